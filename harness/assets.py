@@ -1,0 +1,45 @@
+"""Where device_profiles/ and agents/ are, in a checkout or in an installed wheel; and our folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+def _asset(name: str) -> Path:
+    for root in (_HERE / "_assets", _HERE.parent):
+        if (root / name).is_dir():
+            return root / name
+    message = f"the installation is not whole: {name}/ is missing beside {_HERE}"
+    raise FileNotFoundError(message)
+
+
+def profiles() -> Path:
+    """Return the folder of shipped device profiles."""
+    return _asset("device_profiles")
+
+
+def agents() -> Path:
+    """Return the folder of agent sources."""
+    return _asset("agents")
+
+
+def config_folder() -> Path:
+    """Return the user's configuration folder (may not exist yet)."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "edge-harness"
+
+
+def cache_folder() -> Path:
+    """Return the folder for rebuildable files: EDGE_HARNESS_CACHE, else the user's cache."""
+    if own := os.environ.get("EDGE_HARNESS_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edge-harness"
+
+
+def results_folder() -> Path:
+    """Return the default results folder: EDGE_HARNESS_RESULTS, else ./results/runs."""
+    return Path(os.environ.get("EDGE_HARNESS_RESULTS") or "results/runs")

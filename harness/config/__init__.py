@@ -1,0 +1,1 @@
+"""TOML to nouns, checked at the door."""

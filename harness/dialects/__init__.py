@@ -1,0 +1,1 @@
+"""How to speak with each kind of agent, one file per kind."""

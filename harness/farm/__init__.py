@@ -1,0 +1,1 @@
+"""Many devices: who is there, are they fit, first contact."""

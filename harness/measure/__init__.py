@@ -1,0 +1,1 @@
+"""Launches, blocks, order: what to measure next, decided as data."""

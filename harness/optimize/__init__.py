@@ -1,0 +1,1 @@
+"""A model to variants: recipes as data, one step per file, a build cache."""

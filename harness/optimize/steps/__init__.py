@@ -1,0 +1,1 @@
+"""One recipe step per file; steps never import each other."""

@@ -1,0 +1,164 @@
+"""The seams: what a plug-in offers. At most five verbs each.
+
+A plug-in is found by name through an entry point (:mod:`harness.plugins`); ours come through the
+same door. CONTRIBUTING.md shows each in ten lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.types import Device, DeviceFacts, Launch, LaunchOrder, Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The answer to one command; it remembers the question."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+
+class Channel(Protocol):
+    """A two-way byte stream to one process on a device."""
+
+    def send(self, data: bytes) -> None:
+        """Write all of `data`; raises Unreachable when the stream is broken."""
+
+    def read(self, deadline: float) -> bytes:
+        """Return at least one byte, or b"" at the end of the stream.
+
+        `deadline` is on time.monotonic(); raises AgentSilent when it passes first.
+        """
+
+    def errors(self) -> bytes:
+        """Return the tail of what the process wrote to stderr so far (bounded)."""
+
+    def close(self) -> None:
+        """End the process and the stream; never raises."""
+
+
+class Transport(Protocol):
+    """How bytes and commands reach one device. Every call has a deadline."""
+
+    def put(self, source: Path, destination: str) -> None:
+        """Copy a file to exactly `destination`, creating its folder.
+
+        Not atomic: callers name a `.part` file and finish it by digest, fsync and rename.
+        Raises TransferFailed (which file, how far) or Unreachable.
+        """
+
+    def get(self, source: str, destination: Path) -> None:
+        """Copy a file from the device; `destination` appears whole or not at all."""
+
+    def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
+        """Run one command without a shell's interpretation and wait for it."""
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Start a process and return the stream to it."""
+
+    def close(self) -> None:
+        """Let go of the device; never raises."""
+
+
+class OpenTransport(Protocol):
+    """The entry point `harness.transports`, named by the address's scheme."""
+
+    def __call__(self, device: Device) -> Transport:
+        """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
+
+
+class Dialect(Protocol):
+    """How to speak with one kind of agent over a transport."""
+
+    def deploy(self, files: Mapping[str, Path]) -> None:
+        """Bring the agent and these files (by sha256) to the device; what is there stays."""
+
+    def hello(self) -> DeviceFacts:
+        """Ask the device what it is."""
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        """Make one launch and return it whole; raises an AgentError or a TransportError."""
+
+    def infer(
+        self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
+    ) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Run the file on these inputs, each (n, ...) in the file's own dtype.
+
+        Returns each output as (n, ...), by tensor name as the file has it.
+        """
+
+    def close(self) -> None:
+        """End the agent; never raises."""
+
+
+class OpenDialect(Protocol):
+    """The entry point `harness.dialects`."""
+
+    def __call__(self, transport: Transport, device: Device) -> Dialect:
+        """Make the dialect; nothing is sent before `deploy` or `hello`."""
+
+
+class Meter(AbstractContextManager["Meter"], Protocol):
+    """Where power or temperature numbers come from, while it is open."""
+
+    def samples(self) -> tuple[Samples, ...]:
+        """Return what was read since it was opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """What a build step takes and gives: a file and what is known of it so far."""
+
+    path: Path
+    form: str
+    """`tflite`, `keras`, `h5` or `saved_model`."""
+    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepData:
+    """The arrays a step may use, by input name; None where the plan gives none."""
+
+    calibration: Mapping[str, np.ndarray[Any, Any]] | None = None
+    training: Mapping[str, np.ndarray[Any, Any]] | None = None
+    random_calibration: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter of a step, for `recipes` and for the check at the door."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+class Step(Protocol):
+    """One step of a recipe; a class with these attributes and one verb."""
+
+    name: str
+    summary: str
+    parameters: tuple[Parameter, ...]
+    takes: tuple[str, ...]
+    """Forms it accepts: `tflite`, `keras`, ..."""
+    gives: str
+    needs: tuple[str, ...]
+    """Data it cannot do without: `calibration`, `training`."""
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Make the artifact inside `workdir`; raises RecipeError with the reason."""

@@ -1,0 +1,1 @@
+"""A run for people: HTML and Markdown."""

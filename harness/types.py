@@ -1,0 +1,495 @@
+"""The nouns of edge-harness: frozen, keyword-only dataclasses of the standard library.
+
+Every noun has one meaning and one home. Units are in the field names; times are nanoseconds
+where they come from a clock, seconds where a person writes them. Nothing here imports anything
+of ours, so every other module may.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+Kind = Literal["timed", "memory", "bare", "accuracy"]
+"""What a launch is for. Timed launches never measure memory and the reverse."""
+
+FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
+"""Read by pydantic at the door: a key that no field has is refused, never ignored."""
+
+
+# --- devices -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreGroup:
+    """A group of equal processor cores of a chip."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    count: int
+    name: str
+    max_mhz: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """An accelerator a class of device has, and the target word that asks for it."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    name: str
+    target: str
+    delegate: str | None = None
+    """Path or soname of the delegate library on the device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThermalPolicy:
+    """When a launch may start on this class of device (docs/measurement.md, step 1)."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    gate: bool = True
+    within_celsius: float = 2.0
+    max_wait_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detect:
+    """How `add` recognises this class: all given keys must match."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    machine: tuple[str, ...] = ()
+    """`uname -m` words, any of them."""
+    model: tuple[str, ...] = ()
+    """Substrings of the device-tree model (or board name), any of them."""
+    usb: tuple[str, ...] = ()
+    """USB vendor:product ids, any of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A class of device: what its hardware is and what it can be asked for."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    name: str
+    title: str
+    arch: str
+    chip: str | None = None
+    cores: tuple[CoreGroup, ...] = ()
+    memory_mb: tuple[int, ...] = ()
+    """Sizes this class is sold with, MB of 10^6 bytes."""
+    runtimes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ("xnnpack",)
+    accelerators: tuple[Accelerator, ...] = ()
+    xnnpack: bool = True
+    """Whether the CPU path is promised to be XNNPACK; its silent absence is then flagged."""
+    sensors: tuple[str, ...] = ()
+    thermal: ThermalPolicy = ThermalPolicy()
+    detect: Detect = Detect()
+    verified: str = "none"
+    """`none`, `emulated` or `hardware (run, date)`."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each fact of hardware is from: field name to document."""
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One entry of the user's farm.toml."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    name: str
+    profile: str
+    address: str
+    """A URI: `local:`, `ssh://user@host:port`, `adb:SERIAL`, `serial:/dev/ttyACM0?baud=115200`."""
+    identity: str | None = None
+    known_hosts: str | None = None
+    ssh_config: str | None = None
+    python: str = "python3"
+    workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
+    tags: tuple[str, ...] = ()
+    meter: str | None = None
+    meter_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A TFLite runtime found on a device."""
+
+    name: str
+    """Import name: `ai_edge_litert`, `tflite_runtime` or `tensorflow`."""
+    version: str
+    numpy: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What a device said of itself in `hello`."""
+
+    identity: str
+    """Stable over reboots and addresses: machine id or board serial, hashed."""
+    hostname: str
+    system: str
+    kernel: str
+    machine: str
+    chip: str | None
+    board: str | None
+    cores: int
+    memory_total_bytes: int | None
+    libc: str | None
+    python: str
+    runtimes: tuple[Runtime, ...]
+    agent_digest: str
+    boot_id: str | None = None
+    clock_offset_seconds: float | None = None
+    """Device wall clock minus ours; its error is at most half the round trip."""
+    governor: str | None = None
+    temperature_c: float | None = None
+    load_1m: float | None = None
+    free_bytes: int | None = None
+    accelerators: tuple[str, ...] = ()
+    sensors: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- models and what is made of them -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Where a model's data is; paths are absolute by now, or `random`, or `file.py:generator`."""
+
+    training: str | None = None
+    calibration: str | None = None
+    evaluation: str | None = None
+    metric: str = "top1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model as the user has it, before anything is made of it."""
+
+    name: str
+    path: Path
+    data: DataSource = DataSource()
+    shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Chosen shapes for dynamic dimensions, by input name (`*` for a single input)."""
+    signature: str | None = None
+    allow_flex: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCall:
+    """One step of a recipe with its parameters, as data."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Write the step as a plan writes it: `prune(sparsity=0.5)`."""
+        if not self.parameters:
+            return self.name
+        inside = ", ".join(f"{key}={_toml(value)}" for key, value in self.parameters.items())
+        return f"{self.name}({inside})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A name and ordered steps: `prune(sparsity=0.5) > int8`, optionally for one target."""
+
+    name: str
+    """As the plan and the rows write it, target included where the plan names one."""
+    steps: tuple[StepCall, ...]
+    target: str | None = None
+
+    @property
+    def chain(self) -> str:
+        """The steps in canonical spelling; equal chains build equal files."""
+        return " > ".join(str(step) for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """An input or output of a .tflite file."""
+
+    name: str
+    shape: tuple[int, ...]
+    """-1 where the file leaves the dimension open."""
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How a file's outputs compare with another's on the same inputs."""
+
+    samples: int
+    top1: float | None
+    """Share of inputs with the same arg-max; null where there are no classes."""
+    relative_error: float
+    """||a - b|| / ||b|| over all outputs, b the reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The file a recipe made of a model for a target, and what is known of it on the host."""
+
+    model: str
+    recipe: str
+    target: str
+    path: Path
+    digest: str
+    """sha256 of the file, hexadecimal."""
+    size_bytes: int
+    size_zstd_bytes: int | None = None
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    operators: Mapping[str, int] = field(default_factory=dict)
+    sparsity: float | None = None
+    accuracy: float | None = None
+    """On the host, over the plan's evaluation data."""
+    accuracy_samples: int | None = None
+    accuracy_source_model: float | None = None
+    """The float file's accuracy on the same samples."""
+    metric: str | None = None
+    agreement: Agreement | None = None
+    """With the source model, on real inputs where the plan gives any."""
+    build_seconds: float | None = None
+    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dose:
+    """How much to measure; the numbers and their reasons are in docs/measurement.md."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    launches: int = 5
+    min_inferences: int = 100
+    min_seconds: float = 0.15
+    max_seconds: float = 10.0
+    warmup_seconds: float = 0.5
+    warmup_min_inferences: int = 3
+    warmup_max_inferences: int = 300
+    warmup_max_seconds: float = 10.0
+    memory_launches: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """What a row must hold; an absent key is not checked."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    max_accuracy_drop: float | None = None
+    min_agreement: float = 0.95
+    min_delegated: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why there is no number: a kind (the row's status) and the reason in words."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """This variant on this device with these options and this dose.
+
+    A variant that could not be built is carried as its Failure, so that the cell still has
+    exactly one outcome.
+    """
+
+    model: str
+    recipe: str
+    target: str
+    device: str
+    threads: int
+    variant: Variant | Failure
+    dose: Dose = Dose()
+    accept: Accept = Accept()
+    seed: int = 0
+    check_inputs: str | None = None
+    """An .npz of up to 64 real inputs (arrays by input name) for the check before timing."""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Identity inside a run: the same plan gives the same ids, so a run can be resumed."""
+        text = "\0".join((self.model, self.recipe, self.target, self.device, str(self.threads)))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOrder:
+    """One launch to make: everything the agent is told. Data, decided before anything runs."""
+
+    cell_id: str
+    kind: Kind
+    block: int
+    position: int
+    variant_digest: str
+    target: str
+    threads: int
+    dose: Dose
+    inner_loop: int = 1
+    seed: int = 0
+    runtime: str | None = None
+    """Import name of the runtime to use; None takes the agent's first."""
+    delegate: str | None = None
+    timeout_seconds: float = 120.0
+
+    @property
+    def launch_id(self) -> str:
+        """Identity inside a run."""
+        return f"{self.cell_id}-{self.kind}-{self.block}-{self.position}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Equally long columns of one series: time on the device's clock, value, inferences averaged.
+
+    `at_ns` is array('q'), `value` array('d'), `count` array('l'-compatible 'q').
+    """
+
+    series: str
+    at_ns: array[int]
+    value: array[float]
+    count: array[int]
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmup:
+    """The warm-up of one launch, apart from its samples."""
+
+    inferences: int
+    seconds: float
+    steady: bool
+    """Medians of the last two windows differed by at most 2 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covariates:
+    """What the device was like at one moment; null where it has no such sensor."""
+
+    temperature_c: float | None = None
+    frequency_mhz: float | None = None
+    governor: str | None = None
+    throttled: int | None = None
+    """Bits of `vcgencmd get_throttled`."""
+    load_1m: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegation:
+    """What ran where, and how it is known."""
+
+    delegate: str
+    """`xnnpack`, `edgetpu`, `gpu`, `none`, ..."""
+    delegated_ops: int | None = None
+    total_ops: int | None = None
+    partitions: int | None = None
+    left: tuple[str, ...] = ()
+    """Operators left on the CPU, by name."""
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One process on the device: cold numbers, samples, covariates before and after."""
+
+    id: str
+    cell_id: str
+    kind: Kind
+    block: int
+    position: int
+    seed: int
+    runtime: str
+    """Name and version."""
+    delegation: Delegation
+    wall_ns: int
+    """Process start to exit, on the device's monotonic clock."""
+    load_ns: int | None = None
+    first_ns: int | None = None
+    warmup: Warmup | None = None
+    inner_loop: int = 1
+    inferences: int = 0
+    drift: float | None = None
+    """ln(median of last third / median of first third)."""
+    cpu_share: float | None = None
+    """Thread time over wall time of the measured part."""
+    involuntary_switches: int | None = None
+    before: Covariates = Covariates()
+    after: Covariates = Covariates()
+    flags: tuple[str, ...] = ()
+    samples: tuple[Samples, ...] = ()
+    """Stored apart (Parquet); empty when a launch is read back from its journal line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a cell: launches, or a Failure. Never both, never neither."""
+
+    cell: Cell
+    launches: tuple[Launch, ...] = ()
+    failure: Failure | None = None
+    agreement: Agreement | None = None
+    """The device's outputs against the host's, same file."""
+
+    def __post_init__(self) -> None:
+        """Hold the promise of the docstring."""
+        if bool(self.launches) == (self.failure is not None):
+            message = "an outcome has launches or a failure, never both, never neither"
+            raise ValueError(message)
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """One model of a plan with what applies to it."""
+
+    source: ModelSource
+    recipes: tuple[Recipe, ...]
+    devices: tuple[str, ...]
+    """Selectors as written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A plan.toml after the door: every path absolute, every recipe parsed."""
+
+    path: Path | None
+    digest: str
+    """sha256 of the plan's meaning (canonical JSON), not of its spelling."""
+    models: tuple[PlannedModel, ...]
+    threads: tuple[int, ...] = (1,)
+    seed: int = 0
+    dose: Dose = Dose()
+    accept: Accept = Accept()
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+    """The plan as read, for the record."""
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return str(value)
