@@ -1,0 +1,162 @@
+"""The nouns as JSON and back: one door for everything that is written into a run's folder.
+
+Fields follow the dataclasses of :mod:`harness.types`, so a new field of a noun is stored without
+a change here. NaN and infinities are refused in both directions: JSON has none, and a number that
+is not one must never come back as a measurement.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
+
+from harness.errors import StoreError
+from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+SCHEMA = 1
+"""Version of the record's format; docs/records.md has its history."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRecord:
+    """A device of a run: the farm's entry, and what it said of itself (or why it said nothing)."""
+
+    device: Device
+    facts: DeviceFacts | Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What is known of a run before its first launch: `run.json`, written once."""
+
+    id: str
+    created: str
+    """UTC, ISO 8601 with microseconds."""
+    plan: Mapping[str, Any]
+    """The plan as read."""
+    plan_digest: str
+    cells: tuple[Cell, ...]
+    devices: Mapping[str, DeviceRecord] = field(default_factory=dict)
+    """By name."""
+    host: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the machine that ran the harness."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the harness, Python and the libraries that built the variants."""
+    kind: str = "run"
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeLine:
+    """A line of `outcomes.jsonl`; launches are named, not repeated."""
+
+    cell: str
+    """The cell's id."""
+    launches: tuple[str, ...] = ()
+    failure: Failure | None = None
+    agreement: Agreement | None = None
+    changed: Cell | None = None
+    """The cell as it was measured, where that is not as `run.json` has it."""
+
+
+def dump(value: object) -> Any:  # noqa: ANN401 - JSON
+    """Turn a noun into JSON's types; a launch goes without its samples (they are Parquet).
+
+    Raises StoreError for a value that JSON cannot carry, NaN and infinities included.
+    """
+    noun: type = type(value)
+    if isinstance(value, Launch):
+        value = _Wire.pack(replace(value, samples=()))
+        noun = Launch
+    try:
+        # Not mode="json": it would write NaN as null, a hole where a fault should be seen.
+        plain = _adapter(noun).dump_python(value)
+        return json.loads(json.dumps(plain, allow_nan=False, default=_path))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"a {noun.__name__} cannot be stored: {error}") from error
+
+
+def load(noun: type[T], plain: object) -> T:
+    """Turn JSON's types into a noun; raises StoreError (which field, why) where they do not fit."""
+    from pydantic import ValidationError
+
+    hashable: Any = noun  # mypy: a type[T] is not Hashable
+    try:
+        value = _adapter(hashable).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(
+            f"not a stored {noun.__name__}: {where}: {first['msg']}; the record was changed by "
+            "hand or written by another version of edge-harness"
+        ) from error
+    return value if isinstance(value, noun) else noun(**_Wire.unpack(value))
+
+
+def encode(plain: object) -> str:
+    """Write one line of JSON; raises StoreError for NaN and infinities."""
+    try:
+        return json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"a record cannot be stored as JSON: {error}") from error
+
+
+def decode(text: str | bytes) -> Any:  # noqa: ANN401 - JSON
+    """Read JSON; raises ValueError where it is not (RecursionError is one of its ways)."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _path(value: object) -> str:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number that can be stored")
+
+
+class _Wire:
+    """Launch without its samples: pydantic has no schema for `array`, and needs none."""
+
+    @staticmethod
+    @functools.cache
+    def type() -> type:
+        """Make the dataclass, field by field from the noun."""
+        hints = get_type_hints(Launch)
+        specs: list[tuple[str, Any, Any]] = []
+        for item in fields(Launch):
+            if item.name != "samples":
+                default = field() if item.default is MISSING else field(default=item.default)
+                specs.append((item.name, hints[item.name], default))
+        return make_dataclass("LaunchLine", specs, frozen=True, kw_only=True)
+
+    @staticmethod
+    def pack(launch: Launch) -> object:
+        """Copy the launch's fields."""
+        made: object = _Wire.type()(**_Wire.unpack(launch))
+        return made
+
+    @staticmethod
+    def unpack(value: object) -> dict[str, Any]:
+        """Read the fields of a launch or of its line."""
+        return {item.name: getattr(value, item.name) for item in fields(_Wire.type())}
+
+
+@functools.cache
+def _adapter(noun: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_Wire.type() if noun is Launch else noun)
