@@ -1,0 +1,44 @@
+"""A real OpenSSH server on loopback for the figures that need one."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.common import NotAsked
+from harness.demo import loopback_sshd as sshd
+from harness.types import Device
+
+
+@contextmanager
+def device(folder: Path) -> Iterator[Device]:
+    """Start the server below `folder`; gives a device that nothing was ever copied to."""
+    if not sshd.available():
+        raise NotAsked("OpenSSH's server is not installed (apt-get install openssh-server)")
+    home = folder / "server"
+    home.mkdir()
+    with sshd.loopback_sshd(home) as server:
+        yield Device(
+            name="loopback",
+            profile=f"linux_{platform.machine()}",
+            address=server.uri,
+            identity=str(server.identity),
+            known_hosts=str(server.known_hosts),
+            python=sys.executable,  # stands for the device's own: it has a runtime
+            workdir=str(folder / "device"),
+        )
+
+
+@contextmanager
+def farm_file(folder: Path) -> Iterator[Path]:
+    """Start the server; gives a farm.toml whose device `loopback` it is."""
+    with device(folder) as known:
+        keys = ("profile", "address", "identity", "known_hosts", "python", "workdir")
+        lines = [f"{key} = {json.dumps(getattr(known, key))}" for key in keys]
+        farm = folder / "farm.toml"
+        farm.write_text("\n".join(["[device.loopback]", *lines, ""]))
+        yield farm
