@@ -1,0 +1,185 @@
+"""A real OpenSSH server on loopback, started for the occasion by an ordinary user.
+
+    with loopback_sshd(folder) as server:
+        device = Device(name="loopback", profile="linux_x86_64", address=server.uri,
+                        identity=str(server.identity), known_hosts=str(server.known_hosts))
+
+It has its own host key, its own client key and its own configuration in `folder`; nothing of the
+machine's SSH set-up is read or changed. Only the user who starts it can log in.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HarnessError
+
+_PLACES = ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd")
+_START_SECONDS = 10.0
+_START_TRIES = 5
+INSTALL = "sshd or ssh-keygen is not installed: `sudo apt-get install openssh-server`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackSshd:
+    """A server that is up, and all a client needs to log in to it."""
+
+    port: int
+    user: str
+    uri: str
+    identity: Path
+    known_hosts: Path
+    host_key_public: str
+    """Type and base64 of the host key."""
+    folder: Path
+    pid: int
+
+
+def sshd_path() -> str | None:
+    """Return the absolute path of sshd (it insists on one), or None."""
+    return next((place for place in _PLACES if os.access(place, os.X_OK)), shutil.which("sshd"))
+
+
+def available() -> bool:
+    """Say whether a server can be started here."""
+    return sshd_path() is not None and shutil.which("ssh-keygen") is not None
+
+
+@contextmanager
+def loopback_sshd(folder: Path, extra: str = "") -> Iterator[LoopbackSshd]:
+    """Start a server on a free port of 127.0.0.1; it ends with the block.
+
+    `extra` is put first in its configuration, where the first value of a keyword wins. Raises
+    HarnessError where sshd is missing or does not come up.
+    """
+    sshd = sshd_path()
+    if sshd is None or not available():
+        raise HarnessError(INSTALL)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        # sshd refuses to start as root without it; Debian's init script makes the same folder.
+        Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
+    host_key, identity = folder / "host_key", folder / "client_key"
+    for key in (host_key, identity):
+        if not key.exists():
+            argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "loopback", "-f", str(key)]
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    public = " ".join((folder / "host_key.pub").read_text().split()[:2])
+    process, port = _start(sshd, folder, extra)
+    try:
+        known_hosts = folder / "known_hosts"
+        known_hosts.write_text(f"[127.0.0.1]:{port} {public}\n")
+        user = getpass.getuser()
+        yield LoopbackSshd(
+            port=port,
+            user=user,
+            uri=f"ssh://{user}@127.0.0.1:{port}",
+            identity=identity,
+            known_hosts=known_hosts,
+            host_key_public=public,
+            folder=folder,
+            pid=process.pid,
+        )
+    finally:
+        _stop(process)
+
+
+def _start(sshd: str, folder: Path, extra: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start sshd; a port that somebody took in between is tried again with another one."""
+    log = folder / "sshd.log"
+    for _ in range(_START_TRIES):
+        port = _free_port()
+        config = folder / "sshd_config"
+        config.write_text(_config(folder, port, extra))
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [sshd, "-D", "-e", "-f", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        if _comes_up(process, port):
+            return process, port
+        _stop(process)
+    said = log.read_text(errors="replace").strip()[-500:]
+    raise HarnessError(f"sshd does not come up on 127.0.0.1 ({sshd}): {said or 'no message'}")
+
+
+def _config(folder: Path, port: int, extra: str) -> str:
+    lines = (
+        extra,
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f'HostKey "{folder / "host_key"}"',
+        f'AuthorizedKeysFile "{folder / "client_key.pub"}"',
+        f'PidFile "{folder / "sshd.pid"}"',
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "UsePAM no",
+        "StrictModes no",  # the folder may be under a world-writable /tmp
+        "PermitRootLogin prohibit-password",
+        "Subsystem sftp internal-sftp",
+        "MaxStartups 100:30:200",
+        "MaxSessions 100",
+        "PrintMotd no",
+        # bash reads .bashrc on every exec that sshd starts unless it is told it is an inner shell;
+        # on a developer's machine that file can take hundreds of milliseconds.
+        "SetEnv SHLVL=1",
+        "UseDNS no",
+    )
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _comes_up(process: subprocess.Popen[bytes], port: int) -> bool:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
+            if probe.recv(4) == b"SSH-":
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def sessions(pid: int) -> list[int]:
+    """List the server's children, one or more a connection (Linux; elsewhere none are found)."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(word) for word in text.split()]
+    return []
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server's open connections first (they would outlive it), then the server."""
+    deadline = time.monotonic() + 2.0
+    while process.poll() is None and (left := sessions(process.pid)):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(5.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
