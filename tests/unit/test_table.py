@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from synthetic_runs import cell, latencies, launch, measure, record, samples, variant, whole_run
+
+from harness import table
+from harness.errors import StoreError
+from harness.store import Store, StoredRun
+from harness.table_compare import compare
+from harness.types import Cell, Covariates, Delegation, Failure, Launch, Outcome, Warmup
+
+
+def stored(root: Path, of: Cell, launches: list[Launch]) -> StoredRun:
+    with Store(root).create(record([of])) as writer:
+        for one in launches:
+            writer.launch(one)
+        writer.outcome(Outcome(cell=of, launches=tuple(launches)))
+    return Store(root).open(writer.id)
+
+
+def the_row(root: Path, of: Cell, launches: list[Launch]) -> table.Row:
+    (row,) = table.rows(stored(root, of, launches))
+    return row
+
+
+def test_a_rows_columns_are_the_interfaces(tmp_path: Path) -> None:
+    run = Store(tmp_path).open(whole_run(tmp_path))
+    rows = table.rows(run)
+    assert len(rows) == 4
+    assert all(tuple(row) == table.COLUMNS for row in rows)
+    assert len(table.COLUMNS) == 41
+    frame = table.frame(run)
+    assert tuple(frame.columns) == table.COLUMNS
+    assert frame["latency_p50_ms"].notna().sum() == 2
+    json.dumps(rows, allow_nan=False)
+
+
+def test_latency_is_of_launches_and_percentiles_are_of_samples(tmp_path: Path) -> None:
+    of = cell()
+    blocks = [latencies(of, block, 130) for block in range(3)]
+    row = the_row(tmp_path, of, [launch(of, v, block) for block, v in enumerate(blocks)])
+    medians = np.array([np.median(values) for values in blocks])
+    half = scipy_stats.t.ppf(0.975, 2) * scipy_stats.sem(np.log(medians))
+    middle = np.log(medians).mean()
+    assert row["latency_p50_ms"] == pytest.approx(np.median(medians) / 1e6)
+    assert row["latency_p50_low_ms"] == pytest.approx(math.exp(middle - half) / 1e6)
+    assert row["latency_p50_high_ms"] == pytest.approx(math.exp(middle + half) / 1e6)
+    pooled = np.concatenate(blocks)
+    assert row["latency_p90_ms"] == pytest.approx(np.quantile(pooled, 0.9) / 1e6)
+    assert row["latency_p99_ms"] == pytest.approx(np.quantile(pooled, 0.99) / 1e6)
+    assert (row["launches"], row["inferences"]) == (3, 390)
+    assert (row["load_ms"], row["first_ms"]) == (2.0, 0.4)
+    assert row["temperature_max_c"] == 43.0
+    assert (row["status"], row["reason"]) == ("ok", None)
+    assert (row["runtime"], row["delegate"]) == ("ai_edge_litert 2.3.0", "xnnpack")
+    assert (row["accuracy"], row["accuracy_source"], row["accuracy_host"]) == (0.9, "host", 0.9)
+
+
+@pytest.mark.parametrize(("n", "p90", "p99"), [(35, 0, 0), (36, 1, 0), (367, 1, 0), (368, 1, 1)])
+def test_percentiles_need_their_least_counts(tmp_path: Path, n: int, p90: int, p99: int) -> None:
+    row = the_row(tmp_path, cell(), [launch(cell(), latencies(cell(), 0, n))])
+    assert (row["latency_p90_ms"] is not None, row["latency_p99_ms"] is not None) == (p90, p99)
+    assert row["latency_p50_low_ms"] is None
+
+
+def test_averaged_samples_have_a_median_but_no_percentiles(tmp_path: Path) -> None:
+    one = launch(cell(), [], samples=(samples(latencies(cell(), 0, 500), count=10),))
+    row = the_row(tmp_path, cell(), [one])
+    assert row["latency_p50_ms"] is not None
+    assert (row["latency_p90_ms"], row["latency_p99_ms"]) == (None, None)
+
+
+def test_memory_is_of_its_own_launches(tmp_path: Path) -> None:
+    first, second = cell("float32"), cell("int8")
+    other = cell("int8", threads=2)
+    with Store(tmp_path).create(record([first, second, other])) as writer:
+        bare = launch(first, [50e6], kind="bare")
+        writer.launch(bare)
+        for one, peak in ((first, 70e6), (second, 60e6), (other, 65e6)):
+            timed = launch(one, latencies(one, 0), samples=(samples([1.0]),))
+            memory = launch(one, [peak], kind="memory")
+            for made in (timed, memory):
+                writer.launch(made)
+            writer.outcome(Outcome(cell=one, launches=(timed, memory)))
+    rows = table.rows(Store(tmp_path).open("latest"))
+    # The bare launch is shared by the cells of its device and threads, and by no other.
+    assert [row["peak_rss_mb"] for row in rows] == [70.0, 60.0, 65.0]
+    assert [row["model_memory_mb"] for row in rows] == [20.0, 10.0, None]
+
+
+def test_a_failed_row_has_nulls_and_its_reason(tmp_path: Path) -> None:
+    of = cell()
+    failure = Failure(kind="crashed", reason="signal 11 in launch 2")
+    with Store(tmp_path).create(record([of, cell("float16")])) as writer:
+        measure(writer, of)
+        writer.outcome(Outcome(cell=of, failure=failure))
+    failed, pending = table.rows(Store(tmp_path).open("latest"))
+    assert (failed["status"], failed["reason"]) == ("crashed", "signal 11 in launch 2")
+    assert pending["status"] == "pending"
+    assert "--resume" in pending["reason"]
+    known = {"run", "model", "recipe", "variant", "target", "device", "threads", "status", "reason"}
+    known |= {"size_bytes", "size_zstd_bytes", "accuracy_host", "flags"}
+    for row in (failed, pending):
+        assert {name for name in table.COLUMNS if row[name] is not None} == known
+
+
+def test_flags_of_everything_are_united(tmp_path: Path) -> None:
+    of = cell(flags=("emulated",), variant=variant(flags=("random_calibration",)))
+    launches = [
+        launch(of, [1.0], block=0, flags=("hot_start", "uncontrolled")),
+        launch(of, [1.0], block=1, drift=-0.05),
+        launch(of, [1.0], block=2, warmup=Warmup(inferences=300, seconds=1, steady=False)),
+        launch(of, [1.0], kind="bare", flags=("no_xnnpack",)),
+    ]
+    assert the_row(tmp_path, of, launches)["flags"] == [
+        *("drift", "emulated", "hot_start", "random_calibration", "uncontrolled", "unsteady")
+    ]
+
+
+def delegated(done: int | None, total: int | None, name: str = "edgetpu") -> Delegation:
+    return Delegation(
+        delegate=name, delegated_ops=done, total_ops=total, left=("SOFTMAX",), evidence="the file"
+    )
+
+
+def test_partial_is_measured_and_says_what_stayed(tmp_path: Path) -> None:
+    of = cell("as_is@edgetpu", target="edgetpu")
+    row = the_row(tmp_path, of, [launch(of, [1e6], delegation=delegated(19, 20))])
+    assert row["status"] == "partial"
+    assert row["reason"] == (
+        "1 of 20 operators stayed on the CPU: SOFTMAX (95% delegated, under min_delegated = 1)"
+    )
+    assert row["latency_p50_ms"] == 1.0
+    assert (row["delegated_ops"], row["total_ops"], row["evidence"]) == (19, 20, "the file")
+
+
+def test_nothing_delegated_is_never_a_number(tmp_path: Path) -> None:
+    of = cell("as_is@edgetpu", target="edgetpu")
+    for number, delegation in enumerate((delegated(0, 20), delegated(None, None, "none"))):
+        row = the_row(tmp_path / str(number), of, [launch(of, [1e6], delegation=delegation)])
+        assert row["status"] == "fell_back"
+        assert row["latency_p50_ms"] is None
+        assert row["launches"] is None
+
+
+def test_operators_xnnpack_leaves_are_no_fault(tmp_path: Path) -> None:
+    of = cell()
+    row = the_row(tmp_path, of, [launch(of, [1e6], delegation=delegated(3, 20, "xnnpack"))])
+    assert (row["status"], row["delegated_ops"]) == ("ok", 3)
+
+
+def test_clock_that_reads_zero_breaks_no_table(tmp_path: Path) -> None:
+    of = cell()
+    launches = [launch(of, [0.0, 0.0], block) for block in range(3)]
+    run = stored(tmp_path, of, launches)
+    (row,) = table.rows(run)
+    assert (row["latency_p50_ms"], row["latency_p50_low_ms"]) == (0.0, None)
+    assert compare([run, run])[0].sides[1].ratio is None
+
+
+def test_the_quantile_cache_is_used_and_rebuilt_when_stale(tmp_path: Path) -> None:
+    of = cell()
+    run = stored(tmp_path, of, [launch(of, [2e6])])
+    cache = run.folder / "quantiles.json"
+    assert table.rows(run)[0]["latency_p50_ms"] == 2.0
+    plain = json.loads(cache.read_text())
+    plain["quantiles"]["launches"][f"{of.id}-timed-0-0"]["p50"] = 7e6
+    cache.write_text(json.dumps(plain))
+    assert table.rows(run)[0]["latency_p50_ms"] == 7.0
+    for stale in (
+        "{",
+        json.dumps(plain | {"formula": 0}),
+        "[]",
+        json.dumps(plain | {"quantiles": 1}),
+    ):
+        cache.write_text(stale)
+        assert table.rows(run)[0]["latency_p50_ms"] == 2.0
+    cache.write_text(json.dumps(plain))
+    with Store(tmp_path).resume(run.id, "0" * 64) as writer:
+        writer.launch(launch(of, [4e6], block=1))
+    assert table.rows(run)[0]["latency_p50_ms"] == 2.0
+    cache.unlink()
+    cache.mkdir()
+    assert table.rows(run)[0]["latency_p50_ms"] == 2.0
+
+
+def test_damaged_samples_are_an_error_with_the_file(tmp_path: Path) -> None:
+    of = cell()
+    run = stored(tmp_path, of, [launch(of, [2e6])])
+    next((run.folder / "samples").iterdir()).write_bytes(b"not parquet at all")
+    with pytest.raises(StoreError, match=r"samples in .*parquet"):
+        table.rows(run)
+
+
+def test_compare_puts_the_same_question_side_by_side(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = store.open(whole_run(tmp_path))
+    same = store.open(whole_run(tmp_path))
+    slow = store.open(whole_run(tmp_path, recipes=("int8", "dynamic"), scale=1.6))
+    compared = {row.recipe: row for row in compare([first, same, slow])}
+    int8 = compared["int8"]
+    assert [side.run for side in int8.sides] == [first.id, same.id, slow.id]
+    assert (int8.sides[0].ratio, int8.sides[0].word) == (None, None)
+    assert int8.sides[1].word == "below noise"
+    assert int8.sides[2].word == "slower"
+    assert int8.sides[2].ratio == pytest.approx(1.6)
+    assert compared["dynamic"].sides[0].status is None
+    assert compared["dynamic"].sides[2].ratio is None
+    assert compared["int16x8"].sides[0].status == "not_built"
+    assert json.loads(json.dumps(int8.plain(), allow_nan=False))["runs"][2]["word"] == "slower"
+    with pytest.raises(StoreError, match="at least one"):
+        compare([])
+
+
+def test_covariates_without_sensors_are_null(tmp_path: Path) -> None:
+    of = cell()
+    none = Covariates()
+    one = replace(launch(of, [1.0]), before=none, after=none, load_ns=None, first_ns=None)
+    row = the_row(tmp_path, of, [one])
+    assert (row["temperature_max_c"], row["load_ms"], row["first_ms"]) == (None, None, None)
