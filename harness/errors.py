@@ -13,7 +13,8 @@ HarnessError
 │  ├─ ModelRejected
 │  ├─ OutOfMemory
 │  ├─ Crashed
-│  └─ Unsupported                  the device lacks what the order asks for
+│  ├─ Unsupported                  the device lacks what the order asks for
+│  └─ Inaccurate                   the device computes something else than the host
 ├─ MeterError
 ├─ LeaseError
 └─ StoreError
@@ -108,6 +109,12 @@ class Unsupported(AgentError):
     """The device or its profile lacks what the cell asks for."""
 
     kind = "unsupported"
+
+
+class Inaccurate(AgentError):
+    """The device computes something else than the host does from the same file."""
+
+    kind = "inaccurate"
 
 
 class MeterError(HarnessError):

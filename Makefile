@@ -1,0 +1,69 @@
+# Each goal does its own set-up in .venv; nothing is needed before but Python 3.11-3.13, make and the package index.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+MARK := $(VENV)/.made
+
+.PHONY: help demo test test-quick check format bench ci clean
+
+help:
+	@echo 'make demo    the main job on an embedded model and this machine (no hardware, no TensorFlow)'
+	@echo 'make test    every test; installs what the tests need'
+	@echo 'make check   format, lint, strict types, import contracts'
+	@echo 'make bench   the speed and memory figures this project promises'
+
+$(MARK)-base: pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'edge-harness needs Python 3.11, 3.12 or 3.13 with venv (Debian: apt-get install python3-venv)'; exit 3; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+# The demo needs only the light extra and the page; TensorFlow (600 MB) comes with the tests.
+$(MARK)-light: $(MARK)-base
+	@echo 'installing edge-harness[light,report] into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[light,report]'
+	@touch $@
+
+$(MARK)-dev: $(MARK)-light
+	@echo 'installing edge-harness[all] and the development tools into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]' --group dev
+	@touch $@
+
+demo: $(MARK)-light
+	@$(BIN)/edge-harness demo
+
+check: $(MARK)-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(MARK)-dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# The tests start a real OpenSSH server; installed where that is possible, else one clear line.
+.PHONY: system
+system:
+	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'installing openssh-server and openssh-client ...'; \
+			apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server openssh-client openssh-sftp-server >/dev/null; \
+		else \
+			echo 'the SSH tests need OpenSSH: install openssh-server and openssh-client (they are skipped without)'; \
+		fi; }
+
+test: $(MARK)-dev system
+	$(BIN)/python -m pytest $(ARGS)
+
+test-quick: $(MARK)-dev system
+	$(BIN)/python -m pytest -m 'not tensorflow and not slow' $(ARGS)
+
+bench: $(MARK)-dev system
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+ci: check test
+
+clean:
+	rm -rf $(VENV) .cache dist build

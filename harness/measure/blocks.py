@@ -1,0 +1,120 @@
+"""Which launch comes next: interleaved, mirrored blocks, decided as data.
+
+A block holds one launch of every cell of a device. Odd blocks are in random order, the following
+even block is its mirror (A B C, C B A), so a linear drift of the device touches every cell alike.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from harness.types import Cell, Dose, LaunchOrder, Variant
+
+SMALLEST_TIMED_NS = 10_000
+LOOPED_AT_LEAST_NS = 20_000
+LOOPED_AT_MOST_NS = 500_000
+
+PILOT_BLOCK = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One place in the schedule of a device."""
+
+    block: int
+    position: int
+    cell: Cell
+
+
+def schedule(cells: Sequence[Cell], seed: int) -> Iterator[Turn]:
+    """Yield the turns of all blocks; a cell takes part in as many blocks as its dose launches.
+
+    The order is a pure function of the cells and the seed, so an interrupted run continues with
+    the very turns that are missing.
+    """
+    order: list[Cell] = []
+    for block in range(max((cell.dose.launches for cell in cells), default=0)):
+        if block % 2 == 0:
+            order = list(cells)
+            random.Random(f"{seed}/{block}").shuffle(order)  # noqa: S311 - order, not secrets
+        else:
+            order.reverse()
+        position = 0
+        for cell in order:
+            if block < cell.dose.launches:
+                yield Turn(block=block, position=position, cell=cell)
+                position += 1
+
+
+def inner_loop(inference_ns: float) -> int:
+    """How many inferences one sample averages, so that the clock does not matter.
+
+    1 from 10 us up; below, the smallest K with K*t >= 20 us, never more than 500 us in all.
+    """
+    if inference_ns >= SMALLEST_TIMED_NS:
+        return 1
+    fastest = max(inference_ns, 1.0)
+    return min(math.ceil(LOOPED_AT_LEAST_NS / fastest), int(LOOPED_AT_MOST_NS / fastest))
+
+
+def order(turn: Turn, *, loops: int) -> LaunchOrder:
+    """Write the order of a timed launch."""
+    return LaunchOrder(
+        cell_id=turn.cell.id,
+        kind="timed",
+        block=turn.block,
+        position=turn.position,
+        variant_digest=built(turn.cell).digest,
+        target=turn.cell.target,
+        threads=turn.cell.threads,
+        dose=turn.cell.dose,
+        inner_loop=loops,
+        seed=turn.cell.seed,
+        timeout_seconds=deadline(turn.cell.dose),
+    )
+
+
+def pilot(cell: Cell) -> LaunchOrder:
+    """Order a short launch that only tells how long one inference takes."""
+    dose = replace(
+        cell.dose,
+        min_inferences=5,
+        min_seconds=0.02,
+        max_seconds=2.0,
+        warmup_seconds=0.05,
+        warmup_max_seconds=1.0,
+    )
+    return replace(
+        order(Turn(block=PILOT_BLOCK, position=0, cell=cell), loops=1),
+        dose=dose,
+        timeout_seconds=deadline(cell.dose),
+    )
+
+
+def memory(cell: Cell, block: int = 0) -> LaunchOrder:
+    """Order a launch of its own for memory, never timed."""
+    return replace(order(Turn(block=block, position=0, cell=cell), loops=1), kind="memory")
+
+
+def bare(cell: Cell) -> LaunchOrder:
+    """Order a launch with the runtime and no model: what a model costs is the difference."""
+    return replace(order(Turn(block=0, position=0, cell=cell), loops=1), kind="bare")
+
+
+def accuracy(cell: Cell) -> LaunchOrder:
+    """Order the run of real inputs whose outputs are compared with the host's."""
+    return replace(order(Turn(block=0, position=0, cell=cell), loops=1), kind="accuracy")
+
+
+def deadline(dose: Dose) -> float:
+    """Seconds after which a launch is hung: its longest honest length and a slow board's start."""
+    return dose.warmup_max_seconds + dose.max_seconds + 100.0
+
+
+def built(cell: Cell) -> Variant:
+    """Return the cell's variant; the caller has sorted out cells whose build failed."""
+    assert isinstance(cell.variant, Variant)
+    return cell.variant

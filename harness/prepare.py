@@ -1,0 +1,154 @@
+"""A plan and a farm to cells: decide what is wanted as data, build the variants, bind them.
+
+Deciding asks nothing of any device and builds nothing, so a dry run prints exactly what a run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.config import farm as farms
+from harness.config import plans
+from harness.errors import ConfigError, HarnessError
+from harness.optimize import build, catalog, reference
+from harness.types import Cell, Device, Failure, Plan, Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What a plan comes to on a farm: every wanted row, and the devices they are for."""
+
+    plan: Plan
+    devices: tuple[Device, ...]
+    combinations: tuple[plans.Combination, ...]
+
+    @property
+    def requests(self) -> list[build.BuildRequest]:
+        """The builds it takes, each once."""
+        wanted: dict[tuple[str, str], build.BuildRequest] = {}
+        for item in self.combinations:
+            target = build.resolve_target(item.recipe, item.model)
+            wanted[item.model.name, item.recipe.name] = build.BuildRequest(
+                model=item.model, recipe=item.recipe, target=target
+            )
+        return list(wanted.values())
+
+
+def decide(
+    plan: Plan, farm: farms.Farm, *, devices: Sequence[str] = (), recipes: Sequence[str] = ()
+) -> Decided:
+    """Expand a plan over a farm; `devices` and `recipes` narrow it where given.
+
+    Raises ConfigError for a selector or a recipe that matches nothing, an unknown step, a wrong
+    parameter.
+    """
+    if recipes:
+        plan = _only_recipes(plan, recipes)
+    if devices:
+        plan = replace(plan, models=tuple(replace(m, devices=tuple(devices)) for m in plan.models))
+    for model in plan.models:
+        for recipe in model.recipes:
+            catalog.check(recipe)
+    chosen: dict[str, Device] = {}
+    combinations: list[plans.Combination] = []
+    for model in plan.models:
+        selected = farms.select(farm, model.devices)
+        chosen.update({device.name: device for device in selected})
+        combinations += plans.combinations(replace(plan, models=(model,)), selected)
+    return Decided(plan=plan, devices=tuple(chosen.values()), combinations=tuple(combinations))
+
+
+def _only_recipes(plan: Plan, names: Sequence[str]) -> Plan:
+    known = {recipe.name for model in plan.models for recipe in model.recipes}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f'--recipe "{name}" is not in the plan (it has: {", ".join(sorted(known))})'
+            )
+    models = tuple(
+        replace(model, recipes=tuple(r for r in model.recipes if r.name in names))
+        for model in plan.models
+    )
+    return replace(plan, models=tuple(model for model in models if model.recipes))
+
+
+def build_all(
+    requests: Iterable[build.BuildRequest],
+    *,
+    cache: Path,
+    seed: int,
+    on_event: Callable[[build.BuildEvent], None],
+    workers: int | None = None,
+) -> Iterator[tuple[build.BuildRequest, Variant | Failure]]:
+    """Build every variant, in parallel; one that cannot be built is its Failure."""
+    for request, result in build.build_all(
+        requests, cache=cache, workers=workers, seed=seed, on_event=on_event
+    ):
+        if isinstance(result, HarnessError):
+            yield request, Failure(kind=result.kind, reason=str(result))
+        else:
+            yield request, result
+
+
+def bind(
+    decided: Decided,
+    built: dict[tuple[str, str], tuple[build.BuildRequest, Variant | Failure]],
+    inputs: Path,
+) -> tuple[Cell, ...]:
+    """Make the cells; the inputs of each variant's check before timing are written to `inputs`."""
+    checks: dict[str, tuple[str, tuple[str, ...]]] = {}
+    cells = []
+    plan = decided.plan
+    for item in decided.combinations:
+        request, variant = built[item.model.name, item.recipe.name]
+        path, flags = None, ()
+        if isinstance(variant, Variant) and request.target != "edgetpu":
+            key = f"{item.model.name}/{variant.digest}"
+            if key not in checks:
+                checks[key] = _check_inputs(request, variant, inputs, plan.seed)
+            path, flags = checks[key]
+        cells.append(
+            Cell(
+                model=item.model.name,
+                recipe=item.recipe.name,
+                target=request.target,
+                device=item.device.name,
+                threads=item.threads,
+                variant=variant,
+                dose=plan.dose,
+                accept=plan.accept,
+                seed=plan.seed,
+                check_inputs=path,
+                flags=flags,
+            )
+        )
+    return tuple(cells)
+
+
+def _check_inputs(
+    request: build.BuildRequest, variant: Variant, folder: Path, seed: int
+) -> tuple[str, tuple[str, ...]]:
+    chosen = reference.check_inputs(request.model, variant, folder, seed=seed)
+    return str(chosen.path), () if chosen.real else ("random_inputs",)
+
+
+def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path) -> list[Cell]:
+    """Bind a stored run's cells to the files the run kept and to inputs made again.
+
+    The kept bytes are what was measured; nothing is built anew for them.
+    """
+    requests = {(r.model.name, r.recipe.name): r for r in decided.requests}
+    made = []
+    for cell in cells:
+        request = requests.get((cell.model, cell.recipe))
+        if request is None or isinstance(cell.variant, Failure):
+            made.append(cell)
+            continue
+        variant = replace(cell.variant, path=variants / f"{cell.variant.digest}.tflite")
+        path = cell.check_inputs
+        if path is not None and not Path(path).exists():
+            path, _ = _check_inputs(request, variant, inputs, decided.plan.seed)
+        made.append(replace(cell, variant=variant, check_inputs=path))
+    return made

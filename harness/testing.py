@@ -1,0 +1,170 @@
+"""Fakes at the seams, for authors of plug-ins and for our own tests.
+
+A fake says what it is: its facts carry the chip `fake`, its launches the flag `simulated`.
+
+    device = Device(name="d", profile="fake", address="fake:")
+    session = Session(device, transport=FakeTransport, dialect=FakeDialect.opener(latency_ns=2e6))
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError, TransferFailed
+from harness.protocols import Channel, OpenDialect, Reply, Transport
+from harness.types import (
+    Delegation,
+    Device,
+    DeviceFacts,
+    Launch,
+    LaunchOrder,
+    Runtime,
+    Samples,
+    Warmup,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class FakeTransport:
+    """A device whose disk is a dictionary; commands all succeed and say nothing."""
+
+    def __init__(self, device: Device) -> None:
+        """Connect to nothing."""
+        self.device = device
+        self.files: dict[str, bytes] = {}
+        self.closed = False
+
+    def put(self, source: Path, destination: str) -> None:
+        """Keep the file's bytes."""
+        self.files[destination] = source.read_bytes()
+
+    def get(self, source: str, destination: Path) -> None:
+        """Write bytes kept by `put`; TransferFailed where there are none."""
+        if source not in self.files:
+            raise TransferFailed(f"{self.device.name}: no such file {source}")
+        destination.write_bytes(self.files[source])
+
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_seconds: float,  # noqa: ARG002 - the seam's signature
+        stdin: bytes | None = None,  # noqa: ARG002 - the seam's signature
+    ) -> Reply:
+        """Succeed with no output."""
+        return Reply(argv=tuple(argv), exit_code=0, stdout=b"", stderr=b"", seconds=0.0)
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Refuse: a fake dialect needs no stream."""
+        raise HarnessError(f"{self.device.name}: a fake device runs no {argv[0]}")
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+
+class FakeDialect:
+    """An agent that answers at once with numbers it was told, and fails where it was told.
+
+    `faults` maps a launch id (`LaunchOrder.launch_id`) to the errors its next attempts raise.
+    `orders` keeps every order in the sequence they came.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        latency_ns: float = 1e6,
+        identity: str | None = None,
+        faults: dict[str, list[HarnessError]] | None = None,
+        orders: list[LaunchOrder] | None = None,
+        outputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> None:
+        """Set what it answers."""
+        self.device = device
+        self.latency_ns = latency_ns
+        self.identity = identity or f"fake-{device.name}"
+        self.faults = {} if faults is None else faults
+        self.orders = [] if orders is None else orders
+        self.outputs = outputs or {}
+
+    @classmethod
+    def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
+        """Return what `Session(dialect=...)` takes."""
+
+        def open_fake(transport: Transport, device: Device) -> FakeDialect:  # noqa: ARG001 - the seam
+            return cls(device, **answers)
+
+        return open_fake
+
+    def deploy(self, files: Mapping[str, Path]) -> None:
+        """Accept everything."""
+
+    def hello(self) -> DeviceFacts:
+        """Say that it is a fake."""
+        return DeviceFacts(
+            identity=self.identity,
+            hostname=self.device.name,
+            system="fake",
+            kernel="0",
+            machine="fake",
+            chip="fake",
+            board=None,
+            cores=1,
+            memory_total_bytes=None,
+            libc=None,
+            python="3.11.0",
+            runtimes=(Runtime(name="fake", version="0"),),
+            agent_digest="0" * 64,
+        )
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        """Answer with constant samples of the told latency."""
+        self.orders.append(order)
+        if pending := self.faults.get(order.launch_id):
+            raise pending.pop(0)
+        count = order.dose.min_inferences
+        series = "latency" if order.kind == "timed" else "peak_rss"
+        value = self.latency_ns if order.kind == "timed" else 20e6
+        return Launch(
+            id=order.launch_id,
+            cell_id=order.cell_id,
+            kind=order.kind,
+            block=order.block,
+            position=order.position,
+            seed=order.seed,
+            runtime="fake 0",
+            delegation=Delegation(delegate="fake"),
+            wall_ns=int(self.latency_ns * count),
+            load_ns=1000,
+            first_ns=int(self.latency_ns),
+            warmup=Warmup(inferences=3, seconds=0.0, steady=True),
+            inner_loop=order.inner_loop,
+            inferences=count,
+            flags=("simulated",),
+            samples=(
+                Samples(
+                    series=series,
+                    at_ns=array("q", range(count)),
+                    value=array("d", [value] * count),
+                    count=array("q", [order.inner_loop] * count),
+                ),
+            ),
+        )
+
+    def infer(
+        self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
+    ) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Answer with the outputs it was told."""
+        self.orders.append(order)
+        return {
+            name: values[: len(next(iter(inputs.values())))]
+            for name, values in self.outputs.items()
+        }
+
+    def close(self) -> None:
+        """Do nothing; there is no agent."""

@@ -1,0 +1,210 @@
+"""The loop with fakes at the seams: one outcome a cell, whatever happens."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import run as loop
+from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unreachable
+from harness.sessions import Session
+from harness.testing import FakeDialect, FakeTransport
+from harness.types import (
+    Accept,
+    Agreement,
+    Cell,
+    Device,
+    Dose,
+    Failure,
+    Launch,
+    LaunchOrder,
+    Outcome,
+    Profile,
+    Variant,
+)
+
+DEVICE = Device(name="d", profile="fake", address="fake:")
+PROFILES = {"fake": Profile(name="fake", title="a fake", arch="fake", xnnpack=False)}
+DOSE = Dose(launches=4, min_inferences=9)
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.started: list[LaunchOrder] = []
+        self.launches: list[Launch] = []
+        self.events: list[Mapping[str, Any]] = []
+
+    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
+        self.started.append(order)
+
+    def launch(self, launch: Launch) -> None:
+        self.launches.append(launch)
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+
+
+def variant(name: str) -> Variant:
+    return Variant(
+        model=name, recipe="r", target="xnnpack", path=Path("x"), digest="d" * 64, size_bytes=1
+    )
+
+
+def cell(name: str, device: str = "d", **changes: Any) -> Cell:
+    made = Cell(
+        model=name,
+        recipe="r",
+        target="xnnpack",
+        device=device,
+        threads=1,
+        variant=variant(name),
+        dose=DOSE,
+    )
+    return replace(made, **changes)
+
+
+def session(device: Device = DEVICE, **answers: Any) -> Session:
+    return Session(device, transport=FakeTransport, dialect=FakeDialect.opener(**answers))
+
+
+def measure(
+    cells: list[Cell],
+    sessions: Mapping[str, Session | HarnessError],
+    done: loop.Done | None = None,
+) -> tuple[dict[str, Outcome], Watch]:
+    watch = Watch()
+    outcomes = list(loop.run(cells, sessions, watch, profiles=PROFILES, done=done))
+    assert len({o.cell.id for o in outcomes}) == len(outcomes) == len(cells)
+    return {outcome.cell.model: outcome for outcome in outcomes}, watch
+
+
+def timed(outcome: Outcome) -> list[int]:
+    return [launch.block for launch in outcome.launches if launch.kind == "timed"]
+
+
+def test_every_cell_gets_its_launches_interleaved_with_memory_apart() -> None:
+    cells = [cell("a"), cell("b"), cell("c")]
+    outcomes, watch = measure(cells, {"d": session()})
+    assert all(timed(outcome) == [0, 1, 2, 3] for outcome in outcomes.values())
+    kinds = [launch.kind for launch in watch.launches]
+    assert kinds.count("memory") == 3
+    assert kinds.count("bare") == 1
+    assert kinds.count("timed") == 12
+    order = [launch.cell_id for launch in watch.launches if launch.kind == "timed"]
+    assert order[3:6] == order[:3][::-1]
+
+
+def test_a_crash_costs_its_cell_and_nothing_else() -> None:
+    bad = cell("bad")
+    faults: dict[str, list[HarnessError]] = {f"{bad.id}-timed-1-0": [Crashed("SIGSEGV")]}
+    faults |= {f"{bad.id}-timed-1-{p}": [Crashed("SIGSEGV")] for p in range(3)}
+    outcomes, _ = measure([cell("a"), bad, cell("c")], {"d": session(faults=faults)})
+    assert outcomes["bad"].failure == Failure(kind="crashed", reason="SIGSEGV")
+    assert timed(outcomes["a"]) == timed(outcomes["c"]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("killed"), AgentSilent("no answer in 5 s")])
+def test_each_ending_keeps_its_own_word(error: HarnessError) -> None:
+    bad = cell("bad")
+    faults = {f"{bad.id}-memory-0-0": [error]}
+    outcomes, _ = measure([bad, cell("a")], {"d": session(faults=faults)})
+    assert outcomes["bad"].failure == Failure(kind=error.kind, reason=str(error))
+    assert outcomes["a"].failure is None
+
+
+def test_a_broken_connection_is_mended_and_the_launch_made_again() -> None:
+    only = cell("a")
+    faults: dict[str, list[HarnessError]] = {f"{only.id}-timed-2-0": [Unreachable("link down")]}
+    outcomes, watch = measure([only], {"d": session(faults=faults)})
+    assert timed(outcomes["a"]) == [0, 1, 2, 3]
+    assert [event["event"] for event in watch.events] == ["reconnecting", "reconnected"]
+
+
+def test_a_device_that_is_away_fails_its_cells_and_no_others() -> None:
+    other = Device(name="e", profile="fake", address="fake:")
+    outcomes, _ = measure(
+        [cell("a"), cell("b", device="e")],
+        {"d": Unreachable("connection refused"), "e": session(other)},
+    )
+    assert outcomes["a"].failure == Failure(kind="unreachable", reason="connection refused")
+    assert outcomes["b"].failure is None
+
+
+def test_a_device_lost_for_good_fails_what_is_left() -> None:
+    cells = [cell("a"), cell("b")]
+    gone: list[HarnessError] = [Unreachable("gone"), Unreachable("still gone")]
+    faults = {f"{c.id}-timed-3-{p}": list(gone) for c in cells for p in range(2)}
+    outcomes, watch = measure(cells, {"d": session(faults=faults)})
+    assert {o.failure.kind for o in outcomes.values() if o.failure} == {"unreachable"}
+    assert len([launch for launch in watch.launches if launch.kind == "timed"]) == 6
+
+
+def test_a_failed_build_and_a_missing_target_are_rows_without_a_launch() -> None:
+    failed = Failure(kind="not_built", reason="no calibration data")
+    outcomes, watch = measure(
+        [cell("a", variant=failed), cell("b", target="edgetpu")], {"d": session()}
+    )
+    assert outcomes["a"].failure == failed
+    assert outcomes["b"].failure
+    assert outcomes["b"].failure.kind == "unsupported"
+    assert "edgetpu" in outcomes["b"].failure.reason
+    assert watch.started == []
+
+
+def test_a_variant_that_lost_too_much_on_the_host_is_not_measured() -> None:
+    poor = replace(variant("a"), accuracy=0.80, accuracy_source_model=0.90, metric="top1")
+    strict = Accept(max_accuracy_drop=0.02)
+    outcomes, watch = measure([cell("a", variant=poor, accept=strict)], {"d": session()})
+    assert outcomes["a"].failure
+    assert outcomes["a"].failure.kind == "inaccurate"
+    assert watch.launches == []
+
+
+def test_resuming_makes_only_what_is_missing() -> None:
+    cells = [cell("a"), cell("b")]
+    _, first = measure(cells, {"d": session()})
+    kept = first.launches[:7]
+    done: dict[str, list[Launch]] = {}
+    for launch in kept:
+        done.setdefault(launch.cell_id, []).append(launch)
+    outcomes, second = measure(cells, {"d": session()}, loop.Done(launches=done))
+    assert {launch.id for launch in kept}.isdisjoint(launch.id for launch in second.launches)
+    assert len(kept) + len(second.launches) == len(first.launches)
+    assert all(sorted(timed(o)) == [0, 1, 2, 3] for o in outcomes.values())
+
+
+def test_two_names_of_one_machine_are_never_measured_at_once() -> None:
+    other = Device(name="e", profile="fake", address="fake:")
+    same: dict[str, Session | HarnessError] = {
+        "d": session(identity="one"),
+        "e": session(other, identity="one"),
+    }
+    _, watch = measure([cell("a"), cell("b", device="e")], same)
+    owners = [order.cell_id for order in watch.started]
+    assert owners == sorted(owners, key=owners.index)
+
+
+def test_leaving_early_stops_and_keeps_what_came() -> None:
+    watch = Watch()
+    live = session()
+    cells = [cell("a", dose=Dose(launches=1)), cell("b", dose=Dose(launches=50))]
+    outcomes = loop.run(cells, {"d": live}, watch, profiles=PROFILES)
+    outcomes.close()
+    assert all(launch.flags for launch in watch.launches)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "flags", "fine"),
+    [
+        (Agreement(samples=64, top1=0.96, relative_error=0.5), (), True),
+        (Agreement(samples=64, top1=0.94, relative_error=0.0), (), False),
+        (Agreement(samples=64, top1=0.5, relative_error=0.05), ("random_inputs",), True),
+        (Agreement(samples=64, top1=0.5, relative_error=0.5), ("random_inputs",), False),
+        (Agreement(samples=64, top1=None, relative_error=0.09), (), True),
+        (Agreement(samples=64, top1=None, relative_error=0.11), (), False),
+    ],
+)
+def test_when_outputs_agree(agreement: Agreement, flags: tuple[str, ...], *, fine: bool) -> None:
+    assert (loop.disagreement(agreement, cell("a", flags=flags)) is None) is fine
