@@ -1,0 +1,367 @@
+"""plan.toml to a Plan, and a Plan with devices to combinations: data, decided before anything runs.
+
+The digest of a plan is the sha256 of its meaning as canonical JSON: models (name, path, data,
+recipes expanded, devices as written, shapes), threads, seed, dose, accept and gate, with defaults
+filled in. Paths are relative to the plan and no file's content or time is in it, so a plan keeps
+its digest when its folder is copied, and loses it when a glob finds another file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from harness import plugins
+from harness.config import farm, limits, models, recipes, toml_door
+from harness.config.templates import init
+from harness.errors import ConfigError
+from harness.types import (
+    FORBID_UNKNOWN,
+    Accept,
+    DataSource,
+    Device,
+    Dose,
+    ModelSource,
+    Plan,
+    PlannedModel,
+    Recipe,
+)
+
+__all__ = ["Combination", "combinations", "from_mapping", "init", "load", "quick"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """One model, recipe, device and number of threads of a plan; a cell before its variant."""
+
+    model: ModelSource
+    recipe: Recipe
+    device: Device
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DataTable:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    training: str | None = None
+    calibration: str | None = None
+    evaluation: str | None = None
+    metric: str = "top1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ModelTable:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    path: str
+    name: str | None = None
+    data: _DataTable | None = None
+    recipes: tuple[str, ...] | None = None
+    devices: tuple[str, ...] | None = None
+    shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    signature: str | None = None
+    allow_flex: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RecipeTable:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    steps: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunTable:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    recipes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = (farm.THIS_MACHINE,)
+    threads: tuple[int, ...] = (1,)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GateTable:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    metrics: tuple[str, ...] = ("latency", "size", "accuracy")
+    margin: float = 0.05
+    min_effect: float = 0.02
+    max_pairs: int = 20
+    budget_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlanTable:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    model: tuple[_ModelTable, ...]
+    data: _DataTable = _DataTable()
+    recipe: Mapping[str, _RecipeTable] = field(default_factory=dict)
+    run: _RunTable = _RunTable()
+    dose: Dose = field(default_factory=Dose)
+    accept: Accept = field(default_factory=Accept)
+    gate: _GateTable = _GateTable()
+
+
+def load(path: Path) -> Plan:
+    """Read a plan; raises ConfigError with the file, the key, and what is known or allowed."""
+    mapping = toml_door.read(path)
+    plan = from_mapping(mapping, path.resolve().parent, str(path))
+    return dataclasses.replace(plan, path=path.resolve())
+
+
+def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
+    """Make the plan of a plan.toml as tomllib gives it.
+
+    Args:
+        mapping: the tables.
+        base: the absolute folder that paths are relative to.
+        name: what errors call the plan.
+    """
+    tables, single = _model_tables(mapping)
+    table = toml_door.check(tables, _PlanTable, name, single="model" if single else "")
+    if not table.model:
+        raise ConfigError(f"{name}: model: at least one model is needed")
+    limits.check(dataclasses.asdict(table), name)
+    named = _named(table.recipe, name)
+    planned = _Planner(base=base, name=name, single=single, table=table, named=named).models()
+    _unique(f"{name}: run.threads", table.run.threads, str)
+    return Plan(
+        path=None,
+        digest=_digest(planned, table, base),
+        models=planned,
+        threads=table.run.threads,
+        seed=table.run.seed,
+        dose=table.dose,
+        accept=table.accept,
+        gate=mapping.get("gate", {}),
+        text=mapping,
+    )
+
+
+def quick(
+    paths: Sequence[Path],
+    devices: Sequence[str],
+    *,
+    recipes: Sequence[str] = ("as_is",),
+    threads: Sequence[int] = (1,),
+    dose: Dose | None = None,
+    data: Mapping[str, str | None] | None = None,
+) -> Plan:
+    """Make the plan of a command line: models on devices, without any file.
+
+    Paths are relative to the working directory; `data` has the keys of [data].
+    """
+    mapping = {
+        "model": [{"path": str(path)} for path in paths],
+        "run": {"recipes": list(recipes), "devices": list(devices), "threads": list(threads)},
+        "dose": dataclasses.asdict(dose) if dose else {},
+        "data": {key: value for key, value in (data or {}).items() if value is not None},
+    }
+    return from_mapping(mapping, Path.cwd(), "command line")
+
+
+def combinations(plan: Plan, devices: Sequence[Device]) -> list[Combination]:
+    """Multiply models, recipes, devices and threads, in that order.
+
+    `devices` are those chosen for the whole plan (harness.config.farm.select); a model with
+    devices of its own takes those among them that it names. Raises ConfigError where that
+    leaves a model without any.
+    """
+    found: list[Combination] = []
+    for planned in plan.models:
+        own = farm.matching(devices, planned.devices)
+        if not own:
+            raise ConfigError(
+                f"model {planned.source.name}: none of its devices ({', '.join(planned.devices)}) "
+                f"is among those chosen ({', '.join(device.name for device in devices) or 'none'})"
+            )
+        found.extend(
+            Combination(model=planned.source, recipe=recipe, device=device, threads=threads)
+            for recipe in planned.recipes
+            for device in own
+            for threads in plan.threads
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planner:
+    """Makes the planned models of a checked table."""
+
+    base: Path
+    name: str
+    single: bool
+    table: _PlanTable
+    named: Mapping[str, str]
+
+    def models(self) -> tuple[PlannedModel, ...]:
+        """Find, name and describe every model; raises ConfigError."""
+        found = [
+            models.find(self.base, entry.path, self._at(index, "path"))
+            for index, entry in enumerate(self.table.model)
+        ]
+        planned = [
+            self._planned(index, path, name)
+            for index, paths in enumerate(found)
+            for path, name in zip(paths, self._names(index, found), strict=True)
+        ]
+        counts = Counter(model.source.name for model in planned)
+        for model in planned:
+            if counts[model.source.name] > 1:
+                raise ConfigError(
+                    f'{self.name}: model: two models are called "{model.source.name}" (one is '
+                    f"{model.source.path}); give each its own name"
+                )
+        return tuple(planned)
+
+    def _names(self, index: int, found: Sequence[Sequence[Path]]) -> list[str]:
+        """Name the models of one entry; those without a name are told apart over all entries."""
+        given, paths = self.table.model[index].name, found[index]
+        if given is not None and not (given.strip() and given.isprintable() and "/" not in given):
+            raise ConfigError(f'{self._at(index, "name")}: "{given}" is no name for a model')
+        if given is not None and len(paths) == 1:
+            return [given]
+        if given is not None:
+            return [f"{given}-{name}" for name in models.name_all(paths, self.base)]
+        unnamed = [
+            path
+            for entry, group in zip(self.table.model, found, strict=True)
+            for path in group
+            if entry.name is None
+        ]
+        names = dict(zip(unnamed, models.name_all(unnamed, self.base), strict=True))
+        return [names[path] for path in paths]
+
+    def _planned(self, index: int, path: Path, name: str) -> PlannedModel:
+        entry, run = self.table.model[index], self.table.run
+        own = entry.data is not None
+        table = entry.data if entry.data is not None else self.table.data
+        where = self._at(index, "data") if own else f"{self.name}: data"
+        source = ModelSource(
+            name=name,
+            path=path,
+            data=models.data_source(self.base, **dataclasses.asdict(table), where=where),
+            shape=dict(entry.shape),
+            signature=entry.signature,
+            allow_flex=entry.allow_flex,
+        )
+        return PlannedModel(
+            source=source,
+            recipes=self._recipes(index, entry.recipes, run.recipes),
+            devices=self._devices(index, entry.devices, run.devices),
+        )
+
+    def _recipes(
+        self, index: int, own: tuple[str, ...] | None, common: tuple[str, ...]
+    ) -> tuple[Recipe, ...]:
+        where = f"{self.name}: run.recipes" if own is None else self._at(index, "recipes")
+        texts = common if own is None else own
+        if not texts:
+            raise ConfigError(f'{where}: at least one is needed, such as "float32" or "as_is"')
+        found = [_parse(text, self.named, f"{where}[{place}]") for place, text in enumerate(texts)]
+        _unique(where, found, lambda recipe: (recipe.chain, recipe.target))
+        return tuple(found)
+
+    def _devices(
+        self, index: int, own: tuple[str, ...] | None, common: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        where = f"{self.name}: run.devices" if own is None else self._at(index, "devices")
+        found = common if own is None else own
+        if not found:
+            raise ConfigError(f'{where}: at least one is needed, such as "{farm.THIS_MACHINE}"')
+        _unique(where, found, str)
+        return found
+
+    def _at(self, index: int, key: str) -> str:
+        """Name a key of a model as the file has it."""
+        place = ("model",) if self.single else ("model", index)
+        return f"{self.name}: {toml_door.path_text((*place, key))}"
+
+
+def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Put [model] and [[model]], and a shape without input names, into one form."""
+    tables = dict(mapping)
+    single = isinstance(tables.get("model"), Mapping)
+    entries = [tables["model"]] if single else tables.get("model")
+    if isinstance(entries, list):
+        tables["model"] = [
+            {**entry, "shape": {"*": entry["shape"]}}
+            if isinstance(entry, Mapping) and isinstance(entry.get("shape"), list)
+            else entry
+            for entry in entries
+        ]
+    return tables, single
+
+
+def _named(tables: Mapping[str, _RecipeTable], name: str) -> dict[str, str]:
+    """Check the plan's own recipes, used or not, and return their chains by name."""
+    named = {key: table.steps for key, table in tables.items()}
+    taken = plugins.names("harness.steps")
+    for key in named:
+        where = f"{name}: recipe.{key}"
+        if not recipes.is_name(key):
+            raise ConfigError(f'{where}: a name is letters, digits, "_", "-" and "."')
+        if key in taken:
+            raise ConfigError(f"{where}: {key} is a step already; choose another name")
+        _parse(key, named, f"{where}.steps")
+    return named
+
+
+def _parse(text: str, named: Mapping[str, str], where: str) -> Recipe:
+    try:
+        return recipes.parse(text, named)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> None:
+    """Refuse two items that mean the same, naming both places."""
+    seen: dict[Hashable, int] = {}
+    for place, item in enumerate(items):
+        first = seen.setdefault(key(item), place)
+        if first != place:
+            raise ConfigError(f"{where}[{place}]: means the same as number {first} of that list")
+
+
+def _digest(planned: Sequence[PlannedModel], table: _PlanTable, base: Path) -> str:
+    meaning = {
+        "models": [_model_meaning(model, base) for model in planned],
+        "threads": table.run.threads,
+        "seed": table.run.seed,
+        "dose": dataclasses.asdict(table.dose),
+        "accept": dataclasses.asdict(table.accept),
+        "gate": dataclasses.asdict(table.gate),
+    }
+    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _model_meaning(planned: PlannedModel, base: Path) -> dict[str, Any]:
+    source = planned.source
+    return {
+        "name": source.name,
+        "path": models.relative(source.path, base),
+        "data": _data_meaning(source.data, base),
+        "shape": source.shape,
+        "signature": source.signature,
+        "allow_flex": source.allow_flex,
+        "recipes": [(recipe.name, recipe.chain, recipe.target) for recipe in planned.recipes],
+        "devices": planned.devices,
+    }
+
+
+def _data_meaning(data: DataSource, base: Path) -> dict[str, str | None]:
+    def written(value: str | None) -> str | None:
+        return value if value in {None, "random"} else models.relative(str(value), base)
+
+    return {
+        "training": written(data.training),
+        "calibration": written(data.calibration),
+        "evaluation": written(data.evaluation),
+        "metric": data.metric,
+    }

@@ -1,0 +1,61 @@
+"""Device profiles: one TOML per class of device, ours and the user's, to Profile."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import assets, plugins
+from harness.config import toml_door
+from harness.errors import ConfigError
+from harness.types import Profile
+
+_VERIFIED = re.compile(r"none|emulated|hardware \(.+, \d{4}-\d{2}-\d{2}\)")
+
+
+def load_all(extra: Path | None = None) -> dict[str, Profile]:
+    """Read the shipped profiles and those of the folder `extra`, by name, sorted.
+
+    `extra` is the user's profile folder when None; it may not exist. A profile there replaces
+    the shipped one of its name. Raises ConfigError for the first file that is not a profile.
+    """
+    own = extra if extra is not None else assets.config_folder() / "profiles"
+    found: dict[str, Profile] = {}
+    for folder in (assets.profiles(), own):
+        for path in sorted(folder.glob("*.toml")):
+            found[path.stem] = load(path)
+    return dict(sorted(found.items()))
+
+
+def load(path: Path) -> Profile:
+    """Read one profile; its name is the file's, so a key `name` is not written."""
+    table = toml_door.read(path)
+    if table.setdefault("name", path.stem) != path.stem:
+        raise ConfigError(f'{path}: name: a profile is named after its file, "{path.stem}"')
+    profile = toml_door.check(table, Profile, str(path))
+    if _VERIFIED.fullmatch(profile.verified) is None:
+        raise ConfigError(
+            f"{path}: verified: must be none, emulated or hardware (RUN, YYYY-MM-DD), "
+            f'not "{profile.verified}"'
+        )
+    for index, accelerator in enumerate(profile.accelerators):
+        if accelerator.target not in profile.targets:
+            raise ConfigError(
+                f'{path}: accelerators[{index}].target: "{accelerator.target}" is not among '
+                f"targets ({', '.join(profile.targets)}); add it there"
+            )
+    fields = [field.name for field in dataclasses.fields(Profile)]
+    for key in profile.sources:
+        if key not in fields:
+            raise ConfigError(f"{path}: sources: {plugins.unknown('field', key, fields)}")
+    return profile
+
+
+def get(name: str, known: Mapping[str, Profile] | None = None) -> Profile:
+    """Return the profile `name` of `known` (all, when None); raises ConfigError."""
+    profiles = load_all() if known is None else known
+    if name not in profiles:
+        raise ConfigError(plugins.unknown("profile", name, profiles))
+    return profiles[name]

@@ -1,0 +1,197 @@
+"""Recipe text to a Recipe: `prune(sparsity=0.5) > int8@edgetpu`.
+
+    recipe  = step (">" step)* ["@" word]
+    step    = word ["(" [key "=" value ("," key "=" value)*] ")"]
+    word    = letters, digits, "_", "-", "."; not starting with "-" or "."
+    value   = as in TOML: a number, "text", true, false, or an array of those
+
+Here is only the grammar. Whether a step exists and takes these parameters is asked of the
+steps themselves (harness.optimize), which this package does not know.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from harness.errors import ConfigError
+from harness.types import Recipe, StepCall
+
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPEN, _CLOSE = "[{", "]}"
+
+
+def parse(text: str, named: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe as a plan writes it.
+
+    `named` are the chains of `[recipe.NAME]`; a name stands for its chain wherever a step may
+    stand, and may be built of other names. The Recipe's name stays the written text.
+
+    Raises ConfigError with the position in `text` and what was expected there.
+    """
+    written = text.strip()
+    steps, target = _Reader(written).recipe()
+    return Recipe(name=written, steps=_expand(steps, named or {}, (), written), target=target)
+
+
+def canonical(text: str, named: Mapping[str, str] | None = None) -> str:
+    """Spell a recipe in the one way that equal recipes share: names expanded, keys sorted."""
+    recipe = parse(text, named)
+    return recipe.chain if recipe.target is None else f"{recipe.chain}@{recipe.target}"
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` can be the name of a recipe or a step."""
+    return _WORD.fullmatch(text) is not None
+
+
+def _expand(
+    steps: tuple[StepCall, ...], named: Mapping[str, str], within: tuple[str, ...], written: str
+) -> tuple[StepCall, ...]:
+    """Replace each name of a chain by its steps; `within` are the names being expanded."""
+    expanded: list[StepCall] = []
+    for step in steps:
+        if step.name not in named:
+            expanded.append(step)
+            continue
+        if step.parameters:
+            raise ConfigError(
+                f'recipe "{written}": "{step.name}" is a recipe of this plan and takes no '
+                f"parameters; change them in [recipe.{step.name}]"
+            )
+        if step.name in within:
+            circle = " > ".join((*within, step.name))
+            raise ConfigError(f'recipe "{written}": recipes name each other in a circle: {circle}')
+        inner, target = _Reader(named[step.name].strip()).recipe()
+        if target is not None:
+            raise ConfigError(
+                f"[recipe.{step.name}] names a target (@{target}); name it where the recipe is "
+                f'used instead: "{step.name}@{target}"'
+            )
+        expanded.extend(_expand(inner, named, (*within, step.name), written))
+    return tuple(expanded)
+
+
+class _Reader:
+    """Reads one recipe from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def recipe(self) -> tuple[tuple[StepCall, ...], str | None]:
+        steps = [self._step()]
+        while self._take(">"):
+            steps.append(self._step())
+        target = self._word("a target (xnnpack, gpu, edgetpu, ...)") if self._take("@") else None
+        self._space()
+        if self.at < len(self.text):
+            self._fail('">", "@" or the end' if target is None else "the end after the target")
+        return tuple(steps), target
+
+    def _step(self) -> StepCall:
+        name = self._word("a step")
+        parameters: dict[str, Any] = {}
+        if self._take("(") and not self._take(")"):
+            while True:
+                self._parameter(parameters)
+                if self._take(")"):
+                    break
+                if not self._take(","):
+                    self._fail('"," or ")"')
+        return StepCall(name=name, parameters=dict(sorted(parameters.items())))
+
+    def _parameter(self, parameters: dict[str, Any]) -> None:
+        self._space()
+        start = self.at
+        match = _KEY.match(self.text, self.at)
+        if match is None:
+            self._fail("a parameter (key=value)")
+        key = match.group()
+        self.at = match.end()
+        if key in parameters:
+            self.at = start
+            self._fail(f'another parameter; "{key}" is already given')
+        if not self._take("="):
+            self._fail(f'"=" after "{key}"')
+        parameters[key] = self._value(key)
+
+    def _value(self, key: str) -> Any:  # noqa: ANN401 - any TOML value
+        self._space()
+        start = self.at
+        self.at = self._end_of_value()
+        written = self.text[start : self.at].strip()
+        expected = f'a value for "{key}" as in TOML: 0.5, true, "text" or [1, 2]'
+        try:
+            value = tomllib.loads(f"value = {written}\n")["value"]
+        except tomllib.TOMLDecodeError:
+            self.at = start
+            self._fail(expected)
+        if not _plain(value):
+            self.at = start
+            self._fail(expected)
+        return value
+
+    def _end_of_value(self) -> int:
+        """Return where the value that starts here ends: at a "," or ")" outside of it."""
+        depth, quote, at = 0, "", self.at
+        while at < len(self.text):
+            character = self.text[at]
+            if quote:
+                if character == "\\" and quote == '"':
+                    at += 1
+                elif character == quote:
+                    quote = ""
+            elif character in "\"'":
+                quote = character
+            elif character in _OPEN:
+                depth += 1
+            elif character in _CLOSE:
+                depth -= 1
+            elif depth == 0 and character in ",)":
+                return at
+            elif character in "#\n\r":
+                self.at = at
+                self._fail("a value on one line, without a comment")
+            at += 1
+        return at
+
+    def _word(self, expected: str) -> str:
+        self._space()
+        match = _WORD.match(self.text, self.at)
+        if match is None:
+            self._fail(expected)
+        self.at = match.end()
+        return match.group()
+
+    def _take(self, character: str) -> bool:
+        self._space()
+        if self.text.startswith(character, self.at):
+            self.at += 1
+            return True
+        return False
+
+    def _space(self) -> None:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
+
+    def _fail(self, expected: str) -> NoReturn:
+        found = f'"{self.text[self.at :][:12]}"' if self.at < len(self.text) else "the end"
+        raise ConfigError(
+            f'recipe "{self.text}", position {self.at + 1}: expected {expected}, found {found}'
+        )
+
+
+def _plain(value: object) -> bool:
+    """Say whether a value is one that StepCall can write back: no date, table, nan, control."""
+    if isinstance(value, list):
+        return all(_plain(item) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return value.isprintable()
+    return isinstance(value, (bool, int))

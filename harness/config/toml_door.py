@@ -1,0 +1,170 @@
+"""The door: TOML text to a noun, or one line that says what is wrong where.
+
+    plan.toml: run.recipes[2]: must be text in quotes, not 3
+    farm.toml: device.bench-pi: unknown key "adress"; did you mean "address"? (known: ...)
+
+The nouns are plain dataclasses; pydantic checks them strictly (no "1" for 1), so that what a
+file says is what is meant. The first fault is reported, unknown keys before all others, because
+a misspelt key is often also a missing one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from harness import plugins
+from harness.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
+Location = tuple[int | str, ...]
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a table",
+    "dataclass_exact_type": "a table",
+    "dict_type": "a table",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "mapping_type": "a table",
+    "string_type": "text in quotes",
+    "tuple_type": "an array",
+}
+_UNKNOWN_KEY = "unexpected_keyword_argument"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises ConfigError where it cannot be read or is no TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}): {error.reason}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """Parse TOML text; `name` is what errors call it. The message has line and column."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        lines = text.count("\n") + 1
+        reason = str(error).replace("at end of document", f"at line {lines}, the end of the file")
+        raise ConfigError(f"{name}: not valid TOML: {reason}") from None
+
+
+def check(
+    mapping: Mapping[str, Any], kind: type[T], name: str, within: Location = (), single: str = ""
+) -> T:
+    """Make the dataclass `kind` of a table as tomllib gives it.
+
+    Args:
+        mapping: the table.
+        kind: the dataclass; its fields are the known keys.
+        name: the file, as errors call it.
+        within: where in the file the table is, for errors.
+        single: a key whose array the file wrote as one table; errors leave its index out.
+
+    Raises:
+        ConfigError: file, key path, what is known or allowed there.
+    """
+    _refuse_dates(mapping, name, within)
+    try:
+        # As JSON, because strictly checked Python values would have to be the nouns already.
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(mapping), strict=True)
+    except pydantic.ValidationError as error:
+        faults = error.errors(include_url=False)
+        fault = min(faults, key=lambda item: item["type"] != _UNKNOWN_KEY)
+        location = fault["loc"]
+        message = _message(fault, kind)
+        if fault["type"] in {_UNKNOWN_KEY, "missing"}:
+            location = location[:-1]
+        if single and location[:2] == (single, 0):
+            location = (single, *location[2:])
+        where = path_text((*within, *location))
+        raise ConfigError(
+            f"{name}: {where}: {message}" if where else f"{name}: {message}"
+        ) from None
+
+
+def path_text(location: Iterable[int | str]) -> str:
+    """Write a place in a file as people do: `run.recipes[2]`."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def _message(fault: ErrorDetails, kind: type) -> str:
+    """Say in our words what pydantic found."""
+    sort, location = fault["type"], fault["loc"]
+    if sort == _UNKNOWN_KEY:
+        return plugins.unknown("key", str(location[-1]), _keys(kind, location[:-1]))
+    if sort == "missing":
+        return f'the key "{location[-1]}" is missing'
+    if sort == "literal_error":
+        return f"must be {fault['ctx']['expected']}, not {_shown(fault['input'])}"
+    if sort in _EXPECTED:
+        return f"must be {_EXPECTED[sort]}, not {_shown(fault['input'])}"
+    return f"{fault['msg']}, found {_shown(fault['input'])}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list):
+        return "an array"
+    return str(value)
+
+
+def _keys(kind: Any, location: Location) -> list[str]:  # noqa: ANN401 - any annotation
+    """List the keys known at a place: follow the annotations from `kind` down to a dataclass."""
+    kind = _without_none(kind)
+    if not location:
+        return [field.name for field in dataclasses.fields(kind)]
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return _keys(hints[str(location[0])], location[1:])
+    # A mapping's values come last in its arguments, a tuple's items first.
+    inner = typing.get_args(kind)
+    return _keys(inner[0] if isinstance(location[0], int) else inner[-1], location[1:])
+
+
+def _without_none(kind: Any) -> Any:  # noqa: ANN401 - any annotation
+    if typing.get_origin(kind) in {typing.Union, types.UnionType}:
+        return next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    return kind
+
+
+def _refuse_dates(value: object, name: str, within: Location) -> None:
+    """Refuse TOML's dates and times: no key of ours takes one, and JSON has none."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_dates(item, name, (*within, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_dates(item, name, (*within, index))
+    elif isinstance(value, (dt.date, dt.time)):
+        raise ConfigError(f"{name}: {path_text(within)}: no date or time is taken here; quote it")
