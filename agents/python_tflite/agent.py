@@ -1,0 +1,288 @@
+"""The agent's own process: reads requests, keeps files, starts one child at a time.
+
+It sleeps in poll() while a child measures, imports only the standard library, and goes away with
+its stdin, taking the child along.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional
+
+import digests
+import facts
+import job as jobs
+import sysfs
+import wire
+from wire import AgentFault
+from workdir import Workdir
+
+_MAX_WAITING = 64
+_HELLO_SECONDS = 120.0
+_XNNPACK_LINE = "tensorflow lite xnnpack delegate"
+
+
+class Agent:
+    """One conversation."""
+
+    def __init__(self, requests: int, answers: int, archive: str) -> None:
+        """`archive` is this zip, `<workdir>/agents/<digest>.zip`."""
+        self._lines = wire.Lines(requests)
+        self._requests = requests
+        self._answers = answers
+        self._digest = os.path.basename(archive)[: -len(".zip")]
+        self._workdir = Workdir(os.path.dirname(os.path.dirname(os.path.abspath(archive))))
+        self._waiting: Deque[Dict[str, Any]] = deque()
+        self._ending = False
+        self._job: Optional[jobs.Job] = None
+        self._job_id: Any = None
+        self._deadline = 0.0
+        self._finish: Callable[[Dict[str, Any]], Dict[str, Any]] = lambda answer: answer
+        self._verbs: Dict[str, Callable[[Any, Dict[str, Any]], None]] = {
+            "hello": self._hello,
+            "have": self._have,
+            "commit": self._commit,
+            "launch": self._launch,
+            "infer": self._infer,
+            "clean": self._clean,
+            "bye": self._bye,
+        }
+
+    def run(self) -> None:
+        """Answer requests until `bye` or the end of stdin."""
+        try:
+            while not self._ending:
+                if self._job is None and self._waiting:
+                    self._dispatch(self._waiting.popleft())
+                    continue
+                self._turn()
+        finally:
+            if self._job is not None:
+                self._job.abandon()
+
+    def _turn(self) -> None:
+        """Wait for the next thing to happen and deal with it."""
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        job = self._job
+        wait_ms = None
+        if job is not None:
+            poll.register(job.result_fd, select.POLLIN)
+            if job.log_open:
+                poll.register(job.log_fd, select.POLLIN)
+            wait_ms = max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
+        ready = {descriptor for descriptor, _ in poll.poll(wait_ms)}
+        if job is not None:
+            self._watch(job, ready)
+        if self._requests in ready:
+            self._read()
+
+    def _watch(self, job: jobs.Job, ready: "set[int]") -> None:
+        if job.log_fd in ready:
+            job.read_log()
+        if job.result_fd in ready and not job.read_result():
+            self._conclude(job)
+        elif time.monotonic() >= self._deadline:
+            job.kill("silent", "no answer before the deadline of the order; the launch was killed")
+
+    def _conclude(self, job: jobs.Job) -> None:
+        self._job = None
+        try:
+            self._result(self._job_id, **self._finish(job.finish()))
+        except AgentFault as fault:
+            self._error(self._job_id, fault)
+
+    def _read(self) -> None:
+        if not self._lines.fill():
+            self._ending = True
+            return
+        while True:
+            try:
+                line = self._lines.take()
+                if line is None:
+                    return
+                self._accept(wire.parse(line))
+            except AgentFault as fault:  # noqa: PERF203 - one bad line costs that line
+                self._error(None, fault)
+
+    def _accept(self, request: Dict[str, Any]) -> None:
+        """Answer `cancel` at once; everything else waits its turn."""
+        request["received_ns"] = time.time_ns()
+        if request.get("verb") == "cancel":
+            self._cancel(request)
+        elif len(self._waiting) >= _MAX_WAITING:
+            self._error(request.get("id"), AgentFault("protocol", "too many requests wait"))
+        else:
+            self._waiting.append(request)
+
+    def _dispatch(self, request: Dict[str, Any]) -> None:
+        identity = request.get("id")
+        try:
+            self._verb(wire.verb(request))(identity, request)
+        except AgentFault as fault:
+            self._error(identity, fault)
+        except OSError as error:
+            self._error(identity, AgentFault("agent", "{}: {}".format(request.get("verb"), error)))
+
+    def _verb(self, verb: str) -> Callable[[Any, Dict[str, Any]], None]:
+        if verb not in self._verbs:
+            known = ", ".join(self._known())
+            raise AgentFault("protocol", "unknown verb {!r} (known: {})".format(verb, known))
+        return self._verbs[verb]
+
+    def _known(self) -> List[str]:
+        return sorted([*self._verbs, "cancel"])
+
+    def _start(self, identity: Any, job: jobs.Job, seconds: float) -> None:
+        self._job, self._job_id = job, identity
+        self._deadline = time.monotonic() + seconds
+        self._write({"id": identity, "event": "progress", "stage": "started", "pid": job.pid})
+
+    # --- verbs ---------------------------------------------------------------------------------
+
+    def _hello(self, identity: Any, request: Dict[str, Any]) -> None:
+        job = jobs.Job("probe", {}, self._spool())
+        self._start(identity, job, _HELLO_SECONDS)
+        # While the child imports the runtime.
+        known = facts.gather()
+        known["free_bytes"] = self._workdir.free_bytes()
+
+        def finish(answer: Dict[str, Any]) -> Dict[str, Any]:
+            known["runtimes"] = answer["runtimes"]
+            known["extra"]["runtime_problems"] = answer["problems"]
+            return {
+                "v": wire.VERSION,
+                "agent": self._digest,
+                "verbs": self._known(),
+                "facts": known,
+                "received_ns": request["received_ns"],
+                "answered_ns": time.time_ns(),
+            }
+
+        self._finish = finish
+
+    def _have(self, identity: Any, request: Dict[str, Any]) -> None:
+        wanted = _digests(request, "digests")
+        self._result(identity, have=[digest for digest in wanted if self._workdir.has(digest)])
+
+    def _commit(self, identity: Any, request: Dict[str, Any]) -> None:
+        digest = _digests({"digests": [request.get("digest")]}, "digests")[0]
+        size = self._workdir.commit(digest, request.get("part"))
+        self._result(identity, digest=digest, bytes=size)
+
+    def _clean(self, identity: Any, request: Dict[str, Any]) -> None:
+        older = request.get("older_seconds", 86400)
+        if not isinstance(older, (int, float)) or older < 0:
+            raise AgentFault("protocol", "older_seconds must be a number, 0 or more")
+        removed = self._workdir.clean(_digests(request, "out"), older)
+        self._result(identity, removed=removed)
+
+    def _launch(self, identity: Any, request: Dict[str, Any]) -> None:
+        order = self._order(request)
+        before = sysfs.covariates()
+        job = jobs.Job("child", order, self._spool(), jobs.pad_bytes(order))
+        self._start(identity, job, order["timeout_seconds"])
+
+        def finish(answer: Dict[str, Any]) -> Dict[str, Any]:
+            answer["before"], answer["after"] = before, sysfs.covariates()
+            answer["delegation"] = _delegation(answer["delegation"], job.log.text())
+            return {"launch": answer}
+
+        self._finish = finish
+
+    def _infer(self, identity: Any, request: Dict[str, Any]) -> None:
+        order = self._order(request)
+        order["kind"] = "infer"
+        order["n"], order["inputs"] = request.get("n"), request.get("inputs")
+        job = jobs.Job("child", order, self._spool())
+        self._start(identity, job, order["timeout_seconds"])
+        self._finish = lambda answer: answer
+
+    def _cancel(self, request: Dict[str, Any]) -> None:
+        running = self._job is not None and self._job_id == request.get("target")
+        if self._job is not None and running:
+            self._job.kill("cancelled", "the launch was cancelled")
+        self._result(request.get("id"), cancelled=running)
+
+    def _bye(self, identity: Any, _request: Dict[str, Any]) -> None:
+        self._ending = True
+        self._result(identity)
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _order(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        order = request.get("order")
+        if not isinstance(order, dict):
+            raise AgentFault("protocol", "a launch needs an order")
+        seconds = order.get("timeout_seconds")
+        if not isinstance(seconds, (int, float)) or not 0 < seconds < 10**6:
+            raise AgentFault("protocol", "timeout_seconds must be a number over 0")
+        if order.get("kind") != "bare":
+            digest = _digests({"digests": [order.get("digest")]}, "digests")[0]
+            if not self._workdir.has(digest):
+                reason = "the file {} is not on this device; send it first".format(digest)
+                raise AgentFault("transfer_failed", reason)
+        order["workdir"] = self._workdir.root
+        return order
+
+    def _spool(self) -> str:
+        return os.path.join(self._workdir.root, "out")
+
+    def _result(self, identity: Any, **fields: Any) -> None:
+        self._write(dict({"id": identity, "event": "result"}, **fields))
+
+    def _error(self, identity: Any, fault: AgentFault) -> None:
+        answer = {"id": identity, "event": "error", "kind": fault.kind, "reason": fault.reason}
+        self._write(answer)
+
+    def _write(self, answer: Dict[str, Any]) -> None:
+        wire.write_line(self._answers, answer)
+
+
+def _digests(request: Dict[str, Any], key: str) -> List[str]:
+    words = request.get(key, [])
+    if not isinstance(words, list) or not all(digests.is_digest(word) for word in words):
+        raise AgentFault("protocol", "{} must be sha256 digests in hexadecimal".format(key))
+    return words
+
+
+def _delegation(graph: Optional[Dict[str, Any]], log: str) -> Optional[Dict[str, Any]]:
+    """Put together what the graph shows and what the runtime's log says; None without a model.
+
+    XNNPACK can be absent in silence, so each kind of evidence is named.
+    """
+    if graph is None:
+        return None
+    lines = jobs.lines_with(log, _XNNPACK_LINE)
+    evidence = []
+    if graph.get("total_ops") is not None:
+        evidence.append("graph walk")
+    if lines:
+        evidence.append("log: " + lines[0])
+    made = bool(lines) or bool(graph.get("partitions"))
+    return dict(graph, delegate="xnnpack" if made else "none", evidence="; ".join(evidence))
+
+
+def main() -> int:
+    """Keep stdout for the protocol, then talk."""
+    sys.stdout = sys.stderr
+    requests, answers = os.dup(0), os.dup(1)
+    # Native prints, and a child that would read, must not meet the protocol.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    # A Ctrl-C in the controller's terminal is the controller's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        Agent(requests, answers, sys.argv[0]).run()
+    except AgentFault as fault:
+        wire.write_line(
+            answers, {"id": None, "event": "error", "kind": fault.kind, "reason": fault.reason}
+        )
+        return 1
+    except BrokenPipeError:
+        return 0
+    return 0

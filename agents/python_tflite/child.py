@@ -1,0 +1,327 @@
+"""One launch: a fresh process that runs one order and answers once, on a pipe of its own.
+
+Kinds: `timed` and `memory` run the model (never both in one process), `bare` only imports the
+runtime, `infer` answers with outputs. Imports are few: everything here is resident while memory is
+measured.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, Tuple
+
+import arrays
+import digests
+import graph
+import runtimes
+from wire import AgentFault, write_line
+
+TARGETS = ("xnnpack",)
+_PR_SET_PDEATHSIG = 1
+_MEMORY_INFERENCES = 5
+_SET_INPUT_REPEATS = 30
+_MAX_INFER = 64
+_REFUSALS = (RuntimeError, ValueError, SystemError)
+
+
+class Model:
+    """A loaded model with its inputs set."""
+
+    def __init__(self, order: Dict[str, Any], runtime: runtimes.Runtime) -> None:
+        """Load and allocate, timed as `load_ns`; raises AgentFault."""
+        path = os.path.join(order["workdir"], "blobs", order["digest"])
+        # This also brings the file into the page cache: load_ns is a cold process, not a cold disk.
+        if digests.of_file(path) != order["digest"]:
+            raise AgentFault("transfer_failed", "the file {} is damaged on the device".format(path))
+        begin = time.perf_counter_ns()
+        self.interpreter = _ask(
+            runtime, "load", runtime.interpreter, model_path=path, num_threads=order["threads"]
+        )
+        _ask(runtime, "prepare", self.interpreter.allocate_tensors)
+        self.load_ns = time.perf_counter_ns() - begin
+        self._runtime = runtime
+        self.inputs = self.interpreter.get_input_details()
+
+    def random_inputs(self, seed: int) -> List[Tuple[int, Any]]:
+        """Return an array for every input, by tensor index."""
+        return [
+            (entry["index"], arrays.fill(tuple(entry["shape"]), entry["dtype"], seed + place))
+            for place, entry in enumerate(self.inputs)
+        ]
+
+    def set_inputs(self, values: List[Tuple[int, Any]]) -> None:
+        """Copy the inputs in."""
+        for index, value in values:
+            self.interpreter.set_tensor(index, value)
+
+    def ask(self, phase: str, call: Callable[..., Any], *words: Any) -> Any:
+        """Call the runtime; its exceptions become `rejected`."""
+        return _ask(self._runtime, phase, call, *words)
+
+    def first(self) -> int:
+        """Run the first inference; returns its time in ns."""
+        begin = time.perf_counter_ns()
+        self.ask("invoke", self.interpreter.invoke)
+        return time.perf_counter_ns() - begin
+
+
+def _ask(
+    runtime: runtimes.Runtime, phase: str, call: Callable[..., Any], *words: Any, **named: Any
+) -> Any:
+    try:
+        return call(*words, **named)
+    except _REFUSALS as error:
+        raise _refusal(runtime, phase, error) from error
+
+
+def _refusal(runtime: runtimes.Runtime, phase: str, error: Exception) -> AgentFault:
+    trouble = runtimes.numpy_trouble(runtime)
+    if trouble is not None:
+        return AgentFault("no_runtime", trouble)
+    words = "{} {} refused it at {}: {}".format(runtime.name, runtime.version, phase, error)
+    if "edgetpu-custom-op" in str(error):
+        reason = "the file is compiled for an Edge TPU and no Edge TPU delegate is loaded here; "
+        return AgentFault("unsupported", reason + words)
+    return AgentFault("rejected", words)
+
+
+def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
+    """Load, first inference, warm-up, samples; then what was delegated."""
+    import timing
+
+    model = Model(order, runtime)
+    values = model.random_inputs(order["seed"])
+    model.ask("input", model.set_inputs, values)
+    first_ns = model.first()
+    dose, inner, threads = order["dose"], order["inner_loop"], order["threads"]
+    invoke = model.interpreter.invoke
+    gc.collect()
+    gc.disable()
+    warmup, expected_ns = model.ask("invoke", timing.warm_up, invoke, dose)
+    measured = model.ask("invoke", timing.measure, invoke, dose, inner, expected_ns, threads)
+    gc.enable()
+    at, taken = timing.repeat(lambda: model.set_inputs(values), _SET_INPUT_REPEATS)
+    each = [value / inner for value in measured["taken"]] if inner > 1 else measured["taken"]
+    series = [
+        timing.columns("latency", measured["at"], each, inner),
+        timing.columns("set_input", at, taken, 1),
+    ]
+    return {
+        "load_ns": model.load_ns,
+        "first_ns": first_ns,
+        "warmup": warmup,
+        "inner_loop": inner,
+        "inferences": measured["inferences"],
+        "drift": measured["drift"],
+        "cpu_share": measured["cpu_share"],
+        "involuntary_switches": measured["involuntary_switches"],
+        "flags": measured["flags"] + ([] if warmup["steady"] else ["unsteady"]),
+        "delegation": graph.delegation(model.interpreter),
+        "series": series,
+    }
+
+
+def memory(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
+    """Load and run a few inferences, then read this process's memory."""
+    flags = _reset_peak()
+    model = Model(order, runtime)
+    model.ask("input", model.set_inputs, model.random_inputs(order["seed"]))
+    first_ns = model.first()
+    for _ in range(_MEMORY_INFERENCES):
+        model.ask("invoke", model.interpreter.invoke)
+    series = _memory_series()
+    return {
+        "load_ns": model.load_ns,
+        "first_ns": first_ns,
+        "inferences": _MEMORY_INFERENCES + 1,
+        "flags": flags,
+        "delegation": graph.delegation(model.interpreter),
+        "series": series,
+    }
+
+
+def bare(_order: Dict[str, Any], _runtime: runtimes.Runtime) -> Dict[str, Any]:
+    """Read the memory of a process with the runtime and no model."""
+    flags = _reset_peak()
+    return {"inferences": 0, "flags": flags, "delegation": None, "series": _memory_series()}
+
+
+def infer(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
+    """Run the model on each of `n` samples; returns every output stacked, by tensor name."""
+    count, entries = order["n"], order["inputs"]
+    if not isinstance(count, int) or not 0 < count <= _MAX_INFER or not isinstance(entries, list):
+        raise AgentFault(
+            "protocol", "infer takes n of 1 to {} and a list of inputs".format(_MAX_INFER)
+        )
+    blobs = os.path.join(order["workdir"], "blobs")
+    given = {str(entry.get("name")): arrays.decode(entry, blobs) for entry in entries}
+    model = Model(order, runtime)
+    matched = _match(model, given, count)
+    details = model.interpreter.get_output_details()
+    rows: List[List[Any]] = [[] for _ in details]
+    for place in range(count):
+        for detail, value in matched:
+            one = value[place].reshape(tuple(detail["shape"]))
+            model.ask("input", model.interpreter.set_tensor, detail["index"], one)
+        model.ask("invoke", model.interpreter.invoke)
+        for row, detail in zip(rows, details):
+            row.append(_sample(model.interpreter.get_tensor(detail["index"])))
+    stacked = {d["name"]: arrays.numpy().stack(row) for row, d in zip(rows, details)}
+    return {"outputs": arrays.encode(stacked, os.path.join(order["workdir"], "out"))}
+
+
+def _sample(value: Any) -> Any:
+    """Return one sample of an output: without the batch dimension of 1, and no longer the runtime's."""
+    return (value[0] if value.ndim > 1 and value.shape[0] == 1 else value).copy()
+
+
+def _match(model: Model, given: Dict[str, Any], count: int) -> List[Tuple[Dict[str, Any], Any]]:
+    """Pair the file's inputs with the arrays given: by tensor name, by signature name, by order."""
+    details = model.inputs
+    if len(given) != len(details):
+        reason = "the model takes {} inputs ({}), given were {} ({})".format(
+            len(details), ", ".join(d["name"] for d in details), len(given), ", ".join(given)
+        )
+        raise AgentFault("rejected", reason)
+    names = [detail["name"] for detail in details]
+    if set(given) != set(names):
+        names = _signature_names(model.interpreter, details) or list(given)
+        if set(given) != set(names):
+            names = list(given)
+    pairs = []
+    for detail, name in zip(details, names):
+        value = given[name]
+        one = arrays.numpy().prod(detail["shape"], dtype="int64")
+        if (
+            value.dtype.newbyteorder("=") != detail["dtype"]
+            or value.shape[:1] != (count,)
+            or value.size != count * one
+        ):
+            reason = "input {} takes {} {} of {}, given was {} of {}".format(
+                name,
+                count,
+                list(detail["shape"]),
+                arrays.numpy().dtype(detail["dtype"]),
+                list(value.shape),
+                value.dtype,
+            )
+            raise AgentFault("rejected", reason)
+        pairs.append((detail, value))
+    return pairs
+
+
+def _signature_names(interpreter: Any, details: List[Dict[str, Any]]) -> List[str]:
+    """Return the only signature's name of each input, or nothing."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        return []
+    runner = interpreter.get_signature_runner(next(iter(signatures)))
+    by_index = {entry["index"]: name for name, entry in runner.get_input_details().items()}
+    return [by_index.get(detail["index"], "") for detail in details]
+
+
+def _reset_peak() -> List[str]:
+    """Reset VmHWM, so that the import's own peak does not count; flagged where that is refused."""
+    gc.collect()
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return ["peak_not_reset"]
+    return []
+
+
+def _memory_series() -> List[Dict[str, Any]]:
+    """Return peak_rss, pss and private_dirty of this process in bytes; absent where unknown."""
+    from array import array
+
+    found = {}
+    sources = (
+        ("/proc/self/status", "VmHWM:", "peak_rss"),
+        ("/proc/self/smaps_rollup", "Pss:", "pss"),
+        ("/proc/self/smaps_rollup", "Private_Dirty:", "private_dirty"),
+    )
+    now = time.perf_counter_ns()
+    for path, key, series in sources:
+        try:
+            with open(path) as file:
+                lines = [line.split() for line in file if line.startswith(key)]
+        except OSError:
+            continue
+        if lines:
+            found[series] = int(lines[0][1]) * 1024
+    return [
+        {"series": name, "at": array("q", [now]), "value": array("d", [value]), "count": 1}
+        for name, value in found.items()
+    ]
+
+
+_KINDS = {"timed": timed, "memory": memory, "bare": bare, "infer": infer}
+
+
+def run(order: Dict[str, Any]) -> Dict[str, Any]:
+    """Carry out an order; raises AgentFault."""
+    kind = order.get("kind")
+    if kind not in _KINDS:
+        raise AgentFault("unsupported", "this agent makes no launch of kind {!r}".format(kind))
+    if order.get("target") not in TARGETS or order.get("delegate"):
+        reason = "the target {} is not served by this agent on this device (served: {}): no delegate for it is there"
+        raise AgentFault("unsupported", reason.format(order.get("target"), ", ".join(TARGETS)))
+    runtime = runtimes.load(order.get("runtime"))
+    answer = _KINDS[kind](order, runtime)
+    if "series" in answer:
+        answer["runtime"] = "{} {}".format(runtime.name, runtime.version)
+        answer.update(_packed(answer.pop("series"), os.path.join(order["workdir"], "out")))
+    return answer
+
+
+def _packed(series: List[Dict[str, Any]], folder: str) -> Dict[str, Any]:
+    """Return `columns`, each {series, n, count, at, value}; large ones in one file of out/.
+
+    In the file every series is its at_ns (int64) and then its values (float64), little-endian, in
+    the order of `columns`.
+    """
+    columns = [
+        {"series": one["series"], "n": len(one["at"]), "count": one["count"]} for one in series
+    ]
+    if sys.byteorder == "big":
+        for one in series:
+            one["at"].byteswap()
+            one["value"].byteswap()
+    raw = [(one["at"].tobytes(), one["value"].tobytes()) for one in series]
+    if sum(len(at) + len(value) for at, value in raw) > arrays.INLINE_BYTES:
+        data = b"".join(at + value for at, value in raw)
+        return {"columns": columns, "blob": arrays.keep(data, folder), "bytes": len(data)}
+    for column, (at, value) in zip(columns, raw):
+        column.update(at=arrays.to_text(at), value=arrays.to_text(value))
+    return {"columns": columns}
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the agent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(argv: List[str]) -> int:
+    """Run the order on stdin; the answer goes to the descriptor argv[0], argv[1] is the agent."""
+    descriptor = int(argv[0])
+    os.set_inheritable(descriptor, False)  # noqa: FBT003
+    _die_with(int(argv[1]))
+    order = json.loads(sys.stdin.buffer.read().decode("utf-8"))
+    try:
+        answer = run(order)
+    except AgentFault as fault:
+        answer = {"error": {"kind": fault.kind, "reason": fault.reason}}
+    except MemoryError as error:
+        reason = "the launch ran out of memory: {}".format(error or "MemoryError")
+        answer = {"error": {"kind": "out_of_memory", "reason": reason}}
+    write_line(descriptor, answer)
+    sys.stderr.flush()
+    # Past the runtime's destructors, which have nothing to do with what was asked.
+    os._exit(0)

@@ -1,0 +1,92 @@
+"""One JSON object a line, at most 1 MiB: what the agent reads and writes."""
+
+import json
+import os
+from typing import Any, Dict, Optional
+
+VERSION = 1
+MAX_LINE_BYTES = 1 << 20
+_CHUNK = 1 << 16
+
+
+class AgentFault(Exception):
+    """A request or a launch that is answered with an error: its kind and the reason in words."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """Keep the kind apart from the words."""
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+class Lines:
+    """The requests on a file descriptor, split at newlines, with a bound on their length."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Read from `descriptor`; it may block, so ask poll first."""
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        self._skipping = False
+        self._ended = False
+
+    def fill(self) -> bool:
+        """Read what is there; False at the end of the stream."""
+        data = os.read(self._descriptor, _CHUNK)
+        self._buffer += data
+        return bool(data)
+
+    def take(self) -> Optional[bytes]:
+        """Return the next whole line, or None when more bytes are needed.
+
+        Raises AgentFault (protocol) once for a line over the bound; its rest is skipped.
+        """
+        while True:
+            end = self._buffer.find(b"\n")
+            if end < 0:
+                if len(self._buffer) <= MAX_LINE_BYTES and not self._skipping:
+                    return None
+                self._buffer.clear()
+                if self._skipping:
+                    return None
+                self._skipping = True
+                raise AgentFault("protocol", "a request line is longer than 1 MiB")
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if self._skipping:
+                self._skipping = False
+                continue
+            if len(line) > MAX_LINE_BYTES:
+                raise AgentFault("protocol", "a request line is longer than 1 MiB")
+            if line.strip():
+                return line
+
+
+def parse(line: bytes) -> Dict[str, Any]:
+    """Read one request; raises AgentFault (protocol) for anything that is not a JSON object."""
+    try:
+        request = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AgentFault("protocol", "a request is not JSON: {}".format(error)) from error
+    if not isinstance(request, dict):
+        raise AgentFault("protocol", "a request is not a JSON object")
+    return request
+
+
+def verb(request: Dict[str, Any]) -> str:
+    """Return the verb of a request; raises AgentFault (protocol)."""
+    if request.get("v") != VERSION:
+        reason = "this agent speaks protocol version {}, not {!r}".format(VERSION, request.get("v"))
+        raise AgentFault("protocol", reason)
+    word = request.get("verb")
+    if not isinstance(word, str):
+        raise AgentFault("protocol", "a request has no verb")
+    return word
+
+
+def write_line(descriptor: int, answer: Dict[str, Any]) -> None:
+    """Write one answer whole."""
+    # Python's own NaN and Infinity are not JSON; a number that is one must not leave the agent.
+    text = json.dumps(answer, separators=(",", ":"), allow_nan=False)
+    view = memoryview(text.encode("ascii") + b"\n")
+    while view:
+        view = view[os.write(descriptor, view) :]
