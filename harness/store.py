@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import secrets
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import StoreError
 from harness.store_journal import appearing, sync, writing
-from harness.store_json import SCHEMA, DeviceRecord, RunRecord, dump, encode
-from harness.store_read import RECORD, RunSummary, StoredRun, open_run, plain_record, summarize
+from harness.store_json import SCHEMA, DeviceRecord, RunRecord, dump, encode, new_id
+from harness.store_read import RECORD, RunSummary, StoredRun, open_folder, plain_record, summarize
 from harness.store_write import Progress, RunWriter
 
 __all__ = [
@@ -37,6 +36,7 @@ __all__ = [
     "Store",
     "StoredRun",
     "new_id",
+    "open_folder",
 ]
 
 _LATEST = "latest"
@@ -58,8 +58,7 @@ class Store:
         Two runs at once never share a folder: where the id is taken, the run gets another one
         (`writer.id` says which). Raises StoreError where `root` cannot be written.
         """
-        with writing(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+        self.check_writable()
         for _ in range(_TRIES):
             folder = self.root / record.id
             try:
@@ -77,13 +76,20 @@ class Store:
             return RunWriter(folder, record)
         raise StoreError(f"{self.root}: no free name for a run after {_TRIES} tries")
 
+    def check_writable(self) -> None:
+        """Make the folder and try it, before hours are spent; raises StoreError."""
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+
     def open(self, selector: str) -> StoredRun:
         """Open a run by its id, a prefix that only it has, or `latest`.
 
         Raises StoreError for none (with the nearest ids), several (with them), or one whose
         record cannot be read.
         """
-        return open_run(self.root / self._find(selector))
+        return open_folder(self.root / self._find(selector))
 
     def resume(self, selector: str, plan_digest: str) -> RunWriter:
         """Open a run to write on; `writer.done` says what it has already.
@@ -96,9 +102,9 @@ class Store:
             raise StoreError(
                 f"run {run.id} was made from another plan (digest {run.record.plan_digest[:12]}, "
                 f"this one has {plan_digest[:12]}); start a new run, or take the plan as it was: "
-                f"it is in {run.folder / RECORD}"
+                f"it is in {run.path / RECORD}"
             )
-        return RunWriter(run.folder, run.record)
+        return RunWriter(run.path, run.record)
 
     def runs(self) -> list[RunSummary]:
         """List all runs, newest first; a broken one is listed with the reason."""
@@ -164,14 +170,6 @@ class Store:
                 f"{self.root}: cannot be read: {error.strerror or error}; choose another folder "
                 "with --results"
             ) from error
-
-
-def new_id(models: Sequence[str], moment: datetime) -> str:
-    """Make a run's id: UTC time to the second, the first model, six random hex digits."""
-    first = re.sub(r"[^a-z0-9_.]+", "-", (models[0] if models else "run").lower()).strip("-.")
-    more = f"-and-{len(models) - 1}" if len(models) > 1 else ""
-    stamp = moment.astimezone(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{stamp}-{first[:40] or 'model'}{more}-{_hex()}"
 
 
 def _hex() -> str:

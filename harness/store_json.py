@@ -7,15 +7,23 @@ is not one must never come back as a measurement.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+import os
+import platform
+import re
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
+import harness
 from harness.errors import StoreError
-from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch
+from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch, Plan
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -23,15 +31,21 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the record's format; docs/records.md has its history."""
 
+_LIBRARIES = (
+    *("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "tf-keras", "numpy", "duckdb"),
+    *("fabric", "paramiko"),
+)
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device of a run: the farm's entry, and what it said of itself (or why it said nothing)."""
+    """A device of a run: the farm's entry, and what it said of itself or why it said nothing."""
 
     device: Device
-    facts: DeviceFacts | Failure
+    facts: DeviceFacts | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +68,29 @@ class RunRecord:
     kind: str = "run"
     schema: int = SCHEMA
 
+    @classmethod
+    def new(
+        cls,
+        *,
+        plan: Plan,
+        cells: Sequence[Cell],
+        devices: Mapping[str, DeviceRecord],
+        kind: str = "run",
+    ) -> RunRecord:
+        """Make the record of a run that starts now, on this host."""
+        moment = datetime.now(tz=UTC)
+        return cls(
+            id=new_id(list(dict.fromkeys(cell.model for cell in cells)), moment),
+            created=moment.isoformat(timespec="microseconds"),
+            plan=plan.text,
+            plan_digest=plan.digest,
+            cells=tuple(cells),
+            devices=devices,
+            host=_host_facts(),
+            versions=_versions(),
+            kind=kind,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeLine:
@@ -66,6 +103,34 @@ class OutcomeLine:
     agreement: Agreement | None = None
     changed: Cell | None = None
     """The cell as it was measured, where that is not as `run.json` has it."""
+
+
+def new_id(models: Sequence[str], moment: datetime) -> str:
+    """Make a run's id: UTC time to the second, the first model, six random hex digits."""
+    first = re.sub(r"[^a-z0-9_.]+", "-", (models[0] if models else "run").lower()).strip("-.")
+    more = f"-and-{len(models) - 1}" if len(models) > 1 else ""
+    stamp = moment.astimezone(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{first[:40] or 'model'}{more}-{secrets.token_hex(3)}"
+
+
+def _host_facts() -> dict[str, Any]:
+    return {
+        "hostname": platform.node(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Find what is installed of the libraries that make or measure a variant."""
+    found = {"edge-harness": harness.__version__}
+    for name in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def dump(value: object) -> Any:  # noqa: ANN401 - JSON

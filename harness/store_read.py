@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class StoredLaunches:
 class StoredRun:
     """One run's folder, opened for reading. Every verb reads what is there now."""
 
-    folder: Path
+    path: Path
+    """The run's folder."""
     record: RunRecord
 
     @property
@@ -47,11 +48,11 @@ class StoredRun:
     @property
     def variants(self) -> Path:
         """Where the measured files are kept, as `<sha256>.tflite`."""
-        return self.folder / VARIANTS
+        return self.path / VARIANTS
 
     def stored_launches(self) -> StoredLaunches:
         """Read the journal of launches; lines that cannot be read are named, never guessed."""
-        journal = store_journal.read(self.folder / LAUNCHES)
+        journal = store_journal.read(self.path / LAUNCHES)
         by_id: dict[str, Launch] = {}
         damage = list(journal.damage)
         for line in journal.lines:
@@ -74,7 +75,7 @@ class StoredRun:
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return the last outcome of each cell, in the order of the record's cells."""
-        journal = store_journal.read(self.folder / OUTCOMES)
+        journal = store_journal.read(self.path / OUTCOMES)
         launches = self.stored_launches().by_id
         cells = {cell.id: cell for cell in self.record.cells}
         found: dict[str, Outcome] = {}
@@ -86,13 +87,13 @@ class StoredRun:
 
     def damage(self) -> tuple[str, ...]:
         """Say what of the journals cannot be read; empty for a healthy run."""
-        outcomes = store_journal.read(self.folder / OUTCOMES)
-        log = store_journal.read(self.folder / LOG)
+        outcomes = store_journal.read(self.path / OUTCOMES)
+        log = store_journal.read(self.path / LOG)
         return (*self.stored_launches().damage, *outcomes.damage, *log.damage)
 
     def log(self) -> tuple[Mapping[str, Any], ...]:
         """Return the events of the run, oldest first."""
-        lines = store_journal.read(self.folder / LOG).lines
+        lines = store_journal.read(self.path / LOG).lines
         return tuple(line for line in lines if isinstance(line, dict))
 
     def samples(
@@ -106,12 +107,12 @@ class StoredRun:
         given = {name: word for name, word in wanted.items() if word is not None}
         condition = " AND ".join(f'"{name}" = ?' for name in given) or "true"
         return store_samples.columns_of(
-            self.folder / SAMPLES, self._launch_ids(), condition, list(given.values())
+            self.path / SAMPLES, self._launch_ids(), condition, list(given.values())
         )
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         """Answer a SELECT over the table `samples`, each sample once; raises StoreError."""
-        return store_samples.ask(self.folder / SAMPLES, self._launch_ids(), sql)
+        return store_samples.ask(self.path / SAMPLES, self._launch_ids(), sql)
 
     def _launch_ids(self) -> set[str]:
         return set(self.stored_launches().by_id)
@@ -122,7 +123,7 @@ class RunSummary:
     """One line of `runs`; a folder that cannot be read has a reason instead of figures."""
 
     id: str
-    folder: Path
+    path: Path
     created: str | None = None
     kind: str | None = None
     models: tuple[str, ...] = ()
@@ -130,7 +131,11 @@ class RunSummary:
     cells: int = 0
     ok: int = 0
     failed: int = 0
-    unreadable: str | None = field(default=None)
+    unreadable: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON's types, `pending` included."""
+        return {**asdict(self), "path": str(self.path), "pending": self.pending}
 
     @property
     def pending(self) -> int:
@@ -138,9 +143,9 @@ class RunSummary:
         return self.cells - self.ok - self.failed
 
 
-def open_run(folder: Path) -> StoredRun:
+def open_folder(folder: Path) -> StoredRun:
     """Open a run's folder; raises StoreError where its record is missing or cannot be read."""
-    return StoredRun(folder=folder, record=load(RunRecord, plain_record(folder)))
+    return StoredRun(path=folder, record=load(RunRecord, plain_record(folder)))
 
 
 def summarize(folder: Path) -> RunSummary:
@@ -156,7 +161,7 @@ def summarize(folder: Path) -> RunSummary:
         }
         return RunSummary(
             id=folder.name,
-            folder=folder,
+            path=folder,
             created=str(plain["created"]),
             kind=str(plain["kind"]),
             models=tuple(sorted({str(cell["model"]) for cell in cells})),
@@ -166,10 +171,10 @@ def summarize(folder: Path) -> RunSummary:
             failed=sum(failed.values()),
         )
     except StoreError as error:
-        return RunSummary(id=folder.name, folder=folder, unreadable=str(error))
+        return RunSummary(id=folder.name, path=folder, unreadable=str(error))
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{folder / RECORD}: not a run's record: {error!r}"
-        return RunSummary(id=folder.name, folder=folder, unreadable=reason)
+        return RunSummary(id=folder.name, path=folder, unreadable=reason)
 
 
 def plain_record(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class RunWriter:
 
     def __init__(self, folder: Path, record: RunRecord) -> None:
         """Take the run's lock and open its journals; raises StoreError where another has it."""
-        self.folder = folder
+        self.path = folder
         self.record = record
         self._lock = threading.Lock()
         self._cells = {cell.id: cell for cell in record.cells}
@@ -51,7 +51,7 @@ class RunWriter:
             self._launches = stack.enter_context(Journal(folder / LAUNCHES))
             self._outcomes = stack.enter_context(Journal(folder / OUTCOMES))
             self._log = stack.enter_context(Journal(folder / LOG))
-            run = StoredRun(folder=folder, record=record)
+            run = StoredRun(path=folder, record=record)
             launches = run.launches()
             by_cell: dict[str, list[Launch]] = defaultdict(list)
             for launch in launches:
@@ -70,6 +70,11 @@ class RunWriter:
     def id(self) -> str:
         """The run's id."""
         return self.record.id
+
+    @property
+    def variants(self) -> Path:
+        """Where the measured files are kept, as `<sha256>.tflite`."""
+        return self.path / VARIANTS
 
     def launch(self, launch: Launch) -> None:
         """Store a launch: its samples first, then its line; durable when this returns.
@@ -122,7 +127,7 @@ class RunWriter:
         A copy, not a link: the user may write over the original later. Raises StoreError where
         the file is gone or no longer has the digest.
         """
-        kept = self.folder / VARIANTS / f"{variant.digest}.tflite"
+        kept = self.variants / f"{variant.digest}.tflite"
         with self._lock:
             if kept.exists():
                 return kept

@@ -1,87 +1,22 @@
-"""Records to rows: the columns of INTERFACE's "A row", computed when they are read.
+"""Records to tables: the rows of a run, runs side by side, a pandas frame.
 
-A row that failed or is not measured yet has nulls where a measurement would be, never zeros.
+rows(run)             one dict for every cell, with exactly COLUMNS
+compare([a, b])       one dict for every row of every run, with exactly COMPARED
+frame(run)            the rows as a pandas frame
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness import stats
 from harness.store import StoredRun
-from harness.table_quantiles import Quantiles, quantiles
-from harness.types import Cell, Failure, Launch, Outcome, Variant
+from harness.table_compare import COMPARED, compare
+from harness.table_rows import COLUMNS, MEASURED, PENDING, Row, rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = dict[str, Any]
-
-COLUMNS = (
-    *("run", "model", "recipe", "variant", "target", "device", "threads", "runtime", "delegate"),
-    *("status", "reason", "latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms"),
-    *("latency_p90_ms", "latency_p99_ms", "load_ms", "first_ms", "launches", "inferences"),
-    *("peak_rss_mb", "model_memory_mb", "size_bytes", "size_zstd_bytes", "delegated_ops"),
-    *("total_ops", "partitions", "evidence", "accuracy", "accuracy_source", "accuracy_host"),
-    *("energy_mj", "energy_low_mj", "energy_high_mj", "energy_source", "ticks", "arena_bytes"),
-    *("flash_bytes", "ram_bytes", "temperature_max_c", "flags"),
-)
-"""Of every row, in this order; units are in the names, MB is 10^6 bytes."""
-
-PENDING = "pending"
-MEASURED = ("ok", "partial")
-"""The statuses that have numbers."""
-
-STEADY_DRIFT = 0.02
-"""|ln(last third / first third)| of a launch above this is flagged `drift`."""
-
-_NS_PER_MS = 1e6
-_BYTES_PER_MB = 1e6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A run read once: what rows, comparisons and pages are made of."""
-
-    run: StoredRun
-    outcomes: Mapping[str, Outcome]
-    """By cell id."""
-    launches: Mapping[str, tuple[Launch, ...]]
-    """By cell id; also those of cells without an outcome."""
-    quantiles: Quantiles
-
-    def medians(self, cell_id: str) -> list[float]:
-        """Return the medians of a measured cell's timed launches, ns, in order of the blocks."""
-        outcome = self.outcomes.get(cell_id)
-        timed = _of_kind(outcome.launches, "timed") if outcome else []
-        known = self.quantiles.launches
-        return [known[launch.id].p50 for launch in timed if launch.id in known]
-
-
-def read(run: StoredRun) -> Measured:
-    """Read a run's journals and quantiles; raises StoreError where samples are damaged."""
-    stored = run.stored_launches()
-    by_cell: dict[str, list[Launch]] = {}
-    for launch in stored.by_id.values():
-        by_cell.setdefault(launch.cell_id, []).append(launch)
-    return Measured(
-        run=run,
-        outcomes={outcome.cell.id: outcome for outcome in run.outcomes()},
-        launches={cell: tuple(launches) for cell, launches in by_cell.items()},
-        quantiles=quantiles(run, stored),
-    )
-
-
-def rows(run: StoredRun) -> list[Row]:
-    """Return one row for every cell of the run, in the plan's order, with exactly COLUMNS."""
-    return rows_of(read(run))
-
-
-def rows_of(measured: Measured) -> list[Row]:
-    """Return the rows of a run that was read already."""
-    return [_row(measured, cell) for cell in measured.run.record.cells]
+__all__ = ["COLUMNS", "COMPARED", "MEASURED", "PENDING", "Row", "compare", "frame", "rows"]
 
 
 def frame(run: StoredRun) -> pd.DataFrame:
@@ -89,166 +24,3 @@ def frame(run: StoredRun) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(rows(run), columns=list(COLUMNS))
-
-
-def _row(measured: Measured, cell: Cell) -> Row:
-    outcome = measured.outcomes.get(cell.id)
-    # The outcome's cell is the cell as it was measured.
-    cell = outcome.cell if outcome else cell
-    row: Row = dict.fromkeys(COLUMNS)
-    row |= {
-        "run": measured.run.id,
-        "model": cell.model,
-        "recipe": cell.recipe,
-        "target": cell.target,
-        "device": cell.device,
-        "threads": cell.threads,
-        "flags": _flags(cell, measured.launches.get(cell.id, ())),
-    }
-    if isinstance(cell.variant, Variant):
-        row |= _variant_part(cell.variant)
-    if outcome is None:
-        row["status"] = PENDING
-        row["reason"] = (
-            f"not measured yet: the run is going on, or was cut short and goes on with "
-            f"--resume {measured.run.id}"
-        )
-        return row
-    if outcome.failure is not None:
-        return row | {"status": outcome.failure.kind, "reason": outcome.failure.reason}
-    status = _delegation_part(cell, outcome.launches)
-    row |= status
-    if row["status"] in MEASURED:
-        row |= _latency_part(measured, cell.id, outcome.launches)
-        row |= _memory_part(measured, cell, outcome.launches)
-        if isinstance(cell.variant, Variant) and cell.variant.accuracy is not None:
-            row |= {"accuracy": cell.variant.accuracy, "accuracy_source": "host"}
-    return row
-
-
-def _variant_part(variant: Variant) -> Row:
-    """What is known of the file itself, whatever became of it on the device."""
-    return {
-        "variant": variant.digest,
-        "size_bytes": variant.size_bytes,
-        "size_zstd_bytes": variant.size_zstd_bytes,
-        "accuracy_host": variant.accuracy,
-    }
-
-
-def _delegation_part(cell: Cell, launches: Sequence[Launch]) -> Row:
-    """Say what ran where, and whether that is what the target promised.
-
-    On the CPU (`xnnpack`) the question is only whether the delegate was made at all, which is the
-    flag `no_xnnpack`; on an accelerator, operators left behind make the row `partial` and no
-    operator delegated makes it `fell_back`.
-    """
-    told = [*_of_kind(launches, "timed"), *_of_kind(launches, "memory")]
-    part: Row = {"status": "ok", "runtime": _words(launch.runtime for launch in launches)}
-    if not told:
-        return part
-    first = told[0].delegation
-    part |= {
-        "delegate": _words(launch.delegation.delegate for launch in told),
-        "delegated_ops": first.delegated_ops,
-        "total_ops": first.total_ops,
-        "partitions": first.partitions,
-        "evidence": first.evidence or None,
-    }
-    if cell.target in ("xnnpack", "micro"):
-        return part
-    done, total = first.delegated_ops, first.total_ops
-    if done == 0 or first.delegate == "none":
-        reason = f"no operator ran on {cell.target}; evidence: {first.evidence or 'none'}"
-        return part | {"status": "fell_back", "reason": reason}
-    if done is not None and total and done < total:
-        left = ", ".join(first.left) or "not named"
-        reason = f"{total - done} of {total} operators stayed on the CPU: {left}"
-        minimum = cell.accept.min_delegated
-        if minimum is not None and done / total < minimum:
-            reason += f" ({done / total:.0%} delegated, under min_delegated = {minimum:g})"
-        return part | {"status": "partial", "reason": reason}
-    return part
-
-
-def _latency_part(measured: Measured, cell_id: str, launches: Sequence[Launch]) -> Row:
-    timed = _of_kind(launches, "timed")
-    medians = measured.medians(cell_id)
-    interval = stats.geometric_interval(medians) if medians and min(medians) > 0 else None
-    pooled = measured.quantiles.pooled.get(cell_id)
-    return {
-        "latency_p50_ms": _scaled(stats.median(medians) if medians else None, _NS_PER_MS),
-        "latency_p50_low_ms": _scaled(interval.low if interval else None, _NS_PER_MS),
-        "latency_p50_high_ms": _scaled(interval.high if interval else None, _NS_PER_MS),
-        "latency_p90_ms": _scaled(pooled.p90 if pooled else None, _NS_PER_MS),
-        "latency_p99_ms": _scaled(pooled.p99 if pooled else None, _NS_PER_MS),
-        "load_ms": _scaled(_median(launch.load_ns for launch in timed), _NS_PER_MS),
-        "first_ms": _scaled(_median(launch.first_ns for launch in timed), _NS_PER_MS),
-        "launches": len(timed) or None,
-        "inferences": sum(launch.inferences for launch in timed) if timed else None,
-        "temperature_max_c": max(
-            (
-                covariates.temperature_c
-                for launch in timed
-                for covariates in (launch.before, launch.after)
-                if covariates.temperature_c is not None
-            ),
-            default=None,
-        ),
-    }
-
-
-def _memory_part(measured: Measured, cell: Cell, launches: Sequence[Launch]) -> Row:
-    """Peak of the memory launches, and what is left of it without a launch of no model at all."""
-    peaks = measured.quantiles.peak_rss_bytes
-    memory = _of_kind(launches, "memory")
-    peak = _median(peaks.get(launch.id) for launch in memory)
-    if peak is None:
-        return {}
-    runtimes = {launch.runtime for launch in memory}
-    bare = _median(
-        peaks.get(launch.id)
-        for other in measured.run.record.cells
-        if (other.device, other.threads) == (cell.device, cell.threads)
-        for launch in _of_kind(measured.launches.get(other.id, ()), "bare")
-        if launch.runtime in runtimes
-    )
-    return {
-        "peak_rss_mb": peak / _BYTES_PER_MB,
-        "model_memory_mb": None if bare is None else (peak - bare) / _BYTES_PER_MB,
-    }
-
-
-def _flags(cell: Cell, launches: Sequence[Launch]) -> list[str]:
-    found = set(cell.flags)
-    if not isinstance(cell.variant, Failure):
-        found |= set(cell.variant.flags)
-    for launch in launches:
-        if launch.kind != "bare":
-            found |= set(launch.flags)
-        if launch.kind == "timed":
-            if launch.warmup is not None and not launch.warmup.steady:
-                found.add("unsteady")
-            if launch.drift is not None and abs(launch.drift) > STEADY_DRIFT:
-                found.add("drift")
-    return sorted(found)
-
-
-def _of_kind(launches: Iterable[Launch], kind: str) -> list[Launch]:
-    return sorted(
-        (launch for launch in launches if launch.kind == kind),
-        key=lambda launch: (launch.block, launch.position),
-    )
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return stats.median(present) if present else None
-
-
-def _scaled(value: float | None, divisor: float) -> float | None:
-    return None if value is None else value / divisor
-
-
-def _words(values: Iterable[str]) -> str | None:
-    return ", ".join(dict.fromkeys(values)) or None

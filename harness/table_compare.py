@@ -7,61 +7,35 @@ a verdict needs A and B interleaved, which is a gate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from harness import stats
 from harness.errors import StoreError
 from harness.store import StoredRun
-from harness.table import Measured, Row, read, rows_of
+from harness.table_rows import Measured, Row, read, rows_of
+
+KEY = ("model", "recipe", "target", "device", "threads")
+"""What makes two rows the same question."""
+
+SHOWN = ("status", "runtime", "latency_p50_ms", "peak_rss_mb", "size_bytes", "accuracy")
+RATIO = ("ratio", "ratio_low", "ratio_high", "difference")
+COMPARED = (*KEY, "run", *SHOWN, *RATIO)
+"""Columns of a comparison. `ratio` is the geometric mean of the launch medians over the first
+run's (1.05 is 5 % slower), low and high its 95 % interval; `difference` is `below noise`, `faster`,
+`slower`, or null where there is no interval."""
+
+MISSING = "absent"
+"""The status where a run does not have the row at all."""
 
 Key = tuple[str, str, str, str, int]
-KEY = ("model", "recipe", "target", "device", "threads")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """One run's part of a compared row; nulls where the run has no such row or no number."""
+def compare(runs: Sequence[StoredRun]) -> list[Row]:
+    """Put the rows of runs with the same KEY side by side: for each key, a row of every run.
 
-    run: str
-    status: str | None = None
-    runtime: str | None = None
-    latency_p50_ms: float | None = None
-    size_bytes: int | None = None
-    accuracy: float | None = None
-    peak_rss_mb: float | None = None
-    ratio: float | None = None
-    """Geometric mean of launch medians over the first run's; 1.05 is 5 % slower."""
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-    word: str | None = None
-    """`below noise`, `faster`, `slower`; null where there is no interval."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """A row of the comparison: the key, and a side for each run in the order they were given."""
-
-    model: str
-    recipe: str
-    target: str
-    device: str
-    threads: int
-    sides: tuple[Side, ...]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form: the key's columns and `runs`, a list of sides."""
-        plain = asdict(self)
-        plain["runs"] = list(plain.pop("sides"))
-        return plain
-
-
-def compare(runs: Sequence[StoredRun]) -> list[Compared]:
-    """Put the rows of runs with the same model, recipe, target, device and threads side by side.
-
-    The first run is the reference. The interval is unpaired (:func:`stats.ratio_interval`); where
-    it includes 1 the difference is `below noise`. Different runtimes are compared and shown beside
-    the numbers, since that may be the question. Raises StoreError under one run.
+    The first run is the reference and has no ratio. The interval is unpaired
+    (:func:`stats.ratio_interval`); where it includes 1 the difference is `below noise`. Different
+    runtimes are compared, since that may be the question; they are in the rows. Raises StoreError
+    for no runs.
     """
     if not runs:
         raise StoreError("compare needs at least one run")
@@ -69,23 +43,12 @@ def compare(runs: Sequence[StoredRun]) -> list[Compared]:
     tables = [_by_key(one) for one in measured]
     keys = dict.fromkeys(key for table in tables for key in table)
     return [
-        Compared(
-            model=key[0],
-            recipe=key[1],
-            target=key[2],
-            device=key[3],
-            threads=key[4],
-            sides=tuple(
-                _side(one, table.get(key), tables[0].get(key), measured[0])
-                for one, table in zip(measured, tables, strict=True)
-            ),
-        )
-        for key in keys
+        _row(measured, tables, key, position) for key in keys for position in range(len(measured))
     ]
 
 
 def _by_key(measured: Measured) -> dict[Key, tuple[str, Row]]:
-    """Return each row with its cell's id, by what makes two rows the same question."""
+    """Return each row with its cell's id."""
     cells = measured.run.record.cells
     return {
         (cell.model, cell.recipe, cell.target, cell.device, cell.threads): (cell.id, row)
@@ -93,36 +56,39 @@ def _by_key(measured: Measured) -> dict[Key, tuple[str, Row]]:
     }
 
 
-def _side(
-    measured: Measured,
-    mine: tuple[str, Row] | None,
-    reference: tuple[str, Row] | None,
-    first: Measured,
-) -> Side:
-    if mine is None:
-        return Side(run=measured.run.id)
-    cell_id, row = mine
-    shared = ("status", "runtime", "latency_p50_ms", "size_bytes", "accuracy", "peak_rss_mb")
-    facts: dict[str, Any] = {name: row[name] for name in shared}
-    if measured is not first and reference is not None:
-        facts |= _ratio(first.medians(reference[0]), measured.medians(cell_id))
-    return Side(run=measured.run.id, **facts)
+def _row(
+    measured: Sequence[Measured],
+    tables: Sequence[dict[Key, tuple[str, Row]]],
+    key: Key,
+    position: int,
+) -> Row:
+    row: Row = dict.fromkeys(COMPARED)
+    row |= dict(zip(KEY, key, strict=True))
+    row["run"] = measured[position].run.id
+    if key not in tables[position]:
+        return row | {"status": MISSING}
+    cell_id, mine = tables[position][key]
+    row |= {name: mine[name] for name in SHOWN}
+    if position > 0 and key in tables[0]:
+        before = measured[0].medians(tables[0][key][0])
+        row |= _ratio(before, measured[position].medians(cell_id))
+    return row
 
 
-def _ratio(before: list[float], after: list[float]) -> dict[str, Any]:
+def _ratio(before: list[float], after: list[float]) -> Row:
     if not before or not after or min(*before, *after) <= 0:
         return {}
     interval = stats.ratio_interval(before, after)
     if interval is None:
         return {"ratio": stats.median(after) / stats.median(before)}
-    word = "below noise"
+    difference = "below noise"
     if interval.low > 1:
-        word = "slower"
+        difference = "slower"
     elif interval.high < 1:
-        word = "faster"
+        difference = "faster"
     return {
         "ratio": interval.estimate,
         "ratio_low": interval.low,
         "ratio_high": interval.high,
-        "word": word,
+        "difference": difference,
     }

@@ -75,7 +75,7 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
     made = compute(run)
     plain = {"formula": FORMULA, "journal_bytes": launches.size_bytes, "quantiles": dump(made)}
     try:
-        with appearing(run.folder / QUANTILES) as part:
+        with appearing(run.path / QUANTILES) as part:
             part.write_text(encode(plain), encoding="utf-8")
     except StoreError:
         # A run on a read-only disk is read all the same, only not as fast.
@@ -104,7 +104,7 @@ def compute(run: StoredRun) -> Quantiles:
 
 def _cached(run: StoredRun, launches: StoredLaunches) -> Quantiles | None:
     try:
-        plain: Any = decode((run.folder / QUANTILES).read_bytes())
+        plain: Any = decode((run.path / QUANTILES).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(plain, dict) or plain.get("formula") != FORMULA:

@@ -31,7 +31,7 @@ def test_nouns_come_back_as_they_were() -> None:
         assert load(Cell, json.loads(json.dumps(dump(noun)))) == noun
     away = DeviceRecord(
         device=Device(name="b", profile="p", address="local:", tags=("x",), meter_options={"a": 1}),
-        facts=Failure(kind="unreachable", reason="no route"),
+        failure=Failure(kind="unreachable", reason="no route"),
     )
     whole = replace(record([cell()]), devices={"b": away})
     assert load(RunRecord, json.loads(json.dumps(dump(whole)))) == whole
@@ -149,7 +149,7 @@ def test_a_merge_cut_short_neither_loses_nor_doubles(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.create(record([cell()])) as writer:
         measure(writer, cell())
-        samples = writer.folder / "samples"
+        samples = writer.path / "samples"
         own = {path.name: path.read_bytes() for path in samples.iterdir()}
         writer.finish()
     # As killed after the rename, before all launches' own files were gone.
@@ -182,7 +182,7 @@ def test_samples_without_their_line_are_no_evidence(tmp_path: Path) -> None:
     with store.create(record([cell()])) as writer:
         writer.launch(launch(cell(), [1.0], block=0))
         writer.launch(launch(cell(), [2.0], block=1))
-        journal = writer.folder / "launches.jsonl"
+        journal = writer.path / "launches.jsonl"
     # As killed in the middle of the second line.
     journal.write_bytes(journal.read_bytes()[:-20])
     run = store.open("latest")
@@ -190,7 +190,7 @@ def test_samples_without_their_line_are_no_evidence(tmp_path: Path) -> None:
     assert list(run.samples()["value"]) == [1.0]
     with store.resume("latest", "0" * 64) as writer:
         assert [one.block for one in writer.done.launches[cell().id]] == [0]
-        assert [path.stem for path in (writer.folder / "samples").iterdir()] == [
+        assert [path.stem for path in (writer.path / "samples").iterdir()] == [
             f"{cell().id}-timed-0-0"
         ]
         writer.launch(launch(cell(), [3.0], block=1))

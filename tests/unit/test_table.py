@@ -13,7 +13,6 @@ from synthetic_runs import cell, latencies, launch, measure, record, samples, va
 from harness import table
 from harness.errors import StoreError
 from harness.store import Store, StoredRun
-from harness.table_compare import compare
 from harness.types import Cell, Covariates, Delegation, Failure, Launch, Outcome, Warmup
 
 
@@ -162,13 +161,13 @@ def test_clock_that_reads_zero_breaks_no_table(tmp_path: Path) -> None:
     run = stored(tmp_path, of, launches)
     (row,) = table.rows(run)
     assert (row["latency_p50_ms"], row["latency_p50_low_ms"]) == (0.0, None)
-    assert compare([run, run])[0].sides[1].ratio is None
+    assert table.compare([run, run])[1]["ratio"] is None
 
 
 def test_the_quantile_cache_is_used_and_rebuilt_when_stale(tmp_path: Path) -> None:
     of = cell()
     run = stored(tmp_path, of, [launch(of, [2e6])])
-    cache = run.folder / "quantiles.json"
+    cache = run.path / "quantiles.json"
     assert table.rows(run)[0]["latency_p50_ms"] == 2.0
     plain = json.loads(cache.read_text())
     plain["quantiles"]["launches"][f"{of.id}-timed-0-0"]["p50"] = 7e6
@@ -194,7 +193,7 @@ def test_the_quantile_cache_is_used_and_rebuilt_when_stale(tmp_path: Path) -> No
 def test_damaged_samples_are_an_error_with_the_file(tmp_path: Path) -> None:
     of = cell()
     run = stored(tmp_path, of, [launch(of, [2e6])])
-    next((run.folder / "samples").iterdir()).write_bytes(b"not parquet at all")
+    next((run.path / "samples").iterdir()).write_bytes(b"not parquet at all")
     with pytest.raises(StoreError, match=r"samples in .*parquet"):
         table.rows(run)
 
@@ -204,19 +203,21 @@ def test_compare_puts_the_same_question_side_by_side(tmp_path: Path) -> None:
     first = store.open(whole_run(tmp_path))
     same = store.open(whole_run(tmp_path))
     slow = store.open(whole_run(tmp_path, recipes=("int8", "dynamic"), scale=1.6))
-    compared = {row.recipe: row for row in compare([first, same, slow])}
-    int8 = compared["int8"]
-    assert [side.run for side in int8.sides] == [first.id, same.id, slow.id]
-    assert (int8.sides[0].ratio, int8.sides[0].word) == (None, None)
-    assert int8.sides[1].word == "below noise"
-    assert int8.sides[2].word == "slower"
-    assert int8.sides[2].ratio == pytest.approx(1.6)
-    assert compared["dynamic"].sides[0].status is None
-    assert compared["dynamic"].sides[2].ratio is None
-    assert compared["int16x8"].sides[0].status == "not_built"
-    assert json.loads(json.dumps(int8.plain(), allow_nan=False))["runs"][2]["word"] == "slower"
+    rows = table.compare([first, same, slow])
+    assert all(tuple(row) == table.COMPARED for row in rows)
+    json.dumps(rows, allow_nan=False)
+    sides: dict[str, list[table.Row]] = {}
+    for row in rows:
+        sides.setdefault(row["recipe"], []).append(row)
+    assert [row["run"] for row in sides["int8"]] == [first.id, same.id, slow.id]
+    assert [row["difference"] for row in sides["int8"]] == [None, "below noise", "slower"]
+    assert sides["int8"][0]["ratio"] is None
+    assert sides["int8"][2]["ratio"] == pytest.approx(1.6)
+    assert sides["dynamic"][0]["status"] == "absent"
+    assert sides["dynamic"][2]["ratio"] is None
+    assert sides["int16x8"][0]["status"] == "not_built"
     with pytest.raises(StoreError, match="at least one"):
-        compare([])
+        table.compare([])
 
 
 def test_covariates_without_sensors_are_null(tmp_path: Path) -> None:
