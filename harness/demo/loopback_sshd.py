@@ -27,6 +27,7 @@ from harness.errors import HarnessError
 _PLACES = ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd")
 _START_SECONDS = 10.0
 _START_TRIES = 5
+SFTP = "Subsystem sftp internal-sftp"
 INSTALL = "sshd or ssh-keygen is not installed: `sudo apt-get install openssh-server`"
 
 
@@ -56,11 +57,12 @@ def available() -> bool:
 
 
 @contextmanager
-def loopback_sshd(folder: Path, extra: str = "") -> Iterator[LoopbackSshd]:
+def loopback_sshd(folder: Path, extra: str = SFTP) -> Iterator[LoopbackSshd]:
     """Start a server on a free port of 127.0.0.1; it ends with the block.
 
-    `extra` is put first in its configuration, where the first value of a keyword wins. Raises
-    HarnessError where sshd is missing or does not come up.
+    `extra` is put first in its configuration, where the first value of a keyword wins; without
+    its SFTP line the server has no SFTP. Raises HarnessError where sshd is missing or does not
+    come up.
     """
     sshd = sshd_path()
     if sshd is None or not available():
@@ -129,7 +131,6 @@ def _config(folder: Path, port: int, extra: str) -> str:
         "UsePAM no",
         "StrictModes no",  # the folder may be under a world-writable /tmp
         "PermitRootLogin prohibit-password",
-        "Subsystem sftp internal-sftp",
         "MaxStartups 100:30:200",
         "MaxSessions 100",
         "PrintMotd no",

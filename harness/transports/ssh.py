@@ -185,8 +185,9 @@ class SshTransport:
         """Word a failed push: how far it got, why, what to do."""
         self._drop_sftp()
         why = _words(error)
-        if not self._connection.transport.is_active():
-            hint = "the connection broke; what arrived stays there"
+        if isinstance(error, EOFError) or not self._connection.transport.is_active():
+            why = "the connection broke"
+            hint = "what arrived stays there"
         elif isinstance(error, OSError) and error.errno is None:
             # SFTP has no code for a full disk: the server just says "Failure".
             hint = self._room(posixpath.dirname(destination))

@@ -58,6 +58,8 @@ class Session:
         try:
             self._channel = transport.open_session(timeout=_OPEN_SECONDS)
         except _BROKEN as error:
+            if not transport.is_active():
+                raise Unreachable(self._gone()) from error
             message = f"{where}: no session for {argv[0]} ({error}); see MaxSessions of its sshd"
             raise Unreachable(message) from error
         try:

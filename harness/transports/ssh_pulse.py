@@ -6,6 +6,7 @@ look for an answer. A frozen server and a dead link behind a jump host are notic
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -72,7 +73,8 @@ class HeardSocket:
     def _judge(self) -> None:
         if self._watching and time.monotonic() - self._heard > SILENCE_SECONDS:
             message = f"nothing heard for {SILENCE_SECONDS:.0f} s; the link or the host is dead"
-            raise ConnectionResetError(message)
+            # With a number: paramiko looks one up in every OSError it meets.
+            raise ConnectionResetError(errno.ECONNRESET, message)
 
 
 class Pulse(threading.Thread):
