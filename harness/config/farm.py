@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,11 @@ def this_machine() -> Device:
     machine = platform.machine()
     profile = f"linux_{_MACHINES.get(machine, machine)}"
     return Device(
-        name=THIS_MACHINE, profile=profile, address="local:", workdir=str(_local_workdir())
+        name=THIS_MACHINE,
+        profile=profile,
+        address="local:",
+        workdir=str(_local_workdir()),
+        python=sys.executable,
     )
 
 
@@ -229,6 +234,8 @@ def _device(key: str, table: object, path: Path, known: Sequence[str]) -> Device
     if scheme == "local":
         own = table.get("workdir")
         changes["workdir"] = str(_local_workdir() if own is None else Path(own).expanduser())
+        # The runtime is where we are installed, not with whatever python3 is first on PATH.
+        changes["python"] = table.get("python", sys.executable)
     return dataclasses.replace(device, **changes)
 
 
