@@ -176,7 +176,7 @@ def infer(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
 
 def _sample(value: Any) -> Any:
     """Return one sample of an output: without the batch dimension of 1, and no longer the runtime's."""
-    return (value[0] if value.ndim > 1 and value.shape[0] == 1 else value).copy()
+    return (value[0] if value.shape[:1] == (1,) else value).copy()
 
 
 def _match(model: Model, given: Dict[str, Any], count: int) -> List[Tuple[Dict[str, Any], Any]]:

@@ -1,0 +1,316 @@
+"""What the agent answers, checked field by field, as our nouns.
+
+The device is not trusted to be right: a field that is missing or of another type raises
+AgentError; unknown fields are passed over.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from harness.errors import AgentError
+from harness.types import (
+    Covariates,
+    Delegation,
+    DeviceFacts,
+    Launch,
+    LaunchOrder,
+    Runtime,
+    Samples,
+    Warmup,
+)
+
+MAX_SAMPLES = 1_000_000
+"""Of one series; the agent stops there too (agents/python_tflite/timing.py)."""
+
+MAX_OUTPUT_BYTES = 1 << 30
+_ITEM_BYTES = 8
+_MAX_SERIES = 16
+_MAX_WORDS = 10_000
+_MAX_INT = 1 << 63
+_DIGEST_LETTERS = 64
+_DTYPES = frozenset(
+    (
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+    )
+)
+
+_Kind = TypeVar("_Kind")
+
+Fetch = Callable[[str, int], bytes]
+"""Bring the output file of this digest and size, checked."""
+
+
+class Fields:
+    """A JSON object with typed reading."""
+
+    def __init__(self, where: str, value: object) -> None:
+        """`where` names the object in messages."""
+        if not isinstance(value, dict):
+            raise AgentError(f"{where}: the agent answered {type(value).__name__}, not an object")
+        self.where = where
+        self.value: Mapping[str, Any] = value
+
+    def object(self, key: str) -> Fields:
+        """Return a field that is an object."""
+        return Fields(f"{self.where}.{key}", self.value.get(key))
+
+    def objects(self, key: str) -> list[Fields]:
+        """Return a field that is a list of objects."""
+        return [Fields(f"{self.where}.{key}", one) for one in self._list(key)]
+
+    def text(self, key: str) -> str:
+        """Return a field that is a string."""
+        return self._of(key, str)
+
+    def text_or_none(self, key: str) -> str | None:
+        """Return a string, or None where the field is absent or null."""
+        return None if self.value.get(key) is None else self._of(key, str)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a field that is a list of strings."""
+        words = self._list(key)
+        if not all(isinstance(word, str) for word in words):
+            raise self._bad(key, "strings")
+        return tuple(words)
+
+    def integer(self, key: str, least: int = 0) -> int:
+        """Return an integer of at least `least` that fits 64 bits."""
+        number = self._of(key, int)
+        if isinstance(number, bool) or not least <= number < _MAX_INT:
+            raise self._bad(key, f"an integer of {least} or more")
+        return number
+
+    def integer_or_none(self, key: str) -> int | None:
+        """Return an integer of 0 or more, or None where the field is absent or null."""
+        return None if self.value.get(key) is None else self.integer(key)
+
+    def number(self, key: str) -> float:
+        """Return a finite number."""
+        number = self.value.get(key)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise self._bad(key, "a number")
+        try:
+            real = float(number)
+        except OverflowError:
+            real = math.inf
+        if not math.isfinite(real):
+            raise self._bad(key, "a finite number")
+        return real
+
+    def number_or_none(self, key: str) -> float | None:
+        """Return a number, or None where the field is absent or null."""
+        return None if self.value.get(key) is None else self.number(key)
+
+    def flag(self, key: str) -> bool:
+        """Return a boolean."""
+        return self._of(key, bool)
+
+    def _of(self, key: str, kind: type[_Kind]) -> _Kind:
+        value = self.value.get(key)
+        if not isinstance(value, kind):
+            raise self._bad(key, kind.__name__)
+        return value
+
+    def _list(self, key: str) -> list[Any]:
+        words = self._of(key, list)
+        if len(words) > _MAX_WORDS:
+            raise self._bad(key, f"a list of at most {_MAX_WORDS}")
+        return words
+
+    def _bad(self, key: str, wanted: str) -> AgentError:
+        shown = repr(self.value.get(key))[:80]
+        return AgentError(f"{self.where}: the agent answered {key}={shown}, which is not {wanted}")
+
+
+def device_facts(answer: Fields, clock_offset_seconds: float) -> DeviceFacts:
+    """Read the answer to `hello`."""
+    facts = answer.object("facts")
+    return DeviceFacts(
+        identity=facts.text("identity"),
+        hostname=facts.text("hostname"),
+        system=facts.text("system"),
+        kernel=facts.text("kernel"),
+        machine=facts.text("machine"),
+        chip=facts.text_or_none("chip"),
+        board=facts.text_or_none("board"),
+        cores=facts.integer("cores", 1),
+        memory_total_bytes=facts.integer_or_none("memory_total_bytes"),
+        libc=facts.text_or_none("libc"),
+        python=facts.text("python"),
+        runtimes=tuple(
+            Runtime(
+                name=one.text("name"), version=one.text("version"), numpy=one.text_or_none("numpy")
+            )
+            for one in facts.objects("runtimes")
+        ),
+        agent_digest=answer.text("agent"),
+        boot_id=facts.text_or_none("boot_id"),
+        clock_offset_seconds=clock_offset_seconds,
+        governor=facts.text_or_none("governor"),
+        temperature_c=facts.number_or_none("temperature_c"),
+        load_1m=facts.number_or_none("load_1m"),
+        free_bytes=facts.integer_or_none("free_bytes"),
+        accelerators=facts.texts("accelerators"),
+        sensors=facts.texts("sensors"),
+        extra=dict(facts.object("extra").value),
+    )
+
+
+def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
+    """Read the answer to `launch`; raises AgentError, and what `fetch` raises."""
+    found = answer.object("launch")
+    warmup = found.object("warmup") if found.value.get("warmup") is not None else None
+    return Launch(
+        id=order.launch_id,
+        cell_id=order.cell_id,
+        kind=order.kind,
+        block=order.block,
+        position=order.position,
+        seed=order.seed,
+        runtime=found.text("runtime"),
+        delegation=_delegation(found),
+        wall_ns=found.integer("wall_ns"),
+        load_ns=found.integer_or_none("load_ns"),
+        first_ns=found.integer_or_none("first_ns"),
+        warmup=None
+        if warmup is None
+        else Warmup(
+            inferences=warmup.integer("inferences"),
+            seconds=warmup.number("seconds"),
+            steady=warmup.flag("steady"),
+        ),
+        inner_loop=order.inner_loop,
+        inferences=found.integer("inferences"),
+        drift=found.number_or_none("drift"),
+        cpu_share=found.number_or_none("cpu_share"),
+        involuntary_switches=found.integer_or_none("involuntary_switches"),
+        before=_covariates(found.object("before")),
+        after=_covariates(found.object("after")),
+        flags=found.texts("flags"),
+        samples=_samples(found, fetch),
+    )
+
+
+def outputs(answer: Fields, fetch: Fetch) -> dict[str, np.ndarray[Any, Any]]:
+    """Read the answer to `infer`: every output by tensor name."""
+    return {one.text("name"): _array(one, fetch) for one in answer.objects("outputs")}
+
+
+def _delegation(found: Fields) -> Delegation:
+    if found.value.get("delegation") is None:
+        return Delegation(delegate="none", evidence="no model was loaded")
+    delegation = found.object("delegation")
+    return Delegation(
+        delegate=delegation.text("delegate"),
+        delegated_ops=delegation.integer_or_none("delegated_ops"),
+        total_ops=delegation.integer_or_none("total_ops"),
+        partitions=delegation.integer_or_none("partitions"),
+        left=delegation.texts("left"),
+        evidence=delegation.text("evidence"),
+    )
+
+
+def _covariates(found: Fields) -> Covariates:
+    return Covariates(
+        temperature_c=found.number_or_none("temperature_c"),
+        frequency_mhz=found.number_or_none("frequency_mhz"),
+        governor=found.text_or_none("governor"),
+        throttled=found.integer_or_none("throttled"),
+        load_1m=found.number_or_none("load_1m"),
+    )
+
+
+def _samples(found: Fields, fetch: Fetch) -> tuple[Samples, ...]:
+    columns = found.objects("columns")
+    sizes = [column.integer("n") for column in columns]
+    if len(sizes) > _MAX_SERIES or max(sizes, default=0) > MAX_SAMPLES:
+        raise AgentError(f"{found.where}: more than {_MAX_SERIES} series or {MAX_SAMPLES} samples")
+    if found.value.get("blob") is None:
+        parts = [(_decoded(column, "at"), _decoded(column, "value")) for column in columns]
+    else:
+        data = fetch(found.text("blob"), 2 * _ITEM_BYTES * sum(sizes))
+        parts = list(_cut(data, sizes))
+    return tuple(_series(column, *part) for column, part in zip(columns, parts, strict=True))
+
+
+def _cut(data: bytes, sizes: Iterable[int]) -> Iterable[tuple[bytes, bytes]]:
+    """Cut a file of columns: for every series at_ns, then the values."""
+    place = 0
+    for size in sizes:
+        middle, end = place + _ITEM_BYTES * size, place + 2 * _ITEM_BYTES * size
+        yield data[place:middle], data[middle:end]
+        place = end
+
+
+def _series(column: Fields, at: bytes, value: bytes) -> Samples:
+    size = column.integer("n")
+    if len(at) != _ITEM_BYTES * size or len(value) != _ITEM_BYTES * size:
+        raise AgentError(f"{column.where}: columns of another length than n={size}")
+    values = _numbers("d", value)
+    if not all(map(math.isfinite, values)):
+        raise AgentError(f"{column.where}: a value that is not a finite number")
+    return Samples(
+        series=column.text("series"),
+        at_ns=_numbers("q", at),
+        value=values,
+        count=array("q", [column.integer("count", 1)]) * size,
+    )
+
+
+def _numbers(code: Literal["q", "d"], data: bytes) -> array[Any]:
+    numbers: array[Any] = array(code, data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _array(entry: Fields, fetch: Fetch) -> np.ndarray[Any, Any]:
+    name = entry.text("dtype")
+    shape = entry.value.get("shape")
+    if name not in _DTYPES or not isinstance(shape, list):
+        raise AgentError(f"{entry.where}: an array of type {name!r} and shape {shape!r}")
+    if not all(isinstance(size, int) and 0 <= size < _MAX_INT for size in shape):
+        raise AgentError(f"{entry.where}: an array of shape {shape!r}")
+    dtype = np.dtype(name)
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_OUTPUT_BYTES:
+        raise AgentError(f"{entry.where}: an output of {size} bytes")
+    if entry.value.get("blob") is None:
+        data = _decoded(entry, "data")
+    else:
+        data = fetch(entry.text("blob"), size)
+    if len(data) != size:
+        raise AgentError(f"{entry.where}: {len(data)} bytes for {name} of {shape}")
+    little = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    return np.array(little, dtype)
+
+
+def _decoded(entry: Fields, key: str) -> bytes:
+    try:
+        return base64.b64decode(entry.text(key), validate=True)
+    except ValueError as error:
+        raise AgentError(f"{entry.where}: {key} is not base64: {error}") from error
+
+
+def is_digest(word: str) -> bool:
+    """Tell whether a word is a sha256 in hexadecimal, and so safe in a path."""
+    return len(word) == _DIGEST_LETTERS and not set(word) - set("0123456789abcdef")

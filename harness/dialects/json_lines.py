@@ -1,0 +1,256 @@
+"""Speak with the Linux agent: JSON lines on the stdin and stdout of one process on the device.
+
+The agent is packed, copied once under its digest and started over one channel; files travel by the
+transport to `incoming/` and become blobs when the agent has checked them. docs/agent-protocol.md
+has the verbs. When the stream breaks, the dialect forgets it and the next `deploy` or `hello`
+starts the agent anew (over a transport that is connected again).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.dialects import answers, bootstrap, packing
+from harness.dialects.answers import Fields
+from harness.dialects.framing import JsonLines
+from harness.errors import (
+    AgentError,
+    AgentSilent,
+    Crashed,
+    HarnessError,
+    ModelRejected,
+    OutOfMemory,
+    RuntimeMissing,
+    TransferFailed,
+    Unsupported,
+)
+from harness.protocols import Channel, Transport
+from harness.types import Device, DeviceFacts, Launch, LaunchOrder
+
+VERSION = 1
+INLINE_BYTES = 500_000
+"""Inputs larger than this (all of one request together) travel as blobs."""
+
+MAX_INFER_SAMPLES = 64
+
+_ERRORS: dict[str, type[HarnessError]] = {
+    error.kind: error
+    for error in (
+        AgentSilent,
+        Crashed,
+        ModelRejected,
+        OutOfMemory,
+        RuntimeMissing,
+        TransferFailed,
+        Unsupported,
+    )
+}
+_ANSWER_SECONDS = 30.0
+_HELLO_SECONDS = 150.0
+_LAUNCH_GRACE_SECONDS = 20.0
+_SLOWEST_DISK_BYTES_A_SECOND = 1e6
+
+
+class JsonLinesDialect:
+    """The dialect of one device; not for two threads at once."""
+
+    def __init__(self, transport: Transport, device: Device) -> None:
+        """Nothing is sent yet."""
+        self._transport = transport
+        self._device = device
+        self._channel: Channel | None = None
+        self._lines: JsonLines | None = None
+        self._next_id = 0
+
+    def deploy(self, files: Mapping[str, Path]) -> None:
+        """Bring the agent and these files (by sha256) to the device; what is there stays.
+
+        Raises RuntimeMissing where no usable Python is, TransferFailed where a file does not
+        arrive whole, and what the transport raises.
+        """
+        self._start()
+        if not files:
+            return
+        answer = self._ask("have", _ANSWER_SECONDS, digests=sorted(files))
+        there = set(answer.texts("have"))
+        for digest in sorted(set(files) - there):
+            self._push(digest, files[digest])
+
+    def hello(self) -> DeviceFacts:
+        """Ask the device what it is; its clock is compared with ours on the way."""
+        self._start()
+        sent_ns = time.time_ns()
+        answer = self._ask("hello", _HELLO_SECONDS)
+        back_ns = time.time_ns()
+        received_ns, answered_ns = answer.integer("received_ns"), answer.integer("answered_ns")
+        # The midpoint formula of RFC 5905: the agent's own time between the two is not counted.
+        offset = ((received_ns - sent_ns) + (answered_ns - back_ns)) / 2e9
+        return answers.device_facts(answer, offset)
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        """Make one launch and return it whole.
+
+        Raises ModelRejected, RuntimeMissing, OutOfMemory, Crashed, AgentSilent (the launch passed
+        its deadline), Unsupported, AgentError, TransferFailed or Unreachable.
+        """
+        self._start()
+        seconds = order.timeout_seconds + _LAUNCH_GRACE_SECONDS
+        answer = self._ask("launch", seconds, order=_wire(order))
+        return answers.launch(order, answer, self._fetch)
+
+    def infer(
+        self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
+    ) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Run the file on at most 64 inputs, one sample at a time; see protocols.Dialect.infer.
+
+        Inputs are matched by tensor name, else by the names of the file's only signature, else by
+        order. An output's own batch dimension of 1 is replaced by n. Raises as `launch` does.
+        """
+        self._start()
+        count = _samples(self._device.name, inputs)
+        entries = [self._entry(name, array, inputs) for name, array in inputs.items()]
+        seconds = order.timeout_seconds + _LAUNCH_GRACE_SECONDS
+        answer = self._ask("infer", seconds, order=_wire(order), n=count, inputs=entries)
+        return answers.outputs(answer, self._fetch)
+
+    def close(self) -> None:
+        """End the agent; never raises."""
+        if self._lines is not None:
+            with suppress(HarnessError):
+                self._ask("bye", _ANSWER_SECONDS)
+        self._forget()
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def _push(self, digest: str, source: Path) -> None:
+        # A name of its own: two controllers may send the same file at the same time.
+        part = f"{digest}.{secrets.token_hex(4)}.part"
+        self._transport.put(source, f"{self._device.workdir}/incoming/{part}")
+        seconds = _ANSWER_SECONDS + source.stat().st_size / _SLOWEST_DISK_BYTES_A_SECOND
+        self._ask("commit", seconds, digest=digest, part=part)
+
+    def _fetch(self, digest: str, size: int) -> bytes:
+        """Bring an output file of this digest and size, and have it removed there."""
+        if not answers.is_digest(digest) or size > answers.MAX_OUTPUT_BYTES:
+            raise AgentError(
+                f"{self._device.name}: the agent offered {digest[:80]!r}, {size} bytes"
+            )
+        with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
+            target = Path(folder) / "out"
+            self._transport.get(f"{self._device.workdir}/out/{digest}", target)
+            data = target.read_bytes()
+        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+            message = (
+                f"{self._device.name}: out/{digest} arrived as {len(data)} bytes with another "
+                "digest; check the connection and the device's disk"
+            )
+            raise TransferFailed(message)
+        self._ask("clean", _ANSWER_SECONDS, out=[digest])
+        return data
+
+    def _entry(
+        self, name: str, value: np.ndarray[Any, Any], every: Mapping[str, np.ndarray[Any, Any]]
+    ) -> dict[str, Any]:
+        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        entry = {"name": name, "dtype": value.dtype.name, "shape": list(value.shape)}
+        data = little.tobytes()
+        if sum(one.nbytes for one in every.values()) <= INLINE_BYTES:
+            return {**entry, "data": base64.b64encode(data).decode()}
+        digest = hashlib.sha256(data).hexdigest()
+        with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
+            source = Path(folder) / digest
+            source.write_bytes(data)
+            self.deploy({digest: source})
+        return {**entry, "blob": digest}
+
+    # --- the conversation ------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._lines is not None:
+            return
+        archive, digest = packing.agent_zip()
+        path = bootstrap.bring(self._transport, self._device, archive, digest)
+        self._channel = self._transport.talk([self._device.python, path])
+        self._lines = JsonLines(self._channel, self._device.name)
+
+    def _ask(self, verb: str, seconds: float, **fields: Any) -> Fields:  # noqa: ANN401 - JSON
+        """Send one request and return its answer; raises what an error answer stands for."""
+        lines = self._lines
+        assert lines is not None
+        self._next_id += 1
+        identity = self._next_id
+        deadline = time.monotonic() + seconds
+        request = {"v": VERSION, "id": identity, "verb": verb, "epoch": 0, **fields}
+        whole = False
+        try:
+            lines.send(request)
+            answer = lines.read(deadline)
+            # Answers to another request are stale, and progress is for who watches.
+            while answer.get("event") == "progress" or answer.get("id") not in (identity, None):
+                answer = lines.read(deadline)
+            whole = True
+        finally:
+            # Whatever interrupted the exchange, the next answer could no longer be told apart.
+            if not whole:
+                self._forget()
+        return self._judge(verb, answer)
+
+    def _judge(self, verb: str, answer: Mapping[str, Any]) -> Fields:
+        fields = Fields(f"{self._device.name}: {verb}", answer)
+        event = fields.text("event")
+        if event == "result" and fields.value.get("id") is not None:
+            return fields
+        if event != "error":
+            raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
+        reason = f"{self._device.name}: {fields.text('reason')}"
+        raise _ERRORS.get(fields.text("kind"), AgentError)(reason)
+
+    def _forget(self) -> None:
+        channel, self._channel, self._lines = self._channel, None, None
+        if channel is not None:
+            channel.close()
+
+
+def open_json_lines(transport: Transport, device: Device) -> JsonLinesDialect:
+    """Make the dialect; nothing is sent before `deploy` or `hello`."""
+    return JsonLinesDialect(transport, device)
+
+
+def _wire(order: LaunchOrder) -> dict[str, Any]:
+    return {
+        "kind": order.kind,
+        "block": order.block,
+        "position": order.position,
+        "digest": order.variant_digest,
+        "target": order.target,
+        "threads": order.threads,
+        "dose": asdict(order.dose),
+        "inner_loop": order.inner_loop,
+        "seed": order.seed,
+        "runtime": order.runtime,
+        "delegate": order.delegate,
+        "timeout_seconds": order.timeout_seconds,
+    }
+
+
+def _samples(device: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
+    counts = {value.shape[0] if value.ndim else 0 for value in inputs.values()}
+    if len(counts) != 1 or not 0 < min(counts) <= MAX_INFER_SAMPLES:
+        shapes = {name: value.shape for name, value in inputs.items()}
+        message = (
+            f"{device}: infer takes 1 to {MAX_INFER_SAMPLES} samples, as many of every input; "
+            f"given were {shapes}"
+        )
+        raise AgentError(message)
+    return min(counts)
