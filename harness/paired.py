@@ -1,0 +1,240 @@
+"""Formulas of a comparison of A and B measured side by side. Plain Python; no state.
+
+One pair is one block: a launch of A and a launch of B next to each other. x is a quantile of the
+launch (:func:`launch_quantile`), d = ln(x_B / x_A) its difference on the log scale, so that 0 is
+"the same" and ln 1.05 "5 % slower". What a verdict makes of these numbers is in verdicts.py.
+
+All functions raise ValueError for numbers they have no answer for (no values, NaN); none warns.
+Checked in tests against scipy, published examples and simulation.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+
+from harness import stats
+from harness.stats import Interval
+
+SHARED_CPU = 0.9
+"""Under this share of CPU the host is shared, and half of a launch may be somebody else's time."""
+
+MIN_FOR_SPREAD = 2
+"""One pair has no spread, so no interval and no p."""
+
+MOST_PAIRS_ASKED = 10_000
+"""A count of pairs above this is not an answer a person could use."""
+
+_ROUNDING = 1e-12
+"""A spread of logs below this is rounding: the differences are constant."""
+
+
+def launch_quantile(cpu_shares: Iterable[float | None]) -> float:
+    """Return the quantile of a launch that stands for it: 0.5, or 0.25 on a shared host.
+
+    0.25 where the median of the known shares is under 0.9. Give it the shares of *all* launches of
+    both sides: one answer a comparison, since p50 of one side against p25 of the other is no
+    comparison. No share known: 0.5. Source: docs/gate-statistics.md.
+    """
+    known = [share for share in cpu_shares if share is not None]
+    return 0.25 if known and stats.median(known) < SHARED_CPU else 0.5
+
+
+def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """Return d_i = ln(b_i / a_i), the differences all else here works on.
+
+    Raises ValueError naming the pair where a value is NaN, infinite or not above 0, or where the
+    sides are not equally long.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"pairs need as many values of A as of B, not {len(a)} and {len(b)}")
+    for index, sides in enumerate(zip(a, b, strict=True)):
+        for side, value in zip("AB", sides, strict=True):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"pair {index + 1} of {len(a)}: {side} is {value}, not above 0")
+    return [math.log(y) - math.log(x) for x, y in zip(a, b, strict=True)]
+
+
+def deviation(differences: Sequence[float]) -> float:
+    """Return s = sqrt(sum (d - mean d)^2 / (n - 1)); exactly 0 where they differ by rounding only.
+
+    Raises ValueError under two differences.
+    """
+    n = len(differences)
+    if n < MIN_FOR_SPREAD:
+        raise ValueError(f"a spread needs at least {MIN_FOR_SPREAD} pairs, not {n}")
+    middle = mean(differences)
+    spread = math.sqrt(math.fsum((value - middle) ** 2 for value in differences) / (n - 1))
+    return spread if spread > _ROUNDING * max(1.0, abs(middle)) else 0.0
+
+
+def mean(differences: Sequence[float]) -> float:
+    """Return the arithmetic mean; its exp is the geometric mean of the ratios, R."""
+    if not differences:
+        raise ValueError("a mean needs at least one pair")
+    total = math.fsum(differences)
+    if not math.isfinite(total):
+        raise ValueError("a difference is NaN or infinite")
+    return total / len(differences)
+
+
+def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return mean d +- t((1 + confidence) / 2, n - 1) s / sqrt(n), on the scale of d.
+
+    The interval of the paired t test ("Student", The probable error of a mean, Biometrika 6, 1908).
+    The one-sided 95 % upper bound is the high end at confidence 0.90. Of no width where all
+    differences are equal. Raises ValueError under two differences.
+    """
+    middle = mean(differences)
+    half = half_width(differences, confidence)
+    return Interval(estimate=middle, low=middle - half, high=middle + half)
+
+
+def half_width(differences: Sequence[float], confidence: float = 0.95) -> float:
+    """Return t((1 + confidence) / 2, n - 1) s / sqrt(n), half the width of the interval."""
+    n = len(differences)
+    return _t((1 + confidence) / 2, n - 1) * deviation(differences) / math.sqrt(n)
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Return the one-sided p of the paired t test against "the mean is not above 0".
+
+    P(T_(n-1) >= mean d / (s / sqrt(n))). For the other side, give it the negated differences.
+    Without any spread the answer is certain: 0 above 0, else 1. Raises ValueError under two
+    differences.
+    """
+    middle, spread = mean(differences), deviation(differences)
+    if spread == 0:
+        return 0.0 if middle > 0 else 1.0
+    return stats.t_cdf(-middle / (spread / math.sqrt(len(differences))), len(differences) - 1)
+
+
+def hodges_lehmann(differences: Sequence[float]) -> float:
+    """Return the median of the n (n + 1) / 2 Walsh averages (d_i + d_j) / 2, i <= j.
+
+    The estimate that goes with Wilcoxon's signed rank test; up to 29 % of wild pairs cannot carry
+    it away, so it is the cross-check of the mean. Source: Hodges & Lehmann, Estimates of location
+    based on rank tests, Ann. Math. Stat. 34 (1963); Hollander & Wolfe, Nonparametric Statistical
+    Methods, 3.2.
+    """
+    mean(differences)  # Refuses none and NaN.
+    return stats.median(
+        [
+            (first + second) / 2
+            for index, first in enumerate(differences)
+            for second in differences[index:]
+        ]
+    )
+
+
+def equivalence_p(differences: Sequence[float], low: float, high: float) -> float:
+    """Return the p of two one-sided t tests (TOST) against "the mean lies outside low..high".
+
+    max(P(T >= (mean - low) / se), P(T >= (high - mean) / se)); under 0.05 exactly where the 90 %
+    interval lies inside. Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
+    """
+    return max(
+        paired_p([value - low for value in differences]),
+        paired_p([high - value for value in differences]),
+    )
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Return the adjusted p of each test, in the order given.
+
+    adj p_(i) = min over j >= i of p_(j) m / j, at most 1, p_(1) <= ... <= p_(m). Rejecting
+    adj p <= q keeps the expected share of false rejections at q or under; where nothing is true,
+    the chance of any. Source: Benjamini & Hochberg, J. R. Stat. Soc. B 57 (1995).
+
+    Raises ValueError where a p is not between 0 and 1.
+    """
+    for p in p_values:
+        if not 0 <= p <= 1:
+            raise ValueError(f"a p value lies between 0 and 1: {p}")
+    m = len(p_values)
+    order = sorted(range(m), key=lambda index: p_values[index], reverse=True)
+    adjusted, least = [1.0] * m, 1.0
+    for place, index in enumerate(order):
+        least = min(least, p_values[index] * m / (m - place))
+        adjusted[index] = least
+    return adjusted
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Return the exact two-sided p of McNemar's test.
+
+    min(1, 2 P(X <= min(only_a, only_b))), X of Binomial(only_a + only_b, 1/2): of the inputs that
+    just one side gets right, each side gets half where neither is better. Source: McNemar,
+    Psychometrika 12 (1947); exact form: Agresti, Categorical Data Analysis, 11.1.
+    """
+    _check_counts(only_a, only_b)
+    return min(1.0, 2 * stats.binomial_cdf(min(only_a, only_b), only_a + only_b, 0.5))
+
+
+def mcnemar_worse_p(only_a: int, only_b: int) -> float:
+    """Return the exact one-sided p against "B gets as many right as A": P(X <= only_b)."""
+    _check_counts(only_a, only_b)
+    return stats.binomial_cdf(only_b, only_a + only_b, 0.5)
+
+
+def accuracy_drop(both: int, only_a: int, only_b: int, neither: int, z: float) -> Interval:
+    """Return the accuracy of A minus that of B on the same inputs, with its interval.
+
+    The estimate is (only_a - only_b) / n. The interval adds half an input to each of the four
+    counts: d' +- z sqrt((a' + b') - (a' - b')^2 / n') / n', with a' = only_a + 1/2,
+    b' = only_b + 1/2, n' = n + 2, d' = (a' - b') / n'. So it keeps a width where the two never
+    disagree. Source: Agresti & Min, Simple improved confidence intervals for comparing matched
+    proportions, Statistics in Medicine 24 (2005).
+
+    Raises ValueError for negative counts or none at all.
+    """
+    _check_counts(both, only_a, only_b, neither)
+    n = both + only_a + only_b + neither
+    if not n:
+        raise ValueError("an accuracy needs at least one input")
+    more, less, total = only_a + 0.5, only_b + 0.5, n + 2
+    middle = (more - less) / total
+    half = z * math.sqrt((more + less) - (more - less) ** 2 / total) / total
+    return Interval(estimate=(only_a - only_b) / n, low=middle - half, high=middle + half)
+
+
+def pairs_for(spread: float, width: float, tail: float = 0.025) -> int | None:
+    """Return the fewest pairs n with t(1 - tail, n - 1) spread / sqrt(n) <= width.
+
+    The spread is taken as known, so about half of the time a few more are needed. None where
+    10,000 would not do. Raises ValueError for a negative spread or a width not above 0.
+    """
+    if not (spread >= 0 and width > 0):
+        raise ValueError(f"needs a spread >= 0 and a width > 0, not {spread} and {width}")
+
+    if spread == 0:
+        return MIN_FOR_SPREAD
+
+    def enough(n: int) -> bool:
+        # The same inequality by its tail, which is far quicker to compute than the quantile.
+        return stats.t_cdf(-width * math.sqrt(n) / spread, n - 1) <= tail
+
+    if not enough(MOST_PAIRS_ASKED):
+        return None
+    low, high = MIN_FOR_SPREAD, MOST_PAIRS_ASKED
+    while low < high:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _check_counts(*counts: int) -> None:
+    if min(counts) < 0:
+        raise ValueError(f"counts are not negative: {counts}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _t(p: float, df: int) -> float:
+    """A night asks for the same few quantiles thousands of times."""
+    if df < 1:
+        raise ValueError(f"a spread needs at least {MIN_FOR_SPREAD} pairs, not {df + 1}")
+    return stats.t_quantile(p, df)
