@@ -20,7 +20,7 @@ path = "model.tflite"                    # .keras, .h5, a SavedModel folder, a f
 # evaluation = "evaluation.npz"          # "x", and "y": (n,) classes; accuracy needs it
 
 # [recipe.small]                         # a name of your own for a chain of steps
-# steps = "float32 > int8"
+# steps = 'int8(io="float")'
 
 [run]
 recipes = ["as_is"]                      # also "float32", "float16", "dynamic", "int8", "int16x8"; `edge-harness recipes`

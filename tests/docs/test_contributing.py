@@ -4,13 +4,15 @@ import hashlib
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness import plugins
 from harness.config import farm, profiles, recipes
-from harness.errors import ModelRejected, Unsupported
+from harness.errors import ConfigError, ModelRejected, Unsupported
+from harness.optimize import catalog
 from harness.protocols import Artifact, StepData
 from harness.sessions import Session
 from harness.transports.local import LocalTransport
@@ -59,19 +61,29 @@ def test_a_device_profile(tmp_path: Path) -> None:
     assert found.detect.model == ("Example Board",)
 
 
-def test_a_recipe_step(site: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def fresh_catalog() -> Iterator[None]:
+    """The catalog of steps is read once per process; this test has one step more."""
+    catalog.known_steps.cache_clear()
+    yield
+    catalog.known_steps.cache_clear()
+
+
+def test_a_recipe_step(site: Path, tmp_path: Path, fresh_catalog: None) -> None:
     install(site, "A recipe step")
-    assert "remember" in plugins.names("harness.steps")
-    step = plugins.load("harness.steps", "remember")()
-    call = recipes.parse('remember(note="baseline")').steps[0]
-    assert set(call.parameters) <= {parameter.name for parameter in step.parameters}
+    recipe = recipes.parse('remember(note="baseline")')
+    catalog.check(recipe)
+    with pytest.raises(ConfigError, match='did you mean "note"'):
+        catalog.check(recipes.parse('remember(notes="baseline")'))
+    with pytest.raises(ConfigError, match="it takes a text"):
+        catalog.check(recipes.parse("remember(note=3)"))
+    step = catalog.known_steps()["remember"]
+    parameters = catalog.parameters(recipe.steps[0])
     source = tmp_path / "source.tflite"
     source.write_bytes(b"a model")
     workdir = tmp_path / "work"
     workdir.mkdir()
-    artifact = step.build(
-        Artifact(path=source, form="tflite"), call.parameters, StepData(), workdir
-    )
+    artifact = step.build(Artifact(path=source, form="tflite"), parameters, StepData(), workdir)
     assert artifact.path.parent == workdir
     assert artifact.path.read_bytes() == b"a model"
     assert artifact.notes == ("baseline",)

@@ -9,6 +9,7 @@ import pytest
 
 from harness.config import farm, models, plans, profiles, toml_door
 from harness.errors import ConfigError
+from harness.optimize import catalog
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "plans.md").read_text(encoding="utf-8")
@@ -54,7 +55,9 @@ def test_a_plan_on_the_page_loads(text: str, tmp_path: Path) -> None:
     for name in named_files(mapping):
         make(tmp_path, name)
     plan = plans.from_mapping(mapping, tmp_path, "plan.toml")
-    assert plan.models
+    for model in plan.models:
+        for recipe in model.recipes:
+            catalog.check(recipe)
 
 
 def test_the_usual_plan_has_as_many_cells_as_the_page_says(tmp_path: Path) -> None:

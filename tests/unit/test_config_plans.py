@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.config import farm, plans, templates
+from harness.config import farm, plans, recipes, templates
 from harness.errors import ConfigError
+from harness.optimize import catalog
 from harness.types import Accept, Device, Dose, Plan
 
 MODEL = '[model]\npath = "a.tflite"\n'
@@ -404,6 +405,7 @@ def test_every_commented_line_of_the_templates_is_right_too(folder: Path) -> Non
         (folder / name).touch()
     plan = plans.from_mapping(uncommented(templates.TEMPLATE_PLAN), folder, "plan.toml")
     assert plan.models[0].source.shape == {"*": (1, 224, 224, 3)}
+    catalog.check(recipes.parse("small", {"small": plan.text["recipe"]["small"]["steps"]}))
     assert (plan.dose, plan.accept) == (Dose(), Accept(max_accuracy_drop=0.02))
     found = farm.from_mapping(uncommented(templates.TEMPLATE_FARM), folder / "farm.toml")
     assert list(found.devices) == ["bench-pi", "this-machine"]
