@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.config import recipes
@@ -25,7 +25,11 @@ chains = st.builds(
     Recipe, name=st.just("x"), steps=st.lists(steps, min_size=1, max_size=4).map(tuple)
 )
 
+# A busy machine is no fault of a recipe.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@patient
 @given(chains)
 def test_a_written_chain_reads_back_as_the_same_steps(recipe: Recipe) -> None:
     again = recipes.parse(recipe.chain)
@@ -36,12 +40,14 @@ def test_a_written_chain_reads_back_as_the_same_steps(recipe: Recipe) -> None:
     assert again.chain == recipe.chain == recipes.canonical(recipe.chain)
 
 
+@patient
 @given(chains, words)
 def test_a_target_travels_with_the_chain(recipe: Recipe, target: str) -> None:
     again = recipes.parse(f"{recipe.chain}@{target}")
     assert (again.steps, again.target) == (recipe.steps, target)
 
 
+@patient
 @given(st.text(max_size=30))
 def test_any_text_is_a_recipe_or_a_config_error(text: str) -> None:
     try:
