@@ -1,0 +1,58 @@
+"""Rows for a README, an issue or a step summary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness import table_shown
+from harness.table import Row
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&])")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write the table of a run, what its words mean, and why rows have no numbers."""
+    columns = table_shown.columns(rows)
+    lines = _table(
+        [column.title for column in columns],
+        [[column.text(row) for column in columns] for row in rows],
+        [column.numeric for column in columns],
+    )
+    for text in (*table_shown.explained(rows), *table_shown.legend(rows).splitlines()):
+        lines += ["", escape(text)]
+    return "\n".join(lines) + "\n"
+
+
+def records(plain: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Write any records as a table, with these of their keys."""
+    cells = [[_text(record[column]) for column in columns] for record in plain]
+    numeric = [
+        all(isinstance(record[column], (int, float, type(None))) for record in plain)
+        for column in columns
+    ]
+    return "\n".join(_table(list(columns), cells, numeric)) + "\n"
+
+
+def escape(text: str) -> str:
+    """Write a text so that Markdown (and the HTML in it) shows it as it is."""
+    return _SPECIAL.sub(r"\\\1", table_shown.clean(text))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return table_shown.NOTHING
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(item) for item in value)
+    return str(value)
+
+
+def _table(
+    titles: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]
+) -> list[str]:
+    rule = ["---:" if right else "---" for right in numeric]
+    body = [[escape(cell) for cell in row] for row in cells]
+    return [f"| {' | '.join(row)} |" for row in (titles, rule, *body)]

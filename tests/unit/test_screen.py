@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_runs import cell, latencies, launch, measure, record, whole_run
+
+from harness import screen, table, table_shown
+from harness.store import Store
+from harness.types import Failure, LaunchOrder, Outcome
+
+HOSTILE = "[red]x[/red]\x1b[31m\x1b]0;title\x07\r\n\u202egpj.exe"
+
+
+def printed(rows: list[table.Row], width: int | None = None, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    screen.table(rows, file=stream, width=width)
+    stream.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[table.Row]:
+    return table.rows(Store(tmp_path).open(whole_run(tmp_path)))
+
+
+def test_into_a_pipe_nothing_is_left_out(rows: list[table.Row]) -> None:
+    text = printed(rows)
+    lines = text.splitlines()
+    for title in ("model", "recipe", "p50 ms", "p90 ms", "load ms", "peak MB", "accuracy", "size"):
+        assert title in lines[0]
+    assert re.search(r"float32 +pi +ok +0\.\d{3} ±\d+\.\d% +0\.\d{3}", text)
+    assert "54.3 kB" in text
+    assert "kws int16x8 on pi: not_built: no calibration data" in lines
+    assert "not shown" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+def test_a_narrow_terminal_loses_the_least_columns_first(rows: list[table.Row], width: int) -> None:
+    text = printed(rows, width)
+    body = text[: text.index("kws int16x8 on pi: not_built")]
+    grid = [line for line in body.splitlines() if not line.startswith("not shown")]
+    assert max(map(len, grid)) <= width
+    assert "p50" in text
+    if width < 100:
+        assert re.search(r"not shown for want of width: model MB, first ms, load ms", text)
+
+
+def test_an_ascii_terminal_gets_ascii(rows: list[table.Row]) -> None:
+    text = printed(rows, encoding="ascii")
+    assert "+-" in text
+
+
+def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
+    of = cell(HOSTILE, device=HOSTILE, flags=(HOSTILE,))
+    with Store(tmp_path).create(record([of])) as writer:
+        writer.outcome(Outcome(cell=of, failure=Failure(kind=HOSTILE, reason=HOSTILE)))
+    rows = table.rows(Store(tmp_path).open("latest"))
+    stream = io.StringIO()
+    screen.table(rows, file=stream)
+    screen.records(rows, file=stream)
+    screen.record(rows[0], file=stream)
+    screen.inspection({"operators": rows, "x": HOSTILE}, file=stream)
+    screen.comparison(table.compare([Store(tmp_path).open("latest")] * 2), file=stream)
+    screen.checks({HOSTILE: [Examined(HOSTILE)]}, file=stream)
+    with screen.Progress(file=stream) as progress:
+        progress.build_event(HOSTILE)
+        progress.measuring([of], 1)
+        progress.cell_done(Outcome(cell=of, failure=Failure(kind="a", reason=HOSTILE)))
+        progress.note({"event": "reconnecting", "device": HOSTILE, "reason": HOSTILE})
+        progress.device_lost(HOSTILE, HOSTILE)
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "\u202e" not in text
+    assert "[red]x[/red]" in text
+
+
+@dataclass(frozen=True)
+class Examined:
+    status: str
+
+    def plain(self) -> dict[str, Any]:
+        return {"name": "python", "status": self.status, "detail": "3.8", "mend": "apt install x"}
+
+
+def test_checks_show_what_mends() -> None:
+    stream = io.StringIO()
+    screen.checks({"pi": [Examined("fail")]}, file=stream)
+    assert stream.getvalue().splitlines() == [
+        *("pi", "  fail  python: 3.8", "          mend: apt install x")
+    ]
+
+
+def test_records_leave_empty_columns_out() -> None:
+    stream = io.StringIO()
+    screen.records(
+        [{"name": "a", "n": 1, "none": None, "tags": []}, {"name": "b" * 130, "n": 2.5}],
+        file=stream,
+    )
+    lines = stream.getvalue().splitlines()
+    assert lines[0].split() == ["name", "n"]
+    assert "b" * 130 in lines[3]
+    screen.records([], file=stream)
+    screen.table([], file=stream)
+    assert stream.getvalue().splitlines()[-2:] == ["nothing", "no rows"]
+
+
+def test_a_record_is_printed_value_by_value() -> None:
+    stream = io.StringIO()
+    inner = {"machine": ["aarch64"], "model": ["a long name of a board " * 4]}
+    screen.record({"name": "pi", "detect": inner, "none": None, "on": True}, file=stream)
+    assert stream.getvalue().splitlines() == [
+        *("name: pi", "detect:", "  machine: aarch64", "  model:"),
+        "    " + ("a long name of a board " * 4).strip(),
+        "on: yes",
+    ]
+
+
+def test_comparison_names_runs_and_noise(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    runs = [store.open(whole_run(tmp_path, scale=scale)) for scale in (1.0, 1.0, 2.0)]
+    stream = io.StringIO()
+    screen.comparison(table.compare(runs), file=stream)
+    text = stream.getvalue()
+    assert "below noise" in text
+    assert "slower" in text
+    assert "2.000" in text
+
+
+@given(st.text())
+def test_clean_text_is_one_printable_line(text: str) -> None:
+    got = table_shown.clean(text)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", got)
+    assert len(got.splitlines()) <= 1
+
+
+def order() -> LaunchOrder:
+    of = cell()
+    return LaunchOrder(
+        cell_id=of.id,
+        kind="timed",
+        block=0,
+        position=0,
+        variant_digest="0" * 64,
+        target="xnnpack",
+        threads=1,
+        dose=of.dose,
+    )
+
+
+def drive(progress: screen.Progress) -> None:
+    of = cell()
+    with progress:
+        progress.build_event("kws int8: built in 0.4 s")
+        progress.measuring([of], 2)
+        made = launch(of, latencies(of, 0))
+        for _ in range(2):
+            progress.launch_started(of, order())
+            progress.launch_done(made)
+        progress.note({"event": "checked", "cell": of.id})
+        progress.cell_done(Outcome(cell=of, launches=(replace(made, samples=()),)))
+
+
+def test_progress_into_a_file_is_plain_lines() -> None:
+    stream = io.StringIO()
+    drive(screen.Progress(file=stream))
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["kws int8: built in 0.4 s", "measuring 1 cells, 2 launches"]
+    assert re.fullmatch(r"\[1/1\] kws int8 on pi: ok, p50 0\.\d+ ms", lines[2])
+    assert len(lines) == 3
+
+
+def test_quiet_progress_says_what_went_wrong_only() -> None:
+    stream = io.StringIO()
+    progress = screen.Progress(file=stream, quiet=True)
+    drive(progress)
+    assert stream.getvalue() == ""
+    progress.cell_done(Outcome(cell=cell(), failure=Failure(kind="silent", reason="no answer")))
+    assert "silent: no answer" in stream.getvalue()
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[IO[str], array[int]]]:
+    """Give the writing end of a real pseudo-terminal, and what arrives at the other."""
+    leader, follower = os.openpty()
+    got: array[int] = array("B")
+
+    def drain() -> None:
+        while True:
+            try:
+                data = os.read(leader, 4096)
+            except OSError:
+                return
+            if not data:
+                return
+            got.frombytes(data)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    with os.fdopen(follower, "w", encoding="utf-8") as stream:
+        yield stream, got
+    reader.join(10)
+    os.close(leader)
+
+
+def test_progress_on_a_terminal_is_a_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal() as (stream, got):
+        drive(screen.Progress(file=stream))
+    text = got.tobytes().decode()
+    assert "kws int8 on pi: ok, p50" in text
+    assert "0/2" in text
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_measured_runs_show_memory(tmp_path: Path) -> None:
+    with Store(tmp_path).create(record([cell()])) as writer:
+        measure(writer, cell())
+    text = printed(table.rows(Store(tmp_path).open("latest")))
+    assert "62.0" in text
+    assert "12.0" in text
