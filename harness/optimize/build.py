@@ -1,0 +1,153 @@
+"""Models and recipes to variants: decide the work, do it in parallel workers, keep it.
+
+    for request, result in build.build_all(requests, cache=folder):
+        ...   # a Variant, or the HarnessError that kept it from being built
+
+What could not be built is told beside its request and holds nothing else up; run.py is where an
+error becomes an outcome's failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.optimize import graph
+from harness.optimize.cache import Cache, Entry
+from harness.optimize.flatbuffer import EDGETPU
+from harness.optimize.graph import Chain, Node
+from harness.optimize.schedule import BuildEvent, Schedule
+from harness.optimize.workers import Pool
+from harness.types import Agreement, ModelSource, Recipe, Tensor, Variant
+
+__all__ = ["BuildEvent", "BuildRequest", "build_all", "resolve_target"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """One variant that is wanted."""
+
+    model: ModelSource
+    recipe: Recipe
+    target: str
+
+
+def resolve_target(recipe: Recipe, model: ModelSource) -> str:
+    """Return the recipe's target word; without one, `edgetpu` for a compiled file, else `xnnpack`.
+
+    A file that cannot be read is `xnnpack`: its build says what is wrong with it.
+    """
+    if recipe.target is not None:
+        return recipe.target
+    path = model.path
+    if path.suffix.lower() in {".tflite", ".lite"} and path.is_file():
+        return "edgetpu" if EDGETPU.encode() in path.read_bytes() else "xnnpack"
+    return "xnnpack"
+
+
+def build_all(
+    requests: Iterable[BuildRequest],
+    *,
+    cache: Path,
+    workers: int | None = None,
+    check: bool = True,
+    seed: int = 0,
+    on_event: Callable[[BuildEvent], None] | None = None,
+) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
+    """Build every request, each yielded as it finishes.
+
+    Args:
+        requests: What is wanted; equal work is done once.
+        cache: Folder of the build cache, shared by every run on this machine.
+        workers: Processes at most; never more than cores.
+        check: Whether to run every built file on this host (agreement, accuracy, zstd size).
+        seed: Of random calibration, random check inputs and steps that train.
+        on_event: Told of each stage.
+
+    Raises ConfigError where the cache folder cannot be written; every other error is yielded.
+    """
+    kept = Cache(cache)
+    with Pool(workers) as pool:
+        digests = graph.Digests(
+            lambda source: str(pool.do("stream_digest", {"source": source})["digest"])
+        )
+        wanted: list[tuple[BuildRequest, Chain]] = []
+        for request in requests:
+            try:
+                chain = graph.plan(
+                    request.model, request.recipe, digests=digests, seed=seed, check=check
+                )
+            except HarnessError as error:
+                yield request, error
+            else:
+                wanted.append((request, chain))
+        yield from _run(wanted, kept, pool, on_event or _silent)
+
+
+def _run(
+    wanted: list[tuple[BuildRequest, Chain]],
+    cache: Cache,
+    pool: Pool,
+    tell: Callable[[BuildEvent], None],
+) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
+    nodes: dict[str, Node] = {}
+    for _, chain in wanted:
+        nodes.update(chain.nodes)
+    schedule = Schedule(nodes, cache=cache, pool=pool, tell=tell)
+    for _, chain in wanted:
+        for key in chain.results:
+            schedule.want(key)
+    waiting = list(wanted)
+    for _ in schedule.run():
+        still = []
+        for request, chain in waiting:
+            failed = [schedule.errors[key] for key in chain.results if key in schedule.errors]
+            if failed:
+                yield request, failed[0]
+            elif all(key in schedule.entries for key in chain.results):
+                yield request, _variant(request, chain, schedule.entries)
+            else:
+                still.append((request, chain))
+        waiting = still
+
+
+def _silent(event: BuildEvent) -> None:
+    """Nobody listens."""
+
+
+def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]) -> Variant:
+    """Put together what the nodes of a chain told."""
+    made = entries[chain.variant]
+    assert made.path is not None
+    facts = made.facts
+    checked: Mapping[str, Any] = entries[chain.check].facts if chain.check else {}
+    mark: Mapping[str, Any] = entries[chain.reference].facts if chain.reference else {}
+    agreement = checked.get("agreement")
+    return Variant(
+        model=request.model.name,
+        recipe=request.recipe.name,
+        target=request.target,
+        path=made.path,
+        digest=facts["digest"],
+        size_bytes=facts["size_bytes"],
+        size_zstd_bytes=checked.get("size_zstd_bytes"),
+        inputs=_tensors(facts["inputs"]),
+        outputs=_tensors(facts["outputs"]),
+        operators=facts["operators"],
+        sparsity=facts["sparsity"],
+        accuracy=checked.get("score"),
+        accuracy_samples=checked.get("samples"),
+        accuracy_source_model=mark.get("score"),
+        metric=request.model.data.metric if checked.get("score") is not None else None,
+        agreement=Agreement(**agreement) if agreement else None,
+        build_seconds=facts["seconds"],
+        notes=(*facts["notes"], *checked.get("notes", ())),
+        flags=tuple(facts["flags"]),
+    )
+
+
+def _tensors(plain: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(**{**item, "shape": tuple(item["shape"])}) for item in plain)

@@ -1,0 +1,132 @@
+"""The build cache: what a key names is made once and shared by every run on this machine.
+
+    <root>/<key>/entry.json      what it is, and the digest of its file
+    <root>/<key>/<file>          a .tflite, a model, arrays
+    <root>/tmp/                  what is being made
+
+An entry appears whole or not at all (made aside, renamed), and its file is digested again when it
+is read: a damaged one is made again. Two runs that make the same entry at once keep the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, StoreError
+
+_STALE_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One thing in the cache."""
+
+    key: str
+    path: Path | None
+    """Its file or folder; null where the facts are all there is."""
+    facts: Mapping[str, Any]
+
+
+class Cache:
+    """A folder of entries by key. Raises ConfigError where the folder cannot be written."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the cache, making its folder; what a killed run left half-made goes."""
+        self.root = root
+        self._tmp = root / "tmp"
+        try:
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self._tmp, os.W_OK)
+        except OSError as error:
+            raise ConfigError(
+                f"cache folder {root}: {error.strerror or error}; "
+                "name another with EDGE_HARNESS_CACHE"
+            ) from error
+        if not writable:
+            raise ConfigError(
+                f"cache folder {root} is not writable; name another with EDGE_HARNESS_CACHE"
+            )
+        for left in self._tmp.iterdir():
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def get(self, key: str) -> Entry | None:
+        """Return the entry, its content verified; None where it is absent or damaged."""
+        folder = self.root / key
+        try:
+            record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            path = folder / record["file"] if record["file"] else None
+            if path is not None and digest(path) != record["digest"]:
+                shutil.rmtree(folder, ignore_errors=True)
+                return None
+            return Entry(key=key, path=path, facts=record["facts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def workspace(self) -> Path:
+        """Return a new folder to make something in; `discard` it when done."""
+        return Path(tempfile.mkdtemp(dir=self._tmp))
+
+    @staticmethod
+    def discard(workspace: Path) -> None:
+        """Remove a workspace and whatever is left in it."""
+        shutil.rmtree(workspace, ignore_errors=True)
+
+    def keep(self, key: str, made: Path | None, facts: Mapping[str, Any]) -> Entry:
+        """Move what was made into the cache under its key.
+
+        Raises StoreError where it cannot be written (a full disk).
+        """
+        folder = self.workspace()
+        try:
+            if made is not None:
+                made.rename(folder / made.name)
+            record = {
+                "file": made.name if made else None,
+                "digest": digest(folder / made.name) if made else None,
+                "facts": facts,
+            }
+            (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
+            self._rename(folder, self.root / key)
+        except OSError as error:
+            raise StoreError(f"cache {self.root}: {error.strerror or error}") from error
+        finally:
+            self.discard(folder)
+        kept = self.get(key)
+        if kept is None:
+            raise StoreError(f"cache {self.root}: the entry {key} was damaged as it was written")
+        return kept
+
+    def _rename(self, folder: Path, final: Path) -> None:
+        try:
+            folder.rename(final)
+        except OSError:
+            if self.get(final.name) is None:  # not another run's: what stands there is not whole
+                shutil.rmtree(final, ignore_errors=True)
+                folder.rename(final)
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's names and contents."""
+    if path.is_dir():
+        total = hashlib.sha256()
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            total.update(f"{file.relative_to(path)}\0{digest(file)}\0".encode())
+        return total.hexdigest()
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def key(**parts: object) -> str:
+    """Name something by everything it depends on."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]

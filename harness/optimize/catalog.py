@@ -1,0 +1,103 @@
+"""The known steps, and the check of a recipe at the door, before any model is opened.
+
+A step says which forms it takes and which it gives. Between forms there are two ways that need
+no step: a trained model (`keras`, `h5`, `saved_model`) is converted to `float_tflite`, and the
+user's own .tflite is framed as `float_tflite` where its weights are float. What a step made is
+`tflite` for good: nothing quantises it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from harness import plugins
+from harness.errors import ConfigError
+from harness.protocols import Parameter, Step
+from harness.types import Recipe, StepCall
+
+GROUP = "harness.steps"
+FLOAT = "float_tflite"
+FINISHED = "tflite"
+TRAINED = ("keras", "h5", "saved_model")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "number": (int, float),
+    "integer": (int,),
+    "text": (str,),
+    "boolean": (bool,),
+    "list": (list, tuple),
+}
+
+
+@cache
+def known_steps() -> dict[str, Step]:
+    """Return every step by name, ours and those of other packages, sorted by name."""
+    return {name: plugins.load(GROUP, name)() for name in plugins.names(GROUP)}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot be built of any model.
+
+    Raises ConfigError: an unknown step (with the nearest known one), a parameter that the step
+    has not or that has another type, a step that cannot follow the one before it.
+    """
+    if not recipe.steps:
+        raise ConfigError(f'recipe "{recipe.name}" has no steps')
+    where = f'recipe "{recipe.name}"'
+    for call in recipe.steps:
+        _check_call(call, where)
+    for before, after in zip(recipe.steps, recipe.steps[1:], strict=False):
+        _check_order(before.name, after.name, where)
+
+
+def parameters(call: StepCall) -> dict[str, Any]:
+    """Return the call's parameters with the step's defaults filled in."""
+    step = known_steps()[call.name]
+    return {item.name: item.default for item in step.parameters} | dict(call.parameters)
+
+
+def reachable(form: str, takes: tuple[str, ...], *, source: bool) -> bool:
+    """Say whether a file of this form can be made into one that the step takes."""
+    if form in takes:
+        return True
+    return FLOAT in takes and (form in TRAINED or (form == FINISHED and source))
+
+
+def _check_call(call: StepCall, where: str) -> None:
+    steps = known_steps()
+    if call.name not in steps:
+        raise ConfigError(f"{where}: {plugins.unknown('step', call.name, steps)}")
+    allowed = {item.name: item for item in steps[call.name].parameters}
+    for key, value in call.parameters.items():
+        if key not in allowed:
+            raise ConfigError(
+                f"{where}: {plugins.unknown(f'parameter of {call.name}', key, allowed)}"
+            )
+        _check_value(allowed[key], value, f"{where}: {call.name}({key}=...)")
+
+
+def _check_value(parameter: Parameter, value: object, where: str) -> None:
+    words = re.findall(r'"([^"]*)"', parameter.type)
+    if words:
+        if value not in words:
+            raise ConfigError(f"{where} is {value!r}; allowed: {parameter.type}")
+        return
+    kind, _, bounds = parameter.type.partition(" ")
+    types = _TYPES[kind]
+    if not isinstance(value, types) or (isinstance(value, bool) and kind != "boolean"):
+        raise ConfigError(f"{where} is {value!r}; it takes a {parameter.type}")
+    if bounds and isinstance(value, (int, float)):
+        low, high = (float(bound) for bound in bounds.split(".."))
+        if not low <= value <= high:
+            raise ConfigError(f"{where} is {value!r}; it takes a {kind} from {low:g} to {high:g}")
+
+
+def _check_order(before: str, after: str, where: str) -> None:
+    steps: Mapping[str, Step] = known_steps()
+    if not reachable(steps[before].gives, steps[after].takes, source=False):
+        raise ConfigError(
+            f"{where}: {after} cannot follow {before}: {before} gives {steps[before].gives}, "
+            f"{after} takes {' or '.join(steps[after].takes)}"
+        )

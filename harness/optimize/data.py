@@ -1,0 +1,297 @@
+"""A plan's data to samples: an .npz, a folder, a generator of the user's, or random numbers.
+
+    "calibration.npz"      "x": (n, ...), or "x.NAME" per input; "y" beside it
+    "folder/"              .npy and .npz files in sorted order, each one sample or a batch
+    "file.py:function"     yields x, (x, y) or a dict; each one sample or a batch
+    "random"               normal noise from the run's seed, for latency-only variants
+
+`samples` streams, so a data set need not fit into memory; `load` stacks a bounded number. Data
+that does not fit the model is refused at the first sample, with the file, the key and both shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import ConfigError
+from harness.optimize.numeric import Array, sample_shape
+from harness.types import Tensor
+
+RANDOM = "random"
+RANDOM_SAMPLES = 20
+STEP_LIMIT = 1_000
+"""Samples at most that a calibrating step is given (as many as MLPerf calibrates with, twice)."""
+GENERATOR_LIMIT = 10_000
+"""Samples at most that are taken from a generator, which may never end."""
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One sample: an array per input, in the order of the model's inputs, without a batch."""
+
+    inputs: tuple[Array, ...]
+    label: Array | None = None
+
+
+def is_generator(source: str) -> bool:
+    """Say whether the source is `file.py:function`."""
+    path, colon, _ = source.rpartition(":")
+    return bool(colon) and path.endswith(".py")
+
+
+def digest(source: str) -> str | None:
+    """Return what names the data's content: sha256 of its bytes; None for a generator.
+
+    Raises ConfigError where the file or folder is missing.
+    """
+    if source == RANDOM:
+        return RANDOM
+    if is_generator(source):
+        return None
+    path = Path(source)
+    try:
+        if path.is_dir():
+            total = hashlib.sha256()
+            for file in _files(path):
+                total.update(f"{file.name}\0{_file_digest(file)}\0".encode())
+            return total.hexdigest()
+        return _file_digest(path)
+    except OSError as error:
+        raise ConfigError(
+            f"data {path}: {error.strerror or error}; give an .npz, a folder of .npy or .npz "
+            'files, "file.py:function", or "random"'
+        ) from error
+
+
+def stream_digest(source: str) -> str:
+    """Digest what a generator yields, by running it once (in a worker: it is the user's code)."""
+    total = hashlib.sha256()
+    for item in islice(_generated(source), GENERATOR_LIMIT):
+        for key, array in sorted(item.items()):
+            kept = np.ascontiguousarray(array)
+            total.update(f"{key} {kept.dtype} {kept.shape}\0".encode())
+            total.update(kept.tobytes())
+    return total.hexdigest()
+
+
+def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterator[Sample]:
+    """Stream the samples of a source as the model with these inputs takes them.
+
+    Raises ConfigError: a key that is missing, a wrong shape or dtype, NaN or infinity, no data.
+    """
+    if source == RANDOM:
+        yield from random_samples(tensors, RANDOM_SAMPLES, seed)
+        return
+    found = False
+    count = 0
+    for where, item in _items(source):
+        for sample in _checked(where, item, tensors):
+            found = True
+            yield sample
+            count += 1
+            if count == GENERATOR_LIMIT and is_generator(source):
+                return
+    if not found:
+        raise ConfigError(f"data {source}: it holds no samples")
+
+
+def load(
+    source: str, tensors: Sequence[Tensor], *, limit: int, seed: int = 0
+) -> tuple[dict[str, Array], Array | None]:
+    """Stack up to `limit` samples: inputs by tensor name as (n, ...), and the labels where given."""
+    taken = list(islice(samples(source, tensors, seed=seed), limit))
+    labels = [sample.label for sample in taken if sample.label is not None]
+    return stack(taken, tensors), np.stack(labels) if len(labels) == len(taken) else None
+
+
+def stack(taken: Iterable[Sample], tensors: Sequence[Tensor]) -> dict[str, Array]:
+    """Stack samples into (n, ...) by tensor name."""
+    columns = zip(*(sample.inputs for sample in taken), strict=True)
+    return {tensor.name: np.stack(column) for tensor, column in zip(tensors, columns, strict=True)}
+
+
+def random_samples(tensors: Sequence[Tensor], count: int, seed: int) -> Iterator[Sample]:
+    """Yield normal noise for real inputs, 0 or 1 for integers (valid for any table of indices)."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        inputs = []
+        for tensor in tensors:
+            shape = tuple(1 if size == -1 else size for size in sample_shape(tensor))
+            if tensor.scale is not None or tensor.dtype.startswith("float"):
+                inputs.append(generator.normal(size=shape).astype(np.float32))
+            else:
+                inputs.append(generator.integers(0, 2, size=shape).astype(tensor.dtype))
+        yield Sample(inputs=tuple(inputs))
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in {".npy", ".npz"})
+
+
+def _items(source: str) -> Iterator[tuple[str, dict[str, Array]]]:
+    if is_generator(source):
+        for index, item in enumerate(_generated(source)):
+            yield f"{source}, item {index}", item
+        return
+    path = Path(source)
+    for file in _files(path) if path.is_dir() else [path]:
+        try:
+            opened = np.load(file, allow_pickle=False)
+            if isinstance(opened, np.ndarray):
+                item = {"x": opened}
+            else:
+                with opened:
+                    item = dict(opened)
+        except _UNREADABLE as error:
+            raise ConfigError(
+                f"data {file}: cannot be read as .npy or .npz ({error}); "
+                "write it with numpy.savez(file, x=..., y=...)"
+            ) from error
+        yield str(file), item
+
+
+def _generated(source: str) -> Iterator[dict[str, Array]]:
+    path, _, name = source.rpartition(":")
+    function = _function(Path(path), name)
+    try:
+        for item in function():
+            yield _as_mapping(item)
+    except Exception as error:  # the user's code may raise anything; it ends as one clear line
+        raise ConfigError(
+            f"data {source}: the generator failed ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _function(path: Path, name: str) -> Callable[[], Iterable[Any]]:
+    spec = importlib.util.spec_from_file_location(f"edge_harness_data_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"data {path}:{name}: no such file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # as in _generated
+        raise ConfigError(
+            f"data {path}: the file failed ({type(error).__name__}: {error})"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = sorted(word for word, value in vars(module).items() if callable(value))
+        raise ConfigError(
+            f'data {path}: no function "{name}" (it has: {", ".join(known) or "none"})'
+        )
+    found: Callable[[], Iterable[Any]] = function
+    return found
+
+
+def _as_mapping(item: object) -> dict[str, Array]:
+    if isinstance(item, Mapping):
+        words = {str(key): np.asarray(value) for key, value in item.items()}
+        plain = {"x", "y"}
+        return {
+            key if key in plain or key.startswith("x.") else f"x.{key}": value
+            for key, value in words.items()
+        }
+    if isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 - (x, y)
+        return {**_as_mapping(item[0]), "y": np.asarray(item[1])}
+    return {"x": np.asarray(item)}
+
+
+def _checked(where: str, item: Mapping[str, Array], tensors: Sequence[Tensor]) -> Iterator[Sample]:
+    columns = []
+    for tensor in tensors:
+        key = _key(where, item, tensor, alone=len(tensors) == 1)
+        columns.append(_column(f'{where}: "{key}"', item[key], tensor))
+    counts = {len(column) for column in columns}
+    if len(counts) > 1:
+        raise ConfigError(f"data {where}: the inputs have unlike numbers of samples: {counts}")
+    count = counts.pop()
+    labels = item.get("y")
+    if labels is not None and labels.ndim == 0:
+        labels = labels.reshape(1)
+    if labels is not None and len(labels) != count and count == 1:
+        labels = labels[None]
+    if labels is not None and len(labels) != count:
+        raise ConfigError(f'data {where}: "y" has {len(labels)} entries for {count} samples')
+    for i in range(count):
+        yield Sample(
+            inputs=tuple(column[i] for column in columns),
+            label=None if labels is None else labels[i],
+        )
+
+
+def _key(where: str, item: Mapping[str, Array], tensor: Tensor, *, alone: bool) -> str:
+    plain = tensor.name.removeprefix("serving_default_").removesuffix(":0")
+    keys = [*(["x"] if alone else []), f"x.{tensor.name}", f"x.{plain}"]
+    for key in keys:
+        if key in item:
+            return key
+    raise ConfigError(
+        f'data {where}: the key "{keys[0] if alone else keys[-1]}" is missing '
+        f"(it has: {', '.join(sorted(item)) or 'none'})"
+    )
+
+
+def _column(where: str, array: Array, tensor: Tensor) -> Array:
+    """Check one input's array and return it as (n, ...) in a dtype the model can be fed from."""
+    wanted = sample_shape(tensor)
+    batch = array[None] if _fits(array.shape, wanted) else array
+    if batch.ndim != len(wanted) + 1 or not _fits(batch.shape[1:], wanted):
+        raise ConfigError(
+            f"data {where} has the shape {_shape(array.shape)}; "
+            f'the model\'s input "{tensor.name}" takes (n, {_inside(wanted)})'
+        )
+    if not len(batch):
+        raise ConfigError(f"data {where} is empty")
+    return _typed(where, batch, tensor)
+
+
+def _typed(where: str, array: Array, tensor: Tensor) -> Array:
+    if array.dtype == np.dtype(tensor.dtype) and tensor.dtype != "float32":
+        return array
+    if tensor.scale is not None or tensor.dtype.startswith("float"):
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ConfigError(
+                f'data {where} is {array.dtype}; the model\'s input "{tensor.name}" takes float32: '
+                "store the values as the model was trained on them (scaled), as float32"
+            )
+        if not np.isfinite(array).all():
+            raise ConfigError(f"data {where} holds NaN or infinity; clean the data")
+        return array.astype(np.float32, copy=False)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ConfigError(
+            f'data {where} is {array.dtype}; the model\'s input "{tensor.name}" '
+            f"takes {tensor.dtype}"
+        )
+    limits = np.iinfo(tensor.dtype)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise ConfigError(f"data {where} holds values outside {tensor.dtype}")
+    return array.astype(tensor.dtype)
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(
+        want in {-1, size} for size, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _inside(shape: Sequence[int]) -> str:
+    return ", ".join("?" if size == -1 else str(size) for size in shape) or "..."
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -1,0 +1,306 @@
+"""Decide, before anything is built, what a request takes: nodes of work, each with its key.
+
+Two recipes that share a beginning share its nodes; a key names everything a node's result depends
+on, so a node is made once on this machine. What is decided here is data: it can be printed,
+counted and tested without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from inspect import getsourcefile
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.errors import RecipeError
+from harness.optimize import cache as caches
+from harness.optimize import catalog, convert
+from harness.optimize import data as datasets
+from harness.optimize.workers import Kind
+from harness.protocols import Step
+from harness.types import ModelSource, Recipe, StepCall
+
+_LIBRARIES = (
+    "tensorflow",
+    "keras",
+    "tf-keras",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One job of a build."""
+
+    key: str
+    verb: str
+    kind: Kind
+    order: Mapping[str, Any]
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """Which field of the order another node's result fills: role to key."""
+    stage: str
+    """What a person reads: `convert`, a step's name, `reference`, `check`."""
+    model: str
+    recipe: str | None
+    """None where several recipes share the node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """All that one request takes; `variant` and `check` are keys of its nodes."""
+
+    nodes: Mapping[str, Node]
+    variant: str
+    check: str | None
+    reference: str | None
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The keys whose results the request is answered with."""
+        return tuple(key for key in (self.variant, self.reference, self.check) if key)
+
+
+class Digests:
+    """Digests of sources and data, each read once; generators are run by `stream`."""
+
+    def __init__(self, stream: Callable[[str], str]) -> None:
+        """Take the function that digests a generator's data in a worker."""
+        self._stream = stream
+        self._known: dict[str, str] = {}
+
+    def model(self, path: Path) -> str:
+        """Digest a model's file or folder."""
+        return self._of(f"model {path}", lambda: caches.digest(path))
+
+    def data(self, source: str | None) -> str | None:
+        """Digest a data source; None where there is none. Raises ConfigError."""
+        if source is None:
+            return None
+        return self._of(f"data {source}", lambda: datasets.digest(source) or self._stream(source))
+
+    def _of(self, name: str, make: Callable[[], str]) -> str:
+        if name not in self._known:
+            self._known[name] = make()
+        return self._known[name]
+
+
+def plan(model: ModelSource, recipe: Recipe, *, digests: Digests, seed: int, check: bool) -> Chain:
+    """Decide the nodes of one request.
+
+    Raises RecipeError or ConfigError: no such model, a step that cannot take it, missing data.
+    """
+    return _Planner(model, recipe, digests, seed, check=check).chain()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a chain has come to: the user's file (no key) or a node's result."""
+
+    form: str
+    key: str | None
+    identity: str
+
+
+class _Planner:
+    def __init__(
+        self, model: ModelSource, recipe: Recipe, digests: Digests, seed: int, *, check: bool
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.digests = digests
+        self.seed = seed
+        self.check = check
+        self.nodes: dict[str, Node] = {}
+
+    def chain(self) -> Chain:
+        form = convert.source_form(self.model.path)
+        source = _Place(form=form, key=None, identity=self.digests.model(self.model.path))
+        place = source
+        for call in self.recipe.steps:
+            place = self._step(call, place, source)
+        if place.form != catalog.FINISHED:
+            place = self._float(place)
+        assert place.key is not None
+        as_is = any(call.name == "as_is" for call in self.recipe.steps)
+        if not self.check:
+            return Chain(nodes=self.nodes, variant=place.key, check=None, reference=None)
+        mark = None if as_is else self._reference(source)
+        return Chain(
+            nodes=self.nodes,
+            variant=place.key,
+            check=self._check(place.key, mark, as_is=as_is),
+            reference=mark,
+        )
+
+    def _step(self, call: StepCall, place: _Place, source: _Place) -> _Place:
+        step = catalog.known_steps()[call.name]
+        if not catalog.reachable(place.form, step.takes, source=place is source):
+            raise RecipeError(
+                f"{call.name} takes {' or '.join(_form(form) for form in step.takes)}; "
+                f"{self.model.path.name} is {_form(place.form)}"
+                + ("; use float32 or another recipe" if call.name == "as_is" else "")
+            )
+        if place.form not in step.takes:
+            place = self._float(place)
+        data = {need: self._data(call.name, need) for need in step.needs}
+        parameters = catalog.parameters(call)
+        needs = {"tensors": self._float(source).key or ""} if data else {}
+        if place.key:
+            needs["before"] = place.key
+        key = caches.key(
+            of=place.identity,
+            step=call.name,
+            parameters=parameters,
+            data={need: self.digests.data(source) for need, source in data.items()},
+            tensors=needs.get("tensors"),
+            seed=self.seed,
+            code=_step_digest(type(step)),
+            **_world(),
+        )
+        order = {
+            "step": call.name,
+            "parameters": parameters,
+            "data": data,
+            "limit": datasets.STEP_LIMIT if "training" not in data else datasets.GENERATOR_LIMIT,
+            "seed": self.seed,
+            "before": {
+                "path": str(self.model.path),
+                "form": place.form,
+                "notes": [],
+                "flags": [],
+            },
+        }
+        light = catalog.FLOAT in step.takes or catalog.FINISHED in step.takes
+        self._add(key, "step", order, needs, call.name, kind="light" if light else "tensorflow")
+        return _Place(form=step.gives, key=key, identity=key)
+
+    def _data(self, step: str, need: str) -> str:
+        source: str | None = getattr(self.model.data, need)
+        if source is None:
+            way = ' (or "random" for variants that only latency is asked of)'
+            raise RecipeError(
+                f"{step} needs {need} data: give the key {need} in [data]"
+                f"{way if need == 'calibration' else ''}"
+            )
+        return source
+
+    def _float(self, place: _Place) -> _Place:
+        """The float .tflite of a place: converted, or framed where it is one already."""
+        if place.form == catalog.FLOAT:
+            return place
+        settings = {
+            "form": place.form,
+            "shape": {name: list(sizes) for name, sizes in self.model.shape.items()},
+            "signature": self.model.signature,
+            "allow_flex": self.model.allow_flex,
+            "verify": self.check,
+        }
+        key = caches.key(of=place.identity, float=settings, **_world())
+        order = {**settings, "source": str(self.model.path), "seed": self.seed}
+        needs = {"source": place.key} if place.key else {}
+        trained = place.form in catalog.TRAINED
+        stage = "convert" if trained else "frame"
+        kind: Kind = "tensorflow" if trained else "light"
+        self._add(key, "float_file", order, needs, stage, kind=kind, shared=True)
+        return _Place(form=catalog.FLOAT, key=key, identity=key)
+
+    def _reference(self, source: _Place) -> str:
+        path = self._float(source).key
+        assert path is not None
+        order = self._material()
+        key = caches.key(of=path, reference=self._material_digests(), **_world())
+        self._add(
+            key, "reference", order, {"path": path}, "reference", kind=self._runs(), shared=True
+        )
+        return key
+
+    def _check(self, variant: str, mark: str | None, *, as_is: bool) -> str:
+        needs = {"path": variant} | ({"reference": mark} if mark else {})
+        order = {**self._material(), "as_is": as_is, "reference": None}
+        key = caches.key(of=variant, mark=mark, check=self._material_digests(), **_world())
+        self._add(key, "check", order, needs, "check", kind=self._runs())
+        return key
+
+    def _runs(self) -> Kind:
+        """Flex operators run only in TensorFlow's own interpreter."""
+        return "tensorflow" if self.model.allow_flex else "light"
+
+    def _material(self) -> dict[str, Any]:
+        data = self.model.data
+        return {
+            "evaluation": data.evaluation,
+            "calibration": data.calibration,
+            "metric": data.metric,
+            "seed": self.seed,
+            "allow_flex": self.model.allow_flex,
+        }
+
+    def _material_digests(self) -> dict[str, Any]:
+        data = self.model.data
+        return self._material() | {
+            "evaluation": self.digests.data(data.evaluation),
+            "calibration": self.digests.data(data.calibration),
+        }
+
+    def _add(
+        self,
+        key: str,
+        verb: str,
+        order: Mapping[str, Any],
+        needs: Mapping[str, str],
+        stage: str,
+        *,
+        kind: Kind,
+        shared: bool = False,
+    ) -> None:
+        self.nodes[key] = Node(
+            key=key,
+            verb=verb,
+            kind=kind,
+            order=order,
+            needs=needs,
+            stage=stage,
+            model=self.model.name,
+            recipe=None if shared else self.recipe.name,
+        )
+
+
+def _form(form: str) -> str:
+    words = {
+        "keras": "a .keras model",
+        "h5": "an .h5 model",
+        "saved_model": "a SavedModel",
+        "tflite": "a finished .tflite",
+        "float_tflite": "a float model",
+    }
+    return words.get(form, form)
+
+
+@cache
+def _world() -> dict[str, Any]:
+    """The versions and the code that every result depends on."""
+    versions: dict[str, str | None] = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    folder = Path(__file__).parent
+    code = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        code.update(file.read_bytes())
+    return {"versions": versions, "harness": harness.__version__, "sources": code.hexdigest()}
+
+
+@cache
+def _step_digest(kind: type[Step]) -> str:
+    """A step's own source is part of what it makes."""
+    file = getsourcefile(kind)
+    return caches.digest(Path(file)) if file else f"{kind.__module__}.{kind.__qualname__}"

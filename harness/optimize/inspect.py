@@ -1,0 +1,143 @@
+"""What is in a .tflite file, and what this host's delegate takes of it.
+
+inspect.inspect(Path("model.tflite")).operators
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.optimize import flatbuffer, workers
+from harness.optimize.flatbuffer import FileFacts, Signature
+from harness.types import Delegation, Tensor
+
+_DELEGATE = "DELEGATE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightGroup:
+    """The weights of one dtype."""
+
+    dtype: str
+    tensors: int
+    elements: int
+    bytes: int
+    zeros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """Everything `edge-harness inspect` tells of a file."""
+
+    path: Path
+    digest: str
+    size_bytes: int
+    size_gzip_bytes: int
+    size_zstd_bytes: int | None
+    """At level 19; null where zstandard is not installed."""
+    description: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    signatures: tuple[Signature, ...]
+    operators: Mapping[str, int]
+    custom: tuple[str, ...]
+    weights: tuple[WeightGroup, ...]
+    sparsity: float | None
+    delegation: Delegation | None
+    """What the runtime here gives to its default delegate; null with `reason`."""
+    reason: str | None = None
+    """Why the file could not be opened here."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the whole as JSON-able values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def inspect(path: Path) -> Inspection:
+    """Inspect a .tflite file; it is opened in a child process only.
+
+    Raises RecipeError where it cannot be read.
+    """
+    facts = flatbuffer.read(path)
+    data = path.read_bytes()
+    delegation, reason = None, None
+    try:
+        told = workers.once("delegation", {"path": str(path)})
+        delegation = delegated(told["nodes"])
+    except HarnessError as error:
+        reason = str(error)
+    return Inspection(
+        path=path,
+        digest=facts.digest,
+        size_bytes=facts.size_bytes,
+        size_gzip_bytes=len(gzip.compress(data, 9, mtime=0)),
+        size_zstd_bytes=_zstd(data),
+        description=facts.description,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        signatures=facts.signatures,
+        operators=facts.operators,
+        custom=facts.custom,
+        weights=_groups(facts),
+        sparsity=facts.sparsity,
+        delegation=delegation,
+        reason=reason,
+    )
+
+
+def delegated(nodes: Sequence[Mapping[str, Any]]) -> Delegation:
+    """Read off the runtime's nodes what a delegate took.
+
+    The runtime keeps the operators it replaced in its list. From each DELEGATE node's outputs, walk
+    back through the operators that made them to the DELEGATE's inputs: those are the ones it took.
+    """
+    real = [i for i, node in enumerate(nodes) if node["op"] != _DELEGATE]
+    maker = {output: i for i in real for output in nodes[i]["outputs"]}
+    taken: set[int] = set()
+    partitions = [node for node in nodes if node["op"] == _DELEGATE]
+    for node in partitions:
+        edge = set(node["inputs"])
+        todo = [output for output in node["outputs"] if output in maker]
+        while todo:
+            index = maker[todo.pop()]
+            if index in taken:
+                continue
+            taken.add(index)
+            todo += [i for i in nodes[index]["inputs"] if i in maker and i not in edge]
+    left = Counter(str(nodes[i]["op"]) for i in real if i not in taken)
+    return Delegation(
+        delegate="xnnpack" if partitions else "none",
+        delegated_ops=len(taken),
+        total_ops=len(real),
+        partitions=len(partitions),
+        left=tuple(sorted(left)),
+        evidence="graph walk on this host (ai_edge_litert)",
+    )
+
+
+def _groups(facts: FileFacts) -> tuple[WeightGroup, ...]:
+    return tuple(
+        WeightGroup(
+            dtype=dtype,
+            tensors=len(chosen),
+            elements=sum(weight.elements for weight in chosen),
+            bytes=sum(weight.bytes for weight in chosen),
+            zeros=sum(weight.zeros for weight in chosen),
+        )
+        for dtype in sorted({weight.dtype for weight in facts.weights})
+        if (chosen := [weight for weight in facts.weights if weight.dtype == dtype])
+    )
+
+
+def _zstd(data: bytes) -> int | None:
+    try:
+        import zstandard
+    except ImportError:
+        return None
+    return len(zstandard.ZstdCompressor(level=19).compress(data))

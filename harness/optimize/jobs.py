@@ -1,0 +1,236 @@
+"""What a build worker can be asked to do. Orders and results are JSON; files travel by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, RecipeError
+from harness.optimize import catalog, check, convert, flatbuffer, quantise, rewrite, runtime
+from harness.optimize import data as datasets
+from harness.protocols import Artifact, StepData
+
+Order = Mapping[str, Any]
+_NAMED_WEIGHTS = 5
+
+
+def warm(order: Order) -> dict[str, Any]:
+    """Import what the first real job will need, while the controller waits for another."""
+    del order
+    quantise.prepare()
+    return {}
+
+
+def stream_digest(order: Order) -> dict[str, Any]:
+    """Digest a generator's data."""
+    return {"digest": datasets.stream_digest(order["source"])}
+
+
+def float_file(order: Order) -> dict[str, Any]:
+    """Make the float .tflite of a model: converted by TensorFlow, or framed where it is one."""
+    source, out = Path(order["source"]), Path(order["workdir"]) / "model.tflite"
+    if order["form"] == catalog.FINISHED:
+        facts = flatbuffer.read(source)
+        _refuse_quantised(facts)
+        framed = rewrite.frame(
+            source.read_bytes(),
+            where=source.name,
+            signature=order["signature"],
+            shape=order["shape"],
+        )
+        out.write_bytes(framed)
+        return {**_made(out), "notes": [], "flags": []}
+    notes = convert.convert(
+        convert.Order(
+            source=source,
+            form=order["form"],
+            shape=order["shape"],
+            signature=order["signature"],
+            allow_flex=order["allow_flex"],
+            verify=order["verify"],
+            seed=order["seed"],
+        ),
+        out,
+    )
+    return {**_made(out), "notes": list(notes), "flags": []}
+
+
+def step(order: Order) -> dict[str, Any]:
+    """Run one step of a recipe."""
+    chosen = catalog.known_steps()[order["step"]]
+    data = StepData()
+    if chosen.needs:
+        data = _step_data(order)
+    before = order["before"]
+    source = Artifact(
+        path=Path(before["path"]),
+        form=before["form"],
+        notes=tuple(before["notes"]),
+        flags=tuple(before["flags"]),
+    )
+    made = chosen.build(source, order["parameters"], data, Path(order["workdir"]))
+    flags = [*made.flags, *(["random_calibration"] if data.random_calibration else [])]
+    return {
+        **_made(made.path),
+        "notes": list(made.notes),
+        "flags": list(dict.fromkeys(flags)),
+    }
+
+
+def reference(order: Order) -> dict[str, Any]:
+    """Run the float file over the real inputs; its outputs and score are every variant's mark."""
+    path = Path(order["path"])
+    facts = flatbuffer.read(path)
+    check.operators(facts, allow_flex=order["allow_flex"], as_is=False)
+    answers = check.ask(path, facts, _material(order))
+    out = Path(order["workdir"]) / "outputs.npz"
+    _save(out, {str(i): array for i, array in enumerate(answers.outputs())})
+    return {**_made(out), "score": answers.score, "real": answers.real}
+
+
+def check_variant(order: Order) -> dict[str, Any]:
+    """Check a built file and measure what is known of it on the host."""
+    path = Path(order["path"])
+    facts = flatbuffer.read(path)
+    notes = check.operators(facts, allow_flex=order["allow_flex"], as_is=order["as_is"])
+    result: dict[str, Any] = {
+        "file": None,
+        "size_zstd_bytes": _zstd_bytes(path.read_bytes()),
+        "score": None,
+        "samples": None,
+        "agreement": None,
+    }
+    if facts.for_edgetpu:
+        return {**result, "notes": [*notes, "compiled for the Edge TPU: not run on the host"]}
+    answers = check.ask(path, facts, _material(order))
+    if not answers.real:
+        notes.append("checked on random inputs: the plan gives no data")
+    if order["reference"] is not None:
+        import numpy as np
+
+        with np.load(order["reference"]) as stored:
+            mark = [stored[str(i)] for i in range(len(stored.files))]
+        result["agreement"] = check.plain(check.compare(answers, mark, facts.outputs))
+    return {**result, "score": answers.score, "samples": answers.samples, "notes": notes}
+
+
+def outputs(order: Order) -> dict[str, Any]:
+    """Run arrays by tensor name through a file, in the file's own dtypes."""
+    import numpy as np
+
+    path = Path(order["path"])
+    facts = flatbuffer.read(path)
+    with np.load(order["inputs"], allow_pickle=False) as stored:
+        inputs = {tensor.name: stored[tensor.name] for tensor in facts.inputs}
+    _save(Path(order["out"]), runtime.run(path, facts, inputs, order["threads"]))
+    return {}
+
+
+def samples(order: Order) -> dict[str, Any]:
+    """Write the first samples of the user's data as (n, ...) arrays by tensor name."""
+    facts = flatbuffer.read(Path(order["path"]))
+    arrays, _ = datasets.load(
+        order["source"], facts.inputs, limit=order["limit"], seed=order["seed"]
+    )
+    _save(Path(order["out"]), arrays)
+    return {}
+
+
+def delegation(order: Order) -> dict[str, Any]:
+    """Say what this host's delegate takes of a file."""
+    path = Path(order["path"])
+    runner = runtime.Runner(path, flatbuffer.read(path))
+    return {"nodes": [_node(node) for node in runner.operators()]}
+
+
+VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
+    "warm": warm,
+    "stream_digest": stream_digest,
+    "float_file": float_file,
+    "step": step,
+    "reference": reference,
+    "check": check_variant,
+    "outputs": outputs,
+    "samples": samples,
+    "delegation": delegation,
+}
+
+
+def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:
+    """A quantised file would pass every step unchanged in effect."""
+    if not facts.quantised:
+        return
+    named = [weight.name for weight in facts.weights if weight.quantised] or list(facts.quantised)
+    more = f" and {len(named) - _NAMED_WEIGHTS} more" if len(named) > _NAMED_WEIGHTS else ""
+    raise RecipeError(
+        f"{facts.path.name} is quantised already: not float are "
+        f"{', '.join(named[:_NAMED_WEIGHTS])}{more}; "
+        'measure it unchanged with "as_is", or give the float model'
+    )
+
+
+def _step_data(order: Order) -> StepData:
+    """Load what the step needs, as the model's own float file takes it."""
+    tensors = flatbuffer.read(Path(order["tensors"])).inputs
+    loaded: dict[str, Any] = {}
+    for need, source in order["data"].items():
+        arrays, labels = datasets.load(source, tensors, limit=order["limit"], seed=order["seed"])
+        loaded[need] = arrays if need == "calibration" or labels is None else arrays | {"y": labels}
+    return StepData(
+        calibration=loaded.get("calibration"),
+        training=loaded.get("training"),
+        random_calibration=order["data"].get("calibration") == datasets.RANDOM,
+    )
+
+
+def _material(order: Order) -> check.Material:
+    return check.Material(
+        evaluation=order["evaluation"],
+        calibration=order["calibration"],
+        metric=order["metric"],
+        seed=order["seed"],
+    )
+
+
+def _made(path: Path) -> dict[str, Any]:
+    """Say what lies at `path`: for a .tflite, everything a Variant tells."""
+    if path.suffix != ".tflite":
+        return {"file": path.name}
+    facts = flatbuffer.read(path)
+    return {
+        "file": path.name,
+        "digest": facts.digest,
+        "size_bytes": facts.size_bytes,
+        "inputs": [asdict(tensor) for tensor in facts.inputs],
+        "outputs": [asdict(tensor) for tensor in facts.outputs],
+        "operators": dict(facts.operators),
+        "sparsity": facts.sparsity,
+    }
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _zstd_bytes(data: bytes) -> int | None:
+    """Size under zstd 19, what an update over the air would travel as."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise HarnessError(
+            f"zstandard is not installed ({error}); pip install 'edge-harness[light]'"
+        ) from error
+    return len(zstandard.ZstdCompressor(level=19).compress(data))
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "op": str(node["op_name"]),
+        "inputs": [int(i) for i in node["inputs"] if i >= 0],
+        "outputs": [int(i) for i in node["outputs"] if i >= 0],
+    }

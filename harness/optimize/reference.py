@@ -1,0 +1,112 @@
+"""The host's answer to the same file: what a device's outputs are compared with before timing.
+
+A device that computes something else than the host is not measured. The file runs in a child
+process: it may be one that takes its process down.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import RecipeError
+from harness.optimize import data as datasets
+from harness.optimize import numeric, workers
+from harness.optimize.numeric import Array
+from harness.types import Agreement, ModelSource, Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInputs:
+    """The inputs of a variant's check before timing."""
+
+    path: Path
+    """An .npz: (n, ...) by tensor name, in the file's own dtypes."""
+    real: bool
+    """Whether they are the user's data; else random numbers."""
+
+
+def check_inputs(
+    model: ModelSource, variant: Variant, folder: Path, n: int = 64, seed: int = 0
+) -> CheckInputs:
+    """Write up to `n` inputs for a variant: from evaluation, else calibration, else random.
+
+    The same variant and data give the same file. Raises ConfigError for data that does not fit.
+    """
+    chosen = [model.data.evaluation, model.data.calibration]
+    source = next((item for item in chosen if item and item != datasets.RANDOM), None)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{variant.digest[:16]}-{n}-{seed}.npz"
+    if source is None:
+        arrays = datasets.stack(datasets.random_samples(variant.inputs, n, seed), variant.inputs)
+    elif datasets.is_generator(source):
+        order = {"source": source, "path": str(variant.path), "limit": n, "seed": seed}
+        with tempfile.TemporaryDirectory() as space:
+            out = Path(space) / "samples.npz"
+            workers.once("samples", {**order, "out": str(out)})
+            arrays = load_inputs(out)
+    else:
+        arrays, _ = datasets.load(source, variant.inputs, limit=n, seed=seed)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **as_file_takes(variant, arrays))
+    return CheckInputs(path=path, real=source is not None)
+
+
+def load_inputs(path: str | Path) -> dict[str, Array]:
+    """Read what `check_inputs` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Turn real inputs (n, ...) by tensor name into the file's dtypes, by scale and zero point."""
+    return {
+        tensor.name: numeric.quantise(real_inputs[tensor.name], tensor) for tensor in variant.inputs
+    }
+
+
+def host_outputs(path: Path, inputs: Mapping[str, Array], threads: int = 1) -> dict[str, Array]:
+    """Run inputs, each (n, ...) in the file's own dtype, through the file in a child process.
+
+    Returns each output as (n, ...) by tensor name, in the file's own dtype.
+
+    Raises RecipeError where the file cannot be run here, or takes the child down.
+    """
+    with tempfile.TemporaryDirectory() as space:
+        given, out = Path(space) / "inputs.npz", Path(space) / "outputs.npz"
+        with given.open("wb") as file:
+            np.savez(file, allow_pickle=False, **inputs)
+        order = {"path": str(path), "inputs": str(given), "out": str(out), "threads": threads}
+        workers.once("outputs", order)
+        return load_inputs(out)
+
+
+def compare(
+    device_outputs: Mapping[str, Array], expected: Mapping[str, Array], variant: Variant
+) -> Agreement:
+    """Compare a device's outputs with the host's, both in the file's own dtypes, as real values.
+
+    top1 is null where the outputs do not look like classes. Raises RecipeError where an output is
+    missing or has another size.
+    """
+    theirs, ours = [], []
+    for tensor in variant.outputs:
+        if tensor.name not in device_outputs:
+            raise RecipeError(
+                f'the device gave no output "{tensor.name}" '
+                f"(it gave: {', '.join(device_outputs) or 'none'})"
+            )
+        device, host = device_outputs[tensor.name], expected[tensor.name]
+        if len(device) != len(host) or device.size != host.size:
+            raise RecipeError(
+                f'the device\'s output "{tensor.name}" has the shape {list(device.shape)}; '
+                f"the host's has {list(host.shape)}"
+            )
+        theirs.append(numeric.dequantise(device, tensor).reshape(len(host), -1))
+        ours.append(numeric.dequantise(host, tensor).reshape(len(host), -1))
+    classes = numeric.has_classes(variant.outputs)
+    return numeric.agreement(theirs, ours, classes=classes)

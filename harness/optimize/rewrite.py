@@ -1,0 +1,238 @@
+"""Edit a .tflite file's frame, never its arithmetic: signature, names, open dimensions.
+
+The quantiser wants one signature, unique tensor names and settled shapes; files of other
+converters often lack them. Everything here runs in a worker: settling a shape asks the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.errors import RecipeError
+
+SIGNATURE = "serving_default"
+_CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE")
+
+
+def frame(
+    data: bytes,
+    *,
+    where: str,
+    signature: str | None = None,
+    shape: Mapping[str, Sequence[int]] | None = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> bytes:
+    """Give a float file one signature, unique names and no open dimension.
+
+    Args:
+        data: The file.
+        where: Its name, for messages.
+        signature: Which of several signatures is meant.
+        shape: Chosen shapes by input name (`*` for a single input); an open batch is 1.
+        inputs: Names for the inputs, in order; None keeps those of the file.
+        outputs: Names for the outputs, in order.
+
+    Raises RecipeError: no such signature, an open dimension without a chosen size, a graph that
+    does not take the shape.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(data)
+    named_inputs, named_outputs = _choose(model, signature, where)
+    graph = model.subgraphs[0]
+    named_inputs = list(inputs or named_inputs)
+    named_outputs = list(outputs or named_outputs)
+    if inputs:
+        _rename(graph, graph.inputs, named_inputs)
+    if outputs:
+        _rename(graph, graph.outputs, named_outputs)
+    _unique(graph)
+    if _settle(model, named_inputs, shape or {}, where):
+        _propagate(model, where)
+    _sign(model, named_inputs, named_outputs)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list[str]]:  # noqa: ANN401 - generated classes
+    """Make the wanted signature's graph the main one; return the names of its ends."""
+    known = {_text(item.signatureKey): item for item in model.signatureDefs or []}
+    if wanted is not None and wanted not in known:
+        raise RecipeError(
+            f'{where}: no signature "{wanted}" (it has: {", ".join(known) or "none"})'
+        )
+    if wanted is None and len({item.subgraphIndex for item in known.values()}) > 1:
+        if SIGNATURE not in known:
+            raise RecipeError(
+                f"{where}: several signatures ({', '.join(known)}); "
+                'choose one with the key "signature" of the model'
+            )
+        wanted = SIGNATURE
+    chosen = known.get(wanted) if wanted else next(iter(known.values()), None)
+    if chosen is not None and (chosen.subgraphIndex or 0) != 0:
+        _only_graph(model, chosen.subgraphIndex, where)
+    elif chosen is not None and len(known) > 1 and not _calls_graphs(model):
+        _only_graph(model, 0, where)
+    graph = model.subgraphs[0]
+    return (
+        _names(graph, graph.inputs, chosen.inputs if chosen else []),
+        _names(graph, graph.outputs, chosen.outputs if chosen else []),
+    )
+
+
+def _only_graph(model: Any, index: int, where: str) -> None:  # noqa: ANN401 - generated classes
+    if _calls_graphs(model):
+        raise RecipeError(
+            f"{where}: the chosen signature is not the main graph and the file has control flow; "
+            "convert the model again with only that signature"
+        )
+    model.subgraphs = [model.subgraphs[index]]
+
+
+def _calls_graphs(model: Any) -> bool:  # noqa: ANN401 - generated classes
+    from ai_edge_litert import schema_py_generated as schema
+
+    calls = {getattr(schema.BuiltinOperator, word) for word in _CALLS_GRAPHS}
+    return any(code.builtinCode in calls for code in model.operatorCodes)
+
+
+def _names(graph: Any, tensors: Sequence[int], maps: Sequence[Any]) -> list[str]:  # noqa: ANN401 - generated classes
+    by_index = {item.tensorIndex: _text(item.name) for item in maps}
+    names = []
+    for position, index in enumerate(tensors):
+        own = _text(graph.tensors[index].name)
+        plain = own.removeprefix("serving_default_").removesuffix(":0")
+        names.append(by_index.get(index) or plain or f"tensor_{position}")
+    return [
+        name if names.count(name) == 1 else f"{name}_{position}"
+        for position, name in enumerate(names)
+    ]
+
+
+def _rename(graph: Any, tensors: Sequence[int], names: Sequence[str]) -> None:  # noqa: ANN401 - generated classes
+    taken = {_text(tensor.name) for tensor in graph.tensors}
+    for index, name in zip(tensors, names, strict=True):
+        if name not in taken:
+            graph.tensors[index].name = name.encode()
+            taken.add(name)
+
+
+def _unique(graph: Any) -> None:  # noqa: ANN401 - generated classes
+    """Calibration keeps ranges by tensor name, so no two tensors may share one."""
+    seen: set[bytes] = set()
+    for index, tensor in enumerate(graph.tensors):
+        if not tensor.name or bytes(tensor.name) in seen:
+            tensor.name = bytes(tensor.name or b"tensor") + f"__{index}".encode()
+        seen.add(bytes(tensor.name))
+
+
+def _settle(
+    model: Any,  # noqa: ANN401 - generated classes
+    names: Sequence[str],
+    shape: Mapping[str, Sequence[int]],
+    where: str,
+) -> bool:
+    """Fix the inputs' open dimensions; say whether any differs from what the file was made for."""
+    graph = model.subgraphs[0]
+    unknown = set(shape) - set(names) - {"*"}
+    if unknown:
+        raise RecipeError(
+            f"{where}: shape for an unknown input {', '.join(sorted(unknown))} "
+            f"(it has: {', '.join(names)})"
+        )
+    changed = False
+    for name, index in zip(names, graph.inputs, strict=True):
+        tensor = graph.tensors[index]
+        now = [int(size) for size in _list(tensor.shape)]
+        signed = [int(size) for size in _list(tensor.shapeSignature)] or now
+        chosen = shape.get(name, shape.get("*"))
+        settled = settle_shape(name, signed, chosen, where)
+        changed |= settled != now
+        tensor.shape = settled
+    for tensor in graph.tensors:
+        tensor.shapeSignature = None
+        tensor.hasRank = tensor.hasRank or bool(_list(tensor.shape))
+    return changed
+
+
+def settle_shape(
+    name: str, open_shape: Sequence[int], chosen: Sequence[int] | None, where: str
+) -> list[int]:
+    """Fill the open dimensions (-1) of an input: the batch with 1, the others as chosen.
+
+    Raises RecipeError naming the input and the key where a dimension stays open or the choice
+    contradicts the model.
+    """
+    if chosen is not None:
+        same = len(chosen) == len(open_shape) and all(
+            size in {-1, want} for size, want in zip(open_shape, chosen, strict=True)
+        )
+        if not same or min(chosen, default=1) < 1:
+            raise RecipeError(
+                f'{where}: the chosen shape {list(chosen)} does not fit the input "{name}", '
+                f"which is {list(open_shape)} (-1 is open)"
+            )
+        return list(chosen)
+    settled = [1 if i == 0 and size == -1 else size for i, size in enumerate(open_shape)]
+    if -1 in settled:
+        raise RecipeError(
+            f'{where}: the input "{name}" is {list(open_shape)} (-1 is open); choose its size with '
+            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }}'
+        )
+    return settled
+
+
+def _example(shape: Sequence[int]) -> str:
+    return "[" + ", ".join("N" if size == -1 else str(size) for size in shape) + "]"
+
+
+def _propagate(model: Any, where: str) -> None:  # noqa: ANN401 - generated classes
+    """Ask the runtime what every tensor's shape becomes, and write it into the file."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    try:
+        interpreter = Interpreter(
+            model_content=data,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        interpreter.allocate_tensors()
+        details = interpreter.get_tensor_details()
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"{where}: the graph does not take the chosen shape: {error}") from error
+    tensors = model.subgraphs[0].tensors
+    for detail in details:
+        if detail["index"] < len(tensors):  # beyond are the runtime's own scratch tensors
+            tensors[detail["index"]].shape = [int(size) for size in detail["shape"]]
+
+
+def _sign(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:  # noqa: ANN401 - generated classes
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    entry = schema.SignatureDefT()
+    entry.signatureKey = SIGNATURE.encode()
+    entry.subgraphIndex = 0
+    entry.inputs = _maps(schema, inputs, graph.inputs)
+    entry.outputs = _maps(schema, outputs, graph.outputs)
+    model.signatureDefs = [entry]
+
+
+def _maps(schema: Any, names: Sequence[str], tensors: Sequence[int]) -> list[Any]:  # noqa: ANN401 - generated classes
+    maps = []
+    for name, index in zip(names, tensors, strict=True):
+        item = schema.TensorMapT()
+        item.name = name.encode()
+        item.tensorIndex = int(index)
+        maps.append(item)
+    return maps
+
+
+def _list(value: Any) -> list[Any]:  # noqa: ANN401 - list, numpy array or None
+    return [] if value is None else list(value)
+
+
+def _text(raw: bytes | str | None) -> str:
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else (raw or "")

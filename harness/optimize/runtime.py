@@ -1,0 +1,93 @@
+"""Run a .tflite file on this host, sample by sample. Only inside a worker: a bad file may crash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError, RecipeError
+from harness.optimize.flatbuffer import FileFacts
+from harness.optimize.numeric import Array, fed_shape
+
+
+class Runner:
+    """One file in one interpreter; inputs and outputs in the file's own dtypes.
+
+    Raises RecipeError with the runtime's words where it refuses the file or an inference, and
+    HarnessError where no runtime is installed.
+    """
+
+    def __init__(self, path: Path, facts: FileFacts, threads: int = 1) -> None:
+        """Load the file and allocate its tensors; open dimensions are 1."""
+        self.path = path
+        self.facts = facts
+        try:
+            self._interpreter = _interpreter(path, threads, flex=bool(facts.flex))
+            self._inputs = [item["index"] for item in self._interpreter.get_input_details()]
+            for index, tensor in zip(self._inputs, facts.inputs, strict=True):
+                if -1 in tensor.shape:
+                    self._interpreter.resize_tensor_input(index, fed_shape(tensor))
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(f"{path.name}: the runtime refuses the file: {error}") from error
+
+    def invoke(self, sample: Sequence[Array]) -> list[Array]:
+        """Run one sample (inputs in order, without batch) and return copies of the outputs."""
+        try:
+            for index, array, tensor in zip(self._inputs, sample, self.facts.inputs, strict=True):
+                self._interpreter.set_tensor(index, array.reshape(fed_shape(tensor)))
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(f"{self.path.name}: an inference failed: {error}") from error
+        return [
+            _without_batch(self._interpreter.get_tensor(item["index"]))
+            for item in self._interpreter.get_output_details()
+        ]
+
+    def operators(self) -> list[dict[str, Any]]:
+        """Return the runtime's list of nodes, delegates included."""
+        found: list[dict[str, Any]] = self._interpreter._get_ops_details()  # noqa: SLF001 - the only way to see delegates
+        return found
+
+
+def run(
+    path: Path, facts: FileFacts, inputs: Mapping[str, Array], threads: int = 1
+) -> dict[str, Array]:
+    """Run (n, ...) arrays by tensor name through a file; outputs as (n, ...) by tensor name."""
+    runner = Runner(path, facts, threads)
+    missing = [tensor.name for tensor in facts.inputs if tensor.name not in inputs]
+    if missing:
+        raise RecipeError(f"{path.name}: no array for the inputs {', '.join(missing)}")
+    columns = [inputs[tensor.name] for tensor in facts.inputs]
+    rows = [runner.invoke(sample) for sample in _rows(columns)]
+    return {
+        tensor.name: np.stack([row[i] for row in rows]) for i, tensor in enumerate(facts.outputs)
+    }
+
+
+def _rows(columns: Sequence[Array]) -> Iterator[tuple[Array, ...]]:
+    return iter(zip(*columns, strict=True))
+
+
+def _without_batch(array: Array) -> Array:
+    return array[0] if array.ndim and array.shape[0] == 1 else array
+
+
+def _interpreter(path: Path, threads: int, *, flex: bool) -> Any:  # noqa: ANN401 - untyped library
+    """Open the file; TensorFlow's own interpreter carries the Flex kernels, the small one none."""
+    try:
+        if flex:
+            import tensorflow as tf
+
+            return tf.lite.Interpreter(str(path), num_threads=threads)
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        extra = "tensorflow" if flex else "light"
+        raise HarnessError(
+            f"running {path.name} on this host needs a package that is not installed ({error}); "
+            f"pip install 'edge-harness[{extra}]'"
+        ) from error
+    return Interpreter(str(path), num_threads=threads)

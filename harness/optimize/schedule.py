@@ -1,0 +1,176 @@
+"""Run a graph of build nodes in workers: each starts when what it needs is there.
+
+A node that fails takes down only what needs it. Results go into the cache as they come, so a run
+that is killed has lost only the jobs under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import HarnessError
+from harness.optimize.cache import Cache, Entry
+from harness.optimize.graph import Node
+from harness.optimize.workers import Answer, Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildEvent:
+    """Progress: a stage of a build began, ended, failed, or was in the cache."""
+
+    model: str
+    recipe: str | None
+    """None for a stage that several recipes share."""
+    stage: str
+    """`convert`, `frame`, a step's name, `reference` or `check`."""
+    status: Literal["started", "done", "cached", "failed"]
+    seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    """Peak resident memory (VmHWM) of the worker that did it, so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Started:
+    node: Node
+    workspace: Path
+    at: float
+
+
+class Schedule:
+    """One run of a graph. `entries` and `errors` fill while `run` is iterated."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        *,
+        cache: Cache,
+        pool: Pool,
+        tell: Callable[[BuildEvent], None],
+    ) -> None:
+        """Take the nodes by key; nothing runs before `want` and `run`."""
+        self.entries: dict[str, Entry] = {}
+        self.errors: dict[str, HarnessError] = {}
+        self._nodes = nodes
+        self._cache = cache
+        self._pool = pool
+        self._tell = tell
+        self._pending: dict[str, Node] = {}
+        self._started: dict[str, _Started] = {}
+
+    def want(self, key: str) -> None:
+        """Look a node up in the cache; only where it is absent is what it needs wanted too."""
+        if key in self.entries or key in self._pending:
+            return
+        node = self._nodes[key]
+        entry = self._cache.get(key)
+        if entry is not None:
+            self.entries[key] = entry
+            self._event(node, "cached")
+            return
+        for need in node.needs.values():
+            self.want(need)
+        self._pending[key] = node
+
+    def run(self) -> Iterator[None]:
+        """Do the wanted work; yields whenever more of it has ended, the first time at once."""
+        yield
+        warmed = False
+        try:
+            while self._pending or self._started:
+                self._start_ready()
+                if not warmed:
+                    self._warm()
+                    warmed = True
+                if self._started:
+                    self._take(self._pool.wait())
+                yield
+        finally:
+            for left in self._started.values():
+                self._cache.discard(left.workspace)
+
+    def _start_ready(self) -> None:
+        for key, node in list(self._pending.items()):
+            failed = next((n for n in node.needs.values() if n in self.errors), None)
+            if failed is not None:
+                self.errors[key] = self.errors[failed]
+                del self._pending[key]
+            elif all(need in self.entries for need in node.needs.values()):
+                worker = self._pool.free(node.kind)
+                if worker is None:
+                    continue
+                workspace = self._cache.workspace()
+                order = {**self._order(node), "workdir": str(workspace)}
+                self._started[key] = _Started(node=node, workspace=workspace, at=time.monotonic())
+                del self._pending[key]
+                self._event(node, "started")
+                self._pool.give(worker, key, node.verb, order)
+
+    def _warm(self) -> None:
+        """While TensorFlow works on the first model, a light worker imports the quantiser."""
+        steps = any(node.verb == "step" and node.kind == "light" for node in self._pending.values())
+        if steps and self._pool.limit > len(self._started):
+            worker = self._pool.free("light")
+            if worker is not None:
+                self._pool.give(worker, None, "warm", {})
+
+    def _order(self, node: Node) -> dict[str, Any]:
+        """Fill in what other nodes made: a path, or for `before` a whole artifact."""
+        order = dict(node.order)
+        for role, key in node.needs.items():
+            entry = self.entries[key]
+            if role == "before":
+                facts = entry.facts
+                order["before"] = {
+                    **order["before"],
+                    "path": str(entry.path),
+                    "notes": facts["notes"],
+                    "flags": facts["flags"],
+                }
+            else:
+                order[role] = str(entry.path)
+        return order
+
+    def _take(self, answer: Answer) -> None:
+        if answer.ticket is None:
+            return
+        key = str(answer.ticket)
+        started = self._started.pop(key)
+        seconds = time.monotonic() - started.at
+        try:
+            if answer.result is None:
+                assert answer.error is not None
+                raise answer.error
+            facts = dict(answer.result)
+            made = started.workspace / facts["file"] if facts.get("file") else None
+            before = [self.entries[need].facts for need in set(started.node.needs.values())]
+            facts["seconds"] = seconds + sum(fact.get("seconds", 0.0) for fact in before)
+            self.entries[key] = self._cache.keep(key, made, facts)
+        except HarnessError as error:
+            self.errors[key] = error
+            self._event(started.node, "failed", seconds, answer.peak_rss_bytes)
+        else:
+            self._event(started.node, "done", seconds, answer.peak_rss_bytes)
+        finally:
+            self._cache.discard(started.workspace)
+
+    def _event(
+        self,
+        node: Node,
+        status: Literal["started", "done", "cached", "failed"],
+        seconds: float | None = None,
+        peak: int | None = None,
+    ) -> None:
+        self._tell(
+            BuildEvent(
+                model=node.model,
+                recipe=node.recipe,
+                stage=node.stage,
+                status=status,
+                seconds=seconds,
+                peak_rss_bytes=peak,
+            )
+        )

@@ -1,0 +1,32 @@
+"""as_is: a finished .tflite, measured unchanged.
+
+recipes = ["as_is"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.protocols import Artifact, Parameter, StepData
+
+
+class AsIs:
+    """Takes any .tflite, quantised or compiled for the Edge TPU too; never a model to convert."""
+
+    name = "as_is"
+    summary = "a finished .tflite unchanged"
+    parameters: tuple[Parameter, ...] = ()
+    takes: tuple[str, ...] = ("tflite",)
+    gives = "tflite"
+    needs: tuple[str, ...] = ()
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Link or copy the file into the work folder, byte for byte."""
+        del parameters, data
+        out = workdir / "model.tflite"
+        out.write_bytes(source.path.read_bytes())
+        return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)

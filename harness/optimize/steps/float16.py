@@ -1,0 +1,48 @@
+"""float16: weights stored in half the bytes, arithmetic in float.
+
+recipes = ["float16"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize import quantise
+from harness.protocols import Artifact, Parameter, StepData
+
+
+class Float16:
+    """float16 weights, widened when the file is loaded; half the size, the same outputs."""
+
+    name = "float16"
+    summary = "float16 weights, float arithmetic"
+    parameters: tuple[Parameter, ...] = ()
+    takes: tuple[str, ...] = ("float_tflite",)
+    gives = "tflite"
+    needs: tuple[str, ...] = ()
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Cast the weights; raises RecipeError where the graph cannot be taken."""
+        del parameters, data
+        out = workdir / "model.tflite"
+        quantise.quantise(source.path, out, _half)
+        return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
+
+
+def _half(worker: Any) -> None:  # noqa: ANN401 - untyped library
+    from ai_edge_quantizer import qtyping
+
+    config = qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(
+            num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+        ),
+        compute_precision=qtyping.ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    worker.update_quantization_recipe(
+        ".*", qtyping.TFLOperationName.ALL_SUPPORTED, config, algorithm_key="float_casting"
+    )

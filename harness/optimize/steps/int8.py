@@ -1,0 +1,43 @@
+"""int8: weights and activations in int8, from calibration data.
+
+recipes = ["int8"]               # int8 inputs and outputs
+recipes = ['int8(io="float")']   # float inputs and outputs around an int8 model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize import quantise
+from harness.protocols import Artifact, Parameter, StepData
+
+
+class Int8:
+    """Full-integer quantisation with the smallest and largest values seen in calibration."""
+
+    name = "int8"
+    summary = "int8 weights and activations (calibrated)"
+    parameters: tuple[Parameter, ...] = (
+        Parameter(
+            name="io",
+            type='"int8" | "float"',
+            default="int8",
+            help="dtype of the model's inputs and outputs",
+        ),
+    )
+    takes: tuple[str, ...] = ("float_tflite",)
+    gives = "tflite"
+    needs: tuple[str, ...] = ("calibration",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Calibrate and quantise; raises RecipeError where the graph cannot be taken."""
+        out = workdir / "model.tflite"
+        configure = quantise.integer(8)
+        if parameters["io"] == "float":
+            configure = quantise.float_ends(configure)
+        quantise.quantise(source.path, out, configure, data.calibration)
+        return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
