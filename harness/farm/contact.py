@@ -1,0 +1,209 @@
+"""First contact: settle the host key, tell what class of device answers, write it down.
+
+The steps of `edge-harness add` as pieces: nothing here keeps a connection.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from harness.config import farm as farms
+from harness.errors import ConfigError, HostKeyUnknown
+from harness.farm import toml_text
+from harness.types import Accelerator, CoreGroup, Detect, Device, DeviceFacts, Profile
+
+Trust = Callable[[str, str, str], bool]
+"""Asked about an unknown host key: host, key type, fingerprint. True trusts it from now on."""
+
+_SAYS_SO = "the device's own answer at first contact"
+_BITS_32 = 32
+_ARCHS_32 = {"aarch64": "armv7l", "x86_64": "i686"}
+_HAS_XNNPACK = frozenset({"x86_64", "aarch64"})
+
+
+def settle_host_key(device: Device, trust: Trust) -> None:
+    """Ask about every host key on the way to an SSH device that is not known yet.
+
+    A key that `trust` accepts is added to the device's store of known hosts. Raises
+    HostKeyUnknown for one it does not accept and for a changed one, which nobody is asked about.
+    """
+    from harness.transports import ssh_connect, ssh_keys
+
+    while not (shown := ssh_connect.host_key(device)).known:
+        if not trust(shown.host, ssh_keys.short_type(shown.type), shown.fingerprint):
+            what = "jump host" if shown.jump else "host"
+            raise HostKeyUnknown(
+                f"{shown.host}: the {what} key {shown.label} was not trusted; compare it with "
+                "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the device, then "
+                f"`edge-harness add {device.address} --yes-key {shown.fingerprint}`"
+            )
+        ssh_keys.trust(device, shown)
+
+
+def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:
+    """Choose the profile whose `detect` fits a device best, or None where none does.
+
+    All given keys of a `detect` must match. An accelerator that is plugged in says more than the
+    board, the board (the longer name first) more than the machine word.
+    """
+    best: tuple[tuple[bool, int, bool], str] | None = None
+    for name, profile in profiles.items():
+        rank = _fit(facts, profile.detect)
+        if rank is not None and (best is None or rank > best[0]):
+            best = (rank, name)
+    return best[1] if best else None
+
+
+def _fit(facts: DeviceFacts, detect: Detect) -> tuple[bool, int, bool] | None:
+    """Return how much of a device a `detect` names, or None where it does not fit."""
+    if not (detect.machine or detect.model or detect.usb):
+        return None
+    if detect.machine and not {facts.machine, _arch(facts)} & set(detect.machine):
+        return None
+    board = facts.board or ""
+    named = [len(word) for word in detect.model if word in board]
+    if detect.model and not named:
+        return None
+    if detect.usb and not set(detect.usb) & set(facts.extra.get("usb", ())):
+        return None
+    return bool(detect.usb), max(named, default=0), bool(detect.machine)
+
+
+def new_profile(facts: DeviceFacts) -> Profile:
+    """Make a profile of a device that no known one fits, from what it said of itself.
+
+    It is `verified = "none"`, and recognises this board by its name, or by its machine word where
+    the board has none.
+    """
+    title = facts.board or f"{facts.system} on {facts.machine}"
+    arch = _arch(facts)
+    accelerators = tuple(
+        Accelerator(name=name, target="edgetpu", delegate="libedgetpu.so.1")
+        for name in facts.accelerators
+        if name in {"edgetpu-pcie", "edgetpu-usb"}
+    )
+    known = {
+        "chip": facts.chip,
+        "cores": (CoreGroup(count=facts.cores, name=facts.chip or facts.machine),),
+        "memory_mb": (round(facts.memory_total_bytes / 1e6),) if facts.memory_total_bytes else (),
+        "runtimes": tuple(dict.fromkeys(runtime.name for runtime in facts.runtimes)),
+        "accelerators": accelerators,
+        "sensors": facts.sensors,
+    }
+    given = {field: item for field, item in known.items() if item}
+    return Profile(
+        name=_slug(facts.board or f"{facts.system}_{facts.machine}"),
+        title=title,
+        arch=arch,
+        targets=("xnnpack", *(["edgetpu"] if accelerators else [])),
+        xnnpack=arch in _HAS_XNNPACK,
+        detect=Detect(machine=(facts.machine,), model=(facts.board,) if facts.board else ()),
+        verified="none",
+        sources=dict.fromkeys(given, _SAYS_SO),
+        notes="Written by `edge-harness add`; put right what the device could not know of itself.",
+        **given,  # type: ignore[arg-type]  # each value is of its field's type
+    )
+
+
+def write_profile(folder: Path, profile: Profile) -> Path:
+    """Write a profile into the user's folder of profiles and return its file.
+
+    Raises ConfigError where the folder cannot be written, or a file of that name is there whose
+    `detect` did not fit this device.
+    """
+    path = folder / f"{profile.name}.toml"
+    if path.exists():
+        raise ConfigError(
+            f"{path}: it is there, but its [detect] does not fit this device "
+            f"({toml_text.value(_plain(profile.detect))}); mend it or move it away"
+        )
+    lines = [
+        f"{toml_text.key(name)} = {toml_text.value(item)}"
+        for name, item in _plain(profile).items()
+        if name != "name"
+    ]
+    toml_text.write_whole(path, "\n".join(lines) + "\n")
+    return path
+
+
+def write_device(farm: Path, device: Device) -> None:
+    """Write a device as a table of farm.toml; the rest of the file stays as it is.
+
+    Where the device is there already, the keys that are known now are replaced and the others
+    (tags, meter) kept. Raises ConfigError where the file is not TOML, cannot be written, or has
+    the device in a form that cannot be changed line by line.
+    """
+    try:
+        text = farm.read_text(encoding="utf-8") if farm.exists() else ""
+        before = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{farm}: cannot be read: {error}") from error
+    entries = _entries(device)
+    header = ("device", device.name)
+    changed = toml_text.with_table(text, header, entries)
+    tables = before.get("device", {})
+    wanted = {
+        **before,
+        "device": {**tables, device.name: {**tables.get(device.name, {}), **entries}},
+    }
+    try:
+        as_wanted = tomllib.loads(changed) == wanted
+    except tomllib.TOMLDecodeError:
+        as_wanted = False
+    if not as_wanted:
+        raise ConfigError(
+            f"{farm}: device.{device.name} is written in a way that only a person can change; "
+            f"write it as a table [device.{toml_text.key(device.name)}] with "
+            + ", ".join(f"{name} = {toml_text.value(item)}" for name, item in entries.items())
+        )
+    toml_text.write_whole(farm, changed)
+
+
+def _entries(device: Device) -> dict[str, Any]:
+    """Return the keys of farm.toml that this device needs."""
+    found = {name: item for name, item in _plain(device).items() if name != "name"}
+    if device.address == "local:":
+        # The door knows both of this machine; written down they would only grow stale.
+        usual = farms.this_machine()
+        for name in ("workdir", "python"):
+            if getattr(device, name) == getattr(usual, name):
+                found.pop(name, None)
+    return found
+
+
+def _plain(noun: Any) -> dict[str, Any]:  # noqa: ANN401 - any noun of harness.types
+    """Return a noun as the table that gives it: fields at their default are left out."""
+    table: dict[str, Any] = {}
+    for field in fields(noun):
+        item = getattr(noun, field.name)
+        usual = field.default if field.default_factory is MISSING else field.default_factory()
+        if item is None or (usual is not MISSING and item == usual and field.name != "verified"):
+            continue
+        table[field.name] = _wire(item)
+    return table
+
+
+def _wire(item: Any) -> Any:  # noqa: ANN401 - a noun, a collection or a plain value
+    if hasattr(item, "__dataclass_fields__"):
+        return _plain(item)
+    if isinstance(item, Mapping):
+        return {name: _wire(one) for name, one in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [_wire(one) for one in item]
+    return item
+
+
+def _arch(facts: DeviceFacts) -> str:
+    """Return the machine word of the device's Python, which decides what wheels it takes."""
+    if facts.extra.get("python_bits") == _BITS_32:
+        return _ARCHS_32.get(facts.machine, facts.machine)
+    return facts.machine
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "device"

@@ -1,0 +1,78 @@
+"""What a device's own Python can say before any agent is there: one short script, one JSON line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import AgentError
+from harness.protocols import Transport
+from harness.types import Device
+
+_SECONDS = 60.0
+_MARK = b"edge-harness-probe "
+
+# Any Python, 2 included, must be able to run it: what is too old has to say so itself.
+_SCRIPT = r"""
+import sys, os, json
+said = {"version": list(sys.version_info[:3]), "bits": 64 if sys.maxsize > 2**32 else 32}
+said["home"] = os.path.expanduser("~")
+path = sys.argv[1]
+while path != os.path.dirname(path) and not os.path.isdir(path):
+    path = os.path.dirname(path)
+try:
+    disk = os.statvfs(path)
+    said["free_bytes"] = disk.f_bavail * disk.f_frsize
+    said["noexec"] = bool(disk.f_flag & 8)
+except (AttributeError, OSError):
+    pass
+try:
+    memory = {}
+    with open("/proc/meminfo") as file:
+        for line in file:
+            words = line.split()
+            memory[words[0]] = int(words[1]) * 1024
+    said["swap_used_bytes"] = memory["SwapTotal:"] - memory["SwapFree:"]
+except (IOError, OSError, KeyError, ValueError, IndexError):
+    pass
+print("edge-harness-probe " + json.dumps(said))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """The answer: the Python there, and the machine around it."""
+
+    version: tuple[int, ...]
+    bits: int
+    home: str
+    free_bytes: int | None
+    """On the file system of the work folder."""
+    noexec: bool | None
+    """Its file system lets no library be loaded from it (MNT_NOEXEC)."""
+    swap_used_bytes: int | None
+
+
+class NoPython(AgentError):
+    """`device.python` does not run."""
+
+    kind = "no_runtime"
+
+
+def ask(transport: Transport, device: Device) -> Probe:
+    """Run the script on the device; raises NoPython with what was said instead."""
+    reply = transport.run([device.python, "-c", _SCRIPT, device.workdir], _SECONDS)
+    lines = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
+    if reply.exit_code != 0 or not lines:
+        said = reply.stderr.decode(errors="replace").strip()[-300:]
+        raise NoPython(f"{device.python} ends with {reply.exit_code}: {said or 'no message'}")
+    answer: dict[str, Any] = json.loads(lines[-1][len(_MARK) :])
+    return Probe(
+        version=tuple(answer["version"]),
+        bits=answer["bits"],
+        home=answer["home"],
+        free_bytes=answer.get("free_bytes"),
+        noexec=answer.get("noexec"),
+        swap_used_bytes=answer.get("swap_used_bytes"),
+    )
