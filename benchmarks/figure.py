@@ -23,9 +23,10 @@ class Figure:
 
     def line(self) -> str:
         verdict = "PASS" if self.holds else "MISS"
+        value = f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.4g}"
         text = (
-            f"{verdict}  {self.name:<34} {self.value:>9.4g} {self.unit:<6} "
-            f"bound {self.bound:<18} against {self.against}"
+            f"{verdict}  {self.name:<30} {value:>8} {self.unit:<3} "
+            f"bound {self.bound:<21} against {self.against}"
         )
         return f"{text}  ({self.detail})" if self.detail else text
 
