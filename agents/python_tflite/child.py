@@ -41,7 +41,10 @@ class Model:
         self.interpreter = _ask(
             runtime, "load", runtime.interpreter, model_path=path, num_threads=order["threads"]
         )
-        _ask(runtime, "prepare", self.interpreter.allocate_tensors)
+        try:
+            _ask(runtime, "prepare", self.interpreter.allocate_tensors)
+        except AgentFault as fault:
+            raise _without_room(self.interpreter, fault) from fault
         self.load_ns = time.perf_counter_ns() - begin
         self._runtime = runtime
         self.inputs = self.interpreter.get_input_details()
@@ -87,6 +90,23 @@ def _refusal(runtime: runtimes.Runtime, phase: str, error: Exception) -> AgentFa
         reason = "the file is compiled for an Edge TPU and no Edge TPU delegate is loaded here; "
         return AgentFault("unsupported", reason + words)
     return AgentFault("rejected", words)
+
+
+def _without_room(interpreter: Any, fault: AgentFault) -> AgentFault:
+    """Tell a failed allocation, of which the runtime says nothing, from a file it does not like."""
+    import resource
+
+    np = arrays.numpy()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+    largest = 0
+    for entry in interpreter.get_tensor_details():
+        one = int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(entry["dtype"]).itemsize
+        largest = max(largest, one)
+    if largest < limit:
+        return fault
+    reason = "a tensor of the file takes {} bytes and the process may have {} in all; {}"
+    return AgentFault("out_of_memory", reason.format(largest, limit, fault.reason))
 
 
 def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:

@@ -20,7 +20,13 @@ from wire import MAX_LINE_BYTES, AgentFault
 _CHUNK = 1 << 16
 _LOG_PART = 8192
 _TAIL = 1500
-_MEMORY_WORDS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory")
+_MEMORY_WORDS = (
+    "bad_alloc",
+    "MemoryError",
+    "Cannot allocate memory",
+    "out of memory",
+    "Memory allocation still failed",  # OpenBLAS, which numpy brings
+)
 
 
 class Log:

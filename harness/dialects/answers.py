@@ -33,6 +33,7 @@ MAX_SAMPLES = 1_000_000
 MAX_OUTPUT_BYTES = 1 << 30
 _ITEM_BYTES = 8
 _MAX_SERIES = 16
+_MAX_RANK = 32
 _MAX_WORDS = 10_000
 _MAX_INT = 1 << 63
 _DIGEST_LETTERS = 64
@@ -285,11 +286,11 @@ def _numbers(code: Literal["q", "d"], data: bytes) -> array[Any]:
 
 def _array(entry: Fields, fetch: Fetch) -> np.ndarray[Any, Any]:
     name = entry.text("dtype")
-    shape = entry.value.get("shape")
-    if name not in _DTYPES or not isinstance(shape, list):
-        raise AgentError(f"{entry.where}: an array of type {name!r} and shape {shape!r}")
-    if not all(isinstance(size, int) and 0 <= size < _MAX_INT for size in shape):
-        raise AgentError(f"{entry.where}: an array of shape {shape!r}")
+    shape: list[int] = entry.value.get("shape", [])
+    if name not in _DTYPES:
+        raise AgentError(f"{entry.where}: an array of type {name[:80]!r}")
+    if not _is_shape(shape):
+        raise AgentError(f"{entry.where}: an array of shape {str(shape)[:80]}")
     dtype = np.dtype(name)
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_OUTPUT_BYTES:
@@ -300,8 +301,21 @@ def _array(entry: Fields, fetch: Fetch) -> np.ndarray[Any, Any]:
         data = fetch(entry.text("blob"), size)
     if len(data) != size:
         raise AgentError(f"{entry.where}: {len(data)} bytes for {name} of {shape}")
-    little = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    try:
+        little = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    except ValueError as error:
+        # Nothing times enormous: no bytes, and still no array.
+        raise AgentError(f"{entry.where}: an array of shape {shape}: {error}") from error
     return np.array(little, dtype)
+
+
+def _is_shape(value: object) -> bool:
+    # `type is`: True is an int to Python, not to numpy.
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_RANK
+        and all(type(size) is int and 0 <= size <= MAX_OUTPUT_BYTES for size in value)
+    )
 
 
 def _decoded(entry: Fields, key: str) -> bytes:
