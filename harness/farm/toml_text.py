@@ -18,7 +18,7 @@ _HEADER = re.compile(r"^\s*\[")
 
 def key(name: str) -> str:
     """Write a key, quoted where it has to be."""
-    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if _BARE.fullmatch(name) else _text(name)
 
 
 def value(item: object) -> str:
@@ -32,8 +32,12 @@ def value(item: object) -> str:
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(item, Sequence) and not isinstance(item, str):
         return "[" + ", ".join(value(one) for one in item) + "]"
+    return _text(str(item))
+
+
+def _text(item: str) -> str:
     # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
-    return json.dumps(str(item), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(item, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def with_table(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str:

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import dataclasses
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.config import farm as farms
+from harness.config import profiles
+from harness.errors import ConfigError
+from harness.farm import contact, toml_text
+from harness.types import Detect, Device, DeviceFacts, Profile, Runtime
+
+FACTS = DeviceFacts(
+    identity="0" * 32,
+    hostname="board",
+    system="Linux",
+    kernel="6.1",
+    machine="aarch64",
+    chip="brcm,bcm2711",
+    board=None,
+    cores=4,
+    memory_total_bytes=3_980_000_000,
+    libc="glibc 2.36",
+    python="3.11.2",
+    runtimes=(Runtime(name="ai_edge_litert", version="2.3.0"),),
+    agent_digest="0" * 64,
+    sensors=("thermal_zone", "cpufreq"),
+    extra={"python_bits": 64, "usb": []},
+)
+
+
+def said(**changes: object) -> DeviceFacts:
+    return dataclasses.replace(FACTS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"board": "Raspberry Pi 4 Model B Rev 1.4"}, "raspberry_pi_4"),
+        ({"board": "Raspberry Pi 5 Model B Rev 1.0"}, "raspberry_pi_5"),
+        ({"board": "Raspberry Pi 3 Model B Plus Rev 1.3", "machine": "armv7l"}, "raspberry_pi_3"),
+        ({"board": "Raspberry Pi Zero 2 W Rev 1.0"}, "raspberry_pi_zero_2w"),
+        ({"board": "TI AM335x BeagleBone Black", "machine": "armv7l"}, "beaglebone"),
+        ({"board": "Some Board"}, "linux_aarch64"),
+        ({"machine": "x86_64", "board": None}, "linux_x86_64"),
+        ({"machine": "x86_64", "extra": {"usb": ["18d1:9302"]}}, "coral_usb"),
+        (
+            {"board": "Raspberry Pi 5 Model B", "extra": {"usb": ["1d6b:0002", "1a6e:089a"]}},
+            "coral_usb",
+        ),
+        ({"machine": "riscv64", "board": "StarFive VisionFive V2"}, None),
+    ],
+)
+def test_the_shipped_profiles_are_chosen_by_what_a_device_says(
+    tmp_path: Path, changes: dict[str, object], expected: str | None
+) -> None:
+    known = profiles.load_all(tmp_path / "none")
+    assert contact.survey(said(**changes), known) == expected
+
+
+def test_a_profile_that_detects_nothing_is_never_chosen() -> None:
+    known = {"any": Profile(name="any", title="Any", arch="any")}
+    assert contact.survey(FACTS, known) is None
+
+
+def test_the_longer_board_name_wins() -> None:
+    def known(name: str, model: str) -> Profile:
+        return Profile(name=name, title=name, arch="aarch64", detect=Detect(model=(model,)))
+
+    found = {"short": known("short", "Pi 4"), "long": known("long", "Pi 4 Model B")}
+    assert contact.survey(said(board="Raspberry Pi 4 Model B Rev 1.4"), found) == "long"
+
+
+def test_a_board_nobody_knows_gets_a_profile_that_recognises_it(tmp_path: Path) -> None:
+    facts = said(
+        machine="riscv64",
+        board='StarFive "VisionFive" V2 ü',
+        chip="starfive,jh7110",
+        memory_total_bytes=8_221_000_000,
+    )
+    profile = contact.new_profile(facts)
+    assert profile.verified == "none"
+    assert profile.name == "starfive_visionfive_v2"
+    assert profile.memory_mb == (8221,)
+    assert not profile.xnnpack
+    path = contact.write_profile(tmp_path / "profiles", profile)
+    assert profiles.load(path) == profile
+    known = profiles.load_all(tmp_path / "profiles")
+    assert contact.survey(facts, known) == profile.name
+    with pytest.raises(ConfigError, match=r"does not fit.*move it away"):
+        contact.write_profile(tmp_path / "profiles", profile)
+
+
+def test_a_32_bit_python_on_a_64_bit_kernel_is_a_32_bit_device(tmp_path: Path) -> None:
+    facts = said(board="Odd Board", extra={"python_bits": 32, "usb": ["18d1:9302"]})
+    profile = contact.new_profile(dataclasses.replace(facts, accelerators=("edgetpu-usb",)))
+    assert profile.arch == "armv7l"
+    assert profile.targets == ("xnnpack", "edgetpu")
+    assert profiles.load(contact.write_profile(tmp_path, profile)) == profile
+
+
+PI = Device(
+    name="bench-pi",
+    profile="raspberry_pi_5",
+    address="ssh://pi@10.0.0.7",
+    identity="/home/me/my 'keys'/id",
+    workdir='/data/"work"',
+)
+
+FARM = """\
+# My lab, shelf 2.
+
+[device.first]   # the old one
+profile = "raspberry_pi_4"
+address = "ssh://pi@10.0.0.6"
+
+# The one on the bench.
+[device.bench-pi]
+# moved in spring
+profile = "raspberry_pi_4"  # was a 4
+address = "ssh://pi@10.0.0.9"
+tags = ["lab-a"]
+meter = "ina219"
+
+[device.bench-pi.meter_options]
+bus = 1
+
+# The last one.
+[device."third.one"]
+profile = "linux_x86_64"
+address = "ssh://third"
+"""
+
+
+def test_a_farm_file_is_made_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "farm.toml"
+    contact.write_device(path, PI)
+    assert farms.load(path).devices["bench-pi"] == PI
+
+
+def test_a_new_device_is_added_and_the_rest_stays_byte_for_byte(tmp_path: Path) -> None:
+    path = tmp_path / "farm.toml"
+    path.write_text(FARM)
+    path.chmod(0o600)
+    device = dataclasses.replace(PI, name="10.0.0.8")
+    contact.write_device(path, device)
+    assert path.read_text().startswith(FARM)
+    assert farms.load(path).devices["10.0.0.8"] == device
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["farm.toml"]
+
+
+def test_a_known_device_is_changed_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "farm.toml"
+    path.write_text(FARM)
+    contact.write_device(path, PI)
+    device = farms.load(path).devices["bench-pi"]
+    assert (device.profile, device.address) == (PI.profile, PI.address)
+    assert (device.tags, device.meter, dict(device.meter_options)) == (
+        ("lab-a",),
+        "ina219",
+        {"bus": 1},
+    )
+    kept = [line for line in FARM.splitlines() if line not in path.read_text().splitlines()]
+    assert kept == ['profile = "raspberry_pi_4"  # was a 4', 'address = "ssh://pi@10.0.0.9"']
+    before = path.read_text()
+    contact.write_device(path, PI)
+    assert path.read_text() == before
+
+
+def test_this_machine_is_written_without_what_the_door_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "farm.toml"
+    contact.write_device(path, farms.this_machine())
+    table = tomllib.loads(path.read_text())["device"]["this-machine"]
+    assert sorted(table) == ["address", "profile"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'device.bench-pi = { profile = "linux_x86_64", address = "local:" }\n',
+        '[device.bench-pi]\nprofile = """\nlinux"""\naddress = "local:"\n',
+    ],
+)
+def test_a_form_that_only_a_person_can_change_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "farm.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"only a person can change.*\[device.bench-pi\]"):
+        contact.write_device(path, PI)
+    assert path.read_text() == text
+
+
+def test_a_farm_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "farm.toml"
+    path.write_text("[device")
+    with pytest.raises(ConfigError, match=r"farm\.toml: cannot be read"):
+        contact.write_device(path, PI)
+
+
+VALUES = st.recursive(
+    st.booleans()
+    | st.integers(-(2**62), 2**62)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(VALUES)
+def test_every_value_comes_back_from_the_toml_we_write(item: object) -> None:
+    assert tomllib.loads(f"x = {toml_text.value(item)}\n") == {"x": item}

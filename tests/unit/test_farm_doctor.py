@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
+from harness.farm import checks_device, checks_runtime
+from harness.farm.doctor import examine
+from harness.farm.patient import Check, Patient
+from harness.farm.probe import Probe
+from harness.protocols import OpenDialect, Transport
+from harness.testing import FakeDialect
+from harness.transports.local import open_local
+from harness.types import Delegation, Device, DeviceFacts, Launch, LaunchOrder, Profile, Runtime
+
+LITERT = Runtime(name="ai_edge_litert", version="2.3.0", numpy="2.4.6")
+PROBE = Probe(
+    version=(3, 11, 2), bits=64, home="/home/pi", free_bytes=10**10, noexec=False, swap_used_bytes=0
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Device:
+    return Device(
+        name="here",
+        profile="linux_x86_64",
+        address="local:",
+        python=sys.executable,
+        workdir=str(tmp_path / "it's work"),
+    )
+
+
+def facts(device: Device, **changes: object) -> DeviceFacts:
+    usual = FakeDialect(device).hello()
+    usual = dataclasses.replace(
+        usual,
+        machine="aarch64",
+        libc="glibc 2.36",
+        runtimes=(LITERT,),
+        cores=4,
+        clock_offset_seconds=0.01,
+        governor="performance",
+        load_1m=0.1,
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patient:
+    device = Device(name="pi", profile="raspberry_pi_5", address=address, identity="/k y")
+    probe = changes.pop("probe", PROBE)
+    assert isinstance(probe, Probe)
+    return Patient(device=device, probe=probe, facts=facts(device, **changes))
+
+
+class Says(FakeDialect):
+    """An agent that is well, or ill as told."""
+
+    told: DeviceFacts
+    delegate = "xnnpack"
+    fault: HarnessError | None = None
+
+    def hello(self) -> DeviceFacts:
+        if isinstance(self.fault, AgentError):
+            raise self.fault
+        return self.told
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        return dataclasses.replace(
+            super().launch(order), delegation=Delegation(delegate=self.delegate)
+        )
+
+
+def saying(told: DeviceFacts, **answers: object) -> OpenDialect:
+    def open_says(transport: Transport, device: Device) -> Says:
+        dialect = Says(device)
+        dialect.told = told
+        for name, answer in answers.items():
+            setattr(dialect, name, answer)
+        return dialect
+
+    return open_says
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    found = {check.name: check for check in checks}
+    assert len(found) == len(checks)
+    for check in checks:
+        assert check.found
+        assert (check.mend is not None) == (check.status in {"warn", "fail"}), check
+    return found
+
+
+def test_a_device_in_order_passes_every_check(here: Device, tmp_path: Path) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"x")
+    checks = by_name(examine(here, open_local, saying(facts(here)), None, model))
+    assert {name for name, check in checks.items() if check.status != "ok"} <= {"host_key", "swap"}
+    assert checks["host_key"].status == "skip"
+    assert list(Path(here.workdir).iterdir()) == []
+
+
+def test_an_unreachable_device_is_one_failure_and_the_rest_is_skipped(here: Device) -> None:
+    def refuse(device: Device) -> Transport:
+        raise Unreachable(f"{device.name}: connection refused")
+
+    checks = by_name(examine(here, refuse, saying(facts(here))))
+    assert checks["reachable"].status == "fail"
+    assert checks["reachable"].found == "here: connection refused"
+    assert {check.status for name, check in checks.items() if name != "reachable"} == {"skip"}
+    names = list(by_name(examine(here, open_local, saying(facts(here)))))
+    assert list(checks) == names
+
+
+def test_a_device_without_python_says_so(here: Device) -> None:
+    device = dataclasses.replace(here, python="no-python-3")
+    checks = by_name(examine(device, open_local, saying(facts(device))))
+    assert checks["python"].status == "fail"
+    assert "no-python-3" in checks["python"].found
+    assert checks["agent"].status == "skip"
+    assert checks["files"].status == "ok"
+
+
+def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text(
+        "#!/bin/sh\necho 'login noise'\n"
+        """echo 'edge-harness-probe {"version": [3, 7, 3], "bits": 32, "home": "/"}'\n"""
+    )
+    old.chmod(0o700)
+    checks = by_name(
+        examine(dataclasses.replace(here, python=str(old)), open_local, saying(facts(here)))
+    )
+    assert checks["python"].status == "fail"
+    assert "3.7.3" in checks["python"].found
+    assert "3.9" in checks["python"].found
+
+
+def test_a_workdir_that_cannot_be_written(here: Device) -> None:
+    device = dataclasses.replace(here, workdir="/proc/nowhere")
+    checks = by_name(examine(device, open_local, saying(facts(device))))
+    assert checks["files"].status == "fail"
+    assert "/proc/nowhere" in checks["files"].found
+
+
+def test_an_agent_that_does_not_start(here: Device) -> None:
+    checks = by_name(examine(here, open_local, saying(facts(here), fault=AgentError("no zlib"))))
+    assert (checks["agent"].status, checks["agent"].found) == ("fail", "no zlib")
+    assert checks["runtime"].status == "skip"
+
+
+@pytest.mark.parametrize(("promised", "status"), [(True, "fail"), (False, "warn")])
+def test_a_delegate_that_was_not_made(
+    here: Device, tmp_path: Path, *, promised: bool, status: str
+) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"x")
+    profile = Profile(name="p", title="P", arch="x", xnnpack=promised)
+    dialect = saying(facts(here), delegate="none")
+    checks = by_name(examine(here, open_local, dialect, profile, model))
+    assert checks["xnnpack"].status == status
+    assert "cpuinfo" in str(checks["xnnpack"].mend)
+
+
+def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"x")
+    fault = {"doctor-timed-0-0": [ModelRejected("op 7 is not known")]}
+    checks = by_name(examine(here, open_local, saying(facts(here), faults=fault), None, model))
+    assert (checks["xnnpack"].status, checks["xnnpack"].found) == ("fail", "op 7 is not known")
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "status", "found", "mend"),
+    [
+        (checks_device.clock, {"clock_offset_seconds": 86400.0}, "warn", "+86400", "set-ntp"),
+        (checks_device.clock, {"clock_offset_seconds": None}, "skip", "time", None),
+        (checks_device.governor, {"governor": "ondemand"}, "warn", "ondemand", "scaling_governor"),
+        (checks_device.governor, {"governor": None}, "skip", "cpufreq", None),
+        (checks_device.load, {"load_1m": 3.0}, "warn", "3.00", "top"),
+        (checks_device.load, {"load_1m": 0.9}, "ok", "0.90", None),
+        (checks_device.load, {"load_1m": None}, "skip", "load", None),
+        (checks_runtime.libc, {"libc": "glibc 2.24", "runtimes": ()}, "fail", "2.27", "image"),
+        (checks_runtime.libc, {"libc": "musl", "runtimes": ()}, "fail", "musl", "image"),
+        (checks_runtime.libc, {"libc": "glibc 2.24"}, "ok", "works", None),
+        (checks_runtime.numpy, {"runtimes": ()}, "skip", "no runtime", None),
+        (
+            checks_runtime.numpy,
+            {"runtimes": (Runtime(name="tflite_runtime", version="2.14.0", numpy="2.1.0"),)},
+            "fail",
+            "numpy 2.1.0",
+            "numpy<2",
+        ),
+        (
+            checks_runtime.numpy,
+            {"runtimes": (Runtime(name="tflite_runtime", version="2.14.0", numpy="1.26.4"),)},
+            "ok",
+            "1.26.4",
+            None,
+        ),
+    ],
+)
+def test_what_a_fact_comes_to(
+    check: Callable[[Patient], Check],
+    changes: dict[str, object],
+    status: str,
+    found: str,
+    mend: str | None,
+) -> None:
+    made = check(patient(**changes))
+    assert made.status == status
+    assert found in made.found
+    assert (made.mend is None) == (mend is None)
+    if mend:
+        assert mend in str(made.mend)
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "status"),
+    [
+        (checks_device.disk, {"free_bytes": 10**10}, "ok"),
+        (checks_device.disk, {"free_bytes": 10**8}, "warn"),
+        (checks_device.disk, {"free_bytes": 10**6}, "fail"),
+        (checks_device.disk, {"free_bytes": None}, "skip"),
+        (checks_device.noexec, {"noexec": True}, "warn"),
+        (checks_device.noexec, {"noexec": None}, "ok"),
+        (checks_device.swap, {"swap_used_bytes": 10**8}, "warn"),
+        (checks_device.swap, {"swap_used_bytes": None}, "skip"),
+    ],
+)
+def test_what_the_probe_comes_to(
+    check: Callable[[Patient], Check], changes: dict[str, object], status: str
+) -> None:
+    made = check(patient(probe=dataclasses.replace(PROBE, **changes)))
+    assert made.status == status
+    assert (made.mend is not None) == (status in {"warn", "fail"})
+
+
+@pytest.mark.parametrize(
+    ("facts_said", "probed", "words"),
+    [
+        ({}, {}, "pip install ai-edge-litert"),
+        ({"machine": "armv7l"}, {"bits": 32}, "tflite-runtime==2.14.0"),
+        ({}, {"bits": 32}, "tflite-runtime==2.14.0"),
+        ({}, {"version": (3, 9, 2)}, "tflite-runtime==2.14.0"),
+        ({"machine": "armv7l"}, {"bits": 32, "version": (3, 13, 1)}, "no wheel fits"),
+        ({"libc": "musl"}, {}, "no wheel fits"),
+        ({"machine": "riscv64"}, {}, "no wheel fits"),
+    ],
+)
+def test_the_runtime_that_a_device_can_have_is_named(
+    facts_said: dict[str, object], probed: dict[str, object], words: str
+) -> None:
+    probe = dataclasses.replace(PROBE, **probed)
+    made = checks_runtime.runtime(patient(runtimes=(), probe=probe, **facts_said))
+    assert made.status == "fail"
+    assert words in str(made.mend)
+
+
+def test_why_a_runtime_does_not_import_is_told() -> None:
+    extra = {"runtime_problems": ["ai_edge_litert: libpython is missing"]}
+    made = checks_runtime.runtime(patient(runtimes=(), extra=extra))
+    assert "libpython is missing" in made.found
+
+
+def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
+    command = patient().there("echo 'a b'; echo $HOME")
+    shown = subprocess.run(
+        ["sh", "-c", f"ssh() {{ printf '%s\\n' \"$@\"; }}; {command}"],
+        capture_output=True,
+        check=True,
+    )
+    assert shown.stdout.decode().splitlines() == [
+        "-t",
+        "-i",
+        "/k y",
+        "-p",
+        "2222",
+        "pi@10.0.0.7",
+        "echo 'a b'; echo $HOME",
+    ]
+    assert patient("local:").there("true") == "true"
