@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from harness import stats
 from harness.table_shown import clean, milliseconds
@@ -18,6 +18,32 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_SECONDS = 10.0
 _NS_PER_MS = 1e6
+_SLOW = "convert"
+"""The stage that TensorFlow makes; it takes tens of seconds."""
+
+
+class BuildEvent(Protocol):
+    """A stage of a build began, ended, failed, or was in the cache (harness.optimize)."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe's name; None for a stage that several share."""
+
+    @property
+    def stage(self) -> str:
+        """What is done: `convert`, a step's name, `check`."""
+
+    @property
+    def status(self) -> str:
+        """One of started, done, cached, failed."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took."""
 
 
 class Progress:
@@ -40,10 +66,15 @@ class Progress:
         self._live: Live | None = None
         self._task: TaskID | None = None
 
-    def build_event(self, event: object) -> None:
-        """Tell of a build: `str(event)` is the line."""
-        if not self._quiet:
-            self._say(str(event))
+    def build_event(self, event: BuildEvent) -> None:
+        """Tell of a stage of a build; of its start only where it takes long."""
+        status, seconds = event.status, event.seconds
+        if (self._quiet and status != "failed") or (status == "started" and event.stage != _SLOW):
+            return
+        took = "" if seconds is None else f" in {seconds:.1f} s"
+        words = {"started": "...", "done": f" done{took}", "cached": " from the cache"}
+        name = f"{event.model} {event.recipe or ''}".strip()
+        self._say(f"{name}: {event.stage}{words.get(status, f' {status}')}")
 
     def measuring(self, cells: Sequence[Cell], launches: int) -> None:
         """Start counting: these cells, this many launches."""

@@ -76,7 +76,7 @@ def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
     screen.comparison(table.compare([Store(tmp_path).open("latest")] * 2), file=stream)
     screen.checks({HOSTILE: [Examined(HOSTILE)]}, file=stream)
     with screen.Progress(file=stream) as progress:
-        progress.build_event(HOSTILE)
+        progress.build_event(Built(model=HOSTILE, stage=HOSTILE, status=HOSTILE))
         progress.measuring([of], 1)
         progress.cell_done(Outcome(cell=of, failure=Failure(kind="a", reason=HOSTILE)))
         progress.note({"event": "reconnecting", "device": HOSTILE, "reason": HOSTILE})
@@ -86,6 +86,15 @@ def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
     assert "\x07" not in text
     assert "\u202e" not in text
     assert "[red]x[/red]" in text
+
+
+@dataclass(frozen=True)
+class Built:
+    model: str = "kws"
+    recipe: str | None = "int8"
+    stage: str = "int8"
+    status: str = "done"
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,10 @@ def order() -> LaunchOrder:
 def drive(progress: screen.Progress) -> None:
     of = cell()
     with progress:
-        progress.build_event("kws int8: built in 0.4 s")
+        progress.build_event(Built(status="started"))
+        progress.build_event(Built(seconds=0.4))
+        progress.build_event(Built(recipe=None, stage="convert", status="started"))
+        progress.build_event(Built(recipe=None, stage="convert", status="cached"))
         progress.measuring([of], 2)
         made = launch(of, latencies(of, 0))
         for _ in range(2):
@@ -178,9 +190,14 @@ def test_progress_into_a_file_is_plain_lines() -> None:
     stream = io.StringIO()
     drive(screen.Progress(file=stream))
     lines = stream.getvalue().splitlines()
-    assert lines[:2] == ["kws int8: built in 0.4 s", "measuring 1 cells, 2 launches"]
-    assert re.fullmatch(r"\[1/1\] kws int8 on pi: ok, p50 0\.\d+ ms", lines[2])
-    assert len(lines) == 3
+    assert lines[:4] == [
+        "kws int8: int8 done in 0.4 s",
+        "kws: convert...",
+        "kws: convert from the cache",
+        "measuring 1 cells, 2 launches",
+    ]
+    assert re.fullmatch(r"\[1/1\] kws int8 on pi: ok, p50 0\.\d+ ms", lines[4])
+    assert len(lines) == 5
 
 
 def test_quiet_progress_says_what_went_wrong_only() -> None:
