@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, facts, latencies, launch, measure, record, samples, whole_run
 
@@ -176,6 +176,7 @@ def test_markdown_has_the_table_and_the_reasons(tmp_path: Path) -> None:
     assert "| float32 | 1 | below noise |" in compared
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(min_value=1e-5, max_value=1e6), min_size=1, max_size=20),
     st.floats(min_value=1e-6, max_value=1e7),
@@ -189,6 +190,7 @@ def test_an_axis_holds_its_values(values: list[float], other: float) -> None:
     assert 1 <= len(axis.ticks()) <= 8
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(min_value=1e-6, max_value=1e6))
 def test_round_steps_are_few_and_inside(low: float, span: float) -> None:
     steps = charts.round_steps(low, low + span)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, latencies, launch, measure, record, whole_run
 
@@ -149,6 +149,7 @@ def test_comparison_names_runs_and_noise(tmp_path: Path) -> None:
     assert "2.000" in text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_clean_text_is_one_printable_line(text: str) -> None:
     got = table_shown.clean(text)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -13,6 +13,7 @@ from harness import stats
 finite = st.floats(min_value=1e-3, max_value=1e9)
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=50), st.floats(min_value=0, max_value=1))
 def test_quantile_is_numpys(values: list[float], q: float) -> None:
     assert stats.quantile(values, q) == pytest.approx(np.quantile(values, q), rel=1e-12)
@@ -31,6 +32,7 @@ def test_t_quantile_is_scipys(p: float, df: float) -> None:
     assert stats.t_quantile(p, df) == pytest.approx(scipy_stats.t.ppf(p, df), rel=1e-9, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.floats(0.01, 0.99), st.data())
 def test_binomial_cdf_is_scipys(n: int, p: float, data: st.DataObject) -> None:
     k = data.draw(st.integers(-1, n))
@@ -39,6 +41,7 @@ def test_binomial_cdf_is_scipys(n: int, p: float, data: st.DataObject) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=3, max_size=20))
 def test_geometric_interval_is_the_t_interval_of_logs(medians: list[float]) -> None:
     got = stats.geometric_interval(medians)
