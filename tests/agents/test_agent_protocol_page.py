@@ -1,0 +1,52 @@
+"""docs/agent-protocol.md says what the agent does: its example lines are sent to a real one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT, RawAgent, digest_of
+
+PAGE = (ROOT / "docs" / "agent-protocol.md").read_text(encoding="utf-8")
+
+
+def _keys(value: Any, path: str = "") -> set[str]:
+    """Every key of a JSON value with its path; of a list's elements together."""
+    if isinstance(value, dict):
+        return {
+            found
+            for key, one in value.items()
+            for found in {f"{path}.{key}"} | _keys(one, f"{path}.{key}")
+        }
+    if isinstance(value, list):
+        return {found for one in value for found in _keys(one, path + "[]")}
+    return set()
+
+
+def test_every_example_line_is_true(raw: RawAgent, kws: Path) -> None:
+    digest = digest_of(kws)
+    zeros = base64.b64encode(bytes(490)).decode()
+    page = PAGE.replace("MODEL", digest).replace("ZEROS", zeros)
+    shutil.copyfile(kws, raw.workdir / "incoming" / f"{digest}.part")
+    verbs = set()
+    for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL):
+        request, *expected = block.splitlines()
+        assert request.startswith("-> ")
+        verbs.add(json.loads(request[3:])["verb"])
+        raw.channel.send(request[3:].encode() + b"\n")
+        for line in expected:
+            assert line.startswith("<- ")
+            example, answer = json.loads(line[3:]), raw.read()
+            assert _keys(answer) == _keys(example), line[:60]
+            assert (answer["id"], answer["event"]) == (example["id"], example["event"])
+            assert answer.get("kind") == example.get("kind")
+            assert answer.get("verbs") == example.get("verbs")
+        last = json.loads(expected[-1][3:])
+        if "verbs" in last:
+            known = set(last["verbs"])
+    assert known == verbs - {"no_such_verb"}
+    assert known <= set(re.findall(r"^## (\w+)$", PAGE, re.MULTILINE))
