@@ -388,6 +388,8 @@ class Covariates:
     governor: str | None = None
     throttled: int | None = None
     """Bits of `vcgencmd get_throttled`."""
+    thermal_status: int | None = None
+    """Android `dumpsys thermalservice`: 0 none, 1 light, ... 6 shutdown."""
     load_1m: float | None = None
 
 

@@ -1,0 +1,116 @@
+"""Pairs of a gate: which blocks count, and when there are enough of them.
+
+The measuring half of a comparison's rules, asked after every block; what the pairs say in the end
+is verdicts.py. Pure functions: nothing here measures. Reasons: docs/gate-statistics.md.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness import paired
+from harness.types import Covariates
+
+FIRST_PAIRS = 6
+MAX_PAIRS = 20
+WANTED_HALF_WIDTH = 0.015
+"""On the log scale: 1.5 %."""
+
+MOST_DISCARDED = 0.2
+"""A larger share of dropped blocks is a device that was not fit to be measured."""
+
+PINNED_SHARE = 0.98
+MOST_RISE_CELSIUS = 10.0
+CURRENT_THROTTLE_BITS = 0x0000F
+SINCE_BOOT_THROTTLE_BITS = 0xF0000
+"""`vcgencmd get_throttled`: under-voltage, frequency capped, throttled, soft temperature limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One block: the quantile of A's launch and of B's, in one unit, lower is better."""
+
+    block: int
+    a: float
+    b: float
+    discarded: str | None = None
+    """Why the block does not count (:func:`discard_reason`); never its values."""
+
+
+def discard_reason(
+    block: Sequence[tuple[Covariates, Covariates]],
+    *,
+    reference: Covariates | None = None,
+    pinned_mhz: float | None = None,
+) -> str | None:
+    """Say why a block must be dropped whole, or None. Looks at covariates only, never at values.
+
+    `block` holds (before, after) of its launches in the order they ran; `reference` is the device
+    at the start of the gate (with a soak, at the plateau), by default the block's first reading.
+    Dropped for: a current throttle or under-voltage bit that the reference did not have, or a
+    since-boot bit that came up inside the block; a launch whose median frequency is under 98 % of
+    `pinned_mhz`; Android thermal status of 1 or more; a rise of more than 10 degC inside the block.
+    What a device cannot tell is not held against it.
+    """
+    readings = [reading for launch in block for reading in launch]
+    bits = [reading.throttled for reading in readings if reading.throttled is not None]
+    if bits:
+        known = reference.throttled if reference and reference.throttled is not None else bits[0]
+        new = _union(bits) & CURRENT_THROTTLE_BITS & ~known
+        new |= _union(bits) & SINCE_BOOT_THROTTLE_BITS & ~bits[0]
+        if new:
+            return f"throttled or under voltage (new bits {new:#x})"
+    status = max((one.thermal_status for one in readings if one.thermal_status), default=0)
+    if status:
+        return f"thermal status {status}"
+    for launch in block:
+        speeds = [one.frequency_mhz for one in launch if one.frequency_mhz is not None]
+        if pinned_mhz and speeds and statistics.median(speeds) < PINNED_SHARE * pinned_mhz:
+            return f"frequency {statistics.median(speeds):.0f} of {pinned_mhz:.0f} MHz pinned"
+    celsius = [one.temperature_c for one in readings if one.temperature_c is not None]
+    if celsius and max(celsius) - celsius[0] > MOST_RISE_CELSIUS:
+        return f"{max(celsius) - celsius[0]:.0f} degC warmer inside the block"
+    return None
+
+
+def _union(bits: Iterable[int]) -> int:
+    found = 0
+    for one in bits:
+        found |= one
+    return found
+
+
+def needs_more(
+    pairs: Sequence[Pair],
+    *,
+    max_pairs: int = MAX_PAIRS,
+    half_width: float = WANTED_HALF_WIDTH,
+) -> bool:
+    """Say whether to measure another pair: ask after every block.
+
+    6 pairs, then 2 more at a time (a block and its mirror) until the half-width of the 95 %
+    interval is at most `half_width` and at most 20 % of the blocks are dropped ones, or
+    `max_pairs` blocks were spent, dropped ones included. Stops on width, never on what the
+    difference is. Stops early only where no verdict can come any more: more blocks dropped than
+    20 % of `max_pairs`, or a value that is not a number.
+    """
+    if len(pairs) >= max_pairs:
+        return False
+    used = [pair for pair in pairs if pair.discarded is None]
+    dropped = len(pairs) - len(used)
+    if dropped > MOST_DISCARDED * max_pairs:
+        return False
+    try:
+        differences = log_differences(used)
+    except ValueError:
+        return False
+    if len(used) < FIRST_PAIRS or len(pairs) % 2 or dropped > MOST_DISCARDED * len(pairs):
+        return True
+    return paired.half_width(differences) > half_width
+
+
+def log_differences(pairs: Sequence[Pair]) -> list[float]:
+    """Return ln(b / a) of each pair; ValueError names a value that has no logarithm."""
+    return paired.log_ratios([pair.a for pair in pairs], [pair.b for pair in pairs])
