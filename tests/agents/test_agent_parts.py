@@ -165,7 +165,7 @@ def test_the_cap_counts_from_the_minimum_and_flags() -> None:
 @pytest.mark.parametrize(
     ("times", "steady"), [((60.0,), True), ((180.0, 160.0, 80.0, 50.0), False)]
 )
-def test_a_slow_model_is_judged_by_halves(times: tuple[float, ...], steady: bool) -> None:  # noqa: FBT001
+def test_a_slow_model_is_judged_by_halves(times: tuple[float, ...], steady: bool) -> None:
     dose = asdict(Dose(warmup_seconds=0.1, warmup_max_seconds=0.5))
     warmup, _ = _module("timing").warm_up(_sleeping(*times), dose)
     assert warmup["inferences"] < 40
