@@ -12,14 +12,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -32,12 +27,16 @@ from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
 from harness.farm import contact
 from harness.farm import doctor as examiner
+from harness.farm.patient import Check
 from harness.optimize import build, catalog
 from harness.optimize import inspect as inspector
 from harness.types import Cell, Device, Dose, Failure, Launch, LaunchOrder, Outcome, Plan, Variant
 
 if TYPE_CHECKING:
     import pandas as pd
+
+EMBEDDED_MODEL = Path(__file__).resolve().parent / "demo" / "data" / "digits.tflite"
+"""Small and always there: doctor launches it to see whether XNNPACK is really made."""
 
 Trust = Callable[[str, str, str], bool]
 """Asked about an unknown host key: host, key type, fingerprint. True trusts it from now on."""
@@ -79,7 +78,7 @@ class Run(Iterator[Outcome]):
         self, writer: store.RunWriter, outcomes: Iterator[Outcome], progress: Progress | None
     ) -> None:
         """Made by :func:`run`."""
-        self._store = store.Store(writer.folder.parent)
+        self._store = store.Store(writer.path.parent)
         self._writer = writer
         self._outcomes = outcomes
         self._progress = progress
@@ -93,7 +92,7 @@ class Run(Iterator[Outcome]):
     @property
     def path(self) -> Path:
         """The run's folder."""
-        return self._writer.folder
+        return self._writer.path
 
     def __enter__(self) -> Self:
         """Return itself; leaving the block closes it."""
@@ -132,6 +131,13 @@ class Run(Iterator[Outcome]):
             self._writer.finish()
         if self._progress:
             self._progress.close()
+
+    def closing(self) -> str:
+        """Say where the run is and what can be asked of it."""
+        return (
+            f"run {self.id} in {self.path}\n"
+            f"edge-harness report {self.id} writes its page; run PLAN --resume {self.id} goes on"
+        )
 
     def rows(self) -> list[table.Row]:
         """Return the table so far, from the stored samples."""
@@ -257,7 +263,7 @@ def _resumed(
     }
     cells = [cell for cell in writer.record.cells if cell.id not in ended]
     cells = prepare.rebind(
-        decided, cells, writer.folder / "variants", assets.cache_folder() / "inputs"
+        decided, cells, writer.path / "variants", assets.cache_folder() / "inputs"
     )
     if retry_failed and any(isinstance(cell.variant, Failure) for cell in cells):
         built = _build(decided, progress)
@@ -313,40 +319,12 @@ def _record(
     devices = {}
     for device in decided.devices:
         session = live[device.name]
-        known = isinstance(session, sessions.Session)
-        facts = session.facts if known else loop.failure_of(session)
-        devices[device.name] = store.DeviceRecord(device=device, facts=facts)
-    now = datetime.now(tz=UTC)
-    return store.RunRecord(
-        id=store.new_id([model.source.name for model in plan.models], now),
-        created=now.isoformat(timespec="microseconds"),
-        plan=plan.text,
-        plan_digest=plan.digest,
-        cells=tuple(cells),
-        devices=devices,
-        host=_host(),
-        versions=_versions(),
-    )
-
-
-def _host() -> dict[str, Any]:
-    return {
-        "hostname": platform.node(),
-        "system": platform.system(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of ourselves and of what builds variants, where installed."""
-    found = {}
-    for name in ("edge-harness", "ai-edge-litert", "ai-edge-quantizer", "tensorflow", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+        devices[device.name] = store.DeviceRecord(
+            device=device,
+            facts=None if isinstance(session, HarnessError) else session.facts,
+            failure=loop.failure_of(session) if isinstance(session, HarnessError) else None,
+        )
+    return store.RunRecord.new(plan=plan, cells=tuple(cells), devices=devices)
 
 
 def _close_all(live: Mapping[str, sessions.Session | HarnessError]) -> None:
@@ -473,14 +451,14 @@ def _device_row(device: Device, session: sessions.Session | HarnessError) -> dic
 
 def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
-) -> dict[str, list[examiner.Check]]:
+) -> dict[str, list[Check]]:
     """Check what a device must have; all of the farm where none is named."""
     known = read_farm(farm)
     chosen = farms.select(known, names) if names else list(known.devices.values())
     return {device.name: _examine(device) for device in chosen}
 
 
-def _examine(device: Device) -> list[examiner.Check]:
+def _examine(device: Device) -> list[Check]:
     from harness import plugins
 
     return examiner.examine(
@@ -488,6 +466,7 @@ def _examine(device: Device) -> list[examiner.Check]:
         sessions.open_transport,
         plugins.load("harness.dialects", "json_lines"),
         known_profiles.load_all().get(device.profile),
+        model=EMBEDDED_MODEL,
     )
 
 
@@ -499,7 +478,23 @@ class Met:
     farm: Path
     profile_file: Path | None
     facts: Mapping[str, Any]
-    checks: list[examiner.Check]
+    checks: list[Check]
+
+    def text(self) -> str:
+        """Say what was found and written, for a person."""
+        facts = self.facts
+        runtimes = ", ".join(f"{r['name']} {r['version']}" for r in facts["runtimes"]) or "none"
+        made = f" (written to {self.profile_file})" if self.profile_file else ""
+        lines = (
+            f"{self.device.name}: {facts['board'] or facts['chip'] or facts['machine']}",
+            f"  {facts['cores']} cores {facts['machine']}, {facts['libc']}, {facts['system']} {facts['kernel']}",
+            f"  Python {facts['python']}, runtimes: {runtimes}",
+            f"  accelerators: {', '.join(facts['accelerators']) or 'none seen'}",
+            f"  sensors: {', '.join(facts['sensors']) or 'none seen'}",
+            f"  profile {self.device.profile}{made}",
+            f"wrote [device.{self.device.name}] to {self.farm}",
+        )
+        return "\n".join(lines)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
@@ -586,15 +581,17 @@ def recipes() -> list[dict[str, Any]]:
 
 def runs(*, results: Path | None = None) -> list[dict[str, Any]]:
     """List the stored runs, newest first."""
-    return [
-        {**asdict(run), "folder": str(run.folder), "pending": run.pending}
-        for run in _store(results).runs()
-    ]
+    return [summary.plain() for summary in _store(results).runs()]
 
 
 def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
     """Open a stored run by id, unique prefix or `latest`."""
     return _store(results).open(selector)
+
+
+def rows(selector: str, *, results: Path | None = None) -> list[table.Row]:
+    """Return the rows of a stored run; the columns are `harness.table.COLUMNS`."""
+    return table.rows(open_run(selector, results=results))
 
 
 def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
@@ -612,7 +609,7 @@ def report(selector: str, output: Path | None = None, *, results: Path | None = 
     from harness.report import html
 
     stored = open_run(selector, results=results)
-    target = output or stored.folder / "report.html"
+    target = output or stored.path / "report.html"
     html.write(stored, target)
     return target
 

@@ -354,16 +354,19 @@ def show(
     Example: edge-harness show latest --format markdown
     """
     from harness import api, screen
+    from harness.report import markdown, plain
 
     stored = api.open_run(run, results=results)
-    form = Format.JSON if as_json else form
-    if form is Format.TABLE:
-        screen.table(stored.rows())
-        screen.out(stored.legend())
-    elif form is Format.JSON:
-        _print_json({"run": stored.id, "rows": stored.rows()})
-    else:
-        typer.echo(stored.formatted(form.value), nl=False)
+    rows = api.rows(stored.id, results=results)
+    match Format.JSON if as_json else form:
+        case Format.TABLE:
+            screen.table(rows)
+        case Format.MARKDOWN:
+            typer.echo(markdown.markdown(rows), nl=False)
+        case Format.CSV:
+            typer.echo(plain.to_csv(rows), nl=False)
+        case Format.JSON:
+            _print_json({"run": stored.id, "rows": rows})
 
 
 @app.command()
@@ -378,15 +381,19 @@ def compare(
     Example: edge-harness compare 20260101-kws latest
     """
     from harness import api, screen
+    from harness.report import markdown, plain
+    from harness.table import COMPARED
 
     rows = api.compare(runs_, results=results)
-    form = Format.JSON if as_json else form
-    if form is Format.TABLE:
-        screen.records(rows)
-    elif form is Format.JSON:
-        _print_json({"rows": rows})
-    else:
-        typer.echo(api.format_records(rows, form.value), nl=False)
+    match Format.JSON if as_json else form:
+        case Format.TABLE:
+            screen.comparison(rows)
+        case Format.MARKDOWN:
+            typer.echo(markdown.records(rows, COMPARED), nl=False)
+        case Format.CSV:
+            typer.echo(plain.to_csv(rows, COMPARED), nl=False)
+        case Format.JSON:
+            _print_json({"rows": rows})
 
 
 @app.command()

@@ -103,7 +103,8 @@ def bind(
     plan = decided.plan
     for item in decided.combinations:
         request, variant = built[item.model.name, item.recipe.name]
-        path, flags = None, ()
+        path: str | None = None
+        flags: tuple[str, ...] = ()
         if isinstance(variant, Variant) and request.target != "edgetpu":
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:

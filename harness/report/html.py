@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import table_shown
 from harness.errors import HarnessError
 from harness.report import charts
 from harness.store import DeviceRecord, StoredRun
-from harness.store_journal import appearing
-from harness.table import MEASURED, PENDING, Row
-from harness.table_rows import Measured, read, rows_of
+from harness.store.journal import appearing
+from harness.table import MEASURED, PENDING, Row, display
+from harness.table.rows import Measured, read, rows_of
 
 _TEMPLATE = "page.html.j2"
 _NS_PER_MS = 1e6
@@ -62,11 +61,11 @@ def _context(run: StoredRun) -> dict[str, Any]:
 
     measured = read(run)
     rows = rows_of(measured)
-    columns = table_shown.columns(rows)
+    columns = display.columns(rows)
     drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped where it is drawn
     return {
         "run": run.record,
-        "models": list(dict.fromkeys(table_shown.clean(row["model"]) for row in rows)),
+        "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),
         "counts": {
             "measured": sum(row["status"] in MEASURED for row in rows),
             "failed": sum(row["status"] not in (*MEASURED, PENDING) for row in rows),
@@ -78,9 +77,9 @@ def _context(run: StoredRun) -> dict[str, Any]:
             {"status": row["status"], "cells": [column.text(row) for column in columns]}
             for row in rows
         ],
-        "reasons": table_shown.explained(rows),
-        "legend": table_shown.legend([{**row, "flags": []} for row in rows]).splitlines(),
-        "flags": table_shown.flag_meanings(rows),
+        "reasons": display.explained(rows),
+        "legend": display.legend([{**row, "flags": []} for row in rows]).splitlines(),
+        "flags": display.flag_meanings(rows),
         "boxes": {
             name.removeprefix("box "): svg for name, svg in drawn.items() if name.startswith("box ")
         },
@@ -95,7 +94,7 @@ def _context(run: StoredRun) -> dict[str, Any]:
         "host": _facts(run.record.host),
         "versions": _facts(run.record.versions),
         "plan": json.dumps(run.record.plan, indent=2, ensure_ascii=False),
-        "damage": [table_shown.clean(line) for line in run.damage()],
+        "damage": [display.clean(line) for line in run.damage()],
     }
 
 
@@ -111,12 +110,12 @@ def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
             found[key] = row
     return [
         {
-            "where": table_shown.clean(f"{model} on {device}"),
-            "recipe": table_shown.clean(row["recipe"]),
-            "p50": table_shown.milliseconds(row["latency_p50_ms"]),
-            "interval": table_shown.half_width(row),
-            "accuracy": table_shown.share(row["accuracy"]),
-            "size": table_shown.size(row["size_bytes"]),
+            "where": display.clean(f"{model} on {device}"),
+            "recipe": display.clean(row["recipe"]),
+            "p50": display.milliseconds(row["latency_p50_ms"]),
+            "interval": display.half_width(row),
+            "accuracy": display.share(row["accuracy"]),
+            "size": display.size(row["size_bytes"]),
         }
         for (model, device), row in found.items()
     ]
@@ -138,20 +137,20 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
             box = _box(_label(row, rows), pooled[cell_id], measured.medians(cell_id))
             by_device.setdefault(row["device"], []).append(box)
     for device, boxes in by_device.items():
-        drawn[f"box {table_shown.clean(device)}"] = charts.boxes(boxes)
+        drawn[f"box {display.clean(device)}"] = charts.boxes(boxes)
     curves = _curves(measured.run)
     for cell_id, row in list(shown.items())[:_MAX_CURVES]:
         if cell_id in curves:
-            drawn[f"ecdf {table_shown.name(row)}"] = charts.ecdf(curves[cell_id])
+            drawn[f"ecdf {display.name(row)}"] = charts.ecdf(curves[cell_id])
     sizes: dict[str, charts.Bar] = {}
     for row in rows:
         if row["size_bytes"] is not None:
-            label = table_shown.clean(f"{row['model']} {row['recipe']}")
-            text = table_shown.size(row["size_bytes"])
+            label = display.clean(f"{row['model']} {row['recipe']}")
+            text = display.size(row["size_bytes"])
             sizes[label] = charts.Bar(label=label, value=row["size_bytes"], text=text)
     if sizes:
         drawn["sizes"] = charts.bars(list(sizes.values()))
-    devices = list(dict.fromkeys(table_shown.clean(row["device"]) for row in rows))
+    devices = list(dict.fromkeys(display.clean(row["device"]) for row in rows))
     points = _points(list(shown.values()), rows, devices)
     if points:
         drawn["trade"] = charts.scatter(points, devices, "p50, ms", "accuracy")
@@ -168,7 +167,7 @@ def _points(
             y=row["accuracy"],
             low=row["latency_p50_low_ms"],
             high=row["latency_p50_high_ms"],
-            group=devices.index(table_shown.clean(row["device"])),
+            group=devices.index(display.clean(row["device"])),
         )
         for row in shown
         if row["accuracy"] is not None and row["latency_p50_ms"] > 0
@@ -182,7 +181,7 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
         words.insert(0, row["model"])
     if len({other["threads"] for other in rows}) > 1:
         words.append(f"{row['threads']}t")
-    return table_shown.clean(" ".join(words))
+    return display.clean(" ".join(words))
 
 
 def _pooled(run: StoredRun) -> dict[str, list[float]]:
@@ -237,16 +236,16 @@ def _device(name: str, item: DeviceRecord) -> dict[str, Any]:
         }
     failure = None if item.failure is None else f"{item.failure.kind}: {item.failure.reason}"
     return {
-        "name": table_shown.clean(name),
+        "name": display.clean(name),
         "facts": _facts(plain),
-        "failure": None if failure is None else table_shown.clean(failure),
+        "failure": None if failure is None else display.clean(failure),
     }
 
 
 def _facts(plain: Mapping[str, Any]) -> dict[str, str]:
     """Write the facts that there are, lists joined."""
     return {
-        table_shown.clean(key): table_shown.clean(
+        display.clean(key): display.clean(
             ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         )
         for key, value in plain.items()

@@ -6,21 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import table_shown
-from harness.table import Row
+from harness.table import Row, display
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&])")
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Write the table of a run, what its words mean, and why rows have no numbers."""
-    columns = table_shown.columns(rows)
+    columns = display.columns(rows)
     lines = _table(
         [column.title for column in columns],
         [[column.text(row) for column in columns] for row in rows],
         [column.numeric for column in columns],
     )
-    for text in (*table_shown.explained(rows), *table_shown.legend(rows).splitlines()):
+    for text in (*display.explained(rows), *display.legend(rows).splitlines()):
         lines += ["", escape(text)]
     return "\n".join(lines) + "\n"
 
@@ -37,12 +36,12 @@ def records(plain: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 def escape(text: str) -> str:
     """Write a text so that Markdown (and the HTML in it) shows it as it is."""
-    return _SPECIAL.sub(r"\\\1", table_shown.clean(text))
+    return _SPECIAL.sub(r"\\\1", display.clean(text))
 
 
 def _text(value: object) -> str:
     if value is None:
-        return table_shown.NOTHING
+        return display.NOTHING
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, latencies, launch, measure, record, whole_run
 
-from harness import screen, table, table_shown
+from harness import screen, table
 from harness.store import Store
+from harness.table import display
 from harness.types import Failure, LaunchOrder, Outcome
 
 HOSTILE = "[red]x[/red]\x1b[31m\x1b]0;title\x07\r\n\u202egpj.exe"
@@ -152,7 +153,7 @@ def test_comparison_names_runs_and_noise(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.text())
 def test_clean_text_is_one_printable_line(text: str) -> None:
-    got = table_shown.clean(text)
+    got = display.clean(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", got)
     assert len(got.splitlines()) <= 1
 

@@ -18,7 +18,7 @@ from synthetic_runs import cell, facts, latencies, launch, measure, record, vari
 
 from harness.errors import StoreError
 from harness.store import DeviceRecord, RunRecord, Store
-from harness.store_json import decode, dump, load
+from harness.store.codec import decode, dump, load
 from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch, Outcome
 
 HERE = Path(__file__).parent

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from harness import table_shown
-from harness.screen_progress import Progress
-from harness.table import Row
-from harness.table_shown import Shown
+from harness.screen.progress import Progress
+from harness.table import Row, display
+from harness.table.display import Shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +64,7 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
         out("no rows", file=file)
         return
     console = _console(file, width)
-    columns = table_shown.columns(rows)
+    columns = display.columns(rows)
     needed = _widths(columns, rows)
     if not console.is_terminal and width is None:
         console.width = max(MIN_PIPED_WIDTH, sum(needed.values()))
@@ -89,7 +88,7 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
     if hidden:
         names = ", ".join(column.title for column in hidden)
         out(f"not shown for want of width: {names}", file=file)
-    for line in table_shown.explained(rows):
+    for line in display.explained(rows):
         out(line, file=file)
 
 
@@ -106,8 +105,8 @@ def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
                 *([str(word) for word in key[:4]] if key != last else [""] * 4),
                 row["run"],
                 row["status"],
-                table_shown.milliseconds(row["latency_p50_ms"]),
-                table_shown.number(row["ratio"], 3),
+                display.milliseconds(row["latency_p50_ms"]),
+                display.number(row["ratio"], 3),
                 f"{low:.3f}-{high:.3f}" if low is not None else "",
                 row["difference"] or "",
             ]
@@ -152,16 +151,16 @@ def checks(found: Mapping[str, Sequence[Check]], *, file: IO[str] | None = None)
 
     console = _console(file, None)
     for device, made in found.items():
-        _print(console, Text(table_shown.clean(device), style="bold"))
+        _print(console, Text(display.clean(device), style="bold"))
         for check in made:
             plain = check.plain()
             line = Text("  ")
-            line.append(f"{table_shown.clean(check.status):5}", style=_style(check.status))
-            line.append(f" {table_shown.clean(plain.pop('name', ''))}")
+            line.append(f"{display.clean(check.status):5}", style=_style(check.status))
+            line.append(f" {display.clean(plain.pop('name', ''))}")
             plain.pop("status", None)
             for key, value in plain.items():
                 if value:
-                    text = table_shown.clean(value)
+                    text = display.clean(value)
                     line.append(f"\n          {key}: {text}" if key != "detail" else f": {text}")
             _print(console, line)
 
@@ -171,7 +170,7 @@ def out(text: str, *, file: IO[str] | None = None) -> None:
     stream = sys.stdout if file is None else file
     for line in text.splitlines():
         indent = line[: len(line) - len(line.lstrip(" "))]
-        stream.write(_carried(indent + table_shown.clean(line.strip()), stream) + "\n")
+        stream.write(_carried(indent + display.clean(line.strip()), stream) + "\n")
     stream.flush()
 
 
@@ -248,7 +247,7 @@ def _grid() -> Table:
 def _styled(text: object, status: object = None) -> Any:  # noqa: ANN401 - rich is imported late
     from rich.text import Text
 
-    return Text(table_shown.clean(text), style="" if status is None else _style(str(status)))
+    return Text(display.clean(text), style="" if status is None else _style(str(status)))
 
 
 def _style(status: str) -> str:
@@ -281,7 +280,7 @@ def _fitting(
 
 def _short(value: object) -> str:
     if value is None:
-        return table_shown.NOTHING
+        return display.NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -290,7 +289,7 @@ def _short(value: object) -> str:
         return ", ".join(_short(item) for item in value)
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_short(item)}" for key, item in value.items() if item is not None)
-    return table_shown.clean(value)
+    return display.clean(value)
 
 
 def _lines(plain: Mapping[str, Any], indent: str = "") -> Iterable[str]:

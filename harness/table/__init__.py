@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.store import StoredRun
-from harness.table_compare import COMPARED, compare
-from harness.table_rows import COLUMNS, MEASURED, PENDING, Row, rows
+from harness.table.compare import COMPARED, compare
+from harness.table.rows import COLUMNS, MEASURED, PENDING, Row, rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from typing import Any
 from harness import stats
 from harness.errors import StoreError
 from harness.store import StoredRun
-from harness.store_journal import appearing
-from harness.store_json import decode, dump, encode, load
-from harness.store_read import QUANTILES, StoredLaunches
+from harness.store.codec import decode, dump, encode, load
+from harness.store.journal import appearing
+from harness.store.read import QUANTILES, StoredLaunches
 
 FORMULA = 1
 """Version of what is computed here; a cache with another one is not used."""

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import store_journal, store_samples
 from harness.errors import StoreError
-from harness.store_json import SCHEMA, OutcomeLine, RunRecord, decode, load
+from harness.store import journal as journals
+from harness.store import samples as store_samples
+from harness.store.codec import SCHEMA, OutcomeLine, RunRecord, decode, load
 from harness.types import Launch, Outcome
 
 RECORD = "run.json"
@@ -52,7 +53,7 @@ class StoredRun:
 
     def stored_launches(self) -> StoredLaunches:
         """Read the journal of launches; lines that cannot be read are named, never guessed."""
-        journal = store_journal.read(self.path / LAUNCHES)
+        journal = journals.read(self.path / LAUNCHES)
         by_id: dict[str, Launch] = {}
         damage = list(journal.damage)
         for line in journal.lines:
@@ -75,7 +76,7 @@ class StoredRun:
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return the last outcome of each cell, in the order of the record's cells."""
-        journal = store_journal.read(self.path / OUTCOMES)
+        journal = journals.read(self.path / OUTCOMES)
         launches = self.stored_launches().by_id
         cells = {cell.id: cell for cell in self.record.cells}
         found: dict[str, Outcome] = {}
@@ -87,13 +88,13 @@ class StoredRun:
 
     def damage(self) -> tuple[str, ...]:
         """Say what of the journals cannot be read; empty for a healthy run."""
-        outcomes = store_journal.read(self.path / OUTCOMES)
-        log = store_journal.read(self.path / LOG)
+        outcomes = journals.read(self.path / OUTCOMES)
+        log = journals.read(self.path / LOG)
         return (*self.stored_launches().damage, *outcomes.damage, *log.damage)
 
     def log(self) -> tuple[Mapping[str, Any], ...]:
         """Return the events of the run, oldest first."""
-        lines = store_journal.read(self.path / LOG).lines
+        lines = journals.read(self.path / LOG).lines
         return tuple(line for line in lines if isinstance(line, dict))
 
     def samples(
@@ -152,7 +153,7 @@ def summarize(folder: Path) -> RunSummary:
     """Sum a run up without its samples; never fails because of what is in the folder."""
     try:
         plain = plain_record(folder)
-        outcomes = store_journal.read(folder / OUTCOMES)
+        outcomes = journals.read(folder / OUTCOMES)
         cells = plain["cells"]
         failed = {
             line["cell"]: line.get("failure") is not None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from harness import stats
 from harness.errors import StoreError
 from harness.store import StoredRun
-from harness.table_rows import Measured, Row, read, rows_of
+from harness.table.rows import Measured, Row, read, rows_of
 
 KEY = ("model", "recipe", "target", "device", "threads")
 """What makes two rows the same question."""

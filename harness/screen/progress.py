@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from harness import stats
-from harness.table_shown import clean, milliseconds
+from harness.table.display import clean, milliseconds
 from harness.types import Cell, Launch, LaunchOrder, Outcome
 
 if TYPE_CHECKING:

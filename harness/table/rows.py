@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import stats
 from harness.store import StoredRun
-from harness.table_quantiles import Quantiles, quantiles
+from harness.table.quantiles import Quantiles, quantiles
 from harness.types import Cell, Failure, Launch, Outcome, Variant
 
 Row = dict[str, Any]

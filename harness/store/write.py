@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.errors import StoreError
-from harness.store_journal import Journal, appearing, writing
-from harness.store_json import OutcomeLine, RunRecord, decode, dump, encode
-from harness.store_read import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS, StoredRun
-from harness.store_samples import SamplesWriter
+from harness.store.codec import OutcomeLine, RunRecord, decode, dump, encode
+from harness.store.journal import Journal, appearing, writing
+from harness.store.read import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS, StoredRun
+from harness.store.samples import SamplesWriter
 from harness.types import Launch, Outcome, Variant
 
 

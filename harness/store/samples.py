@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import StoreError
-from harness.store_journal import appearing, sync, writing
+from harness.store.journal import appearing, sync, writing
 from harness.types import Launch
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.errors import StoreError
-from harness.store_json import decode, encode
+from harness.store.codec import decode, encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

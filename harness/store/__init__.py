@@ -21,10 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import StoreError
-from harness.store_journal import appearing, sync, writing
-from harness.store_json import SCHEMA, DeviceRecord, RunRecord, dump, encode, new_id
-from harness.store_read import RECORD, RunSummary, StoredRun, open_folder, plain_record, summarize
-from harness.store_write import Progress, RunWriter
+from harness.store.codec import SCHEMA, DeviceRecord, RunRecord, dump, encode, new_id
+from harness.store.journal import appearing, sync, writing
+from harness.store.read import RECORD, RunSummary, StoredRun, open_folder, plain_record, summarize
+from harness.store.write import Progress, RunWriter
 
 __all__ = [
     "SCHEMA",
