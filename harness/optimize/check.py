@@ -67,6 +67,19 @@ def operators(facts: FileFacts, *, allow_flex: bool, as_is: bool) -> list[str]:
     )
 
 
+def closed(facts: FileFacts) -> None:
+    """Refuse a file with an open dimension other than the batch: no device can know its size.
+
+    Raises RecipeError naming the input.
+    """
+    for tensor in facts.inputs:
+        if -1 in tensor.shape[1:]:
+            raise RecipeError(
+                f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and as_is changes '
+                "nothing: give its size with the key shape of the model and use float32 instead"
+            )
+
+
 def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
     """Run the file over the real inputs (all of the evaluation data, else 64 inputs).
 

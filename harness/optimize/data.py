@@ -151,18 +151,19 @@ def _items(source: str) -> Iterator[tuple[str, dict[str, Array]]]:
     path = Path(source)
     for file in _files(path) if path.is_dir() else [path]:
         try:
-            opened = np.load(file, allow_pickle=False)
-            if isinstance(opened, np.ndarray):
-                item = {"x": opened}
-            else:
-                with opened:
-                    item = dict(opened)
+            item = _read(file)
         except _UNREADABLE as error:
             raise ConfigError(
                 f"data {file}: cannot be read as .npy or .npz ({error}); "
                 "write it with numpy.savez(file, x=..., y=...)"
             ) from error
         yield str(file), item
+
+
+def _read(path: Path) -> dict[str, Array]:
+    with path.open("rb") as file:  # numpy leaves a file that is no archive open
+        opened = np.load(file, allow_pickle=False)
+        return {"x": opened} if isinstance(opened, np.ndarray) else dict(opened)
 
 
 def _generated(source: str) -> Iterator[dict[str, Array]]:

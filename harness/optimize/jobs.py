@@ -13,7 +13,8 @@ from harness.optimize import data as datasets
 from harness.protocols import Artifact, StepData
 
 Order = Mapping[str, Any]
-_NAMED_WEIGHTS = 5
+_NAMED_WEIGHTS = 3
+_NAME_LENGTH = 60
 
 
 def warm(order: Order) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def step(order: Order) -> dict[str, Any]:
         notes=tuple(before["notes"]),
         flags=tuple(before["flags"]),
     )
+    if source.form == catalog.FINISHED:
+        flatbuffer.read(source.path)  # a damaged file is refused by the name the user gave it
     made = chosen.build(source, order["parameters"], data, Path(order["workdir"]))
     flags = [*made.flags, *(["random_calibration"] if data.random_calibration else [])]
     return {
@@ -95,6 +98,7 @@ def check_variant(order: Order) -> dict[str, Any]:
     path = Path(order["path"])
     facts = flatbuffer.read(path)
     notes = check.operators(facts, allow_flex=order["allow_flex"], as_is=order["as_is"])
+    check.closed(facts)
     result: dict[str, Any] = {
         "file": None,
         "size_zstd_bytes": _zstd_bytes(path.read_bytes()),
@@ -163,10 +167,11 @@ def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:
     if not facts.quantised:
         return
     named = [weight.name for weight in facts.weights if weight.quantised] or list(facts.quantised)
+    shown = [name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..." for name in named]
     more = f" and {len(named) - _NAMED_WEIGHTS} more" if len(named) > _NAMED_WEIGHTS else ""
     raise RecipeError(
         f"{facts.path.name} is quantised already: not float are "
-        f"{', '.join(named[:_NAMED_WEIGHTS])}{more}; "
+        f"{', '.join(shown[:_NAMED_WEIGHTS])}{more}; "
         'measure it unchanged with "as_is", or give the float model'
     )
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import rewrite
+from harness.optimize import flatbuffer, rewrite
 from harness.optimize.numeric import Array
 
+_CONTROL_FLOW = ("WHILE", "IF", "CALL")
 _LIBRARY_ERRORS = (
     ValueError,
     RuntimeError,
@@ -52,6 +53,12 @@ def quantise(
     with _installed():
         from ai_edge_quantizer import quantizer
     data = source.read_bytes()
+    loops = [name for name in _CONTROL_FLOW if name in flatbuffer.read(source).operators]
+    if loops and calibration is not None:
+        raise RecipeError(
+            f"calibration cannot follow control flow ({', '.join(loops)}): build an LSTM or GRU "
+            "with unroll=True, or use dynamic or float16"
+        )
     try:
         worker = quantizer.Quantizer(data)
         configure(worker)

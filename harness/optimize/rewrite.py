@@ -39,7 +39,13 @@ def frame(
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model_from_bytearray(data)
+    try:
+        model = flatbuffer_utils.read_model_from_bytearray(data)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{where}: the file cannot be rewritten ({type(error).__name__}: {error}); "
+            'measure it unchanged with "as_is"'
+        ) from error
     named_inputs, named_outputs = _choose(model, signature, where)
     graph = model.subgraphs[0]
     named_inputs = list(inputs or named_inputs)

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import HarnessError, RecipeError
 from harness.optimize.flatbuffer import FileFacts
-from harness.optimize.numeric import Array, fed_shape
+from harness.optimize.numeric import Array
 
 
 class Runner:
@@ -21,27 +21,26 @@ class Runner:
     """
 
     def __init__(self, path: Path, facts: FileFacts, threads: int = 1) -> None:
-        """Load the file and allocate its tensors; open dimensions are 1."""
-        self.path = path
+        """Load the file and allocate its tensors, open dimensions at the size the file gives."""
         self.facts = facts
         try:
             self._interpreter = _interpreter(path, threads, flex=bool(facts.flex))
-            self._inputs = [item["index"] for item in self._interpreter.get_input_details()]
-            for index, tensor in zip(self._inputs, facts.inputs, strict=True):
-                if -1 in tensor.shape:
-                    self._interpreter.resize_tensor_input(index, fed_shape(tensor))
             self._interpreter.allocate_tensors()
+            self._inputs = [
+                (item["index"], tuple(item["shape"]))
+                for item in self._interpreter.get_input_details()
+            ]
         except (RuntimeError, ValueError) as error:
-            raise RecipeError(f"{path.name}: the runtime refuses the file: {error}") from error
+            raise RecipeError(f"the runtime refuses the file: {_line(error)}") from error
 
     def invoke(self, sample: Sequence[Array]) -> list[Array]:
         """Run one sample (inputs in order, without batch) and return copies of the outputs."""
         try:
-            for index, array, tensor in zip(self._inputs, sample, self.facts.inputs, strict=True):
-                self._interpreter.set_tensor(index, array.reshape(fed_shape(tensor)))
+            for (index, shape), array in zip(self._inputs, sample, strict=True):
+                self._interpreter.set_tensor(index, array.reshape(shape))
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise RecipeError(f"{self.path.name}: an inference failed: {error}") from error
+            raise RecipeError(f"an inference failed: {_line(error)}") from error
         return [
             _without_batch(self._interpreter.get_tensor(item["index"]))
             for item in self._interpreter.get_output_details()
@@ -70,6 +69,10 @@ def run(
 
 def _rows(columns: Sequence[Array]) -> Iterator[tuple[Array, ...]]:
     return iter(zip(*columns, strict=True))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _without_batch(array: Array) -> Array:

@@ -93,7 +93,9 @@ class Schedule:
                 self._cache.discard(left.workspace)
 
     def _start_ready(self) -> None:
-        for key, node in list(self._pending.items()):
+        # TensorFlow first: a worker of it that stood idle would be ended to make room for a light one.
+        in_order = sorted(self._pending.items(), key=lambda item: item[1].kind != "tensorflow")
+        for key, node in in_order:
             failed = next((n for n in node.needs.values() if n in self.errors), None)
             if failed is not None:
                 self.errors[key] = self.errors[failed]

@@ -57,6 +57,7 @@ class Worker:
     kind: Kind
     process: subprocess.Popen[str]
     words: IO[bytes]
+    busy: bool = False
     ticket: object | None = None
     verb: str = ""
 
@@ -83,12 +84,12 @@ class Pool:
     def free(self, kind: Kind) -> Worker | None:
         """Return a worker of the kind for one job, started if need be; None where none can be."""
         for worker in self._workers:
-            if worker.kind == kind and worker.ticket is None:
+            if worker.kind == kind and not worker.busy:
                 return worker
         if kind == "tensorflow" and self._tensorflow_is_full():
             return None
         if len(self._workers) >= self.limit:
-            idle = next((worker for worker in self._workers if worker.ticket is None), None)
+            idle = next((worker for worker in self._workers if not worker.busy), None)
             if idle is None:
                 return None
             self._end(idle)
@@ -97,7 +98,7 @@ class Pool:
     @staticmethod
     def give(worker: Worker, ticket: object, verb: str, order: Mapping[str, Any]) -> None:
         """Give a free worker its job; `wait` tells what became of it, by the ticket."""
-        worker.ticket, worker.verb = ticket, verb
+        worker.busy, worker.ticket, worker.verb = True, ticket, verb
         assert worker.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died: its end of file is on the way
             worker.process.stdin.write(json.dumps({"verb": verb, "order": order}) + "\n")
@@ -119,11 +120,12 @@ class Pool:
             worker, line = self._answers.get()
             if worker not in self._workers:
                 continue
-            ticket, worker.ticket = worker.ticket, None
+            busy, worker.busy = worker.busy, False
+            ticket = worker.ticket
             if line is None:
                 error = RecipeError(self._last_words(worker))
                 self._end(worker)
-                if ticket is not None:
+                if busy:
                     return Answer(ticket=ticket, error=error)
                 continue
             told = json.loads(line)

@@ -1,0 +1,62 @@
+"""Recipes at the door: unknown steps, parameters and orders are refused with a way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.errors import ConfigError
+from harness.optimize import catalog
+from harness.types import Recipe, StepCall
+
+
+def recipe(*steps: str | StepCall) -> Recipe:
+    calls = tuple(StepCall(name=step) if isinstance(step, str) else step for step in steps)
+    return Recipe(name=" > ".join(call.name for call in calls), steps=calls)
+
+
+def test_every_step_is_documented_data() -> None:
+    steps = catalog.known_steps()
+
+    assert set(steps) >= {"as_is", "float32", "float16", "dynamic", "int8", "int16x8"}
+    for name, step in steps.items():
+        assert step.name == name
+        assert step.summary
+        assert all(parameter.help for parameter in step.parameters)
+
+
+@pytest.mark.parametrize("name", ["as_is", "float32", "float16", "dynamic", "int8", "int16x8"])
+def test_each_step_alone_is_a_recipe(name: str) -> None:
+    catalog.check(recipe(name))
+
+
+def test_an_unknown_step_says_did_you_mean() -> None:
+    with pytest.raises(ConfigError, match='did you mean "int8"'):
+        catalog.check(recipe("imt8"))
+
+
+def test_an_unknown_parameter_says_which_there_are() -> None:
+    with pytest.raises(ConfigError, match=r'unknown parameter of int8 "in".*io'):
+        catalog.check(recipe(StepCall(name="int8", parameters={"in": "float"})))
+
+
+@pytest.mark.parametrize("value", ["uint8", 8, True, ["float"]])
+def test_a_parameter_of_another_kind_says_what_is_allowed(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r'"int8" \| "float"'):
+        catalog.check(recipe(StepCall(name="int8", parameters={"io": value})))
+
+
+def test_nothing_is_quantised_twice() -> None:
+    with pytest.raises(ConfigError, match="float16 cannot follow int8"):
+        catalog.check(recipe("int8", "float16"))
+
+
+def test_as_is_follows_nothing_that_is_not_finished() -> None:
+    catalog.check(recipe("int8", "as_is"))
+    with pytest.raises(ConfigError, match="no steps"):
+        catalog.check(Recipe(name="", steps=()))
+
+
+def test_defaults_are_filled_in() -> None:
+    assert catalog.parameters(StepCall(name="int8")) == {"io": "int8"}
