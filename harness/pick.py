@@ -1,0 +1,387 @@
+"""Pick: the best of a column among the rows that meet hard constraints, and how sure that is.
+
+pick = choose(rows, launches, minimize="latency_p50_ms", where=["accuracy>=0.85"])
+pick.winner, pick.reason, pick.probability
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import ConfigError
+from harness.table import COLUMNS
+
+Key = tuple[str, str, str, str, int]
+KEY = ("model", "recipe", "target", "device", "threads")
+
+CERTAIN = (
+    *("size_bytes", "size_zstd_bytes", "delegated_ops", "total_ops", "partitions", "ticks"),
+    *("arena_bytes", "flash_bytes", "ram_bytes", "accuracy", "accuracy_host"),
+)
+"""Columns without noise between launches: the smallest is the smallest."""
+
+WORDS = (
+    *("run", "model", "recipe", "variant", "target", "device", "runtime", "delegate", "status"),
+    *("reason", "evidence", "accuracy_source", "energy_source"),
+)
+"""Columns of text: compared with == and != only."""
+
+NOT_MEASURED = ("emulated", "simulated")
+"""Flags of rows whose speed is not a device's."""
+
+DRAWS = 20_000
+SETTLED = 0.95
+MOST_SHOWN = 0.99
+MIN_FOR_SPREAD = 2
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONSTRAINT = re.compile(r"\s*(?P<column>\w+)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<value>.*?)\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A condition every winner meets: `accuracy>=0.85`. A null never does."""
+
+    column: str
+    sign: str
+    value: float | str
+
+    def __str__(self) -> str:
+        """Write it as it was asked."""
+        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.column}{self.sign}{value}"
+
+    def holds(self, found: float | str | None) -> bool:
+        """Whether a row's value meets it."""
+        return found is not None and _OPERATORS[self.sign](found, self.value)
+
+    def shortfall(self, found: float | str | None) -> float:
+        """Return by how much a value misses it, relative to the limit; inf where not a number."""
+        if self.holds(found):
+            return 0.0
+        if isinstance(self.value, str) or found is None or isinstance(found, str):
+            return math.inf
+        return abs(found - self.value) / (abs(self.value) or 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A row and whether it was in the choice."""
+
+    row: Mapping[str, Any]
+    qualifies: bool
+    why: str
+    """Why it is out, or its place: `best`, `24 % above the best`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """The answer: a row or none, the reason in a sentence, how probable it is to be the best."""
+
+    winner: Mapping[str, Any] | None
+    reason: str
+    probability: float | None
+    """Among the rows that qualify; null without a winner or where the column's noise is unknown."""
+    rows: tuple[Candidate, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form; each row carries `qualifies` and `why` beside its columns."""
+        return {
+            "winner": None if self.winner is None else dict(self.winner),
+            "reason": self.reason,
+            "probability": self.probability,
+            "rows": [{**one.row, "qualifies": one.qualifies, "why": one.why} for one in self.rows],
+        }
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """Return what tells a row of a run from the others, the key of `launches`."""
+    return (row["model"], row["recipe"], row["target"], row["device"], row["threads"])
+
+
+def choose(
+    rows: Sequence[Mapping[str, Any]],
+    launches: Mapping[Key, Sequence[float]],
+    *,
+    minimize: str,
+    where: Sequence[str] = (),
+    emulated: bool = False,
+    seed: int = 0,
+) -> Pick:
+    """Return the row with the least `minimize` among those that meet every constraint of `where`.
+
+    `launches` holds, by :func:`key_of`, what each launch says of the minimised column, in any unit
+    (for latency_p50_ms: the launches' medians); leave it empty for a column that has none. Rows
+    whose status is not `ok` are out, and so are emulated and simulated ones unless `emulated`.
+    Rows with the same value share the place; the first of them is named.
+
+    Raises ConfigError for an unknown column, a constraint that cannot be read, or a minimised
+    column that holds text.
+    """
+    constraints = [parse_constraint(text) for text in where]
+    _check_column(minimize, "--minimize")
+    if minimize in WORDS or minimize == "flags":
+        raise ConfigError(f"--minimize {minimize}: that column is text; name a column of numbers")
+    outs = [_out(row, constraints, minimize, emulated=emulated) for row in rows]
+    inside = [row for row, out in zip(rows, outs, strict=True) if out is None]
+    if not inside:
+        return Pick(
+            winner=None,
+            reason=_none_reason(rows, outs, constraints, emulated=emulated),
+            probability=None,
+            rows=tuple(
+                Candidate(row=row, qualifies=False, why=out or "")
+                for row, out in zip(rows, outs, strict=True)
+            ),
+        )
+    winner = min(inside, key=lambda row: float(row[minimize]))
+    probability = _probability(inside, winner, launches, minimize, seed)
+    return Pick(
+        winner=winner,
+        reason=_reason(winner, inside, minimize, constraints, probability),
+        probability=probability,
+        rows=tuple(
+            Candidate(row=row, qualifies=out is None, why=out or _place(row, winner, minimize))
+            for row, out in zip(rows, outs, strict=True)
+        ),
+    )
+
+
+def parse_constraint(text: str) -> Constraint:
+    """Read `COLUMN<=VALUE`, with one of <=, >=, <, >, ==, !=.
+
+    Units are in the column's name, so a value is a bare number; text columns take == and !=.
+    Raises ConfigError with the way out.
+    """
+    found = _CONSTRAINT.fullmatch(text)
+    if found is None or not found["value"] or found["value"][0] in "<>=!":
+        raise ConfigError(
+            f"--where {text!r} is not a constraint: write COLUMN<=VALUE, with one of "
+            f"{', '.join(_OPERATORS)}"
+        )
+    column, sign, value = found["column"], found["sign"], found["value"]
+    _check_column(column, f"--where {text!r}")
+    if column == "flags":
+        raise ConfigError(f"--where {text!r}: flags is a list and cannot be compared")
+    if column in WORDS:
+        if sign not in {"==", "!="}:
+            raise ConfigError(f"--where {text!r}: {column} is text, compared with == or != only")
+        return Constraint(column=column, sign=sign, value=value.strip("\"'"))
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(
+            f"--where {text!r}: {value!r} is not a number; units are in the column's name, "
+            f"so write {column}{sign}1.5"
+        )
+    return Constraint(column=column, sign=sign, value=number)
+
+
+def _check_column(column: str, asked: str) -> None:
+    if column in COLUMNS:
+        return
+    near = difflib.get_close_matches(column, COLUMNS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(COLUMNS)}"
+    raise ConfigError(f"{asked}: unknown column {column!r}; {hint}")
+
+
+def _out(
+    row: Mapping[str, Any], constraints: Sequence[Constraint], minimize: str, *, emulated: bool
+) -> str | None:
+    """Say why a row is out of the choice, or None."""
+    barred = _barred(row, emulated=emulated)
+    if barred is not None:
+        return barred
+    failed = [one for one in constraints if not one.holds(_known(row, one.column))]
+    if failed:
+        return "; ".join(_miss(row, one) for one in failed)
+    return f"{minimize} is not known" if _known(row, minimize) is None else None
+
+
+def _known(row: Mapping[str, Any], column: str) -> float | str | None:
+    """Return a row's value; null where it has none, also by a frame's way of saying so (NaN)."""
+    value: float | str | None = row.get(column)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _barred(row: Mapping[str, Any], *, emulated: bool) -> str | None:
+    """Say why no constraint can bring a row in, or None."""
+    if row["status"] != "ok":
+        return f"{row['status']}: {row.get('reason') or 'no reason given'}"
+    unreal = [flag for flag in row.get("flags") or () if flag in NOT_MEASURED]
+    if unreal and not emulated:
+        return f"{unreal[0]}: its speed is not a device's"
+    return None
+
+
+def _miss(row: Mapping[str, Any], constraint: Constraint) -> str:
+    found = _known(row, constraint.column)
+    if found is None:
+        return f"{constraint.column} is not known, {constraint} was asked"
+    if isinstance(found, str) or isinstance(constraint.value, str):
+        return f"{constraint.column} is {found}, {constraint} was asked"
+    by = abs(found - constraint.value)
+    share = f" ({constraint.shortfall(found):.1%})" if constraint.value and by else ""
+    return f"{constraint.column} is {found:.6g}, {by:.4g}{share} off {constraint}"
+
+
+# --- how sure ------------------------------------------------------------------------------------
+
+
+def _probability(
+    inside: Sequence[Mapping[str, Any]],
+    winner: Mapping[str, Any],
+    launches: Mapping[Key, Sequence[float]],
+    minimize: str,
+    seed: int,
+) -> float | None:
+    if len(inside) == 1:
+        return 1.0
+    if minimize in CERTAIN:
+        # Equal values cannot be told apart: they share the place.
+        best = [row for row in inside if row[minimize] == winner[minimize]]
+        return 1.0 / len(best)
+    place = next(index for index, row in enumerate(inside) if row is winner)
+    found = [launches.get(key_of(row), ()) for row in inside]
+    return probability_least(found, place, seed) if all(found) else None
+
+
+def probability_least(
+    launches: Sequence[Sequence[float]], place: int, seed: int = 0
+) -> float | None:
+    """Return the probability that row `place` has the least true value, from the rows' launches.
+
+    With m, s the mean and standard deviation of the n logs of a row's launches and flat priors on
+    the mean and on ln of the spread, the true log is m + s / sqrt(n) * T, T of Student's t with
+    n - 1 degrees of freedom (Box & Tiao, Bayesian Inference in Statistical Analysis, 2.2). The
+    share of 20,000 seeded draws, independent between rows, in which the row is the least; rows
+    that tie share a draw. A row of one launch borrows the spread pooled over the others. None
+    where every row has one launch only.
+
+    Rows of one device are interleaved, so they share its slow drift, and drawing them as
+    independent makes the answer less sure than it could be, not more.
+
+    Raises ValueError for a row without launches, or a value that is not above 0.
+    """
+    import numpy as np
+
+    logs = [_logs(values) for values in launches]
+    squares = [float(((one - one.mean()) ** 2).sum()) for one in logs]
+    pooled_df = sum(len(one) - 1 for one in logs)
+    if pooled_df == 0:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((len(logs), DRAWS))
+    for index, one in enumerate(logs):
+        alone = len(one) >= MIN_FOR_SPREAD
+        df = len(one) - 1 if alone else pooled_df
+        spread = math.sqrt((squares[index] if alone else sum(squares)) / df)
+        drawn[index] = one.mean() + spread / math.sqrt(len(one)) * rng.standard_t(df, DRAWS)
+    least = drawn == drawn.min(axis=0)
+    return float((least[place] / least.sum(axis=0)).mean())
+
+
+def _logs(values: Sequence[float]) -> Any:  # noqa: ANN401 - numpy is imported late
+    import numpy as np
+
+    if not values or not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(f"launches are one or more finite values above 0, not {list(values)}")
+    return np.log(np.asarray(values, dtype=float))
+
+
+# --- why, in a sentence --------------------------------------------------------------------------
+
+
+def _name(row: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
+    """Name a row by its recipe and by what else differs among the rows."""
+    words = [str(row["recipe"])]
+    if len({one["model"] for one in among}) > 1:
+        words.insert(0, str(row["model"]))
+    if len({one["device"] for one in among}) > 1:
+        words.append(f"on {row['device']}")
+    if len({one["threads"] for one in among}) > 1:
+        words.append(f"with {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
+    return " ".join(words)
+
+
+def _reason(
+    winner: Mapping[str, Any],
+    inside: Sequence[Mapping[str, Any]],
+    minimize: str,
+    constraints: Sequence[Constraint],
+    probability: float | None,
+) -> str:
+    meeting = f" that meet {' and '.join(map(str, constraints))}" if constraints else ""
+    told = f"{_name(winner, inside)} has the least {minimize}, {winner[minimize]:.6g}"
+    if len(inside) == 1:
+        return f"{told}: the only row{meeting.replace('meet', 'meets')}"
+    second = min((row for row in inside if row is not winner), key=lambda row: float(row[minimize]))
+    told += (
+        f", of the {len(inside)} rows{meeting}; next is {_name(second, inside)}, "
+        f"{_place(second, winner, minimize)}"
+    )
+    if minimize in CERTAIN:
+        return f"{told}; that column has no noise"
+    if probability is None:
+        return f"{told}; how sure that is cannot be said: {minimize} has no launches to tell from"
+    # Some thousand draws cannot tell 0.999 from 1.
+    share = f"{probability:.2f}" if probability < MOST_SHOWN else f"over {MOST_SHOWN}"
+    unsettled = "" if probability >= SETTLED else "not settled: "
+    return f"{told}; {unsettled}the probability of being the best is {share}"
+
+
+def _place(row: Mapping[str, Any], winner: Mapping[str, Any], minimize: str) -> str:
+    best, value = float(winner[minimize]), float(row[minimize])
+    if row is winner:
+        return "best"
+    if value == best:
+        return "the same"
+    if best > 0:
+        return f"{value / best - 1:.1%} above the best"
+    return f"{value - best:.6g} above the best"
+
+
+def _none_reason(
+    rows: Sequence[Mapping[str, Any]],
+    outs: Sequence[str | None],
+    constraints: Sequence[Constraint],
+    *,
+    emulated: bool,
+) -> str:
+    """Say which constraint failed and by how much for the row that came closest."""
+    if not rows:
+        return "none qualifies: the run has no rows"
+    able = [
+        (row, out)
+        for row, out in zip(rows, outs, strict=True)
+        if out is not None and _barred(row, emulated=emulated) is None
+    ]
+    if not able:
+        words = Counter(
+            str(row["status"]) if row["status"] != "ok" else NOT_MEASURED[0] for row in rows
+        )
+        counts = ", ".join(f"{count} {word}" for word, count in words.most_common())
+        return f"none qualifies: no row is ok and measured on a device ({counts})"
+
+    def distance(entry: tuple[Mapping[str, Any], str]) -> tuple[int, float]:
+        misses = [one.shortfall(_known(entry[0], one.column)) for one in constraints]
+        return sum(miss > 0 for miss in misses), max(misses, default=0.0)
+
+    row, out = min(able, key=distance)
+    return f"none qualifies of {len(rows)} rows; closest is {_name(row, rows)}: {out}"

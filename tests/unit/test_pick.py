@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from harness.errors import ConfigError
+from harness.pick import choose, key_of, parse_constraint, probability_least
+from harness.table import COLUMNS
+
+
+def row(recipe: str, **fields: Any) -> dict[str, Any]:
+    known = {
+        "model": "kws",
+        "recipe": recipe,
+        "target": "xnnpack",
+        "device": "bench-pi",
+        "threads": 1,
+        "status": "ok",
+        "flags": [],
+    }
+    return {**dict.fromkeys(COLUMNS), **known, **fields}
+
+
+FLOAT = row("float32", latency_p50_ms=0.30, accuracy=0.92, size_bytes=90_000)
+INT8 = row("int8", latency_p50_ms=0.20, accuracy=0.90, size_bytes=30_000)
+INT16 = row("int16x8", latency_p50_ms=0.21, accuracy=0.91, size_bytes=33_000)
+ROWS = [FLOAT, INT8, INT16]
+
+
+def launches(spread: float, count: int = 5) -> dict[Any, list[float]]:
+    steps = np.linspace(-1, 1, count)
+    return {key_of(one): list(one["latency_p50_ms"] * 1e6 * np.exp(spread * steps)) for one in ROWS}
+
+
+def test_the_least_wins_and_says_why() -> None:
+    pick = choose(ROWS, launches(0.01), minimize="latency_p50_ms", where=["accuracy>=0.85"])
+    assert pick.winner is INT8
+    assert pick.probability is not None
+    assert pick.probability > 0.95
+    assert pick.reason == (
+        "int8 has the least latency_p50_ms, 0.2, of the 3 rows that meet accuracy>=0.85; "
+        "next is int16x8, 5.0% above the best; the probability of being the best is over 0.99"
+    )
+    assert [(one.qualifies, one.why) for one in pick.rows] == [
+        (True, "50.0% above the best"),
+        (True, "best"),
+        (True, "5.0% above the best"),
+    ]
+
+
+def test_a_constraint_is_hard() -> None:
+    pick = choose(ROWS, launches(0.01), minimize="latency_p50_ms", where=["accuracy>=0.905"])
+    assert pick.winner is INT16
+    assert pick.rows[1].why == "accuracy is 0.9, 0.005 (0.6%) off accuracy>=0.905"
+    only = choose(ROWS, {}, minimize="latency_p50_ms", where=["accuracy > 0.91", "threads==1"])
+    assert (only.winner, only.probability) == (FLOAT, 1.0)
+    assert only.reason == (
+        "float32 has the least latency_p50_ms, 0.3: the only row that meets "
+        "accuracy>0.91 and threads==1"
+    )
+
+
+def test_noise_makes_the_pick_unsure() -> None:
+    pick = choose(ROWS, launches(0.08), minimize="latency_p50_ms")
+    assert pick.winner is INT8
+    assert pick.probability is not None
+    assert 0.5 < pick.probability < 0.95
+    assert "not settled" in pick.reason
+
+
+def test_columns_without_noise_are_certain_and_ties_share() -> None:
+    sure = choose(ROWS, {}, minimize="size_bytes")
+    assert sure.probability == 1.0
+    assert sure.reason.endswith("10.0% above the best; that column has no noise")
+    twin = row("other", size_bytes=30_000)
+    pick = choose([*ROWS, twin], {}, minimize="size_bytes")
+    assert (pick.winner, pick.probability) == (INT8, 0.5)
+    assert pick.rows[-1].why == "the same"
+
+
+def test_a_noisy_column_without_launches_has_no_probability() -> None:
+    rows = [row("a", peak_rss_mb=20.0), row("b", peak_rss_mb=21.0)]
+    pick = choose(rows, {}, minimize="peak_rss_mb")
+    assert (pick.winner, pick.probability) == (rows[0], None)
+    assert "peak_rss_mb has no launches to tell from" in pick.reason
+
+
+def test_rows_that_are_not_measured_truths_are_out() -> None:
+    crashed = row("dynamic", status="crashed", reason="signal 11")
+    partial = row("gpu", status="partial", reason="2 operators left", latency_p50_ms=0.01)
+    emulated = row("qemu", flags=["emulated"], latency_p50_ms=0.01)
+    unknown = row("odd", latency_p50_ms=math.nan)
+    rows = [crashed, partial, emulated, unknown, INT8]
+    pick = choose(rows, {}, minimize="latency_p50_ms")
+    assert pick.winner is INT8
+    assert [one.why for one in pick.rows[:4]] == [
+        "crashed: signal 11",
+        "partial: 2 operators left",
+        "emulated: its speed is not a device's",
+        "latency_p50_ms is not known",
+    ]
+    asked = choose(rows, {}, minimize="latency_p50_ms", emulated=True)
+    assert asked.winner is emulated
+
+
+def test_none_qualifies_says_by_how_much_for_the_closest() -> None:
+    pick = choose(ROWS, {}, minimize="latency_p50_ms", where=["accuracy>=0.95"])
+    assert (pick.winner, pick.probability) == (None, None)
+    assert pick.reason == (
+        "none qualifies of 3 rows; closest is float32: "
+        "accuracy is 0.92, 0.03 (3.2%) off accuracy>=0.95"
+    )
+    two = choose(
+        ROWS, {}, minimize="latency_p50_ms", where=["accuracy>=0.905", "latency_p50_ms<=0.205"]
+    )
+    assert "closest is int8: accuracy is 0.9, 0.005 (0.6%) off" in two.reason
+    null = choose(ROWS, {}, minimize="latency_p50_ms", where=["energy_mj<=1"])
+    assert "energy_mj is not known, energy_mj<=1 was asked" in null.reason
+
+
+def test_none_qualifies_where_nothing_was_measured() -> None:
+    assert choose([], {}, minimize="size_bytes").reason == "none qualifies: the run has no rows"
+    rows = [row("a", status="crashed"), row("b", status="crashed"), row("c", flags=["simulated"])]
+    assert choose(rows, {}, minimize="size_bytes").reason == (
+        "none qualifies: no row is ok and measured on a device (2 crashed, 1 emulated)"
+    )
+
+
+def test_text_columns_and_names_across_devices() -> None:
+    other = row("int8", device="pixel", threads=4, model="vww", latency_p50_ms=0.1)
+    pick = choose([INT8, other], {}, minimize="latency_p50_ms")
+    assert pick.reason.startswith("vww int8 on pixel with 4 threads has the least")
+    held = choose([INT8, other], {}, minimize="latency_p50_ms", where=["device != 'pixel'"])
+    assert held.winner is INT8
+    assert held.rows[1].why == "device is pixel, device!=pixel was asked"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("acuracy>=0.9", "did you mean 'accuracy'"),
+        ("zzz>=0.9", "columns are: run, model"),
+        ("latency_p50_ms<=10ms", "units are in the column's name"),
+        ("latency_p50_ms<=nan", "is not a number"),
+        ("accuracy=0.9", "write COLUMN<=VALUE"),
+        ("accuracy=>0.9", "write COLUMN<=VALUE"),
+        ("accuracy<<0.9", "write COLUMN<=VALUE"),
+        ("accuracy>=", "write COLUMN<=VALUE"),
+        ("", "write COLUMN<=VALUE"),
+        ("device<=pi", "compared with == or != only"),
+        ("flags==x", "flags is a list"),
+    ],
+)
+def test_a_constraint_that_cannot_be_read_has_a_way_out(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why.replace("?", ".")):
+        choose(ROWS, {}, minimize="size_bytes", where=[text])
+
+
+def test_a_column_that_cannot_be_minimised() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'latency_p50_ms'"):
+        choose(ROWS, {}, minimize="latency_p50")
+    with pytest.raises(ConfigError, match="is text"):
+        choose(ROWS, {}, minimize="device")
+
+
+def test_a_constraint_reads_as_it_was_asked() -> None:
+    assert str(parse_constraint(" size_bytes < 1e6 ")) == "size_bytes<1e+06"
+    assert str(parse_constraint('recipe == "int8"')) == "recipe==int8"
+
+
+def test_json_form() -> None:
+    plain = choose(ROWS, launches(0.01), minimize="latency_p50_ms").plain()
+    assert list(plain) == ["winner", "reason", "probability", "rows"]
+    assert plain["winner"]["recipe"] == "int8"
+    assert plain["rows"][1]["qualifies"] is True
+    assert plain["rows"][1]["why"] == "best"
+    assert plain["rows"][1]["size_bytes"] == 30_000
+
+
+# --- the probability ------------------------------------------------------------------------------
+
+
+def test_probability_of_two_rows_is_the_t_tail() -> None:
+    # One row without spread: what is left is one t.
+    values = np.exp(np.array([0.00, 0.02, 0.04, 0.01, 0.03]))
+    got = probability_least([list(values), [math.exp(0.04)] * 5], 0)
+    logs = np.log(values)
+    se = logs.std(ddof=1) / math.sqrt(5)
+    assert got == pytest.approx(scipy_stats.t.cdf((0.04 - logs.mean()) / se, 4), abs=0.01)
+
+
+def test_probabilities_of_all_rows_sum_to_one_and_are_reproducible() -> None:
+    found = [[1.0, 1.1, 1.2], [1.05, 1.15, 1.1], [1.3, 1.0, 1.1]]
+    shares = [probability_least(found, place) for place in range(3)]
+    assert sum(share for share in shares if share is not None) == pytest.approx(1.0)
+    assert shares[0] == probability_least(found, 0)
+
+
+def test_rows_without_any_spread_share_a_tie() -> None:
+    assert probability_least([[1.0, 1.0], [1.0, 1.0]], 0) == 0.5
+    assert probability_least([[1.0, 1.0], [2.0, 2.0]], 0) == 1.0
+
+
+def test_one_launch_borrows_the_spread_of_the_others() -> None:
+    assert probability_least([[1.0], [2.0]], 0) is None
+    got = probability_least([[1.0], [1.05, 1.0, 1.1]], 0)
+    assert got is not None
+    assert 0.6 < got < 0.95
+
+
+def test_launches_that_are_no_times_are_refused() -> None:
+    for bad in ([], [0.0], [math.nan]):
+        with pytest.raises(ValueError, match="above 0"):
+            probability_least([[1.0, 1.1], bad], 0)
+
+
+def test_the_probability_is_as_often_right_as_it_says() -> None:
+    rng = np.random.default_rng(12)
+    said, right = [], []
+    for _ in range(400):
+        truth = rng.normal(0, 0.05, 3)
+        found = np.exp(truth[:, None] + rng.normal(0, 0.04, (3, 5)))
+        place = int(np.argmin(np.median(found, axis=1)))
+        said.append(probability_least(found.tolist(), place))
+        right.append(place == int(np.argmin(truth)))
+    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.06)
