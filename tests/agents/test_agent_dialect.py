@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import digest_of
+from agent_lab import digest_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +28,8 @@ from harness.errors import (
 )
 from harness.transports.local import LocalTransport
 from harness.types import Device, Dose, LaunchOrder
+
+pytest_plugins = ("agent_fixtures",)
 
 ORDER = LaunchOrder(
     cell_id="c",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LONG, SHORT, digest_of, launch_processes, wait_until
+from agent_lab import LONG, SHORT, digest_of, launch_processes, wait_until
 
 from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
 from harness.errors import (
@@ -29,6 +29,8 @@ from harness.errors import (
 )
 from harness.transports.local import LocalTransport
 from harness.types import Device, LaunchOrder
+
+pytest_plugins = ("agent_fixtures",)
 
 
 def test_a_timed_launch_has_everything(

@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHORT, digest_of
+from agent_lab import ROOT, SHORT, digest_of
 
 from harness.dialects import packing
 from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
 from harness.errors import RuntimeMissing
 from harness.transports.local import LocalTransport
 from harness.types import Device, Dose, LaunchOrder
+
+pytest_plugins = ("agent_fixtures",)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def _module(name: str) -> ModuleType:

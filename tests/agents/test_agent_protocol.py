@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONG, ROOT, SECONDS, SHORT, RawAgent, digest_of, launch_processes, wait_until
+from agent_lab import LONG, ROOT, SECONDS, SHORT, RawAgent, digest_of, launch_processes, wait_until
 
 from harness.dialects import packing
 from harness.transports.local import LocalTransport
 from harness.types import Device, Dose
+
+pytest_plugins = ("agent_fixtures",)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 SOURCES = sorted((ROOT / "agents" / "python_tflite").glob("*.py"))
 

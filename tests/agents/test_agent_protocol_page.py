@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, RawAgent, digest_of
+from agent_lab import ROOT, RawAgent, digest_of
+
+pytest_plugins = ("agent_fixtures",)
 
 PAGE = (ROOT / "docs" / "agent-protocol.md").read_text(encoding="utf-8")
 

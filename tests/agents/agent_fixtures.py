@@ -1,0 +1,119 @@
+"""Fixtures with a real agent on this machine.
+
+Test modules name this file in `pytest_plugins`: a second conftest.py would hide the first one's
+names from `from conftest import ...`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_lab import ROOT, SECONDS, SHORT, RawAgent, digest_of
+from conftest import missing
+
+from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
+from harness.dialects.packing import agent_zip
+from harness.transports.local import LocalTransport, open_local
+from harness.types import Device, LaunchOrder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder of the test's own, where the agent is packed."""
+    monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        missing("../shared/data with the real models is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kws(shared_data: Path) -> Path:
+    return shared_data / "kws" / "kws_ref_model.tflite"
+
+
+@pytest.fixture(scope="session")
+def second_python() -> str:
+    """The Python of a venv with tflite-runtime 2.14, which needs numpy 1."""
+    folder = ROOT / ".cache" / "tflite-runtime-2.14.0"
+    python = folder / "bin" / "python"
+    ready = folder / "ready"
+    if not ready.is_file():
+        # Its wheels end at 3.11.
+        here = sys.executable if sys.version_info < (3, 12) else shutil.which("python3.11")
+        if here is None:
+            missing("tflite-runtime 2.14 needs Python 3.11 or older; python3.11 is not there")
+        subprocess.run([str(here), "-m", "venv", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "-q", "tflite-runtime==2.14.0", "numpy<2"]
+        if subprocess.run(pip, check=False).returncode:
+            missing("tflite-runtime 2.14 cannot be installed from the package index")
+        ready.touch()
+    return str(python)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    # Spaces and letters outside ASCII belong in a path.
+    return tmp_path / "über workdir"
+
+
+@pytest.fixture
+def device(workdir: Path, own_cache: None) -> Device:
+    return Device(
+        name="bench-one",
+        profile="linux_x86_64",
+        address="local:",
+        python=sys.executable,
+        workdir=str(workdir),
+    )
+
+
+@pytest.fixture
+def transport(device: Device) -> Iterator[LocalTransport]:
+    opened = open_local(device)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def dialect(transport: LocalTransport, device: Device) -> Iterator[JsonLinesDialect]:
+    opened = open_json_lines(transport, device)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def order(kws: Path) -> LaunchOrder:
+    return LaunchOrder(
+        cell_id="cell",
+        kind="timed",
+        block=1,
+        position=2,
+        variant_digest=digest_of(kws),
+        target="xnnpack",
+        threads=1,
+        dose=SHORT,
+        seed=7,
+        timeout_seconds=SECONDS,
+    )
+
+
+@pytest.fixture
+def raw(transport: LocalTransport, device: Device, workdir: Path) -> Iterator[RawAgent]:
+    archive, digest = agent_zip()
+    target = workdir / "agents" / f"{digest}.zip"
+    transport.put(archive, str(target))
+    channel = transport.talk([device.python, str(target)])
+    agent = RawAgent(channel, workdir)
+    agent.ask("have", digests=[])
+    yield agent
+    channel.close()
