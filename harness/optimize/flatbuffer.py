@@ -14,7 +14,7 @@ import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -125,9 +125,23 @@ class FileFacts:
         return tuple(name for name in self.custom if name.startswith(FLEX))
 
     @property
-    def for_edgetpu(self) -> bool:
-        """Whether the vendor's compiler made this file."""
-        return EDGETPU in self.custom
+    def elsewhere(self) -> str | None:
+        """Why no runtime on a host can run the file; None where one may.
+
+        TensorFlow's own interpreter has had no Flex kernels in its wheels since 2.20
+        (google-ai-edge/LiteRT issue 6458).
+        """
+        return elsewhere(self.custom)
+
+
+def elsewhere(operators: Iterable[str]) -> str | None:
+    """Say why a file with these operators runs only on some devices; None where it runs here."""
+    for name in operators:
+        if name == EDGETPU:
+            return "compiled for the Edge TPU: not run on the host"
+        if name.startswith(FLEX):
+            return f"{name} needs a runtime with Flex: not run on the host"
+    return None
 
 
 def read(path: Path) -> FileFacts:

@@ -216,21 +216,15 @@ class _Planner:
         assert path is not None
         order = self._material()
         key = caches.key(of=path, reference=self._material_digests(), **_world())
-        self._add(
-            key, "reference", order, {"path": path}, "reference", kind=self._runs(), shared=True
-        )
+        self._add(key, "reference", order, {"path": path}, "reference", kind="light", shared=True)
         return key
 
     def _check(self, variant: str, mark: str | None, *, as_is: bool) -> str:
         needs = {"path": variant} | ({"reference": mark} if mark else {})
         order = {**self._material(), "as_is": as_is, "reference": None}
         key = caches.key(of=variant, mark=mark, check=self._material_digests(), **_world())
-        self._add(key, "check", order, needs, "check", kind=self._runs())
+        self._add(key, "check", order, needs, "check", kind="light")
         return key
-
-    def _runs(self) -> Kind:
-        """Flex operators run only in TensorFlow's own interpreter."""
-        return "tensorflow" if self.model.allow_flex else "light"
 
     def _material(self) -> dict[str, Any]:
         data = self.model.data

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.errors import RecipeError
 from harness.optimize import data as datasets
-from harness.optimize import numeric, workers
+from harness.optimize import flatbuffer, numeric, workers
 from harness.optimize.numeric import Array
 from harness.types import Agreement, ModelSource, Variant
 
@@ -67,6 +67,11 @@ def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[st
     return {
         tensor.name: numeric.quantise(real_inputs[tensor.name], tensor) for tensor in variant.inputs
     }
+
+
+def runs_here(variant: Variant) -> bool:
+    """Say whether a host's runtime can run the file at all (Edge TPU and Flex files it cannot)."""
+    return flatbuffer.elsewhere(variant.operators) is None
 
 
 def host_outputs(path: Path, inputs: Mapping[str, Array], threads: int = 1) -> dict[str, Array]:

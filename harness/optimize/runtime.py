@@ -24,7 +24,7 @@ class Runner:
         """Load the file and allocate its tensors, open dimensions at the size the file gives."""
         self.facts = facts
         try:
-            self._interpreter = _interpreter(path, threads, flex=bool(facts.flex))
+            self._interpreter = _interpreter(path, threads)
             self._interpreter.allocate_tensors()
             self._inputs = [
                 (item["index"], tuple(item["shape"]))
@@ -79,18 +79,12 @@ def _without_batch(array: Array) -> Array:
     return array[0] if array.ndim and array.shape[0] == 1 else array
 
 
-def _interpreter(path: Path, threads: int, *, flex: bool) -> Any:  # noqa: ANN401 - untyped library
-    """Open the file; TensorFlow's own interpreter carries the Flex kernels, the small one none."""
+def _interpreter(path: Path, threads: int) -> Any:  # noqa: ANN401 - untyped library
     try:
-        if flex:
-            import tensorflow as tf
-
-            return tf.lite.Interpreter(str(path), num_threads=threads)
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        extra = "tensorflow" if flex else "light"
         raise HarnessError(
-            f"running {path.name} on this host needs a package that is not installed ({error}); "
-            f"pip install 'edge-harness[{extra}]'"
+            f"running {path.name} on this host needs ai-edge-litert ({error}); "
+            "pip install 'edge-harness[light]'"
         ) from error
     return Interpreter(str(path), num_threads=threads)

@@ -133,7 +133,7 @@ class Schedule:
                     "flags": facts["flags"],
                 }
             else:
-                order[role] = str(entry.path)
+                order[role] = str(entry.path) if entry.path else None
         return order
 
     def _take(self, answer: Answer) -> None:

@@ -438,3 +438,24 @@ def test_inspect_says_why_a_file_cannot_be_opened_here() -> None:
 
     assert found.delegation is None
     assert "edgetpu-custom-op" in (found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("tensorflow", "model.h5", "tensorflow"), ("ai_edge_quantizer", "digits.tflite", "light")],
+)
+def test_a_missing_package_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str, extra: str
+) -> None:
+    """As on a machine without the package: it cannot be imported in any worker."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / f"{package}.py").write_text(f"raise ImportError('no module {package}')\n")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
+    path = DEMO / name if (DEMO / name).exists() else tmp_path / name
+    if not path.exists():
+        path.write_bytes(b"")
+
+    result = built(replace(digits(), path=path), "dynamic", cache=tmp_path / "c")["dynamic"]
+
+    assert f"edge-harness[{extra}]" in refusal(result)
