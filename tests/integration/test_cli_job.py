@@ -84,25 +84,28 @@ def farm_of(folder: Path, server: LoopbackSshd, **keys: str) -> Path:
 
 
 def test_the_main_job_here_and_over_ssh(home: Path, sshd: LoopbackSshd) -> None:
-    plan = digits_plan(home, recipes='["float32", "int8"]', devices='["this-machine", "board"]')
+    plan = digits_plan(
+        home,
+        recipes='["float32", "int8"]',
+        devices='["this-machine", "board"]',
+        extra=QUICK.replace("launches = 2", "launches = 3"),
+    )
     farm_of(home, sshd)
     document = edge(home, "run", plan, "--json")
     rows = document["rows"]
-    assert [(row["device"], row["recipe"], row["status"]) for row in rows] == [
-        (device, recipe, "ok")
-        for device in ("this-machine", "board")
-        for recipe in ("float32", "int8")
-    ] or len(rows) == 4
+    assert {(row["device"], row["recipe"]) for row in rows} == {
+        (device, recipe) for device in ("this-machine", "board") for recipe in ("float32", "int8")
+    }
     for row in rows:
         assert row["status"] == "ok"
         assert 0 < row["latency_p50_ms"] < 100
-        assert row["launches"] == 2
+        assert row["launches"] == 3
         assert row["inferences"] >= 200
         assert row["accuracy"] > 0.95
         assert row["accuracy_source"] == "host"
         assert row["peak_rss_mb"] > row["model_memory_mb"] > 0
         assert row["delegate"] == "xnnpack"
-        assert "ai-edge-litert" in row["runtime"] or "ai_edge_litert" in row["runtime"]
+        assert row["runtime"].startswith("ai_edge_litert 2.")
     shown = edge(home, "show", "latest", "--format", "json", "--json")
     assert shown == document
     assert "int8" in edge(home, "show", document["run"], "--format", "markdown")
@@ -138,8 +141,6 @@ def test_bench_needs_no_file_at_all(home: Path, sshd: LoopbackSshd) -> None:
 
 
 def test_add_detects_writes_the_entry_and_examines(home: Path, sshd: LoopbackSshd) -> None:
-    from harness.transports.ssh_keys import fingerprint  # noqa: F401 - the helper exists
-
     farm = home / "farm.toml"
     farm.write_text("# my boards\n", encoding="utf-8")
     common = ("--farm", farm, "--identity", sshd.identity, "--python", sys.executable)
@@ -168,7 +169,7 @@ def test_add_detects_writes_the_entry_and_examines(home: Path, sshd: LoopbackSsh
     )
     assert met["device"]["profile"] == f"linux_{os.uname().machine}"
     assert met["facts"]["runtimes"]
-    assert {check["status"] for check in met["checks"]} <= {"ok", "warn", "skipped"}
+    assert {check["status"] for check in met["checks"]} <= {"ok", "warn", "skip"}
     text = farm.read_text(encoding="utf-8")
     assert text.startswith("# my boards\n")
     assert "[device.b]" in text
@@ -290,7 +291,7 @@ def test_a_full_disk_on_the_device_is_a_row_with_the_reason(
     farm_of(home, sshd, workdir=str(full_disk / "w"))
     row = edge(home, "run", plan, "--json", code=1)["rows"][0]
     assert row["status"] == "transfer_failed"
-    assert "space" in row["reason"].lower()
+    assert "bytes are free" in row["reason"]
     assert row["latency_p50_ms"] is None
 
 

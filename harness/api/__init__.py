@@ -1,0 +1,42 @@
+"""The public verbs, the same words as the command line.
+
+`run(plan)` is an iterator of outcomes, `load(run)` a pandas frame.
+
+    from harness import api
+
+    with api.run("plan.toml") as going:
+        for outcome in going:
+            print(outcome.cell.device, outcome.cell.recipe, outcome.failure or "ok")
+    frame = api.load("latest")
+"""
+
+from __future__ import annotations
+
+from harness.api.devices import Met, add, devices, doctor, profiles
+from harness.api.models import inspect, optimize, recipes
+from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
+from harness.api.stored import compare, load, open_run, report, rows, runs
+
+__all__ = [
+    "Met",
+    "Progress",
+    "Run",
+    "add",
+    "bench",
+    "compare",
+    "decide",
+    "devices",
+    "doctor",
+    "inspect",
+    "load",
+    "open_run",
+    "optimize",
+    "profiles",
+    "read_farm",
+    "read_plan",
+    "recipes",
+    "report",
+    "rows",
+    "run",
+    "runs",
+]

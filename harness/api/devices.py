@@ -1,0 +1,153 @@
+"""Devices: who is there, are they fit, first contact, the known classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import assets, sessions
+from harness.config import farm as farms
+from harness.config import profiles as known_profiles
+from harness.errors import HarnessError
+from harness.farm import contact
+from harness.farm import doctor as examiner
+from harness.farm.patient import Check
+from harness.types import Device
+
+if TYPE_CHECKING:
+    pass
+
+from harness.api.running import close_all, read_farm, settle_key
+
+EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
+"""Small and always there: doctor launches it to see whether XNNPACK is really made."""
+
+
+def devices(*, farm: farms.Farm | Path | None = None) -> list[dict[str, Any]]:
+    """Ask every device of the farm who it is; one that is away says why."""
+    known = read_farm(farm)
+    live = sessions.open_all(known.devices.values())
+    try:
+        return [_device_row(device, live[name]) for name, device in known.devices.items()]
+    finally:
+        close_all(live)
+
+
+def _device_row(device: Device, session: sessions.Session | HarnessError) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": device.name,
+        "profile": device.profile,
+        "address": device.address,
+        "tags": list(device.tags),
+    }
+    if isinstance(session, HarnessError):
+        return {**row, "status": session.kind, "reason": str(session), "facts": None}
+    return {**row, "status": "ready", "reason": None, "facts": asdict(session.facts)}
+
+
+def doctor(
+    names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
+) -> dict[str, list[Check]]:
+    """Check what a device must have; all of the farm where none is named."""
+    known = read_farm(farm)
+    chosen = farms.select(known, names) if names else list(known.devices.values())
+    return {device.name: _examine(device) for device in chosen}
+
+
+def _examine(device: Device) -> list[Check]:
+    from harness import plugins
+
+    return examiner.examine(
+        device,
+        sessions.open_transport,
+        plugins.load("harness.dialects", "json_lines"),
+        known_profiles.load_all().get(device.profile),
+        model=EMBEDDED_MODEL,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """What first contact with a device found and wrote."""
+
+    device: Device
+    farm: Path
+    profile_file: Path | None
+    facts: Mapping[str, Any]
+    checks: list[Check]
+
+    def text(self) -> str:
+        """Say what was found and written, for a person."""
+        facts = self.facts
+        runtimes = ", ".join(f"{r['name']} {r['version']}" for r in facts["runtimes"]) or "none"
+        made = f" (written to {self.profile_file})" if self.profile_file else ""
+        lines = (
+            f"{self.device.name}: {facts['board'] or facts['chip'] or facts['machine']}",
+            f"  {facts['cores']} cores {facts['machine']}, {facts['libc']}, {facts['system']} {facts['kernel']}",
+            f"  Python {facts['python']}, runtimes: {runtimes}",
+            f"  accelerators: {', '.join(facts['accelerators']) or 'none seen'}",
+            f"  sensors: {', '.join(facts['sensors']) or 'none seen'}",
+            f"  profile {self.device.profile}{made}",
+            f"wrote [device.{self.device.name}] to {self.farm}",
+        )
+        return "\n".join(lines)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON."""
+        return {
+            "device": asdict(self.device),
+            "farm": str(self.farm),
+            "profile_file": str(self.profile_file) if self.profile_file else None,
+            "facts": dict(self.facts),
+            "checks": [check.plain() for check in self.checks],
+        }
+
+
+def add(
+    uri: str,
+    *,
+    name: str | None = None,
+    identity: str | None = None,
+    python: str | None = None,
+    farm: Path | None = None,
+    trust: contact.Trust | None = None,
+) -> Met:
+    """Meet a device: settle its host key, detect what it is, write the farm entry, examine it.
+
+    Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
+    """
+    device = farms.from_uri(uri, name)
+    if identity:
+        device = replace(device, identity=str(Path(identity).expanduser().resolve()))
+    if python:
+        device = replace(device, python=python)
+    settle_key(device, trust)
+    live = sessions.Session(device)
+    try:
+        facts = live.facts
+    finally:
+        live.close()
+    profiles_folder = assets.config_folder() / "profiles"
+    chosen = contact.survey(facts, known_profiles.load_all())
+    profile_file = None
+    if chosen is None:
+        made = contact.new_profile(facts)
+        chosen, profile_file = made.name, contact.write_profile(profiles_folder, made)
+    device = replace(device, profile=chosen)
+    farm_file = farm or farms.default_file()
+    contact.write_device(farm_file, device)
+    return Met(
+        device=device,
+        farm=farm_file,
+        profile_file=profile_file,
+        facts=asdict(facts),
+        checks=_examine(device),
+    )
+
+
+def profiles(name: str | None = None) -> list[dict[str, Any]]:
+    """Return the shipped and the user's profiles, or one."""
+    known = [known_profiles.get(name)] if name else list(known_profiles.load_all().values())
+    return [asdict(profile) for profile in known]

@@ -1,0 +1,98 @@
+"""Models without measuring: build variants, look into a file, list the recipes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import prepare
+from harness.config import plans
+from harness.optimize import catalog
+from harness.optimize import inspect as inspector
+from harness.types import Failure, Variant
+
+if TYPE_CHECKING:
+    pass
+
+from harness.api.running import Progress, build_variants, read_farm
+
+
+def optimize(
+    model: Path,
+    *,
+    recipes: Sequence[str],
+    out: Path,
+    target: str | None = None,
+    training: str | None = None,
+    calibration: str | None = None,
+    evaluation: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Build variants of one model into `out`; a row each: file, sizes, accuracy, agreement."""
+    named = [f"{recipe}@{target}" if target and "@" not in recipe else recipe for recipe in recipes]
+    plan = plans.quick(
+        [model],
+        devices=["this-machine"],
+        recipes=named,
+        data={"training": training, "calibration": calibration, "evaluation": evaluation},
+    )
+    decided = prepare.decide(plan, read_farm(None))
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for request, result in build_variants(decided, progress).values():
+        row: dict[str, Any] = {
+            "model": request.model.name,
+            "recipe": request.recipe.name,
+            "target": request.target,
+        }
+        if isinstance(result, Failure):
+            rows.append({**row, "status": result.kind, "reason": result.reason, "file": None})
+            continue
+        file = out / f"{request.model.name}-{_file_word(request.recipe.name)}.tflite"
+        shutil.copyfile(result.path, file)
+        rows.append({**row, "status": "ok", "reason": None, "file": str(file), **_about(result)})
+    if progress:
+        progress.close()
+    return rows
+
+
+def _file_word(recipe: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe).strip("_")
+
+
+def _about(variant: Variant) -> dict[str, Any]:
+    agreement = variant.agreement
+    return {
+        "size_bytes": variant.size_bytes,
+        "size_zstd_bytes": variant.size_zstd_bytes,
+        "accuracy": variant.accuracy,
+        "agreement_top1": agreement.top1 if agreement else None,
+        "relative_error": agreement.relative_error if agreement else None,
+        "sparsity": variant.sparsity,
+        "sha256": variant.digest,
+        "flags": list(variant.flags),
+        "notes": list(variant.notes),
+    }
+
+
+def inspect(file: Path) -> dict[str, Any]:
+    """Say what is in a .tflite file and what this host's delegate takes of it."""
+    return inspector.inspect(file).plain()
+
+
+def recipes() -> list[dict[str, Any]]:
+    """Return the known steps with their parameters."""
+    return [
+        {
+            "name": step.name,
+            "summary": step.summary,
+            "parameters": [asdict(parameter) for parameter in step.parameters],
+            "takes": list(step.takes),
+            "gives": step.gives,
+            "needs": list(step.needs),
+        }
+        for step in catalog.known_steps().values()
+    ]

@@ -1,0 +1,51 @@
+"""Questions asked of stored runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import assets, store, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def runs(*, results: Path | None = None) -> list[dict[str, Any]]:
+    """List the stored runs, newest first."""
+    return [summary.plain() for summary in _store(results).runs()]
+
+
+def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
+    """Open a stored run by id, unique prefix or `latest`."""
+    return _store(results).open(selector)
+
+
+def rows(selector: str, *, results: Path | None = None) -> list[table.Row]:
+    """Return the rows of a stored run; the columns are `harness.table.COLUMNS`."""
+    return table.rows(open_run(selector, results=results))
+
+
+def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
+    """Return a run's rows as a pandas frame."""
+    return table.frame(open_run(selector, results=results))
+
+
+def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[dict[str, Any]]:
+    """Put runs side by side: ratios with intervals, "below noise" where it is."""
+    return table.compare([open_run(selector, results=results) for selector in selectors])
+
+
+def report(selector: str, output: Path | None = None, *, results: Path | None = None) -> Path:
+    """Write one self-contained HTML page of a run; returns where it is."""
+    from harness.report import html
+
+    stored = open_run(selector, results=results)
+    target = output or stored.path / "report.html"
+    html.write(stored, target)
+    return target
+
+
+def _store(results: Path | None) -> store.Store:
+    return store.Store(results or assets.results_folder())

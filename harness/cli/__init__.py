@@ -1,0 +1,69 @@
+"""The command line: words in, verbs of :mod:`harness.api`, a table or one JSON document out.
+
+Thin and quick to start: everything heavy is imported by the command that needs it. The only place
+that turns an error into a line and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+# isort: off - the commands register themselves in this order
+from harness.cli import farm, files, measure, stored
+
+# isort: on
+from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
+
+__all__ = ["app", "farm", "files", "main", "measure", "stored"]
+
+# typer carries its own click or uses the installed one; its base class is reached by its child.
+USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+def main() -> None:
+    """Run the command line; the exit codes are those of the README."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    sys.exit(_guarded(debug=debug))
+
+
+def _guarded(*, debug: bool) -> int:
+    from harness.errors import HarnessError
+
+    try:
+        code = app(standalone_mode=False)
+    except USAGE_ERROR as error:
+        error.show()
+        return NOT_ASKED
+    except (typer.Abort, KeyboardInterrupt):
+        return _interrupted()
+    except SystemExit as end:  # how typer answers Ctrl-C
+        return _interrupted() if end.code == INTERRUPTED else int(end.code or DONE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except HarnessError as error:
+        if debug:
+            raise
+        typer.echo(f"edge-harness: {error}", err=True)
+        return NOT_ASKED
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(
+            f"edge-harness: a fault of ours: {type(error).__name__}: {error}\n"
+            "(--debug shows where; please report it)",
+            err=True,
+        )
+        return OUR_FAULT
+    return code if isinstance(code, int) else DONE
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted; what is stored stays: `run PLAN --resume latest` goes on", err=True)
+    return INTERRUPTED

@@ -1,0 +1,5 @@
+"""`python -m harness.cli` is `edge-harness`."""
+
+from harness.cli import main
+
+main()

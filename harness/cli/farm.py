@@ -1,0 +1,110 @@
+"""Commands about devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+
+from harness.cli.shared import (
+    DONE,
+    NO,
+    FarmOption,
+    JsonOption,
+    YesKeyOption,
+    app,
+    key_question,
+    print_json,
+)
+
+
+@app.command()
+def add(
+    uri: Annotated[str, typer.Argument(help="local:, ssh://user@host:port")],
+    name: Annotated[str | None, typer.Option("--name", help="Its name in farm.toml.")] = None,
+    yes_key: YesKeyOption = None,
+    identity: Annotated[str | None, typer.Option("--identity", help="Private key file.")] = None,
+    python: Annotated[str | None, typer.Option("--python", help="Python on the device.")] = None,
+    farm: FarmOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Meet a device: check its host key, detect what it is, write the farm entry, run doctor.
+
+    Example: edge-harness add ssh://pi@10.0.0.7 --name bench-pi
+    """
+    from harness import api, screen
+
+    met = api.add(
+        uri, name=name, identity=identity, python=python, farm=farm, trust=key_question(yes_key)
+    )
+    if as_json:
+        print_json(met.plain())
+    else:
+        screen.out(met.text())
+        screen.checks({met.device.name: met.checks})
+    raise typer.Exit(NO if any(check.status == "fail" for check in met.checks) else DONE)
+
+
+@app.command()
+def devices(farm: FarmOption = None, as_json: JsonOption = False) -> None:
+    """Ask every device of the farm who it is.
+
+    Example: edge-harness devices
+    """
+    from harness import api, screen
+
+    found = api.devices(farm=farm)
+    if as_json:
+        print_json({"devices": found})
+    else:
+        screen.records(found)
+    raise typer.Exit(NO if any(row["status"] != "ready" for row in found) else DONE)
+
+
+@app.command()
+def doctor(
+    device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
+    farm: FarmOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check everything a device must have, and give the command that mends what it lacks.
+
+    Example: edge-harness doctor bench-pi
+    """
+    from harness import api, screen
+
+    found = api.doctor(device or (), farm=farm)
+    if as_json:
+        print_json({name: [check.plain() for check in checks] for name, checks in found.items()})
+    else:
+        screen.checks(found)
+    failed = any(check.status == "fail" for checks in found.values() for check in checks)
+    raise typer.Exit(NO if failed else DONE)
+
+
+@app.command()
+def profiles(
+    name: Annotated[str | None, typer.Argument(help="One profile, in full.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the shipped classes of device, and whether each was ever verified on hardware.
+
+    Example: edge-harness profiles raspberry_pi_5
+    """
+    from harness import api, screen
+
+    found = api.profiles(name)
+    if as_json:
+        print_json({"profiles": found})
+    elif name:
+        screen.record(found[0])
+    else:
+        screen.records(
+            [
+                {key: row[key] for key in ("name", "title", "arch", "targets", "verified")}
+                for row in found
+            ]
+        )

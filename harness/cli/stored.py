@@ -1,0 +1,105 @@
+"""Commands that read stored runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+
+from harness.cli.shared import (
+    Format,
+    FormatOption,
+    JsonOption,
+    ResultsOption,
+    RunArgument,
+    app,
+    print_json,
+)
+
+
+@app.command()
+def runs(results: ResultsOption = None, as_json: JsonOption = False) -> None:
+    """List the stored runs, newest first.
+
+    Example: edge-harness runs
+    """
+    from harness import api, screen
+
+    found = api.runs(results=results)
+    if as_json:
+        print_json({"runs": found})
+    else:
+        screen.records(found)
+
+
+@app.command()
+def show(
+    run: RunArgument,
+    form: FormatOption = Format.TABLE,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the table of a stored run.
+
+    Example: edge-harness show latest --format markdown
+    """
+    from harness import api, screen
+    from harness.report import markdown, plain
+
+    stored = api.open_run(run, results=results)
+    rows = api.rows(stored.id, results=results)
+    match Format.JSON if as_json else form:
+        case Format.TABLE:
+            screen.table(rows)
+        case Format.MARKDOWN:
+            typer.echo(markdown.markdown(rows), nl=False)
+        case Format.CSV:
+            typer.echo(plain.to_csv(rows), nl=False)
+        case Format.JSON:
+            print_json({"run": stored.id, "rows": rows})
+
+
+@app.command()
+def compare(
+    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN...]", help="Runs to compare.")],
+    form: FormatOption = Format.TABLE,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put runs side by side, with intervals; says "below noise" where it is.
+
+    Example: edge-harness compare 20260101-kws latest
+    """
+    from harness import api, screen
+    from harness.report import markdown, plain
+    from harness.table import COMPARED
+
+    rows = api.compare(runs_, results=results)
+    match Format.JSON if as_json else form:
+        case Format.TABLE:
+            screen.comparison(rows)
+        case Format.MARKDOWN:
+            typer.echo(markdown.records(rows, COMPARED), nl=False)
+        case Format.CSV:
+            typer.echo(plain.to_csv(rows, COMPARED), nl=False)
+        case Format.JSON:
+            print_json({"rows": rows})
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.html")] = None,
+    results: ResultsOption = None,
+) -> None:
+    """Write one self-contained HTML page of a run.
+
+    Example: edge-harness report latest -o page.html
+    """
+    from harness import api
+
+    typer.echo(f"wrote {api.report(run, output, results=results)}")
