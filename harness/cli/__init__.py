@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 # isort: off - the commands register themselves in this order
-from harness.cli import farm, files, measure, stored
+from harness.cli import measure, stored, farm, files
 
 # isort: on
 from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
@@ -42,8 +42,6 @@ def _guarded(*, debug: bool) -> int:
         return NOT_ASKED
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
-    except SystemExit as end:  # how typer answers Ctrl-C
-        return _interrupted() if end.code == INTERRUPTED else int(end.code or DONE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -61,6 +59,8 @@ def _guarded(*, debug: bool) -> int:
             err=True,
         )
         return OUR_FAULT
+    if code == INTERRUPTED:  # how typer answers Ctrl-C
+        return _interrupted()
     return code if isinstance(code, int) else DONE
 
 
