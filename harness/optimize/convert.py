@@ -154,7 +154,7 @@ def _trace_saved_model(tf: Any, order: Order) -> _Traced:  # noqa: ANN401 - unty
         )
     signature = loaded.signatures[name]
     takes = signature.structured_input_signature[1]
-    names = tuple(takes)
+    names = tuple(sorted(takes))  # a SavedModel keeps them in a map, in another order each time
     gives = tuple(sorted(signature.structured_outputs))
 
     def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
