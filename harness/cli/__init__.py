@@ -12,10 +12,8 @@ from typing import Any
 
 import typer
 
-# isort: off - the commands register themselves in this order
-from harness.cli import measure, stored, farm, files
-
-# isort: on
+# The commands register themselves in this order.
+from harness.cli import measure, stored, farm, files  # isort: skip
 from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
 
 __all__ = ["app", "farm", "files", "main", "measure", "stored"]
