@@ -105,7 +105,7 @@ def bind(
         request, variant = built[item.model.name, item.recipe.name]
         path: str | None = None
         flags: tuple[str, ...] = ()
-        if isinstance(variant, Variant) and request.target != "edgetpu":
+        if isinstance(variant, Variant) and reference.runs_here(variant):
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:
                 checks[key] = _check_inputs(request, variant, inputs, plan.seed)

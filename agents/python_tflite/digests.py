@@ -1,5 +1,6 @@
 """sha256 without OpenSSL: hashlib brings 3.6 MB of it into a process that is being measured."""
 
+import os
 from typing import Any
 
 try:
@@ -11,6 +12,7 @@ except ImportError:
         from hashlib import sha256 as _sha256
 
 _CHUNK = 1 << 18
+_LARGE = 8 * 1000 * 1000
 _LETTERS = 64
 
 
@@ -27,6 +29,25 @@ def of_file(path: str) -> str:
             data = file.read(_CHUNK)
             if not data:
                 return str(digest.hexdigest())
+            digest.update(data)
+
+
+def of_arrival(path: str) -> str:
+    """Return the sha256 of a file that was sent, hexadecimal; raises OSError.
+
+    For the agent's parent only: it is not measured, so a large file may have OpenSSL's speed
+    (0.14 s instead of 0.6 s for 100 MB).
+    """
+    if os.path.getsize(path) < _LARGE:
+        return of_file(path)
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while True:
+            data = file.read(1 << 20)
+            if not data:
+                return digest.hexdigest()
             digest.update(data)
 
 

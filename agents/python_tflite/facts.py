@@ -44,7 +44,7 @@ def gather(root: str = "/") -> Dict[str, Any]:
 
 
 def identity(root: str = "/") -> str:
-    """Return a hash that is stable over reboots and addresses.
+    """Return a hash that is stable over reboots and addresses, of the machine's id and its name.
 
     The board's serial number first: cards cloned from one image share their machine id.
     """
@@ -54,7 +54,9 @@ def identity(root: str = "/") -> str:
             source = os.path.basename(path) + ":" + word
             break
     else:
-        source = "hostname:" + os.uname().nodename
+        source = ""
+    # Containers and network namespaces of one machine share its ids and have their own names.
+    source += "\nhostname:" + os.uname().nodename
     digest = digests.new()
     digest.update(b"edge-harness device\n" + source.encode())
     return str(digest.hexdigest()[:32])

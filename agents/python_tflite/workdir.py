@@ -60,7 +60,7 @@ class Workdir:
         """
         source = self._incoming(part)
         try:
-            found = digests.of_file(source)
+            found = digests.of_arrival(source)
             size = os.stat(source).st_size
             if found != digest:
                 os.unlink(source)
