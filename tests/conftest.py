@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import pytest
 
 from harness.demo.loopback_sshd import INSTALL, LoopbackSshd, available, loopback_sshd
 from harness.types import Device
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def missing(reason: str) -> None:
@@ -70,3 +75,22 @@ def device_on(home: Path, tmp_path: Path) -> Callable[[LoopbackSshd], Device]:
 def ssh_device(sshd: LoopbackSshd, device_on: Callable[[LoopbackSshd], Device]) -> Device:
     """The session's server as a device, with a work folder of this test."""
     return device_on(sshd)
+
+
+@pytest.fixture(scope="session")
+def second_python() -> str:
+    """The Python of a venv with tflite-runtime 2.14, which needs numpy 1."""
+    folder = ROOT / ".cache" / "tflite-runtime-2.14.0"
+    python = folder / "bin" / "python"
+    ready = folder / "ready"
+    if not ready.is_file():
+        # Its wheels end at 3.11.
+        here = sys.executable if sys.version_info < (3, 12) else shutil.which("python3.11")
+        if here is None:
+            missing("tflite-runtime 2.14 needs Python 3.11 or older; python3.11 is not there")
+        subprocess.run([str(here), "-m", "venv", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "-q", "tflite-runtime==2.14.0", "numpy<2"]
+        if subprocess.run(pip, check=False).returncode:
+            missing("tflite-runtime 2.14 cannot be installed from the package index")
+        ready.touch()
+    return str(python)

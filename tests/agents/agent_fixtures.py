@@ -6,8 +6,6 @@ names from `from conftest import ...`.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,25 +37,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def kws(shared_data: Path) -> Path:
     return shared_data / "kws" / "kws_ref_model.tflite"
-
-
-@pytest.fixture(scope="session")
-def second_python() -> str:
-    """The Python of a venv with tflite-runtime 2.14, which needs numpy 1."""
-    folder = ROOT / ".cache" / "tflite-runtime-2.14.0"
-    python = folder / "bin" / "python"
-    ready = folder / "ready"
-    if not ready.is_file():
-        # Its wheels end at 3.11.
-        here = sys.executable if sys.version_info < (3, 12) else shutil.which("python3.11")
-        if here is None:
-            missing("tflite-runtime 2.14 needs Python 3.11 or older; python3.11 is not there")
-        subprocess.run([str(here), "-m", "venv", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "tflite-runtime==2.14.0", "numpy<2"]
-        if subprocess.run(pip, check=False).returncode:
-            missing("tflite-runtime 2.14 cannot be installed from the package index")
-        ready.touch()
-    return str(python)
 
 
 @pytest.fixture
