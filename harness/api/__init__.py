@@ -15,7 +15,7 @@ from __future__ import annotations
 from harness.api.devices import Met, add, devices, doctor, profiles
 from harness.api.models import inspect, optimize, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
-from harness.api.stored import compare, load, open_run, report, rows, runs
+from harness.api.stored import compare, load, open_run, places, report, rows, runs
 
 __all__ = [
     "Met",
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "open_run",
     "optimize",
+    "places",
     "profiles",
     "read_farm",
     "read_plan",

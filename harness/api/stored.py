@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import assets, store, table
+from harness.config import profiles as known_profiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,28 @@ def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
 def rows(selector: str, *, results: Path | None = None) -> list[table.Row]:
     """Return the rows of a stored run; the columns are `harness.table.COLUMNS`."""
     return table.rows(open_run(selector, results=results))
+
+
+def places(run: store.StoredRun) -> list[str]:
+    """Say on which devices a run was made, a line each, and how far their profiles are proved."""
+    known = known_profiles.load_all()
+    lines = []
+    for name, entry in run.record.devices.items():
+        profile = known.get(entry.device.profile)
+        proved = f"verified: {profile.verified}" if profile else "not among the known profiles"
+        words = [f"profile {entry.device.profile} ({proved})"]
+        if entry.facts:
+            facts = entry.facts
+            runtime = facts.runtimes[0] if facts.runtimes else None
+            chip = facts.board or facts.chip or facts.machine
+            words = [
+                f"{chip}, {facts.cores} cores {facts.machine}",
+                f"{facts.system} {facts.kernel}",
+                f"{runtime.name} {runtime.version}" if runtime else "no runtime",
+                *words,
+            ]
+        lines.append(f"{name}: {'; '.join(words)}")
+    return lines
 
 
 def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:

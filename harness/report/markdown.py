@@ -11,15 +11,15 @@ from harness.table import Row, display
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&])")
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Write the table of a run, what its words mean, and why rows have no numbers."""
+def markdown(rows: Sequence[Row], places: Sequence[str] = ()) -> str:
+    """Write the table of a run, what its words mean, why rows have no numbers, and where it was."""
     columns = display.columns(rows)
     lines = _table(
         [column.title for column in columns],
         [[column.text(row) for column in columns] for row in rows],
         [column.numeric for column in columns],
     )
-    for text in (*display.explained(rows), *display.legend(rows).splitlines()):
+    for text in (*display.explained(rows), *display.legend(rows).splitlines(), *places):
         lines += ["", escape(text)]
     return "\n".join(lines) + "\n"
 
