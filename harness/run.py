@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from harness import assets
 from harness.errors import AgentSilent, Crashed, HarnessError, Inaccurate, TransportError
 from harness.measure import blocks
 from harness.optimize import reference
@@ -280,7 +281,9 @@ class _DeviceWork:
         variant = blocks.built(cell)
         inputs = reference.load_inputs(cell.check_inputs)
         outputs = self._dialect().infer(blocks.accuracy(cell), inputs)
-        expected = reference.host_outputs(variant.path, inputs)
+        expected = reference.host_outputs(
+            variant.path, inputs, keep=assets.cache_folder() / "outputs"
+        )
         agreement = reference.compare(outputs, expected, variant)
         self.observer.log({"event": "checked", "cell": cell.id, **_plain(agreement)})
         self.agreements[cell.id] = agreement
