@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from harness.api.asking import pick
 from harness.api.devices import Met, add, devices, doctor, profiles
 from harness.api.models import inspect, optimize, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "open_run",
     "optimize",
+    "pick",
     "places",
     "profiles",
     "read_farm",

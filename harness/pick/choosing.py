@@ -1,22 +1,16 @@
-"""Pick: the best of a column among the rows that meet hard constraints, and how sure that is.
-
-pick = choose(rows, launches, minimize="latency_p50_ms", where=["accuracy>=0.85"])
-pick.winner, pick.reason, pick.probability
-"""
+"""The choice itself: rows in, a winner and its reason out."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import operator
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import ConfigError
-from harness.table import COLUMNS
+from harness.pick.chance import probability_least
+from harness.pick.constraints import WORDS, Constraint, check_column, parse_constraint
 
 Key = tuple[str, str, str, str, int]
 KEY = ("model", "recipe", "target", "device", "threads")
@@ -27,55 +21,19 @@ CERTAIN = (
 )
 """Columns without noise between launches: the smallest is the smallest."""
 
-WORDS = (
-    *("run", "model", "recipe", "variant", "target", "device", "runtime", "delegate", "status"),
-    *("reason", "evidence", "accuracy_source", "energy_source"),
-)
-"""Columns of text: compared with == and != only."""
-
 NOT_MEASURED = ("emulated", "simulated")
 """Flags of rows whose speed is not a device's."""
 
-DRAWS = 20_000
 SETTLED = 0.95
 MOST_SHOWN = 0.99
-MIN_FOR_SPREAD = 2
-
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_CONSTRAINT = re.compile(r"\s*(?P<column>\w+)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<value>.*?)\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Constraint:
-    """A condition every winner meets: `accuracy>=0.85`. A null never does."""
+class _Door:
+    """Which rows that are not plainly `ok` may be chosen all the same."""
 
-    column: str
-    sign: str
-    value: float | str
-
-    def __str__(self) -> str:
-        """Write it as it was asked."""
-        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
-        return f"{self.column}{self.sign}{value}"
-
-    def holds(self, found: float | str | None) -> bool:
-        """Whether a row's value meets it."""
-        return found is not None and _OPERATORS[self.sign](found, self.value)
-
-    def shortfall(self, found: float | str | None) -> float:
-        """Return by how much a value misses it, relative to the limit; inf where not a number."""
-        if self.holds(found):
-            return 0.0
-        if isinstance(self.value, str) or found is None or isinstance(found, str):
-            return math.inf
-        return abs(found - self.value) / (abs(self.value) or 1.0)
+    emulated: bool
+    partial: frozenset[Key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +65,18 @@ class Pick:
             "rows": [{**one.row, "qualifies": one.qualifies, "why": one.why} for one in self.rows],
         }
 
+    def shown(self, minimize: str) -> list[dict[str, Any]]:
+        """Return the rows as a person needs them: which, the minimised value, in or out and why."""
+        shown = (*KEY, *(() if minimize in KEY else (minimize,)))
+        return [
+            {
+                "": "best" if one.row is self.winner else "in" if one.qualifies else "out",
+                **{name: one.row[name] for name in shown},
+                "why": one.why,
+            }
+            for one in self.rows
+        ]
+
 
 def key_of(row: Mapping[str, Any]) -> Key:
     """Return what tells a row of a run from the others, the key of `launches`."""
@@ -120,28 +90,30 @@ def choose(
     minimize: str,
     where: Sequence[str] = (),
     emulated: bool = False,
+    partial: Collection[Key] = (),
     seed: int = 0,
 ) -> Pick:
     """Return the row with the least `minimize` among those that meet every constraint of `where`.
 
     `launches` holds, by :func:`key_of`, what each launch says of the minimised column, in any unit
     (for latency_p50_ms: the launches' medians); leave it empty for a column that has none. Rows
-    whose status is not `ok` are out, and so are emulated and simulated ones unless `emulated`.
-    Rows with the same value share the place; the first of them is named.
+    whose status is not `ok` are out, but for those in `partial`, and so are emulated and simulated
+    ones unless `emulated`. Rows with the same value share the place; the first of them is named.
 
     Raises ConfigError for an unknown column, a constraint that cannot be read, or a minimised
     column that holds text.
     """
     constraints = [parse_constraint(text) for text in where]
-    _check_column(minimize, "--minimize")
+    check_column(minimize, "--minimize")
     if minimize in WORDS or minimize == "flags":
         raise ConfigError(f"--minimize {minimize}: that column is text; name a column of numbers")
-    outs = [_out(row, constraints, minimize, emulated=emulated) for row in rows]
+    door = _Door(emulated=emulated, partial=frozenset(partial))
+    outs = [_out(row, constraints, minimize, door) for row in rows]
     inside = [row for row, out in zip(rows, outs, strict=True) if out is None]
     if not inside:
         return Pick(
             winner=None,
-            reason=_none_reason(rows, outs, constraints, emulated=emulated),
+            reason=_none_reason(rows, outs, constraints, door),
             probability=None,
             rows=tuple(
                 Candidate(row=row, qualifies=False, why=out or "")
@@ -161,51 +133,11 @@ def choose(
     )
 
 
-def parse_constraint(text: str) -> Constraint:
-    """Read `COLUMN<=VALUE`, with one of <=, >=, <, >, ==, !=.
-
-    Units are in the column's name, so a value is a bare number; text columns take == and !=.
-    Raises ConfigError with the way out.
-    """
-    found = _CONSTRAINT.fullmatch(text)
-    if found is None or not found["value"] or found["value"][0] in "<>=!":
-        raise ConfigError(
-            f"--where {text!r} is not a constraint: write COLUMN<=VALUE, with one of "
-            f"{', '.join(_OPERATORS)}"
-        )
-    column, sign, value = found["column"], found["sign"], found["value"]
-    _check_column(column, f"--where {text!r}")
-    if column == "flags":
-        raise ConfigError(f"--where {text!r}: flags is a list and cannot be compared")
-    if column in WORDS:
-        if sign not in {"==", "!="}:
-            raise ConfigError(f"--where {text!r}: {column} is text, compared with == or != only")
-        return Constraint(column=column, sign=sign, value=value.strip("\"'"))
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(
-            f"--where {text!r}: {value!r} is not a number; units are in the column's name, "
-            f"so write {column}{sign}1.5"
-        )
-    return Constraint(column=column, sign=sign, value=number)
-
-
-def _check_column(column: str, asked: str) -> None:
-    if column in COLUMNS:
-        return
-    near = difflib.get_close_matches(column, COLUMNS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(COLUMNS)}"
-    raise ConfigError(f"{asked}: unknown column {column!r}; {hint}")
-
-
 def _out(
-    row: Mapping[str, Any], constraints: Sequence[Constraint], minimize: str, *, emulated: bool
+    row: Mapping[str, Any], constraints: Sequence[Constraint], minimize: str, door: _Door
 ) -> str | None:
     """Say why a row is out of the choice, or None."""
-    barred = _barred(row, emulated=emulated)
+    barred = _barred(row, door)
     if barred is not None:
         return barred
     failed = [one for one in constraints if not one.holds(_known(row, one.column))]
@@ -220,12 +152,12 @@ def _known(row: Mapping[str, Any], column: str) -> float | str | None:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _barred(row: Mapping[str, Any], *, emulated: bool) -> str | None:
+def _barred(row: Mapping[str, Any], door: _Door) -> str | None:
     """Say why no constraint can bring a row in, or None."""
-    if row["status"] != "ok":
+    if row["status"] != "ok" and key_of(row) not in door.partial:
         return f"{row['status']}: {row.get('reason') or 'no reason given'}"
     unreal = [flag for flag in row.get("flags") or () if flag in NOT_MEASURED]
-    if unreal and not emulated:
+    if unreal and not door.emulated:
         return f"{unreal[0]}: its speed is not a device's"
     return None
 
@@ -241,7 +173,7 @@ def _miss(row: Mapping[str, Any], constraint: Constraint) -> str:
     return f"{constraint.column} is {found:.6g}, {by:.4g}{share} off {constraint}"
 
 
-# --- how sure ------------------------------------------------------------------------------------
+# --- how sure, and why, in a sentence ------------------------------------------------------------
 
 
 def _probability(
@@ -260,52 +192,6 @@ def _probability(
     place = next(index for index, row in enumerate(inside) if row is winner)
     found = [launches.get(key_of(row), ()) for row in inside]
     return probability_least(found, place, seed) if all(found) else None
-
-
-def probability_least(
-    launches: Sequence[Sequence[float]], place: int, seed: int = 0
-) -> float | None:
-    """Return the probability that row `place` has the least true value, from the rows' launches.
-
-    With m, s the mean and standard deviation of the n logs of a row's launches and flat priors on
-    the mean and on ln of the spread, the true log is m + s / sqrt(n) * T, T of Student's t with
-    n - 1 degrees of freedom (Box & Tiao, Bayesian Inference in Statistical Analysis, 2.2). The
-    share of 20,000 seeded draws, independent between rows, in which the row is the least; rows
-    that tie share a draw. A row of one launch borrows the spread pooled over the others. None
-    where every row has one launch only.
-
-    Rows of one device are interleaved, so they share its slow drift, and drawing them as
-    independent makes the answer less sure than it could be, not more.
-
-    Raises ValueError for a row without launches, or a value that is not above 0.
-    """
-    import numpy as np
-
-    logs = [_logs(values) for values in launches]
-    squares = [float(((one - one.mean()) ** 2).sum()) for one in logs]
-    pooled_df = sum(len(one) - 1 for one in logs)
-    if pooled_df == 0:
-        return None
-    rng = np.random.default_rng(seed)
-    drawn = np.empty((len(logs), DRAWS))
-    for index, one in enumerate(logs):
-        alone = len(one) >= MIN_FOR_SPREAD
-        df = len(one) - 1 if alone else pooled_df
-        spread = math.sqrt((squares[index] if alone else sum(squares)) / df)
-        drawn[index] = one.mean() + spread / math.sqrt(len(one)) * rng.standard_t(df, DRAWS)
-    least = drawn == drawn.min(axis=0)
-    return float((least[place] / least.sum(axis=0)).mean())
-
-
-def _logs(values: Sequence[float]) -> Any:  # noqa: ANN401 - numpy is imported late
-    import numpy as np
-
-    if not values or not all(math.isfinite(value) and value > 0 for value in values):
-        raise ValueError(f"launches are one or more finite values above 0, not {list(values)}")
-    return np.log(np.asarray(values, dtype=float))
-
-
-# --- why, in a sentence --------------------------------------------------------------------------
 
 
 def _name(row: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
@@ -361,8 +247,7 @@ def _none_reason(
     rows: Sequence[Mapping[str, Any]],
     outs: Sequence[str | None],
     constraints: Sequence[Constraint],
-    *,
-    emulated: bool,
+    door: _Door,
 ) -> str:
     """Say which constraint failed and by how much for the row that came closest."""
     if not rows:
@@ -370,7 +255,7 @@ def _none_reason(
     able = [
         (row, out)
         for row, out in zip(rows, outs, strict=True)
-        if out is not None and _barred(row, emulated=emulated) is None
+        if out is not None and _barred(row, door) is None
     ]
     if not able:
         words = Counter(
