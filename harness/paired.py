@@ -2,7 +2,7 @@
 
 One pair is one block: a launch of A and a launch of B next to each other. x is a quantile of the
 launch (:func:`launch_quantile`), d = ln(x_B / x_A) its difference on the log scale, so that 0 is
-"the same" and ln 1.05 "5 % slower". What a verdict makes of these numbers is in verdicts.py.
+"the same" and ln 1.05 "5 % slower". What a verdict makes of these numbers is in gate/verdicts.py.
 
 All functions raise ValueError for numbers they have no answer for (no values, NaN); none warns.
 Checked in tests against scipy, published examples and simulation.

@@ -344,6 +344,8 @@ class LaunchOrder:
     runtime: str | None = None
     """Import name of the runtime to use; None takes the agent's first."""
     delegate: str | None = None
+    processors: tuple[int, ...] = ()
+    """Processors to run on, by number; empty leaves it to the device's scheduler."""
     timeout_seconds: float = 120.0
 
     @property

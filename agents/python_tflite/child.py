@@ -291,12 +291,28 @@ def run(order: Dict[str, Any]) -> Dict[str, Any]:
     if order.get("target") not in TARGETS or order.get("delegate"):
         reason = "the target {} is not served by this agent on this device (served: {}): no delegate for it is there"
         raise AgentFault("unsupported", reason.format(order.get("target"), ", ".join(TARGETS)))
+    pinning = _pin(order.get("processors") or [])
     runtime = runtimes.load(order.get("runtime"))
     answer = _KINDS[kind](order, runtime)
     if "series" in answer:
+        answer["flags"] = answer["flags"] + pinning
         answer["runtime"] = "{} {}".format(runtime.name, runtime.version)
         answer.update(_packed(answer.pop("series"), os.path.join(order["workdir"], "out")))
     return answer
+
+
+def _pin(processors: List[int]) -> List[str]:
+    """Keep this process on these processors, before the runtime makes threads that inherit it.
+
+    Flagged where the system refuses: numbers outside of a container's share.
+    """
+    if not processors:
+        return []
+    try:
+        os.sched_setaffinity(0, processors)
+    except (OSError, ValueError, TypeError):
+        return ["unpinned"]
+    return []
 
 
 def _packed(series: List[Dict[str, Any]], folder: str) -> Dict[str, Any]:

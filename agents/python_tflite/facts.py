@@ -38,9 +38,17 @@ def gather(root: str = "/") -> Dict[str, Any]:
             # A 32-bit Python on a 64-bit kernel needs other wheels than `machine` suggests.
             "python_bits": 64 if sys.maxsize > 2**32 else 32,
             "usable_cores": len(os.sched_getaffinity(0)),
+            "processors": _fastest_first(root, sorted(os.sched_getaffinity(0))),
             "usb": usb,
         },
     }
+
+
+def _fastest_first(root: str, usable: List[int]) -> List[int]:
+    """Order processors by their highest frequency, then by number downwards: 0 serves interrupts."""
+    path = "sys/devices/system/cpu/cpu{}/cpufreq/cpuinfo_max_freq"
+    speeds = {cpu: sysfs.number(root, path.format(cpu)) or 0 for cpu in usable}
+    return sorted(usable, key=lambda cpu: (-speeds[cpu], -cpu))
 
 
 def identity(root: str = "/") -> str:

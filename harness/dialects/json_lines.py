@@ -240,6 +240,7 @@ def _wire(order: LaunchOrder) -> dict[str, Any]:
         "seed": order.seed,
         "runtime": order.runtime,
         "delegate": order.delegate,
+        "processors": list(order.processors),
         "timeout_seconds": order.timeout_seconds,
     }
 

@@ -1,7 +1,7 @@
 """Pairs of a gate: which blocks count, and when there are enough of them.
 
 The measuring half of a comparison's rules, asked after every block; what the pairs say in the end
-is verdicts.py. Pure functions: nothing here measures. Reasons: docs/gate-statistics.md.
+is gate/verdicts.py. Pure functions: nothing here measures. Reasons: docs/gate-statistics.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.verdicts import (
+from harness.gate.verdicts import (
     CONSTANT,
     HOT,
     SKEWED,

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from harness import paired
-from harness.findings import (
+from harness.gate.findings import (
     ALPHA,
     CONSTANT,
     EQUIVALENCE,
