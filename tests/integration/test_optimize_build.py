@@ -459,3 +459,23 @@ def test_a_missing_package_names_its_extra(
     result = built(replace(digits(), path=path), "dynamic", cache=tmp_path / "c")["dynamic"]
 
     assert f"edge-harness[{extra}]" in refusal(result)
+
+
+def test_the_host_answers_the_same_question_once(tmp_path: Path) -> None:
+    model = digits().path
+    name = flatbuffer.read(model).inputs[0].name
+    inputs = {name: np.random.default_rng(0).random((3, 8, 8, 1), np.float32)}
+    keep = tmp_path / "kept"
+    first = reference.host_outputs(model, inputs, keep=keep)
+    (answer,) = keep.iterdir()
+    written = answer.stat().st_mtime_ns
+    again = reference.host_outputs(model, inputs, keep=keep)
+    assert answer.stat().st_mtime_ns == written
+    for output, values in first.items():
+        np.testing.assert_array_equal(again[output], values)
+    answer.write_bytes(b"damaged")
+    for output, values in reference.host_outputs(model, inputs, keep=keep).items():
+        np.testing.assert_array_equal(values, first[output])
+    other = {name: inputs[name] + 1}
+    reference.host_outputs(model, other, keep=keep)
+    assert len(list(keep.iterdir())) == 2
