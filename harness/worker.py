@@ -1,0 +1,260 @@
+"""What run and gate share: one device's launches, one at a time, reconnecting; many devices at once.
+
+A :class:`Worker` makes launches and checks outputs; what to make and what its end means is the
+caller's. A lost connection is mended once an action, other failures come out as they are.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from harness.errors import AgentSilent, Crashed, HarnessError, Inaccurate, TransportError
+from harness.measure import blocks
+from harness.optimize import reference
+from harness.sessions import Session
+from harness.types import Agreement, Cell, Failure, Launch, LaunchOrder, Profile
+
+RELATIVE_ERROR_LIMIT = 0.1
+"""Outputs without classes agree up to this relative error (INTERFACE: a row)."""
+
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Who is told while launches are made: the store first, then the screen."""
+
+    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
+        """Say that a launch is under way."""
+
+    def launch(self, launch: Launch) -> None:
+        """Receive a launch that is whole; storing it here makes it durable."""
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Receive something worth a line: a reconnection, a check's result."""
+
+
+class Stopped(Exception):
+    """The work was asked to stop."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """One device that answers, and how launches are made on it; not for two threads at once."""
+
+    session: Session
+    observer: Observer
+    profile: Profile | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def bring(self, files: Mapping[str, Path]) -> None:
+        """Have these files (sha256 to path) on the device."""
+        self.mending(lambda: self.session.bring(files))
+
+    def mending(self, action: Callable[[], T]) -> T:
+        """Do it; after a broken connection, reconnect and do it once more.
+
+        Raises Stopped where the work was stopped meanwhile, else what the action raises.
+        """
+        if self.stop.is_set():
+            raise Stopped
+        try:
+            return action()
+        except TransportError as error:
+            self._stopped(error)
+            name = self.session.device.name
+            self.observer.log({"event": "reconnecting", "device": name, "reason": str(error)})
+            self.session.reopen()
+            self.observer.log({"event": "reconnected", "device": name})
+        try:
+            return action()
+        except TransportError as error:
+            self._stopped(error)
+            raise
+
+    def recover(self, error: HarnessError) -> None:
+        """Make sure that the agent still answers after a launch that ended badly."""
+        if not isinstance(error, AgentSilent | Crashed):
+            return
+        try:
+            self.session.dialect.hello()
+        except HarnessError as another:
+            self._stopped(another)
+            self.session.reopen()
+
+    def _stopped(self, error: HarnessError) -> None:
+        """A session that was closed to stop the work looks like one that was lost."""
+        if self.stop.is_set():
+            raise Stopped from error
+
+    def launch(self, cell: Cell, order: LaunchOrder) -> Launch:
+        """Make a launch, flag what is known of it here, hand it to the observer, return it."""
+        self.observer.launch_started(cell, order)
+        launch = self.session.dialect.launch(order)
+        launch = replace(launch, flags=(*launch.flags, *self._flags(launch)))
+        self.observer.launch(launch)
+        return launch
+
+    def pilot(self, cell: Cell, order: LaunchOrder) -> float:
+        """Make a launch that is not kept; return the median time of an inference, ns."""
+        self.observer.launch_started(cell, order)
+        launch = self.session.dialect.launch(order)
+        latencies = sorted(
+            value for part in launch.samples if part.series == "latency" for value in part.value
+        )
+        return latencies[len(latencies) // 2]
+
+    def check(self, cell: Cell) -> Agreement | None:
+        """Compare the device's outputs with the host's on the same file; None without inputs.
+
+        Logs the agreement. The caller asks :func:`disagreement` whether it is enough.
+        """
+        if cell.check_inputs is None:
+            return None
+        variant = blocks.built(cell)
+        inputs = reference.load_inputs(cell.check_inputs)
+        outputs = self.session.dialect.infer(blocks.accuracy(cell), inputs)
+        expected = reference.host_outputs(variant.path, inputs)
+        agreement = reference.compare(outputs, expected, variant)
+        self.observer.log({"event": "checked", "cell": cell.id, **asdict(agreement)})
+        return agreement
+
+    def _flags(self, launch: Launch) -> list[str]:
+        flags = []
+        if launch.before.governor != "performance":
+            flags.append("uncontrolled")
+        if (
+            self.profile
+            and self.profile.xnnpack
+            and launch.kind in ("timed", "memory")
+            and launch.delegation.delegate == "none"
+        ):
+            flags.append("no_xnnpack")
+        return flags
+
+
+Job = Callable[[Callable[[T], None], threading.Event], None]
+"""The work of one device: hands on what comes of it; the event says that nobody waits any more."""
+
+
+@dataclass(slots=True)
+class _Ended:
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class _Item(Generic[T]):
+    value: T
+
+
+def together(jobs: Mapping[str, Sequence[Job[T]]], interrupt: Callable[[], None]) -> Iterator[T]:
+    """Do the jobs of every machine, one machine a thread; yield what comes of them as it comes.
+
+    The jobs of one machine are done one after the other, so that it is never measured twice at
+    once. An error of a job is raised here. Left early, `interrupt` is called, which must wake up
+    whoever waits for a device.
+    """
+    results: queue.Queue[_Item[T] | _Ended] = queue.Queue()
+    stop = threading.Event()
+    threads = [
+        threading.Thread(
+            target=_do, args=(share, results, stop), name=f"device-{index}", daemon=True
+        )
+        for index, share in enumerate(jobs.values())
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            item = results.get()
+            if isinstance(item, _Item):
+                yield item.value
+                continue
+            running -= 1
+            if item.error is not None:
+                raise item.error
+    finally:
+        stop.set()
+        if running:
+            interrupt()
+        for thread in threads:
+            thread.join(timeout=10)
+
+
+def _do(
+    jobs: Sequence[Job[T]], results: queue.Queue[_Item[T] | _Ended], stop: threading.Event
+) -> None:
+    ended = _Ended()
+    try:
+        for job in jobs:
+            job(lambda value: results.put(_Item(value)), stop)
+    except Stopped:
+        pass
+    except BaseException as error:  # noqa: BLE001 - handed whole to the caller's thread
+        ended.error = error
+    finally:
+        results.put(ended)
+
+
+def machine_of(name: str, session: Session | HarnessError) -> str:
+    """Name the machine behind a device: two addresses with one identity are one."""
+    return session.facts.identity if isinstance(session, Session) else f"away:{name}"
+
+
+def failure_of(error: HarnessError) -> Failure:
+    """Turn an error into the failure of an outcome."""
+    return Failure(kind=error.kind, reason=str(error))
+
+
+def refused(cell: Cell, profile: Profile | None) -> Failure | None:
+    """Say why a cell needs no launch to fail: not built, no such target, too much accuracy lost."""
+    if isinstance(cell.variant, Failure):
+        return cell.variant
+    if profile and cell.target not in profile.targets:
+        return Failure(
+            kind="unsupported",
+            reason=f"profile {profile.name} has no target {cell.target} "
+            f"(it has: {', '.join(profile.targets)})",
+        )
+    variant, accept = cell.variant, cell.accept
+    if (
+        accept.max_accuracy_drop is not None
+        and variant.accuracy is not None
+        and variant.accuracy_source_model is not None
+        and variant.accuracy_source_model - variant.accuracy > accept.max_accuracy_drop
+    ):
+        drop = variant.accuracy_source_model - variant.accuracy
+        return Failure(
+            kind=Inaccurate.kind,
+            reason=f"on the host {variant.metric} falls by {drop:.4f} against the source model "
+            f"(accept.max_accuracy_drop = {accept.max_accuracy_drop})",
+        )
+    return None
+
+
+def disagreement(agreement: Agreement, cell: Cell) -> str | None:
+    """Say why the device's outputs do not count, or None where they agree.
+
+    Random inputs have no true class and may tie, so there a small relative error is enough.
+    """
+    limit = cell.accept.min_agreement
+    close = agreement.relative_error <= RELATIVE_ERROR_LIMIT
+    if agreement.top1 is None:
+        if close:
+            return None
+        return (
+            f"outputs differ from the host's on the same file: relative error "
+            f"{agreement.relative_error:.3g} over {agreement.samples} inputs "
+            f"(limit {RELATIVE_ERROR_LIMIT})"
+        )
+    if agreement.top1 >= limit or ("random_inputs" in cell.flags and close):
+        return None
+    return (
+        f"outputs differ from the host's on the same file: the same class in "
+        f"{agreement.top1:.1%} of {agreement.samples} inputs (accept.min_agreement = {limit})"
+    )
