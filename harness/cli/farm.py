@@ -60,7 +60,8 @@ def devices(farm: FarmOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"devices": found})
     else:
-        screen.records(found)
+        screen.records([_in_short(row) for row in found])
+        screen.out("\n".join(row["reason"] for row in found if row["reason"]))
     raise typer.Exit(NO if any(row["status"] != "ready" for row in found) else DONE)
 
 
@@ -108,3 +109,16 @@ def profiles(
                 for row in found
             ]
         )
+
+
+def _in_short(row: dict[str, Any]) -> dict[str, Any]:
+    facts = row["facts"] or {}
+    runtimes = [f"{runtime['name']} {runtime['version']}" for runtime in facts.get("runtimes", ())]
+    memory = facts.get("memory_total_bytes")
+    return {
+        **{key: row[key] for key in ("name", "profile", "address", "tags", "status")},
+        "chip": facts.get("board") or facts.get("chip") or facts.get("machine"),
+        "cores": facts.get("cores"),
+        "memory": f"{memory / 1e9:.1f} GB" if memory else None,
+        "runtimes": runtimes,
+    }
