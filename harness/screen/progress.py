@@ -183,4 +183,5 @@ class Progress:
 
 
 def _name(cell: Cell) -> str:
-    return clean(f"{cell.model} {cell.recipe} on {cell.device}")
+    threads = f", {cell.threads} threads" if cell.threads != 1 else ""
+    return clean(f"{cell.model} {cell.recipe} on {cell.device}{threads}")
