@@ -337,12 +337,13 @@ def bench(
     recipes: Sequence[str] = ("as_is",),
     threads: Sequence[int] = (1,),
     launches: int | None = None,
+    data: Mapping[str, str | None] | None = None,
     farm: farms.Farm | Path | None = None,
     trust: contact.Trust | None = None,
     results: Path | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Measure files with no plan; `on` takes URIs and names of the farm."""
+    """Measure files with no plan; `on` takes URIs and names of the farm, `data` the keys of [data]."""
     known = read_farm(farm)
     names = []
     for place in on:
@@ -354,5 +355,7 @@ def bench(
         else:
             names.append(place)
     dose = Dose() if launches is None else Dose(launches=launches)
-    plan = plans.quick(models, devices=names, recipes=recipes, threads=threads, dose=dose)
+    plan = plans.quick(
+        models, devices=names, recipes=recipes, threads=threads, dose=dose, data=data
+    )
     return run(plan, farm=known, results=results, progress=progress)

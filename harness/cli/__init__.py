@@ -63,5 +63,5 @@ def _guarded(*, debug: bool) -> int:
 
 
 def _interrupted() -> int:
-    typer.echo("interrupted; what is stored stays: `run PLAN --resume latest` goes on", err=True)
+    typer.echo("interrupted; finished builds and launches are kept: `run PLAN --resume RUN` goes on", err=True)
     return INTERRUPTED
