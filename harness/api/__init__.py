@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from harness.api.asking import pick
+from harness.api.asking import export, pick
 from harness.api.devices import Met, add, devices, doctor, profiles
 from harness.api.models import inspect, optimize, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
@@ -28,6 +28,7 @@ __all__ = [
     "decide",
     "devices",
     "doctor",
+    "export",
     "inspect",
     "load",
     "open_run",

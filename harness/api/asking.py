@@ -1,4 +1,4 @@
-"""Questions that lead to a decision, asked of stored runs: pick."""
+"""Questions that lead to a decision, asked of stored runs: pick; and the run for those who decide: export."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness import pick as picking
 from harness.api.stored import open_run
+from harness.errors import ConfigError
 from harness.table.rows import read
 
 
@@ -32,3 +33,35 @@ def pick(
         emulated=emulated,
         min_delegated=min_delegated,
     )
+
+
+def export(
+    selector: str,
+    form: str,
+    output: Path | None = None,
+    *,
+    emulated: bool = False,
+    results: Path | None = None,
+) -> str:
+    """Return a stored run in another tool's format, and write it to `output` where one is given.
+
+    `form` is one of `harness.report.exports.FORMATS`. Raises ConfigError for another one or a file
+    that cannot be written, StoreError for the run, or where the format needs a measured row and
+    the run has none.
+    """
+    from harness.report import exports
+
+    text = exports.write(read(open_run(selector, results=results)), form, emulated=emulated)
+    if output is not None:
+        try:
+            output.write_bytes(encoded(text))
+        except OSError as error:
+            raise ConfigError(
+                f"-o {output}: cannot be written: {error.strerror or error}"
+            ) from error
+    return text
+
+
+def encoded(text: str) -> bytes:
+    """Return the bytes of an export: UTF-8 wherever it goes; lone surrogates become escapes."""
+    return text.encode("utf-8", errors="backslashreplace")
