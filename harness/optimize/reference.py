@@ -39,12 +39,11 @@ def check_inputs(
 ) -> CheckInputs:
     """Write up to `n` inputs for a variant: from evaluation, else calibration, else random.
 
-    The same variant and data give the same file. Raises ConfigError for data that does not fit.
+    The file is named by what is in it, so runs with other data never share one. Raises
+    ConfigError for data that does not fit.
     """
     chosen = [model.data.evaluation, model.data.calibration]
     source = next((item for item in chosen if item and item != datasets.RANDOM), None)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{variant.digest[:16]}-{n}-{seed}.npz"
     if source is None:
         arrays = datasets.stack(datasets.random_samples(variant.inputs, n, seed), variant.inputs)
     elif datasets.is_generator(source):
@@ -55,8 +54,10 @@ def check_inputs(
             arrays = load_inputs(out)
     else:
         arrays, _ = datasets.load(source, variant.inputs, limit=n, seed=seed)
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **as_file_takes(variant, arrays))
+    taken = as_file_takes(variant, arrays)
+    path = folder / f"{cache.key(arrays=_digests(taken))}.npz"
+    if not path.exists():
+        _write(path, taken)
     return CheckInputs(path=path, real=source is not None)
 
 
@@ -92,7 +93,7 @@ def host_outputs(
         return _host_outputs(path, inputs, threads)
     question = {
         "file": cache.digest(path),
-        "inputs": {name: hashlib.sha256(inputs[name].tobytes()).hexdigest() for name in inputs},
+        "inputs": _digests(inputs),
         "runtime": metadata.version("ai-edge-litert"),
         "threads": threads,
     }
@@ -100,10 +101,7 @@ def host_outputs(
     with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
         return load_inputs(answer)
     outputs = _host_outputs(path, inputs, threads)
-    keep.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=keep, suffix=".part", delete=False) as file:
-        np.savez(file, allow_pickle=False, **outputs)
-    Path(file.name).replace(answer)
+    _write(answer, outputs)
     return outputs
 
 
@@ -115,6 +113,21 @@ def _host_outputs(path: Path, inputs: Mapping[str, Array], threads: int) -> dict
         order = {"path": str(path), "inputs": str(given), "out": str(out), "threads": threads}
         workers.once("outputs", order)
         return load_inputs(out)
+
+
+def _digests(arrays: Mapping[str, Array]) -> dict[str, str]:
+    return {
+        name: f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+        for name, array in sorted(arrays.items())
+    }
+
+
+def _write(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays so that the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    Path(file.name).replace(path)
 
 
 def compare(
