@@ -21,6 +21,11 @@ from harness.stats import Interval
 SHARED_CPU = 0.9
 """Under this share of CPU the host is shared, and half of a launch may be somebody else's time."""
 
+FLOOR = 0.02
+"""The quantile that a disturbed launch is judged by: low, and still no single lucky sample."""
+
+UNREST = 1.05
+
 MIN_FOR_SPREAD = 2
 """One pair has no spread, so no interval and no p."""
 
@@ -31,13 +36,19 @@ _ROUNDING = 1e-12
 """A spread of logs below this is rounding: the differences are constant."""
 
 
-def launch_quantile(cpu_shares: Iterable[float | None]) -> float:
-    """Return the quantile of a launch that stands for it: 0.5, or 0.25 on a shared host.
+def launch_quantile(cpu_shares: Iterable[float | None], unrest: Iterable[float] = ()) -> float:
+    """Return the quantile of a launch that stands for it: 0.5, 0.25 or FLOOR.
 
-    0.25 where the median of the known shares is under 0.9. Give it the shares of *all* launches of
-    both sides: one answer a comparison, since p50 of one side against p25 of the other is no
-    comparison. No share known: 0.5. Source: docs/gate-statistics.md.
+    FLOOR where the median of `unrest` (p50 over the FLOOR quantile, a number a launch) is above
+    1.05: neighbours on the same core's other thread slow a launch by a quarter without taking any
+    of its share, so half of its samples may be theirs, and its floor is not. Else 0.25 where the
+    median of the known shares is under 0.9. Give it *all* launches of both sides: one answer a
+    comparison, since p50 of one side against p25 of the other is no comparison. Nothing known:
+    0.5. Source: docs/gate-statistics.md.
     """
+    restless = [value for value in unrest if math.isfinite(value)]
+    if restless and stats.median(restless) > UNREST:
+        return FLOOR
     known = [share for share in cpu_shares if share is not None]
     return 0.25 if known and stats.median(known) < SHARED_CPU else 0.5
 

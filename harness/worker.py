@@ -91,11 +91,11 @@ class Worker:
         if self.stop.is_set():
             raise Stopped from error
 
-    def launch(self, cell: Cell, order: LaunchOrder) -> Launch:
+    def launch(self, cell: Cell, order: LaunchOrder, flags: Sequence[str] = ()) -> Launch:
         """Make a launch, flag what is known of it here, hand it to the observer, return it."""
         self.observer.launch_started(cell, order)
         launch = self.session.dialect.launch(order)
-        launch = replace(launch, flags=(*launch.flags, *self._flags(launch)))
+        launch = replace(launch, flags=(*launch.flags, *self._flags(launch), *flags))
         self.observer.launch(launch)
         return launch
 

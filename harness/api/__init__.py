@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from harness.api.asking import export, pick
 from harness.api.devices import Met, add, devices, doctor, profiles
+from harness.api.gating import gate, selftest
+from harness.api.layers import layers
 from harness.api.models import inspect, optimize, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
 from harness.api.stored import compare, load, open_run, places, report, rows, runs
@@ -29,7 +31,9 @@ __all__ = [
     "devices",
     "doctor",
     "export",
+    "gate",
     "inspect",
+    "layers",
     "load",
     "open_run",
     "optimize",
@@ -43,4 +47,5 @@ __all__ = [
     "rows",
     "run",
     "runs",
+    "selftest",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -125,22 +125,25 @@ class Run(Iterator[Outcome]):
 
 
 @dataclass(slots=True)
-class _Watch:
+class Watch:
     """Tells the store first, then the screen."""
 
     writer: store.RunWriter
     progress: Progress | None
 
     def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
+        """Say that a launch is under way."""
         if self.progress:
             self.progress.launch_started(cell, order)
 
     def launch(self, launch: Launch) -> None:
+        """Store a launch."""
         self.writer.launch(launch)
         if self.progress:
             self.progress.launch_done(launch)
 
     def log(self, event: Mapping[str, Any]) -> None:
+        """Store an event."""
         self.writer.log(event)
         if self.progress:
             self.progress.note(event)
@@ -214,7 +217,10 @@ def run(
     cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
     live = sessions.open_all(decided.devices)
     try:
-        writer = runs_folder.create(_record(plan, decided, cells, live))
+        record = store.RunRecord.new(
+            plan=plan, cells=tuple(cells), devices=device_records(decided.devices, live)
+        )
+        writer = runs_folder.create(record)
         for cell in cells:
             if isinstance(cell.variant, Variant):
                 writer.keep_variant(cell.variant)
@@ -271,7 +277,7 @@ def _start(
             if isinstance(session, sessions.Session) and session.device.meter:
                 progress.note(_no_meter(session.device))
     outcomes = loop.run(
-        cells, live, _Watch(writer, progress), profiles=known_profiles.load_all(), done=done
+        cells, live, Watch(writer, progress), profiles=known_profiles.load_all(), done=done
     )
     return Run(writer, outcomes, progress)
 
@@ -300,21 +306,19 @@ def build_variants(
     }
 
 
-def _record(
-    plan: Plan,
-    decided: prepare.Decided,
-    cells: Sequence[Cell],
-    live: Mapping[str, sessions.Session | HarnessError],
-) -> store.RunRecord:
-    devices = {}
-    for device in decided.devices:
+def device_records(
+    devices: Iterable[Device], live: Mapping[str, sessions.Session | HarnessError]
+) -> dict[str, store.DeviceRecord]:
+    """Say of every device what it said of itself, or why it said nothing."""
+    made = {}
+    for device in devices:
         session = live[device.name]
-        devices[device.name] = store.DeviceRecord(
+        made[device.name] = store.DeviceRecord(
             device=device,
             facts=None if isinstance(session, HarnessError) else session.facts,
             failure=loop.failure_of(session) if isinstance(session, HarnessError) else None,
         )
-    return store.RunRecord.new(plan=plan, cells=tuple(cells), devices=devices)
+    return made
 
 
 def close_all(live: Mapping[str, sessions.Session | HarnessError]) -> None:

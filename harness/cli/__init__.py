@@ -13,10 +13,10 @@ from typing import Any
 import typer
 
 # The commands register themselves in this order.
-from harness.cli import measure, stored, asking, farm, files  # isort: skip
+from harness.cli import measure, stored, asking, layers, gate, farm, files  # isort: skip
 from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
 
-__all__ = ["app", "asking", "farm", "files", "main", "measure", "stored"]
+__all__ = ["app", "asking", "farm", "files", "gate", "layers", "main", "measure", "stored"]
 
 # typer carries its own click or uses the installed one; its base class is reached by its child.
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -63,5 +63,8 @@ def _guarded(*, debug: bool) -> int:
 
 
 def _interrupted() -> int:
-    typer.echo("interrupted; finished builds and launches are kept: `run PLAN --resume RUN` goes on", err=True)
+    typer.echo(
+        "interrupted; finished builds and launches are kept: `run PLAN --resume RUN` goes on",
+        err=True,
+    )
     return INTERRUPTED

@@ -1,0 +1,98 @@
+"""Hold a device's processors still while it is measured, where that is allowed; always undone.
+
+The frequency governor is pinned by a small shell program that lives on the device as long as its
+stdin is open: it is told to restore, or it sees the end of its stdin when the controller was killed
+or the link was lost, and restores all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from harness.errors import HarnessError, TransportError
+from harness.protocols import Channel, Transport
+from harness.types import DeviceFacts
+
+CPUFREQ = "/sys/devices/system/cpu/cpufreq"
+_ANSWER_SECONDS = 10.0
+_AT_FULL_SPEED = 0.98
+
+_SCRIPT = r"""
+trap '' HUP INT TERM
+saved=
+for policy in "$1"/policy*; do
+    governor=$policy/scaling_governor
+    [ -w "$governor" ] || continue
+    read -r old < "$governor" || continue
+    if [ "$old" != performance ]; then
+        echo performance 2>/dev/null > "$governor" || continue
+        saved="$saved $old:$governor"
+    fi
+    read -r now < "$policy/scaling_cur_freq" && read -r most < "$policy/scaling_max_freq" &&
+        echo "speed $now $most"
+done
+echo ready
+read -r until
+for one in $saved; do echo "${one%%:*}" > "${one#*:}"; done
+echo restored
+"""
+
+
+def processors(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
+    """Choose which processors launches with this many threads run on: the fastest the device names.
+
+    Empty where it names none, or no more than there are threads: then there is nothing to choose.
+    """
+    usable = facts.extra.get("processors")
+    if not isinstance(usable, (list, tuple)) or len(usable) <= threads:
+        return ()
+    return tuple(int(number) for number in usable[:threads])
+
+
+class GovernorPin:
+    """The governor of a device's processors at `performance`, until it is closed."""
+
+    def __init__(self, transport: Transport, folder: str = CPUFREQ) -> None:
+        """Pin what may be pinned; raises TransportError where the device cannot be reached."""
+        self.transport = transport
+        self.pinned_mhz: float | None = None
+        """The frequency it stands at, where it does: a processor with a turbo does not."""
+        self._channel: Channel | None = None
+        try:
+            self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder])
+            answer = self._until("ready")
+        except TransportError:
+            raise
+        except HarnessError:
+            # No shell, so nothing was pinned; the launches say `uncontrolled`.
+            self._forget()
+            return
+        speeds = [line.split()[1:] for line in answer.splitlines() if line.startswith("speed ")]
+        pairs = [(int(now), int(most)) for now, most in speeds]
+        if pairs and all(now >= _AT_FULL_SPEED * most for now, most in pairs):
+            self.pinned_mhz = max(most for _, most in pairs) / 1000
+
+    def close(self) -> None:
+        """Restore what was there; never raises."""
+        if self._channel is not None:
+            with suppress(HarnessError):
+                self._channel.send(b"\n")
+                self._until("restored")
+        self._forget()
+
+    def _until(self, word: str) -> str:
+        assert self._channel is not None
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        text = ""
+        while word not in text.split():
+            data = self._channel.read(deadline)
+            if not data:
+                raise HarnessError(f"the shell that pins the governor ended early: {text!r}")
+            text += data.decode("utf-8", "replace")
+        return text
+
+    def _forget(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
