@@ -14,6 +14,8 @@ import pytest
 from harness.demo.loopback_sshd import INSTALL, LoopbackSshd, available, loopback_sshd
 from harness.types import Device
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
