@@ -141,19 +141,26 @@ class _DeviceWork:
             self.worker.recover(error)
 
     def _prepare(self, cell: Cell) -> None:
-        """Check the outputs, measure memory, find the inner loop: each in its own process."""
+        """Check the outputs, measure memory, find the inner loop: each in its own process.
+
+        A memory launch runs a few inferences anyway; the fastest of them is pilot enough. Without
+        one there is a launch of its own.
+        """
         self._check(cell)
+        inference_ns = None
         have = {(launch.kind, launch.block) for launch in self.launches[cell.id]}
         if ("bare", 0) not in have and not self._bare_known(cell):
             self._launch(cell, blocks.bare(cell))
         for block in range(cell.dose.memory_launches):
             if ("memory", block) not in have:
-                self._launch(cell, blocks.memory(cell, block))
+                inference_ns = blocks.fastest(self._launch(cell, blocks.memory(cell, block)))
         timed = [launch for launch in self.launches[cell.id] if launch.kind == "timed"]
         if timed:
             self.loops[cell.id] = timed[0].inner_loop
             return
-        self.loops[cell.id] = blocks.inner_loop(self.worker.pilot(cell, blocks.pilot(cell)))
+        if inference_ns is None:
+            inference_ns = self.worker.pilot(cell, blocks.pilot(cell))
+        self.loops[cell.id] = blocks.inner_loop(inference_ns)
 
     def _bare_known(self, cell: Cell) -> bool:
         return any(
@@ -177,8 +184,10 @@ class _DeviceWork:
         if ("timed", turn.block) not in have:
             self._launch(cell, blocks.order(turn, loops=self.loops[cell.id]))
 
-    def _launch(self, cell: Cell, order: LaunchOrder) -> None:
-        self.launches[cell.id].append(replace(self.worker.launch(cell, order), samples=()))
+    def _launch(self, cell: Cell, order: LaunchOrder) -> Launch:
+        launch = self.worker.launch(cell, order)
+        self.launches[cell.id].append(replace(launch, samples=()))
+        return launch
 
     # --- endings --------------------------------------------------------------------------
 

@@ -83,6 +83,15 @@ ALL: dict[str, Series] = {
             title="Private dirty memory",
         ),
         Series(
+            name="pilot",
+            unit="ns",
+            shown_unit="ms",
+            scale=1e-6,
+            decimals=3,
+            better="lower",
+            title="Inferences of a memory launch: they only choose the inner loop",
+        ),
+        Series(
             name="set_input",
             unit="ns",
             shown_unit="ms",

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.types import Cell, Dose, LaunchOrder, Variant
+from harness.types import Cell, Dose, Launch, LaunchOrder, Variant
 
 SMALLEST_TIMED_NS = 10_000
 LOOPED_AT_LEAST_NS = 20_000
@@ -58,6 +58,12 @@ def inner_loop(inference_ns: float) -> int:
         return 1
     fastest = max(inference_ns, 1.0)
     return min(math.ceil(LOOPED_AT_LEAST_NS / fastest), int(LOOPED_AT_MOST_NS / fastest))
+
+
+def fastest(launch: Launch) -> float | None:
+    """Return the shortest inference of a memory launch, ns; None where it brought none."""
+    times = [value for part in launch.samples if part.series == "pilot" for value in part.value]
+    return min(times, default=None)
 
 
 def order(turn: Turn, *, loops: int) -> LaunchOrder:
