@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from harness import assets
 from harness.errors import AgentSilent, Crashed, HarnessError, Inaccurate, TransportError
 from harness.measure import blocks
 from harness.optimize import reference
@@ -118,7 +119,8 @@ class Worker:
         variant = blocks.built(cell)
         inputs = reference.load_inputs(cell.check_inputs)
         outputs = self.session.dialect.infer(blocks.accuracy(cell), inputs)
-        expected = reference.host_outputs(variant.path, inputs)
+        kept = assets.cache_folder() / "outputs"
+        expected = reference.host_outputs(variant.path, inputs, keep=kept)
         agreement = reference.compare(outputs, expected, variant)
         self.observer.log({"event": "checked", "cell": cell.id, **asdict(agreement)})
         return agreement
