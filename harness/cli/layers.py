@@ -1,0 +1,120 @@
+"""Commands that look closer: which operator, which change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.shared import DeviceOption, FarmOption, JsonOption, ResultsOption, app, print_json
+
+if TYPE_CHECKING:
+    from harness.layers import Layers
+    from harness.layers.lining import Difference
+
+_NAME_WIDTH = 40
+
+
+@app.command()
+def layers(
+    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One run, or two.")],
+    recipe: Annotated[
+        list[str] | None, typer.Option("--recipe", help="Only these; two are compared.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="Only these.")] = None,
+    device: DeviceOption = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    benchmark_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--benchmark-model",
+            help="The vendor's tool, built for the device [default: the one in its PATH, if any].",
+        ),
+    ] = None,
+    launches: Annotated[
+        int | None, typer.Option("--launches", min=1, help="Of each file that is timed.")
+    ] = None,
+    at_most: Annotated[
+        int, typer.Option("--at-most", min=1, help="Truncated graphs a file; more are grouped.")
+    ] = 64,
+    farm: FarmOption = None,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time every operator of a run's files on their devices; two of them side by side.
+
+    Without the vendor's benchmark_model it is an estimate, from truncated graphs.
+
+    Example: edge-harness layers latest --recipe float32 --recipe int8
+    """
+    from harness import api
+    from harness.layers.subjects import Narrowed
+
+    found = api.layers(
+        runs_,
+        only=Narrowed(
+            models=model or (), recipes=recipe or (), devices=device or (), threads=threads
+        ),
+        benchmark_model=benchmark_model,
+        launches=launches,
+        at_most=at_most,
+        farm=farm,
+        results=results,
+        tell=_ticker(quiet=as_json),
+    )
+    if as_json:
+        print_json(found.plain())
+        return
+    for one in found.layers:
+        _print_layers(one)
+    for difference in found.differences:
+        _print_difference(difference)
+
+
+def _print_layers(one: Layers) -> None:
+    from harness import screen
+    from harness.layers import nouns
+
+    word = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
+    screen.out(f"{one.subject}: {word}, {one.launches} launches of each")
+    screen.records(_short(nouns.rows(one.operators, one.sum_ns)))
+    screen.out(
+        f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"
+    )
+    if one.inside:
+        screen.out("inside the delegate:")
+        screen.records(_short(nouns.rows(one.inside, None)))
+    for remark in one.remarks():
+        screen.out(f"note: {remark}")
+
+
+def _print_difference(difference: Difference) -> None:
+    from harness import screen
+
+    whole = (difference.b.whole_ns - difference.a.whole_ns) / 1e3
+    screen.out(f"A: {difference.a.subject}\nB: {difference.b.subject}")
+    screen.records(_short(difference.rows()))
+    screen.out(f"the whole: {whole:+,.1f} us")
+    for remark in difference.remarks():
+        screen.out(f"note: {remark}")
+
+
+def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shorten names for a person: a fused tensor is named after all that went into it."""
+    return [{**row, "name": row["name"].partition(";")[0][-_NAME_WIDTH:]} for row in rows]
+
+
+def _ticker(*, quiet: bool) -> Callable[[str], None]:
+    """Make what shows on a terminal what is under way, on one line."""
+    if quiet or not sys.stderr.isatty():
+        return lambda _: None
+
+    def tell(text: str) -> None:
+        width = 79
+        sys.stderr.write(f"\r{text[:width]:<{width}}\r")
+        sys.stderr.flush()
+
+    return tell
