@@ -8,14 +8,18 @@ A fake says what it is: its facts carry the chip `fake`, its launches the flag `
 
 from __future__ import annotations
 
+import math
+import random
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, TransferFailed
 from harness.protocols import Channel, OpenDialect, Reply, Transport
 from harness.types import (
+    Covariates,
     Delegation,
     Device,
     DeviceFacts,
@@ -71,7 +75,11 @@ class FakeDialect:
     """An agent that answers at once with numbers it was told, and fails where it was told.
 
     `faults` maps a launch id (`LaunchOrder.launch_id`) to the errors its next attempts raise.
-    `orders` keeps every order in the sequence they came.
+    `orders` keeps every order in the sequence they came. `latencies` (by digest of the file) go
+    before `latency_ns`; `noise` spreads launches log-normally around them (standard deviation of
+    the logarithm; the same launch id always gets the same), `drift` makes every launch that much
+    slower than the one before it. `covariates` says what a launch is accompanied by, before and
+    after, given its order.
     """
 
     def __init__(
@@ -83,6 +91,12 @@ class FakeDialect:
         faults: dict[str, list[HarnessError]] | None = None,
         orders: list[LaunchOrder] | None = None,
         outputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        latencies: Mapping[str, float] | None = None,
+        noise: float = 0.0,
+        drift: float = 0.0,
+        cpu_share: float | None = None,
+        covariates: Callable[[LaunchOrder], tuple[Covariates, Covariates]] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Set what it answers."""
         self.device = device
@@ -91,6 +105,12 @@ class FakeDialect:
         self.faults = {} if faults is None else faults
         self.orders = [] if orders is None else orders
         self.outputs = outputs or {}
+        self.latencies = latencies or {}
+        self.noise = noise
+        self.drift = drift
+        self.cpu_share = cpu_share
+        self.covariates = covariates or (lambda _: (Covariates(), Covariates()))
+        self.facts = facts or {}
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
@@ -106,7 +126,7 @@ class FakeDialect:
 
     def hello(self) -> DeviceFacts:
         """Say that it is a fake."""
-        return DeviceFacts(
+        known = DeviceFacts(
             identity=self.identity,
             hostname=self.device.name,
             system="fake",
@@ -121,15 +141,18 @@ class FakeDialect:
             runtimes=(Runtime(name="fake", version="0"),),
             agent_digest="0" * 64,
         )
+        return replace(known, **self.facts)
 
     def launch(self, order: LaunchOrder) -> Launch:
-        """Answer with constant samples of the told latency."""
+        """Answer with constant samples: of the told latency, noise and drift, where timed."""
         self.orders.append(order)
         if pending := self.faults.get(order.launch_id):
             raise pending.pop(0)
         count = order.dose.min_inferences
         series = "latency" if order.kind == "timed" else "peak_rss"
-        value = self.latency_ns if order.kind == "timed" else 20e6
+        latency = self._latency(order)
+        value = latency if order.kind == "timed" else 20e6
+        before, after = self.covariates(order)
         return Launch(
             id=order.launch_id,
             cell_id=order.cell_id,
@@ -139,12 +162,15 @@ class FakeDialect:
             seed=order.seed,
             runtime="fake 0",
             delegation=Delegation(delegate="fake"),
-            wall_ns=int(self.latency_ns * count),
+            wall_ns=0 if math.isnan(latency) else int(latency * count),
             load_ns=1000,
-            first_ns=int(self.latency_ns),
+            first_ns=1000,
             warmup=Warmup(inferences=3, seconds=0.0, steady=True),
             inner_loop=order.inner_loop,
             inferences=count,
+            cpu_share=self.cpu_share,
+            before=before,
+            after=after,
             flags=("simulated",),
             samples=(
                 Samples(
@@ -155,6 +181,11 @@ class FakeDialect:
                 ),
             ),
         )
+
+    def _latency(self, order: LaunchOrder) -> float:
+        chance = random.Random(order.launch_id)  # noqa: S311 - noise, not secrets
+        shift = chance.gauss(0.0, self.noise) + self.drift * len(self.orders)
+        return self.latencies.get(order.variant_digest, self.latency_ns) * math.exp(shift)
 
     def infer(
         self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]

@@ -83,7 +83,11 @@ def _judge(lab: loop.Lab, found: Sequence[Row]) -> list[Judged]:
 def _shown_only(lab: loop.Lab, row: Row) -> Judged:
     """Find the numbers of a row that decides nothing."""
     judged = _judge(lab, [row])[0]
-    return replace(judged, labels=tuple(x for x in judged.labels if x != verdicts.TOO_NOISY))
+    words = f"gate.metrics does not have it; {judged.pairs} pairs" if judged.pairs else ""
+    if judged.ratio is not None:
+        low, high = judged.ratio.low - 1, judged.ratio.high - 1
+        words = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {words}"
+    return replace(judged, reason=words.strip("; "), pairs_needed=None, labels=())
 
 
 def _confirmed(

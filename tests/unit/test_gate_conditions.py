@@ -1,0 +1,156 @@
+"""What holds a device still: temperature, plateau, processors, governor; real shells, plain files."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.measure import pinning, thermal
+from harness.testing import FakeDialect, FakeTransport
+from harness.transports.local import open_local
+from harness.types import Device, DeviceFacts, ThermalPolicy
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def cooling(readings: list[float | None], clock: Clock, **policy: Any) -> thermal.Cooling:
+    values: Iterator[float | None] = iter([*readings, *[readings[-1]] * 1000])
+    return thermal.Cooling(
+        lambda: next(values), ThermalPolicy(**policy), clock=clock, sleep=clock.sleep
+    )
+
+
+def test_a_launch_waits_until_the_device_is_near_its_idle_temperature() -> None:
+    clock = Clock()
+    assert cooling([40.0, 55.0, 50.0, 45.0, 41.9], clock).wait() == ()
+    assert clock.now == 3.0
+
+
+def test_a_device_that_stays_hot_is_flagged_after_the_policy_time() -> None:
+    clock = Clock()
+    assert cooling([40.0, 55.0], clock, max_wait_seconds=30).wait() == ("hot_start",)
+    assert 29 <= clock.now <= 31
+    assert cooling([40.0, 55.0], Clock()).wait(until=5.0) == ("hot_start",)
+
+
+def test_a_device_without_sensor_or_with_a_policy_against_it_is_not_waited_for() -> None:
+    clock = Clock()
+    assert cooling([None, 90.0], clock).wait() == ()
+    assert cooling([40.0, 90.0], clock, gate=False).wait() == ()
+    assert clock.now == 0
+
+
+def test_a_device_that_was_warm_at_first_gets_its_idle_temperature_later() -> None:
+    one = cooling([60.0, 48.0, 52.0, 51.0, 49.0], Clock())
+    assert one.wait() == ()
+    assert one.idle == 48.0
+    assert one.wait() == ()
+
+
+def test_the_hottest_plausible_zone_is_read() -> None:
+    class Zones(FakeTransport):
+        def run(self, argv: Any, timeout_seconds: float, stdin: bytes | None = None) -> Any:
+            reply = super().run(argv, timeout_seconds)
+            return dataclasses.replace(reply, stdout=b"45123\n-274000\n0\n51000\n")
+
+    device = Device(name="d", profile="fake", address="fake:")
+    assert thermal.celsius(Zones(device)) == 51.0
+    assert thermal.celsius(FakeTransport(device)) is None
+
+
+def test_a_plateau_is_a_minute_under_one_per_cent() -> None:
+    flat = [(float(second), 100.0) for second in range(0, 90, 2)]
+    rising = [(second, 100.0 * math.exp(0.02 * second / 60)) for second, _ in flat]
+    settled = [(second, 100.0 + (second < 25) * 8) for second, _ in flat]
+    assert thermal.on_plateau(flat)
+    assert thermal.on_plateau(settled)
+    assert not thermal.on_plateau(rising)
+    assert not thermal.on_plateau(flat[:20])
+    assert not thermal.on_plateau([])
+
+
+def facts(**extra: Any) -> DeviceFacts:
+    device = Device(name="d", profile="fake", address="fake:")
+    return dataclasses.replace(FakeDialect(device).hello(), extra=extra)
+
+
+def test_processors_are_the_first_that_the_device_names() -> None:
+    assert pinning.processors(facts(processors=[7, 6, 0, 1]), 2) == (7, 6)
+    assert pinning.processors(facts(processors=[1, 0]), 2) == ()
+    assert pinning.processors(facts(), 1) == ()
+    assert pinning.processors(facts(processors="3"), 1) == ()
+
+
+@pytest.fixture(name="cpufreq")
+def _cpufreq(tmp_path: Path) -> Path:
+    for number, governor in enumerate(("schedutil", "performance")):
+        policy = tmp_path / f"policy{number}"
+        policy.mkdir()
+        (policy / "scaling_governor").write_text(governor + "\n")
+        (policy / "scaling_cur_freq").write_text("1500000\n")
+        (policy / "scaling_max_freq").write_text("1500000\n")
+    return tmp_path
+
+
+def governors(folder: Path) -> list[str]:
+    return [(folder / f"policy{n}/scaling_governor").read_text().strip() for n in range(2)]
+
+
+@pytest.fixture(name="transport")
+def _transport(tmp_path: Path) -> Iterator[Any]:
+    device = Device(
+        name="d", profile="linux_x86_64", address="local:", workdir=str(tmp_path / "work")
+    )
+    opened = open_local(device)
+    yield opened
+    opened.close()
+
+
+def test_the_governor_is_pinned_and_put_back(cpufreq: Path, transport: Any) -> None:
+    pin = pinning.GovernorPin(transport, str(cpufreq))
+    assert governors(cpufreq) == ["performance", "performance"]
+    assert pin.pinned_mhz == 1500.0
+    pin.close()
+    assert governors(cpufreq) == ["schedutil", "performance"]
+    pin.close()
+
+
+def test_the_governor_is_put_back_when_the_controller_goes_without_a_word(
+    cpufreq: Path, transport: Any
+) -> None:
+    """What kill -9 and a lost link look like from the device: the end of the shell's stdin."""
+    done = transport.run(["sh", "-c", pinning._SCRIPT, "sh", str(cpufreq)], 10.0, b"")
+    assert b"ready" in done.stdout
+    assert governors(cpufreq) == ["schedutil", "performance"]
+
+
+def test_a_processor_with_a_turbo_stands_at_no_frequency(cpufreq: Path, transport: Any) -> None:
+    (cpufreq / "policy1/scaling_cur_freq").write_text("800000\n")
+    pin = pinning.GovernorPin(transport, str(cpufreq))
+    assert pin.pinned_mhz is None
+    pin.close()
+
+
+def test_a_device_without_governors_or_without_a_shell_is_left_alone(
+    tmp_path: Path, transport: Any
+) -> None:
+    for there in (transport, FakeTransport(_device())):
+        pin = pinning.GovernorPin(there, str(tmp_path / "none"))
+        assert pin.pinned_mhz is None
+        pin.close()
+
+
+def _device() -> Device:
+    return Device(name="d", profile="fake", address="fake:")

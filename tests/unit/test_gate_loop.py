@@ -1,0 +1,352 @@
+"""The gate with fakes at the seams: what is measured, what is judged, what each bad end comes to."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
+from harness.gate import judging, loop
+from harness.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
+from harness.gate.document import Result, explained
+from harness.gate.findings import Key
+from harness.sessions import Session
+from harness.testing import FakeDialect, FakeTransport
+from harness.types import (
+    Cell,
+    Covariates,
+    Device,
+    Dose,
+    Failure,
+    Launch,
+    LaunchOrder,
+    Profile,
+    ThermalPolicy,
+    Variant,
+)
+
+DEVICE = Device(name="d", profile="fake", address="fake:")
+PROFILE = Profile(
+    name="fake", title="a fake", arch="fake", xnnpack=False, thermal=ThermalPolicy(gate=False)
+)
+A, B = "a" * 64, "b" * 64
+LATENCY = Rules(metrics=("latency",))
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.launches: list[Launch] = []
+        self.events: list[Mapping[str, Any]] = []
+
+    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
+        pass
+
+    def launch(self, launch: Launch) -> None:
+        self.launches.append(launch)
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+
+
+def side(name: str, digest: str, model: str, device: str, size: int = 1000) -> Side:
+    variant: Variant = Variant(
+        model=model,
+        recipe="r",
+        target="xnnpack",
+        path=Path("x"),
+        digest=digest,
+        size_bytes=size,
+    )
+    return Side(
+        cell=Cell(
+            model=model,
+            recipe=f"{name}:r",
+            target="xnnpack",
+            device=device,
+            threads=1,
+            variant=variant,
+            dose=Dose(min_inferences=9),
+        )
+    )
+
+
+def contest(model: str = "m", device: str = "d", b_size: int = 1000) -> Contest:
+    return Contest(
+        key=Key(model=model, device=device, recipe="r"),
+        a=side("baseline", A, model, device),
+        b=side("candidate", B, model, device, b_size),
+    )
+
+
+def session(device: Device = DEVICE, **answers: Any) -> Session:
+    return Session(device, transport=FakeTransport, dialect=FakeDialect.opener(**answers))
+
+
+def hold(
+    contests: list[Contest] | None = None,
+    *,
+    rules: Rules = LATENCY,
+    sessions: Mapping[str, Session | HarnessError] | None = None,
+    noise: float | None = None,
+    clock: Any = None,
+    noise_of_launches: float = 0.0,
+    **answers: Any,
+) -> tuple[Result, Watch, list[Evidence]]:
+    watch, told = Watch(), list[Evidence]()
+    lab = loop.Lab(
+        sessions=sessions or {"d": session(noise=noise_of_launches, **answers)},
+        observer=watch,
+        profiles={"fake": PROFILE},
+        rules=rules,
+        **({} if clock is None else {"clock": clock}),
+    )
+    result = judging.gate(
+        lab,
+        contests or [contest()],
+        Result(baseline="a", candidate="b"),
+        noise=lambda _: noise,
+        tell=told.append,
+    )
+    lab.close()
+    return result, watch, told
+
+
+def timed(watch: Watch) -> list[Launch]:
+    return [launch for launch in watch.launches if launch.kind == "timed"]
+
+
+def only(result: Result) -> Any:
+    (row,) = result.judged
+    return row
+
+
+SLOWER = {A: 1e6, B: 1.1e6}
+SAME = {A: 1e6, B: 1e6}
+
+
+def test_blocks_hold_one_launch_of_each_side_in_mirrored_order() -> None:
+    _, watch, _ = hold(latencies=SAME)
+    order = [launch.cell_id for launch in timed(watch)]
+    assert len(order) == 12
+    assert all(len({*order[at : at + 2]}) == 2 for at in range(0, 12, 2))
+    assert all(order[at + 2 : at + 4] == order[at : at + 2][::-1] for at in range(0, 12, 4))
+
+
+def test_a_slower_candidate_is_confirmed_by_fresh_pairs_and_fails_the_build() -> None:
+    result, watch, told = hold(latencies=SLOWER)
+    row = only(result)
+    assert (row.verdict, row.confirmed, result.exit_code) == ("REGRESSION", True, 1)
+    assert row.ratio.estimate == pytest.approx(1.1)
+    assert len([launch for launch in timed(watch) if launch.block >= CONFIRMING]) == 20
+    assert len(told) == 2
+    assert row.fresh.pairs == 10
+
+
+def test_a_model_beside_itself_is_equivalent_with_zero_variance() -> None:
+    result, _, _ = hold(latencies=SAME)
+    assert (only(result).verdict, result.exit_code) == ("EQUIVALENT", 0)
+    assert "constant" in only(result).labels
+
+
+def test_a_faster_candidate_is_improved() -> None:
+    result, _, _ = hold(latencies={A: 1.1e6, B: 1e6})
+    assert (only(result).verdict, result.exit_code) == ("IMPROVED", 0)
+
+
+def test_noise_asks_for_more_pairs_and_the_width_ends_it() -> None:
+    calm, _, _ = hold(latencies=SAME, noise_of_launches=0.002)
+    rough, _, _ = hold(latencies=SAME, noise_of_launches=0.3)
+    assert only(calm).pairs == 6
+    assert only(rough).pairs == 20
+    assert only(rough).verdict == "INCONCLUSIVE"
+    assert only(rough).pairs_needed > 20
+
+
+def test_unchanged_models_under_noise_and_drift_are_never_red() -> None:
+    def noisy(name: str) -> Session:
+        device = Device(name=name, profile="fake", address="fake:")
+
+        def open_fake(transport: Any, device: Device) -> FakeDialect:
+            return FakeDialect(device, latencies=SAME, noise=0.04, drift=0.0005)
+
+        return Session(device, transport=FakeTransport, dialect=open_fake)
+
+    names = [f"d{index}" for index in range(40)]
+    result, _, _ = hold(
+        [contest(name, name) for name in names], sessions={name: noisy(name) for name in names}
+    )
+    assert len(result.judged) == 40
+    assert result.exit_code in (0, 2)
+
+
+def test_every_metric_has_a_row_and_only_those_asked_for_decide() -> None:
+    rules = Rules(metrics=("size", "memory"))
+    result, watch, _ = hold([contest(b_size=1200)], rules=rules, latencies=SLOWER)
+    assert {one.row.metric for one in result.shown if one.is_judged} == {"size", "memory"}
+    shown = {one.row.metric: one for one in result.shown}
+    assert shown["latency"].judged.ratio
+    assert "gate.metrics" in shown["latency"].judged.reason
+    assert result.exit_code == 1  # 20 % larger
+    assert len([launch for launch in watch.launches if launch.kind == "memory"]) == 12
+
+
+def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None:
+    one = contest()
+    gone: list[HarnessError] = [Unreachable("gone"), Unreachable("still gone")]
+    faults = {
+        f"{side.cell.id}-timed-4-{place}": list(gone)
+        for side, place in itertools.product((one.a, one.b), (0, 1))
+    }
+    result, watch, _ = hold([one, contest("next")], latencies=SLOWER, faults=faults)
+    first, second = result.judged
+    assert (first.verdict, first.pairs, result.exit_code) == ("INCONCLUSIVE", 4, 2)
+    assert "lost after block 3" in first.reason
+    assert "lost" in second.reason
+    assert len(timed(watch)) == 8
+
+
+def test_a_device_lost_while_confirming_leaves_the_regression_unconfirmed() -> None:
+    one = contest()
+    gone: list[HarnessError] = [Unreachable("gone"), Unreachable("still gone")]
+    faults = {
+        f"{side.cell.id}-timed-{CONFIRMING + 3}-{place}": list(gone)
+        for side, place in itertools.product((one.a, one.b), (0, 1))
+    }
+    result, _, _ = hold([one], latencies=SLOWER, faults=faults)
+    assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
+    assert "unconfirmed" in only(result).labels
+
+
+def test_a_link_that_comes_back_costs_nothing() -> None:
+    one = contest()
+    faults: dict[str, list[HarnessError]] = {
+        f"{one.b.cell.id}-timed-2-{place}": [Unreachable("link down")] for place in (0, 1)
+    }
+    result, watch, _ = hold([one], latencies=SAME, faults=faults)
+    assert only(result).verdict == "EQUIVALENT"
+    assert [event["event"] for event in watch.events] == ["reconnecting", "reconnected"]
+
+
+def test_a_candidate_missing_on_the_device_is_sent_again() -> None:
+    one = contest()
+    faults: dict[str, list[HarnessError]] = {
+        f"{one.b.cell.id}-timed-0-{place}": [TransferFailed("the file is not on this device")]
+        for place in (0, 1)
+    }
+    result, _, _ = hold([one], latencies=SAME, faults=faults)
+    assert result.exit_code == 0
+
+
+def test_a_device_that_was_never_there_gives_exit_4_and_the_others_are_judged() -> None:
+    result, _, _ = hold(
+        [contest(), contest("m", "away")],
+        sessions={"d": session(latencies=SAME), "away": Unreachable("connection refused")},
+    )
+    assert result.exit_code == 4
+    assert dict(result.away) == {"away": "connection refused"}
+    assert len(result.judged) == 1
+
+
+def test_a_candidate_that_crashes_is_no_verdict_and_exit_3() -> None:
+    one = contest()
+    faults: dict[str, list[HarnessError]] = {
+        f"{one.b.cell.id}-timed-1-{place}": [Crashed("SIGSEGV")] for place in (0, 1)
+    }
+    result, _, _ = hold([one, contest("fine")], latencies=SAME, faults=faults)
+    assert result.exit_code == 3
+    assert result.failed[0][1:] == ("crashed", "SIGSEGV")
+    assert [row.key.model for row in result.judged] == ["fine"]
+    assert any("SIGSEGV" in line for line in explained(result))
+
+
+def test_a_side_that_was_not_built_is_a_failure_of_its_contest() -> None:
+    one = contest()
+    failure = Failure(kind="not_built", reason="no calibration data")
+    broken = Contest(
+        key=one.key,
+        a=one.a,
+        b=Side(cell=Cell(**{**_fields(one.b.cell), "variant": failure})),
+    )
+    assert broken.failure == failure
+
+
+def _fields(cell: Cell) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in cell.__dataclass_fields__}
+
+
+def test_a_device_that_throttles_in_every_block_is_inconclusive_and_stops_early() -> None:
+    def throttled(order: LaunchOrder) -> tuple[Covariates, Covariates]:
+        started = order.block >= 0 and order.kind == "timed"
+        return Covariates(throttled=0), Covariates(throttled=4 if started else 0)
+
+    result, watch, _ = hold(latencies=SLOWER, covariates=throttled)
+    assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
+    assert "throttled" in only(result).reason
+    assert len(timed(watch)) == 10
+
+
+def test_one_pair_only_is_inconclusive() -> None:
+    result, _, _ = hold(rules=Rules(metrics=("latency",), max_pairs=1), latencies=SLOWER)
+    assert (only(result).verdict, only(result).pairs) == ("INCONCLUSIVE", 1)
+    assert "only 1 of at least 6 pairs" in only(result).reason
+
+
+@pytest.mark.parametrize("value", [float("nan"), -5.0, 0.0])
+def test_a_value_that_is_no_time_is_named(value: float) -> None:
+    """A clock that steps backwards gives negative times; NaN is what a damaged record holds."""
+    result, _, _ = hold(latencies={A: 1e6, B: value})
+    assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
+    assert "B is" in only(result).reason
+
+
+def test_a_budget_that_is_over_before_six_pairs_is_inconclusive() -> None:
+    ticks = itertools.count(step=100)
+    result, _, _ = hold(latencies=SLOWER, clock=lambda: float(next(ticks)))
+    assert only(result).verdict == "INCONCLUSIVE"
+    assert "budget of 300 s" in only(result).reason
+
+
+def test_a_device_too_noisy_by_its_selftest_is_refused_with_the_figure() -> None:
+    result, _, _ = hold(latencies=SLOWER, noise=0.041)
+    assert only(result).verdict == "INCONCLUSIVE"
+    assert "4.1%" in only(result).reason
+    assert result.plain()["rows"][0]["device_half_width"] == 0.041
+
+
+def test_a_shared_host_is_judged_by_the_same_quantile_on_both_sides() -> None:
+    result, _, _ = hold(latencies=SAME, cpu_share=0.6)
+    assert result.plain()["rows"][0]["quantile"] == 0.25
+
+
+def test_launches_are_pinned_to_the_fastest_processors_where_there_is_a_choice() -> None:
+    orders: list[LaunchOrder] = []
+    hold(latencies=SAME, orders=orders, facts={"extra": {"processors": [3, 1, 0]}})
+    assert {order.processors for order in orders if order.kind == "timed"} == {(3,)}
+    alone: list[LaunchOrder] = []
+    hold(latencies=SAME, orders=alone, facts={"extra": {"processors": [0]}})
+    assert {order.processors for order in alone} == {()}
+
+
+def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
+    ticks = itertools.count(step=0.5)
+    rules = Rules(metrics=("latency",), soak=True, budget_seconds=1e6)
+    orders: list[LaunchOrder] = []
+    result, watch, _ = hold(
+        rules=rules, latencies=SAME, orders=orders, clock=lambda: float(next(ticks))
+    )
+    assert "hot" in only(result).labels
+    assert len([order for order in orders if order.block == loop.SOAKING]) > 8
+    assert all(launch.block >= 0 for launch in watch.launches)
+
+
+def test_the_document_is_plain_and_says_why() -> None:
+    result, _, _ = hold(latencies=SLOWER)
+    document = result.plain()
+    (row,) = [row for row in document["rows"] if row["judged"]]
+    assert row["verdict"] == document["verdict"] == "REGRESSION"
+    assert row["ratio"] == pytest.approx(row["b"] / row["a"])
+    assert row["fresh"]["pairs"] == 10
+    assert "exit 1" in result.summary()
+    assert any("confirmed by fresh pairs" in line for line in explained(result))

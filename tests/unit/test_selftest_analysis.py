@@ -1,0 +1,106 @@
+"""What a selftest says of a device, from pairs with a known spread."""
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import StoreError
+from harness.gate import selftests
+from harness.gate.contest import Contest, Evidence, Reading, Rules, Side
+from harness.gate.findings import Key
+from harness.types import Cell, Delegation, Launch, Variant
+
+RULES = Rules(metrics=("latency",), half_width=0.0)
+
+
+def evidence(spread: float, pairs: int = 20, p50_ns: float = 2e5, digest: str = "a") -> Evidence:
+    variant = Variant(
+        model="m", recipe="r", target="xnnpack", path=Path("x"), digest=digest * 64, size_bytes=1
+    )
+    cell = Cell(model="m", recipe="r", target="xnnpack", device="d", threads=1, variant=variant)
+    side = Side(cell=cell)
+    chance = random.Random(spread)
+    readings = []
+    for block in range(pairs):
+        for position, name in enumerate(("baseline", "candidate")):
+            launch = Launch(
+                id=f"{name}-{block}",
+                cell_id=name,
+                kind="timed",
+                block=block,
+                position=position,
+                seed=0,
+                runtime="fake 0",
+                delegation=Delegation(delegate="fake"),
+                wall_ns=1,
+            )
+            value = p50_ns * (1 + chance.gauss(0, spread))
+            reading: Any = Reading(
+                side=name,  # type: ignore[arg-type]
+                launch=launch,
+                floor_ns=value,
+                p25_ns=value,
+                p50_ns=value,
+            )
+            readings.append(reading)
+    return Evidence(
+        contest=Contest(key=Key(model="m", device="d"), a=side, b=side), readings=tuple(readings)
+    )
+
+
+def found(spread: float, **changes: Any) -> selftests.Selftest:
+    return selftests.analyse(
+        evidence(spread, **changes), RULES, identity="one", run="r", created="now"
+    )
+
+
+def test_a_quiet_device_sees_two_per_cent_and_never_cries_wolf() -> None:
+    made = found(0.005)
+    assert made.fit
+    assert made.smallest_effect == pytest.approx(0.02)
+    same, two, five, ten = made.arms
+    assert same.red == same.told == 0
+    assert two.told > 0.3
+    assert five.told > 0.99
+    assert ten.red > 0.99
+
+
+def test_a_noisy_device_is_too_noisy_to_gate() -> None:
+    made = found(0.08)
+    assert not made.fit
+    assert made.half_width > 0.03
+    assert made.arms[0].red <= 0.01
+    assert made.plain()["fit"] is False
+
+
+def test_too_few_pairs_are_no_selftest() -> None:
+    cut = dataclasses.replace(evidence(0.01, pairs=4), cut_short="d was lost after block 3")
+    with pytest.raises(StoreError, match="only 4 of at least 6 pairs.*lost after block 3"):
+        selftests.analyse(cut, RULES, identity="one", run="r", created="now")
+
+
+def test_a_selftest_is_kept_by_device_and_replaced_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert selftests.read("one") == ()
+    first, second, other = found(0.01), found(0.02), found(0.01, digest="b")
+    for made in (first, other, second):
+        selftests.keep(made)
+    assert selftests.read("one") == (other, second)
+    selftests.place("one").write_text("{")
+    with pytest.raises(StoreError, match="run selftest again"):
+        selftests.read("one")
+
+
+def test_which_figure_goes_for_a_contest() -> None:
+    slow, quick = found(0.05, p50_ns=1e6, digest="s"), found(0.01, p50_ns=1e4, digest="q")
+    known = [slow, quick]
+    assert selftests.half_width(known, evidence(0.01, digest="q")) == quick.half_width
+    # Noise with a slower file is noise with this one; noise with a quicker one says nothing.
+    assert selftests.half_width(known, evidence(0.01, digest="x")) == slow.half_width
+    assert selftests.half_width([quick], evidence(0.01, digest="x")) is None
+    assert selftests.half_width([], evidence(0.01)) is None
