@@ -3,6 +3,9 @@
     def test_fast_enough(edge):
         assert edge.run("model.tflite", device="pi").latency_p50_ms < 20
 
+    def test_not_slower(edge_gate):
+        edge_gate("model.tflite", baseline="main.tflite", device="pi")
+
 Loaded by pytest wherever edge-harness is installed, so nothing heavy is imported before a test asks
 for the fixture. docs/pytest.md has the rules: what is skipped, what fails, where runs are stored.
 """
@@ -13,9 +16,13 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from harness.config.farm import Farm
+    from harness.gate.document import Result
 
 AWAY = ("unreachable", "busy")
 """Kinds of failure that say nothing of the model: the device is not there, or is another's."""
@@ -23,12 +30,16 @@ AWAY = ("unreachable", "busy")
 RECORDED = ("latency_p50_ms", "latency_p90_ms", "load_ms", "peak_rss_mb", "size_bytes", "accuracy")
 """Columns that JUnit's properties get, as `edge_latency_p50_ms`."""
 
-_ROWS = pytest.StashKey[list["MeasuredRow"]]()
+_LINES = pytest.StashKey[list[str]]()
 _ITEM = pytest.StashKey[pytest.Item]()
 
 
 class CellFailed(AssertionError):
     """The cell was asked for and has no number: the row's status and the reason."""
+
+
+class Regressed(AssertionError):
+    """The gate showed, and fresh pairs confirmed, that the candidate is worse than the baseline."""
 
 
 class MeasuredRow:
@@ -94,14 +105,14 @@ class Edge:
 
         try:
             rows = self._measured(
-                self._path(model),
+                self.path(model),
                 device=device,
                 recipe=recipe,
                 threads=threads,
                 launches=launches,
                 data={
-                    "calibration": self._data(calibration),
-                    "evaluation": self._data(evaluation),
+                    "calibration": self.data(calibration),
+                    "evaluation": self.data(evaluation),
                 },
             )
         except HarnessError as error:
@@ -121,19 +132,15 @@ class Edge:
         **options: Any,  # noqa: ANN401 - passed on to bench
     ) -> Sequence[Mapping[str, Any]]:
         from harness import api
-        from harness.config import farm as farms
 
-        option = self._config.getoption("edge_farm")
-        farm = farms.load(Path(option) if option else None, self._config.rootpath)
-        results = self._config.getoption("edge_results")
         with _alone():
             going = api.bench(
                 [model],
                 on=[device],
                 recipes=[recipe],
                 threads=[threads],
-                farm=farm,
-                results=Path(results) if results else None,
+                farm=self.farm(),
+                results=self.results,
                 **options,
             )
             with going:
@@ -155,17 +162,32 @@ class Edge:
         if columns["latency_p50_ms"] is None:
             raise CellFailed(f"{said} (run {columns['run']})")
         row = MeasuredRow(columns)
-        self._config.stash[_ROWS].append(row)
-        item = self._config.stash.get(_ITEM, None)
-        if item is not None:
-            item.user_properties += [
+        self.remember(
+            f"{repr(row)[1:-1]} (run {row.run})",
+            [
                 ("edge_row", display.name(dict(columns))),
                 ("edge_run", columns["run"]),
                 *((f"edge_{key}", columns[key]) for key in RECORDED if columns[key] is not None),
-            ]
+            ],
+        )
         return row
 
-    def _path(self, written: str | Path) -> Path:
+    # --- what a question needs, shared with the gate ---------------------------------------------
+
+    @property
+    def results(self) -> Path | None:
+        """The folder of runs; None for the usual one."""
+        option = self._config.getoption("edge_results")
+        return Path(option) if option else None
+
+    def farm(self) -> Farm:
+        """Read the farm of --edge-farm, else of the rootdir, else the user's."""
+        from harness.config import farm as farms
+
+        option = self._config.getoption("edge_farm")
+        return farms.load(Path(option) if option else None, self._config.rootpath)
+
+    def path(self, written: str | Path) -> Path:
         """Find a file that a test names; one that is nowhere is left for the plan's door to name."""
         path = Path(written)
         item = self._config.stash.get(_ITEM, None)
@@ -175,8 +197,92 @@ class Edge:
                 return folder / path
         return path
 
-    def _data(self, written: str | Path | None) -> str | None:
-        return written if written in (None, "random") else str(self._path(written))
+    def data(self, written: str | Path | None) -> str | None:
+        """Find a file of data; None and `random` are kept as they are."""
+        return None if written is None else str(self.path(written))
+
+    def remember(self, line: str, properties: Sequence[tuple[str, object]]) -> None:
+        """Keep a line for the end of the session and properties for the test's JUnit case."""
+        self._config.stash[_LINES].append(line)
+        item = self._config.stash.get(_ITEM, None)
+        if item is not None:
+            item.user_properties += properties
+
+
+class EdgeGate:
+    """What the `edge_gate` fixture is: call it with a candidate and its baseline."""
+
+    def __init__(self, edge: Edge) -> None:
+        """Ask with the farm and the results folder of `edge`."""
+        self._edge = edge
+
+    def __call__(
+        self,
+        model: str | Path,
+        *,
+        baseline: str | Path,
+        device: str = "this-machine",
+        recipe: str = "as_is",
+        threads: int = 1,
+        calibration: str | Path | None = None,
+        evaluation: str | Path | None = None,
+        **rules: Any,  # noqa: ANN401 - the keys of [gate], checked by the plan's door
+    ) -> Result:
+        """Measure a model beside its baseline on one device; pass where it did not get worse.
+
+        `baseline` is a file or a stored run, `rules` are the keys of a plan's [gate]: metrics,
+        margin, min_effect, max_pairs, budget_seconds. Inconclusive skips the test with the reason,
+        and so does a device that is away.
+
+        Raises Regressed (an AssertionError) for a confirmed regression, CellFailed where a side
+        could not be measured, pytest.UsageError for a question that cannot be asked.
+        """
+        __tracebackhide__ = True
+        from harness import api
+        from harness.config import plans
+        from harness.errors import HarnessError
+
+        data = {
+            "calibration": self._edge.data(calibration),
+            "evaluation": self._edge.data(evaluation),
+        }
+        candidate = self._edge.path(model)
+        mapping = {
+            "model": {"path": str(candidate)},
+            "data": {key: value for key, value in data.items() if value is not None},
+            "run": {"recipes": [recipe], "devices": [device], "threads": [threads]},
+            "gate": rules,
+        }
+        try:
+            with _alone():
+                found = api.gate(
+                    plans.from_mapping(mapping, Path.cwd(), "edge_gate"),
+                    baseline=str(self._edge.path(baseline)),
+                    candidate=str(candidate.resolve()),
+                    farm=self._edge.farm(),
+                    results=self._edge.results,
+                )
+        except HarnessError as error:
+            raise pytest.UsageError(f"edge_gate: {error}") from None
+        return self._judged(found)
+
+    def _judged(self, found: Result) -> Result:
+        """Fail, skip, or return what the gate came to."""
+        __tracebackhide__ = True
+        from harness.gate.document import explained
+
+        properties: list[tuple[str, object]] = [("edge_gate", found.summary())]
+        self._edge.remember(found.summary(), properties)
+        why = "\n".join([found.summary(), *explained(found)])
+        match found.exit_code:
+            case 0:
+                return found
+            case 1:
+                raise Regressed(why)
+            case 3:
+                raise CellFailed(why)
+            case _:
+                pytest.skip(why)
 
 
 @contextmanager
@@ -212,8 +318,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start with no rows."""
-    config.stash[_ROWS] = []
+    """Start with nothing measured."""
+    config.stash[_LINES] = []
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -223,16 +329,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - pytest keeps the type private
-    """Print what was measured, a line for each row."""
-    rows = config.stash[_ROWS]
-    if not rows:
-        return
-    terminalreporter.section("edge-harness")
-    for row in rows:
-        terminalreporter.line(f"{repr(row)[1:-1]} (run {row.run})")
+    """Print what was measured, a line for each row and each gate."""
+    lines = config.stash[_LINES]
+    if lines:
+        terminalreporter.section("edge-harness")
+    for line in lines:
+        terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
 def edge(pytestconfig: pytest.Config) -> Edge:
     """Measure models on devices: `edge.run("model.tflite", device="pi").latency_p50_ms`."""
     return Edge(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def edge_gate(edge: Edge) -> EdgeGate:
+    """Gate a model against a baseline: `edge_gate("model.tflite", baseline="main.tflite")`."""
+    return EdgeGate(edge)

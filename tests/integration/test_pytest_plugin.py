@@ -152,6 +152,52 @@ def test_a_question_that_cannot_be_asked_says_so(suite: pytest.Pytester) -> None
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+@pytest.mark.slow
+def test_a_gate_against_a_baseline_file(suite: pytest.Pytester) -> None:
+    model = suite.path / "checks" / "model.tflite"
+    (suite.path / "larger.tflite").write_bytes(model.read_bytes() + bytes(50_000))
+    shutil.copy(model, suite.path / "main.tflite")
+    write(
+        suite,
+        """
+def test_the_same(edge_gate):
+    assert edge_gate("model.tflite", baseline="main.tflite").verdict == "EQUIVALENT"
+
+def test_larger(edge_gate):
+    edge_gate("larger.tflite", baseline="main.tflite", metrics=["size"], max_pairs=6)
+
+def test_away(edge_gate):
+    edge_gate("larger.tflite", baseline="main.tflite", device="pi")
+
+def test_rules(edge_gate):
+    edge_gate("larger.tflite", baseline="main.tflite", margn=0.1)
+""",
+    )
+    # Nobody listens on the discard port.
+    suite.makefile(
+        ".toml",
+        farm='[device.pi]\nprofile = "raspberry_pi_5"\naddress = "ssh://nobody@127.0.0.1:9"\n',
+    )
+    result = suite.runpytest_subprocess("-rs", "--junitxml=report.xml")
+    result.assert_outcomes(passed=1, failed=2, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E*Regressed: gate REGRESSION: size *",
+            "E*larger as_is on this-machine, size: REGRESSION: larger: 242,640 to 292,640*",
+            'E*UsageError: edge_gate: *"margn"*did you mean "margin"*',
+            "gate EQUIVALENT; 0 rows judged, 1 identical, not measured; exit 0",
+            "SKIPPED*gate AWAY*1 devices away*",
+        ]
+    )
+    cases = {
+        case.attrib["name"]: case for case in ET.parse(suite.path / "report.xml").iter("testcase")
+    }
+    assert cases["test_away"].find("skipped") is not None
+    told = cases["test_larger"].find(".//property[@name='edge_gate']")
+    assert told is not None
+    assert told.attrib["value"].startswith("gate REGRESSION")
+
+
 def test_a_missing_farm_file_is_told(suite: pytest.Pytester) -> None:
     write(suite, 'def test_it(edge):\n    edge.run("model.tflite")\n')
     result = suite.runpytest_subprocess("--edge-farm", "nowhere.toml")

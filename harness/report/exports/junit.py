@@ -6,16 +6,20 @@ Held to the schema of Jenkins' xUnit plug-in (junit-10.xsd). What a row became:
 - the model's fault (inaccurate, rejected, crashed, ... or too little delegated): `failure`;
 - the lab's fault (unreachable, silent, busy, ...): `error`;
 - nobody's fault (pending, unsupported, in part with no limit set): `skipped`.
+
+A gate's run has a case for each row it judged instead: a regression is a `failure`, inconclusive is
+`skipped`, a device that was away an `error`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
 from harness.pick import enough_delegated, key_of
+from harness.report.exports import verdicts
 from harness.report.exports.entries import details, unique
 from harness.table import PENDING, Row, display
 from harness.table.rows import Measured, rows_of
@@ -26,6 +30,9 @@ MODEL_FAULTS = (*("inaccurate", "fell_back", "rejected", "crashed", "out_of_memo
 """Statuses that a change of the model can cause and mend; other failures are the lab's."""
 
 NOBODYS = (PENDING, "unsupported")
+
+_VERDICTS: Mapping[str, Ending] = {"REGRESSION": "failure", "INCONCLUSIVE": "skipped"}
+"""The others pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +56,10 @@ def write(measured: Measured, *, emulated: bool) -> str:
     """Write every row, whatever `emulated` is; emulated ones say so in their details."""
     del emulated
     record = measured.run.record
-    return document(
-        cases(measured),
-        {"run": record.id, "kind": record.kind, "plan": record.plan_digest},
-        record.created,
-    )
+    gate = verdicts.of(measured.run)
+    properties = {"run": record.id, "kind": record.kind, "plan": record.plan_digest}
+    found = cases(measured) if gate is None else judged(gate)
+    return document(found, properties, record.created)
 
 
 def cases(measured: Measured) -> list[Case]:
@@ -82,6 +88,48 @@ def cases(measured: Measured) -> list[Case]:
         )
         for row, cell in zip(rows, measured.run.record.cells, strict=True)
     ]
+
+
+def judged(gate: Mapping[str, Any]) -> list[Case]:
+    """Return what a gate said, from its document; rows that were only shown are no cases."""
+    rows = [
+        Case(
+            suite=row["device"],
+            group=row["model"],
+            name=f"{_name(row)} {row['metric']}",
+            ending=_VERDICTS.get(row["verdict"], "passed"),
+            kind=row["verdict"],
+            reason=row["reason"],
+            details=f"{row['verdict']}: {row['reason']}\n"
+            f"A {verdicts.side(row, 'a')}, B {verdicts.side(row, 'b')}, "
+            f"ratio {verdicts.interval(row) or display.NOTHING}, {row['pairs']} pairs",
+        )
+        for row in gate["rows"]
+        if row["judged"]
+    ]
+    failed = [
+        Case(
+            suite=one["device"],
+            group=one["model"],
+            name=_name(one),
+            ending="failure" if one["kind"] in MODEL_FAULTS else "error",
+            kind=one["kind"],
+            reason=one["reason"],
+        )
+        for one in gate["failed"]
+    ]
+    away = [
+        Case(
+            suite=one["device"],
+            group="device",
+            name="is there",
+            ending="error",
+            kind="away",
+            reason=one["reason"],
+        )
+        for one in gate["away"]
+    ]
+    return [*rows, *failed, *away]
 
 
 def document(found: Sequence[Case], properties: dict[str, str], created: str) -> str:
@@ -131,7 +179,7 @@ def _ending(row: Row, *, allowed: bool, limited: bool) -> Ending:
     return "failure" if status in MODEL_FAULTS else "error"
 
 
-def _name(row: Row) -> str:
+def _name(row: Mapping[str, Any]) -> str:
     threads = row["threads"]
     return f"{row['recipe']} [{threads} thread{'s' if threads > 1 else ''}]"
 
