@@ -26,6 +26,9 @@ from harness.cli.shared import (
 )
 
 
+_IN_JSON = ("sha256", "notes", "reason")
+
+
 @app.command()
 def demo(results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Do the whole job on an embedded model and this machine; no hardware needed.
@@ -147,5 +150,8 @@ def optimize(
     if as_json:
         print_json({"variants": built})
     else:
-        screen.records(built)
+        screen.records([{k: v for k, v in row.items() if k not in _IN_JSON} for row in built])
+        screen.out(
+            "\n".join(f"{r['model']} {r['recipe']}: {r['reason']}" for r in built if r["reason"])
+        )
     raise typer.Exit(NO if any(row["status"] != "ok" for row in built) else DONE)
