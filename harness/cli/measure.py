@@ -25,7 +25,6 @@ from harness.cli.shared import (
     progress,
 )
 
-
 _IN_JSON = ("sha256", "notes", "reason")
 
 
