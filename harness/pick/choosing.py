@@ -27,6 +27,9 @@ NOT_MEASURED = ("emulated", "simulated")
 SETTLED = 0.95
 MOST_SHOWN = 0.99
 
+_IN_FULL = 1_000
+_TIMES = 2.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Door:
@@ -170,7 +173,12 @@ def _miss(row: Mapping[str, Any], constraint: Constraint) -> str:
         return f"{constraint.column} is {found}, {constraint} was asked"
     by = abs(found - constraint.value)
     share = f" ({constraint.shortfall(found):.1%})" if constraint.value and by else ""
-    return f"{constraint.column} is {found:.6g}, {by:.4g}{share} off {constraint}"
+    return f"{constraint.column} is {_number(found)}, {_number(by)}{share} off {constraint}"
+
+
+def _number(value: float) -> str:
+    """Write a value of any column: bytes in full, times with their digits."""
+    return f"{value:,.0f}" if abs(value) >= _IN_FULL else f"{value:.6g}"
 
 
 # --- how sure, and why, in a sentence ------------------------------------------------------------
@@ -214,7 +222,7 @@ def _reason(
     probability: float | None,
 ) -> str:
     meeting = f" that meet {' and '.join(map(str, constraints))}" if constraints else ""
-    told = f"{_name(winner, inside)} has the least {minimize}, {winner[minimize]:.6g}"
+    told = f"{_name(winner, inside)} has the least {minimize}, {_number(winner[minimize])}"
     if len(inside) == 1:
         return f"{told}: the only row{meeting.replace('meet', 'meets')}"
     second = min((row for row in inside if row is not winner), key=lambda row: float(row[minimize]))
@@ -238,9 +246,11 @@ def _place(row: Mapping[str, Any], winner: Mapping[str, Any], minimize: str) -> 
         return "best"
     if value == best:
         return "the same"
-    if best > 0:
+    if best > 0 and value / best < _TIMES:
         return f"{value / best - 1:.1%} above the best"
-    return f"{value - best:.6g} above the best"
+    if best > 0:
+        return f"{value / best:,.1f} times the best"
+    return f"{_number(value - best)} above the best"
 
 
 def _none_reason(

@@ -40,7 +40,7 @@ class Constraint:
 
     def __str__(self) -> str:
         """Write it as it was asked."""
-        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        value = self.value if isinstance(self.value, str) else f"{self.value:.15g}"
         return f"{self.column}{self.sign}{value}"
 
     def holds(self, found: float | str | None) -> bool:
@@ -92,6 +92,7 @@ def check_column(column: str, asked: str) -> None:
     """Raise ConfigError with the nearest name for a column that rows do not have."""
     if column in COLUMNS:
         return
-    near = difflib.get_close_matches(column, COLUMNS, n=1)
+    starts = [known for known in COLUMNS if column and known.startswith(column)]
+    near = starts or difflib.get_close_matches(column, COLUMNS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(COLUMNS)}"
     raise ConfigError(f"{asked}: unknown column {column!r}; {hint}")
