@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,21 @@ def test_a_column_that_cannot_be_is_refused(root: Path, words: list[str], why: s
     done = command(root, *words)
     assert isinstance(done.exception, ConfigError)  # the command's door makes it exit 3
     assert why in str(done.exception)
+
+
+def test_a_refusal_is_one_line_and_exit_3(root: Path) -> None:
+    words = ["pick", "latest", "--results", str(root), "--minimize", "latency", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        "edge-harness: --minimize: unknown column 'latency'; did you mean 'latency_p50_ms'?\n"
+    )
 
 
 @pytest.mark.parametrize(
