@@ -74,15 +74,12 @@ def run(
 
         machines[machine_of(name, session)].append(job)
 
-    def close() -> None:
+    try:
+        yield from together(machines, sessions)
+    finally:
         for session in sessions.values():
             if isinstance(session, Session):
                 session.close()
-
-    try:
-        yield from together(machines, close)
-    finally:
-        close()
 
 
 def _away(cells: Sequence[Cell], error: HarnessError, emit: Callable[[Outcome], None]) -> None:

@@ -77,6 +77,14 @@ class Session:
                 )
             return
 
+    def interrupt(self) -> None:
+        """Cut the connection from another thread: whoever waits for the device is woken up.
+
+        No word is said to the agent, since another thread may be speaking with it; it ends with
+        its connection. `close` comes after, when that thread is done.
+        """
+        self.transport.close()
+
     def close(self) -> None:
         """End the agent and let go of the device; never raises."""
         if hasattr(self, "dialect"):

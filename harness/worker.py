@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,6 +24,9 @@ from harness.types import Agreement, Cell, Failure, Launch, LaunchOrder, Profile
 
 RELATIVE_ERROR_LIMIT = 0.1
 """Outputs without classes agree up to this relative error (INTERFACE: a row)."""
+
+STOP_SECONDS = 5.0
+"""How long a launch may go on after the work was stopped, before its connection is cut."""
 
 T = TypeVar("T")
 
@@ -153,12 +158,14 @@ class _Item(Generic[T]):
     value: T
 
 
-def together(jobs: Mapping[str, Sequence[Job[T]]], interrupt: Callable[[], None]) -> Iterator[T]:
+def together(
+    jobs: Mapping[str, Sequence[Job[T]]], sessions: Mapping[str, Session | HarnessError]
+) -> Iterator[T]:
     """Do the jobs of every machine, one machine a thread; yield what comes of them as it comes.
 
     The jobs of one machine are done one after the other, so that it is never measured twice at
-    once. An error of a job is raised here. Left early, `interrupt` is called, which must wake up
-    whoever waits for a device.
+    once. An error of a job is raised here. Left early, the launches under way may end; after five
+    seconds the sessions are cut off. Closing them is the caller's.
     """
     results: queue.Queue[_Item[T] | _Ended] = queue.Queue()
     stop = threading.Event()
@@ -182,10 +189,20 @@ def together(jobs: Mapping[str, Sequence[Job[T]]], interrupt: Callable[[], None]
                 raise item.error
     finally:
         stop.set()
-        if running:
-            interrupt()
-        for thread in threads:
-            thread.join(timeout=10)
+        _wait(threads, STOP_SECONDS)
+        if any(thread.is_alive() for thread in threads):
+            for session in sessions.values():
+                # A connection cut under its reader may complain; it is to be cut all the same.
+                if isinstance(session, Session):
+                    with suppress(OSError, KeyError, ValueError):
+                        session.interrupt()
+            _wait(threads, STOP_SECONDS)
+
+
+def _wait(threads: Sequence[threading.Thread], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def _do(

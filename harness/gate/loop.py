@@ -105,7 +105,7 @@ def _hold(lab: Lab, found: Sequence[Evidence], fresh: Mapping[Key, int]) -> Iter
             _DeviceGate(lab=lab, worker=worker).hold(share, fresh, emit)
 
         machines[machine_of(name, session)].append(job)
-    yield from together(machines, lab.close)
+    yield from together(machines, lab.sessions)
 
 
 @dataclass(slots=True, kw_only=True)
