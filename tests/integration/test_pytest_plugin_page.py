@@ -13,10 +13,7 @@ from harness import pytest_plugin
 from harness.demo import DATA
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pytest.md").read_text(encoding="utf-8")
-BLOCKS = {
-    name: text
-    for name, text in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-}
+BLOCKS = dict(re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def test_the_tests_on_the_page_pass(
