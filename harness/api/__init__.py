@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from harness.api.asking import export, pick
+from harness.api.bisecting import bisect, bisect_commits
 from harness.api.devices import Met, add, devices, doctor, profiles
 from harness.api.gating import gate, selftest
 from harness.api.layers import layers
@@ -26,6 +27,8 @@ __all__ = [
     "Run",
     "add",
     "bench",
+    "bisect",
+    "bisect_commits",
     "compare",
     "decide",
     "devices",

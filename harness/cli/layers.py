@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.shared import DeviceOption, FarmOption, JsonOption, ResultsOption, app, print_json
+from harness.cli.shared import (
+    DeviceOption,
+    FarmOption,
+    JsonOption,
+    ResultsOption,
+    app,
+    print_json,
+    progress,
+)
 
 if TYPE_CHECKING:
+    from harness.bisect import Points
     from harness.layers import Layers
     from harness.layers.lining import Difference
 
@@ -72,6 +83,92 @@ def layers(
         _print_layers(one)
     for difference in found.differences:
         _print_difference(difference)
+
+
+@app.command()
+def bisect(
+    plan: Annotated[Path, typer.Argument(help="plan.toml; its [gate] is the judge.")],
+    models: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, good first.")
+    ] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Search the files that follow, good first.")
+    ] = False,
+    git: Annotated[
+        str | None, typer.Option("--git", metavar="GOOD..BAD", help="Search these commits.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", help="With commits: the model, from the top.")
+    ] = None,
+    build: Annotated[
+        str | None, typer.Option("--build", help="With commits: a command that makes the model.")
+    ] = None,
+    repo: Annotated[Path, typer.Option("--repo", help="The repository.")] = Path(),
+    good: Annotated[str | None, typer.Option("--good", help="A good file or commit.")] = None,
+    bad: Annotated[str | None, typer.Option("--bad", help="A bad file or commit.")] = None,
+    farm: FarmOption = None,
+    device: DeviceOption = None,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the first bad one of models or commits, by the gate against the good end.
+
+    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 could not be asked, 4 a device was away.
+
+    Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
+    """
+    from harness import api, screen
+    from harness.bisect import Files
+    from harness.errors import ConfigError
+
+    with ExitStack() as stack:
+        points: Points
+        if models and not (git or path or build):
+            points = Files(models, good=good, bad=bad)
+        elif path and not (models or files):
+            first, last = _ends(git, good, bad)
+            argv = _argv(build)
+            points = stack.enter_context(
+                api.bisect_commits(repo, first, last, path=path, build=argv)
+            )
+        else:
+            raise ConfigError(
+                "bisect searches files (--files GOOD.tflite ... BAD.tflite) or commits "
+                "(--git GOOD..BAD --path model.tflite)"
+            )
+        found = api.bisect(
+            plan,
+            points,
+            farm=farm,
+            devices=device or (),
+            results=results,
+            told=lambda step: typer.echo(step.text(), err=True),
+            progress=lambda: progress(quiet=as_json),
+        )
+    if as_json:
+        print_json(found.plain())
+    else:
+        screen.out(found.sentence())
+    raise typer.Exit(found.exit_code)
+
+
+def _argv(command: str | None) -> list[str]:
+    from harness.errors import ConfigError
+
+    try:
+        return shlex.split(command or "")
+    except ValueError as error:
+        raise ConfigError(f"--build {command}: {error}") from error
+
+
+def _ends(git: str | None, good: str | None, bad: str | None) -> tuple[str, str]:
+    """Read the range of commits from --git, or from --good and --bad."""
+    from harness.errors import ConfigError
+
+    first, dots, last = git.partition("..") if git else (good or "", "..", bad or "")
+    if not (first and dots and last) or last.startswith(".") or (git and (good or bad)):
+        raise ConfigError("give the commits as --git GOOD..BAD, or as --good GOOD --bad BAD")
+    return first, last
 
 
 def _print_layers(one: Layers) -> None:

@@ -1,0 +1,94 @@
+"""Bisect: the first bad one of an ordered list of models or commits, with the gate as the oracle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.api.gating import gate
+from harness.api.running import Progress, read_plan
+from harness.bisect import Answer, Found, Oracle, Points, Step, search
+from harness.bisect.commits import Commits
+from harness.bisect.search import Word
+from harness.config import farm as farms
+from harness.errors import ConfigError, RecipeError
+from harness.gate.contest import Rules
+from harness.gate.document import Result, explained
+from harness.types import Plan
+
+_WORDS: dict[int, Word] = {0: "good", 1: "bad", 2: "inconclusive", 3: "untestable", 4: "away"}
+"""The gate's exit codes as answers (docs/plans.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateOracle:
+    """Asks the gate of a plan; more pairs get more time."""
+
+    plan: Plan
+    farm: farms.Farm | Path | None = None
+    devices: Sequence[str] = ()
+    results: Path | None = None
+    progress: Callable[[], Progress | None] = lambda: None
+
+    def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> Answer:
+        """Hold a gate; a candidate that cannot be compared is `untestable`, with the reason."""
+        rules = Rules.of(self.plan)
+        seconds = rules.budget_seconds * max(1.0, max_pairs / rules.max_pairs)
+        limits = {"max_pairs": max_pairs, "budget_seconds": seconds}
+        try:
+            result = gate(
+                replace(self.plan, gate={**self.plan.gate, **limits}),
+                baseline=str(baseline),
+                candidate=str(candidate),
+                farm=self.farm,
+                devices=self.devices,
+                results=self.results,
+                progress=self.progress(),
+            )
+        except (ConfigError, RecipeError) as error:
+            return Answer(word="untestable", reason=str(error))
+        return _answer(result)
+
+
+def _answer(result: Result) -> Answer:
+    """Read a gate's result; any judged metric that regressed makes the candidate bad."""
+    reason = "; ".join(explained(result)) if result.failed else result.summary()
+    return Answer(word=_WORDS[result.exit_code], reason=reason, run=result.run)
+
+
+def bisect(
+    plan: Plan | Path | str,
+    points: Points,
+    *,
+    oracle: Oracle | None = None,
+    farm: farms.Farm | Path | None = None,
+    devices: Sequence[str] = (),
+    results: Path | None = None,
+    told: Callable[[Step], None] = lambda _: None,
+    progress: Callable[[], Progress | None] = lambda: None,
+) -> Found:
+    """Find the first of the points that is worse than the first, by the plan's gate.
+
+    `points` is `harness.bisect.Files(...)` or comes from the context :func:`bisect_commits`. Each gate is a
+    stored run; `oracle` takes the gate's place. Raises ConfigError for a plan or ends that cannot be used, and what a gate raises.
+    """
+    read = read_plan(plan)
+    asked = oracle or GateOracle(
+        plan=read, farm=farm, devices=devices, results=results, progress=progress
+    )
+    return search(points, asked, max_pairs=Rules.of(read).max_pairs, told=told)
+
+
+@contextmanager
+def bisect_commits(
+    repository: Path, good: str, bad: str, *, path: str, build: Sequence[str] = ()
+) -> Iterator[Commits]:
+    """Give the commits of a range as points; their worktrees and models go when the context ends.
+
+    Raises ConfigError for a range or a path that cannot be.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-harness-bisect-") as space:
+        yield Commits(repository, good, bad, path=path, space=Path(space), build=build)

@@ -1,0 +1,231 @@
+"""The search with simulated oracles: what it asks, what it answers, when it gives up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.bisect import Answer, Files, Found, Point, Untestable, search
+from harness.bisect.search import Word
+from harness.errors import ConfigError
+
+
+class Simulated:
+    """Points whose model is a file with the point's own bytes; some may have none."""
+
+    def __init__(
+        self, folder: Path, contents: Sequence[str], untestable: Sequence[int] = ()
+    ) -> None:
+        self.folder, self.contents, self.untestable = folder, contents, set(untestable)
+
+    @property
+    def all(self) -> Sequence[Point]:
+        return [Point(name=f"p{at}") for at in range(len(self.contents))]
+
+    def model(self, at: int) -> Path:
+        if at in self.untestable:
+            raise Untestable(f"p{at} does not build")
+        path = self.folder / f"{at}.tflite"
+        path.write_text(self.contents[at])
+        return path
+
+
+class Oracle:
+    """Answers by a function of the candidate's place and of how often it was asked before."""
+
+    def __init__(self, answer: Callable[[int, int], Word]) -> None:
+        self.answer = answer
+        self.asked: list[tuple[int, int]] = []
+
+    def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> Answer:
+        assert baseline.stem == "0"
+        at = int(candidate.stem)
+        before = sum(one == at for one, _ in self.asked)
+        self.asked.append((at, max_pairs))
+        return Answer(word=self.answer(at, before), reason="simulated", run=f"run-{at}")
+
+
+def searched(
+    folder: Path,
+    answer: Callable[[int, int], Word],
+    count: int = 16,
+    untestable: Sequence[int] = (),
+    contents: Sequence[str] | None = None,
+) -> tuple[Found, Oracle]:
+    oracle = Oracle(answer)
+    points = Simulated(folder, contents or [str(at) for at in range(count)], untestable)
+    return search(points, oracle, max_pairs=20), oracle
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_finds_the_first_bad_one_wherever_it_is(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(2, 40))
+    first = data.draw(st.integers(1, count - 1))
+    folder = tmp_path_factory.mktemp("points")
+
+    found, oracle = searched(folder, lambda at, _: "bad" if at >= first else "good", count)
+
+    assert (found.status, found.exit_code) == ("found", 0)
+    assert found.first_bad == Point(name=f"p{first}")
+    assert found.last_good == Point(name=f"p{first - 1}")
+    assert found.remaining == (Point(name=f"p{first}"),)
+    assert len(oracle.asked) <= 1 + (count - 1).bit_length()
+    assert len({at for at, _ in oracle.asked}) == len(oracle.asked)
+
+
+def test_asks_the_bad_end_first_and_stops_where_it_is_not_bad(tmp_path: Path) -> None:
+    found, oracle = searched(tmp_path, lambda _, __: "good")
+
+    assert (found.status, found.exit_code) == ("no_regression", 1)
+    assert oracle.asked == [(15, 20)]
+    assert found.remaining == ()
+    assert "p15 is not worse than p0" in found.sentence()
+
+
+def test_an_inconclusive_step_is_retried_with_twice_the_pairs(tmp_path: Path) -> None:
+    def answer(at: int, before: int) -> Word:
+        if at == 7 and not before:
+            return "inconclusive"
+        return "bad" if at >= 5 else "good"
+
+    found, oracle = searched(tmp_path, answer)
+
+    assert found.first_bad == Point(name="p5")
+    assert [pairs for at, pairs in oracle.asked if at == 7] == [20, 40]
+
+
+def test_what_stays_inconclusive_ends_the_search_with_what_remains(tmp_path: Path) -> None:
+    def answer(at: int, before: int) -> Word:
+        if at == 11:
+            return "inconclusive"
+        return "bad" if at >= 13 else "good"
+
+    found, oracle = searched(tmp_path, answer)
+
+    assert (found.status, found.exit_code) == ("inconclusive", 2)
+    assert found.first_bad is None
+    assert found.last_good == Point(name="p7")
+    assert [point.name for point in found.remaining] == [f"p{at}" for at in range(8, 16)]
+    assert oracle.asked[-2:] == [(11, 20), (11, 40)]
+    assert "p11 stayed inconclusive with 2 times the pairs" in found.sentence()
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=st.integers(1, 19), noise=st.lists(st.booleans(), min_size=60, max_size=60))
+def test_a_noisy_oracle_that_says_so_never_names_the_wrong_one(
+    tmp_path_factory: pytest.TempPathFactory, first: int, noise: list[bool]
+) -> None:
+    """Noise that is called inconclusive costs steps or the answer, never its truth."""
+    drawn = iter(noise)
+
+    def answer(at: int, before: int) -> Word:
+        if next(drawn, False):
+            return "inconclusive"
+        return "bad" if at >= first else "good"
+
+    found, _ = searched(tmp_path_factory.mktemp("noisy"), answer, 20)
+
+    if found.status == "found":
+        assert found.first_bad == Point(name=f"p{first}")
+    else:
+        assert found.status == "inconclusive"
+        assert Point(name=f"p{first}") in found.remaining
+
+
+def test_points_without_a_model_are_stepped_around(tmp_path: Path) -> None:
+    found, oracle = searched(
+        tmp_path, lambda at, _: "bad" if at >= 9 else "good", untestable=(6, 7)
+    )
+
+    assert found.first_bad == Point(name="p9")
+    assert not {6, 7} & {at for at, _ in oracle.asked}
+    assert [step.answer.word for step in found.steps].count("untestable") == 1
+
+
+def test_a_first_bad_one_behind_untestable_points_is_not_guessed(tmp_path: Path) -> None:
+    found, _ = searched(tmp_path, lambda at, _: "bad" if at >= 8 else "good", untestable=(6, 7))
+
+    assert (found.status, found.exit_code) == ("untestable", 2)
+    assert found.last_good == Point(name="p5")
+    assert [point.name for point in found.remaining] == ["p6", "p7", "p8"]
+
+
+def test_an_oracle_may_call_a_point_untestable_but_not_the_bad_end(tmp_path: Path) -> None:
+    def answer(at: int, before: int) -> Word:
+        if at == 7:
+            return "untestable"
+        return "bad" if at >= 3 else "good"
+
+    found, _ = searched(tmp_path, answer)
+    assert found.first_bad == Point(name="p3")
+
+    with pytest.raises(ConfigError, match="the bad end cannot be asked about"):
+        searched(tmp_path, lambda _, __: "untestable")
+    with pytest.raises(ConfigError, match="the good end has no model"):
+        searched(tmp_path, lambda _, __: "bad", untestable=(0,))
+    with pytest.raises(ConfigError, match="choose another --bad"):
+        searched(tmp_path, lambda _, __: "bad", untestable=(15,))
+
+
+def test_the_same_bytes_are_asked_about_once(tmp_path: Path) -> None:
+    contents = ["a", "a", "a", "b", "b", "c", "c", "c"]
+
+    found, oracle = searched(
+        tmp_path, lambda at, _: "bad" if at >= 3 else "good", contents=contents
+    )
+
+    assert found.first_bad == Point(name="p3")
+    assert len(oracle.asked) == 2, "c at the end, b once"
+    assert any("the same bytes as p" in step.answer.reason for step in found.steps)
+
+
+def test_ends_of_the_same_bytes_are_no_regression_without_a_measurement(tmp_path: Path) -> None:
+    found, oracle = searched(tmp_path, lambda _, __: "bad", contents=["a", "b", "a"])
+
+    assert found.status == "no_regression"
+    assert not oracle.asked
+
+
+def test_a_device_that_goes_away_ends_the_search(tmp_path: Path) -> None:
+    found, _ = searched(tmp_path, lambda at, _: "away" if at == 7 else "bad")
+
+    assert (found.status, found.exit_code) == ("away", 4)
+    assert "a device was away at p7" in found.sentence()
+
+
+def test_the_answer_is_json(tmp_path: Path) -> None:
+    found, _ = searched(tmp_path, lambda at, _: "bad" if at >= 5 else "good")
+
+    plain = json.loads(json.dumps(found.plain()))
+
+    assert plain["first_bad"] == "p5"
+    assert plain["steps"][0]["run"] == "run-15"
+    assert plain["exit_code"] == 0
+
+
+def test_files_are_taken_from_the_good_one_to_the_bad_one(tmp_path: Path) -> None:
+    files = []
+    for name in "abcd":
+        files.append(tmp_path / f"{name}.tflite")
+        files[-1].touch()
+
+    chosen = Files(files, good=str(files[1]), bad=str(files[3]))
+
+    assert [Path(point.name).stem for point in chosen.all] == ["b", "c", "d"]
+    assert chosen.model(0) == files[1]
+    with pytest.raises(ConfigError, match="good one before the bad one"):
+        Files(files, good=str(files[3]), bad=str(files[1]))
+    with pytest.raises(ConfigError, match="two models or more"):
+        Files(files[:1])
+    with pytest.raises(ConfigError, match="no such model"):
+        Files([tmp_path / "x"])
+    with pytest.raises(ConfigError, match="not one of the files"):
+        Files(files, good="z")
