@@ -210,3 +210,11 @@ def test_accuracy_drop_is_walds_interval_with_half_an_input_more_in_each_count()
     half = 1.959964 * math.sqrt((contrast**2 @ shares - (contrast @ shares) ** 2) / 146)
     middle = float(contrast @ shares)
     assert (got.low, got.high) == (pytest.approx(middle - half), pytest.approx(middle + half))
+
+
+def test_a_restless_machine_is_judged_by_its_floor_whatever_its_share_says() -> None:
+    assert paired.launch_quantile([0.99, 0.99], [1.24, 1.2, 1.0]) == paired.FLOOR
+    assert paired.launch_quantile([0.99, 0.99], [1.24, 1.01, 1.0]) == 0.5
+    assert paired.launch_quantile([0.6, 0.6], [1.24, 1.24]) == paired.FLOOR
+    assert paired.launch_quantile([0.6, 0.6], [float("nan"), 1.01]) == 0.25
+    assert paired.launch_quantile([], []) == 0.5

@@ -1,0 +1,127 @@
+"""What a word of the command line offers, what goes beside what, and what is refused."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import prepare
+from harness.config import farm as farms
+from harness.config import plans
+from harness.errors import ConfigError
+from harness.gate import sides
+from harness.store import Store
+from harness.types import Failure, Tensor, Variant
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    for name in ("a.tflite", "b.tflite", "c.keras"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def decided(folder: Path, models: int = 1, recipes: str = '["float32", "int8"]') -> Any:
+    tables = "".join(
+        f'[[model]]\nname = "m{index}"\npath = "{path}"\n'
+        for index, path in enumerate(("a.tflite", "b.tflite")[:models])
+    )
+    plan = folder / "plan.toml"
+    plan.write_text(
+        f'{tables}[run]\nrecipes = {recipes}\ndevices = ["this-machine"]\nthreads = [1, 2]\n'
+    )
+    return prepare.decide(plans.load(plan), farms.load(None, folder))
+
+
+def offered(word: str | Path, folder: Path, **changes: Any) -> list[tuple[str, str]]:
+    found = sides.resolve(str(word), decided(folder, **changes), Store(folder / "r"), "--baseline")
+    return [(one.model, one.recipe) for one in found]
+
+
+def test_a_tflite_file_is_as_it_is_and_another_model_is_built_by_every_recipe(folder: Path) -> None:
+    assert offered(folder / "b.tflite", folder) == [("m0", "as_is")]
+    assert offered(folder / "c.keras", folder) == [("m0", "float32"), ("m0", "int8")]
+
+
+def test_a_recipe_is_of_every_model_and_a_path_goes_before_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert offered("int8", folder, models=2) == [("m0", "int8"), ("m1", "int8")]
+    (folder / "int8").write_bytes(b"a file of that name")
+    monkeypatch.chdir(folder)
+    assert offered("int8", folder) == [("m0", "float32"), ("m0", "int8")]
+
+
+def test_a_file_beside_several_models_is_refused_unless_it_is_one_of_them(folder: Path) -> None:
+    assert offered(folder / "b.tflite", folder, models=2) == [("m1", "as_is")]
+    with pytest.raises(ConfigError, match="several models"):
+        offered(folder / "c.keras", folder, models=2)
+
+
+def test_a_runtime_is_every_recipe_by_that_runtime(folder: Path) -> None:
+    found = sides.resolve("runtime:lib=1.2", decided(folder), Store(folder / "r"), "--baseline")
+    assert {one.runtime for one in found} == {"lib 1.2"}
+    assert len(found) == 2
+
+
+def test_an_unknown_word_says_what_there_is(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no recipe of the plan .float32, int8. and no stored"):
+        offered("int9", folder)
+
+
+def test_recipes_meet_their_like_and_a_single_one_meets_all(folder: Path) -> None:
+    there = decided(folder)
+
+    def pairs(x: str, y: str) -> list[tuple[str, str]]:
+        found = [
+            sides.resolve(word, there, Store(folder / "r"), "--baseline")
+            for word in (str(folder / x) if "." in x else x, str(folder / y) if "." in y else y)
+        ]
+        return [(a.recipe, b.recipe) for a, b in sides.join(found[0], found[1], there.plan)]
+
+    assert pairs("c.keras", "c.keras") == [("float32", "float32"), ("int8", "int8")]
+    assert pairs("float32", "int8") == [("float32", "int8")]
+    assert pairs("b.tflite", "c.keras") == [("as_is", "float32"), ("as_is", "int8")]
+    assert pairs("c.keras", "int8") == [("int8", "int8")]
+
+
+def variant(digest: str, shape: tuple[int, ...] = (1, 49, 10, 1), dtype: str = "int8") -> Variant:
+    return Variant(
+        model="m0",
+        recipe="r",
+        target="xnnpack",
+        path=Path("x"),
+        digest=digest * 64,
+        size_bytes=1,
+        inputs=(Tensor(name="x", shape=shape, dtype=dtype),),
+    )
+
+
+def bound(folder: Path, a: Variant | Failure, b: Variant | Failure) -> Any:
+    there = decided(folder, recipes='["float32"]')
+    found = sides.resolve("float32", there, Store(folder / "r"), "--baseline")
+    other = [dataclasses.replace(found[0], request=dataclasses.replace(found[0].request))]
+    (first, _) = sides.wanted(sides.join(found, other, there.plan), there)
+    built = {id(first.a.request): a, id(first.b.request): b}
+    return sides.contest(first, built, there.plan, {})
+
+
+def test_unlike_inputs_are_refused_and_unlike_types_are_not(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"different inputs.*\[49, 10, 1\].*\[98, 10, 1\]"):
+        bound(folder, variant("a"), variant("b", shape=(1, 98, 10, 1)))
+    assert not bound(folder, variant("a"), variant("b", dtype="float32")).identical
+    assert bound(folder, variant("a"), variant("a")).identical
+
+
+def test_a_side_that_was_not_built_is_its_contests_failure(folder: Path) -> None:
+    failure = Failure(kind="not_built", reason="no calibration data")
+    assert bound(folder, variant("a"), failure).failure == failure
+
+
+def test_a_contest_has_a_cell_for_each_side_and_the_devices_threads(folder: Path) -> None:
+    made = bound(folder, variant("a"), variant("b"))
+    assert (made.a.cell.recipe, made.b.cell.recipe) == ("baseline:float32", "candidate:float32")
+    assert made.a.cell.id != made.b.cell.id
+    assert made.key.threads == 1
+    assert made.a.cell.dose.min_seconds == sides.MIN_SECONDS
