@@ -59,9 +59,7 @@ def layers(
     runs = [open_run(selector, results=results) for selector in selectors]
     shares = [subjects.of_run(run, only or subjects.Narrowed()) for run in runs]
     chosen = subjects.pairs(shares)
-    located = [
-        (run, subject) for run, share in zip(runs, shares, strict=True) for subject in share
-    ]
+    located = [(run, subject) for run, share in zip(runs, shares, strict=True) for subject in share]
     places: dict[tuple[str, str], _Place] = {}
     for number, (run, subject) in enumerate(located):
         place = _place(run, subject.device, farm)

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 # The commands register themselves in this order.
-from harness.cli import measure, stored, asking, layers, gate, farm, files  # isort: skip
+from harness.cli import measure, stored, asking, gate, layers, farm, files  # isort: skip
 from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
 
 __all__ = ["app", "asking", "farm", "files", "gate", "layers", "main", "measure", "stored"]

@@ -228,7 +228,7 @@ def _layers(subject: Subject, pieces: Sequence[_Piece]) -> Layers:
         whole_ns=_p50(whole),
         whole_is="p50 of the whole file, measured in the same blocks",
         launches=len(whole.medians),
-        notes=_notes(pieces, kept, whole),
+        notes=(*_notes(pieces, kept, whole), *_noise(operators)),
     )
 
 
@@ -292,6 +292,17 @@ def _notes(pieces: Sequence[_Piece], kept: Sequence[_Piece], whole: _Piece) -> t
             "their times are too high"
         )
     return tuple(notes)
+
+
+def _noise(operators: Sequence[OperatorTime]) -> tuple[str, ...]:
+    lost = sum(WITHIN_NOISE in one.flags for one in operators)
+    if not lost:
+        return ()
+    text = (
+        f"{lost} of {len(operators)} operators are within noise here: a quiet device, more "
+        "--launches or coarser groups (--at-most) tell more"
+    )
+    return (text,)
 
 
 def _left(piece: _Piece) -> int:

@@ -131,6 +131,7 @@ def test_negative_and_small_differences_are_reported_and_flagged(tmp_path: Path)
     assert found.operators[3].ns < 0
     assert NEGATIVE in found.operators[3].flags
     assert any(WITHIN_NOISE in one.flags for one in found.operators)
+    assert any("of 9 operators are within noise" in note for note in found.notes)
 
 
 def test_operators_are_grouped_over_the_cap(tmp_path: Path) -> None:

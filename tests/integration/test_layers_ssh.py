@@ -1,0 +1,55 @@
+"""Operators of a file on a device behind SSH: the tool is brought there, or the graphs are cut."""
+
+import hashlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.demo import DATA
+from harness.errors import Crashed, Unsupported
+from harness.layers import Subject, estimate, tool
+from harness.sessions import Session
+from harness.types import Device
+
+STANDIN = Path(__file__).with_name("standin_benchmark_model.py")
+DIGITS = DATA / "digits.tflite"
+
+
+def subject(target: str = "xnnpack", path: Path = DIGITS) -> Subject:
+    return Subject(
+        run="r",
+        model="digits",
+        recipe="as_is",
+        target=target,
+        device="loopback",
+        threads=1,
+        path=path,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def test_the_tool_and_the_graphs_run_on_the_device(ssh_device: Device, tmp_path: Path) -> None:
+    other = tmp_path / "other.tflite"
+    other.write_bytes(b"\0\0\0\0XXXX")
+    session = Session(replace(ssh_device, python=sys.executable))
+    try:
+        assert tool.find(session) is None, "no such tool in the PATH of this machine"
+        place = tool.find(session, STANDIN)
+        assert place is not None
+        assert place.startswith(ssh_device.workdir)
+        (found,) = tool.measure([subject()], session, place, launches=3)
+        (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
+        with pytest.raises(Crashed, match="Failed to load the model"):
+            tool.measure([subject(path=other)], session, place, launches=1)
+        with pytest.raises(Unsupported, match="not edgetpu"):
+            tool.measure([subject("edgetpu")], session, place)
+    finally:
+        session.close()
+
+    assert [one.type for one in found.operators] == ["CONV_2D", "SOFTMAX"]
+    assert found.operators[0].half_width_ns == 0
+    assert found.whole_ns == pytest.approx(found.sum_ns)
+    assert [(one.first, one.last) for one in cut.operators] == [(0, 3), (4, 8)]
+    assert cut.whole_ns > 0
