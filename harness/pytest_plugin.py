@@ -30,7 +30,9 @@ AWAY = ("unreachable", "busy")
 RECORDED = ("latency_p50_ms", "latency_p90_ms", "load_ms", "peak_rss_mb", "size_bytes", "accuracy")
 """Columns that JUnit's properties get, as `edge_latency_p50_ms`."""
 
-_LINES = pytest.StashKey[list[str]]()
+ROW, GATE = "edge_row", "edge_gate"
+"""The properties that are a line of the session's end."""
+
 _ITEM = pytest.StashKey[pytest.Item]()
 
 
@@ -70,7 +72,8 @@ class MeasuredRow:
         from harness.table import display
 
         p50 = display.milliseconds(self.latency_p50_ms)
-        return f"<{display.name(self._columns)}: p50 {p50} ms {display.half_width(self._columns)}>"
+        text = f"{display.name(self._columns)}: p50 {p50} ms {display.half_width(self._columns)}"
+        return f"<{text.strip()}>"
 
 
 class Edge:
@@ -163,12 +166,9 @@ class Edge:
             raise CellFailed(f"{said} (run {columns['run']})")
         row = MeasuredRow(columns)
         self.remember(
-            f"{repr(row)[1:-1]} (run {row.run})",
-            [
-                ("edge_row", display.name(dict(columns))),
-                ("edge_run", columns["run"]),
-                *((f"edge_{key}", columns[key]) for key in RECORDED if columns[key] is not None),
-            ],
+            (ROW, f"{repr(row)[1:-1]} (run {row.run})"),
+            ("edge_run", columns["run"]),
+            *((f"edge_{key}", columns[key]) for key in RECORDED if columns[key] is not None),
         )
         return row
 
@@ -201,9 +201,8 @@ class Edge:
         """Find a file of data; None and `random` are kept as they are."""
         return None if written is None else str(self.path(written))
 
-    def remember(self, line: str, properties: Sequence[tuple[str, object]]) -> None:
-        """Keep a line for the end of the session and properties for the test's JUnit case."""
-        self._config.stash[_LINES].append(line)
+    def remember(self, *properties: tuple[str, object]) -> None:
+        """Keep properties with the running test: for its JUnit case and the end of the session."""
         item = self._config.stash.get(_ITEM, None)
         if item is not None:
             item.user_properties += properties
@@ -271,8 +270,7 @@ class EdgeGate:
         __tracebackhide__ = True
         from harness.gate.document import explained
 
-        properties: list[tuple[str, object]] = [("edge_gate", found.summary())]
-        self._edge.remember(found.summary(), properties)
+        self._edge.remember((GATE, found.summary()))
         why = "\n".join([found.summary(), *explained(found)])
         match found.exit_code:
             case 0:
@@ -317,20 +315,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Start with nothing measured."""
-    config.stash[_LINES] = []
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Remember which test runs, so that a fixture of any scope knows for whom it measures."""
     item.config.stash[_ITEM] = item
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - pytest keeps the type private
-    """Print what was measured, a line for each row and each gate."""
-    lines = config.stash[_LINES]
+def pytest_terminal_summary(terminalreporter: Any) -> None:  # noqa: ANN401 - pytest keeps the type private
+    """Print what was measured, a line for each row and each gate; by the reports, as xdist does."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    lines = [
+        str(value)
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for name, value in report.user_properties
+        if name in {ROW, GATE}
+    ]
     if lines:
         terminalreporter.section("edge-harness")
     for line in lines:
