@@ -97,6 +97,7 @@ class FakeDialect:
         cpu_share: float | None = None,
         covariates: Callable[[LaunchOrder], tuple[Covariates, Covariates]] | None = None,
         facts: Mapping[str, Any] | None = None,
+        delegation: Delegation | None = None,
     ) -> None:
         """Set what it answers."""
         self.device = device
@@ -111,6 +112,7 @@ class FakeDialect:
         self.cpu_share = cpu_share
         self.covariates = covariates or (lambda _: (Covariates(), Covariates()))
         self.facts = facts or {}
+        self.delegation = delegation or Delegation(delegate="fake")
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
@@ -161,7 +163,7 @@ class FakeDialect:
             position=order.position,
             seed=order.seed,
             runtime="fake 0",
-            delegation=Delegation(delegate="fake"),
+            delegation=self.delegation,
             wall_ns=0 if math.isnan(latency) else int(latency * count),
             load_ns=1000,
             first_ns=1000,

@@ -20,6 +20,7 @@ from harness.gate import accuracy, document, judging, loop, selftests, sides
 from harness.gate.contest import Contest, Evidence, Rules
 from harness.gate.document import Result
 from harness.gate.findings import Key, Row
+from harness.measure.pairs import FIRST_PAIRS
 from harness.optimize import build, reference
 from harness.store.codec import encode
 from harness.store.journal import appearing
@@ -215,7 +216,7 @@ def _recorded(
             if isinstance(cell.variant, Variant):
                 writer.keep_variant(cell.variant)
         if progress:
-            progress.measuring(cells, 2 * rules.max_pairs * len(contests))
+            progress.measuring(cells, 2 * (rules.max_pairs + FIRST_PAIRS) * len(contests))
         lab = loop.Lab(
             sessions=live,
             observer=Watch(writer, progress),

@@ -170,6 +170,29 @@ class Evidence:
         return sorted(found)
 
 
+def unfit(cell: Cell, launch: Launch) -> Failure | None:
+    """Say why a launch must not be judged: its target did not run the model, or not all of it.
+
+    On an accelerator, operators left on the CPU are allowed where `accept.min_delegated` says so.
+    """
+    told = launch.delegation
+    if launch.kind != "timed" or cell.target in {"xnnpack", "micro"}:
+        return None
+    evidence = told.evidence or "none"
+    if told.delegated_ops == 0 or told.delegate == "none":
+        reason = f"{cell.recipe}: no operator ran on {cell.target}; evidence: {evidence}"
+        return Failure(kind="fell_back", reason=reason)
+    share = told.delegated_ops / told.total_ops if told.delegated_ops and told.total_ops else 1.0
+    wanted = cell.accept.min_delegated
+    if share < (1.0 if wanted is None else wanted):
+        reason = (
+            f"{cell.recipe}: {share:.0%} of the operators ran on {cell.target}, the others "
+            f"({', '.join(told.left) or 'not named'}) on the CPU; accept.min_delegated allows it"
+        )
+        return Failure(kind="partial", reason=reason)
+    return None
+
+
 def quantile(readings: Iterable[Reading]) -> float:
     """Return which quantile stands for a launch: one answer for both sides of a comparison."""
     timed = [one for one in readings if one.launch.kind == "timed"]

@@ -27,12 +27,13 @@ from harness.gate.contest import (
     Side,
     SideName,
     pairs,
+    unfit,
 )
 from harness.gate.findings import Key
 from harness.measure import blocks, pinning, thermal
 from harness.measure.pairs import FIRST_PAIRS, needs_more
 from harness.sessions import Session
-from harness.types import Agreement, Cell, LaunchOrder, Profile, ThermalPolicy
+from harness.types import Agreement, Cell, Failure, LaunchOrder, Profile, ThermalPolicy
 from harness.worker import (
     Job,
     Observer,
@@ -48,6 +49,14 @@ SOAKING = -1_000
 """Blocks from here up to the pilot's are launches that only heat."""
 
 _PILOTS = 2
+
+
+class _Unfit(HarnessError):
+    """A launch that was made and must not be judged."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +199,8 @@ class _Held:
             reason = f"{contest.key.device} was lost {after} ({error})"
             self.evidence = replace(self.evidence, cut_short=reason)
             return reason
+        except _Unfit as error:
+            self.evidence = replace(self.evidence, failure=error.failure)
         except HarnessError as error:
             self.evidence = replace(self.evidence, failure=failure_of(error))
             worker.recover(error)
@@ -310,6 +321,9 @@ class _Held:
         )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
+        failure = unfit(side.cell, launch)
+        if failure is not None:
+            raise _Unfit(failure)
 
     def _placed(self, side: Side, order: LaunchOrder) -> LaunchOrder:
         """Say on which processors and by which runtime a launch is made."""

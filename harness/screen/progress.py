@@ -130,6 +130,8 @@ class Progress:
         word, device = clean(event.get("event", "")), clean(event.get("device", ""))
         if word == "reconnecting":
             self._say(f"{device}: connection lost ({clean(event.get('reason', ''))}); reconnecting")
+        elif word == "confirming":
+            self._say(f"{clean(event.get('row', ''))}: looks worse; measuring fresh pairs")
         elif word == "reconnected":
             self._say(f"{device}: connected again")
 

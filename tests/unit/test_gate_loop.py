@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from harness.gate.findings import Key
 from harness.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import (
+    Accept,
     Cell,
     Covariates,
+    Delegation,
     Device,
     Dose,
     Failure,
@@ -29,7 +32,12 @@ from harness.types import (
 
 DEVICE = Device(name="d", profile="fake", address="fake:")
 PROFILE = Profile(
-    name="fake", title="a fake", arch="fake", xnnpack=False, thermal=ThermalPolicy(gate=False)
+    name="fake",
+    title="a fake",
+    arch="fake",
+    xnnpack=False,
+    targets=("xnnpack", "edgetpu"),
+    thermal=ThermalPolicy(gate=False),
 )
 A, B = "a" * 64, "b" * 64
 LATENCY = Rules(metrics=("latency",))
@@ -339,6 +347,30 @@ def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
     assert "hot" in only(result).labels
     assert len([order for order in orders if order.block == loop.SOAKING]) > 8
     assert all(launch.block >= 0 for launch in watch.launches)
+
+
+@pytest.mark.parametrize(
+    ("delegation", "least", "ending"),
+    [
+        (Delegation(delegate="none", delegated_ops=0, total_ops=9), None, "fell_back"),
+        (Delegation(delegate="tpu", delegated_ops=6, total_ops=9), None, "partial"),
+        (Delegation(delegate="tpu", delegated_ops=6, total_ops=9), 0.6, None),
+        (Delegation(delegate="tpu", delegated_ops=9, total_ops=9), None, None),
+    ],
+)
+def test_a_model_that_did_not_run_on_its_accelerator_is_not_judged(
+    delegation: Delegation, least: float | None, ending: str | None
+) -> None:
+    one = contest()
+    moved = [
+        Side(cell=replace(s.cell, target="edgetpu", accept=Accept(min_delegated=least)))
+        for s in (one.a, one.b)
+    ]
+    result, _, _ = hold(
+        [replace(one, a=moved[0], b=moved[1])], latencies=SAME, delegation=delegation
+    )
+    assert [kind for _, kind, _ in result.failed] == ([ending] if ending else [])
+    assert result.exit_code == (3 if ending else 0)
 
 
 def test_the_document_is_plain_and_says_why() -> None:
