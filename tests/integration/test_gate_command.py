@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness.demo import DATA
+from harness.demo.loopback_sshd import LoopbackSshd
 
 CLI = [sys.executable, "-m", "harness.cli"]
 QUICK = "[dose]\nlaunches = 1\nwarmup_seconds = 0.05\nmin_seconds = 0.05\n"
@@ -155,6 +156,27 @@ def test_a_device_that_is_away_is_exit_4(tmp_path: Path) -> None:
     document = edge(tmp_path, *words, "--json", code=4)
     assert document["away"][0]["device"] == "board"
     assert document["verdict"] is None
+
+
+def test_a_gate_over_ssh_measures_both_sides_there(tmp_path: Path, sshd: LoopbackSshd) -> None:
+    plan = plan_of(tmp_path, GATE.replace('"latency", ', ""))
+    entries = {
+        "profile": "linux_x86_64",
+        "address": sshd.uri,
+        "identity": str(sshd.identity),
+        "known_hosts": str(sshd.known_hosts),
+        "python": sys.executable,
+        "workdir": str(tmp_path / "board"),
+    }
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in entries.items())
+    (tmp_path / "farm.toml").write_text(f"[device.board]\n{lines}")
+    words = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--device", "board")
+    document = edge(tmp_path, *words, "--json", code=0)
+    rows = {row["metric"]: row for row in document["rows"]}
+    assert rows["latency"]["device"] == "board"
+    assert rows["latency"]["pairs"] == 6
+    assert rows["latency"]["verdict"] is None
+    assert document["verdict"] == "PASS"
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
