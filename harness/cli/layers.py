@@ -64,6 +64,7 @@ def layers(
     from harness import api
     from harness.layers.subjects import Narrowed
 
+    tell = _ticker(quiet=as_json)
     found = api.layers(
         runs_,
         only=Narrowed(
@@ -74,8 +75,9 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
-        tell=_ticker(quiet=as_json),
+        tell=tell,
     )
+    tell("")
     if as_json:
         print_json(found.plain())
         return

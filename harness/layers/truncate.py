@@ -65,13 +65,13 @@ class Graph:
         self._path = path
         try:
             self._model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+            self._graph = self._model.subgraphs[0]
+            self.operators = self._operators()
         except (AttributeError, IndexError, TypeError, ValueError, struct.error) as error:
             raise RecipeError(
                 f"{path}: the file cannot be cut ({type(error).__name__}: {error}); "
                 "use --benchmark-model"
             ) from error
-        self._graph = self._model.subgraphs[0]
-        self.operators = self._operators()
 
     def cuts(self, at_most: int = MAX_PREFIXES) -> list[int]:
         """Choose after which operators to cut: all, or `at_most` evenly spread; the last is in.
