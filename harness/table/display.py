@@ -57,6 +57,10 @@ class Shown:
     """Columns of a higher rank go first where the page is too narrow; 0 never goes."""
 
 
+_BREAKS = "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+"""Everything that `str.splitlines` takes for the end of a line, and the tab."""
+
+
 def clean(value: object) -> str:
     """Make a text that came from a device harmless on a terminal: one line, no control characters.
 
@@ -66,7 +70,7 @@ def clean(value: object) -> str:
     if text.isascii() and text.isprintable():
         return text
     kept = (
-        " " if char in "\n\r\t" else "" if unicodedata.category(char)[0] == "C" else char
+        " " if char in _BREAKS else "" if unicodedata.category(char)[0] == "C" else char
         for char in text
     )
     return "".join(kept).strip()

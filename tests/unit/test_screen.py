@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, latencies, launch, measure, record, whole_run
 
@@ -152,6 +152,7 @@ def test_comparison_names_runs_and_noise(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.text())
+@example("a\u2028b\u2029c\x0bd\x85e")
 def test_clean_text_is_one_printable_line(text: str) -> None:
     got = display.clean(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", got)
