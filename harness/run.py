@@ -157,7 +157,7 @@ class _DeviceWork:
             return
         if inference_ns is None:
             inference_ns = self.worker.pilot(cell, blocks.pilot(cell))
-        self.loops[cell.id] = blocks.inner_loop(inference_ns)
+        self.loops[cell.id] = blocks.inner_loop(inference_ns, cell.dose.scenario)
 
     def _bare_known(self, cell: Cell) -> bool:
         return any(

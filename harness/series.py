@@ -92,6 +92,15 @@ ALL: dict[str, Series] = {
             title="Inferences of a memory launch: they only choose the inner loop",
         ),
         Series(
+            name="service",
+            unit="ns",
+            shown_unit="ms",
+            scale=1e-6,
+            decimals=3,
+            better="lower",
+            title="One inference of a stream, from its actual start",
+        ),
+        Series(
             name="set_input",
             unit="ns",
             shown_unit="ms",

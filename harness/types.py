@@ -17,6 +17,9 @@ from typing import Any, ClassVar, Literal
 Kind = Literal["timed", "memory", "bare", "accuracy"]
 """What a launch is for. Timed launches never measure memory and the reverse."""
 
+Scenario = Literal["single", "stream", "offline", "sustained"]
+"""How inferences follow each other in a timed launch (docs/measurement.md, Scenarios)."""
+
 FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 """Read by pydantic at the door: a key that no field has is refused, never ignored."""
 
@@ -279,6 +282,11 @@ class Dose:
     warmup_max_inferences: int = 300
     warmup_max_seconds: float = 10.0
     memory_launches: int = 1
+    scenario: Scenario = "single"
+    period_ms: float | None = None
+    """Between the scheduled starts of two frames; of a stream only."""
+    sustained_minutes: float = 10.0
+    """How long a sustained launch measures, whatever `min_seconds` and `max_seconds` say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,8 +440,10 @@ class Launch:
     drift: float | None = None
     """ln(median of last third / median of first third)."""
     cpu_share: float | None = None
-    """Thread time over wall time of the measured part."""
+    """Thread time over wall time of the measured part; None of a stream, which waits."""
     involuntary_switches: int | None = None
+    missed_deadlines: int | None = None
+    """Frames of a stream that were not done a period after their scheduled start."""
     before: Covariates = Covariates()
     after: Covariates = Covariates()
     flags: tuple[str, ...] = ()

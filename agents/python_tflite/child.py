@@ -118,6 +118,10 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     model.ask("input", model.set_inputs, values)
     first_ns = model.first()
     dose, inner, threads = order["dose"], order["inner_loop"], order["threads"]
+    scenario = dose.get("scenario", "single")
+    if scenario not in timing.SCENARIOS or (scenario == "stream" and inner > 1):
+        reason = "this agent plays no scenario {!r} with {} inferences a sample"
+        raise AgentFault("unsupported", reason.format(scenario, inner))
     invoke = model.interpreter.invoke
     gc.collect()
     gc.disable()
@@ -130,7 +134,13 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         timing.columns("latency", measured["at"], each, inner),
         timing.columns("set_input", at, taken, 1),
     ]
+    stream = {}
+    if scenario == "stream":
+        begun, served = measured["service"]
+        series.append(timing.columns("service", begun, served, 1))
+        stream["missed"] = measured["missed"]
     return {
+        **stream,
         "load_ns": model.load_ns,
         "first_ns": first_ns,
         "warmup": warmup,

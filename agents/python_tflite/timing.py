@@ -1,4 +1,4 @@
-"""Time inferences: warm-up and samples (docs/measurement.md, step 4).
+"""Time inferences: warm-up and samples (docs/measurement.md, one timed launch and scenarios).
 
 Between two samples there is nothing but the clock, three stores and two comparisons; all state is
 in preallocated arrays of machine numbers.
@@ -16,10 +16,18 @@ DRIFT = 0.02
 MAX_SAMPLES = 1_000_000
 """A bound on memory (16 bytes a sample); reached only by tiny models with a long dose."""
 
+SCENARIOS = ("single", "stream", "offline", "sustained")
+SUSTAINED_SAMPLES = 200_000
+"""Of a sustained launch; when full, every other sample goes and half as many are taken."""
+
+_SPIN_NS = 500_000
+"""The end of a wait that is not slept: a sleep ends late by the timer's slack and a wake-up."""
+
 _SPARE = 64
 _LEAST_THIRD = 3
 Numbers = Any
 Storage = Tuple[Any, Any]
+Loop = Callable[[Callable[[], None], Storage, int, Dict[str, Any], int], int]
 
 
 def warm_up(invoke: Callable[[], None], dose: Dict[str, Any]) -> Tuple[Dict[str, Any], int]:
@@ -71,35 +79,50 @@ def _agree(before: Optional[float], last: Optional[float]) -> bool:
 def measure(
     invoke: Callable[[], None], dose: Dict[str, Any], inner: int, expected_ns: int, threads: int
 ) -> Dict[str, Any]:
-    """Sample `invoke`; returns the columns and what accompanied them.
+    """Sample `invoke` as the dose's scenario says; returns columns and what accompanied them.
 
     Until at least `min_inferences` and `min_seconds`, and at most `max_seconds` (the sample under
-    way is finished). `expected_ns` is one inference's time: storage is sized by it. cpu_share is
-    thread time over wall time with one thread, and process time over wall time and threads with
-    more (the runtime's pool works outside this thread).
+    way is finished); sustained, for its minutes. `expected_ns` is one inference's time: storage is
+    sized by it. cpu_share is thread time over wall time with one thread, and process time over wall
+    time and threads with more (the runtime's pool works outside this thread); a stream has none.
+    A stream's `at` and `taken` count from the scheduled starts, its `service` from the actual ones.
     """
+    scenario = dose.get("scenario", "single")
     samples = math.ceil(dose["min_inferences"] / inner)
-    room = max(samples, int(dose["min_seconds"] * 1e9 / (expected_ns * inner)))
-    room = min(MAX_SAMPLES, room + room // 2 + _SPARE)
+    if scenario == "stream":
+        room = max(samples, math.ceil(dose["min_seconds"] * 1e3 / dose["period_ms"]))
+        room = samples = min(MAX_SAMPLES, room)
+        loop = _sample_stream  # type: Loop
+    elif scenario == "sustained":
+        room, loop = SUSTAINED_SAMPLES, _sample_sustained
+    else:
+        room = max(samples, int(dose["min_seconds"] * 1e9 / (expected_ns * inner)))
+        room = min(MAX_SAMPLES, room + room // 2 + _SPARE)
+        loop = _sample_each if inner == 1 else _sample_batches
     at, taken = array("q", bytes(8 * room)), array("q", bytes(8 * room))
-    loop = _sample_each if inner == 1 else _sample_batches
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
     cpu, wall = cpu_clock(), time.perf_counter_ns()
     count = loop(invoke, (at, taken), samples, dose, inner)
     cpu, wall = cpu_clock() - cpu, time.perf_counter_ns() - wall
     del at[count:], taken[count:]
+    flags = ["sample_cap"] if len(at) == MAX_SAMPLES else []
+    flags += ["thinned"] if count > len(at) else []
+    stream = {}  # type: Dict[str, Any]
+    if scenario == "stream":
+        stream["service"] = (at, taken)
+        at, taken, late, left = _from_schedule(at, taken, dose["period_ms"], samples)
+        stream["missed"] = late + left
+        flags += ["backlog"] if left else []
     drift = _drift(taken)
-    flags = []
     if drift is not None and abs(drift) > DRIFT:
         flags.append("drift")
-    if count == MAX_SAMPLES:
-        flags.append("sample_cap")
     return {
+        **stream,
         "at": at,
         "taken": taken,
         "drift": drift,
-        "cpu_share": cpu / (wall * threads),
+        "cpu_share": None if stream else cpu / (wall * threads),
         "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
         "inferences": count * inner,
         "flags": flags,
@@ -155,6 +178,96 @@ def _sample_batches(
             room = _grow(storage)
             if count == room:
                 return count
+
+
+def _sample_stream(
+    invoke: Callable[[], None], storage: Storage, frames: int, dose: Dict[str, Any], _inner: int
+) -> int:
+    """As _sample_each, but no frame starts before its time; the schedule is never shifted.
+
+    A late frame starts at once. Ends after `frames`, or at max_seconds.
+    """
+    at, taken = storage
+    clock, sleep = time.perf_counter_ns, time.sleep
+    period = _period_ns(dose["period_ms"])
+    count = 0
+    due = start = clock()
+    cap = start + int(dose["max_seconds"] * 1e9)
+    while True:
+        left = due - clock() - _SPIN_NS
+        if left > 0:
+            sleep(left / 1e9)
+        while clock() < due:
+            pass
+        begin = clock()
+        invoke()
+        end = clock()
+        at[count] = begin
+        taken[count] = end - begin
+        count += 1
+        due = at[0] + count * period
+        if count == frames or end >= cap:
+            return count
+
+
+def _from_schedule(
+    at: Numbers, taken: Numbers, period_ms: float, frames: int
+) -> Tuple[Numbers, Numbers, int, int]:
+    """Return the frames' scheduled starts and latencies from there; how many were late or left.
+
+    The first frame starts the schedule. Late is what was not done a period after its scheduled
+    start; left are the frames whose period was over at the end (max_seconds) and that never ran.
+    """
+    period = _period_ns(period_ms)
+    due = array("q", range(at[0], at[0] + len(at) * period, period))
+    latency = array("q", (begin + took - start for begin, took, start in zip(at, taken, due)))
+    late = sum(value > period for value in latency)
+    over = min(frames, (at[-1] + taken[-1] - at[0] - 1) // period)
+    return due, latency, late, max(0, over - len(at))
+
+
+def _period_ns(period_ms: float) -> int:
+    return max(1, int(period_ms * 1e6))
+
+
+def _sample_sustained(
+    invoke: Callable[[], None], storage: Storage, _least: int, dose: Dict[str, Any], inner: int
+) -> int:
+    """As _sample_each, for the minutes; returns how many samples were taken, kept or not.
+
+    Every sample is kept until the storage is full. Then every other one is dropped, whatever its
+    value, and from there on only every second is kept, and so on: what is kept is evenly spaced.
+    """
+    at, taken = storage
+    clock = time.perf_counter_ns
+    call, room = invoke, len(at)
+    batch = range(inner)
+
+    def several() -> None:
+        for _ in batch:
+            invoke()
+
+    if inner > 1:
+        call = several
+    seen = count = 0
+    stride = 1
+    enough = clock() + int(dose["sustained_minutes"] * 60e9)
+    while True:
+        begin = clock()
+        call()
+        end = clock()
+        if seen % stride == 0:
+            at[count] = begin
+            taken[count] = end - begin
+            count += 1
+        seen += 1
+        if end >= enough:
+            del at[count:], taken[count:]
+            return seen
+        if count == room:
+            count, stride = room // 2, 2 * stride
+            for column in storage:
+                column[:count] = column[::2]
 
 
 def _grow(storage: Storage) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.errors import ConfigError
+from harness.types import Dose
 
 _INFINITE = float("inf")
 
@@ -22,6 +23,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "dose.warmup_max_inferences": (1, _INFINITE),
     "dose.warmup_max_seconds": (0.001, _INFINITE),
     "dose.memory_launches": (0, _INFINITE),
+    "dose.period_ms": (0.001, _INFINITE),
+    "dose.sustained_minutes": (0.01, 1440),
     "accept.max_accuracy_drop": (0, 1),
     "accept.min_agreement": (0, 1),
     "accept.min_delegated": (0, 1),
@@ -56,6 +59,31 @@ def check(tables: Mapping[str, Any], name: str) -> None:
                 f"{name}: {small} ({_value(tables, small)}) must not be larger than "
                 f"{large} ({_value(tables, large)})"
             )
+    _scenario(tables["dose"], name)
+
+
+def _scenario(dose: Mapping[str, Any], name: str) -> None:
+    """Refuse what belongs to another scenario: a key without effect would be ignored in silence."""
+    scenario, period_ms = dose["scenario"], dose["period_ms"]
+    if scenario == "stream" and period_ms is None:
+        raise ConfigError(
+            f"{name}: dose.period_ms: a stream needs its frame period, such as period_ms = 33.3"
+        )
+    if scenario != "stream" and period_ms is not None:
+        raise ConfigError(
+            f'{name}: dose.period_ms: only scenario = "stream" has one, this is "{scenario}"; '
+            "leave one of the two out"
+        )
+    if period_ms is not None and period_ms > dose["max_seconds"] * 1e3:
+        raise ConfigError(
+            f"{name}: dose.period_ms ({period_ms}) must not be longer than dose.max_seconds "
+            f"({dose['max_seconds']}): no second frame would be measured"
+        )
+    if scenario != "sustained" and dose["sustained_minutes"] != Dose().sustained_minutes:
+        raise ConfigError(
+            f'{name}: dose.sustained_minutes: only scenario = "sustained" has them, this is '
+            f'"{scenario}"; leave one of the two out'
+        )
 
 
 def _value(tables: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - any TOML number

@@ -33,6 +33,7 @@ seed = 0
 # min_inferences = 100
 # min_seconds = 0.15
 # max_seconds = 10
+# scenario = "single"                    # or "stream" (with period_ms), "offline", "sustained": docs/measurement.md
 
 # [accept]                               # what a row must hold
 # max_accuracy_drop = 0.02               # absolute, on the host, against the source model

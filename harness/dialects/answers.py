@@ -204,6 +204,7 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         drift=found.number_or_none("drift"),
         cpu_share=found.number_or_none("cpu_share"),
         involuntary_switches=found.integer_or_none("involuntary_switches"),
+        missed_deadlines=found.integer_or_none("missed"),
         before=_covariates(found.object("before")),
         after=_covariates(found.object("after")),
         flags=found.texts("flags"),

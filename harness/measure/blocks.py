@@ -11,11 +11,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.types import Cell, Dose, Launch, LaunchOrder, Variant
+from harness.types import Cell, Dose, Kind, Launch, LaunchOrder, Scenario, Variant
 
 SMALLEST_TIMED_NS = 10_000
 LOOPED_AT_LEAST_NS = 20_000
 LOOPED_AT_MOST_NS = 500_000
+OFFLINE_BLOCK_NS = 10_000_000
+"""About how long the inferences of one offline sample take: the clock is read once for all."""
 
 PILOT_BLOCK = -1
 
@@ -49,11 +51,16 @@ def schedule(cells: Sequence[Cell], seed: int) -> Iterator[Turn]:
                 position += 1
 
 
-def inner_loop(inference_ns: float) -> int:
+def inner_loop(inference_ns: float, scenario: Scenario = "single") -> int:
     """How many inferences one sample averages, so that the clock does not matter.
 
-    1 from 10 us up; below, the smallest K with K*t >= 20 us, never more than 500 us in all.
+    1 from 10 us up; below, the smallest K with K*t >= 20 us, never more than 500 us in all. A frame
+    of a stream is one inference; offline, a sample is a block of about 10 ms.
     """
+    if scenario == "stream":
+        return 1
+    if scenario == "offline":
+        return max(1, round(OFFLINE_BLOCK_NS / max(inference_ns, 1.0)))
     if inference_ns >= SMALLEST_TIMED_NS:
         return 1
     fastest = max(inference_ns, 1.0)
@@ -84,40 +91,46 @@ def order(turn: Turn, *, loops: int) -> LaunchOrder:
 
 
 def pilot(cell: Cell) -> LaunchOrder:
-    """Order a short launch that only tells how long one inference takes."""
+    """Order a short launch that only tells how long one inference takes, in any scenario."""
+    made = _apart(cell, "timed", PILOT_BLOCK)
     dose = replace(
-        cell.dose,
+        made.dose,
         min_inferences=5,
         min_seconds=0.02,
         max_seconds=2.0,
         warmup_seconds=0.05,
         warmup_max_seconds=1.0,
     )
-    return replace(
-        order(Turn(block=PILOT_BLOCK, position=0, cell=cell), loops=1),
-        dose=dose,
-        timeout_seconds=deadline(cell.dose),
-    )
+    return replace(made, dose=dose)
 
 
 def memory(cell: Cell, block: int = 0) -> LaunchOrder:
     """Order a launch of its own for memory, never timed."""
-    return replace(order(Turn(block=block, position=0, cell=cell), loops=1), kind="memory")
+    return _apart(cell, "memory", block)
 
 
 def bare(cell: Cell) -> LaunchOrder:
     """Order a launch with the runtime and no model: what a model costs is the difference."""
-    return replace(order(Turn(block=0, position=0, cell=cell), loops=1), kind="bare")
+    return _apart(cell, "bare", 0)
 
 
 def accuracy(cell: Cell) -> LaunchOrder:
     """Order the run of real inputs whose outputs are compared with the host's."""
-    return replace(order(Turn(block=0, position=0, cell=cell), loops=1), kind="accuracy")
+    return _apart(cell, "accuracy", 0)
+
+
+def _apart(cell: Cell, kind: Kind, block: int) -> LaunchOrder:
+    """Order a launch in which no scenario is played, so that it has no scenario's deadline."""
+    dose = replace(cell.dose, scenario="single", period_ms=None)
+    turn = Turn(block=block, position=0, cell=replace(cell, dose=dose))
+    return replace(order(turn, loops=1), kind=kind)
 
 
 def deadline(dose: Dose) -> float:
     """Seconds after which a launch is hung: its longest honest length and a slow board's start."""
-    return dose.warmup_max_seconds + dose.max_seconds + 100.0
+    sustained = dose.scenario == "sustained"
+    measured = dose.sustained_minutes * 60.0 if sustained else dose.max_seconds
+    return dose.warmup_max_seconds + measured + 100.0
 
 
 def built(cell: Cell) -> Variant:

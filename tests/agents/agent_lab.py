@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from harness.dialects.framing import JsonLines
@@ -23,6 +25,17 @@ LONG = Dose(min_inferences=20, min_seconds=60.0, max_seconds=60.0, warmup_second
 
 def digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def agent_module(name: str) -> ModuleType:
+    """A source file of the agent, imported alone."""
+    path = ROOT / "agents" / "python_tflite" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"agent_{name}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def launch_processes(workdir: Path) -> list[int]:

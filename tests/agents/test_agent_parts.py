@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent_lab import ROOT, SHORT, digest_of
+from agent_lab import SHORT, agent_module, digest_of
 
 from harness.dialects import packing
 from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
@@ -26,16 +25,6 @@ from harness.types import Device, Dose, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def _module(name: str) -> ModuleType:
-    path = ROOT / "agents" / "python_tflite" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"agent_{name}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _tree(root: Path, files: dict[str, str]) -> Path:
@@ -132,7 +121,7 @@ def test_facts_of_a_bare_tree_are_null_and_broken_files_too(tmp_path: Path) -> N
     ],
 )
 def test_kills_for_memory_are_counted(tmp_path: Path, files: dict[str, str]) -> None:
-    assert _module("sysfs").oom_kills(str(_tree(tmp_path, files))) == 2
+    assert agent_module("sysfs").oom_kills(str(_tree(tmp_path, files))) == 2
 
 
 def _sleeping(*milliseconds: float) -> Any:
@@ -142,7 +131,7 @@ def _sleeping(*milliseconds: float) -> Any:
 
 def test_warm_up_ends_steady_after_its_minimum() -> None:
     dose = asdict(Dose(warmup_seconds=0.05))
-    warmup, median_ns = _module("timing").warm_up(_sleeping(2.0), dose)
+    warmup, median_ns = agent_module("timing").warm_up(_sleeping(2.0), dose)
     assert warmup["inferences"] >= 3
     assert warmup["seconds"] >= 0.05
     assert median_ns > 2_000_000
@@ -159,7 +148,7 @@ def test_the_cap_counts_from_the_minimum_and_flags() -> None:
             pass
 
     dose = asdict(Dose(warmup_seconds=0.02, warmup_max_inferences=60))
-    warmup, _ = _module("timing").warm_up(invoke, dose)
+    warmup, _ = agent_module("timing").warm_up(invoke, dose)
     assert not warmup["steady"]
     assert warmup["inferences"] >= 60
     assert warmup["seconds"] > 0.02
@@ -170,13 +159,13 @@ def test_the_cap_counts_from_the_minimum_and_flags() -> None:
 )
 def test_a_slow_model_is_judged_by_halves(times: tuple[float, ...], steady: bool) -> None:
     dose = asdict(Dose(warmup_seconds=0.1, warmup_max_seconds=0.5))
-    warmup, _ = _module("timing").warm_up(_sleeping(*times), dose)
+    warmup, _ = agent_module("timing").warm_up(_sleeping(*times), dose)
     assert warmup["inferences"] < 40
     assert warmup["steady"] is steady
 
 
 def test_measuring_ends_by_both_minima_or_the_maximum() -> None:
-    timing = _module("timing")
+    timing = agent_module("timing")
     dose = asdict(Dose(min_inferences=10, min_seconds=0.05, max_seconds=5))
     found = timing.measure(_sleeping(1.0), dose, 1, 1_000_000, 1)
     assert len(found["taken"]) >= 10
@@ -192,7 +181,9 @@ def test_measuring_ends_by_both_minima_or_the_maximum() -> None:
 def test_drift_is_flagged() -> None:
     slower = itertools.count(1)
     dose = asdict(Dose(min_inferences=30, min_seconds=0.0))
-    found = _module("timing").measure(lambda: time.sleep(next(slower) / 10_000), dose, 1, 10**6, 1)
+    found = agent_module("timing").measure(
+        lambda: time.sleep(next(slower) / 10_000), dose, 1, 10**6, 1
+    )
     assert found["drift"] > 0.5
     assert "drift" in found["flags"]
 

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,27 @@ def test_inner_loop_keeps_the_bounds_of_the_protocol(inference_ns: float) -> Non
         assert loops == 1
     else:
         assert 20_000 <= loops * inference_ns <= 500_000
+
+
+def of_scenario(**dose: Any) -> Cell:
+    return replace(cell("m"), dose=Dose(**dose))
+
+
+def test_a_sample_is_a_frame_of_a_stream_and_a_block_offline() -> None:
+    assert blocks.inner_loop(500, "stream") == 1
+    assert [blocks.inner_loop(t, "offline") for t in (500, 1e6, 6e6, 30e6)] == [20_000, 10, 2, 1]
+    assert blocks.inner_loop(500, "sustained") == 40
+
+
+def test_only_timed_launches_play_a_scenario_and_have_its_deadline() -> None:
+    long = of_scenario(scenario="sustained", sustained_minutes=10.0)
+    turn = blocks.Turn(block=0, position=0, cell=long)
+    assert blocks.order(turn, loops=1).timeout_seconds > 700
+    assert blocks.order(turn, loops=1).dose.scenario == "sustained"
+    stream = of_scenario(scenario="stream", period_ms=5.0)
+    for order in (f(c) for c in (long, stream) for f in (blocks.pilot, blocks.memory, blocks.bare)):
+        assert (order.dose.scenario, order.dose.period_ms) == ("single", None)
+        assert order.timeout_seconds < 200
 
 
 def test_inner_loop_by_hand() -> None:

@@ -229,6 +229,34 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
             "dose.min_seconds (5.0) must not be larger than dose.max_seconds (1.0)",
         ),
         (
+            MODEL + RUN + "[dose]\nscenario = 'streams'",
+            "dose.scenario: must be 'single', 'stream', 'offline' or 'sustained', not \"streams\"",
+        ),
+        (
+            MODEL + RUN + "[dose]\nscenario = 'stream'",
+            "dose.period_ms: a stream needs its frame period, such as period_ms = 33.3",
+        ),
+        (
+            MODEL + RUN + "[dose]\nscenario = 'stream'\nperiod_ms = 0",
+            "dose.period_ms: must be at least 0.001, not 0",
+        ),
+        (
+            MODEL + RUN + "[dose]\nscenario = 'stream'\nperiod_ms = 10001",
+            "dose.period_ms (10001.0) must not be longer than dose.max_seconds (10.0)",
+        ),
+        (
+            MODEL + RUN + "[dose]\nperiod_ms = 5",
+            'dose.period_ms: only scenario = "stream" has one, this is "single"',
+        ),
+        (
+            MODEL + RUN + "[dose]\nscenario = 'sustained'\nsustained_minutes = 0",
+            "dose.sustained_minutes: must be at least 0.01 and at most 1440",
+        ),
+        (
+            MODEL + RUN + "[dose]\nscenario = 'offline'\nsustained_minutes = 5",
+            'dose.sustained_minutes: only scenario = "sustained" has them, this is "offline"',
+        ),
+        (
             MODEL + RUN + "[accept]\nmin_agreement = 95",
             "accept.min_agreement: must be at least 0 and",
         ),
@@ -317,6 +345,7 @@ def test_the_digest_is_of_the_meaning(
         MODEL + RUN + "threads = [2]\n",
         MODEL + RUN + "seed = 1\n",
         MODEL + RUN + "[dose]\nlaunches = 6\n",
+        MODEL + RUN + "[dose]\nscenario = 'offline'\n",
         MODEL + RUN + "[accept]\nmin_agreement = 0.5\n",
         MODEL + RUN + "[gate]\nmargin = 0.1\n",
         MODEL + RUN + '[data]\ncalibration = "random"\n',
