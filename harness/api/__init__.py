@@ -19,7 +19,7 @@ from harness.api.gating import gate, selftest
 from harness.api.layers import layers
 from harness.api.models import inspect, optimize, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
-from harness.api.stored import compare, load, open_run, places, report, rows, runs
+from harness.api.stored import compare, load, minutes, open_run, places, report, rows, runs
 
 __all__ = [
     "Met",
@@ -38,6 +38,7 @@ __all__ = [
     "inspect",
     "layers",
     "load",
+    "minutes",
     "open_run",
     "optimize",
     "pick",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import assets, store, table
 from harness.config import profiles as known_profiles
+from harness.table import minutes as table_minutes
+from harness.table.rows import read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,11 @@ def places(run: store.StoredRun) -> list[str]:
             ]
         lines.append(f"{name}: {'; '.join(words)}")
     return lines
+
+
+def minutes(run: store.StoredRun) -> list[str]:
+    """Write the p50 of each minute of the sustained rows of a run, a line each."""
+    return table_minutes.lines(read(run))
 
 
 def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:

@@ -55,9 +55,11 @@ def show(
     match Format.JSON if as_json else form:
         case Format.TABLE:
             screen.table(rows)
-            screen.out("\n".join(api.places(stored)))
+            screen.out("\n".join([*api.minutes(stored), *api.places(stored)]))
         case Format.MARKDOWN:
-            typer.echo(markdown.markdown(rows, api.places(stored)), nl=False)
+            typer.echo(
+                markdown.markdown(rows, [*api.minutes(stored), *api.places(stored)]), nl=False
+            )
         case Format.CSV:
             typer.echo(plain.to_csv(rows), nl=False)
         case Format.JSON:

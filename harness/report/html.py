@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.report import charts
 from harness.store import DeviceRecord, StoredRun
 from harness.store.journal import appearing
-from harness.table import MEASURED, PENDING, Row, display
+from harness.table import MEASURED, PENDING, Row, display, minutes
 from harness.table.rows import Measured, read, rows_of
 
 _TEMPLATE = "page.html.j2"
@@ -78,7 +78,10 @@ def _context(run: StoredRun) -> dict[str, Any]:
             for row in rows
         ],
         "reasons": display.explained(rows),
-        "legend": display.legend([{**row, "flags": []} for row in rows]).splitlines(),
+        "legend": [
+            *display.legend([{**row, "flags": []} for row in rows]).splitlines(),
+            *minutes.lines(measured),
+        ],
         "flags": display.flag_meanings(rows),
         "boxes": {
             name.removeprefix("box "): svg for name, svg in drawn.items() if name.startswith("box ")

@@ -21,7 +21,8 @@ RATIO = ("ratio", "ratio_low", "ratio_high", "difference")
 COMPARED = (*KEY, "run", *SHOWN, *RATIO)
 """Columns of a comparison. `ratio` is the geometric mean of the launch medians over the first
 run's (1.05 is 5 % slower), low and high its 95 % interval; `difference` is `below noise`, `faster`,
-`slower`, or null where there is no interval."""
+`slower`, or null where there is no interval. Rows of different scenarios measured different things:
+they have no ratio and are `unlike`."""
 
 MISSING = "absent"
 """The status where a run does not have the row at all."""
@@ -69,8 +70,11 @@ def _row(
         return row | {"status": MISSING}
     cell_id, mine = tables[position][key]
     row |= {name: mine[name] for name in SHOWN}
-    if position > 0 and key in tables[0]:
-        before = measured[0].medians(tables[0][key][0])
+    reference = tables[0].get(key)
+    if position > 0 and reference and reference[1]["scenario"] != mine["scenario"]:
+        row["difference"] = "unlike"
+    elif position > 0 and reference:
+        before = measured[0].medians(reference[0])
         row |= _ratio(before, measured[position].medians(cell_id))
     return row
 

@@ -17,6 +17,7 @@ NOTHING = "-"
 _NAMED = 3
 
 FLAGS: Mapping[str, str] = {
+    "backlog": "a stream ended with frames that were due and never ran; they count as missed",
     "drift": "latency changed by more than 2 % inside a launch",
     "emulated": "not real hardware: proves that it works, says nothing of speed",
     "hot": "measured on a heated plateau on purpose",
@@ -25,10 +26,20 @@ FLAGS: Mapping[str, str] = {
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
     "random_calibration": "calibrated on random data: latency only, accuracy means nothing",
     "random_inputs": "outputs were checked on random inputs",
+    "sample_cap": "a launch ended at 1,000,000 samples",
     "simulated": "a simulator's numbers",
+    "thinned": "of a long launch every second, fourth, ... sample is kept, evenly spaced",
     "uncontrolled": "the processor's frequency was not pinned",
     "unsteady": "warm-up ended at its cap before latency was steady",
 }
+
+SCENARIOS: Mapping[str, str] = {
+    "stream": "stream: latency counts from the scheduled start of a frame; missed: frames that "
+    "were not done one period after it",
+    "offline": "offline: inf/s: inferences a second; a sample averages a block of about 10 ms",
+    "sustained": "sustained: last/first: p50 of the last minute over that of the first",
+}
+"""What the columns of a scenario mean; `single` needs no words."""
 
 STATUSES: Mapping[str, str] = {
     "ok": "measured",
@@ -122,6 +133,16 @@ def _p50(row: Row) -> str:
     return f"{milliseconds(row['latency_p50_ms'])} {half_width(row)}".strip()
 
 
+def _rate(value: float | None) -> str:
+    """Write inferences a second with three significant digits or more."""
+    return number(value, 0 if value is None or value >= 100 else 2)  # noqa: PLR2004
+
+
+def _scenario(row: Row) -> str:
+    """Name a scenario that is not the usual one."""
+    return NOTHING if row["scenario"] in (None, "single") else clean(row["scenario"])
+
+
 def _word(name: str) -> Callable[[Row], str]:
     return lambda row: clean(NOTHING if row[name] is None else row[name])
 
@@ -132,10 +153,14 @@ ALL: tuple[Shown, ...] = (
     Shown(title="device", text=_word("device"), numeric=False),
     Shown(title="target", text=_word("target"), numeric=False, rank=8),
     Shown(title="thr", text=_word("threads"), rank=4),
+    Shown(title="scenario", text=_scenario, numeric=False, rank=1),
     Shown(title="status", text=_word("status"), numeric=False),
     Shown(title="p50 ms", text=_p50),
     Shown(title="p90 ms", text=lambda row: milliseconds(row["latency_p90_ms"]), rank=2),
     Shown(title="p99 ms", text=lambda row: milliseconds(row["latency_p99_ms"]), rank=6),
+    Shown(title="inf/s", text=lambda row: _rate(row["throughput_per_s"]), rank=1),
+    Shown(title="missed", text=lambda row: number(row["missed_deadlines"], 0), rank=1),
+    Shown(title="last/first", text=lambda row: number(row["sustained_ratio"], 3), rank=1),
     Shown(title="load ms", text=lambda row: milliseconds(row["load_ms"]), rank=9),
     Shown(title="first ms", text=lambda row: milliseconds(row["first_ms"]), rank=10),
     Shown(title="peak MB", text=lambda row: number(row["peak_rss_mb"], 1), rank=3),
@@ -197,6 +222,8 @@ def legend(rows: Sequence[Row]) -> str:
             "p50: median of the launches' medians ± 95 % interval over launches; p90, p99 pooled "
             "over inferences, - where there are too few"
         )
+    scenarios = {row["scenario"] for row in rows}
+    lines += [meaning for name, meaning in SCENARIOS.items() if name in scenarios]
     if any(row["accuracy_source"] == "host" for row in rows):
         lines.append("accuracy: measured on the host with the same file")
     lines += [f"{flag}: {meaning}" for flag, meaning in flag_meanings(rows).items() if meaning]

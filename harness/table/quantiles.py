@@ -13,17 +13,33 @@ from harness.store.codec import decode, dump, encode, load
 from harness.store.journal import appearing
 from harness.store.read import QUANTILES, StoredLaunches
 
-FORMULA = 1
+FORMULA = 2
 """Version of what is computed here; a cache with another one is not used."""
 
 _LAUNCHES = """
-    SELECT launch, count(*), quantile_cont(value, [0.25, 0.5, 0.9, 0.99])
+    SELECT launch, count(*), quantile_cont(value, [0.25, 0.5, 0.9, 0.99]),
+        1e9 * sum("count") / nullif(sum(value * "count"), 0)
     FROM samples WHERE kind = 'timed' AND series = 'latency' GROUP BY launch
 """
 _POOLED = """
     SELECT cell, count(*), quantile_cont(value, [0.9, 0.99])
     FROM samples WHERE kind = 'timed' AND series = 'latency' AND "count" = 1 GROUP BY cell
 """
+_SUSTAINED_CELLS = """
+    (SELECT launch, at_ns, value, min(at_ns) OVER l AS first, max(at_ns) OVER l AS last
+    FROM samples WHERE kind = 'timed' AND series = 'latency' AND cell IN ({cells})
+    WINDOW l AS (PARTITION BY launch))
+"""
+_MINUTES = f"""
+    SELECT launch, (at_ns - first) // 60000000000 AS minute, median(value)
+    FROM {_SUSTAINED_CELLS} GROUP BY launch, minute ORDER BY launch, minute
+"""  # noqa: S608 - a constant
+_RATIOS = f"""
+    SELECT launch, median(value) FILTER (WHERE at_ns >= last - width)
+        / nullif(median(value) FILTER (WHERE at_ns <= first + width), 0)
+    FROM (SELECT *, least(60000000000, (last - first) / 2) AS width FROM {_SUSTAINED_CELLS})
+    GROUP BY launch
+"""  # noqa: S608 - a constant
 _PEAKS = """
     SELECT launch, max(value) FROM samples
     WHERE kind IN ('memory', 'bare') AND series = 'peak_rss' GROUP BY launch
@@ -39,6 +55,8 @@ class LaunchQuantiles:
     p50: float
     p90: float
     p99: float
+    per_second: float | None = None
+    """Inferences by the time they took; None where the clock read nothing but zeros."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +80,10 @@ class Quantiles:
     """By cell id."""
     peak_rss_bytes: Mapping[str, float] = field(default_factory=dict)
     """By launch id, of memory and bare launches."""
+    sustained_ratio: Mapping[str, float] = field(default_factory=dict)
+    """By launch id, of sustained launches: p50 of the last minute over that of the first."""
+    minutes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """By launch id, of sustained launches: p50 of each minute, ns."""
 
 
 def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
@@ -85,10 +107,13 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
 
 def compute(run: StoredRun) -> Quantiles:
     """Compute from the samples, in DuckDB (quantiles of type 7, as :func:`stats.quantile`)."""
+    ratios, minutes = _sustained(run)
     return Quantiles(
         launches={
-            launch: LaunchQuantiles(samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3])
-            for launch, count, q in run.ask(_LAUNCHES)
+            launch: LaunchQuantiles(
+                samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3], per_second=rate
+            )
+            for launch, count, q, rate in run.ask(_LAUNCHES)
         },
         pooled={
             cell: Pooled(
@@ -99,7 +124,23 @@ def compute(run: StoredRun) -> Quantiles:
             for cell, count, q in run.ask(_POOLED)
         },
         peak_rss_bytes=dict(run.ask(_PEAKS)),
+        sustained_ratio=ratios,
+        minutes=minutes,
     )
+
+
+def _sustained(run: StoredRun) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+    """Return last minute over first (of under two minutes the halves), and each minute's median."""
+    cells = [cell.id for cell in run.record.cells if cell.dose.scenario == "sustained"]
+    if not cells:
+        return {}, {}
+    # A cell's id is hexadecimal, so it needs no quoting.
+    named = ", ".join(f"'{one}'" for one in cells)
+    ratios = run.ask(_RATIOS.format(cells=named))
+    minutes: dict[str, tuple[float, ...]] = {}
+    for launch, _, median in run.ask(_MINUTES.format(cells=named)):
+        minutes[launch] = (*minutes.get(launch, ()), median)
+    return {launch: ratio for launch, ratio in ratios if ratio is not None}, minutes
 
 
 def _cached(run: StoredRun, launches: StoredLaunches) -> Quantiles | None:

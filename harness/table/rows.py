@@ -12,7 +12,7 @@ from typing import Any
 from harness import stats
 from harness.store import StoredRun
 from harness.table.quantiles import Quantiles, quantiles
-from harness.types import Cell, Failure, Launch, Outcome, Variant
+from harness.types import Cell, Failure, Launch, Outcome, Scenario, Variant
 
 Row = dict[str, Any]
 
@@ -24,6 +24,7 @@ COLUMNS = (
     *("total_ops", "partitions", "evidence", "accuracy", "accuracy_source", "accuracy_host"),
     *("energy_mj", "energy_low_mj", "energy_high_mj", "energy_source", "ticks", "arena_bytes"),
     *("flash_bytes", "ram_bytes", "temperature_max_c", "flags"),
+    *("scenario", "throughput_per_s", "missed_deadlines", "sustained_ratio"),
 )
 """Of every row, in this order; units are in the names, MB is 10^6 bytes."""
 
@@ -94,6 +95,7 @@ def _row(measured: Measured, cell: Cell) -> Row:
         "device": cell.device,
         "threads": cell.threads,
         "flags": _flags(cell, measured.launches.get(cell.id, ())),
+        "scenario": cell.dose.scenario,
     }
     if isinstance(cell.variant, Variant):
         row |= _variant_part(cell.variant)
@@ -110,6 +112,7 @@ def _row(measured: Measured, cell: Cell) -> Row:
     row |= status
     if row["status"] in MEASURED:
         row |= _latency_part(measured, cell.id, outcome.launches)
+        row |= _scenario_part(measured.quantiles, cell.dose.scenario, outcome.launches)
         row |= _memory_part(measured, cell, outcome.launches)
         if isinstance(cell.variant, Variant) and cell.variant.accuracy is not None:
             row |= {"accuracy": cell.variant.accuracy, "accuracy_source": "host"}
@@ -186,6 +189,21 @@ def _latency_part(measured: Measured, cell_id: str, launches: Sequence[Launch]) 
             default=None,
         ),
     }
+
+
+def _scenario_part(known: Quantiles, scenario: Scenario, launches: Sequence[Launch]) -> Row:
+    """What only one scenario tells; the others' columns stay null."""
+    timed = _of_kind(launches, "timed")
+    if scenario == "offline":
+        found = [known.launches[one.id] for one in timed if one.id in known.launches]
+        return {"throughput_per_s": _median(one.per_second for one in found)}
+    if scenario == "stream":
+        missed = [one.missed_deadlines for one in timed if one.missed_deadlines is not None]
+        return {"missed_deadlines": sum(missed) if missed else None}
+    if scenario == "sustained":
+        ratios = known.sustained_ratio
+        return {"sustained_ratio": _median(ratios.get(one.id) for one in timed)}
+    return {}
 
 
 def _memory_part(measured: Measured, cell: Cell, launches: Sequence[Launch]) -> Row:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from synthetic_runs import cell, latencies, launch, measure, record, samples, va
 from harness import table
 from harness.errors import StoreError
 from harness.store import Store, StoredRun
-from harness.types import Cell, Covariates, Delegation, Failure, Launch, Outcome, Warmup
+from harness.table import display, minutes
+from harness.table.rows import read
+from harness.types import Cell, Covariates, Delegation, Dose, Failure, Launch, Outcome, Warmup
 
 
 def stored(root: Path, of: Cell, launches: list[Launch]) -> StoredRun:
@@ -34,7 +37,7 @@ def test_a_rows_columns_are_the_interfaces(tmp_path: Path) -> None:
     rows = table.rows(run)
     assert len(rows) == 4
     assert all(tuple(row) == table.COLUMNS for row in rows)
-    assert len(table.COLUMNS) == 41
+    assert len(table.COLUMNS) == 45
     frame = table.frame(run)
     assert tuple(frame.columns) == table.COLUMNS
     assert frame["latency_p50_ms"].notna().sum() == 2
@@ -105,7 +108,7 @@ def test_a_failed_row_has_nulls_and_its_reason(tmp_path: Path) -> None:
     assert pending["status"] == "pending"
     assert "--resume" in pending["reason"]
     known = {"run", "model", "recipe", "variant", "target", "device", "threads", "status", "reason"}
-    known |= {"size_bytes", "size_zstd_bytes", "accuracy_host", "flags"}
+    known |= {"size_bytes", "size_zstd_bytes", "accuracy_host", "flags", "scenario"}
     for row in (failed, pending):
         assert {name for name in table.COLUMNS if row[name] is not None} == known
 
@@ -218,6 +221,88 @@ def test_compare_puts_the_same_question_side_by_side(tmp_path: Path) -> None:
     assert sides["int16x8"][0]["status"] == "not_built"
     with pytest.raises(StoreError, match="at least one"):
         table.compare([])
+
+
+def test_the_scenario_columns_are_of_their_scenario(tmp_path: Path) -> None:
+    stream = Dose(scenario="stream", period_ms=5.0)
+    of = {
+        "stream": cell("a", dose=stream),
+        "offline": cell("b", dose=Dose(scenario="offline")),
+        "sustained": cell("c", dose=Dose(scenario="sustained", sustained_minutes=3)),
+        "single": cell("d"),
+    }
+    values = [1.0e6] * 60 + [1.5e6] * 60 + [2.0e6] * 60
+    second = replace(samples(values), at_ns=array("q", range(0, 180 * 10**9, 10**9)))
+    launches = {
+        "stream": [launch(of["stream"], [1e6], b, missed_deadlines=b + 3) for b in range(2)],
+        "offline": [launch(of["offline"], [], samples=(samples([2e6, 2e6, 4e6], count=5),))],
+        "sustained": [launch(of["sustained"], [], samples=(second,))],
+        "single": [launch(of["single"], [1e6])],
+    }
+    with Store(tmp_path).create(record(list(of.values()))) as writer:
+        for name, one in of.items():
+            for made in launches[name]:
+                writer.launch(made)
+            writer.outcome(Outcome(cell=one, launches=tuple(launches[name])))
+    run = Store(tmp_path).open("latest")
+    told = ("throughput_per_s", "missed_deadlines", "sustained_ratio")
+    for _ in ("computed", "from the cache"):
+        rows = {row["scenario"]: [row[name] for name in told] for row in table.rows(run)}
+        assert rows == {
+            "stream": [None, 7, None],
+            "offline": [pytest.approx(1e9 / (8e6 / 3)), None, None],
+            "sustained": [None, None, pytest.approx(2.0)],
+            "single": [None, None, None],
+        }
+    assert minutes.lines(read(run)) == [
+        "kws c on pi: p50 of each minute, ms: 1.00 1.50 2.00",
+    ]
+    shown = [column.title for column in display.columns(table.rows(run))]
+    assert {"scenario", "inf/s", "missed", "last/first"} <= set(shown)
+    single = [row for row in table.rows(run) if row["scenario"] == "single"]
+    assert not {"scenario", "inf/s", "missed", "last/first"} & {
+        column.title for column in display.columns(single)
+    }
+    legend = display.legend(table.rows(run))
+    assert all(f"\n{name}: " in legend for name in ("stream", "offline", "sustained"))
+
+
+def test_a_short_sustained_launch_is_compared_by_its_halves(tmp_path: Path) -> None:
+    of = cell(dose=Dose(scenario="sustained", sustained_minutes=0.5))
+    made = samples([1e6] * 15 + [1.2e6] * 15)
+    made = replace(made, at_ns=array("q", range(0, 30 * 10**9, 10**9)))
+    row = the_row(tmp_path, of, [launch(of, [], samples=(made,))])
+    assert row["sustained_ratio"] == pytest.approx(1.2)
+
+
+def test_an_offline_clock_that_reads_zero_has_no_throughput(tmp_path: Path) -> None:
+    of = cell(dose=Dose(scenario="offline"))
+    assert the_row(tmp_path, of, [launch(of, [0.0, 0.0])])["throughput_per_s"] is None
+
+
+def test_a_run_from_before_there_were_scenarios_is_single(tmp_path: Path) -> None:
+    of = cell()
+    run = stored(tmp_path, of, [launch(of, [1e6])])
+    path = run.path / "run.json"
+    plain = json.loads(path.read_text())
+    for key in ("scenario", "period_ms", "sustained_minutes"):
+        del plain["cells"][0]["dose"][key]
+    path.write_text(json.dumps(plain))
+    journal = run.path / "launches.jsonl"
+    line = json.loads(journal.read_text())
+    del line["missed_deadlines"]
+    journal.write_text(json.dumps(line) + "\n")
+    (row,) = table.rows(Store(tmp_path).open(run.id))
+    assert (row["scenario"], row["latency_p50_ms"], row["missed_deadlines"]) == ("single", 1, None)
+
+
+def test_unlike_scenarios_are_not_compared(tmp_path: Path) -> None:
+    runs = [
+        stored(tmp_path, of, [launch(of, latencies(of, block), block) for block in range(3)])
+        for of in (cell(), cell(dose=Dose(scenario="stream", period_ms=1.0)))
+    ]
+    row = table.compare(runs)[1]
+    assert (row["difference"], row["ratio"]) == ("unlike", None)
 
 
 def test_covariates_without_sensors_are_null(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _MEASURES = (
     ("model-memory", "model_memory_mb", _BYTES_PER_MB),
     ("file-size", "size_bytes", 1),
     ("accuracy", "accuracy", 1),
+    ("throughput", "throughput_per_s", 1),
 )
 """Measure's slug (at most 64 characters), our column, what makes it the base unit."""
 

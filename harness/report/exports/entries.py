@@ -66,11 +66,17 @@ def entries(measured: Measured, *, emulated: bool) -> list[Entry]:
 def name(row: Mapping[str, Any]) -> str:
     """Name a row the same in every run: `kws/int8/bench-pi/threads:1`.
 
+    A scenario other than `single` is named at the end: its times are of another trend.
+
     The parts are cleaned of control characters; a slash or a per cent sign inside one is escaped as
     in a URL, so that different rows have different names.
     """
     parts = [_part(row[key]) for key in ("model", "recipe", "device")]
-    whole = "/".join((*parts, f"threads:{row['threads']}"))
+    parts.append(f"threads:{row['threads']}")
+    scenario = row.get("scenario") or "single"
+    if scenario != "single":
+        parts.append(_part(scenario))
+    whole = "/".join(parts)
     if len(whole) <= NAME_LIMIT:
         return whole
     digest = hashlib.sha256(whole.encode()).hexdigest()[:_CUT]

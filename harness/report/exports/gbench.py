@@ -17,7 +17,10 @@ from harness.table import display
 from harness.table.rows import Measured
 
 SCHEMA = 1
-_COUNTERS = ("load_ms", "first_ms", "peak_rss_mb", "model_memory_mb", "size_bytes", "accuracy")
+_COUNTERS = (
+    *("load_ms", "first_ms", "peak_rss_mb", "model_memory_mb", "size_bytes", "accuracy"),
+    *("throughput_per_s", "missed_deadlines", "sustained_ratio"),
+)
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
