@@ -17,6 +17,7 @@ from harness import paired, plugins, stats
 from harness.errors import ConfigError
 from harness.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
 from harness.measure.pairs import (
+    FIRST_PAIRS,
     MAX_PAIRS,
     WANTED_HALF_WIDTH,
     Pair,
@@ -63,6 +64,13 @@ class Rules:
         if not rules.min_effect < rules.margin:
             raise ConfigError(
                 f"{where}: min_effect ({rules.min_effect}) must be under margin ({rules.margin})"
+            )
+        least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
+        if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
+            raise ConfigError(
+                f"{where}.budget_seconds: {rules.budget_seconds:g} s are not enough: "
+                f"{FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or lower "
+                "dose.sustained_minutes"
             )
         return rules
 

@@ -222,7 +222,8 @@ class _Held:
         for place in range(_PILOTS):
             order = self._placed(contest.a, replace(pilot, position=place))
             times.append(worker.mending(functools.partial(worker.pilot, contest.a.cell, order)))
-        self.loops = blocks.inner_loop(sorted(times)[len(times) // 2])
+        scenario = contest.a.cell.dose.scenario
+        self.loops = blocks.inner_loop(sorted(times)[len(times) // 2], scenario)
         self._memory(FIRST_PAIRS if "memory" in self.gate.lab.rules.metrics else 1, 0)
         if self.gate.lab.rules.soak:
             self._soak()

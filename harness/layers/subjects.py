@@ -58,6 +58,7 @@ def of_run(run: StoredRun, narrowed: Narrowed) -> list[Subject]:
 def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subject:
     run = measured.run
     assert isinstance(cell.variant, Variant)
+    single = cell.dose.scenario == "single"
     path = run.variants / f"{cell.variant.digest}.tflite"
     if not path.is_file():
         raise StoreError(f"{path} is not there; copy the run again with its variants")
@@ -72,7 +73,8 @@ def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subjec
         threads=cell.threads,
         path=path,
         digest=cell.variant.digest,
-        stored_p50_ns=stats.median(medians),
+        # Another scenario's p50 has waiting, or a hot device, in it: the sum would not be of it.
+        stored_p50_ns=stats.median(medians) if single else None,
     )
 
 
