@@ -5,6 +5,7 @@ runtime, `infer` answers with outputs. Imports are few: everything here is resid
 measured.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -12,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Set, Tuple
 
 import arrays
 import digests
@@ -37,6 +38,7 @@ class Model:
         # This also brings the file into the page cache: load_ns is a cold process, not a cold disk.
         if digests.of_file(path) != order["digest"]:
             raise AgentFault("transfer_failed", "the file {} is damaged on the device".format(path))
+        before = _threads()
         begin = time.perf_counter_ns()
         self.interpreter = _ask(
             runtime, "load", runtime.interpreter, model_path=path, num_threads=order["threads"]
@@ -46,6 +48,7 @@ class Model:
         except AgentFault as fault:
             raise _without_room(self.interpreter, fault) from fault
         self.load_ns = time.perf_counter_ns() - begin
+        _place(order.get("processors") or [], _threads() - before)
         self._runtime = runtime
         self.inputs = self.interpreter.get_input_details()
 
@@ -332,6 +335,27 @@ def _pin(processors: List[int]) -> List[str]:
     except (OSError, ValueError, TypeError):
         return ["unpinned"]
     return []
+
+
+def _threads() -> Set[int]:
+    """Return the threads of this process; none where the system does not tell."""
+    try:
+        return set(map(int, os.listdir("/proc/self/task")))
+    except OSError:
+        return set()
+
+
+def _place(processors: List[int], made: Set[int]) -> None:
+    """Give the main thread and each thread the runtime made a processor of its own.
+
+    The scheduler may leave two of them on one processor for a whole launch, which then reads as
+    slow as one thread.
+    """
+    if not made or len(made) != len(processors) - 1:
+        return
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        for thread, processor in zip([0, *sorted(made)], processors):
+            os.sched_setaffinity(thread, [processor])
 
 
 def _packed(series: List[Dict[str, Any]], folder: str) -> Dict[str, Any]:

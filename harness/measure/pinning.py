@@ -42,10 +42,11 @@ echo restored
 def processors(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
     """Choose which processors launches with this many threads run on: the fastest the device names.
 
-    Empty where it names none, or no more than there are threads: then there is nothing to choose.
+    Several threads get a processor each. Empty where the device names none or fewer than there are
+    threads, and for one thread on one processor: then there is nothing to choose.
     """
     usable = facts.extra.get("processors")
-    if not isinstance(usable, (list, tuple)) or len(usable) <= threads:
+    if not isinstance(usable, (list, tuple)) or len(usable) < max(threads, 2):
         return ()
     return tuple(int(number) for number in usable[:threads])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agent_lab import LONG, SHORT, digest_of, launch_processes, wait_until
+from conftest import missing
 
 from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
 from harness.errors import (
@@ -382,3 +384,30 @@ def _huge_model(path: Path) -> Path:
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(bytes(builder.Output()))
     return path
+
+
+def test_each_thread_has_a_processor_of_its_own(
+    dialect: JsonLinesDialect, kws: Path, order: LaunchOrder, workdir: Path
+) -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        missing("two threads on two processors need two processors")
+    first, second = usable[:2]
+    dialect.deploy({order.variant_digest: kws})
+    dose = replace(SHORT, warmup_seconds=2.0, warmup_max_seconds=10.0)
+    seen: list[bool] = []
+
+    def placed() -> bool:
+        places = []
+        for child in launch_processes(workdir):
+            with contextlib.suppress(OSError):
+                tasks = Path(f"/proc/{child}/task").iterdir()
+                places += [os.sched_getaffinity(int(task.name)) for task in tasks]
+        return {first} in places and {second} in places
+
+    watcher = threading.Thread(target=lambda: seen.append(bool(wait_until(placed))))
+    watcher.start()
+    launch = dialect.launch(replace(order, threads=2, dose=dose, processors=(first, second)))
+    watcher.join()
+    assert seen == [True]
+    assert "unpinned" not in launch.flags

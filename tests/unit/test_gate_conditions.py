@@ -88,7 +88,9 @@ def facts(**extra: Any) -> DeviceFacts:
 
 def test_processors_are_the_first_that_the_device_names() -> None:
     assert pinning.processors(facts(processors=[7, 6, 0, 1]), 2) == (7, 6)
-    assert pinning.processors(facts(processors=[1, 0]), 2) == ()
+    assert pinning.processors(facts(processors=[1, 0]), 2) == (1, 0)
+    assert pinning.processors(facts(processors=[1, 0]), 3) == ()
+    assert pinning.processors(facts(processors=[0]), 1) == ()
     assert pinning.processors(facts(), 1) == ()
     assert pinning.processors(facts(processors="3"), 1) == ()
 
