@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,3 +162,66 @@ class Step(Protocol):
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Make the artifact inside `workdir`; raises RecipeError with the reason."""
+
+
+Measure = Literal[
+    "sparsity",
+    "unique_values",
+    "unique_per_channel",
+    "nonzeros_per_4",
+    "int8_share",
+    "elements",
+]
+"""What a promise is about; harness.optimize.structure says how each is read off a file.
+
+Of every layer (a constant of two dimensions or more that an operator computes with):
+
+- `sparsity`: share of zeros, 0..1.
+- `unique_values`: distinct stored values in the whole tensor.
+- `unique_per_channel`: the most distinct values in one output channel. Folding a batch
+  normalisation and a scale per channel keep it, and not `unique_values`.
+- `nonzeros_per_4`: the most nonzeros among 4 neighbours along the last dimension (input channels).
+
+Of the chosen layers together:
+
+- `int8_share`: share of their elements that is stored in 8 bits or fewer, 0..1.
+- `elements`: how many elements they have.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What a step says that the recipe's finished file will show.
+
+    Promise(measure="sparsity", at_least=0.5, operators=("CONV_2D", "FULLY_CONNECTED"))
+    Promise(measure="unique_per_channel", at_most=16, min_elements=1_000)
+
+    Checked on the last file of the recipe, whatever steps came after: `prune > int8` has to keep
+    its zeros. A broken one is a RecipeError that names the step, the layer and the numbers. One
+    element of a layer is forgiven in `sparsity`, for rounding. A promise must say which layers the
+    step leaves alone, or it is broken by them: by operator, size or name.
+    """
+
+    measure: Measure
+    at_least: float | None = None
+    at_most: float | None = None
+    operators: tuple[str, ...] = ()
+    """TFLite operators whose weights are meant (`CONV_2D`, ...); empty for every operator."""
+    min_elements: int = 1
+    """Smaller tensors are not meant."""
+    names: str = ".*"
+    """Regular expression that a meant tensor's name matches somewhere."""
+
+    def __post_init__(self) -> None:
+        """Refuse a promise that promises nothing."""
+        if self.at_least is None and self.at_most is None:
+            message = "a promise says at_least or at_most"
+            raise ValueError(message)
+
+
+@runtime_checkable
+class Promising(Protocol):
+    """A step that also promises. Optional: a Step without this verb promises nothing."""
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Say what the finished file will show, given the step's checked parameters."""
