@@ -14,7 +14,8 @@ import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -159,6 +160,13 @@ def read(path: Path) -> FileFacts:
 
 def parse(data: bytes, path: Path) -> FileFacts:
     """Read the bytes of a .tflite file; `path` is for the messages. Raises as `read`."""
+    with reading(data, path) as reader:
+        return reader.facts()
+
+
+@contextmanager
+def reading(data: bytes, path: Path) -> Iterator[Reader]:
+    """Give a reader of the bytes; a lying offset met inside ends as RecipeError. Raises as `read`."""
     if len(data) < _ROOT_BYTES or data[4:8] != IDENTIFIER:
         raise RecipeError(
             f"{path}: not a .tflite file ({len(data):,} bytes, no TFL3 mark); "
@@ -166,7 +174,7 @@ def parse(data: bytes, path: Path) -> FileFacts:
         )
     schema = _schema()
     try:
-        return _Reader(data, path, schema).facts()
+        yield Reader(data, path, schema)
     except _MALFORMED as error:
         raise RecipeError(
             f"{path}: the file is damaged ({len(data):,} bytes; {type(error).__name__}: {error}); "
@@ -186,28 +194,31 @@ def _schema() -> Any:  # noqa: ANN401 - a generated module without types
 
 
 @cache
-def _words(enum: str) -> dict[int, str]:
+def words(enum: str) -> dict[int, str]:
+    """Return the schema's words of an enumeration, by number."""
     members = vars(getattr(_schema(), enum))
     return {value: word for word, value in members.items() if isinstance(value, int)}
 
 
-class _Reader:
+class Reader:
     """One pass over one file; the generated accessors are lazy, so only what is asked is read."""
 
     def __init__(self, data: bytes, path: Path, schema: Any) -> None:  # noqa: ANN401 - as _schema
+        """Open the root; raises ValueError where there is no graph."""
         self.data = data
         self.path = path
         self.model = schema.Model.GetRootAs(data, 0)
         self.subgraphs = [
-            self.model.Subgraphs(i) for i in range(self._length(self.model.SubgraphsLength()))
+            self.model.Subgraphs(i) for i in range(self.length(self.model.SubgraphsLength()))
         ]
         if not self.subgraphs:
             raise ValueError("it has no graph")
 
     def facts(self) -> FileFacts:
+        """Read everything a FileFacts tells."""
         codes = [
-            self._operator_word(self.model.OperatorCodes(i))
-            for i in range(self._length(self.model.OperatorCodesLength()))
+            self.operator_word(self.model.OperatorCodes(i))
+            for i in range(self.length(self.model.OperatorCodesLength()))
         ]
         operators: Counter[str] = Counter()
         weights: list[Weight] = []
@@ -215,7 +226,7 @@ class _Reader:
         for graph in self.subgraphs:
             used = [
                 graph.Operators(i).OpcodeIndex()
-                for i in range(self._length(graph.OperatorsLength()))
+                for i in range(self.length(graph.OperatorsLength()))
             ]
             operators.update(codes[index][0] for index in used)
             found, marked = self._tensors(graph)
@@ -227,9 +238,9 @@ class _Reader:
             path=self.path,
             digest=hashlib.sha256(self.data).hexdigest(),
             size_bytes=len(self.data),
-            description=_text(self.model.Description()),
-            inputs=tuple(self._edge(main, i) for i in _ints(main.InputsAsNumpy())),
-            outputs=tuple(self._edge(main, i) for i in _ints(main.OutputsAsNumpy())),
+            description=text(self.model.Description()),
+            inputs=tuple(self._edge(main, i) for i in ints(main.InputsAsNumpy())),
+            outputs=tuple(self._edge(main, i) for i in ints(main.OutputsAsNumpy())),
             signatures=self._signatures(),
             operators=dict(sorted(operators.items())),
             custom=tuple(custom),
@@ -238,20 +249,20 @@ class _Reader:
             subgraphs=len(self.subgraphs),
         )
 
-    def _length(self, length: int) -> int:
+    def length(self, length: int) -> int:
         """Refuse a vector that could not fit into the file, before anybody walks it."""
         if not 0 <= length * 4 <= len(self.data):
             raise ValueError(f"a list of {length:,} entries cannot fit")
         return length
 
     @staticmethod
-    def _operator_word(code: Any) -> tuple[str, bool]:  # noqa: ANN401 - as _schema
-        words = _words("BuiltinOperator")
+    def operator_word(code: Any) -> tuple[str, bool]:  # noqa: ANN401 - as _schema
+        """Name an operator code, and say whether it is a custom operator."""
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        word = words.get(number, f"OPERATOR_{number}")
+        word = words("BuiltinOperator").get(number, f"OPERATOR_{number}")
         if word != "CUSTOM":
             return word, False
-        return _text(code.CustomCode()) or "CUSTOM", True
+        return text(code.CustomCode()) or "CUSTOM", True
 
     def _tensor(self, graph: Any, index: int) -> Any:  # noqa: ANN401 - as _schema
         if not 0 <= index < graph.TensorsLength():
@@ -260,18 +271,18 @@ class _Reader:
 
     def _edge(self, graph: Any, index: int) -> Tensor:  # noqa: ANN401 - as _schema
         tensor = self._tensor(graph, index)
-        shape = _ints(tensor.ShapeAsNumpy())
-        signature = _ints(tensor.ShapeSignatureAsNumpy())
+        shape = ints(tensor.ShapeAsNumpy())
+        signature = ints(tensor.ShapeSignatureAsNumpy())
         if len(signature) == len(shape):
             shape = signature
         quantization = tensor.Quantization()
         scales = _floats(quantization.ScaleAsNumpy()) if quantization else []
-        zeros = _ints(quantization.ZeroPointAsNumpy()) if quantization else []
+        zeros = ints(quantization.ZeroPointAsNumpy()) if quantization else []
         one = len(scales) == 1
         return Tensor(
-            name=_text(tensor.Name()),
+            name=text(tensor.Name()),
             shape=tuple(shape),
-            dtype=_dtype(tensor),
+            dtype=dtype_word(tensor),
             scale=scales[0] if one else None,
             zero_point=(zeros[0] if zeros else 0) if one else None,
         )
@@ -279,21 +290,22 @@ class _Reader:
     def _tensors(self, graph: Any) -> tuple[list[Weight], list[str]]:  # noqa: ANN401 - as _schema
         weights: list[Weight] = []
         quantised: list[str] = []
-        for index in range(self._length(graph.TensorsLength())):
+        for index in range(self.length(graph.TensorsLength())):
             tensor = graph.Tensors(index)
-            dtype, name = _dtype(tensor), _text(tensor.Name())
+            dtype, name = dtype_word(tensor), text(tensor.Name())
             quantization = tensor.Quantization()
             scaled = quantization is not None and quantization.ScaleLength() > 0
-            raw = self._buffer(tensor.Buffer())
+            raw = self.buffer(tensor.Buffer())
             narrow = scaled or dtype == "float16"
             if narrow:
                 quantised.append(name)
-            shape = tuple(_ints(tensor.ShapeAsNumpy()))
+            shape = tuple(ints(tensor.ShapeAsNumpy()))
             if raw and (narrow or dtype.startswith(("float", "bfloat"))) and shape:
                 weights.append(_weight(tensor, name, shape, dtype, raw, quantised=narrow))
         return weights, quantised
 
-    def _buffer(self, index: int) -> memoryview:
+    def buffer(self, index: int) -> memoryview:
+        """Return the bytes of a buffer; empty where a tensor is no constant."""
         if index == 0:  # by the format's rule the empty buffer, listed or not
             return memoryview(b"")
         if not 0 < index < self.model.BuffersLength():
@@ -310,7 +322,7 @@ class _Reader:
 
     def _signatures(self) -> tuple[Signature, ...]:
         found = []
-        for i in range(self._length(self.model.SignatureDefsLength())):
+        for i in range(self.length(self.model.SignatureDefsLength())):
             entry = self.model.SignatureDefs(i)
             graph = self.subgraphs[entry.SubgraphIndex()]
             ends: list[dict[str, str]] = []
@@ -318,16 +330,16 @@ class _Reader:
                 (entry.Inputs, entry.InputsLength()),
                 (entry.Outputs, entry.OutputsLength()),
             ):
-                maps = [get(j) for j in range(self._length(length))]
+                maps = [get(j) for j in range(self.length(length))]
                 ends.append(
                     {
-                        _text(item.Name()): _text(self._tensor(graph, item.TensorIndex()).Name())
+                        text(item.Name()): text(self._tensor(graph, item.TensorIndex()).Name())
                         for item in maps
                     }
                 )
             found.append(
                 Signature(
-                    name=_text(entry.SignatureKey()),
+                    name=text(entry.SignatureKey()),
                     subgraph=entry.SubgraphIndex(),
                     inputs=ends[0],
                     outputs=ends[1],
@@ -348,9 +360,9 @@ def _weight(
     elements = math.prod(shape)
     if elements < 0:
         raise ValueError(f"{name} has the shape {shape}")
-    stored = _stored(raw, dtype)
+    stored = stored_elements(raw, dtype)
     quantization = tensor.Quantization()
-    points = _ints(quantization.ZeroPointAsNumpy()) if quantization else []
+    points = ints(quantization.ZeroPointAsNumpy()) if quantization else []
     zero = points[0] if points and len(set(points)) == 1 else 0
     nonzero = int(np.count_nonzero(stored != zero)) if stored is not None else elements
     if tensor.Sparsity() is None and stored is not None and stored.size < elements:
@@ -365,7 +377,7 @@ def _weight(
     )
 
 
-def _stored(raw: memoryview, dtype: str) -> np.ndarray[Any, Any] | None:
+def stored_elements(raw: memoryview, dtype: str) -> np.ndarray[Any, Any] | None:
     """Return the stored elements, or None for a dtype that numpy has not."""
     if dtype == "int4":
         packed = np.frombuffer(raw, np.uint8)
@@ -377,15 +389,18 @@ def _stored(raw: memoryview, dtype: str) -> np.ndarray[Any, Any] | None:
     return np.frombuffer(raw, kind, count=len(raw) // kind.itemsize)
 
 
-def _dtype(tensor: Any) -> str:  # noqa: ANN401 - as _schema
-    return _words("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
+def dtype_word(tensor: Any) -> str:  # noqa: ANN401 - as _schema
+    """Name a tensor's type as numpy does: `float32`, `int8`, `int4`, ..."""
+    return words("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
 
 
-def _text(raw: bytes | None) -> str:
+def text(raw: bytes | None) -> str:
+    """Decode a name of the file, whatever its bytes."""
     return (raw or b"").decode("utf-8", "replace")
 
 
-def _ints(array: Any) -> list[int]:  # noqa: ANN401 - numpy array, or 0 where the vector is absent
+def ints(array: Any) -> list[int]:  # noqa: ANN401 - numpy array, or 0 where the vector is absent
+    """Return a vector's numbers; none where it is absent."""
     return [] if isinstance(array, int) else [int(value) for value in array]
 
 

@@ -71,7 +71,7 @@ def test_a_file_without_buffers_is_read() -> None:
 def test_int4_weights_are_unpacked() -> None:
     packed = memoryview(np.array([0x0F, 0x80], np.uint8))
 
-    stored = flatbuffer._stored(packed, "int4")
+    stored = flatbuffer.stored_elements(packed, "int4")
 
     assert stored is not None
     assert stored.tolist() == [-1, 0, 0, -8]
