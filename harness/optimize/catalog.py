@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import plugins
 from harness.errors import ConfigError
-from harness.protocols import Parameter, Step
+from harness.protocols import Parameter, Promise, Promising, Step
 from harness.types import Recipe, StepCall
 
 GROUP = "harness.steps"
@@ -56,6 +56,16 @@ def parameters(call: StepCall) -> dict[str, Any]:
     """Return the call's parameters with the step's defaults filled in."""
     step = known_steps()[call.name]
     return {item.name: item.default for item in step.parameters} | dict(call.parameters)
+
+
+def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
+    """Return what the steps of a recipe promise of its finished file, each with its step's name."""
+    found: list[tuple[str, Promise]] = []
+    for call in recipe.steps:
+        step = known_steps()[call.name]
+        if isinstance(step, Promising):
+            found += [(call.name, promise) for promise in step.promises(parameters(call))]
+    return found
 
 
 def reachable(form: str, takes: tuple[str, ...], *, source: bool) -> bool:

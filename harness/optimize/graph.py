@@ -19,7 +19,7 @@ from typing import Any
 import harness
 from harness.errors import RecipeError
 from harness.optimize import cache as caches
-from harness.optimize import catalog, convert
+from harness.optimize import catalog, convert, promises
 from harness.optimize import data as datasets
 from harness.optimize.workers import Kind
 from harness.protocols import Step
@@ -221,8 +221,11 @@ class _Planner:
 
     def _check(self, variant: str, mark: str | None, *, as_is: bool) -> str:
         needs = {"path": variant} | ({"reference": mark} if mark else {})
-        order = {**self._material(), "as_is": as_is, "reference": None}
-        key = caches.key(of=variant, mark=mark, check=self._material_digests(), **_world())
+        promised = [promises.plain(*item) for item in catalog.promised(self.recipe)]
+        order = {**self._material(), "as_is": as_is, "reference": None, "promises": promised}
+        key = caches.key(
+            of=variant, mark=mark, check=self._material_digests(), promises=promised, **_world()
+        )
         self._add(key, "check", order, needs, "check", kind="light")
         return key
 

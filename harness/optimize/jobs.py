@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import catalog, check, convert, flatbuffer, quantise, rewrite, runtime
+from harness.optimize import (
+    catalog,
+    check,
+    convert,
+    flatbuffer,
+    promises,
+    quantise,
+    rewrite,
+    runtime,
+    structure,
+)
 from harness.optimize import data as datasets
 from harness.protocols import Artifact, StepData
 
@@ -101,6 +111,9 @@ def check_variant(order: Order) -> dict[str, Any]:
     facts = flatbuffer.read(path)
     notes = check.operators(facts, allow_flex=order["allow_flex"], as_is=order["as_is"])
     check.closed(facts)
+    if order["promises"]:
+        promised = [promises.from_plain(told) for told in order["promises"]]
+        notes += promises.check(structure.read(path), promised)
     result: dict[str, Any] = {
         "file": None,
         "size_zstd_bytes": _zstd_bytes(path.read_bytes()),
