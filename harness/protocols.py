@@ -132,7 +132,10 @@ class StepData:
     """The arrays a step may use, by input name; None where the plan gives none."""
 
     calibration: Mapping[str, np.ndarray[Any, Any]] | None = None
+    calibration_labels: np.ndarray[Any, Any] | None = None
+    """The "y" beside the calibration inputs, where there is one for each."""
     training: Mapping[str, np.ndarray[Any, Any]] | None = None
+    """With labels under "y" where the plan gives them."""
     random_calibration: bool = False
 
 
@@ -147,7 +150,11 @@ class Parameter:
 
 
 class Step(Protocol):
-    """One step of a recipe; a class with these attributes and one verb."""
+    """One step of a recipe; a class with these attributes and one verb.
+
+    Two more are optional: the attribute `wants`, data it uses where the plan gives it (as `needs`),
+    and the verb of :class:`Promising`.
+    """
 
     name: str
     summary: str

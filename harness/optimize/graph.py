@@ -150,6 +150,8 @@ class _Planner:
         if place.form not in step.takes:
             place = self._float(place)
         data = {need: self._data(call.name, need) for need in step.needs}
+        wants: tuple[str, ...] = getattr(step, "wants", ())
+        data |= {want: given for want in wants if (given := getattr(self.model.data, want))}
         parameters = catalog.parameters(call)
         needs = {"tensors": self._float(source).key or ""} if data else {}
         if place.key:

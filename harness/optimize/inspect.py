@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.optimize import flatbuffer, workers
+from harness.optimize import flatbuffer, structure, workers
 from harness.optimize.flatbuffer import FileFacts, Signature
+from harness.optimize.structure import Layer
 from harness.types import Delegation, Tensor
 
 _DELEGATE = "DELEGATE"
@@ -48,6 +49,8 @@ class Inspection:
     operators: Mapping[str, int]
     custom: tuple[str, ...]
     weights: tuple[WeightGroup, ...]
+    layers: tuple[Layer, ...]
+    """Every constant of two dimensions or more that an operator computes with."""
     sparsity: float | None
     delegation: Delegation | None
     """What the runtime here gives to its default delegate; null with `reason`."""
@@ -56,7 +59,11 @@ class Inspection:
 
     def plain(self) -> dict[str, Any]:
         """Return the whole as JSON-able values."""
-        return {**asdict(self), "path": str(self.path)}
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "layers": [layer.plain() for layer in self.layers],
+        }
 
 
 def inspect(path: Path) -> Inspection:
@@ -85,6 +92,7 @@ def inspect(path: Path) -> Inspection:
         operators=facts.operators,
         custom=facts.custom,
         weights=_groups(facts),
+        layers=structure.parse(data, path),
         sparsity=facts.sparsity,
         delegation=delegation,
         reason=reason,

@@ -72,7 +72,7 @@ def step(order: Order) -> dict[str, Any]:
     """Run one step of a recipe."""
     chosen = catalog.known_steps()[order["step"]]
     data = StepData()
-    if chosen.needs:
+    if order["data"]:
         data = _step_data(order)
     before = order["before"]
     source = Artifact(
@@ -198,8 +198,10 @@ def _step_data(order: Order) -> StepData:
     for need, source in order["data"].items():
         arrays, labels = datasets.load(source, tensors, limit=order["limit"], seed=order["seed"])
         loaded[need] = arrays if need == "calibration" or labels is None else arrays | {"y": labels}
+        loaded[f"{need}_labels"] = labels
     return StepData(
         calibration=loaded.get("calibration"),
+        calibration_labels=loaded.get("calibration_labels"),
         training=loaded.get("training"),
         random_calibration=order["data"].get("calibration") == datasets.RANDOM,
     )

@@ -50,25 +50,39 @@ def quantise(
 
     Raises RecipeError where the library cannot quantise the graph.
     """
-    with _installed():
-        from ai_edge_quantizer import quantizer
     data = source.read_bytes()
+    ranges = None if calibration is None else calibrate(source, data, configure, calibration)
+    out.write_bytes(apply(data, configure, ranges))
+
+
+def calibrate(
+    source: Path,
+    data: bytes,
+    configure: Callable[[Any], None],
+    calibration: Mapping[str, Array],
+) -> Any:  # noqa: ANN401 - untyped library
+    """Run the calibration inputs; return the range of every tensor that the recipe quantises.
+
+    The ranges serve any recipe that quantises no other tensors. Raises RecipeError.
+    """
     loops = [name for name in _CONTROL_FLOW if name in flatbuffer.read(source).operators]
-    if loops and calibration is not None:
+    if loops:
         raise RecipeError(
             f"calibration cannot follow control flow ({', '.join(loops)}): build an LSTM or GRU "
             "with unroll=True, or use dynamic or float16"
         )
-    try:
-        worker = quantizer.Quantizer(data)
-        configure(worker)
-        ranges = None if calibration is None else _ranges(data, worker, calibration)
-        result = worker.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    except _LIBRARY_ERRORS as error:
-        raise RecipeError(
-            f"the quantiser cannot take this graph ({type(error).__name__}: {error})"
-        ) from error
-    out.write_bytes(bytes(result.quantized_model))
+    with _taken():
+        worker = _worker(data, configure)
+        return _ranges(data, worker, calibration)
+
+
+def apply(data: bytes, configure: Callable[[Any], None], ranges: Any) -> bytes:  # noqa: ANN401 - untyped library
+    """Return the quantised file; `ranges` is what `calibrate` gave. Raises RecipeError."""
+    with _taken():
+        result = _worker(data, configure).quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        )
+    return bytes(result.quantized_model)
 
 
 def integer(activation_bits: int) -> Callable[[Any], None]:
@@ -111,6 +125,24 @@ def _ranges(data: bytes, worker: Any, calibration: Mapping[str, Array]) -> Any: 
     ]
     keeper.calibrate({rewrite.SIGNATURE: rows}, worker._recipe_manager)  # noqa: SLF001 - as above
     return keeper.get_model_qsvs()
+
+
+def _worker(data: bytes, configure: Callable[[Any], None]) -> Any:  # noqa: ANN401 - untyped library
+    with _installed():
+        from ai_edge_quantizer import quantizer
+    worker = quantizer.Quantizer(data)
+    configure(worker)
+    return worker
+
+
+@contextmanager
+def _taken() -> Iterator[None]:
+    try:
+        yield
+    except _LIBRARY_ERRORS as error:
+        raise RecipeError(
+            f"the quantiser cannot take this graph ({type(error).__name__}: {error})"
+        ) from error
 
 
 @contextmanager

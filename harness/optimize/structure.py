@@ -73,13 +73,13 @@ class Layer:
         return self.dtype in _NARROW
 
     def plain(self) -> dict[str, Any]:
-        """Return a JSON-able row, what is computed of the fields included."""
-        return {
-            **asdict(self),
+        """Return a JSON-able row, what is computed of the fields included; the long name last."""
+        row = asdict(self) | {
             "shape": list(self.shape),
             "elements": self.elements,
             "sparsity": round(self.sparsity, 4),
         }
+        return row | {"name": row.pop("name")}
 
 
 def read(path: Path) -> tuple[Layer, ...]:
