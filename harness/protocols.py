@@ -137,6 +137,8 @@ class StepData:
     training: Mapping[str, np.ndarray[Any, Any]] | None = None
     """With labels under "y" where the plan gives them."""
     random_calibration: bool = False
+    seed: int = 0
+    """Of everything a step draws: the order of samples, what is kept apart, dropout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,7 +132,7 @@ def _load(tf: Any, order: Order) -> _Traced:  # noqa: ANN401 - untyped library
     try:
         if order.form == "saved_model":
             return _trace_saved_model(tf, order)
-        return _trace_keras(tf, _load_keras(order), order)
+        return _trace_keras(tf, load_keras(order.source, order.form), order)
     except _errors(tf) as error:
         raise RecipeError(
             f"{order.source}: the model cannot be loaded ({type(error).__name__}: "
@@ -191,15 +191,18 @@ def _trace_keras(tf: Any, model: Any, order: Order) -> _Traced:  # noqa: ANN401 
     return _Traced(function=function, inputs=names, outputs=tuple(outputs), keep=model)
 
 
-def _load_keras(order: Order) -> Any:  # noqa: ANN401 - untyped library
-    """Load with the library that wrote the file: neither reads the other's whole models."""
-    version = _keras_version(order.source, order.form)
+def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped library
+    """Load with the library that wrote the file: neither reads the other's whole models.
+
+    Raises RecipeError for a file that is no whole model, and what Keras raises.
+    """
+    version = _keras_version(source, form)
     if version.startswith("2"):
         os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
         import tf_keras as keras
     else:
         import keras
-    return keras.models.load_model(str(order.source), compile=False)
+    return keras.models.load_model(str(source), compile=False)
 
 
 def _keras_version(path: Path, form: str) -> str:

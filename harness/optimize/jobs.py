@@ -204,6 +204,7 @@ def _step_data(order: Order) -> StepData:
         calibration_labels=loaded.get("calibration_labels"),
         training=loaded.get("training"),
         random_calibration=order["data"].get("calibration") == datasets.RANDOM,
+        seed=order["seed"],
     )
 
 

@@ -1,0 +1,1 @@
+"""What the training steps share; runs only in the TensorFlow worker."""

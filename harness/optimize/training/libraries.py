@@ -1,0 +1,44 @@
+"""The training libraries, imported when they are first needed, with a clear word where they lack."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from harness.errors import HarnessError
+
+Keras = Any
+"""Something of TensorFlow or Keras, which carry no types."""
+
+_INSTALL = "pip install 'edge-harness[train]'"
+
+
+def tensorflow() -> Keras:
+    """Import TensorFlow; raises HarnessError where it is not installed."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise HarnessError(f"training needs TensorFlow ({error}); {_INSTALL}") from error
+    return tf
+
+
+def keras() -> Keras:
+    """Import tf_keras, the training side; raises HarnessError where it is not installed."""
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    try:
+        import tf_keras
+    except ImportError as error:
+        raise HarnessError(f"training needs tf-keras ({error}); {_INSTALL}") from error
+    return tf_keras
+
+
+def model_optimization() -> Keras:
+    """Import tensorflow-model-optimization; raises HarnessError where it is not installed."""
+    keras()
+    try:
+        import tensorflow_model_optimization as tfmot
+    except ImportError as error:
+        raise HarnessError(
+            f"this step needs tensorflow-model-optimization ({error}); {_INSTALL}"
+        ) from error
+    return tfmot

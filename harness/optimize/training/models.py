@@ -1,0 +1,71 @@
+"""A model between two training steps: loaded from what came before, written for what comes next.
+
+    model = models.load(source)                      # a tf_keras graph, every layer trainable
+    ...
+    return models.keep(model, source, workdir, notes=told.notes)
+
+Between steps a model is an `.h5` of tf_keras, whole and without the wrappers of pruning or
+clustering, which the conversion to TFLite takes as it takes the user's own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import RecipeError
+from harness.optimize.training import carry
+from harness.optimize.training.libraries import Keras
+from harness.protocols import Artifact
+
+TAKES = ("keras", "h5", "saved_model")
+"""Forms that a training step takes: the user's model, or what a training step made."""
+FORM = "h5"
+"""The form between training steps."""
+
+
+def load(source: Artifact) -> Keras:
+    """Load a step's source as a tf_keras graph of layers with every layer trainable.
+
+    Call it inside `fit.prepared`. Raises RecipeError for a model that cannot be carried over.
+    """
+    return carry.carry(source.path, source.form).model
+
+
+def keep(
+    model: Keras,
+    source: Artifact,
+    workdir: Path,
+    *,
+    notes: Iterable[str] = (),
+    flags: Iterable[str] = (),
+) -> Artifact:
+    """Write a model for the next step, with what the steps before it told.
+
+    Raises RecipeError, and writes nothing, where a weight is not finite.
+    """
+    finite(model)
+    path = workdir / "model.h5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it advises the .keras format
+        model.save(str(path), include_optimizer=False, save_format="h5")
+    return Artifact(
+        path=path,
+        form=FORM,
+        notes=(*source.notes, *notes),
+        flags=(*source.flags, *flags),
+    )
+
+
+def finite(model: Keras) -> None:
+    """Refuse a model with a weight that is not finite. Raises RecipeError with its name."""
+    for weight in model.weights:
+        array: np.ndarray[Any, Any] = weight.numpy()
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise RecipeError(
+                f'training left NaN or infinity in "{weight.name}": use a smaller learning_rate'
+            )

@@ -1,0 +1,158 @@
+"""A Keras 3 graph replayed with layers of tf_keras, layer by layer.
+
+    replayed = replay(keras3_model)      # replayed.model is a tf_keras.Model, weights and all
+
+Whole files cross between the two libraries neither way. What crosses is each layer's config,
+flattened, and its weights. Models used as layers are inlined: what they hold becomes layers of the
+one graph, which is what pruning and quantisation-aware training want.
+
+Walks `model._nodes_by_depth`, which Keras keeps to itself: there is no public way over the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import RecipeError
+from harness.optimize.training import dialect, libraries
+from harness.optimize.training.libraries import Keras
+
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, IndexError)
+"""What tf_keras raises for a layer that it does not know or makes otherwise."""
+_WORDS = 300
+
+
+@dataclass(slots=True)
+class Replayed:
+    """The model made, and which of its tensors stands for which of the source's."""
+
+    model: Keras = None
+    pairs: list[tuple[str, Keras, Keras]] = field(default_factory=list)
+    """Per call, in order: the source's layer name, its output tensor and ours."""
+
+
+def replay(source: Keras) -> Replayed:
+    """Make the tf_keras model of a Functional or Sequential Keras 3 model.
+
+    Raises RecipeError naming the layer that tf_keras has not, or makes otherwise.
+    """
+    return _Replay().run(source)
+
+
+class _Replay:
+    def __init__(self) -> None:
+        self._keras = libraries.keras()
+        self._made: dict[int, dialect.Made] = {}
+        self._names: set[str] = set()
+        self._told = Replayed()
+
+    def run(self, source: Keras) -> Replayed:
+        tensors: dict[int, Keras] = {}
+        inputs = []
+        for tensor in source.inputs:
+            ours = self._input(tensor)
+            tensors[id(tensor)] = ours
+            inputs.append(ours)
+        self._graph(source, tensors)
+        outputs = [tensors[id(tensor)] for tensor in source.outputs]
+        single = outputs[0] if len(outputs) == 1 else outputs
+        self._told.model = self._keras.Model(inputs, single, name=source.name)
+        for made in self._made.values():
+            made.carry_weights()
+        return self._told
+
+    def _input(self, tensor: Keras) -> Keras:
+        name = self._name(tensor.name)
+        shape = tuple(tensor.shape)
+        return self._keras.Input(
+            shape=shape[1:], batch_size=shape[0], dtype=tensor.dtype, name=name
+        )
+
+    def _graph(self, source: Keras, tensors: dict[int, Keras], prefix: str = "") -> None:
+        """Replay every call of a graph; `tensors` has its inputs and takes its outputs."""
+        graph = functional(source)
+        for node in _calls(graph):
+            if any(id(tensor) not in tensors for tensor in node.input_tensors):
+                continue
+            args, kwargs = node.arguments.fill_in(tensors)
+            outputs = self._call(node.operation, args, kwargs, prefix)
+            for theirs, ours in zip(node.outputs, _flat(outputs), strict=True):
+                tensors[id(theirs)] = ours
+                self._told.pairs.append((node.operation.name, theirs, ours))
+
+    def _call(
+        self, operation: Keras, args: Sequence[Any], kwargs: Mapping[str, Any], prefix: str
+    ) -> Keras:
+        if _is_model(operation):
+            return self._inline(operation, args, prefix)
+        plain = {key: value for key, value in kwargs.items() if value is not None}
+        plain.pop("training", None)
+        try:
+            made = self._made.get(id(operation))
+            if made is None:
+                name = self._name(prefix + operation.name)
+                made = self._made[id(operation)] = dialect.make(operation, name)
+            return made.call(*args, **plain)
+        except REFUSALS as error:
+            raise RecipeError(
+                f'the layer "{operation.name}" ({type(operation).__name__}) has no equal in '
+                f"tf-keras ({_short(error)}): steps that train cannot take this model; replace the "
+                "layer, or use recipes that do not train"
+            ) from error
+
+    def _inline(self, model: Keras, args: Sequence[Any], prefix: str) -> Keras:
+        if getattr(functional(model), "_nodes_by_depth", None) is None:
+            raise RecipeError(subclassed(model.name))
+        given = _flat(args[0] if len(args) == 1 else list(args))
+        inner = dict(zip((id(t) for t in model.inputs), given, strict=True))
+        self._graph(model, inner, f"{prefix}{model.name}_")
+        outputs = [inner[id(tensor)] for tensor in model.outputs]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _name(self, wanted: str) -> str:
+        """Keep a layer's name, with a number where another layer has it already."""
+        plain = wanted.replace("/", "_")
+        name, count = plain, 1
+        while name in self._names:
+            name, count = f"{plain}_{count}", count + 1
+        self._names.add(name)
+        return name
+
+
+def subclassed(name: str) -> str:
+    """Say why a subclassed model is refused, and the way out."""
+    return (
+        f'the model "{name}" is subclassed: it has no graph of layers to train on; write it with '
+        "the functional API, or use recipes that do not train (int8, float16, dynamic, ...)"
+    )
+
+
+def functional(model: Keras) -> Keras:
+    """Return the graph of a model; a Sequential one keeps it in a functional one inside."""
+    return getattr(model, "_functional", None) or model
+
+
+def _calls(graph: Keras) -> Iterator[Keras]:
+    for depth in sorted(graph._nodes_by_depth, reverse=True):  # noqa: SLF001 - see the module
+        for node in graph._nodes_by_depth[depth]:  # noqa: SLF001
+            if node.operation is not None and not node.is_input:
+                yield node
+
+
+def _is_model(operation: Keras) -> bool:
+    import keras
+
+    return isinstance(operation, keras.Model)
+
+
+def _flat(outputs: Any) -> list[Any]:  # noqa: ANN401 - tensors in any structure
+    import tensorflow as tf
+
+    return list(tf.nest.flatten(outputs))
+
+
+def _short(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= _WORDS else f"{words[:_WORDS]} ..."

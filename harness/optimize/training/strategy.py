@@ -1,0 +1,67 @@
+"""How training is spread over what this machine has: `tf.distribute` chosen by what is there.
+
+One GPU or none needs no strategy; several GPUs train as mirrors of each other; a TPU is used
+where the environment names one (`TPU_NAME`). What was chosen is told, so that a result says it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+from harness.optimize.training import libraries
+from harness.optimize.training.libraries import Keras
+
+TPU_VARIABLE = "TPU_NAME"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where training runs."""
+
+    strategy: Keras
+    """A tf.distribute.Strategy; models are made inside its scope."""
+    words: str
+    """What a note says: `1 processor device`, `2 GPUs, mirrored`, ..."""
+
+
+def connect_tpu() -> Keras:
+    """Return the strategy of the TPU that the environment names; None where it names none.
+
+    Raises HarnessError where the named TPU cannot be reached.
+    """
+    name = os.environ.get(TPU_VARIABLE)
+    if not name:
+        return None
+    tf = libraries.tensorflow()
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise HarnessError(
+            f"the TPU {name!r} of {TPU_VARIABLE} cannot be used ({type(error).__name__}: {error}); "
+            f"unset {TPU_VARIABLE} to train without it"
+        ) from error
+
+
+def strategy(tpu: Callable[[], Keras] = connect_tpu) -> Place:
+    """Choose by what is there: a TPU, several GPUs, else TensorFlow's default.
+
+    Args:
+        tpu: Returns the TPU's strategy or None; a stand-in where there is no TPU to ask.
+    """
+    tf = libraries.tensorflow()
+    found = tpu()
+    if found is not None:
+        return Place(strategy=found, words=f"TPU, {found.num_replicas_in_sync} cores")
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if len(gpus) > 1:
+        return Place(
+            strategy=tf.distribute.MirroredStrategy(gpus), words=f"{len(gpus)} GPUs, mirrored"
+        )
+    words = "1 GPU" if gpus else "processors"
+    return Place(strategy=tf.distribute.get_strategy(), words=words)
