@@ -3,6 +3,7 @@
 HarnessError
 ├─ ConfigError(ValueError)         file, key, the allowed values
 ├─ RecipeError                     the model cannot be made ready for this target
+├─ PayloadError                    packed bytes are damaged, or more than was promised
 ├─ TransportError
 │  ├─ Unreachable(ConnectionError)
 │  ├─ HostKeyUnknown               unknown or changed; names the file and the fingerprint
@@ -45,6 +46,12 @@ class RecipeError(HarnessError):
     """The model cannot be made ready for this target."""
 
     kind = "not_built"
+
+
+class PayloadError(HarnessError):
+    """Packed bytes cannot be made, or are not what was packed."""
+
+    kind = "payload"
 
 
 class TransportError(HarnessError):
