@@ -71,6 +71,14 @@ def mobilenet() -> Path:
     return folder
 
 
+def stack() -> Path:
+    """Return the folder of a CNN of about 200 us and its twin with a layer more, made once."""
+    folder = CACHE / "stack"
+    if not (folder / "complete").exists():
+        run([sys.executable, HERE / "make_stack.py", folder], TF_CPP_MIN_LOG_LEVEL="2")
+    return folder
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:

@@ -21,8 +21,15 @@ from harness.stats import Interval
 SHARED_CPU = 0.9
 """Under this share of CPU the host is shared, and half of a launch may be somebody else's time."""
 
-FLOOR = 0.02
-"""The quantile that a disturbed launch is judged by: low, and still no single lucky sample."""
+FLOORS = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Quantiles that a disturbed launch may be judged by: low, and still no single lucky sample."""
+
+QUARTER, HALF = 0.25, 0.5
+QUANTILES = (*FLOORS, QUARTER, HALF)
+"""All that may stand for a launch."""
+
+LEAST_BELOW = 10
+"""So many inferences of every launch lie below its floor."""
 
 UNREST = 1.05
 
@@ -36,21 +43,33 @@ _ROUNDING = 1e-12
 """A spread of logs below this is rounding: the differences are constant."""
 
 
-def launch_quantile(cpu_shares: Iterable[float | None], unrest: Iterable[float] = ()) -> float:
-    """Return the quantile of a launch that stands for it: 0.5, 0.25 or FLOOR.
+def floor_quantile(inferences: int) -> float:
+    """Return the lowest of FLOORS below which a launch has LEAST_BELOW inferences, else 0.25.
 
-    FLOOR where the median of `unrest` (p50 over the FLOOR quantile, a number a launch) is above
-    1.05: neighbours on the same core's other thread slow a launch by a quarter without taking any
-    of its share, so half of its samples may be theirs, and its floor is not. Else 0.25 where the
-    median of the known shares is under 0.9. Give it *all* launches of both sides: one answer a
-    comparison, since p50 of one side against p25 of the other is no comparison. Nothing known:
-    0.5. Source: docs/gate-statistics.md.
+    The shorter an inference, the more of a launch's many fit between two disturbances, so the lower
+    the quantile that is still undisturbed and still not one lucky sample.
     """
-    restless = [value for value in unrest if math.isfinite(value)]
-    if restless and stats.median(restless) > UNREST:
-        return FLOOR
+    return next((q for q in FLOORS if q * inferences >= LEAST_BELOW), QUARTER)
+
+
+def launch_quantile(
+    cpu_shares: Iterable[float | None],
+    unrest: Iterable[float] = (),
+    floor: float = FLOORS[0],
+) -> float:
+    """Return the quantile of a launch that stands for it: 0.5, 0.25 or `floor`.
+
+    `floor` where `unrest` (p50 over the floor, a number a launch) is above 1.05 in any launch:
+    neighbours on the same core's other thread slow a launch by a quarter without taking any of its
+    share, so half of its samples may be theirs, and its floor is not. Else 0.25 where the median of
+    the known shares is under 0.9. Give it *all* launches of both sides: one answer a comparison,
+    since p50 of one side against p25 of the other is no comparison. Nothing known: 0.5. Source:
+    docs/gate-statistics.md.
+    """
+    if any(math.isfinite(value) and value > UNREST for value in unrest):
+        return floor
     known = [share for share in cpu_shares if share is not None]
-    return 0.25 if known and stats.median(known) < SHARED_CPU else 0.5
+    return QUARTER if known and stats.median(known) < SHARED_CPU else HALF
 
 
 def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:

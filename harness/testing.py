@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, TransferFailed
 from harness.protocols import Channel, OpenDialect, Reply, Transport
@@ -98,6 +98,7 @@ class FakeDialect:
         covariates: Callable[[LaunchOrder], tuple[Covariates, Covariates]] | None = None,
         facts: Mapping[str, Any] | None = None,
         delegation: Delegation | None = None,
+        summary: Callable[[LaunchOrder], Literal["median", "mean"] | None] = lambda _: None,
     ) -> None:
         """Set what it answers."""
         self.device = device
@@ -113,6 +114,7 @@ class FakeDialect:
         self.covariates = covariates or (lambda _: (Covariates(), Covariates()))
         self.facts = facts or {}
         self.delegation = delegation or Delegation(delegate="fake")
+        self.summary = summary
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
@@ -151,6 +153,8 @@ class FakeDialect:
         if pending := self.faults.get(order.launch_id):
             raise pending.pop(0)
         count = order.dose.min_inferences
+        summary = self.summary(order) if order.kind == "timed" else None
+        lines, averaged = (1, count) if summary else (count, order.inner_loop)
         series = "latency" if order.kind == "timed" else "peak_rss"
         latency = self._latency(order)
         value = latency if order.kind == "timed" else 20e6
@@ -170,6 +174,7 @@ class FakeDialect:
             warmup=Warmup(inferences=3, seconds=0.0, steady=True),
             inner_loop=order.inner_loop,
             inferences=count,
+            summary=summary,
             cpu_share=self.cpu_share,
             before=before,
             after=after,
@@ -177,9 +182,9 @@ class FakeDialect:
             samples=(
                 Samples(
                     series=series,
-                    at_ns=array("q", range(count)),
-                    value=array("d", [value] * count),
-                    count=array("q", [order.inner_loop] * count),
+                    at_ns=array("q", range(lines)),
+                    value=array("d", [value] * lines),
+                    count=array("q", [averaged] * lines),
                 ),
             ),
         )

@@ -442,6 +442,8 @@ class Launch:
     cpu_share: float | None = None
     """Thread time over wall time of the measured part; None of a stream, which waits."""
     involuntary_switches: int | None = None
+    summary: Literal["median", "mean"] | None = None
+    """Which figure the only sample of latency is, where the device's tool tells no single inferences."""
     missed_deadlines: int | None = None
     """Frames of a stream that were not done a period after their scheduled start."""
     before: Covariates = Covariates()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from harness.api.asking import export, pick
 from harness.api.bisecting import bisect, bisect_commits
 from harness.api.devices import Met, add, devices, doctor, profiles
-from harness.api.gating import gate, selftest
+from harness.api.gating import gate, judge, selftest
 from harness.api.layers import layers
 from harness.api.models import inspect, optimize, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
@@ -36,6 +36,7 @@ __all__ = [
     "export",
     "gate",
     "inspect",
+    "judge",
     "layers",
     "load",
     "minutes",

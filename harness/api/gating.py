@@ -16,11 +16,10 @@ from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
-from harness.gate import accuracy, document, judging, loop, selftests, sides
+from harness.gate import accuracy, document, judging, loop, selftests, sides, stored
 from harness.gate.contest import Contest, Evidence, Rules
 from harness.gate.document import Result
 from harness.gate.findings import Key, Row
-from harness.measure.pairs import FIRST_PAIRS
 from harness.optimize import build, reference
 from harness.store.codec import encode
 from harness.store.journal import appearing
@@ -109,6 +108,39 @@ def gate(
         close_all(live)
         if progress:
             progress.close()
+
+
+def judge(
+    run: str,
+    *,
+    margin: float | None = None,
+    min_effect: float | None = None,
+    results: Path | None = None,
+) -> Result:
+    """Judge a stored gate again, by its own limits or others, without measuring.
+
+    Raises StoreError where the run is no gate or is damaged, ConfigError for limits that cross.
+    """
+    kept = store.Store(results or assets.results_folder()).open(run)
+    plain = stored.document(kept)
+    found = stored.evidence(kept, plain)
+    known: dict[str, tuple[selftests.Selftest, ...]] = {}
+
+    def noise(evidence: Evidence) -> float | None:
+        device = kept.record.devices.get(evidence.contest.key.device)
+        if device is None or device.facts is None:
+            return None
+        identity = device.facts.identity
+        known.setdefault(identity, selftests.read(identity))
+        return selftests.half_width(known[identity], evidence)
+
+    return judging.judge_again(
+        found,
+        stored.result(kept, plain),
+        rules=stored.rules(kept, margin=margin, min_effect=min_effect),
+        accuracies=stored.accuracies(plain),
+        noise=noise,
+    )
 
 
 def _bound(wanted: Sequence[sides.Wanted], plan: Plan, progress: Progress | None) -> list[Contest]:
@@ -216,7 +248,8 @@ def _recorded(
             if isinstance(cell.variant, Variant):
                 writer.keep_variant(cell.variant)
         if progress:
-            progress.measuring(cells, 2 * (rules.max_pairs + FIRST_PAIRS) * len(contests))
+            most = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests)
+            progress.measuring(cells, most, at_most=True)
         lab = loop.Lab(
             sessions=live,
             observer=Watch(writer, progress),

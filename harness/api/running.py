@@ -16,7 +16,7 @@ from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
 from harness.farm import contact
 from harness.optimize import build
-from harness.types import Cell, Device, Dose, Failure, Launch, LaunchOrder, Outcome, Plan, Variant
+from harness.types import Cell, Device, Failure, Launch, LaunchOrder, Outcome, Plan, Variant
 
 if TYPE_CHECKING:
     pass
@@ -28,8 +28,8 @@ class Progress(Protocol):
     def build_event(self, event: build.BuildEvent) -> None:
         """A build started, moved on or ended."""
 
-    def measuring(self, cells: Sequence[Cell], launches: int) -> None:
-        """Measuring starts: this many launches are ahead."""
+    def measuring(self, cells: Sequence[Cell], launches: int, *, at_most: bool = False) -> None:
+        """Measuring starts: this many launches are ahead, or as many at most."""
 
     def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
         """A launch is under way."""
@@ -340,14 +340,17 @@ def bench(
     on: Sequence[str] = ("this-machine",),
     recipes: Sequence[str] = ("as_is",),
     threads: Sequence[int] = (1,),
-    launches: int | None = None,
+    dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
     farm: farms.Farm | Path | None = None,
     trust: contact.Trust | None = None,
     results: Path | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Measure files with no plan; `on` takes URIs and names of the farm, `data` the keys of [data]."""
+    """Measure files with no plan; `on` takes URIs and names of the farm.
+
+    `dose` and `data` have the keys of [dose] and [data]; a key whose value is None is not given.
+    """
     known = read_farm(farm)
     names = []
     for place in on:
@@ -358,7 +361,6 @@ def bench(
             names.append(device.name)
         else:
             names.append(place)
-    dose = Dose() if launches is None else Dose(launches=launches)
     plan = plans.quick(
         models, devices=names, recipes=recipes, threads=threads, dose=dose, data=data
     )

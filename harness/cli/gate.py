@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -16,10 +16,14 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    RunArgument,
     app,
     print_json,
     progress,
 )
+
+if TYPE_CHECKING:
+    from harness.gate.document import Result
 
 _NS_PER_MS = 1e6
 
@@ -57,8 +61,7 @@ def gate(
 
     Example: edge-harness gate plan.toml --baseline main.tflite --candidate branch.tflite
     """
-    from harness import api, screen
-    from harness.gate.document import explained
+    from harness import api
 
     found = api.gate(
         plan,
@@ -71,6 +74,33 @@ def gate(
         results=results,
         progress=progress(quiet=as_json),
     )
+    _tell(found, as_json=as_json)
+
+
+@app.command()
+def judge(
+    run: RunArgument,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="As in [gate]; 0.05 is 5 %.")
+    ] = None,
+    min_effect: Annotated[float | None, typer.Option("--min-effect", help="As in [gate].")] = None,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a stored gate again, by other limits where they are given; measures nothing.
+
+    Example: edge-harness judge latest --margin 0.03
+    """
+    from harness import api
+
+    _tell(api.judge(run, margin=margin, min_effect=min_effect, results=results), as_json=as_json)
+
+
+def _tell(found: Result, *, as_json: bool) -> NoReturn:
+    """Print what a gate came to and end with its exit code."""
+    from harness import screen
+    from harness.gate.document import explained
+
     document = found.plain()
     if as_json:
         print_json(document)

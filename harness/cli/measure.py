@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 from harness.cli.shared import (
     DONE,
@@ -26,6 +24,15 @@ from harness.cli.shared import (
 )
 
 _IN_JSON = ("sha256", "notes", "reason")
+
+
+class Scenario(StrEnum):
+    """How inferences follow each other."""
+
+    SINGLE = "single"
+    STREAM = "stream"
+    OFFLINE = "offline"
+    SUSTAINED = "sustained"
 
 
 @app.command()
@@ -51,6 +58,12 @@ def bench(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Recipes [as_is].")] = None,
     threads: Annotated[list[int] | None, typer.Option("--threads", min=1)] = None,
     launches: Annotated[int | None, typer.Option("--launches", min=1)] = None,
+    scenario: Annotated[
+        Scenario | None, typer.Option("--scenario", help="How inferences follow each other.")
+    ] = None,
+    period_ms: Annotated[
+        float | None, typer.Option("--period-ms", help="Of a stream: between two frames.")
+    ] = None,
     calibration: Annotated[str | None, typer.Option("--calibration", help=".npz or random")] = None,
     evaluation: Annotated[str | None, typer.Option("--evaluation", help=".npz")] = None,
     farm: FarmOption = None,
@@ -69,7 +82,7 @@ def bench(
         on=on or ["this-machine"],
         recipes=recipe or ["as_is"],
         threads=threads or [1],
-        launches=launches,
+        dose={"launches": launches, "scenario": scenario and str(scenario), "period_ms": period_ms},
         data={"calibration": calibration, "evaluation": evaluation},
         farm=farm,
         trust=key_question(yes_key),

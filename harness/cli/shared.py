@@ -28,6 +28,28 @@ app = typer.Typer(
 )
 
 
+def _version_option(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        from harness import __version__
+
+        typer.echo(f"edge-harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version_option, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Take the options of every command."""
+    del version  # its callback has answered
+
+
 class Format(StrEnum):
     """How a table is printed."""
 

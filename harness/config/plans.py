@@ -149,17 +149,18 @@ def quick(
     *,
     recipes: Sequence[str] = ("as_is",),
     threads: Sequence[int] = (1,),
-    dose: Dose | None = None,
+    dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
 ) -> Plan:
     """Make the plan of a command line: models on devices, without any file.
 
-    Paths are relative to the working directory; `data` has the keys of [data].
+    Paths are relative to the working directory; `dose` and `data` have the keys of [dose] and
+    [data], and a key whose value is None is not given.
     """
     mapping = {
         "model": [{"path": str(path)} for path in paths],
         "run": {"recipes": list(recipes), "devices": list(devices), "threads": list(threads)},
-        "dose": dataclasses.asdict(dose) if dose else {},
+        "dose": {key: value for key, value in (dose or {}).items() if value is not None},
         "data": {key: value for key, value in (data or {}).items() if value is not None},
     }
     return from_mapping(mapping, Path.cwd(), "command line")

@@ -52,10 +52,23 @@ class Rules:
     @classmethod
     def of(cls, plan: Plan, *, soak: bool = False) -> Rules:
         """Read a plan's; raises ConfigError for a metric that nobody knows, or limits that cross."""
-        given: dict[str, Any] = dict(plan.gate)
-        given["metrics"] = tuple(given.get("metrics", cls().metrics))
-        rules = replace(cls(**given), soak=soak)
         where = f"{plan.path or 'plan'}: gate"
+        rules = replace(cls.read(plan.gate, where=where), soak=soak)
+        least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
+        if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
+            raise ConfigError(
+                f"{where}.budget_seconds: {rules.budget_seconds:g} s are not enough: "
+                f"{FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or lower "
+                "dose.sustained_minutes"
+            )
+        return rules
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], *, where: str) -> Rules:
+        """Read a [gate] table, named by `where` in what is wrong with it."""
+        given = dict(table)
+        given["metrics"] = tuple(given.get("metrics", cls().metrics))
+        rules = cls(**given)
         for metric in rules.metrics:
             if metric not in METRICS:
                 raise ConfigError(f"{where}.metrics: {plugins.unknown('metric', metric, METRICS)}")
@@ -65,14 +78,12 @@ class Rules:
             raise ConfigError(
                 f"{where}: min_effect ({rules.min_effect}) must be under margin ({rules.margin})"
             )
-        least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
-        if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
-            raise ConfigError(
-                f"{where}.budget_seconds: {rules.budget_seconds:g} s are not enough: "
-                f"{FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or lower "
-                "dose.sustained_minutes"
-            )
         return rules
+
+    @property
+    def memory_pairs(self) -> int:
+        """How many pairs of memory launches are made: enough to judge, or one to show."""
+        return FIRST_PAIRS if "memory" in self.metrics else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +130,10 @@ class Reading:
     side: SideName
     launch: Launch
     """Without samples."""
-    floor_ns: float = math.nan
-    p25_ns: float = math.nan
-    p50_ns: float = math.nan
+    inferences: int = 0
+    """Samples of latency."""
+    quantiles: Mapping[float, float] = field(default_factory=dict)
+    """Of latency, ns, by paired.QUANTILES; empty where the launch has none."""
     peak_rss: float = math.nan
     """Bytes; of memory launches."""
 
@@ -130,19 +142,19 @@ class Reading:
         """Read a launch that has its samples."""
         values = {part.series: part.value for part in launch.samples}
         latency, peak = values.get("latency"), values.get("peak_rss")
+        ordered = sorted(latency or ())
         return cls(
             side=side,
             launch=replace(launch, samples=()),
-            floor_ns=stats.quantile(latency, paired.FLOOR) if latency else math.nan,
-            p25_ns=stats.quantile(latency, 0.25) if latency else math.nan,
-            p50_ns=stats.quantile(latency, 0.5) if latency else math.nan,
+            inferences=len(ordered),
+            quantiles={q: stats.quantile(ordered, q) for q in paired.QUANTILES if ordered},
             peak_rss=max(peak) if peak else math.nan,
         )
 
     def value(self, metric: str, quantile: float) -> float:
         """Return the launch's number for a metric; NaN where it has none."""
         if metric == "latency":
-            return {paired.FLOOR: self.floor_ns, 0.25: self.p25_ns}.get(quantile, self.p50_ns)
+            return self.quantiles.get(quantile, math.nan)
         if metric == "memory":
             return self.peak_rss
         found = self.launch.load_ns if metric == "load" else self.launch.first_ns
@@ -203,11 +215,23 @@ def unfit(cell: Cell, launch: Launch) -> Failure | None:
 
 def quantile(readings: Iterable[Reading]) -> float:
     """Return which quantile stands for a launch: one answer for both sides of a comparison."""
-    timed = [one for one in readings if one.launch.kind == "timed"]
+    timed = [one for one in readings if one.launch.kind == "timed" and one.quantiles]
+    floor = paired.floor_quantile(min((one.inferences for one in timed), default=0))
     return paired.launch_quantile(
         [one.launch.cpu_share for one in timed],
-        [one.p50_ns / one.floor_ns for one in timed if one.floor_ns > 0],
+        [
+            one.quantiles[paired.HALF] / one.quantiles[floor]
+            for one in timed
+            if one.quantiles[floor]
+        ],
+        floor,
     )
+
+
+def summaries(readings: Iterable[Reading]) -> list[str | None]:
+    """Return in which ways timed launches tell their latency: None is every inference."""
+    found = {one.launch.summary for one in readings if one.launch.kind == "timed"}
+    return sorted(found, key=str)
 
 
 def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple[Pair, ...]:
@@ -270,12 +294,19 @@ def comparison(
     evidence: Evidence, metric: str, *, noise: float | None = None, confirming: bool = False
 ) -> Comparison:
     """Return the row of a metric that was measured in pairs."""
+    told = summaries(evidence.readings) if metric == "latency" else [None]
+    unlike = "launches tell their latency in unlike ways: " + ", ".join(
+        word or "every inference" for word in told
+    )
     return Comparison(
         key=evidence.contest.key,
         metric=metric,
         pairs=pairs(evidence, metric, confirming=confirming),
-        labels=(HOT,) if evidence.hot else (),
-        cut_short=evidence.cut_short,
+        labels=(
+            *((HOT,) if evidence.hot else ()),
+            *(f"summary_{word}" for word in told if word),
+        ),
+        cut_short=evidence.cut_short or (unlike if len(told) > 1 else None),
         device_half_width=noise if metric == "latency" else None,
     )
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.gate import verdicts
-from harness.gate.contest import Contest, Evidence, quantile, sides
-from harness.gate.findings import Comparison, Key, Row
+from harness.gate.contest import Contest, Evidence, quantile, sides, summaries
+from harness.gate.findings import Accuracy, Comparison, Key, Row
 from harness.gate.verdicts import Judged, Verdict
 from harness.stats import Interval
 
@@ -49,8 +49,12 @@ class Result:
     candidate: str
     run: str | None = None
     shown: tuple[Shown, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    """Of every contest that was to be measured."""
     identical: tuple[Contest, ...] = ()
     """Not measured: both sides are the same bytes."""
+    kept: tuple[Mapping[str, Any], ...] = ()
+    """Rows of a stored gate that need no judging again: the same bytes."""
     away: Mapping[str, str] = field(default_factory=dict)
     """Devices that were not there when the gate began, with the reason."""
     failed: tuple[tuple[Key, str, str], ...] = ()
@@ -70,7 +74,7 @@ class Result:
     def verdict(self) -> str | None:
         """The gravest verdict of the rows that decide; None without any."""
         found = {row.verdict for row in self.judged}
-        if not found and self.identical:
+        if not found and (self.identical or self.kept):
             return str(Verdict.EQUIVALENT)
         return next((str(word) for word in _WORST if word in found), None)
 
@@ -83,7 +87,8 @@ class Result:
             "verdict": self.verdict,
             "baseline": self.baseline,
             "candidate": self.candidate,
-            "rows": [*map(_plain, self.shown), *map(_same, self.identical)],
+            "rows": [*map(_plain, self.shown), *map(_same, self.identical), *self.kept],
+            "contests": [_contest(one) for one in self.evidence],
             "away": [{"device": name, "reason": why} for name, why in self.away.items()],
             "failed": [
                 {**_key(key), "kind": kind, "reason": why} for key, kind, why in self.failed
@@ -106,7 +111,7 @@ class Result:
         more = [
             f"{len(found)} {word}"
             for found, word in (
-                (self.identical, "identical, not measured"),
+                ((*self.identical, *self.kept), "identical, not measured"),
                 (self.failed, "could not be run"),
                 (self.away, "devices away"),
             )
@@ -145,14 +150,34 @@ def _plain(one: Shown) -> dict[str, Any]:
         "pairs": judged.pairs,
         "discarded": judged.discarded,
         "pairs_needed": judged.pairs_needed,
-        "quantile": quantile(evidence.readings)
-        if evidence and judged.metric == "latency" and measured
+        "quantile": _quantile(evidence) if judged.metric == "latency" and measured else None,
+        "counts": [one.row.both, one.row.only_a, one.row.only_b, one.row.neither]
+        if isinstance(one.row, Accuracy)
         else None,
         "confirmed": judged.confirmed,
         "fresh": _fresh(judged.fresh),
         "device_half_width": one.row.device_half_width if isinstance(one.row, Comparison) else None,
         "labels": list(judged.labels),
         "flags": evidence.flags() if evidence and measured else [],
+    }
+
+
+def _quantile(evidence: Evidence | None) -> float | None:
+    """Say which quantile of a launch stood for it; None where the device tells averages only."""
+    if evidence is None or summaries(evidence.readings) == ["mean"]:
+        return None
+    return quantile(evidence.readings)
+
+
+def _contest(evidence: Evidence) -> dict[str, Any]:
+    """Write what the stored launches do not tell of a contest."""
+    return {
+        **_key(evidence.contest.key),
+        "a": evidence.contest.a.cell.id,
+        "b": evidence.contest.b.cell.id,
+        "cut_short": evidence.cut_short,
+        "pinned_mhz": evidence.pinned_mhz,
+        "hot": evidence.hot,
     }
 
 

@@ -224,7 +224,7 @@ class _Held:
             times.append(worker.mending(functools.partial(worker.pilot, contest.a.cell, order)))
         scenario = contest.a.cell.dose.scenario
         self.loops = blocks.inner_loop(sorted(times)[len(times) // 2], scenario)
-        self._memory(FIRST_PAIRS if "memory" in self.gate.lab.rules.metrics else 1, 0)
+        self._memory(self.gate.lab.rules.memory_pairs, 0)
         if self.gate.lab.rules.soak:
             self._soak()
 

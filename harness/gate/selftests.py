@@ -114,7 +114,7 @@ def analyse(
         threads=key.threads,
         run=run,
         created=created,
-        p50_ns=stats.median([one.p50_ns for one in timed]),
+        p50_ns=stats.median([one.quantiles[paired.HALF] for one in timed]),
         quantile=quantile(timed),
         pairs=len(used),
         spread=spread,
@@ -173,7 +173,7 @@ def half_width(known: Sequence[Selftest], evidence: Evidence) -> float | None:
     same = [one for one in mine if one.digest == contest.a.variant.digest]
     if same:
         return same[-1].half_width
-    times = [one.p50_ns for one in evidence.readings if one.launch.kind == "timed"]
+    times = [one.quantiles[paired.HALF] for one in evidence.readings if one.quantiles]
     here = stats.median(times) if times else math.inf
     return min((one.half_width for one in mine if one.p50_ns >= here), default=None)
 

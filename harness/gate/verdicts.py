@@ -329,10 +329,10 @@ def confirm(
     """Return the rows with each REGRESSION confirmed, or INCONCLUSIVE with the label unconfirmed.
 
     The fresh pairs alone (none of the first) must be :func:`pairs_to_confirm` blocks at least and
-    come out REGRESSION too; they are judged together, apart from the first. The first verdict's
-    numbers stay in the row, what the fresh pairs said is in `fresh`, and since only rows that
-    looked bad are measured again, that ratio is the fairer one. Other rows are returned as they
-    are.
+    say surely slower too, REGRESSION or SLOWER_WITHIN_MARGIN; they are judged together, apart from
+    the first. The first verdict's numbers stay in the row, what the fresh pairs said is in `fresh`,
+    and since only rows that looked bad are measured again, that ratio is the fairer one. Other rows
+    are returned as they are.
 
     Raises ValueError where two fresh comparisons have one key and metric.
     """
@@ -359,7 +359,7 @@ def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
     blocks = fresh.pairs + fresh.discarded if fresh else 0
     if fresh is None or blocks < wanted:
         doubt = f"only {blocks} of {wanted} fresh pairs were measured"
-    elif fresh.verdict is Verdict.REGRESSION:
+    elif fresh.verdict in {Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN}:
         return replace(
             row,
             confirmed=True,

@@ -58,9 +58,10 @@ class Progress:
         self._quiet = quiet
         self._lock = threading.RLock()
         self._cells: dict[str, Cell] = {}
-        self._done_cells = 0
+        self._done: set[str] = set()
         self._done_launches = 0
         self._launches = 0
+        self._bound = ""
         self._medians: dict[str, list[float]] = {}
         self._told_at = time.monotonic()
         self._live: Live | None = None
@@ -76,9 +77,10 @@ class Progress:
         name = f"{event.model} {event.recipe or ''}".strip()
         self._say(f"{name}: {event.stage}{words.get(status, f' {status}')}")
 
-    def measuring(self, cells: Sequence[Cell], launches: int) -> None:
-        """Start counting: these cells, this many launches."""
+    def measuring(self, cells: Sequence[Cell], launches: int, *, at_most: bool = False) -> None:
+        """Start counting: these cells, this many launches, or as many at most."""
         with self._lock:
+            self._bound = "at most " if at_most else ""
             self._cells = {cell.id: cell for cell in cells}
             self._launches = launches
             if self._quiet:
@@ -86,7 +88,7 @@ class Progress:
             if self._file.isatty():
                 self._draw()
             else:
-                self._say(f"measuring {len(cells)} cells, {launches} launches")
+                self._say(f"measuring {len(cells)} cells, {self._bound}{launches} launches")
 
     def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
         """Show which launch is under way."""
@@ -108,12 +110,12 @@ class Progress:
                 total = max(self._launches, self._done_launches)
                 self._live.update(self._task, completed=self._done_launches, total=total)
             elif not self._quiet and time.monotonic() - self._told_at > _PLAIN_EVERY_SECONDS:
-                self._say(f"launch {self._done_launches} of {self._launches}")
+                self._say(f"launch {self._done_launches} of {self._bound}{self._launches}")
 
     def cell_done(self, outcome: Outcome) -> None:
         """Tell what became of a cell."""
         with self._lock:
-            self._done_cells += 1
+            self._done.add(outcome.cell.id)
             cell, failure = outcome.cell, outcome.failure
             if failure is not None:
                 told = f"{failure.kind}: {failure.reason}"
@@ -123,7 +125,7 @@ class Progress:
                 medians = self._medians.get(cell.id)
                 p50 = stats.median(medians) / _NS_PER_MS if medians else None
                 told = "ok" if p50 is None else f"ok, p50 {milliseconds(p50)} ms"
-            self._say(f"[{self._done_cells}/{len(self._cells)}] {_name(cell)}: {told}")
+            self._say(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {told}")
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Tell of an event that a person waits on: a lost device, a reconnection."""
@@ -131,6 +133,9 @@ class Progress:
         if word == "reconnecting":
             self._say(f"{device}: connection lost ({clean(event.get('reason', ''))}); reconnecting")
         elif word == "confirming":
+            with self._lock:
+                # What was spared by stopping early is spared; the fresh pairs come on top.
+                self._launches = self._done_launches + int(event.get("launches", 0))
             self._say(f"{clean(event.get('row', ''))}: looks worse; measuring fresh pairs")
         elif word == "reconnected":
             self._say(f"{device}: connected again")

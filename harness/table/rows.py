@@ -234,6 +234,8 @@ def _flags(cell: Cell, launches: Sequence[Launch]) -> list[str]:
     for launch in launches:
         if launch.kind != "bare":
             found |= set(launch.flags)
+            if launch.summary:
+                found.add(f"summary_{launch.summary}")
         if launch.kind == "timed":
             if launch.warmup is not None and not launch.warmup.steady:
                 found.add("unsteady")

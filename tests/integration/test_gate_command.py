@@ -63,6 +63,10 @@ def plan_of(home: Path, extra: str = GATE, *, threads: str = "[1]", data: bool =
     return plan
 
 
+COMPUTED = ("a", "b", "ratio", "ratio_low", "ratio_high", "hodges_lehmann", "p_adjusted")
+"""Numbers that the store and the gate compute each in their own way."""
+
+
 def test_the_same_bytes_are_said_to_be_the_same_and_nothing_is_measured(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     sides = ("--baseline", tmp_path / "digits.tflite", "--candidate", tmp_path / "same.tflite")
@@ -97,6 +101,14 @@ def test_a_real_gate_is_stored_shown_and_its_rows_say_why(tmp_path: Path) -> Non
     assert all(row["reason"] for row in rows.values())
     kept = tmp_path / "results" / document["run"]
     assert json.loads((kept / "gate.json").read_text()) == document
+    again = edge(tmp_path, "judge", "latest", "--json", code=document["exit_code"])
+    for before, after in zip(document["rows"], again["rows"], strict=True):
+        assert {**after, **dict.fromkeys(COMPUTED)} == {**before, **dict.fromkeys(COMPUTED)}
+        assert [after[name] for name in COMPUTED] == [
+            pytest.approx(before[name], rel=1e-9) for name in COMPUTED
+        ]
+    strict = edge(tmp_path, "judge", "latest", "--margin", "0.001", code=3)
+    assert "min_effect (0.02) must be under margin (0.001)" in strict
     shown = edge(tmp_path, "show", "latest", "--json", code=0)["rows"]
     assert {row["status"] for row in shown} == {"ok"}
     (run,) = edge(tmp_path, "runs", "--json", code=0)["runs"]

@@ -368,7 +368,7 @@ def test_quick_needs_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         devices=["this-machine"],
         recipes=("as_is", "int8"),
         threads=(2,),
-        dose=Dose(launches=2),
+        dose={"launches": 2, "scenario": None},
         data={"calibration": "calibration.npz", "evaluation": None},
     )
     assert model_names(plan) == ["a.tflite", "sub-a.tflite", "saved"]

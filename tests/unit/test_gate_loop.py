@@ -328,6 +328,25 @@ def test_a_shared_host_is_judged_by_the_same_quantile_on_both_sides() -> None:
     assert result.plain()["rows"][0]["quantile"] == 0.25
 
 
+@pytest.mark.parametrize(("told", "quantile"), [("mean", None), ("median", 0.5)])
+def test_a_device_that_tells_one_figure_a_launch_is_gated_and_the_row_names_it(
+    told: str, quantile: float | None
+) -> None:
+    result, _, _ = hold(latencies=SLOWER, summary=lambda _: told)
+    assert only(result).verdict == "REGRESSION"
+    (row,) = [row for row in result.plain()["rows"] if row["judged"]]
+    assert row["quantile"] == quantile
+    assert f"summary_{told}" in row["labels"]
+
+
+def test_figures_of_unlike_kinds_are_not_compared() -> None:
+    result, _, _ = hold(
+        latencies=SLOWER, summary=lambda order: "mean" if order.variant_digest == B else None
+    )
+    assert only(result).verdict == "INCONCLUSIVE"
+    assert "in unlike ways: every inference, mean" in only(result).reason
+
+
 def test_launches_are_pinned_to_the_fastest_processors_where_there_is_a_choice() -> None:
     orders: list[LaunchOrder] = []
     hold(latencies=SAME, orders=orders, facts={"extra": {"processors": [3, 1, 0]}})

@@ -213,8 +213,26 @@ def test_accuracy_drop_is_walds_interval_with_half_an_input_more_in_each_count()
 
 
 def test_a_restless_machine_is_judged_by_its_floor_whatever_its_share_says() -> None:
-    assert paired.launch_quantile([0.99, 0.99], [1.24, 1.2, 1.0]) == paired.FLOOR
-    assert paired.launch_quantile([0.99, 0.99], [1.24, 1.01, 1.0]) == 0.5
-    assert paired.launch_quantile([0.6, 0.6], [1.24, 1.24]) == paired.FLOOR
+    assert paired.launch_quantile([0.99, 0.99], [1.24, 1.0, 1.0], 0.01) == 0.01
+    assert paired.launch_quantile([0.99, 0.99], [1.04, 1.01, 1.0], 0.01) == 0.5
+    assert paired.launch_quantile([0.6, 0.6], [1.24, 1.24], 0.05) == 0.05
     assert paired.launch_quantile([0.6, 0.6], [float("nan"), 1.01]) == 0.25
     assert paired.launch_quantile([], []) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("inferences", "floor"),
+    [
+        (20_000, 0.005),
+        (2_000, 0.005),
+        (1_999, 0.01),
+        (300, 0.05),
+        (100, 0.1),
+        (99, 0.25),
+        (0, 0.25),
+    ],
+)
+def test_a_floor_has_ten_inferences_below_it_or_is_the_quarter(
+    inferences: int, floor: float
+) -> None:
+    assert paired.floor_quantile(inferences) == floor

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness import paired
 from harness.errors import StoreError
 from harness.gate import selftests
 from harness.gate.contest import Contest, Evidence, Reading, Rules, Side
@@ -41,9 +42,8 @@ def evidence(spread: float, pairs: int = 20, p50_ns: float = 2e5, digest: str = 
             reading: Any = Reading(
                 side=name,  # type: ignore[arg-type]
                 launch=launch,
-                floor_ns=value,
-                p25_ns=value,
-                p50_ns=value,
+                inferences=1000,
+                quantiles=dict.fromkeys(paired.QUANTILES, value),
             )
             readings.append(reading)
     return Evidence(

@@ -287,7 +287,7 @@ def test_fresh_pairs_confirm() -> None:
     ("fresh", "why"),
     [
         ([comparison(spread(1.00, 0.01))], "fresh pairs alone say EQUIVALENT"),
-        ([comparison(spread(1.03, 0.001))], "fresh pairs alone say SLOWER_WITHIN_MARGIN"),
+        ([comparison(spread(1.01, 0.001))], "fresh pairs alone say EQUIVALENT"),
         ([comparison(spread(1.10, 0.01, n=6))], "only 6 of 10 fresh pairs"),
         ([], "only 0 of 10 fresh pairs"),
         (
@@ -303,6 +303,13 @@ def test_what_fresh_pairs_do_not_show_is_unconfirmed(fresh: list[Comparison], wh
     assert judged.labels == (UNCONFIRMED,)
     assert why in judged.reason
     assert exit_code([judged]) == 2
+
+
+def test_fresh_pairs_that_are_surely_slower_confirm_whatever_the_margin_is() -> None:
+    (judged,) = confirm([one(comparison(spread(1.10, 0.01)))], [comparison(spread(1.03, 0.001))])
+    assert (judged.verdict, judged.confirmed) == (Verdict.REGRESSION, True)
+    assert judged.fresh is not None
+    assert judged.fresh.verdict is Verdict.SLOWER_WITHIN_MARGIN
 
 
 def test_two_fresh_rows_of_one_key_are_refused() -> None:
