@@ -215,7 +215,7 @@ USUAL: dict[str, Callable[[Sequence[Kept], Sequence[Kept]], bool]] = {
 
 def pyperf_says_slower(compared: Sequence[tuple[Sequence[Kept], Sequence[Kept]]]) -> list[bool]:
     """Ask the real `pyperf compare_to` of all comparisons in one call; a run is a launch."""
-    import pyperf
+    import pyperf  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory(prefix="bench-pyperf-") as folder:
         files = []

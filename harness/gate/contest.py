@@ -174,6 +174,8 @@ class Evidence:
     away: str | None = None
     """Why the device could not be reached when the gate began."""
     pinned_mhz: float | None = None
+    fixed_performance: bool = False
+    """Measured in Android's fixed-performance mode."""
     hot: bool = False
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
     """By cell id."""
@@ -304,6 +306,7 @@ def comparison(
         pairs=pairs(evidence, metric, confirming=confirming),
         labels=(
             *((HOT,) if evidence.hot else ()),
+            *(("fixed_performance",) if evidence.fixed_performance else ()),
             *(f"summary_{word}" for word in told if word),
         ),
         cut_short=evidence.cut_short or (unlike if len(told) > 1 else None),

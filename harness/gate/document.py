@@ -177,6 +177,7 @@ def _contest(evidence: Evidence) -> dict[str, Any]:
         "b": evidence.contest.b.cell.id,
         "cut_short": evidence.cut_short,
         "pinned_mhz": evidence.pinned_mhz,
+        "fixed_performance": evidence.fixed_performance,
         "hot": evidence.hot,
     }
 

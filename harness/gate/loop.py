@@ -186,7 +186,11 @@ class _Held:
             worker.bring({s.variant.digest: s.variant.path for s in (contest.a, contest.b)})
             worker.mending(self.gate.settle)
             assert self.gate.pin is not None
-            self.evidence = replace(self.evidence, pinned_mhz=self.gate.pin.pinned_mhz)
+            self.evidence = replace(
+                self.evidence,
+                pinned_mhz=self.gate.pin.pinned_mhz,
+                fixed_performance=self.gate.pin.fixed_performance,
+            )
             if fresh is None:
                 self._prepare()
                 self._first()

@@ -70,7 +70,7 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
     cells = {cell.id: cell for cell in run.record.cells}
     settled = {_key(one) for one in plain["failed"]}
     gone = {one["device"] for one in plain["away"]}
-    readings = _readings(run)
+    readings, launches = _readings(run), run.launches()
     found = []
     for one in plain["contests"]:
         key = _key(one)
@@ -81,10 +81,11 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
             Evidence(
                 contest=Contest(key=key, a=Side(cell=a), b=Side(cell=b)),
                 readings=tuple(
-                    reading for launch in run.launches() for reading in _of(launch, a, b, readings)
+                    reading for launch in launches for reading in _of(launch, a, b, readings)
                 ),
                 cut_short=one["cut_short"],
                 pinned_mhz=one["pinned_mhz"],
+                fixed_performance=one["fixed_performance"],
                 hot=one["hot"],
             )
         )

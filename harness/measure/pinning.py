@@ -1,6 +1,7 @@
 """Hold a device's processors still while it is measured, where that is allowed; always undone.
 
-The frequency governor is pinned by a small shell program that lives on the device as long as its
+The frequency governor is pinned, and Android's fixed-performance mode switched on, by a small shell
+program that lives on the device as long as its
 stdin is open: it is told to restore, or it sees the end of its stdin when the controller was killed
 or the link was lost, and restores all the same.
 """
@@ -15,6 +16,9 @@ from harness.protocols import Channel, Transport
 from harness.types import DeviceFacts
 
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"
+ANDROID_CMD = "/system/bin/cmd"
+"""What talks to Android's services; nowhere else is there one at this path."""
+
 _ANSWER_SECONDS = 10.0
 _AT_FULL_SPEED = 0.98
 
@@ -32,8 +36,14 @@ for policy in "$1"/policy*; do
     read -r now < "$policy/scaling_cur_freq" && read -r most < "$policy/scaling_max_freq" &&
         echo "speed $now $most"
 done
+fixed=
+if [ -x "$2" ] && "$2" power set-fixed-performance-mode-enabled true >/dev/null 2>&1; then
+    fixed=yes
+    echo fixed
+fi
 echo ready
 read -r until
+[ -z "$fixed" ] || "$2" power set-fixed-performance-mode-enabled false >/dev/null 2>&1
 for one in $saved; do echo "${one%%:*}" > "${one#*:}"; done
 echo restored
 """
@@ -52,16 +62,20 @@ def processors(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
 
 
 class GovernorPin:
-    """The governor of a device's processors at `performance`, until it is closed."""
+    """Governors at `performance`, Android's fixed-performance mode on, until it is closed."""
 
-    def __init__(self, transport: Transport, folder: str = CPUFREQ) -> None:
+    def __init__(
+        self, transport: Transport, folder: str = CPUFREQ, android_cmd: str = ANDROID_CMD
+    ) -> None:
         """Pin what may be pinned; raises TransportError where the device cannot be reached."""
         self.transport = transport
         self.pinned_mhz: float | None = None
         """The frequency it stands at, where it does: a processor with a turbo does not."""
+        self.fixed_performance = False
+        """Whether Android promised a sustained clock (`set-fixed-performance-mode-enabled`)."""
         self._channel: Channel | None = None
         try:
-            self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder])
+            self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder, android_cmd])
             answer = self._until("ready")
         except TransportError:
             raise
@@ -69,6 +83,7 @@ class GovernorPin:
             # No shell, so nothing was pinned; the launches say `uncontrolled`.
             self._forget()
             return
+        self.fixed_performance = "fixed" in answer.split()
         speeds = [line.split()[1:] for line in answer.splitlines() if line.startswith("speed ")]
         pairs = [(int(now), int(most)) for now, most in speeds]
         if pairs and all(now >= _AT_FULL_SPEED * most for now, most in pairs):

@@ -138,6 +138,25 @@ def test_the_governor_is_put_back_when_the_controller_goes_without_a_word(
     assert governors(cpufreq) == ["schedutil", "performance"]
 
 
+def test_androids_fixed_performance_mode_is_switched_on_and_off_again(
+    tmp_path: Path, transport: Any
+) -> None:
+    """A stand-in for Android's `cmd`, which only writes down what it was asked."""
+    cmd, asked = tmp_path / "cmd", tmp_path / "asked"
+    cmd.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    cmd.chmod(0o755)
+    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd))
+    assert pin.fixed_performance
+    mode = "power set-fixed-performance-mode-enabled"
+    assert asked.read_text().splitlines() == [f"{mode} true"]
+    pin.close()
+    assert asked.read_text().splitlines() == [f"{mode} true", f"{mode} false"]
+    cmd.write_text("#!/bin/sh\nexit 255\n")  # an Android without the mode
+    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd))
+    assert not pin.fixed_performance
+    pin.close()
+
+
 def test_a_processor_with_a_turbo_stands_at_no_frequency(cpufreq: Path, transport: Any) -> None:
     (cpufreq / "policy1/scaling_cur_freq").write_text("800000\n")
     pin = pinning.GovernorPin(transport, str(cpufreq))
