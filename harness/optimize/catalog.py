@@ -8,7 +8,6 @@ user's own .tflite is framed as `float_tflite` where its weights are float. What
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -26,6 +25,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "integer": (int,),
     "text": (str,),
+    "file": (str,),
     "boolean": (bool,),
     "list": (list, tuple),
 }
@@ -68,6 +68,13 @@ def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
     return found
 
 
+def files(call: StepCall) -> list[str]:
+    """Name the step's parameters that name a file and are given; the file is part of the work."""
+    given = parameters(call)
+    step = known_steps()[call.name]
+    return [item.name for item in step.parameters if item.type == "file" and given[item.name]]
+
+
 def reachable(form: str, takes: tuple[str, ...], *, source: bool) -> bool:
     """Say whether a file of this form can be made into one that the step takes."""
     if form in takes:
@@ -89,9 +96,9 @@ def _check_call(call: StepCall, where: str) -> None:
 
 
 def _check_value(parameter: Parameter, value: object, where: str) -> None:
-    words = re.findall(r'"([^"]*)"', parameter.type)
-    if words:
-        if value not in words:
+    allowed = _allowed(parameter.type)
+    if allowed:
+        if not any(value == one and type(value) is type(one) for one in allowed):
             raise ConfigError(f"{where} is {value!r}; allowed: {parameter.type}")
         return
     kind, _, bounds = parameter.type.partition(" ")
@@ -102,6 +109,16 @@ def _check_value(parameter: Parameter, value: object, where: str) -> None:
         low, high = (float(bound) for bound in bounds.split(".."))
         if not low <= value <= high:
             raise ConfigError(f"{where} is {value!r}; it takes a {kind} from {low:g} to {high:g}")
+
+
+def _allowed(kind: str) -> list[str | int]:
+    """Read the values that a type like `"channel" | 32 | 64` lists; none of another type."""
+    if '"' not in kind and "|" not in kind:
+        return []
+    return [
+        word[1:-1] if word.startswith('"') else int(word)
+        for word in (item.strip() for item in kind.split("|"))
+    ]
 
 
 def _check_order(before: str, after: str, where: str) -> None:

@@ -1,6 +1,7 @@
-"""dynamic: int8 weights, activations quantised while it runs; needs no data.
+"""dynamic: int8 or int4 weights, activations quantised while it runs; needs no data.
 
 recipes = ["dynamic"]
+recipes = ["dynamic(bits=4)"]
 """
 
 from __future__ import annotations
@@ -9,20 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import quantise
+from harness.optimize import quantise, weights
 from harness.protocols import Artifact, Parameter, StepData
+
+_FOUR = 4
 
 
 class Dynamic:
     """Dynamic-range quantisation, weights per channel. Float inputs and outputs.
+
+    At 4 bits FULLY_CONNECTED, EMBEDDING_LOOKUP and CONV_2D have int4; the others stay at int8, and
+    the notes name them.
 
     Not for tflite-runtime 2.14 and its like: it loads there, runs, and answers garbage, which the
     check before timing catches.
     """
 
     name = "dynamic"
-    summary = "int8 weights, activations quantised at run time"
-    parameters: tuple[Parameter, ...] = ()
+    summary = "int8 or int4 weights, activations quantised at run time"
+    parameters: tuple[Parameter, ...] = (
+        Parameter(name="bits", type="8 | 4", default=8, help="bits of a weight"),
+    )
     takes: tuple[str, ...] = ("float_tflite",)
     gives = "tflite"
     needs: tuple[str, ...] = ()
@@ -31,13 +39,20 @@ class Dynamic:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Quantise the weights; raises RecipeError where the graph cannot be taken."""
-        del parameters, data
+        del data
         out = workdir / "model.tflite"
-        quantise.quantise(source.path, out, _dynamic)
-        return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
-
-
-def _dynamic(worker: Any) -> None:  # noqa: ANN401 - untyped library
-    from ai_edge_quantizer import recipe
-
-    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+        bits = parameters["bits"]
+        configure = weights.configure(
+            source.path,
+            bits=bits,
+            granularity="channel",
+            algorithm="min_max",
+            arithmetic="integer",
+        )
+        quantise.quantise(source.path, out, configure)
+        told: tuple[str, ...] = ()
+        if bits == _FOUR:
+            told = weights.notes(
+                self.name, out, bits=bits, granularity="channel", arithmetic="integer"
+            )
+        return Artifact(path=out, form=self.gives, notes=(*source.notes, *told), flags=source.flags)
