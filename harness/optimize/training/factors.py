@@ -1,0 +1,355 @@
+"""Decomposition: a dense layer or a convolution as a product of smaller ones.
+
+    ranks = choose(model, Wish(keep=0.5))
+    smaller = decompose(model, ranks)
+
+A dense layer and a 1x1 convolution become two of them by a truncated singular value decomposition;
+any other convolution becomes 1x1, k x k and 1x1 by a Tucker decomposition of its two channel modes
+(Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile
+Applications", 2016), the factors of which are tensorly's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError, RecipeError
+from harness.optimize.training.libraries import Keras
+from harness.optimize.training.rebuild import Array, Piece, functional, rebuild
+
+Ranks = tuple[int, ...]
+"""One rank of a dense layer or 1x1 convolution; of a convolution those of its input and output."""
+_HALVINGS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How small: exactly one of `keep`, `energy` and `rank` is given."""
+
+    keep: float | None = None
+    """Share of the model's parameters that may be left, 0..1."""
+    energy: float | None = None
+    """Share of each layer's squared weights that its factors have to hold, 0..1."""
+    rank: int | None = None
+    layers: Sequence[str] = ()
+    """Names of the layers to decompose; empty for all that gain by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A layer that can be decomposed, and what it is made of."""
+
+    layer: Keras
+    kernel: Array
+    spectra: tuple[Array, ...] = field(default=())
+    """Squared singular values of each mode, falling."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the model."""
+        return str(self.layer.name)
+
+    @property
+    def matrix(self) -> bool:
+        """Whether its kernel is one matrix: a dense layer or a 1x1 convolution."""
+        return _sizes(self.kernel)[0] == 1
+
+    @property
+    def full(self) -> Ranks:
+        """The ranks above which there is nothing left to represent."""
+        window, inputs, outputs = _sizes(self.kernel)
+        if self.matrix:
+            return (min(inputs, outputs),)
+        return (min(inputs, window * outputs), min(outputs, window * inputs))
+
+    def size(self, ranks: Ranks) -> int:
+        """Count the weights of its factors, the bias left out."""
+        window, inputs, outputs = _sizes(self.kernel)
+        if self.matrix:
+            return ranks[0] * (inputs + outputs)
+        before = 0 if ranks[0] == inputs else inputs * ranks[0]
+        after = 0 if ranks[1] == outputs else outputs * ranks[1]
+        return before + window * ranks[0] * ranks[1] + after
+
+    def saves(self, ranks: Ranks) -> bool:
+        """Say whether its factors have fewer weights than it has."""
+        return bool(self.size(ranks) < self.kernel.size)
+
+    def holding(self, energy: float) -> Ranks:
+        """Return the smallest ranks whose leading singular values hold this share of the energy."""
+        return tuple(_leading(spectrum, energy) for spectrum in self.spectra)
+
+
+def candidates(model: Keras) -> list[Layer]:
+    """Find the dense layers and plain convolutions of a model, in its order.
+
+    Raises RecipeError for a subclassed model and for one with a model for a layer.
+    """
+    return [
+        Layer(layer=layer, kernel=kernel, spectra=_spectra(kernel))
+        for layer in functional(model).layers
+        if _decomposable(layer)
+        for kernel in [layer.kernel.numpy().astype(np.float64)]
+    ]
+
+
+def choose(model: Keras, wish: Wish) -> dict[str, Ranks]:
+    """Decide the ranks of the layers that are worth decomposing, by name.
+
+    Raises RecipeError: not exactly one measure, one out of range, a layer that is not there or
+    cannot be decomposed, a rank above full rank, a share that cannot be reached, nothing gained.
+    """
+    _check(wish)
+    found = _named(candidates(model), wish.layers)
+    if wish.rank is not None:
+        ranks = _explicit(found, wish.rank, named=bool(wish.layers))
+    elif wish.energy is not None:
+        ranks = {layer.name: layer.holding(wish.energy) for layer in found}
+    else:
+        assert wish.keep is not None
+        ranks = _within(model.count_params(), found, wish.keep)
+    gaining = {layer.name: ranks[layer.name] for layer in found if _gains(layer, ranks)}
+    if not gaining:
+        told = "; ".join(_words(layer, ranks) for layer in found)
+        raise RecipeError(
+            "decomposing saves no parameters: "
+            + (told + "; lower keep, energy or rank" if told else "no dense layer, no convolution")
+        )
+    return gaining
+
+
+def decompose(model: Keras, ranks: Mapping[str, Ranks]) -> Keras:
+    """Return a new model with these layers decomposed; the given one stays as it is.
+
+    Raises RecipeError for a rank above full rank and a layer that cannot be decomposed.
+    """
+    found = {layer.name: layer for layer in _named(candidates(model), list(ranks))}
+    for name, wanted in ranks.items():
+        for rank, full in zip(wanted, found[name].full, strict=True):
+            _refuse_above(rank, full, name)
+    return rebuild(model, {name: _pieces(found[name], wanted) for name, wanted in ranks.items()})
+
+
+def _check(wish: Wish) -> None:
+    given = [name for name in ("keep", "energy", "rank") if getattr(wish, name) is not None]
+    if len(given) != 1:
+        raise RecipeError(
+            "give one of keep (share of the parameters), energy (share of each layer's) and rank; "
+            f"given: {', '.join(given) or 'none'}"
+        )
+    if wish.keep is not None and not 0 < wish.keep < 1:
+        raise RecipeError(f"keep = {wish.keep:g} is out of range: more than 0, less than 1")
+    if wish.energy is not None and not 0 < wish.energy < 1:
+        raise RecipeError(f"energy = {wish.energy:g} is out of range: more than 0, less than 1")
+    if wish.rank is not None and wish.rank < 1:
+        raise RecipeError(f"rank = {wish.rank} is out of range: 1 is the smallest rank")
+
+
+def _decomposable(layer: Keras) -> bool:
+    kind = type(layer)
+    if not kind.__module__.startswith("tf_keras."):
+        return False
+    if kind.__name__ == "Conv2D":
+        return bool(layer.groups == 1 and layer.data_format == "channels_last")
+    return kind.__name__ == "Dense"
+
+
+def _named(found: list[Layer], names: Sequence[str]) -> list[Layer]:
+    known = {layer.name: layer for layer in found}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise RecipeError(
+                f'no layer "{name}" that can be decomposed'
+                + (f'; did you mean "{near[0]}"?' if near else "")
+                + f" (there are: {', '.join(known) or 'none'})"
+            )
+    return [known[name] for name in names] if names else found
+
+
+def _explicit(found: list[Layer], rank: int, *, named: bool) -> dict[str, Ranks]:
+    """The same rank everywhere; a mode that has not as much keeps its full rank."""
+    largest = max(found, key=lambda layer: max(layer.full), default=None)
+    if largest is not None:
+        _refuse_above(rank, max(largest.full), largest.name)
+    for layer in found if named else ():
+        _refuse_above(rank, max(layer.full), layer.name)
+    return {layer.name: tuple(min(rank, full) for full in layer.full) for layer in found}
+
+
+def _refuse_above(rank: int, full: int, name: str) -> None:
+    if rank > full:
+        raise RecipeError(f'rank {rank} is above the full rank of "{name}", which is {full}')
+
+
+def _within(whole: int, found: list[Layer], keep: float) -> dict[str, Ranks]:
+    """Search the one share of energy that brings the model down to `keep` of its parameters."""
+
+    def size(energy: float) -> int:
+        ranks = {layer.name: layer.holding(energy) for layer in found}
+        saved = sum(
+            layer.kernel.size - layer.size(ranks[layer.name])
+            for layer in found
+            if _gains(layer, ranks)
+        )
+        return whole - saved
+
+    if size(0.0) > keep * whole:
+        raise RecipeError(
+            f"keep = {keep:g} cannot be reached: at rank 1 there are still {size(0.0) / whole:.1%} "
+            "of the parameters (the rest is in layers that are not decomposed); raise keep"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) <= keep * whole else (low, middle)
+    return {layer.name: layer.holding(low) for layer in found}
+
+
+def _gains(layer: Layer, ranks: Mapping[str, Ranks]) -> bool:
+    return layer.saves(ranks[layer.name])
+
+
+def _words(layer: Layer, ranks: Mapping[str, Ranks]) -> str:
+    wanted = ranks[layer.name]
+    return (
+        f"{layer.name} of {layer.kernel.size:,} weights would have {layer.size(wanted):,} "
+        f"at rank {' and '.join(map(str, wanted))}"
+    )
+
+
+def _sizes(kernel: Array) -> tuple[int, int, int]:
+    """Positions of the window, input channels, output channels."""
+    *window, inputs, outputs = (int(size) for size in kernel.shape)
+    return math.prod(window), inputs, outputs
+
+
+def _spectra(kernel: Array) -> tuple[Array, ...]:
+    """Squared singular values of the unfolding along each mode that is cut.
+
+    They are the eigenvalues of the unfolding times its transpose, which is as small as the mode.
+    """
+    window, inputs, outputs = _sizes(kernel)
+    by_output = kernel.reshape(-1, outputs)
+    if window == 1:
+        smaller = by_output if inputs >= outputs else by_output.T
+        return (_eigenvalues(smaller.T @ smaller),)
+    by_input = np.moveaxis(kernel, -2, 0).reshape(inputs, -1)
+    return (_eigenvalues(by_input @ by_input.T), _eigenvalues(by_output.T @ by_output))
+
+
+def _eigenvalues(gram: Array) -> Array:
+    return np.asarray(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
+
+
+def _leading(spectrum: Array, energy: float) -> int:
+    held = np.cumsum(spectrum)
+    if held[-1] == 0:
+        return 1
+    return int(min(len(spectrum), 1 + np.searchsorted(held, energy * held[-1])))
+
+
+# --- the layers that stand for one -----------------------------------------------------------
+
+
+def _pieces(layer: Layer, ranks: Ranks) -> list[Piece]:
+    if type(layer.layer).__name__ == "Dense":
+        return _dense_pair(layer, ranks[0])
+    return _pointwise_pair(layer, ranks[0]) if layer.matrix else _three(layer, ranks)
+
+
+def _dense_pair(layer: Layer, rank: int) -> list[Piece]:
+    config = layer.layer.get_config()
+    first, second = _halves(layer.kernel, rank)
+    bare = {**_bare(config), "units": rank}
+    return [
+        Piece(name=f"{layer.name}_in", kind="Dense", config=bare, weights={"kernel": first}),
+        _last(layer, config, second),
+    ]
+
+
+def _pointwise_pair(layer: Layer, rank: int) -> list[Piece]:
+    """Two 1x1 convolutions; the first one strides, so that the second has less to do."""
+    config = layer.layer.get_config()
+    first, second = _halves(layer.kernel[0, 0], rank)
+    bare = {**_bare(config), "filters": rank}
+    return [
+        Piece(
+            name=f"{layer.name}_in",
+            kind="Conv2D",
+            config=bare,
+            weights={"kernel": first[None, None]},
+        ),
+        _last(layer, {**config, **_POINT}, second[None, None]),
+    ]
+
+
+def _three(layer: Layer, ranks: Ranks) -> list[Piece]:
+    """1x1, k x k, 1x1. A mode of full size needs no factor: the core takes it in."""
+    config = layer.layer.get_config()
+    inputs, outputs = layer.kernel.shape[-2:]
+    core, before, after = _tucker(layer.kernel, ranks)
+    pieces: list[Piece] = []
+    if ranks[0] == inputs:
+        core = np.einsum("hwab,ia->hwib", core, before)
+    else:
+        bare = {**_bare(config), **_POINT, "filters": ranks[0]}
+        pieces.append(_convolution(f"{layer.name}_in", bare, before[None, None]))
+    if ranks[1] == outputs:
+        core = np.einsum("hwab,ob->hwao", core, after)
+        return [*pieces, _last(layer, config, core)]
+    bare = {**_bare(config), "filters": ranks[1]}
+    pieces.append(_convolution(f"{layer.name}_core", bare, core))
+    return [*pieces, _last(layer, {**config, **_POINT}, after.T[None, None])]
+
+
+_POINT = {"kernel_size": (1, 1), "strides": (1, 1), "padding": "valid", "dilation_rate": (1, 1)}
+
+
+def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A factor's config: linear, without bias, and free of what was asked of the whole layer."""
+    asked = ("kernel_constraint", "bias_constraint", "bias_regularizer", "activity_regularizer")
+    return {**config, "use_bias": False, "activation": "linear", **dict.fromkeys(asked)}
+
+
+def _convolution(name: str, config: Mapping[str, Any], kernel: Array) -> Piece:
+    return Piece(name=name, kind="Conv2D", config=config, weights={"kernel": kernel})
+
+
+def _last(layer: Layer, config: Mapping[str, Any], kernel: Array) -> Piece:
+    """The piece with the layer's name, bias and activation."""
+    weights = {"kernel": kernel}
+    if layer.layer.use_bias:
+        weights["bias"] = layer.layer.bias.numpy()
+    kind = type(layer.layer).__name__
+    return Piece(
+        name=layer.name,
+        kind=kind,
+        config={**config, "kernel_constraint": None},
+        weights=weights,
+    )
+
+
+def _halves(matrix: Array, rank: int) -> tuple[Array, Array]:
+    """The best two factors of a rank, each with the root of the singular values."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    root = np.sqrt(values[:rank])
+    return left[:, :rank] * root, root[:, None] * right[:rank]
+
+
+def _tucker(kernel: Array, ranks: Ranks) -> tuple[Array, Array, Array]:
+    """Core (h, w, r_in, r_out), factors (in, r_in) and (out, r_out)."""
+    try:
+        from tensorly.decomposition import partial_tucker
+    except ImportError as error:
+        raise HarnessError(
+            f"decompose needs tensorly ({error}); pip install 'edge-harness[train]'"
+        ) from error
+    (core, (before, after)), _ = partial_tucker(kernel, rank=list(ranks), modes=[2, 3])
+    return np.asarray(core), np.asarray(before), np.asarray(after)

@@ -1,0 +1,257 @@
+"""Structured pruning: which filters and units go, and the smaller model without them.
+
+    seen = groups.network(model)
+    kept = choose(seen, Wish(keep=0.5, of="macs"))
+    smaller = prune(seen, kept)
+
+Filters are ranked inside their group by how large their weights are (Li et al., "Pruning Filters
+for Efficient ConvNets", 2017: the L1 norm) or by the batch-norm scale behind them (Liu et al.,
+"Learning Efficient Convolutional Networks through Network Slimming", 2017); for a group of several
+layers the scores are summed, each layer's first divided by its mean, so that no layer outweighs
+the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.errors import RecipeError
+from harness.optimize.training.groups import KERNELS, Group, Network, Part
+from harness.optimize.training.libraries import Keras
+from harness.optimize.training.rebuild import Array, Piece, rebuild
+
+Criterion = Literal["l1", "l2", "bn_scale"]
+Of = Literal["channels", "parameters", "macs"]
+_HALVINGS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How much is to be kept, of what, and what decides."""
+
+    keep: float = 0.5
+    of: Of = "channels"
+    criterion: Criterion = "l1"
+    multiple: int = 8
+    """Channels are rounded to the nearest multiple of this, and never fewer than one multiple."""
+    least: int = 1
+    """Never fewer channels than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Size and work of a model. MACs are those of convolutions and dense layers, a sample."""
+
+    parameters: int
+    macs: int | None
+    """None where an open size makes them unknown."""
+
+
+def choose(network: Network, wish: Wish) -> Array:
+    """Say of each channel's number whether it is kept, as an array of booleans.
+
+    `of="channels"` keeps the ratio in every group; `of="parameters"` and `of="macs"` search the
+    one ratio, the same for every group, that brings the model down to `keep` of what it has.
+
+    Raises RecipeError: a ratio out of range, nothing that can be pruned (with the reasons), a
+    share that cannot be reached, a ratio that removes nothing.
+    """
+    if not 0 < wish.keep < 1:
+        raise RecipeError(f"keep = {wish.keep:g} is out of range: keep more than 0, less than 1")
+    free = [group for group in network.groups if group.frozen is None]
+    if not free:
+        raise RecipeError(
+            "nothing can be pruned: there is no hidden convolution or dense layer whose channels "
+            f"this step can follow{_reasons(network)}"
+        )
+    ranked = [_ranked(network, group, wish.criterion) for group in free]
+
+    def kept_at(ratio: float) -> Array:
+        removed = [order[: len(order) - _count(len(order), ratio, wish)] for order in ranked]
+        return ~np.isin(network.roots, np.concatenate(removed))
+
+    kept = kept_at(wish.keep) if wish.of == "channels" else _within(network, wish, kept_at)
+    if kept.all():
+        raise RecipeError(
+            f"keep = {wish.keep:g} removes nothing: the layers have "
+            f"{', '.join(f'{len(order)}' for order in ranked)} channels, rounded to a multiple of "
+            f"{wish.multiple} and never fewer than {max(wish.multiple, wish.least)}; "
+            "lower multiple or least"
+        )
+    return kept
+
+
+def prune(network: Network, kept: Array) -> Keras:
+    """Return a new model without the channels that are not kept; the given one stays as it is."""
+    replaced = {
+        name: [_piece(part, kept)]
+        for name, part in network.parts.items()
+        if not all(kept[numbers].all() for numbers in _numbers(part))
+    }
+    return rebuild(network.model, replaced)
+
+
+def cost(network: Network, kept: Array) -> Cost:
+    """Count parameters and multiply-accumulates with only the kept channels."""
+    parameters, macs, closed = 0, 0, True
+    for layer in network.model.layers:
+        part = network.parts.get(layer.name)
+        if part is None:
+            parameters += layer.count_params()
+            continue
+        sizes = {name: _size(part, name, kept) for name in part.cuts}
+        parameters += sum(sizes.values())
+        work = sum(sizes.get(name, 0) for name in KERNELS)
+        if part.positions is None:
+            closed = closed and not work
+        else:
+            macs += part.positions * work
+    return Cost(parameters=parameters, macs=macs if closed else None)
+
+
+def frozen(network: Network) -> list[str]:
+    """Say of each group that is kept whole why, but for the layers that give the outputs."""
+    return [
+        f"kept whole: {', '.join(group.layers)}, because of {group.frozen}"
+        for group in network.groups
+        if group.frozen is not None and group.frozen != "the model's output"
+    ]
+
+
+def told(network: Network, kept: Array) -> str:
+    """Say what is left: parameters, MACs and the channels of each layer that lost some."""
+    before, after = cost(network, np.ones_like(kept)), cost(network, kept)
+    words = f"{after.parameters:,} of {before.parameters:,} parameters ({_share(after.parameters, before.parameters)})"
+    if before.macs and after.macs is not None:
+        words += f", {after.macs:,} of {before.macs:,} MACs ({_share(after.macs, before.macs)})"
+    widths = [
+        f"{name} {int(kept[part.gives].sum())} of {len(part.gives)}"
+        for name, part in network.parts.items()
+        if part.makes is not None and not kept[part.gives].all()
+    ]
+    return f"{words}; channels: {', '.join(widths)}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}"
+
+
+def without_scale(network: Network) -> list[str]:
+    """Name the layers that can be pruned but have no batch-norm scale behind them."""
+    return [
+        name
+        for group in network.groups
+        if group.frozen is None and not _scales(network, group)
+        for name in group.layers
+    ]
+
+
+def _count(count: int, ratio: float, wish: Wish) -> int:
+    nearest = wish.multiple * int(count * ratio / wish.multiple + 0.5)
+    return min(count, max(nearest, wish.multiple, wish.least))
+
+
+def _within(network: Network, wish: Wish, kept_at: Callable[[float], Array]) -> Array:
+    """The most channels that cost no more than the wished share; the cost never falls as they grow."""
+    whole = _counted(cost(network, np.ones(len(network.roots), dtype=bool)), wish.of)
+    bound = wish.keep * whole
+    smallest = _counted(cost(network, kept_at(0.0)), wish.of)
+    if smallest > bound:
+        raise RecipeError(
+            f"keep = {wish.keep:g} of the {wish.of} cannot be reached: with {wish.multiple} "
+            f"channels a layer there are still {smallest / whole:.1%} (the rest is in layers that "
+            f"are not pruned){_reasons(network)}; raise keep, or lower multiple"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        fits = _counted(cost(network, kept_at(middle)), wish.of) <= bound
+        low, high = (middle, high) if fits else (low, middle)
+    return kept_at(low)
+
+
+def _counted(found: Cost, of: Of) -> int:
+    if of == "parameters":
+        return found.parameters
+    if found.macs is None:
+        raise RecipeError(
+            "the MACs cannot be counted: the model leaves a size of its input open; "
+            'use of = "parameters" or of = "channels"'
+        )
+    return found.macs
+
+
+def _ranked(network: Network, group: Group, criterion: Criterion) -> Array:
+    """The group's channels, the least important first; equals in the order of the layer."""
+    scores: dict[int, float] = dict.fromkeys(map(int, group.channels), 0.0)
+    found = _scales(network, group) if criterion == "bn_scale" else []
+    for part, values in found or [
+        (network.parts[name], _norms(network.parts[name], criterion)) for name in group.layers
+    ]:
+        mean = float(values.mean()) or 1.0
+        for root, value in zip(network.roots[part.gives], values, strict=True):
+            if int(root) in scores:
+                scores[int(root)] += float(value) / mean
+    order = np.argsort([scores[int(root)] for root in group.channels], kind="stable")
+    ranked: Array = group.channels[order]
+    return ranked
+
+
+def _scales(network: Network, group: Group) -> list[tuple[Part, Array]]:
+    """The batch norms that a group's channels go through, each with its absolute scales."""
+    wanted = set(map(int, group.channels))
+    return [
+        (part, np.abs(part.layer.gamma.numpy()))
+        for part in network.parts.values()
+        if "gamma" in part.cuts and wanted & set(map(int, network.roots[part.gives]))
+    ]
+
+
+def _norms(part: Part, criterion: Criterion) -> Array:
+    assert part.makes is not None
+    weight, axis = part.makes
+    values = getattr(part.layer, weight).numpy()
+    others = tuple(each for each in range(values.ndim) if each != axis)
+    if criterion == "l2":
+        return np.asarray(np.sqrt(np.square(values).sum(axis=others)))
+    return np.asarray(np.abs(values).sum(axis=others))
+
+
+def _piece(part: Part, kept: Array) -> Piece:
+    config = dict(part.layer.get_config())
+    for key, numbers in part.sizes.items():
+        count = int(kept[numbers].sum())
+        if key == "target_shape":
+            *leading, last = config[key]
+            config[key] = (*leading, last if last == -1 else count)
+        else:
+            config[key] = count
+    weights = {}
+    for name, axes in part.cuts.items():
+        values = getattr(part.layer, name).numpy()
+        for axis, numbers in axes.items():
+            values = np.compress(kept[numbers], values, axis=axis)
+        weights[name] = values
+    kind = type(part.layer).__name__
+    return Piece(name=part.layer.name, kind=kind, config=config, weights=weights)
+
+
+def _size(part: Part, name: str, kept: Array) -> int:
+    shape = list(getattr(part.layer, name).shape)
+    for axis, numbers in part.cuts[name].items():
+        shape[axis] = int(kept[numbers].sum())
+    return int(np.prod(shape))
+
+
+def _numbers(part: Part) -> list[Array]:
+    return [*part.sizes.values(), *(n for axes in part.cuts.values() for n in axes.values())]
+
+
+def _reasons(network: Network) -> str:
+    """Why groups are kept whole, for a message; the outputs' own layer goes without saying."""
+    told = frozen(network)
+    return f" ({'; '.join(told)})" if told else ""

@@ -1,0 +1,142 @@
+"""A tf_keras graph again, with some of its layers replaced by others.
+
+    rebuild(model, {"dense": [Piece(name="dense", kind="Dense", config=..., weights=...)]})
+
+The graph is edited as the plain data of `get_config`, so branches, layers that are called more than
+once, several inputs and outputs and arguments of TensorFlow operators come through as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.errors import RecipeError
+from harness.optimize.training import libraries
+from harness.optimize.training.libraries import Keras
+
+Array = np.ndarray[Any, Any]
+
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One layer that stands where another stood."""
+
+    name: str
+    kind: str
+    """Class of `tf_keras.layers`."""
+    config: Mapping[str, Any]
+    weights: Mapping[str, Array]
+    """By the attribute that holds the variable: `kernel`, `bias`, `gamma`, ..."""
+
+
+def functional(model: Keras) -> Keras:
+    """Return the model as a Functional one over the same layers.
+
+    Raises RecipeError for a model that is no graph of layers (subclassed, or not built) and for
+    one that has another model for a layer.
+    """
+    keras = libraries.keras()
+    if not getattr(model, "_is_graph_network", False):
+        raise RecipeError(
+            f'the model "{model.name}" is not a graph of layers (subclassed, or never built): '
+            "write it with the functional API, or leave this step out"
+        )
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            raise RecipeError(
+                f'the layer "{layer.name}" is itself a model: call its layers in the outer model '
+                "instead (build the inner one on the outer one's tensors), or leave this step out"
+            )
+    if type(model) is _functional_class():
+        return model
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
+    """Return a new model; `replaced` says by layer name what stands in a layer's place.
+
+    The pieces follow one another. The last has the name of the layer it replaces, so that whatever
+    read the layer reads it; a layer that is called several times is replaced at each call by the
+    same pieces. Every other layer is made anew from its config and gets a copy of its weights; the
+    given model stays as it is.
+
+    Raises RecipeError where a layer cannot be made again from its config or its weights do not fit.
+    """
+    source = functional(model)
+    config = source.get_config()
+    layers: list[dict[str, Any]] = []
+    for item in config["layers"]:
+        # build_config holds the shapes of the old graph; the layers are built where they are called.
+        plain = {key: value for key, value in item.items() if key != "build_config"}
+        pieces = replaced.get(item["name"])
+        layers += [plain] if pieces is None else _chain(plain, pieces)
+    known = {type(layer).__name__: type(layer) for layer in source.layers}
+    try:
+        made = libraries.keras().Model.from_config(
+            {**config, "layers": layers}, custom_objects=known
+        )
+    except _REFUSALS as error:
+        raise RecipeError(
+            f'the model "{model.name}" cannot be made again from its config '
+            f"({type(error).__name__}: {_short(error)}); give its custom layers a get_config"
+        ) from error
+    _carry_weights(source, made, {p.name: p for pieces in replaced.values() for p in pieces})
+    return made
+
+
+def _chain(item: Mapping[str, Any], pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """Write a layer's entry of a graph's config anew, as one entry for each piece."""
+    assert pieces[-1].name == item["name"], "what follows finds the last piece by the old name"
+    entries = []
+    inbound = item["inbound_nodes"]
+    for piece in pieces:
+        entries.append(
+            {
+                **item,
+                "class_name": piece.kind,
+                "config": {**piece.config, "name": piece.name},
+                "name": piece.name,
+                "inbound_nodes": inbound,
+            }
+        )
+        inbound = [[[piece.name, call, 0, {}]] for call in range(len(item["inbound_nodes"]))]
+    return entries
+
+
+def _carry_weights(source: Keras, made: Keras, pieces: Mapping[str, Piece]) -> None:
+    for layer in made.layers:
+        try:
+            if layer.name in pieces:
+                _assign(layer, pieces[layer.name].weights)
+            else:
+                layer.set_weights(source.get_layer(layer.name).get_weights())
+        except ValueError as error:
+            raise RecipeError(
+                f'the weights of "{layer.name}" do not fit its new place ({_short(error)})'
+            ) from error
+
+
+def _assign(layer: Keras, weights: Mapping[str, Array]) -> None:
+    held = len(layer.weights)
+    if held != len(weights):
+        raise ValueError(f"{len(weights)} arrays for its {held} variables")
+    for name, array in weights.items():
+        getattr(layer, name).assign(array)
+
+
+def _functional_class() -> type[Any]:
+    from tf_keras.src.engine.functional import Functional
+
+    kind: type[Any] = Functional
+    return kind
+
+
+def _short(error: Exception, limit: int = 300) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= limit else f"{words[:limit]} ..."
