@@ -78,11 +78,27 @@ class OpenTransport(Protocol):
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """A file that was sent, and what it took."""
+
+    digest: str
+    file_bytes: int
+    travelled_bytes: int
+    """As the device counted what arrived; fewer than the file's where it was packed."""
+    codec: str | None
+    seconds: float
+    """From packing to the device's word that it is whole."""
+
+
 class Dialect(Protocol):
     """How to speak with one kind of agent over a transport."""
 
-    def deploy(self, files: Mapping[str, Path]) -> None:
-        """Bring the agent and these files (by sha256) to the device; what is there stays."""
+    def deploy(self, files: Mapping[str, Path]) -> Sequence[Push]:
+        """Bring the agent and these files (by sha256) to the device; what is there stays.
+
+        Returns the files that were sent, none where all were there.
+        """
 
     def hello(self) -> DeviceFacts:
         """Ask the device what it is."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import plugins
 from harness.errors import HarnessError, TransportError, Unreachable
-from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
+from harness.protocols import Dialect, OpenDialect, OpenTransport, Push, Transport
 from harness.types import Device, DeviceFacts
 
 RECONNECT_SECONDS = 30.0
@@ -34,13 +34,15 @@ class Session:
         self._open_transport = transport or open_transport
         self._open_dialect: OpenDialect = dialect or plugins.load("harness.dialects", "json_lines")
         self._files: dict[str, Path] = {}
+        self.pushed: list[Push] = []
+        """Files that were sent and that nobody has told of yet."""
         self._open()
 
     def _open(self) -> None:
         self.transport: Transport = self._open_transport(self.device)
         try:
             self.dialect: Dialect = self._open_dialect(self.transport, self.device)
-            self.dialect.deploy(self._files)
+            self.pushed += self.dialect.deploy(self._files)
             self.facts: DeviceFacts = self.dialect.hello()
         except BaseException:
             self.close()
@@ -49,7 +51,7 @@ class Session:
     def bring(self, files: Mapping[str, Path]) -> None:
         """Have these files (sha256 to path) on the device; what is there is not sent again."""
         self._files.update(files)
-        self.dialect.deploy(files)
+        self.pushed += self.dialect.deploy(files)
 
     def reopen(self, patience_seconds: float = RECONNECT_SECONDS) -> None:
         """Connect again until a deadline; raises Unreachable with the last reason.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, TransferFailed
-from harness.protocols import Channel, OpenDialect, Reply, Transport
+from harness.protocols import Channel, OpenDialect, Push, Reply, Transport
 from harness.types import (
     Covariates,
     Delegation,
@@ -125,8 +125,9 @@ class FakeDialect:
 
         return open_fake
 
-    def deploy(self, files: Mapping[str, Path]) -> None:
-        """Accept everything."""
+    def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:  # noqa: ARG002 - the seam
+        """Have everything already."""
+        return ()
 
     def hello(self) -> DeviceFacts:
         """Say that it is a fake."""

@@ -58,8 +58,9 @@ class Worker:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def bring(self, files: Mapping[str, Path]) -> None:
-        """Have these files (sha256 to path) on the device."""
+        """Have these files (sha256 to path) on the device, and tell what travelled."""
         self.mending(lambda: self.session.bring(files))
+        self._tell_pushes()
 
     def mending(self, action: Callable[[], T]) -> T:
         """Do it; after a broken connection, reconnect and do it once more.
@@ -76,6 +77,7 @@ class Worker:
             self.observer.log({"event": "reconnecting", "device": name, "reason": str(error)})
             self.session.reopen()
             self.observer.log({"event": "reconnected", "device": name})
+            self._tell_pushes()
         try:
             return action()
         except TransportError as error:
@@ -91,6 +93,13 @@ class Worker:
         except HarnessError as another:
             self._stopped(another)
             self.session.reopen()
+
+    def _tell_pushes(self) -> None:
+        """Log what was sent since the last time, also while reconnecting."""
+        pushes, self.session.pushed = self.session.pushed, []
+        for push in pushes:
+            name = self.session.device.name
+            self.observer.log({"event": "pushed", "device": name, **asdict(push)})
 
     def _stopped(self, error: HarnessError) -> None:
         """A session that was closed to stop the work looks like one that was lost."""

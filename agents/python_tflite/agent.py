@@ -10,12 +10,13 @@ import signal
 import sys
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 import digests
 import facts
 import job as jobs
 import sysfs
+import unpack
 import wire
 from wire import AgentFault
 from workdir import Workdir
@@ -166,12 +167,14 @@ class Agent:
 
     def _have(self, identity: Any, request: Dict[str, Any]) -> None:
         wanted = _digests(request, "digests")
-        self._result(identity, have=[digest for digest in wanted if self._workdir.has(digest)])
+        there = [digest for digest in wanted if self._workdir.has(digest)]
+        self._result(identity, have=there, unpacks=unpack.known())
 
     def _commit(self, identity: Any, request: Dict[str, Any]) -> None:
         digest = _digests({"digests": [request.get("digest")]}, "digests")[0]
-        size = self._workdir.commit(digest, request.get("part"))
-        self._result(identity, digest=digest, bytes=size)
+        codec, promised = _packing(request)
+        size, arrived = self._workdir.commit(digest, request.get("part"), codec, promised)
+        self._result(identity, digest=digest, bytes=size, arrived=arrived)
 
     def _clean(self, identity: Any, request: Dict[str, Any]) -> None:
         older = request.get("older_seconds", 86400)
@@ -247,6 +250,17 @@ def _digests(request: Dict[str, Any], key: str) -> List[str]:
     if not isinstance(words, list) or not all(digests.is_digest(word) for word in words):
         raise AgentFault("protocol", "{} must be sha256 digests in hexadecimal".format(key))
     return words
+
+
+def _packing(request: Dict[str, Any]) -> Tuple[Optional[str], int]:
+    """Return the codec of a part, None where it was not packed, and the size it promises."""
+    codec, promised = request.get("codec"), request.get("bytes", 0)
+    if codec is not None and codec not in unpack.known():
+        known = ", ".join(unpack.known())
+        raise AgentFault("protocol", "unknown codec {!r} (known: {})".format(codec, known))
+    if type(promised) is not int or promised < 0:
+        raise AgentFault("protocol", "bytes must be a whole number, 0 or more")
+    return codec, promised
 
 
 def _delegation(graph: Optional[Dict[str, Any]], log: str) -> Optional[Dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional
 
 import digests
 import sysfs
+import unpack
 
 _LIBRARY_FOLDERS = ("usr/lib", "usr/local/lib", "lib")
 _CORAL_USB = ("1a6e", "18d1:9302")
@@ -39,6 +40,7 @@ def gather(root: str = "/") -> Dict[str, Any]:
             "python_bits": 64 if sys.maxsize > 2**32 else 32,
             "usable_cores": len(os.sched_getaffinity(0)),
             "processors": _fastest_first(root, sorted(os.sched_getaffinity(0))),
+            "unpacks": unpack.known(),
             "usb": usb,
         },
     }

@@ -7,9 +7,10 @@ and its folder fsynced, before `commit` answers.
 import os
 import stat
 import time
-from typing import Any, List, Set
+from typing import Any, List, Optional, Set, Tuple
 
 import digests
+import unpack
 from wire import AgentFault
 
 BLOB_CAP_BYTES = 10**9
@@ -52,14 +53,21 @@ class Workdir:
         self._in_use.add(digest)
         return True
 
-    def commit(self, digest: str, part: Any) -> int:
-        """Make incoming/`part` the blob `digest`; returns its size.
+    def commit(
+        self, digest: str, part: Any, codec: Optional[str], promised: int
+    ) -> Tuple[int, int]:
+        """Make incoming/`part` the blob `digest`; returns its size and how many bytes arrived.
 
-        Raises AgentFault (transfer_failed): the part is missing, or it is not what was sent, and
-        then it is deleted.
+        With a codec the part is unpacked first, to at most `promised` bytes. Raises AgentFault
+        (transfer_failed): the part is missing, or it is not what was sent, and then it is deleted.
         """
         source = self._incoming(part)
         try:
+            arrived = os.stat(source).st_size
+            if codec is not None:
+                unpack.to_file(codec, source, source + ".unpacked", promised)
+                os.unlink(source)
+                source += ".unpacked"
             found = digests.of_arrival(source)
             size = os.stat(source).st_size
             if found != digest:
@@ -75,7 +83,7 @@ class Workdir:
             raise AgentFault("transfer_failed", reason) from error
         self._in_use.add(digest)
         self._evict()
-        return size
+        return size, arrived
 
     def clean(self, outputs: List[str], older_seconds: float) -> int:
         """Remove these outputs, and parts and outputs older than that; returns how many."""

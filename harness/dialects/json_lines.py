@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.dialects import answers, bootstrap, packing
+from harness.dialects import answers, bootstrap, packing, parcel
 from harness.dialects.answers import Fields
 from harness.dialects.framing import JsonLines
 from harness.errors import (
@@ -35,7 +35,7 @@ from harness.errors import (
     TransferFailed,
     Unsupported,
 )
-from harness.protocols import Channel, Transport
+from harness.protocols import Channel, Push, Transport
 from harness.types import Device, DeviceFacts, Launch, LaunchOrder
 
 VERSION = 1
@@ -73,19 +73,19 @@ class JsonLinesDialect:
         self._lines: JsonLines | None = None
         self._next_id = 0
 
-    def deploy(self, files: Mapping[str, Path]) -> None:
+    def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
         """Bring the agent and these files (by sha256) to the device; what is there stays.
 
-        Raises RuntimeMissing where no usable Python is, TransferFailed where a file does not
-        arrive whole, and what the transport raises.
+        Returns what was sent and what it took. Raises RuntimeMissing where no usable Python is,
+        TransferFailed where a file does not arrive whole, and what the transport raises.
         """
         self._start()
         if not files:
-            return
+            return ()
         answer = self._ask("have", _ANSWER_SECONDS, digests=sorted(files))
-        there = set(answer.texts("have"))
-        for digest in sorted(set(files) - there):
-            self._push(digest, files[digest])
+        there, unpacks = set(answer.texts("have")), answer.texts("unpacks")
+        missing = sorted(set(files) - there)
+        return tuple(self._push(digest, files[digest], unpacks) for digest in missing)
 
     def hello(self) -> DeviceFacts:
         """Ask the device what it is; its clock is compared with ours on the way."""
@@ -133,12 +133,24 @@ class JsonLinesDialect:
 
     # --- files -----------------------------------------------------------------------------------
 
-    def _push(self, digest: str, source: Path) -> None:
+    def _push(self, digest: str, source: Path, unpacks: Collection[str]) -> Push:
+        began = time.monotonic()
         # A name of its own: two controllers may send the same file at the same time.
         part = f"{digest}.{secrets.token_hex(4)}.part"
-        self._transport.put(source, f"{self._device.workdir}/incoming/{part}")
-        seconds = _ANSWER_SECONDS + source.stat().st_size / _SLOWEST_DISK_BYTES_A_SECOND
-        self._ask("commit", seconds, digest=digest, part=part)
+        with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
+            sent = parcel.parcel(source, self._device, unpacks, Path(folder))
+            self._transport.put(sent.path, f"{self._device.workdir}/incoming/{part}")
+        size = sent.file_bytes
+        packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
+        seconds = _ANSWER_SECONDS + size / _SLOWEST_DISK_BYTES_A_SECOND
+        answer = self._ask("commit", seconds, digest=digest, part=part, **packing)
+        return Push(
+            digest=digest,
+            file_bytes=size,
+            travelled_bytes=answer.integer("arrived"),
+            codec=sent.codec,
+            seconds=time.monotonic() - began,
+        )
 
     def _fetch(self, digest: str, size: int) -> bytes:
         """Bring an output file of this digest and size, and have it removed there."""

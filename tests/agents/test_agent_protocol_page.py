@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import shutil
@@ -33,7 +34,9 @@ def test_every_example_line_is_true(raw: RawAgent, kws: Path) -> None:
     digest = digest_of(kws)
     zeros = base64.b64encode(bytes(490)).decode()
     page = PAGE.replace("MODEL", digest).replace("ZEROS", zeros)
-    shutil.copyfile(kws, raw.workdir / "incoming" / f"{digest}.part")
+    incoming = raw.workdir / "incoming"
+    shutil.copyfile(kws, incoming / f"{digest}.part")
+    (incoming / f"{digest}.part.gz").write_bytes(gzip.compress(kws.read_bytes()))
     verbs = set()
     for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL):
         request, *expected = block.splitlines()
