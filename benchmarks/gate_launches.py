@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import CACHE, KEYWORD_INT8, digest, mobilenet, need, stack  # noqa: E402
+from harness import paired  # noqa: E402
 from harness.measure import pinning  # noqa: E402
 from harness.sessions import Session  # noqa: E402
 from harness.types import Device, Dose, LaunchOrder  # noqa: E402
 
 RAW = CACHE / "gate"
 PACKED = ROOT / "benchmarks" / "launches"
-QUANTILES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 KEPT = 40
 """Inferences kept of a launch, evenly taken, for rules that look at inferences."""
 
@@ -194,14 +194,14 @@ def pack() -> None:
                     "at": round((int(raw["at_ns"][0]) - start) / 1e9, 2),
                     "n": len(value),
                     "share": None if np.isnan(share) else round(share, 4),
-                    "quantiles": [round(float(x)) for x in np.quantile(value, QUANTILES)],
+                    "quantiles": [round(float(x)) for x in np.quantile(value, paired.QUANTILES)],
                     "samples": [int(x) for x in value[::step][:KEPT]],
                 }
                 lines.append(json.dumps(line, separators=(",", ":")))
         header = {
             "series": folder.name,
             "launches": len(lines),
-            "quantiles": QUANTILES,
+            "quantiles": paired.QUANTILES,
             "unit": "ns",
             "machine": f"{platform.machine()}, {os.cpu_count()} processors (virtual)",
         }

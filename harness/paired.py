@@ -21,7 +21,7 @@ from harness.stats import Interval
 SHARED_CPU = 0.9
 """Under this share of CPU the host is shared, and half of a launch may be somebody else's time."""
 
-FLOORS = (0.005, 0.01, 0.02, 0.05, 0.1)
+FLOORS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Quantiles that a disturbed launch may be judged by: low, and still no single lucky sample."""
 
 QUARTER, HALF = 0.25, 0.5
