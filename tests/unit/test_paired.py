@@ -223,7 +223,8 @@ def test_a_restless_machine_is_judged_by_its_floor_whatever_its_share_says() -> 
 @pytest.mark.parametrize(
     ("inferences", "floor"),
     [
-        (20_000, 0.005),
+        (20_000, 0.001),
+        (9_999, 0.002),
         (2_000, 0.005),
         (1_999, 0.01),
         (300, 0.05),
