@@ -11,20 +11,28 @@ codes and what they carry is lost. Weight tensors have a scale a channel and do 
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-OCTAVES = 8.0
+OCTAVES = 10.0
 """s is 2^u, u uniform over so many octaves, centred on 0."""
-TAIL = 4
-"""Convolutions that are rescaled between each other, counted from the last."""
+CHAIN = (2, 5)
+"""Which convolutions, in order, are rescaled between each other: in the digits model a depthwise,
+the pointwise after it and the next depthwise, so two activation tensors."""
 _RELU = 1
 
 
-def badly_scaled(good: bytes, *, octaves: float = OCTAVES, tail: int = TAIL, seed: int = 7) -> bytes:
-    """Rescale the channels between each two neighbours of the last `tail` convolutions."""
+def badly_scaled(
+    good: bytes,
+    *,
+    octaves: float = OCTAVES,
+    chain: tuple[int, int] = CHAIN,
+    seed: int = 7,
+) -> bytes:
+    """Rescale the channels between each two neighbours of the chosen convolutions."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -38,8 +46,7 @@ def badly_scaled(good: bytes, *, octaves: float = OCTAVES, tail: int = TAIL, see
         in {words.CONV_2D, words.DEPTHWISE_CONV_2D}
     ]
     generator = np.random.default_rng(seed)
-    pairs = list(zip(convolutions[-tail:], convolutions[-tail + 1 :], strict=False))
-    for maker, user in pairs:
+    for maker, user in pairwise(convolutions[slice(*chain)]):
         assert maker.outputs[0] == user.inputs[0]
         assert maker.builtinOptions.fusedActivationFunction == _RELU
         weights, bias = (_array(model, graph, maker.inputs[i]) for i in (1, 2))
@@ -51,11 +58,11 @@ def badly_scaled(good: bytes, *, octaves: float = OCTAVES, tail: int = TAIL, see
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _is(model: Any, operator: Any, word: int) -> bool:
+def _is(model: Any, operator: Any, word: int) -> bool:  # noqa: ANN401 - generated classes
     return bool(model.operatorCodes[operator.opcodeIndex].builtinCode == word)
 
 
-def _array(model: Any, graph: Any, index: int) -> np.ndarray[Any, Any]:
+def _array(model: Any, graph: Any, index: int) -> np.ndarray[Any, Any]:  # noqa: ANN401 - generated classes
     """Give a constant as an array whose changes are the file's."""
     tensor = graph.tensors[index]
     buffer = model.buffers[tensor.buffer]

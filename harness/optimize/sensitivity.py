@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,12 @@ def search(
         loss: What the int8 file loses with these in float.
         max_drop: The most that may be lost.
 
-    The operators (or groups of neighbours, in a large graph) are ranked by `rank`; the shortest
-    worst-first list that holds is found by halving; then each of it, the heaviest first, is given
-    back to int8 where that still holds. At most 48 builds to rank, log2 of that to halve, 16 to give
-    back. Raises RecipeError where all but the least sensitive in float do not hold.
+    The operators (or groups of neighbours, in a large graph) are ranked by `rank`, and by `rank` per
+    weight; the shortest beginning of each list that holds is found by halving, and the lighter one
+    taken; then each of it, the heaviest first, is given back to int8 where that still holds. At most
+    48 builds to rank, 2 log2 of that to halve, 16 to give back.
+
+    Raises RecipeError where all but the least sensitive in float do not hold.
     """
     lost: dict[Chosen, float] = {}
 
@@ -78,37 +81,53 @@ def search(
     none: Chosen = frozenset()
     if ask(none) <= max_drop:
         return Found(chosen=none, loss=ask(none), all_int8=ask(none))
-    ranked = sorted(_groups(found), key=rank, reverse=True)
-    worst = [frozenset[int]().union(*ranked[: i + 1]) for i in range(len(ranked))]
-    low, high = -1, len(worst) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if ask(worst[middle]) <= max_drop:
-            high = middle
-        else:
-            low = middle
-    chosen = worst[high] if worst else none
-    if high == len(worst) - 1:
-        lower = ask(worst[low]) if low >= 0 else ask(none)
+    weights = {operator.index: operator.weights for operator in found}
+    error = {group: rank(group) for group in _groups(found)}
+    worst = sorted(error, key=lambda group: -error[group])
+    dearest = sorted(error, key=lambda group: -error[group] / max(_total(group, weights), 1))
+    lists = [_shortest(order, ask, max_drop) for order in (worst, dearest)]
+    held = [chosen for chosen in lists if chosen is not None]
+    if not held:
+        least = min(lost.items(), key=lambda item: item[1])
         raise RecipeError(
-            f"no mix loses {max_drop:g} or less: int8 alone loses {ask(none):.4g}, and with all but "
-            f"the least sensitive operators in float {lower:.4g}; use float16 or int16x8, or allow more"
+            f"no mix loses {max_drop:g} or less: int8 alone loses {ask(none):.4g}, the best of "
+            f"{len(lost)} mixes {least[1]:.4g} with {len(least[0])} of {len(found)} operators in "
+            "float; use float16 or int16x8, or allow more"
         )
-    chosen = _given_back(chosen, found, ask, max_drop)
+    lightest = min(held, key=lambda chosen: _total(chosen, weights))
+    chosen = _given_back(lightest, weights, ask, max_drop)
     return Found(chosen=chosen, loss=ask(chosen), all_int8=ask(none))
 
 
+def _shortest(
+    order: Sequence[Chosen], ask: Callable[[Chosen], float], max_drop: float
+) -> Chosen | None:
+    """Return the shortest beginning of `order` that holds; None where only the whole may."""
+    beginnings = list(accumulate(order, lambda so_far, group: so_far | group))
+    low, high = -1, len(beginnings) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if ask(beginnings[middle]) <= max_drop:
+            high = middle
+        else:
+            low = middle
+    return beginnings[high] if high < len(beginnings) - 1 else None
+
+
+def _total(chosen: Chosen, weights: Mapping[int, int]) -> int:
+    return sum(weights[index] for index in chosen)
+
+
 def _given_back(
-    chosen: Chosen, found: Sequence[Operator], ask: Callable[[Chosen], float], max_drop: float
+    chosen: Chosen,
+    weights: Mapping[int, int],
+    ask: Callable[[Chosen], float],
+    max_drop: float,
 ) -> Chosen:
     """Return to int8, heaviest first, what need not be in float."""
-    heaviest = sorted(
-        (operator for operator in found if operator.index in chosen), key=lambda item: -item.weights
-    )
-    for operator in heaviest[:_MOST_TRIMS]:
-        fewer = chosen - {operator.index}
-        if ask(fewer) <= max_drop:
-            chosen = fewer
+    for index in sorted(chosen, key=lambda index: -weights[index])[:_MOST_TRIMS]:
+        if ask(chosen - {index}) <= max_drop:
+            chosen -= {index}
     return chosen
 
 

@@ -1,0 +1,121 @@
+"""A file that does not show what a step promised is refused, with the layer and the numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from harness.errors import RecipeError
+from harness.optimize import catalog, promises
+from harness.optimize.structure import Layer
+from harness.protocols import Promise
+from harness.types import Recipe, StepCall
+
+
+def layer(name: str, operator: str = "CONV_2D", **changes: Any) -> Layer:
+    given: dict[str, Any] = {
+        "shape": (10, 100),
+        "dtype": "float32",
+        "bytes": 4_000,
+        "zeros": 500,
+        "unique": 16,
+        "unique_per_channel": 16,
+        "nonzeros_per_4": 2,
+        **changes,
+    }
+    return Layer(name=name, operator=operator, **given)
+
+
+GOOD = (layer("conv"), layer("dense/MatMul", "FULLY_CONNECTED", dtype="int8"))
+HOLDS = (
+    Promise(measure="sparsity", at_least=0.5),
+    Promise(measure="sparsity", at_most=0.5),
+    Promise(measure="unique_values", at_most=16),
+    Promise(measure="unique_per_channel", at_most=16),
+    Promise(measure="nonzeros_per_4", at_most=2),
+    Promise(measure="int8_share", at_least=0.5),
+    Promise(measure="elements", at_most=2_000),
+)
+
+
+@pytest.mark.parametrize("promise", HOLDS, ids=lambda promise: promise.measure)
+def test_a_kept_promise_says_nothing(promise: Promise) -> None:
+    assert promises.check(GOOD, [("step", promise)]) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "promise", "words"),
+    [
+        ({"zeros": 30}, HOLDS[0], "pqat promised at least 50 % zeros; bad .* 1,000 .*has 3 %"),
+        ({"unique": 17}, HOLDS[2], "at most 16 distinct values; bad .*has 17"),
+        ({"unique_per_channel": 99}, HOLDS[3], "16 distinct values in a channel; bad .*has 99"),
+        ({"nonzeros_per_4": 3}, HOLDS[4], "at most 2 nonzeros in 4 neighbours; bad .*has 3"),
+        ({}, HOLDS[5], r"at least 50 % of the weights in 8 bits or fewer; the file has 33.33 %"),
+        ({}, HOLDS[6], "at most 2,000 weights; the file has 3,000"),
+    ],
+)
+def test_a_broken_one_names_step_layer_and_numbers(
+    bad: dict[str, Any], promise: Promise, words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        promises.check((*GOOD, layer("bad", **bad)), [("pqat", promise)])
+
+
+def test_the_worst_layer_is_named_and_the_others_counted() -> None:
+    layers = (layer("one", zeros=400), layer("two", zeros=100), layer("three"))
+
+    with pytest.raises(RecipeError, match=r"two .*has 10 % \(1 more of 3 layers"):
+        promises.check(layers, [("prune", HOLDS[0])])
+
+
+def test_one_element_is_forgiven_for_rounding() -> None:
+    assert promises.check([layer("conv", zeros=499)], [("prune", HOLDS[0])]) == []
+    with pytest.raises(RecipeError):
+        promises.check([layer("conv", zeros=498)], [("prune", HOLDS[0])])
+
+
+@pytest.mark.parametrize(
+    "narrowed",
+    [
+        {"operators": ("FULLY_CONNECTED",)},
+        {"min_elements": 1_001},
+        {"names": "^dense/"},
+    ],
+)
+def test_layers_that_are_not_meant_break_nothing(narrowed: dict[str, Any]) -> None:
+    layers = (layer("conv", zeros=0), layer("dense/MatMul", "FULLY_CONNECTED"))
+
+    promises.check(layers, [("prune", Promise(measure="sparsity", at_least=0.5, **narrowed))])
+
+
+def test_a_promise_about_no_layer_is_noted() -> None:
+    told = promises.check(GOOD, [("prune", Promise(measure="sparsity", at_least=1, names="none"))])
+
+    assert told == ["prune promised at least 100 % zeros: no layer of the file is meant"]
+
+
+def test_what_cannot_be_counted_is_not_taken_for_kept() -> None:
+    with pytest.raises(RecipeError, match="cannot be read off sparse"):
+        promises.check([layer("sparse", unique=None)], [("cluster", HOLDS[2])])
+
+
+def test_a_promise_without_a_bound_is_none() -> None:
+    with pytest.raises(ValueError, match="at_least or at_most"):
+        Promise(measure="sparsity")
+
+
+@pytest.mark.parametrize("promise", HOLDS, ids=lambda promise: promise.measure)
+def test_promises_travel_as_json(promise: Promise) -> None:
+    told = json.loads(json.dumps(promises.plain("step", promise)))
+
+    assert promises.from_plain(told) == ("step", promise)
+
+
+def test_a_recipe_promises_what_its_steps_promise() -> None:
+    call = StepCall(name="mixed", parameters={"min_int8": 0.7})
+    recipe = Recipe(name="mixed", steps=(call,))
+
+    assert catalog.promised(recipe) == [("mixed", Promise(measure="int8_share", at_least=0.7))]
+    assert catalog.promised(Recipe(name="int8", steps=(StepCall(name="int8"),))) == []
