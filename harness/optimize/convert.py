@@ -44,7 +44,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Traced:
+class Traced:
     """A model as one function of fixed shapes; `keep` holds its variables alive."""
 
     function: Any
@@ -128,11 +128,11 @@ def _errors(tf: Any) -> tuple[type[Exception], ...]:  # noqa: ANN401 - untyped l
     )
 
 
-def _load(tf: Any, order: Order) -> _Traced:  # noqa: ANN401 - untyped library
+def _load(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     try:
         if order.form == "saved_model":
             return _trace_saved_model(tf, order)
-        return _trace_keras(tf, load_keras(order.source, order.form), order)
+        return trace_keras(tf, load_keras(order.source, order.form), order)
     except _errors(tf) as error:
         raise RecipeError(
             f"{order.source}: the model cannot be loaded ({type(error).__name__}: "
@@ -140,7 +140,7 @@ def _load(tf: Any, order: Order) -> _Traced:  # noqa: ANN401 - untyped library
         ) from error
 
 
-def _trace_saved_model(tf: Any, order: Order) -> _Traced:  # noqa: ANN401 - untyped library
+def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     loaded = tf.saved_model.load(str(order.source))
     known = list(loaded.signatures)
     name = order.signature or (
@@ -163,10 +163,11 @@ def _trace_saved_model(tf: Any, order: Order) -> _Traced:  # noqa: ANN401 - unty
 
     specs = [_spec(tf, key, takes[key].shape, takes[key].dtype, order) for key in names]
     function = tf.function(call).get_concrete_function(*specs)
-    return _Traced(function=function, inputs=names, outputs=gives, keep=loaded)
+    return Traced(function=function, inputs=names, outputs=gives, keep=loaded)
 
 
-def _trace_keras(tf: Any, model: Any, order: Order) -> _Traced:  # noqa: ANN401 - untyped library
+def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
+    """Trace a Keras model (of either library) as one function of fixed shapes."""
     inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
     if not inputs:
         raise RecipeError(
@@ -188,7 +189,7 @@ def _trace_keras(tf: Any, model: Any, order: Order) -> _Traced:  # noqa: ANN401 
     known = list(getattr(model, "output_names", ()))
     count = len(function.outputs)
     outputs = known if len(set(known)) == count else [f"output_{i}" for i in range(count)]
-    return _Traced(function=function, inputs=names, outputs=tuple(outputs), keep=model)
+    return Traced(function=function, inputs=names, outputs=tuple(outputs), keep=model)
 
 
 def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped library
@@ -233,13 +234,18 @@ def _spec(tf: Any, name: str, shape: Any, dtype: Any, order: Order) -> Any:  # n
     return tf.TensorSpec(settled, dtype, name=re.sub(r"[^A-Za-z0-9_.]", "_", name))
 
 
-def _to_tflite(tf: Any, traced: _Traced, order: Order) -> bytes:  # noqa: ANN401 - untyped library
-    from tensorflow.lite.python.convert_phase import ConverterError
-
+def _to_tflite(tf: Any, traced: Traced, order: Order) -> bytes:  # noqa: ANN401 - untyped library
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
     if order.allow_flex:
         ops = tf.lite.OpsSet
         converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS, ops.SELECT_TF_OPS]
+    return run(converter, order)
+
+
+def run(converter: Any, order: Order) -> bytes:  # noqa: ANN401 - untyped library
+    """Convert; raises RecipeError that names the operators in the way."""
+    from tensorflow.lite.python.convert_phase import ConverterError
+
     try:
         return bytes(converter.convert())
     except ConverterError as error:
@@ -272,7 +278,7 @@ def _listed(pattern: str, text: str) -> list[str]:
     return [word.strip() for word in found.group(1).split(",") if word.strip()] if found else []
 
 
-def _weights_arrived(traced: _Traced, facts: flatbuffer.FileFacts, order: Order) -> None:
+def _weights_arrived(traced: Traced, facts: flatbuffer.FileFacts, order: Order) -> None:
     """A file far smaller than its model has lost its weights on the way."""
     captured = [variable.shape.num_elements() or 0 for variable in traced.function.variables]
     arrived = sum(weight.elements for weight in facts.weights)
@@ -285,7 +291,7 @@ def _weights_arrived(traced: _Traced, facts: flatbuffer.FileFacts, order: Order)
 
 def _same_as_source(
     tf: Any,  # noqa: ANN401 - untyped library
-    traced: _Traced,
+    traced: Traced,
     path: Path,
     facts: flatbuffer.FileFacts,
     order: Order,

@@ -106,9 +106,9 @@ def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterato
 
 
 def load(
-    source: str, tensors: Sequence[Tensor], *, limit: int, seed: int = 0
+    source: str, tensors: Sequence[Tensor], *, limit: int | None, seed: int = 0
 ) -> tuple[dict[str, Array], Array | None]:
-    """Stack up to `limit` samples: inputs by tensor name as (n, ...), and the labels where given."""
+    """Stack up to `limit` samples (None: all): inputs by tensor name (n, ...), and labels where given."""
     taken = list(islice(samples(source, tensors, seed=seed), limit))
     labels = [sample.label for sample in taken if sample.label is not None]
     return stack(taken, tensors), np.stack(labels) if len(labels) == len(taken) else None

@@ -32,6 +32,7 @@ _LIBRARIES = (
     "ai-edge-litert",
     "ai-edge-quantizer",
     "numpy",
+    "tensorflow-model-optimization",
 )
 
 
@@ -145,7 +146,7 @@ class _Planner:
             raise RecipeError(
                 f"{call.name} takes {' or '.join(_form(form) for form in step.takes)}; "
                 f"{self.model.path.name} is {_form(place.form)}"
-                + ("; use float32 or another recipe" if call.name == "as_is" else "")
+                + _way_out(call.name, place.form, step.takes)
             )
         if place.form not in step.takes:
             place = self._float(place)
@@ -153,6 +154,8 @@ class _Planner:
         wants: tuple[str, ...] = getattr(step, "wants", ())
         data |= {want: given for want in wants if (given := getattr(self.model.data, want))}
         parameters = catalog.parameters(call)
+        files = {name: str(self._file(call.name, name, parameters)) for name in catalog.files(call)}
+        training = not {catalog.FLOAT, catalog.FINISHED} & set(step.takes)
         needs = {"tensors": self._float(source).key or ""} if data else {}
         if place.key:
             needs["before"] = place.key
@@ -163,14 +166,15 @@ class _Planner:
             data={need: self.digests.data(source) for need, source in data.items()},
             tensors=needs.get("tensors"),
             seed=self.seed,
-            code=_step_digest(type(step)),
+            files={name: self.digests.model(Path(path)) for name, path in files.items()},
+            code=_step_digest(type(step), training=training),
             **_world(),
         )
         order = {
             "step": call.name,
-            "parameters": parameters,
+            "parameters": parameters | files,
             "data": data,
-            "limit": datasets.STEP_LIMIT if "training" not in data else datasets.GENERATOR_LIMIT,
+            "limit": None if "training" in data else datasets.STEP_LIMIT,
             "seed": self.seed,
             "before": {
                 "path": str(self.model.path),
@@ -179,9 +183,20 @@ class _Planner:
                 "flags": [],
             },
         }
-        light = catalog.FLOAT in step.takes or catalog.FINISHED in step.takes
-        self._add(key, "step", order, needs, call.name, kind="light" if light else "tensorflow")
+        kind: Kind = "training" if training else "light"
+        self._add(key, "step", order, needs, call.name, kind=kind)
         return _Place(form=step.gives, key=key, identity=key)
+
+    def _file(self, step: str, name: str, given: Mapping[str, Any]) -> Path:
+        """Find a file that a parameter names: absolute, beside the model, or where we were started."""
+        path = Path(str(given[name])).expanduser()
+        for found in (self.model.path.parent / path, Path.cwd() / path):
+            if found.exists():
+                return found.resolve()
+        raise RecipeError(
+            f"{step}({name}=...): no such file {path} (looked beside {self.model.path.name} and in "
+            f"{Path.cwd()})"
+        )
 
     def _data(self, step: str, need: str) -> str:
         source: str | None = getattr(self.model.data, need)
@@ -271,6 +286,14 @@ class _Planner:
         )
 
 
+def _way_out(step: str, form: str, takes: tuple[str, ...]) -> str:
+    if step == "as_is":
+        return "; use float32 or another recipe"
+    if form == catalog.FINISHED and set(takes) <= set(catalog.TRAINED):
+        return "; it trains, so give the trained model itself"
+    return ""
+
+
 def _form(form: str) -> str:
     words = {
         "keras": "a .keras model",
@@ -299,7 +322,11 @@ def _world() -> dict[str, Any]:
 
 
 @cache
-def _step_digest(kind: type[Step]) -> str:
-    """A step's own source is part of what it makes."""
+def _step_digest(kind: type[Step], *, training: bool) -> str:
+    """A step's own source is part of what it makes, and what the steps that train share."""
     file = getsourcefile(kind)
-    return caches.digest(Path(file)) if file else f"{kind.__module__}.{kind.__qualname__}"
+    own = caches.digest(Path(file)) if file else f"{kind.__module__}.{kind.__qualname__}"
+    if not training:
+        return own
+    shared = sorted((Path(__file__).parent / "training").glob("*.py"))
+    return caches.key(own=own, shared=[caches.digest(item) for item in shared])

@@ -65,7 +65,11 @@ def float_file(order: Order) -> dict[str, Any]:
         ),
         out,
     )
-    return {**_made(out), "notes": list(notes), "flags": []}
+    return {
+        **_made(out),
+        "notes": [*order.get("notes", []), *notes],
+        "flags": list(order.get("flags", [])),
+    }
 
 
 def step(order: Order) -> dict[str, Any]:

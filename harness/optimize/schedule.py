@@ -94,7 +94,7 @@ class Schedule:
 
     def _start_ready(self) -> None:
         # TensorFlow first: a worker of it that stood idle would be ended to make room for a light one.
-        in_order = sorted(self._pending.items(), key=lambda item: item[1].kind != "tensorflow")
+        in_order = sorted(self._pending.items(), key=lambda item: item[1].kind == "light")
         for key, node in in_order:
             failed = next((n for n in node.needs.values() if n in self.errors), None)
             if failed is not None:
@@ -134,6 +134,8 @@ class Schedule:
                 }
             else:
                 order[role] = str(entry.path) if entry.path else None
+                if role == "source":  # what a step made is converted: its words go along
+                    order["notes"], order["flags"] = entry.facts["notes"], entry.facts["flags"]
         return order
 
     def _take(self, answer: Answer) -> None:

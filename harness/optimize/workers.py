@@ -24,7 +24,8 @@ from typing import IO, Any, Literal, Self
 from harness import errors
 from harness.errors import HarnessError, RecipeError
 
-Kind = Literal["light", "tensorflow"]
+Kind = Literal["light", "tensorflow", "training"]
+"""What a worker is for: without TensorFlow, converting with it, training with it."""
 _RETIRE_BYTES = 900_000_000
 """Resident memory above which a worker does no further job."""
 _TENSORFLOW_BYTES = 1_400_000_000
@@ -37,6 +38,14 @@ _QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 """Quiet logs; and no GPU, whose memory TensorFlow would take whole for work that needs none."""
+_TRAINING = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "KERAS_BACKEND": "tensorflow",
+    "PYTHONWARNINGS": "ignore",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TF_USE_LEGACY_KERAS": "1",
+}
+"""Training sees the GPUs there are, and takes of their memory what it needs; tf.keras is tf_keras."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +95,7 @@ class Pool:
         for worker in self._workers:
             if worker.kind == kind and not worker.busy:
                 return worker
-        if kind == "tensorflow" and self._tensorflow_is_full():
+        if kind != "light" and self._tensorflow_is_full():
             return None
         if len(self._workers) >= self.limit:
             idle = next((worker for worker in self._workers if not worker.busy), None)
@@ -137,7 +146,7 @@ class Pool:
             return Answer(ticket=ticket, result=told["result"], peak_rss_bytes=peak)
 
     def _tensorflow_is_full(self) -> bool:
-        running = sum(worker.kind == "tensorflow" for worker in self._workers)
+        running = sum(worker.kind != "light" for worker in self._workers)
         free = _free_memory_bytes()
         return running > 0 and free is not None and free < _TENSORFLOW_BYTES
 
@@ -153,7 +162,11 @@ class Pool:
             text=True,
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is the controller's to handle
-            env={**os.environ, **_QUIET, "PYTHONPATH": path},
+            env={
+                **os.environ,
+                **(_TRAINING if kind == "training" else _QUIET),
+                "PYTHONPATH": path,
+            },
         )
         worker = Worker(kind=kind, process=process, words=words)
         self._workers.append(worker)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ def keep(
         notes=(*source.notes, *notes),
         flags=(*source.flags, *flags),
     )
+
+
+def noted(source: Artifact, notes: Iterable[str]) -> Artifact:
+    """Return the source with further notes."""
+    return replace(source, notes=(*source.notes, *notes))
 
 
 def finite(model: Keras) -> None:

@@ -1,0 +1,61 @@
+"""cluster: each layer's weights share a few values.
+
+recipes = ["cluster(clusters=16) > int8"]
+recipes = ["prune(sparsity=0.8) > cluster(clusters=16, preserve_sparsity=true) > int8"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize.training import clustered, fit, models
+from harness.protocols import Artifact, Parameter, Promise, StepData
+
+
+class Cluster:
+    """Weight sharing. Smaller under compression, neither smaller in the file nor faster."""
+
+    name = "cluster"
+    summary = "the weights of each layer share a few values"
+    parameters: tuple[Parameter, ...] = (
+        Parameter(
+            name="clusters", type="integer 3..4096", default=16, help="values a layer may keep"
+        ),
+        Parameter(
+            name="preserve_sparsity",
+            type="boolean",
+            default=False,
+            help="whether weights that are zero stay so (after prune)",
+        ),
+        *fit.parameters(),
+    )
+    takes: tuple[str, ...] = models.TAKES
+    gives = models.FORM
+    needs: tuple[str, ...] = ("training",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Cluster and train; raises RecipeError where nothing can be clustered or training fails."""
+        with fit.prepared(data.seed) as place:
+            model = models.load(source)
+            task = fit.task(model, data, fit.settings(parameters), place)
+            notes = clustered.cluster(
+                model,
+                task,
+                clusters=parameters["clusters"],
+                preserve_sparsity=parameters["preserve_sparsity"],
+            )
+            return models.keep(model, source, workdir, notes=notes)
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Say that a channel still has no more values; folding scales channels apart."""
+        return (
+            Promise(
+                measure="unique_per_channel",
+                at_most=parameters["clusters"],
+                operators=("CONV_2D", "FULLY_CONNECTED"),
+            ),
+        )

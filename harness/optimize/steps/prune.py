@@ -1,0 +1,71 @@
+"""prune: the smallest weights become zero while the others are trained on.
+
+recipes = ["prune(sparsity=0.8) > int8"]
+recipes = ['prune(pattern="2:4") > int8']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize.training import fit, models, sparse
+from harness.protocols import Artifact, Parameter, Promise, StepData
+
+_PRUNED = ("CONV_2D", "FULLY_CONNECTED")
+_NONZEROS_OF_PATTERN = 2
+
+
+class Prune:
+    """Magnitude pruning. Smaller under compression, not faster: the arithmetic stays dense."""
+
+    name = "prune"
+    summary = "the smallest weights set to zero, the others trained on"
+    parameters: tuple[Parameter, ...] = (
+        Parameter(
+            name="sparsity",
+            type="number 0..0.98",
+            default=0.5,
+            help="share of zeros in each pruned layer",
+        ),
+        Parameter(
+            name="schedule",
+            type='"polynomial" | "constant"',
+            default="polynomial",
+            help="rising over the first half of the epochs, or whole from the start",
+        ),
+        Parameter(
+            name="pattern",
+            type='"unstructured" | "2:4"',
+            default="unstructured",
+            help="zeros anywhere, or two in every four neighbouring input channels",
+        ),
+        *fit.parameters(),
+    )
+    takes: tuple[str, ...] = models.TAKES
+    gives = models.FORM
+    needs: tuple[str, ...] = ("training",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Prune and train; raises RecipeError where nothing can be pruned or training fails."""
+        with fit.prepared(data.seed) as place:
+            model = models.load(source)
+            task = fit.task(model, data, fit.settings(parameters), place)
+            wish = sparse.Wish(
+                sparsity=parameters["sparsity"],
+                schedule=parameters["schedule"],
+                pattern=parameters["pattern"],
+            )
+            notes = sparse.prune(model, task, wish)
+            return models.keep(model, source, workdir, notes=notes)
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Say that the zeros are still there when the file is finished."""
+        if parameters["pattern"] == "2:4":
+            return (
+                Promise(measure="nonzeros_per_4", at_most=_NONZEROS_OF_PATTERN, operators=_PRUNED),
+            )
+        return (Promise(measure="sparsity", at_least=parameters["sparsity"], operators=_PRUNED),)

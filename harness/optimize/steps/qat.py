@@ -1,0 +1,50 @@
+"""qat: trained on with int8's roundings in its way; ends as a finished int8 file.
+
+recipes = ["qat"]
+recipes = ['qat(epochs=20, io="float")']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize.training import finish, fit, models, quantised
+from harness.protocols import Artifact, Parameter, StepData
+
+
+class Qat:
+    """Quantisation-aware training. For models that int8 after training costs accuracy."""
+
+    name = "qat"
+    summary = "trained with int8 in the way; a finished int8 file"
+    parameters: tuple[Parameter, ...] = (
+        Parameter(
+            name="io",
+            type='"int8" | "float"',
+            default="int8",
+            help="dtype of the model's inputs and outputs",
+        ),
+        *fit.parameters(learning_rate=1e-4),
+    )
+    takes: tuple[str, ...] = models.TAKES
+    gives = "tflite"
+    needs: tuple[str, ...] = ("training",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Train and convert; raises RecipeError with the layer that has no quantised form."""
+        with fit.prepared(data.seed) as place:
+            model = models.load(source)
+            task = fit.task(model, data, fit.settings(parameters), place)
+            emulated, notes = quantised.quantise(model, task)
+            return finish.int8(
+                emulated,
+                model,
+                task,
+                models.noted(source, notes),
+                workdir,
+                io=parameters["io"],
+            )

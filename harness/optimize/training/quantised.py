@@ -1,0 +1,195 @@
+"""Quantisation-aware training: the model learns with the roundings of int8 in its way.
+
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference" (2018), as tensorflow-model-optimization has it, but for the ranges of activations. The
+library starts them at [-6, 6] and moves them by a thousandth a step: a short fine-tune of a model
+whose values are far from 6 ends before they are right. Here they start at what the training data
+shows and follow by a hundredth a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.errors import RecipeError
+from harness.optimize.training import carry, fit, libraries
+from harness.optimize.training.libraries import Keras
+
+Preserve = Literal["nothing", "zeros", "clusters", "zeros and clusters"]
+_DECAY = 0.99
+_CALIBRATED = 256
+"""Training samples that the first ranges are taken from."""
+_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError, KeyError)
+_INSTEAD: Mapping[str, str] = {
+    "BatchNormalization": "put it directly after a convolution or dense layer, before the "
+    "activation",
+    "Conv1D": "write it as Conv2D over a width of 1",
+    "MaxPooling1D": "write it as MaxPooling2D over a width of 1",
+    "Multiply": "gates have no quantised form here",
+    "PReLU": "use ReLU or LeakyReLU",
+    "ELU": "use ReLU or LeakyReLU",
+    "Rescaling": "scale the data before it reaches the model",
+    "Normalization": "scale the data before it reaches the model",
+    "Lambda": "write it with layers",
+    "TFOpLambda": "write the operation as a layer",
+    "SlicingOpLambda": "write the operation as a layer (Cropping2D)",
+    "TimeDistributed": "apply the layer without the wrapper",
+}
+"""What to do about a layer that the library refuses, by class (../docs/techniques/qat.md)."""
+
+
+def quantise(
+    model: Keras, task: fit.Task, *, preserve: Preserve = "nothing"
+) -> tuple[Keras, tuple[str, ...]]:
+    """Return the model as one that emulates int8, trained so, and notes.
+
+    Args:
+        model: The plain model; it stays as it is.
+        task: From `fit.task`.
+        preserve: What of the weights' structure survives (zeros of pruning, shared values).
+
+    Raises RecipeError: a layer that has no quantised form (its name, and what to do), and as `fit`.
+    """
+    emulated = _emulated(model, preserve)
+    with _following(_DECAY):
+        _calibrate(emulated, task)
+        told = fit.fit(emulated, task, what=f"trained with int8 in the way{_keeping(preserve)}")
+    if "clusters" in preserve:
+        emulated = _without_clusters(emulated)
+    return emulated, told.notes
+
+
+def _keeping(preserve: Preserve) -> str:
+    return "" if preserve == "nothing" else f", {preserve} kept"
+
+
+def _emulated(model: Keras, preserve: Preserve) -> Keras:
+    quantization = libraries.model_optimization().quantization.keras
+    _known_refusals(model)
+    try:
+        annotated = quantization.quantize_annotate_model(carry.again(model))
+        with quantization.quantize_scope():
+            return quantization.quantize_apply(annotated, _scheme(preserve))
+    except _ERRORS as error:
+        raise RecipeError(_refusal(model, str(error))) from error
+
+
+def _scheme(preserve: Preserve) -> Keras:
+    tfmot = libraries.model_optimization()
+    combine = tfmot.experimental.combine
+    if preserve == "zeros":
+        return combine.Default8BitPrunePreserveQuantizeScheme()
+    if preserve == "clusters":
+        return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=False)
+    if preserve == "zeros and clusters":
+        return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=True)
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_scheme,
+    )
+
+    return default_8bit_quantize_scheme.Default8BitQuantizeScheme()
+
+
+def _without_clusters(emulated: Keras) -> Keras:
+    return libraries.model_optimization().experimental.combine.strip_clustering_cqat(emulated)
+
+
+def _known_refusals(model: Keras) -> None:
+    """Say first what the library would say late, without the layer's name."""
+    models = libraries.keras().Model
+    for layer in model.layers:
+        if isinstance(layer, models):
+            raise RecipeError(
+                f'quantisation-aware training cannot take the layer "{layer.name}", which is a '
+                "model itself: call its layers in the outer model, or use int8 after training"
+            )
+
+
+def _refusal(model: Keras, text: str) -> str:
+    """Name the layer and the way out; the library's words name the layer only sometimes."""
+    named = re.search(r"Layer (\S+?):<class", text)
+    layer = next((item for item in model.layers if named and item.name == named[1]), None)
+    if layer is None:
+        layer = next((item for item in model.layers if _activation_is_named(item, text)), None)
+    words = " ".join(text.split())[:200]
+    if layer is None:
+        return (
+            f"quantisation-aware training cannot take this model ({words}); use int8 after "
+            "training, or leave out the layer that is not common"
+        )
+    kind = type(layer).__name__
+    way = _INSTEAD.get(kind, "replace the layer")
+    return (
+        f'quantisation-aware training cannot take the layer "{layer.name}" ({kind}): {way}, or use '
+        "int8 after training"
+    )
+
+
+def _activation_is_named(layer: Keras, text: str) -> bool:
+    word = getattr(getattr(layer, "activation", None), "__name__", None)
+    return word not in {None, "linear"} and str(word) in text
+
+
+@contextlib.contextmanager
+def _following(decay: float) -> Iterator[None]:
+    """Let ranges of activations follow by `decay`; the library has 0.999 written into its call."""
+    ops = _ops()
+    kept = ops.MovingAvgQuantize
+
+    def moving(*args: Any, ema_decay: float, **kwargs: Any) -> Keras:  # noqa: ANN401 - passed on
+        del ema_decay
+        return kept(*args, ema_decay=decay, **kwargs)
+
+    ops.MovingAvgQuantize = moving
+    try:
+        yield
+    finally:
+        ops.MovingAvgQuantize = kept
+
+
+def _calibrate(emulated: Keras, task: fit.Task) -> None:
+    """Set every range to what the training data shows, weights and statistics left as they are."""
+    ops = _ops()
+    tf = libraries.tensorflow()
+    ranges = {id(variable) for variable in emulated.weights if _is_range(variable.name)}
+    kept = [variable.numpy() for variable in emulated.weights]
+    for variable in emulated.weights:
+        if id(variable) in ranges:
+            variable.assign(np.zeros(variable.shape, np.float32))
+    moving = ops.MovingAvgQuantize
+    ops.MovingAvgQuantize = partial(_widest, ops.AllValuesQuantize)
+    try:
+        columns, labels = task.train
+        for start in range(0, min(len(labels), _CALIBRATED), task.settings.batch):
+            part = [tf.constant(column[start : start + task.settings.batch]) for column in columns]
+            emulated(part[0] if len(part) == 1 else part, training=True)
+    finally:
+        ops.MovingAvgQuantize = moving
+    for variable, value in zip(emulated.weights, kept, strict=True):
+        if id(variable) not in ranges:
+            variable.assign(value)
+
+
+def _widest(quantise_all: Any, *args: Any, ema_decay: float, **kwargs: Any) -> Keras:  # noqa: ANN401 - passed on
+    """Take the widest range seen, where the library would take a moving average."""
+    del ema_decay
+    if kwargs.pop("per_channel", False):
+        raise RecipeError("quantisation-aware training: activations with a range per channel")
+    return quantise_all(*args, **kwargs)
+
+
+def _is_range(name: str) -> bool:
+    return re.search(r"_(min|max)(_\d+)?(:0)?$", name) is not None
+
+
+def _ops() -> Keras:
+    libraries.model_optimization()
+    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
+
+    return quant_ops
