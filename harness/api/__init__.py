@@ -17,7 +17,7 @@ from harness.api.bisecting import bisect, bisect_commits
 from harness.api.devices import Met, add, devices, doctor, profiles
 from harness.api.gating import gate, judge, selftest
 from harness.api.layers import layers
-from harness.api.models import inspect, optimize, recipes
+from harness.api.models import inspect, optimize, payload, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
 from harness.api.stored import compare, load, minutes, open_run, places, report, rows, runs
 
@@ -42,6 +42,7 @@ __all__ = [
     "minutes",
     "open_run",
     "optimize",
+    "payload",
     "pick",
     "places",
     "profiles",

@@ -83,6 +83,13 @@ def inspect(file: Path) -> dict[str, Any]:
     return inspector.inspect(file).plain()
 
 
+def payload(file: Path, old: Path | None = None) -> dict[str, Any]:
+    """Say what a file takes under each codec and as a delta to an older one; takes seconds a MB."""
+    from harness.payload import payload_report
+
+    return payload_report(file, old).plain()
+
+
 def recipes() -> list[dict[str, Any]]:
     """Return the known steps with their parameters."""
     return [

@@ -28,19 +28,32 @@ def init(folder: Annotated[Path, typer.Argument(help="Where to write them.")] = 
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .tflite file.")], as_json: JsonOption = False
+    file: Annotated[Path, typer.Argument(help="A .tflite file.")],
+    payload: Annotated[
+        bool, typer.Option("--payload", help="Its size under every codec; takes seconds a MB.")
+    ] = False,
+    old: Annotated[
+        Path | None, typer.Option(help="An older version: also the size of the change from it.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show operators, inputs and outputs, sizes, sparsity, and what this host's delegate takes.
 
-    Example: edge-harness inspect model.tflite
+    Example: edge-harness inspect model.tflite --payload --old model-before.tflite
     """
     from harness import api, screen
 
     found = api.inspect(file)
+    if payload or old is not None:
+        found["payload"] = api.payload(file, old)
     if as_json:
         print_json(found)
     else:
+        taken = found.pop("payload", {})
         screen.inspection(found)
+        screen.inspection(
+            {key: value for key, value in taken.items() if key not in found and value}
+        )
 
 
 @app.command()

@@ -24,7 +24,7 @@ class Packed:
     bytes: int | None
     """Null with `missing`."""
     share: float | None
-    """Of the file's size."""
+    """Of the file's size, to four places."""
     missing: str | None = None
     """Why there is no number: the package to install."""
 
@@ -56,7 +56,7 @@ class PayloadReport:
     def plain(self) -> dict[str, Any]:
         """Return the whole as JSON-able values."""
         found = asdict(self)
-        found["path"] = str(self.path)
+        found |= {"path": str(self.path), "packed": [asdict(one) for one in self.packed]}
         if self.delta is not None:
             found["delta"]["old"] = str(self.delta.old)
         return found
@@ -105,7 +105,7 @@ def _delta(old: Path, data: bytes) -> DeltaSize:
 
 
 def _share(size: int, data: bytes) -> float:
-    return size / max(len(data), 1)
+    return round(size / max(len(data), 1), 4)
 
 
 def _bytes(path: Path) -> bytes:
