@@ -5,7 +5,8 @@
 ReLU(s x) = s ReLU(x) for s > 0, so the channels of a tensor between two convolutions can be
 multiplied by any s where it is made and divided by it where it is used: the float model computes
 the same. int8 has one scale for the whole activation tensor, so the channels with a small s get no
-codes and what they carry is lost. Weight tensors have a scale a channel and do not suffer.
+codes and what they carry is lost. Weights have a scale an output channel, so only those of the
+pointwise convolution suffer, whose input channels were divided.
 """
 
 from __future__ import annotations

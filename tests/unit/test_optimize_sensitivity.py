@@ -74,6 +74,26 @@ def test_a_tolerance_that_no_mix_holds_is_refused_with_the_losses() -> None:
         sensitivity.search(graph([10] * 5), lambda _: 1.0, loss, 0.01)
 
 
+def test_a_mix_that_cannot_be_made_is_passed_over() -> None:
+    model = Model([0.0, 0.3, 0.0, 0.2, 0.001])
+
+    def loss(chosen: frozenset[int]) -> float:
+        if chosen == {1, 3}:
+            raise RecipeError("the runtime refuses the file")
+        return model.loss(chosen)
+
+    found = sensitivity.search(graph([10] * 5), model.rank, loss, 0.01)
+    assert found.chosen > {1, 3}
+
+
+def test_where_int8_itself_cannot_be_made_the_reason_is_told() -> None:
+    def loss(_: frozenset[int]) -> float:
+        raise RecipeError("the quantiser cannot take this graph")
+
+    with pytest.raises(RecipeError, match="cannot take this graph"):
+        sensitivity.search(graph([10] * 5), lambda _: 1.0, loss, 0.01)
+
+
 def test_a_model_without_operators_is_refused_or_done() -> None:
     with pytest.raises(RecipeError, match="no mix"):
         sensitivity.search([], lambda _: 0.0, lambda _: 1.0, 0.01)
@@ -139,6 +159,7 @@ def test_labels_beside_the_calibration_are_used() -> None:
 
     assert chosen.labels is not None
     assert "labelled calibration" in chosen.words
+    assert chosen.tolerated == 0.5
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,8 @@ def _searched(
         free, trials.alone, lambda chosen: trials.loss(with_float(chosen)), trials.tolerance
     )
     told = (
-        f"mixed: loses at most {result.loss:.4f}{' (95 % sure)' if trials.sure else ''}, all in int8 "
-        f"{result.all_int8:.4f}, wanted {trials.tolerance:g}: {trials.selection.words}; "
-        f"{trials.builds} trial builds"
+        f"mixed: loses {result.loss:.4f}, all in int8 {result.all_int8:.4f}, allowed "
+        f"{trials.tolerance:g}: {trials.selection.words}; {trials.builds} trial builds"
     )
     return with_float(result.chosen), (told,)
 
