@@ -45,13 +45,7 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
     (by name), a file that cannot be read.
     """
     keras = libraries.keras()
-    try:
-        source = _saved_model(path) if form == "saved_model" else convert.load_keras(path, form)
-    except (*replay.REFUSALS, OSError) as error:
-        raise RecipeError(
-            f"{path}: the model cannot be loaded for training ({type(error).__name__}: "
-            f"{_short(error)}); custom layers cannot be carried, use recipes that do not train"
-        ) from error
+    source = load(path, form)
     if not getattr(source, "inputs", None) or not _has_graph(source):
         raise RecipeError(f"{path}: {replay.subclassed(source.name)}")
     if isinstance(source, keras.Model):
@@ -72,6 +66,20 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
         if isinstance(layer, keras.layers.Layer):
             layer.trainable = True
     return Carried(model=carried, difference=difference)
+
+
+def load(path: Path, form: str) -> Keras:
+    """Load a model with the library that wrote it, as it is.
+
+    Raises RecipeError for a file that cannot be read or holds no layers.
+    """
+    try:
+        return _saved_model(path) if form == "saved_model" else convert.load_keras(path, form)
+    except (*replay.REFUSALS, OSError) as error:
+        raise RecipeError(
+            f"{path}: the model cannot be loaded for training ({type(error).__name__}: "
+            f"{_short(error)}); custom layers cannot be carried, use recipes that do not train"
+        ) from error
 
 
 def again(model: Keras) -> Keras:

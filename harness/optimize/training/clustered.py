@@ -74,6 +74,12 @@ def clusterable(model: Keras, clusters: int) -> list[str]:
     ]
 
 
+def has(model: Keras, clusters: int) -> bool:
+    """Say whether no layer has more values than clusters."""
+    layers = clusterable(model, clusters)
+    return bool(layers) and max(unique_values(model, layers).values()) <= clusters
+
+
 def unique_values(model: Keras, layers: Sequence[str]) -> dict[str, int]:
     """Return the most distinct values of one clustered weight of each named layer."""
     return {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -185,7 +185,12 @@ def task(
     )
     if not score:
         return part
-    return _with_before(part, evaluate(model, part))
+    return replace(part, before=evaluate(model, part))
+
+
+def slower(of: Task, learning_rate: float) -> Task:
+    """Return the task with another learning rate, for a later stage of the same step."""
+    return replace(of, settings=replace(of.settings, learning_rate=learning_rate))
 
 
 def evaluate(model: Keras, of: Task) -> tuple[float, float | None]:
@@ -374,12 +379,6 @@ def _columns(model: Keras, data: StepData) -> tuple[tuple[Array, ...], Array]:
             f"{', '.join(names)}"
         )
     return tuple(given.values()), labels
-
-
-def _with_before(part: Task, before: tuple[float, float | None]) -> Task:
-    from dataclasses import replace
-
-    return replace(part, before=before)
 
 
 def _short(error: Exception, limit: int = 200) -> str:

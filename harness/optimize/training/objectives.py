@@ -109,7 +109,7 @@ def last_activation(model: Keras) -> str:
 
     Layers that move values without changing them are looked through.
     """
-    layer = model.outputs[0]._keras_history.layer  # noqa: SLF001 - how a tensor says who made it
+    layer = _maker(model.outputs[0])
     while True:
         kind = type(layer).__name__
         if kind == "Softmax":
@@ -118,9 +118,15 @@ def last_activation(model: Keras) -> str:
             before = layer.input
             if kind == "InputLayer" or isinstance(before, (list, tuple, dict)):
                 return "linear"
-            layer = before._keras_history.layer  # noqa: SLF001
+            layer = _maker(before)
             continue
         return _word(getattr(layer, "activation", None))
+
+
+def _maker(tensor: Keras) -> Keras:
+    """Return the layer that made a tensor, of either library."""
+    history = tensor._keras_history  # noqa: SLF001 - how a tensor says who made it
+    return getattr(history, "layer", None) or history.operation
 
 
 def _is_linear_activation(layer: Keras) -> bool:

@@ -87,6 +87,17 @@ def prunable(model: Keras) -> list[str]:
     return [layer.name for layer in model.layers if _weights(layer)]
 
 
+def has(model: Keras, sparsity: float) -> bool:
+    """Say whether every layer that can be pruned has this share of zeros, to one weight."""
+    layers = prunable(model)
+    shares = sparsities(model, layers)
+    sizes = {
+        name: sum(int(np.prod(weight.shape)) for weight in _weights(model.get_layer(name)))
+        for name in layers
+    }
+    return bool(layers) and all(shares[name] >= sparsity - 1 / sizes[name] for name in layers)
+
+
 def sparsities(model: Keras, layers: Sequence[str]) -> dict[str, float]:
     """Return the share of zeros in what can be pruned of each named layer."""
     shares = {}

@@ -1,0 +1,38 @@
+"""cqat: clustered, then trained with int8 in the way; the shared values stay.
+
+recipes = ["cqat(clusters=16)"]
+recipes = ["cluster(clusters=32) > cqat(clusters=32)"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize.training import collaborative, models
+from harness.protocols import Artifact, Parameter, Promise, StepData
+
+
+class Cqat:
+    """Clustering, then quantisation-aware training that keeps the few values."""
+
+    name = "cqat"
+    summary = "clustered, then trained with int8 in the way; the shared values stay"
+    parameters: tuple[Parameter, ...] = (
+        collaborative.CLUSTERS,
+        *collaborative.SHARED,
+    )
+    takes: tuple[str, ...] = models.TAKES
+    gives = "tflite"
+    needs: tuple[str, ...] = ("training",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        return collaborative.build(source, parameters, data, workdir, preserve="clusters")
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Say what of its structure the finished file shows."""
+        return collaborative.promises(parameters)

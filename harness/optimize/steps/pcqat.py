@@ -1,0 +1,39 @@
+"""pcqat: pruned, clustered, then trained with int8 in the way; zeros and values stay.
+
+recipes = ["pcqat(sparsity=0.8, clusters=16)"]
+recipes = ["prune(sparsity=0.8) > cluster(preserve_sparsity=true) > pcqat(sparsity=0.8)"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize.training import collaborative, models
+from harness.protocols import Artifact, Parameter, Promise, StepData
+
+
+class Pcqat:
+    """Pruning and clustering, then quantisation-aware training that keeps both."""
+
+    name = "pcqat"
+    summary = "pruned, clustered, then trained with int8 in the way; zeros and values stay"
+    parameters: tuple[Parameter, ...] = (
+        collaborative.SPARSITY,
+        collaborative.CLUSTERS,
+        *collaborative.SHARED,
+    )
+    takes: tuple[str, ...] = models.TAKES
+    gives = "tflite"
+    needs: tuple[str, ...] = ("training",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        return collaborative.build(source, parameters, data, workdir, preserve="zeros and clusters")
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Say what of its structure the finished file shows."""
+        return collaborative.promises(parameters)

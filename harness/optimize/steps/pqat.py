@@ -1,0 +1,38 @@
+"""pqat: pruned, then trained with int8 in the way; the zeros stay.
+
+recipes = ["pqat(sparsity=0.5)"]
+recipes = ["prune(sparsity=0.8, epochs=20) > pqat"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.optimize.training import collaborative, models
+from harness.protocols import Artifact, Parameter, Promise, StepData
+
+
+class Pqat:
+    """Pruning, then quantisation-aware training that keeps the zeros."""
+
+    name = "pqat"
+    summary = "pruned, then trained with int8 in the way; the zeros stay"
+    parameters: tuple[Parameter, ...] = (
+        collaborative.SPARSITY,
+        *collaborative.SHARED,
+    )
+    takes: tuple[str, ...] = models.TAKES
+    gives = "tflite"
+    needs: tuple[str, ...] = ("training",)
+
+    def build(
+        self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
+    ) -> Artifact:
+        """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        return collaborative.build(source, parameters, data, workdir, preserve="zeros")
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Say what of its structure the finished file shows."""
+        return collaborative.promises(parameters)

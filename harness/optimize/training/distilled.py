@@ -1,0 +1,222 @@
+"""Knowledge distillation: a student learns what a teacher answers, beside what the labels say.
+
+    loss = (1 - alpha) * task(student, labels) + alpha * T^2 * KL(teacher / T || student / T)
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015); with features, the
+student's last feature map is also drawn to the teacher's through a linear map that is thrown away
+(Romero et al., "FitNets", 2015). The loop is our own: Keras 3.15's runs its divergence on raw
+scores by default, and leaves the teacher frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RecipeError
+from harness.optimize import convert
+from harness.optimize.training import carry, fit, libraries, objectives, replay
+from harness.optimize.training.libraries import Keras
+from harness.optimize.training.objectives import Objective
+
+_TINY = 1e-7
+_FEATURE_RANK = 3
+_HINT_WEIGHT = 0.5
+"""Of the distance between feature maps, as a share of the teacher's own square."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How the teacher is listened to."""
+
+    temperature: float
+    alpha: float
+    """Share of the teacher in the loss; the labels have the rest."""
+    features: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """A trained model that is only asked."""
+
+    path: Path
+    ask: Callable[[Any], Any]
+    """Inputs to scores and, of the last feature map, its values (None without features)."""
+    from_logits: bool
+    feature_shape: tuple[int | None, ...] | None
+
+
+def teacher(path: Path, student: Keras, *, features: bool) -> Teacher:
+    """Load the teacher as the library that wrote it does; it is never changed.
+
+    Raises RecipeError: not a model of layers, other inputs or outputs than the student's.
+    """
+    model = carry.load(path, convert.source_form(path))
+    if not getattr(model, "inputs", None):
+        raise RecipeError(f"{path}: {replay.subclassed(model.name)}")
+    _same_ends(path, model, student)
+    outputs, shape = list(model.outputs), None
+    if features:
+        map_of_teacher = feature_map(model)
+        if map_of_teacher is None:
+            raise RecipeError(
+                f"distill: the teacher {path.name} has no feature maps; features=false"
+            )
+        outputs.append(map_of_teacher)
+        shape = tuple(map_of_teacher.shape)[1:]
+    asked = _model_class(model)(model.inputs, outputs)
+
+    def ask(inputs: Any) -> Any:  # noqa: ANN401 - tensors
+        tf = libraries.tensorflow()
+        answers = tf.nest.flatten(asked(tf.nest.flatten(inputs), training=False))
+        stopped = [tf.stop_gradient(tf.convert_to_tensor(answer)) for answer in answers]
+        return stopped[0], stopped[1] if features else None
+
+    squash = objectives.last_activation(model)
+    logits = squash not in {"softmax", "sigmoid"}
+    return Teacher(path=path, ask=ask, from_logits=logits, feature_shape=shape)
+
+
+def distill(student: Keras, task: fit.Task, of: Teacher, wish: Wish) -> tuple[str, ...]:
+    """Train the student in place; return notes. Raises RecipeError as `fit`."""
+    listener = _listener(student, task.objective, of, wish)
+    told = fit.fit(listener, task, what=f"distilled from {of.path.name}")
+    return told.notes
+
+
+def feature_map(model: Keras) -> Keras:
+    """Return the last tensor of a model that still has places (height, width or time); None without."""
+    found = None
+    for layer in model.layers:
+        try:
+            output = layer.output
+        except AttributeError:  # called more than once, or an input
+            continue
+        if not isinstance(output, (list, tuple, dict)) and len(output.shape) > _FEATURE_RANK - 1:
+            found = output
+    return found
+
+
+def _same_ends(path: Path, model: Keras, student: Keras) -> None:
+    for what, theirs, ours in (
+        ("inputs", model.inputs, student.inputs),
+        ("outputs", model.outputs, student.outputs),
+    ):
+        shapes = [[tuple(tensor.shape)[1:] for tensor in tensors] for tensors in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise RecipeError(
+                f"distill: the teacher {path.name} has {what} of shape {_words(shapes[0])}, the "
+                f"student {_words(shapes[1])}; both have to be for the same task"
+            )
+
+
+def _words(shapes: list[tuple[int | None, ...]]) -> str:
+    return ", ".join(str(shape) for shape in shapes)
+
+
+def _model_class(model: Keras) -> Keras:
+    keras = libraries.keras()
+    if isinstance(model, keras.Model):
+        return keras.Model
+    import keras as keras3
+
+    return keras3.Model
+
+
+def _listener(student: Keras, objective: Objective, of: Teacher, wish: Wish) -> Keras:
+    """Make the student's outer model whose training step also listens to the teacher."""
+    tf = libraries.tensorflow()
+    keras: Keras = libraries.keras()
+    hints = _hints(student, of) if wish.features else None
+    hard = objective.loss()
+    softened = _Softened(from_logits=of.from_logits, temperature=wish.temperature)
+
+    class Listener(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = student
+            self.hints = hints
+
+        def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: ANN401, FBT001 - Keras's own shape
+            return self.student(inputs, training=training)
+
+        def train_step(self, data: Any) -> dict[str, Any]:  # noqa: ANN401 - Keras's own shape
+            inputs, labels = data
+            answer, features = of.ask(inputs)
+            with tf.GradientTape() as tape:
+                own = None
+                if self.hints is None:
+                    scores = self.student(inputs, training=True)
+                else:
+                    scores, own = self.hints(inputs, training=True)
+                loss = (1 - wish.alpha) * hard(labels, scores)
+                loss += wish.alpha * _soft(tf, scores, answer, objective, softened)
+                if own is not None:
+                    loss += wish.alpha * _HINT_WEIGHT * _distance(tf, own, features)
+                loss += tf.add_n(self.student.losses) if self.student.losses else 0.0
+                shared = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            variables = self.trainable_variables
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(shared, variables), variables, strict=True)
+            )
+            return {"loss": loss}
+
+    made = Listener()
+    made(tuple(student.inputs) if len(student.inputs) > 1 else student.inputs[0])
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Softened:
+    from_logits: bool
+    temperature: float
+
+
+def _soft(tf: Keras, scores: Keras, answer: Keras, objective: Objective, how: _Softened) -> Keras:
+    """How far the student's softened answer is from the teacher's."""
+    if objective.kind == "arrays":
+        return tf.reduce_mean(tf.square(scores - answer))
+    ours = _logits(tf, scores, objective, from_logits=objective.from_logits) / how.temperature
+    theirs = _logits(tf, answer, objective, from_logits=how.from_logits) / how.temperature
+    sure = tf.nn.log_softmax(theirs)
+    apart = tf.reduce_sum(tf.exp(sure) * (sure - tf.nn.log_softmax(ours)), -1)
+    return how.temperature**2 * tf.reduce_mean(apart)
+
+
+def _logits(tf: Keras, scores: Keras, objective: Objective, *, from_logits: bool) -> Keras:
+    """Scores as logits of classes: softmax(log p) is p, so a logarithm undoes a softmax."""
+    if objective.kind == "binary":
+        if not from_logits:
+            sure = tf.clip_by_value(scores, _TINY, 1 - _TINY)
+            scores = tf.math.log(sure) - tf.math.log(1 - sure)
+        return tf.concat([tf.zeros_like(scores), scores], -1)
+    return scores if from_logits else tf.math.log(tf.clip_by_value(scores, _TINY, 1.0))
+
+
+def _hints(student: Keras, of: Teacher) -> Keras:
+    """The student with a second output: its last feature map, mapped to the teacher's shape."""
+    keras = libraries.keras()
+    own = feature_map(student)
+    wanted = of.feature_shape
+    if own is None or wanted is None or len(own.shape) != len(wanted) + 1:
+        raise RecipeError(
+            f"distill: the last feature maps of teacher {wanted} and student "
+            f"{None if own is None else tuple(own.shape)[1:]} cannot be compared; features=false"
+        )
+    mapped = keras.layers.Dense(int(wanted[-1] or 1), name="hint")(own)
+    sizes = tuple(own.shape)[1:-1]
+    if sizes != tuple(wanted[:-1]):
+        if len(sizes) != 2 or None in wanted:  # noqa: PLR2004 - height and width
+            raise RecipeError(
+                f"distill: feature maps of {sizes} and {tuple(wanted[:-1])} places cannot be "
+                "compared; features=false"
+            )
+        mapped = keras.layers.Resizing(int(wanted[0] or 1), int(wanted[1] or 1))(mapped)
+    return keras.Model(student.inputs, [student.outputs[0], mapped])
+
+
+def _distance(tf: Keras, own: Keras, theirs: Keras) -> Keras:
+    scale = tf.reduce_mean(tf.square(theirs)) + _TINY
+    return tf.reduce_mean(tf.square(own - theirs)) / scale
