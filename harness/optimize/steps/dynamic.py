@@ -22,8 +22,8 @@ class Dynamic:
     At 4 bits FULLY_CONNECTED, EMBEDDING_LOOKUP and CONV_2D have int4; the others stay at int8, and
     the notes name them.
 
-    Not for tflite-runtime 2.14 and its like: it loads there, runs, and answers garbage, which the
-    check before timing catches.
+    Not for tflite-runtime 2.14 and its like: it loads there, runs, and answers garbage (at 4 bits
+    NaN, or it crashes), which the check before timing catches.
     """
 
     name = "dynamic"
