@@ -204,7 +204,9 @@ def _channel_axis(quantization: Any, operator: str, rank: int) -> int | None:  #
 
 def _counts(values: Array, axis: int | None, zero: int) -> tuple[int, int, int]:
     """Count distinct values, those of the richest channel, and nonzeros in the fullest group."""
-    unique = int(np.unique(values).size)
+    ordered = np.sort(values, axis=None)  # numpy.unique would make a second copy of a large tensor
+    unique = int(np.count_nonzero(ordered[1:] != ordered[:-1])) + 1
+    del ordered
     channels = values.reshape(1, -1)
     if axis is not None:
         channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
