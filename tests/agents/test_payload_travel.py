@@ -6,6 +6,7 @@ import gzip
 import lzma
 import os
 import random
+import re
 import signal
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +20,7 @@ from agent_lab import RawAgent, digest_of, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness import payload
 from harness.dialects import parcel
 from harness.dialects.json_lines import open_json_lines
 from harness.errors import TransferFailed
@@ -135,6 +137,18 @@ def test_a_damaged_part_is_refused(
 def test_any_bytes_are_refused(raw: RawAgent, codec: str, data: bytes) -> None:
     answer = send(raw, data, "0" * 64, codec=codec, bytes=1000)
     assert (answer["kind"], nothing_is_left(raw)) == ("transfer_failed", True)
+
+
+def test_the_agent_stays_small_while_it_unpacks(raw: RawAgent, codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(random.Random(3).randbytes(parcel.QUICK_OVER_BYTES // 8) * 8)
+    pid = next(int(one.name) for one in Path("/proc").iterdir() if _is_agent(one.name, raw))
+    packed = payload.get(codec).pack(path.read_bytes())
+    answer = send(raw, packed, digest_of(path), codec=codec, bytes=path.stat().st_size)
+    assert answer["event"] == "result"
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert peak
+    assert int(peak[1]) < 25_000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import lzma
 import random
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -174,3 +176,13 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     found = payload.payload_report(DATA / "digits.tflite", only=["brotli", "gzip"]).packed
     assert [one.bytes is None for one in found] == [True, False]
     assert found[0].missing
+
+
+def test_the_package_is_light_to_import() -> None:
+    script = (
+        "import sys, harness.payload\n"
+        "heavy = {'zstandard', 'brotli', 'ai_edge_litert', 'tensorflow', 'pandas', 'duckdb'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "[]"
