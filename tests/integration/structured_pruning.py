@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from structured_nets import (
     RESIDUAL_BIASES,
     RESIDUAL_NORMS,
@@ -26,7 +27,7 @@ from structured_nets import (
 )
 
 from harness.errors import RecipeError
-from harness.optimize.training import factors, filters, groups
+from harness.optimize.training import factors, filters, groups, passing
 from harness.optimize.training.rebuild import rebuild
 
 # --- rebuild ---------------------------------------------------------------------------------
@@ -179,6 +180,28 @@ def unseen() -> dict[str, Any]:
 
 
 @case
+def operators() -> dict[str, Any]:
+    """Hard swish written with operators: numbers and tensors of the graph are followed."""
+    image = L.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, name="conv")(image)
+    x = x * tf.nn.relu6(3.0 + x) * (1.0 / 6.0)
+    x = L.Conv2D(8, 3, name="next")(x) - L.Conv2D(8, 3, name="beside")(x)
+    model = shaken(keras.Model(image, L.Dense(2, name="scores")(L.Flatten()(x))))
+    zeros = {("conv",): [0, 1, 5, 6], ("next", "beside"): [2, 3, 4, 7]}
+    return same_as_zeroed(model, zeros, {}, {})
+
+
+@case
+def opaque_operators() -> dict[str, Any]:
+    image = L.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, name="scaled")(image) * np.arange(8, dtype="float32")
+    x = tf.reduce_sum(L.Conv2D(8, 3, name="summed")(x), axis=-1, keepdims=True)
+    x = L.Conv2D(8, 3, name="free")(x)
+    model = shaken(keras.Model(image, L.Dense(2, name="scores")(L.Flatten()(x))))
+    return widths(pruned(model, multiple=1))
+
+
+@case
 def softmax_inside() -> dict[str, Any]:
     image = L.Input((8, 8, 1))
     x = L.Conv2D(8, 3, activation="softmax", name="soft")(image)
@@ -306,7 +329,7 @@ def random_graphs() -> dict[str, Any]:
         kept = filters.choose(seen, filters.Wish(keep=0.6, multiple=1))
         smaller = filters.prune(seen, kept)
         for part in seen.parts.values():
-            for weight in groups.KERNELS:
+            for weight in passing.KERNELS:
                 axes = part.cuts.get(weight, {})
                 values = getattr(part.layer, weight).numpy() if axes else None
                 for axis, numbers in axes.items():

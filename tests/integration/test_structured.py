@@ -146,6 +146,16 @@ def test_what_cannot_be_seen_through_is_kept_and_named(facts: dict[str, Any]) ->
     assert facts["channels_first"]["widths"] == {"first": 8, "hidden": 4, "scores": 2}
 
 
+def test_operators_of_tensorflow_are_followed_where_they_work_on_elements(
+    facts: dict[str, Any],
+) -> None:
+    fact = facts["operators"]
+
+    assert fact["difference"] <= EXACT
+    assert fact["widths"] == {"conv": 4, "next": 4, "beside": 4, "scores": 2}
+    assert facts["opaque_operators"] == {"scaled": 8, "summed": 8, "free": 4, "scores": 2}
+
+
 @pytest.mark.parametrize(
     ("case", "why"),
     [

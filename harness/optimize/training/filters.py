@@ -20,9 +20,11 @@ from typing import Literal
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize.training.groups import KERNELS, Group, Network, Part
+from harness.optimize.training.groups import Group, Network
 from harness.optimize.training.libraries import Keras
+from harness.optimize.training.passing import KERNELS
 from harness.optimize.training.rebuild import Array, Piece, rebuild
+from harness.optimize.training.walk import OUTPUT, Part
 
 Criterion = Literal["l1", "l2", "bn_scale"]
 Of = Literal["channels", "parameters", "macs"]
@@ -118,7 +120,7 @@ def frozen(network: Network) -> list[str]:
     return [
         f"kept whole: {', '.join(group.layers)}, because of {group.frozen}"
         for group in network.groups
-        if group.frozen is not None and group.frozen != "the model's output"
+        if group.frozen is not None and group.frozen != OUTPUT
     ]
 
 

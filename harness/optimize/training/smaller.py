@@ -1,0 +1,69 @@
+"""What steps share that make a model smaller and train what is left of it.
+
+return smaller.make(_change, source, parameters, data, workdir)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RecipeError
+from harness.optimize.training import fit, models
+from harness.optimize.training.libraries import Keras
+from harness.protocols import Artifact, Parameter, StepData
+
+Change = Callable[[Keras, Mapping[str, Any]], tuple[Keras, tuple[str, ...]]]
+"""From the model and the step's parameters to the smaller model and notes on what was done."""
+
+
+def parameters(*, epochs: int = 10, learning_rate: float = 1e-3) -> tuple[Parameter, ...]:
+    """Return the parameters of training, where it may also be left out."""
+    return tuple(
+        replace(
+            item,
+            type="integer 0..100000",
+            help="times through the training data, at most; 0 leaves the weights as they are",
+        )
+        if item.name == "epochs"
+        else item
+        for item in fit.parameters(epochs=epochs, learning_rate=learning_rate)
+    )
+
+
+def make(
+    change: Change,
+    source: Artifact,
+    given: Mapping[str, Any],
+    data: StepData,
+    workdir: Path,
+) -> Artifact:
+    """Load a model, make it smaller, train it and write it for the next step.
+
+    Raises RecipeError: what `change` refuses, a model that cannot be carried over, no training data
+    where there are epochs, and what goes wrong in training.
+    """
+    if given["epochs"] and data.training is None:
+        raise RecipeError(
+            f"there is no training data for {given['epochs']} epochs: give the key training in "
+            "[data], or epochs=0 to take the model as cutting leaves it (mostly far less accurate)"
+        )
+    with fit.prepared(data.seed) as place:
+        model = models.load(source)
+        if not given["epochs"]:
+            less, notes = change(model, given)
+            return models.keep(less, source, workdir, notes=(*notes, "not trained afterwards"))
+        task = fit.task(model, data, fit.settings(given), place)
+        less, notes = change(model, given)
+        cut = fit.evaluate(less, task)
+        told = fit.fit(less, task, what="trained afterwards")
+        return models.keep(
+            less, source, workdir, notes=(*notes, _told("as it was cut", cut), *told.notes)
+        )
+
+
+def _told(when: str, score: tuple[float, float | None]) -> str:
+    loss, accuracy = score
+    return f"{when}: loss {loss:.4g}" + ("" if accuracy is None else f", accuracy {accuracy:.4g}")
