@@ -47,6 +47,21 @@ def test_a_parameter_of_another_kind_says_what_is_allowed(value: Any) -> None:
         catalog.check(recipe(StepCall(name="int8", parameters={"io": value})))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("bits", 5), ("bits", "8"), ("bits", 8.0), ("bits", True), ("granularity", 48)],
+)
+def test_a_number_that_is_not_listed_says_which_are(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"allowed: (8 \| 4|\"channel\" \| 32 \| 64)"):
+        catalog.check(recipe(StepCall(name="weight_only", parameters={key: value})))
+
+
+@pytest.mark.parametrize("granularity", ["channel", 32, 256])
+def test_words_and_numbers_may_be_listed_together(granularity: str | int) -> None:
+    parameters = {"bits": 4, "granularity": granularity}
+    catalog.check(recipe(StepCall(name="weight_only", parameters=parameters)))
+
+
 def test_nothing_is_quantised_twice() -> None:
     with pytest.raises(ConfigError, match="float16 cannot follow int8"):
         catalog.check(recipe("int8", "float16"))
