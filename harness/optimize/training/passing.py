@@ -193,7 +193,7 @@ def _operator(walk: Walk, call: Call) -> Array | None:
     """An operator of TensorFlow that computes each element apart, its other arguments numbers."""
     function = str(call.layer.get_config()["function"]).removeprefix("__operators__.")
     if function.rpartition(".")[2] not in _ELEMENTWISE or any(
-        np.shape(each) for each in call.constants
+        np.ndim(each) for each in call.constants
     ):
         raise Opaque(f"channels cannot be followed through {function}")
     return _merged(walk, call)
