@@ -26,7 +26,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "text": (str,),
     "file": (str,),
-    "file": (str,),
     "boolean": (bool,),
     "list": (list, tuple),
 }
@@ -67,13 +66,6 @@ def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
         if isinstance(step, Promising):
             found += [(call.name, promise) for promise in step.promises(parameters(call))]
     return found
-
-
-def files(call: StepCall) -> list[str]:
-    """Name the step's parameters that name a file and are given; the file is part of the work."""
-    given = parameters(call)
-    step = known_steps()[call.name]
-    return [item.name for item in step.parameters if item.type == "file" and given[item.name]]
 
 
 def files(call: StepCall) -> list[str]:
