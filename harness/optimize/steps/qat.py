@@ -26,7 +26,7 @@ class Qat:
             default="int8",
             help="dtype of the model's inputs and outputs",
         ),
-        *fit.parameters(learning_rate=1e-4),
+        *fit.parameters(learning_rate=3e-4),
     )
     takes: tuple[str, ...] = models.TAKES
     gives = "tflite"

@@ -23,7 +23,9 @@ from harness.optimize.training.libraries import Keras
 
 Array = np.ndarray[Any, Any]
 MAX_DIFFERENCE = 1e-4
-"""Largest |carried - source| over the largest |source|: two libraries round differently, no more."""
+"""Largest |carried - source| over what the source's values span: rounding differs, no more."""
+_LEAST_SPAN = 0.01
+"""Of the largest value; a narrower span would be compared with rounding alone."""
 _PROBES = 2
 _OPEN_SIZE = 64
 """What an open dimension is probed with."""
@@ -35,7 +37,7 @@ class Carried:
 
     model: Keras
     difference: float
-    """Largest |carried - source| over the largest |source|, on random inputs."""
+    """Largest |carried - source| over what the source's values span, on random inputs."""
 
 
 def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
@@ -167,12 +169,15 @@ def _run(model: Keras, structure: Any, fed: Sequence[Array]) -> list[Array]:  # 
 
 
 def _relative(expected: Sequence[Array], found: Sequence[Array]) -> float:
-    """Take the worst output: its largest difference over its largest value."""
+    """Take the worst output: its largest difference over what its values span.
+
+    The span, not the size: scores of an untrained softmax are all nearly 1/k, whatever is wrong.
+    """
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape:
             return float("inf")
-        scale = float(np.abs(a).max(initial=0.0)) or 1.0
+        scale = max(float(np.ptp(a)), _LEAST_SPAN * float(np.abs(a).max())) or 1.0
         difference = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
         worst = max(worst, difference / scale)
         if not np.isfinite(difference):

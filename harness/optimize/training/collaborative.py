@@ -37,7 +37,7 @@ SHARED: tuple[Parameter, ...] = (
     Parameter(
         name="fine_rate",
         type="number 0..10",
-        default=1e-4,
+        default=3e-4,
         help="learning_rate of the quantisation-aware stage; learning_rate is the other stages'",
     ),
     *fit.parameters(),

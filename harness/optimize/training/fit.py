@@ -31,6 +31,9 @@ LABELS = "y"
 _SETTLED = 10.0
 """A moving average of momentum m has forgotten its start after this many times 1 / (1 - m) steps."""
 _SHORT_MOMENTUM = 0.9
+_TRIED_BATCHES = 30
+"""An average of momentum 0.9 has forgotten 96 % of its start after these."""
+_MUCH_WORSE = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,8 @@ class Task:
     """The validation part; None judges by the training part."""
     before: tuple[float, float | None]
     """Loss and accuracy of the model the step was given, on the judging part."""
+    own_statistics: bool
+    """Whether batch normalisations came with statistics that the training data does not give."""
     place: places.Place
     seed: int
 
@@ -180,12 +185,15 @@ def task(
         train=(tuple(column[train] for column in columns), labels[train]),
         held=(tuple(column[held] for column in columns), labels[held]) if kept else None,
         before=(math.nan, None),
+        own_statistics=False,
         place=place,
         seed=data.seed,
     )
     if not score:
         return part
-    return replace(part, before=evaluate(model, part))
+    before = evaluate(model, part)
+    own = _own_statistics(model, part, before[0])
+    return replace(part, before=before, own_statistics=own)
 
 
 def slower(of: Task, learning_rate: float) -> Task:
@@ -236,7 +244,7 @@ def fit(
     keras = libraries.keras()
     chosen = of.settings
     total = of.steps * chosen.epochs
-    with _settling(model, total):
+    with _settling(model, math.inf if of.own_statistics else total):
         model.compile(
             optimizer=_optimizer(chosen, total),
             loss=of.objective.loss() if loss is None else loss,
@@ -320,7 +328,7 @@ def _batches(of: Task) -> Keras:
     """Full batches in an order drawn by the seed, another in each epoch."""
     tf = libraries.tensorflow()
     columns, labels = of.train
-    inputs = columns[0] if len(columns) == 1 else dict(zip(of.inputs, columns, strict=True))
+    inputs = columns[0] if len(columns) == 1 else tuple(columns)
     data = tf.data.Dataset.from_tensor_slices((inputs, labels))
     shuffled = data.shuffle(len(labels), seed=of.seed, reshuffle_each_iteration=True)
     options = tf.data.Options()
@@ -340,20 +348,13 @@ def _optimizer(chosen: Settings, total: int) -> Keras:
 
 
 @contextlib.contextmanager
-def _settling(model: Keras, steps: int) -> Iterator[None]:
+def _settling(model: Keras, steps: float) -> Iterator[None]:
     """Let batch normalisation forget faster where there are too few steps for its own momentum.
 
-    With 0.99 and 350 steps a fine-tuned CNN scored 0.13 whose weights were good for 0.99: the
-    moving averages were still those of before. The momentum is the layer's own again afterwards.
+    With 0.99 and 350 steps a CNN scored 0.13 whose weights were good for 0.99: the moving averages
+    lagged behind. The momentum is the layer's own again afterwards.
     """
-    kind = libraries.keras().layers.BatchNormalization
-    short = [
-        layer
-        for layer in model.submodules
-        if isinstance(layer, kind)
-        and layer.momentum > _SHORT_MOMENTUM
-        and steps * (1 - layer.momentum) < _SETTLED
-    ]
+    short = [layer for layer in _normalisations(model) if steps * (1 - layer.momentum) < _SETTLED]
     kept = [layer.momentum for layer in short]
     for layer in short:
         layer.momentum = _SHORT_MOMENTUM
@@ -362,6 +363,33 @@ def _settling(model: Keras, steps: int) -> Iterator[None]:
     finally:
         for layer, momentum in zip(short, kept, strict=True):
             layer.momentum = momentum
+
+
+def _normalisations(model: Keras) -> list[Keras]:
+    """The batch normalisations, wrapped or not, whose averages move slowly."""
+    kind = libraries.keras().layers.BatchNormalization
+    return [
+        layer
+        for layer in model.submodules
+        if isinstance(layer, kind) and layer.momentum > _SHORT_MOMENTUM
+    ]
+
+
+def _own_statistics(model: Keras, of: Task, before: float) -> bool:
+    """Say whether the training data's statistics would serve a plain model worse than its own.
+
+    A little training data, or data that was prepared otherwise, gives others: the keyword model's
+    loss doubles with those of 360 recordings. Such a model must not forget its own fast.
+    """
+    if not _normalisations(model):
+        return False
+    kept = model.get_weights()
+    with _settling(model, 0):
+        for batch in _batches(of).take(_TRIED_BATCHES):
+            model(batch[0], training=True)
+    worse = evaluate(model, of)[0] > before * _MUCH_WORSE
+    model.set_weights(kept)
+    return worse
 
 
 def _columns(model: Keras, data: StepData) -> tuple[tuple[Array, ...], Array]:
