@@ -13,6 +13,7 @@ from harness.optimize import (
     check,
     convert,
     flatbuffer,
+    folding,
     promises,
     quantise,
     rewrite,
@@ -65,10 +66,11 @@ def float_file(order: Order) -> dict[str, Any]:
         ),
         out,
     )
+    left = folding.unfolded(out)
     return {
         **_made(out),
-        "notes": [*order.get("notes", []), *notes],
-        "flags": list(order.get("flags", [])),
+        "notes": [*order.get("notes", []), *notes, *([folding.note(left)] if left else [])],
+        "flags": [*order.get("flags", []), *([folding.FLAG] if left else [])],
     }
 
 
