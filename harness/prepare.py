@@ -49,6 +49,11 @@ def decide(
     if devices:
         plan = replace(plan, models=tuple(replace(m, devices=tuple(devices)) for m in plan.models))
     for model in plan.models:
+        if not model.recipes:
+            raise ConfigError(
+                f"model {model.source.name}: the plan only says what to search "
+                "(`edge-harness search`); to run it, name recipes in run.recipes"
+            )
         for recipe in model.recipes:
             catalog.check(recipe)
     chosen: dict[str, Device] = {}

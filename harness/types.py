@@ -194,7 +194,7 @@ class StepCall:
         """Write the step as a plan writes it: `prune(sparsity=0.5)`."""
         if not self.parameters:
             return self.name
-        inside = ", ".join(f"{key}={_toml(value)}" for key, value in self.parameters.items())
+        inside = ", ".join(f"{key}={written(value)}" for key, value in self.parameters.items())
         return f"{self.name}({inside})"
 
 
@@ -496,16 +496,19 @@ class Plan:
     dose: Dose = Dose()
     accept: Accept = Accept()
     gate: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """As written, checked; harness.config.searches reads it."""
     text: Mapping[str, Any] = field(default_factory=dict)
     """The plan as read, for the record."""
 
 
-def _toml(value: object) -> str:
+def written(value: object) -> str:
+    """Write a parameter's value as a recipe has it, which is as TOML has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(written(item) for item in value) + "]"
     return str(value)

@@ -19,12 +19,14 @@ from harness.api.gating import gate, judge, selftest
 from harness.api.layers import layers
 from harness.api.models import inspect, optimize, payload, recipes
 from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
+from harness.api.searching import Searching, search
 from harness.api.stored import compare, load, minutes, open_run, places, report, rows, runs
 
 __all__ = [
     "Met",
     "Progress",
     "Run",
+    "Searching",
     "add",
     "bench",
     "bisect",
@@ -53,5 +55,6 @@ __all__ = [
     "rows",
     "run",
     "runs",
+    "search",
     "selftest",
 ]

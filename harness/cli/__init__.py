@@ -13,10 +13,21 @@ from typing import Any
 import typer
 
 # The commands register themselves in this order.
-from harness.cli import measure, stored, asking, gate, layers, farm, files  # isort: skip
+from harness.cli import measure, stored, asking, search, gate, layers, farm, files  # isort: skip
 from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
 
-__all__ = ["app", "asking", "farm", "files", "gate", "layers", "main", "measure", "stored"]
+__all__ = [
+    "app",
+    "asking",
+    "farm",
+    "files",
+    "gate",
+    "layers",
+    "main",
+    "measure",
+    "search",
+    "stored",
+]
 
 # typer carries its own click or uses the installed one; its base class is reached by its child.
 USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -1,8 +1,8 @@
 """plan.toml to a Plan, and a Plan with devices to combinations: data, decided before anything runs.
 
 The digest of a plan is the sha256 of its meaning as canonical JSON: models (name, path, data,
-recipes expanded, devices as written, shapes), threads, seed, dose, accept and gate, with defaults
-filled in. Paths are relative to the plan and no file's content or time is in it, so a plan keeps
+recipes expanded, devices as written, shapes), threads, seed, dose, accept, gate and what a search
+looks for, with defaults filled in. Paths are relative to the plan and no file's content or time is in it, so a plan keeps
 its digest when its folder is copied, and loses it when a glob finds another file.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from harness import plugins
-from harness.config import farm, limits, models, recipes, toml_door
+from harness.config import farm, limits, models, recipes, searches, toml_door
 from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
@@ -105,6 +105,7 @@ class _PlanTable:
     dose: Dose = field(default_factory=Dose)
     accept: Accept = field(default_factory=Accept)
     gate: _GateTable = _GateTable()
+    search: searches.Table | None = None
 
 
 def load(path: Path) -> Plan:
@@ -130,15 +131,18 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
     named = _named(table.recipe, name)
     planned = _Planner(base=base, name=name, single=single, table=table, named=named).models()
     _unique(f"{name}: run.threads", table.run.threads, str)
+    if table.search is not None:
+        searches.check(table.search, named, planned, table.run.threads, name)
     return Plan(
         path=None,
-        digest=_digest(planned, table, base),
+        digest=_digest(planned, table, base, named),
         models=planned,
         threads=table.run.threads,
         seed=table.run.seed,
         dose=table.dose,
         accept=table.accept,
         gate=mapping.get("gate", {}),
+        search=mapping.get("search", {}),
         text=mapping,
     )
 
@@ -262,7 +266,7 @@ class _Planner:
     ) -> tuple[Recipe, ...]:
         where = f"{self.name}: run.recipes" if own is None else self._at(index, "recipes")
         texts = common if own is None else own
-        if not texts:
+        if not texts and self.table.search is None:
             raise ConfigError(f'{where}: at least one is needed, such as "float32" or "as_is"')
         found = [_parse(text, self.named, f"{where}[{place}]") for place, text in enumerate(texts)]
         _unique(where, found, lambda recipe: (recipe.chain, recipe.target))
@@ -329,9 +333,12 @@ def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> Non
             raise ConfigError(f"{where}[{place}]: means the same as number {first} of that list")
 
 
-def _digest(planned: Sequence[PlannedModel], table: _PlanTable, base: Path) -> str:
+def _digest(
+    planned: Sequence[PlannedModel], table: _PlanTable, base: Path, named: Mapping[str, str]
+) -> str:
     meaning = {
         "models": [_model_meaning(model, base) for model in planned],
+        **({"search": searches.meaning(table.search, named)} if table.search else {}),
         "threads": table.run.threads,
         "seed": table.run.seed,
         "dose": dataclasses.asdict(table.dose),

@@ -15,7 +15,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from harness.errors import ConfigError
 from harness.types import Recipe, StepCall
@@ -25,16 +25,19 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPEN, _CLOSE = "[{", "]}"
 
 
-def parse(text: str, named: Mapping[str, str] | None = None) -> Recipe:
+def parse(
+    text: str, named: Mapping[str, str] | None = None, reader: type[Reader] | None = None
+) -> Recipe:
     """Read a recipe as a plan writes it.
 
     `named` are the chains of `[recipe.NAME]`; a name stands for its chain wherever a step may
-    stand, and may be built of other names. The Recipe's name stays the written text.
+    stand, and may be built of other names. The Recipe's name stays the written text. `reader` is
+    one that takes other values too (harness.config.searches).
 
     Raises ConfigError with the position in `text` and what was expected there.
     """
     written = text.strip()
-    steps, target = _Reader(written).recipe()
+    steps, target = (reader or Reader)(written).recipe()
     return Recipe(name=written, steps=_expand(steps, named or {}, (), written), target=target)
 
 
@@ -66,7 +69,7 @@ def _expand(
         if step.name in within:
             circle = " > ".join((*within, step.name))
             raise ConfigError(f'recipe "{written}": recipes name each other in a circle: {circle}')
-        inner, target = _Reader(named[step.name].strip()).recipe()
+        inner, target = Reader(named[step.name].strip()).recipe()
         if target is not None:
             raise ConfigError(
                 f"[recipe.{step.name}] names a target (@{target}); name it where the recipe is "
@@ -76,14 +79,26 @@ def _expand(
     return tuple(expanded)
 
 
-class _Reader:
+class Reader:
     """Reads one recipe from left to right."""
 
+    expected: ClassVar[str] = 'as in TOML: 0.5, true, "text" or [1, 2]'
+
     def __init__(self, text: str) -> None:
+        """Start at the beginning of `text`."""
         self.text = text
         self.at = 0
 
+    @staticmethod
+    def value_of(written: str) -> Any:  # noqa: ANN401 - any TOML value
+        """Read one value; raises ValueError for what is none, or cannot be written back."""
+        value = tomllib.loads(f"value = {written}\n")["value"]
+        if not _plain(value):
+            raise ValueError(written)
+        return value
+
     def recipe(self) -> tuple[tuple[StepCall, ...], str | None]:
+        """Read the whole text: its steps, and its target where one is named."""
         steps = [self._step()]
         while self._take(">"):
             steps.append(self._step())
@@ -124,17 +139,11 @@ class _Reader:
         self._space()
         start = self.at
         self.at = self._end_of_value()
-        written = self.text[start : self.at].strip()
-        expected = f'a value for "{key}" as in TOML: 0.5, true, "text" or [1, 2]'
         try:
-            value = tomllib.loads(f"value = {written}\n")["value"]
-        except tomllib.TOMLDecodeError:
+            return self.value_of(self.text[start : self.at].strip())
+        except ValueError:
             self.at = start
-            self._fail(expected)
-        if not _plain(value):
-            self.at = start
-            self._fail(expected)
-        return value
+            self._fail(f'a value for "{key}" {self.expected}')
 
     def _end_of_value(self) -> int:
         """Return where the value that starts here ends: at a "," or ")" outside of it."""

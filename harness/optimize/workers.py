@@ -213,6 +213,12 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def room_for_tensorflow() -> int:
+    """Count the TensorFlow workers that free memory is enough for; one may always be."""
+    free = _free_memory_bytes()
+    return available_cores() if free is None else max(1, free // _TENSORFLOW_BYTES)
+
+
 def once(verb: str, order: Mapping[str, Any], kind: Kind = "light") -> Mapping[str, Any]:
     """Do one job in a worker of its own; raises what the job raised."""
     with Pool(1) as pool:

@@ -28,6 +28,7 @@ from harness.store.write import Progress, RunWriter
 
 __all__ = [
     "SCHEMA",
+    "SEARCHES",
     "DeviceRecord",
     "Progress",
     "RunRecord",
@@ -38,6 +39,9 @@ __all__ = [
     "new_id",
     "open_folder",
 ]
+
+SEARCHES = "searches"
+"""The folder beside the runs in which harness.search keeps its own; no run."""
 
 _LATEST = "latest"
 _TRIES = 8
@@ -161,7 +165,7 @@ class Store:
                 return sorted(
                     entry.name
                     for entry in entries
-                    if entry.is_dir() and not entry.name.startswith(".")
+                    if entry.is_dir() and not entry.name.startswith(".") and entry.name != SEARCHES
                 )
         except FileNotFoundError:
             return []

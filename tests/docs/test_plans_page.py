@@ -83,7 +83,7 @@ def known_keys(mapping: dict[str, Any], *place: str | int) -> set[str]:
     return set(re.findall(r"\w+", str(caught.value).partition("known: ")[2]))
 
 
-@pytest.mark.parametrize("name", ["model", "data", "run", "dose", "accept", "gate", ""])
+@pytest.mark.parametrize("name", ["model", "data", "run", "dose", "accept", "gate", "search", ""])
 def test_the_page_with_every_key_has_every_key(name: str) -> None:
     mapping = toml_door.parse(examples("plan")[2], "plan.toml")
     if name == "model":

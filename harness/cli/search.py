@@ -1,0 +1,80 @@
+"""The command that searches recipes and their parameters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.shared import (
+    AWAY,
+    NOT_ASKED,
+    FarmOption,
+    JsonOption,
+    ResultsOption,
+    app,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from harness.search import Answer, Told
+
+
+@app.command()
+def search(
+    plan: Annotated[Path, typer.Argument(help="plan.toml with a [search] table.")],
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="A search to go on with: its id, a prefix, or `latest`."),
+    ] = None,
+    farm: FarmOption = None,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search recipes and their parameters for the best variants under constraints.
+
+    Exit 1 where nothing holds the constraints, with the one that failed and by how much.
+
+    Example: edge-harness search plan.toml
+    """
+    from harness import api
+    from harness.errors import Unreachable
+
+    going = api.search(plan, farm=farm, resume=resume, results=results)
+    again = f"edge-harness search {plan} --resume {going.id}"
+    if not as_json:
+        typer.echo(f"search {going.id} in {going.job.folder}", err=True)
+    try:
+        found = going.finish(lambda event: None if as_json else _tell(event, going.columns))
+    except KeyboardInterrupt:
+        typer.echo(f"what was tried is kept; {again} goes on", err=True)
+        raise
+    except Unreachable as error:
+        typer.echo(f"edge-harness: {error}\nwhat was tried is kept; {again} goes on", err=True)
+        raise typer.Exit(AWAY) from None
+    _print(found, as_json=as_json)
+    raise typer.Exit(found.exit_code)
+
+
+def _print(found: Answer, *, as_json: bool) -> None:
+    from harness import screen
+
+    if as_json:
+        print_json(found.plain())
+    elif found.front:
+        screen.records(found.rows())
+        screen.out(f"plans of these points: {found.path / 'points'}")
+    for note in found.notes:
+        screen.out(f"note: {note}", file=sys.stderr)
+    failed = found.exit_code == NOT_ASKED
+    screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
+
+
+def _tell(event: Told, columns: Sequence[str]) -> None:
+    from harness import screen
+
+    if not event.again:
+        screen.out(event.text(columns), file=sys.stderr)

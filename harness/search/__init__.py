@@ -1,0 +1,35 @@
+"""Search recipes and their parameters for the best variants under constraints. Builds nothing itself.
+
+    found = run(Job(...), tell=print)
+    found.front, found.reason
+
+What builds and measures is a :class:`Workshop`; harness.api has the real one.
+"""
+
+from __future__ import annotations
+
+from harness.search.answers import Answer, Point, answer
+from harness.search.columns import asked
+from harness.search.folder import Folder, create, resume
+from harness.search.processes import allowed, run
+from harness.search.records import Job, Told, Tried, Workshop
+from harness.search.space import Space
+from harness.search.studies import check_installed
+
+__all__ = [
+    "Answer",
+    "Folder",
+    "Job",
+    "Point",
+    "Space",
+    "Told",
+    "Tried",
+    "Workshop",
+    "allowed",
+    "answer",
+    "asked",
+    "check_installed",
+    "create",
+    "resume",
+    "run",
+]
