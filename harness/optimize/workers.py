@@ -92,6 +92,8 @@ class Pool:
 
     def free(self, kind: Kind) -> Worker | None:
         """Return a worker of the kind for one job, started if need be; None where none can be."""
+        if kind == "training" and not _accelerated():
+            kind = "tensorflow"  # then they are alike, and a second start of TensorFlow is saved
         for worker in self._workers:
             if worker.kind == kind and not worker.busy:
                 return worker
@@ -217,6 +219,12 @@ def room_for_tensorflow() -> int:
     """Count the TensorFlow workers that free memory is enough for; one may always be."""
     free = _free_memory_bytes()
     return available_cores() if free is None else max(1, free // _TENSORFLOW_BYTES)
+
+
+def _accelerated() -> bool:
+    """Say whether there may be a GPU or a TPU to train on."""
+    devices = Path("/dev")
+    return bool(os.environ.get("TPU_NAME") or [*devices.glob("nvidia[0-9]*"), *devices.glob("kfd")])
 
 
 def once(verb: str, order: Mapping[str, Any], kind: Kind = "light") -> Mapping[str, Any]:
