@@ -86,6 +86,17 @@ def stack() -> Path:
     return folder
 
 
+def digits(seed: int) -> Path:
+    """Return the digits CNN of the demo trained from a seed, made once: a .keras file."""
+    path = CACHE / "digits" / f"digits-{seed}.keras"
+    if not path.exists():
+        run(
+            [sys.executable, HERE / "make_digits.py", path.parent, str(seed)],
+            TF_CPP_MIN_LOG_LEVEL="2",
+        )
+    return path
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:

@@ -20,7 +20,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("start_up", "agent", "ssh", "fidelity", "run_overhead", "build", "first_row", "mixed")
+NAMES = (
+    "start_up",
+    "agent",
+    "ssh",
+    "fidelity",
+    "run_overhead",
+    "build",
+    "first_row",
+    "mixed",
+    "structured",
+)
 
 
 def main() -> int:

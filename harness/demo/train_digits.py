@@ -92,12 +92,12 @@ def architecture(batch: int | None = None) -> Any:  # noqa: ANN401 - keras carri
     return keras.Model(image, scores, name="digits")
 
 
-def train(digits: Digits) -> Any:  # noqa: ANN401 - keras carries no types
-    """Train the CNN from the fixed seed; the learning rate falls along a cosine to zero."""
+def train(digits: Digits, seed: int = SEED) -> Any:  # noqa: ANN401 - keras carries no types
+    """Train the CNN from a seed; the learning rate falls along a cosine to zero."""
     import keras
     import tensorflow as tf
 
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     model = architecture()
     steps = EPOCHS * -(-len(digits.train_x) // BATCH)

@@ -1,0 +1,16 @@
+"""The digits CNN of the demo, trained from a seed: `python make_digits.py FOLDER SEED` writes
+digits-SEED.keras. The split of the data is the demo's, the same for every seed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.demo import train_digits
+
+folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+folder.mkdir(parents=True, exist_ok=True)
+model = train_digits.train(train_digits.load(), seed)
+part = folder / f"part-{seed}.keras"
+model.save(part)
+part.rename(folder / f"digits-{seed}.keras")
