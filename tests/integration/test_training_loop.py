@@ -1,0 +1,147 @@
+"""The training loop itself: the same seed gives the same, what is broken is said and not written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SCRIPT = """
+import json, os, sys, tempfile
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+from pathlib import Path
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import tf_keras
+from harness.errors import RecipeError
+from harness.optimize.training import fit, models, objectives, strategy
+from harness.protocols import Artifact, StepData
+
+generator = np.random.default_rng(0)
+X = generator.normal(size=(200, 6)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.int64) + (X[:, 2] > 0)
+DEFAULTS = {item.name: item.default for item in fit.parameters(epochs=4)}
+TWO = lambda: strategy.Place(
+    strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), words="2 stand-ins, mirrored"
+)
+
+def net(activation="softmax", units=3):
+    x = tf_keras.Input((6,), name="x")
+    h = tf_keras.layers.Dense(8, trainable=False)(x)
+    h = tf_keras.layers.ReLU()(tf_keras.layers.BatchNormalization()(h))
+    return tf_keras.Model(x, tf_keras.layers.Dense(units, activation=activation)(h))
+
+tf_keras.utils.set_random_seed(3)
+PATH = Path(tempfile.mkdtemp()) / "net.h5"
+net().save(str(PATH))
+SOURCE = Artifact(path=PATH, form="h5")
+
+def trained(seed=1, x=X, y=Y, choose=strategy.strategy, **over):
+    with fit.prepared(seed, choose) as place:
+        model = models.load(SOURCE)
+        data = StepData(training={"x": x, "y": y}, seed=seed)
+        task = fit.task(model, data, fit.settings({**DEFAULTS, **over}), place)
+        told = fit.fit(model, task)
+        momenta = [l.momentum for l in model.layers if hasattr(l, "momentum")]
+        return [w.tolist() for w in model.get_weights()], told, fit.evaluate(model, task)[0], momenta
+
+def refusal(**over):
+    try:
+        trained(**over)
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+def judged(activation, labels, units=3):
+    made = objectives.objective(net(activation, units), labels)
+    return [made.kind, made.from_logits]
+
+first, told, loss, momenta = trained(epochs=12, patience=2, learning_rate=0.5)
+frozen = tf_keras.models.load_model(str(PATH), compile=False).layers[1].get_weights()[0]
+NAN = X.copy(); NAN[:, 0] = 1e38
+mirrored = trained(choose=TWO, epochs=25, learning_rate=0.02, validation=0.3)
+print(json.dumps({
+    "same": trained()[0] == trained()[0],
+    "other": trained()[0] == trained(seed=2)[0],
+    "stopped": [told.epochs, told.best],
+    "restored": [told.loss, loss],
+    "momenta": momenta,
+    "moved": float(np.abs(np.array(first[0]) - frozen).max()),
+    "mirrored": [mirrored[1].notes[0], mirrored[1].accuracy],
+    "tpu": strategy.strategy(lambda: tf.distribute.OneDeviceStrategy("CPU:0")).words,
+    "alone": strategy.strategy(lambda: None).words,
+    "nan": refusal(x=NAN * 10, learning_rate=1.0),
+    "batch": refusal(batch=500),
+    "classes": refusal(y=Y + 5),
+    "shape": refusal(y=np.zeros((200, 2), np.float32)),
+    "labels": refusal(y=None),
+    "softmax": judged("softmax", Y),
+    "logits": judged("linear", Y),
+    "binary": judged("sigmoid", Y.clip(0, 1), 1),
+    "arrays": judged("linear", np.zeros((200, 3), np.float32)),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_the_same_seed_gives_the_same_weights(told: dict[str, Any]) -> None:
+    assert told["same"] is True
+    assert told["other"] is False
+
+
+def test_it_stops_early_with_the_best_weights(told: dict[str, Any]) -> None:
+    epochs, best = told["stopped"]
+
+    assert best <= epochs <= 12
+    assert epochs == 12 or epochs == best + 2
+    assert told["restored"][0] == pytest.approx(told["restored"][1])
+
+
+def test_frozen_layers_learn_and_momenta_are_their_own_again(told: dict[str, Any]) -> None:
+    assert told["moved"] > 0
+    assert told["momenta"] == [0.99]
+
+
+def test_a_strategy_is_used_and_told(told: dict[str, Any]) -> None:
+    note, accuracy = told["mirrored"]
+
+    assert note.endswith("on 2 stand-ins, mirrored")
+    assert accuracy > 0.6
+    assert told["tpu"] == "TPU, 1 cores"
+    assert told["alone"] == "processors"
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("nan", "use a smaller learning_rate"),
+        ("batch", "fewer than a batch of 500: give more data or batch=180"),
+        ("classes", "holds classes 5 to 7; the model has 3"),
+        ("shape", "give integer classes, or arrays of the output's shape"),
+        ("labels", 'no labels: give them under the key "y"'),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(told: dict[str, Any], key: str, says: str) -> None:
+    assert says in told[key]
+
+
+def test_the_loss_follows_labels_and_last_activation(told: dict[str, Any]) -> None:
+    assert told["softmax"] == ["classes", False]
+    assert told["logits"] == ["classes", True]
+    assert told["binary"] == ["binary", False]
+    assert told["arrays"] == ["arrays", True]
