@@ -81,7 +81,8 @@ class PlanWorkshop:
     def plan_text(self, recipe: Recipe) -> str:
         """Write the plan.toml of just this recipe; paths are absolute, so it may be copied."""
         source = self.source
-        farm = f" --farm {toml_text.value(str(self.farm.path))}" if self.farm.path else ""
+        file = self.farm.path
+        farm = f" --farm {toml_text.value(str(file.resolve()))}" if file else ""
         model = {
             "name": source.name,
             "path": str(source.path),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import os
 import queue
 import signal
 from collections.abc import Callable, Sequence
@@ -41,18 +39,17 @@ def run(job: Job, *, processes: int, tell: Tell) -> tuple[str, ...]:
     """
     with Folder(path=job.folder).writer():
         with studies.opened(job) as study:
-            study.mend()
-            study.begin(job.space.first(study.wanted))
+            study.begin()
         if processes == 1:
             work(job, 0, tell)
             return ()
         return _together(job, processes, tell)
 
 
-def work(job: Job, process: int, tell: Tell) -> None:
-    """Be one process of a search: draw, try, tell, until enough was tried."""
+def work(job: Job, process: int, tell: Tell, alive: Callable[[], bool] = lambda: True) -> None:
+    """Be one process of a search: draw, try, tell, until enough was tried or `alive` says no."""
     with studies.opened(job, process=process) as study:
-        while (trial := study.next()) is not None:
+        while alive() and (trial := study.next()) is not None:
             tried, again = attempt(job, job.space.draw(trial), trial.number)
             study.tell(trial, tried)
             tell(Told(tried=tried, again=again, done=study.done(), of=study.wanted))
@@ -101,9 +98,16 @@ def _take(told: Any, tell: Tell, failures: list[HarnessError], seconds: float) -
 
 
 def _child(job: Job, place: int, told: Any) -> None:  # noqa: ANN401 - a queue of another process
-    """Run in a spawned process; errors travel by name, and Ctrl-C the controller has had itself."""
+    """Run in a spawned process; errors travel by name.
+
+    Ctrl-C is the controller's to handle, which ends us by SIGTERM; without it we end by ourselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    controller = multiprocessing.parent_process()
+    assert controller is not None
     try:
-        work(job, place, told.put)
+        work(job, place, told.put, controller.is_alive)
     except HarnessError as error:
         told.put((type(error).__name__, str(error)))
     except KeyboardInterrupt:
@@ -113,9 +117,8 @@ def _child(job: Job, place: int, told: Any) -> None:  # noqa: ANN401 - a queue o
 def _end(started: Sequence[BaseProcess]) -> None:
     """Interrupt what still runs, and wait for it."""
     for process in started:
-        if process.pid is not None and process.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGINT)
+        if process.pid is not None:
+            process.terminate()
     for process in started:
         if process.pid is None:
             continue

@@ -119,6 +119,10 @@ class Space:
         values = [variable.value(drawn[variable.name]) for variable in own]
         return _filled(self.templates[place], own, values)
 
+    def is_whole(self, drawn: Mapping[str, Any]) -> bool:
+        """Say whether what was drawn is enough for a recipe."""
+        return TEMPLATE in drawn and all(v.name in drawn for v in self._of(drawn[TEMPLATE]))
+
     def size(self) -> int | None:
         """Count the recipes of the space; None where a range of fractions is among them."""
         total = 0

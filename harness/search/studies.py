@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, StoreError
 from harness.search import columns
 from harness.search.folder import ASKING, Folder
 from harness.search.records import Job, Tried
+from harness.search.space import key_of
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +31,8 @@ _PATIENCE = 4
 _LOCK_SECONDS = 120
 """How long a process waits for another that writes the study."""
 _VIOLATIONS = "violations"
+_FIXED = "fixed_params"
+"""Where Optuna keeps what a trial in the line is to draw."""
 
 
 class Study:
@@ -41,7 +47,7 @@ class Study:
     def next(self) -> optuna.Trial | None:
         """Draw the next trial, or None where enough was tried."""
         with self._folder.locked(ASKING):
-            begun = self.done() + len(self._under_way())
+            begun = self.done() + len(self._in_state("RUNNING"))
             return None if begun >= self.wanted or self._worn_out() else self._study.ask()
 
     @property
@@ -67,32 +73,35 @@ class Study:
         else:
             self._study.tell(trial, [tried.values[name] for name in search.objectives])
 
-    def mend(self) -> int:
-        """Close the trials that a killed process left open and put them first in the line.
+    def begin(self) -> None:
+        """Put in the line what a killed process left open, and what is tried before the sampler.
 
-        Only while no process works on the study. Returns how many there were.
+        Only while no process works on the study. What was tried or stands in the line stays.
         """
         from optuna.trial import TrialState
 
-        left = self._under_way()
-        for trial in left:
+        space = self._job.space
+        for trial in self._in_state("RUNNING"):
             self._study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                self._study.enqueue_trial(trial.params, skip_if_exists=False)
-        return len(left)
+            drawn = {**trial.system_attrs.get(_FIXED, {}), **trial.params}
+            if space.is_whole(drawn):
+                self._study.enqueue_trial(drawn, skip_if_exists=False)
+        known = {tried.key for tried in self._folder.trials()}
+        known |= {key_of(space.recipe(t.system_attrs[_FIXED])) for t in self._in_state("WAITING")}
+        for point in space.first(self.wanted):
+            if key_of(space.recipe(point)) not in known:
+                self._study.enqueue_trial(point, skip_if_exists=False)
 
-    def begin(self, points: Sequence[Mapping[str, Any]]) -> None:
-        """Put the first trials in the line, once in the life of a study."""
-        if not self._study.get_trials(deepcopy=False):
-            for point in points:
-                self._study.enqueue_trial(dict(point))
-
-    def _under_way(self) -> list[optuna.trial.FrozenTrial]:
+    def _in_state(self, word: str) -> list[optuna.trial.FrozenTrial]:
         from optuna.trial import TrialState
 
-        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self._study.get_trials(deepcopy=False, states=(TrialState[word],))
 
     def _worn_out(self) -> bool:
+        """Say whether nothing new is to be had: all of a small space stood in the line."""
+        size = self._job.space.size()
+        if size is not None and size <= self._job.search.trials:
+            return not self._in_state("WAITING")
         asked = len(self._study.get_trials(deepcopy=False))
         return asked >= _PATIENCE * max(self.wanted, _LEAST_POPULATION)
 
@@ -107,7 +116,7 @@ def opened(job: Job, *, process: int = 0) -> Iterator[Study]:
     path = Folder(path=job.folder).study
     try:
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}}
+            "sqlite:///study.db", engine_kwargs={"creator": functools.partial(_connect, path)}
         )
     except Exception as error:  # of SQLAlchemy, alembic or sqlite3
         raise StoreError(f"{path}: cannot be opened: {error}") from error
@@ -123,6 +132,18 @@ def opened(job: Job, *, process: int = 0) -> Iterator[Study]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file itself: in a URL some characters of a path would mean something else.
+
+    A write-ahead log, so that a trial does not wait for the disk a dozen times. What a power cut
+    takes of it is only what the sampler had learned: what was tried has files of its own.
+    """
+    connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
 
 
 def check_installed() -> None:

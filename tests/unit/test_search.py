@@ -246,7 +246,14 @@ def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
     assert all(one != two for one, two in itertools.pairwise(first))
 
 
-def test_work_alone_needs_a_study_that_was_begun(tmp_path: Path) -> None:
-    job = job_of(tmp_path, search_of("int8"))
-    work(job, 0, nobody)
-    assert [tried.recipe for tried in Folder(path=job.folder).trials()] == ["int8"]
+def test_a_process_without_its_controller_ends(tmp_path: Path) -> None:
+    job = job_of(tmp_path, search_of("prune(sparsity=0.0..0.9)"))
+    work(job, 0, nobody, alive=lambda: len(fake(job).calls("build")) < 3)
+    assert len(Folder(path=job.folder).trials()) == 3
+
+
+def test_a_results_folder_may_have_any_name(tmp_path: Path) -> None:
+    odd = tmp_path / "a b?c#d%41"
+    odd.mkdir()
+    assert searched(job_of(odd, search_of("int8"))).exit_code == 0
+    assert (next((odd / "results" / "searches").iterdir()) / "study.db").is_file()
