@@ -131,6 +131,19 @@ def counted_by_hand() -> dict[str, Any]:
 
 
 @case
+def counted_where_kept_whole() -> dict[str, Any]:
+    """A grouped convolution is not cut, but it works; a shared layer works twice."""
+    image = L.Input((8, 8, 4))
+    x = L.Conv2D(8, 3, padding="same", groups=2, name="grouped")(image)
+    again = L.Conv2D(8, 1, name="again")
+    x = L.Conv2DTranspose(6, 2, strides=2, name="up")(again(again(x)))
+    model = shaken(keras.Model(image, L.Conv2D(1, 1, name="mask")(x)))
+    seen = groups.network(model)
+    whole = filters.cost(seen, np.ones(len(seen.roots), bool))
+    return {"whole": [whole.parameters, whole.macs]}
+
+
+@case
 def shares() -> dict[str, Any]:
     """What is left of parameters and MACs where half of them is asked for."""
     found = {}

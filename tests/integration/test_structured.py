@@ -113,6 +113,11 @@ def test_costs_are_those_counted_by_hand(facts: dict[str, Any]) -> None:
     assert fact["whole"] == [40 + 36 + 30 + 21, 64 * 36 + 16 * 36 + 16 * 24 + 18]
     assert fact["half"] == [20 + 18 + 9 + 12, 64 * 18 + 16 * 18 + 16 * 6 + 9]
     assert fact["built"] == 59
+    # grouped 2*9*8+8 on 64 positions, again 8*8+8 on 64 twice, up 4*6*8+6 on 64, mask 6+1 on 256
+    assert facts["counted_where_kept_whole"]["whole"] == [
+        152 + 72 + 198 + 7,
+        64 * 144 + 128 * 64 + 64 * 192 + 256 * 6,
+    ]
 
 
 def test_a_share_of_parameters_or_macs_is_met(facts: dict[str, Any]) -> None:

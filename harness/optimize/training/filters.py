@@ -102,16 +102,14 @@ def cost(network: Network, kept: Array) -> Cost:
     parameters, macs, closed = 0, 0, True
     for layer in network.model.layers:
         part = network.parts.get(layer.name)
-        if part is None:
-            parameters += layer.count_params()
-            continue
-        sizes = {name: _size(part, name, kept) for name in part.cuts}
-        parameters += sum(sizes.values())
-        work = sum(sizes.get(name, 0) for name in KERNELS)
-        if part.positions is None:
-            closed = closed and not work
-        else:
-            macs += part.positions * work
+        sizes = {name: _size(part, name, kept) for name in part.cuts} if part else {}
+        parameters += sum(sizes.values()) if part else layer.count_params()
+        applied = network.positions[layer.name]
+        if applied is None:
+            closed = False
+        elif applied:
+            kernels = [name for name in KERNELS if getattr(layer, name, None) is not None]
+            macs += applied * sum(sizes.get(name, _whole(layer, name)) for name in kernels)
     return Cost(parameters=parameters, macs=macs if closed else None)
 
 
@@ -240,6 +238,10 @@ def _piece(part: Part, kept: Array) -> Piece:
         weights[name] = values
     kind = type(part.layer).__name__
     return Piece(name=part.layer.name, kind=kind, config=config, weights=weights)
+
+
+def _whole(layer: Keras, name: str) -> int:
+    return int(np.prod(getattr(layer, name).shape))
 
 
 def _size(part: Part, name: str, kept: Array) -> int:

@@ -41,6 +41,9 @@ class Network:
     roots: Array
     """Of each number, the one that stands for all it is joined with."""
     groups: tuple[Group, ...]
+    positions: Mapping[str, int | None]
+    """How often each layer's kernels are applied to a sample, over all its calls, by name; None
+    where a size is open."""
 
 
 def network(model: Keras) -> Network:
@@ -51,6 +54,7 @@ def network(model: Keras) -> Network:
     graph = functional(model)
     walk = Walk()
     made: dict[tuple[str, int, int], Array | None] = {}
+    positions: dict[str, int | None] = {}
     for node in _nodes(graph):
         call = Call(
             layer=node.layer,
@@ -59,11 +63,19 @@ def network(model: Keras) -> Network:
             input_shapes=[tuple(tensor.shape) for tensor in node.keras_inputs],
             output_shapes=[tuple(tensor.shape) for tensor in _flat(node.outputs)],
         )
+        before, applied = positions.get(node.layer.name, 0), passing.positions(call)
+        positions[node.layer.name] = None if before is None or applied is None else before + applied
         for tensor, channels in zip(_flat(node.outputs), passing.follow(walk, call), strict=True):
             made[_place(tensor)] = channels
     for tensor in _flat(graph.outputs):
         walk.freeze(made[_place(tensor)], OUTPUT)
-    return Network(model=graph, parts=walk.parts, roots=walk.roots(), groups=tuple(_groups(walk)))
+    return Network(
+        model=graph,
+        parts=walk.parts,
+        roots=walk.roots(),
+        groups=tuple(_groups(walk)),
+        positions=positions,
+    )
 
 
 def _groups(walk: Walk) -> Iterator[Group]:

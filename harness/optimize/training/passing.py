@@ -15,6 +15,17 @@ KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 """Weights that are multiplied with at every position; the others are added or scale."""
 
 
+def positions(call: Call) -> int | None:
+    """How often a call applies its layer's kernels to a sample; None where a size is open."""
+    kind = type(call.layer).__name__
+    if kind not in _APPLIED:
+        return 0
+    shape = call.input_shapes[0] if "Transpose" in kind else call.output_shapes[0]
+    first = getattr(call.layer, "data_format", None) == "channels_first"
+    sizes = shape[2:] if first else shape[1:-1]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
 def follow(walk: Walk, call: Call) -> list[Array | None]:
     """Follow the channels through one call; one array for each of its outputs."""
     try:
@@ -59,7 +70,7 @@ def _convolution(walk: Walk, call: Call) -> Array | None:
             makes=("kernel", last),
         )
 
-    return _maker(walk, call, make, call.output_shapes[0])
+    return _maker(walk, call, make)
 
 
 def _transposed(walk: Walk, call: Call) -> Array | None:
@@ -77,7 +88,7 @@ def _transposed(walk: Walk, call: Call) -> Array | None:
             makes=("kernel", last - 1),
         )
 
-    return _maker(walk, call, make, call.input_shapes[0])
+    return _maker(walk, call, make)
 
 
 def _dense(walk: Walk, call: Call) -> Array | None:
@@ -94,7 +105,7 @@ def _dense(walk: Walk, call: Call) -> Array | None:
             makes=("kernel", 1),
         )
 
-    return _maker(walk, call, make, call.output_shapes[0])
+    return _maker(walk, call, make)
 
 
 def _separable(walk: Walk, call: Call) -> Array | None:
@@ -117,7 +128,7 @@ def _separable(walk: Walk, call: Call) -> Array | None:
             makes=("pointwise_kernel", last),
         )
 
-    return _maker(walk, call, make, call.output_shapes[0])
+    return _maker(walk, call, make)
 
 
 def _depthwise(walk: Walk, call: Call) -> Array | None:
@@ -129,17 +140,12 @@ def _depthwise(walk: Walk, call: Call) -> Array | None:
         cuts = {"depthwise_kernel": {axis: reads}, "bias": {0: gives}}
         return Part(layer=layer, reads=reads, gives=gives, cuts=cuts)
 
-    return _maker(walk, call, make, call.output_shapes[0])
+    return _maker(walk, call, make)
 
 
-def _maker(
-    walk: Walk, call: Call, make: Callable[[Array], Part], positions: tuple[int | None, ...]
-) -> Array:
-    """A layer with kernels: counts where they are applied, and minds its own activation."""
+def _maker(walk: Walk, call: Call, make: Callable[[Array], Part]) -> Array:
+    """A layer with kernels, whose own activation is minded."""
     part = walk.part(call, make)
-    sizes = positions[1:-1]
-    count = None if None in sizes else math.prod(size for size in sizes if size is not None)
-    part.positions = None if None in {count, part.positions} else part.positions + count  # type: ignore[operator]
     if _mixes(call.layer):
         why = f'"{call.layer.name}": its activation makes every channel depend on all the others'
         walk.freeze(part.gives, why)
@@ -250,6 +256,13 @@ _SAME = (
     *(f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)),
     *(f"{kind}{n}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for n in (1, 2, 3)),
 )
+_APPLIED = (
+    *(f"Conv{n}D" for n in (1, 2, 3)),
+    *(f"Conv{n}DTranspose" for n in (1, 2, 3)),
+    *(f"{kind}Conv{n}D" for kind in ("Depthwise", "Separable") for n in (1, 2)),
+    "Dense",
+)
+"""Layers whose multiply-accumulates are counted."""
 _MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 _ELEMENTWISE = (
     *("add", "subtract", "sub", "multiply", "mul", "truediv", "divide", "neg", "abs", "square"),

@@ -30,8 +30,6 @@ class Part:
     """Keys of its config that count channels: `filters`, `units`, `target_shape` (its last)."""
     makes: tuple[str, int] | None = None
     """Weight and axis that hold a filter for each channel it makes; None where it makes none."""
-    positions: int | None = 0
-    """How often its kernels are applied to a sample, over all calls; None where a size is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
