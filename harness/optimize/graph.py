@@ -33,6 +33,7 @@ _LIBRARIES = (
     "ai-edge-quantizer",
     "numpy",
     "tensorflow-model-optimization",
+    "tensorly",
 )
 
 
