@@ -134,13 +134,19 @@ class Searching:
         """What is asked of every recipe: the objectives and what constraints are about."""
         return searching.asked(self.job.search)
 
-    def finish(self, told: Callable[[searching.Told], None] = lambda _: None) -> searching.Answer:
+    def finish(
+        self,
+        told: Callable[[searching.Told], None] = lambda _: None,
+        began: Callable[[searching.Began], None] = lambda _: None,
+    ) -> searching.Answer:
         """Try recipes until the plan's trials are done, and say what was found.
+
+        `began` hears of each recipe when work on it starts, `told` when it has ended.
 
         Raises Unreachable where the device is away, StoreError for the folder; Ctrl-C goes
         through. What was tried is kept, so that `search(plan, resume=id)` goes on.
         """
-        notes = searching.run(self.job, processes=self.processes, tell=told)
+        notes = searching.run(self.job, processes=self.processes, tell=told, began=began)
         return searching.answer(self.job, (*self.notes, *notes))
 
 

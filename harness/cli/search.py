@@ -20,7 +20,9 @@ from harness.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from harness.search import Answer, Told
+    from harness.search import Answer, Began, Told
+
+_WIDTH = 79
 
 
 @app.command()
@@ -48,7 +50,10 @@ def search(
     if not as_json:
         typer.echo(f"search {going.id} in {going.job.folder}", err=True)
     try:
-        found = going.finish(lambda event: None if as_json else _tell(event, going.columns))
+        if as_json:
+            found = going.finish()
+        else:
+            found = going.finish(lambda event: _tell(event, going.columns), _show)
     except KeyboardInterrupt:
         typer.echo(f"what was tried is kept; {again} goes on", err=True)
         raise
@@ -73,8 +78,17 @@ def _print(found: Answer, *, as_json: bool) -> None:
     screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
 
 
+def _show(event: Began) -> None:
+    """Show what is under way, on a terminal only; the next line takes its place."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{event.recipe[:_WIDTH]:<{_WIDTH}}\r")
+        sys.stderr.flush()
+
+
 def _tell(event: Told, columns: Sequence[str]) -> None:
     from harness import screen
 
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{'':<{_WIDTH}}\r")
     if not event.again:
         screen.out(event.text(columns), file=sys.stderr)

@@ -12,12 +12,13 @@ from harness.search.answers import Answer, Point, answer
 from harness.search.columns import asked
 from harness.search.folder import Folder, create, resume
 from harness.search.processes import allowed, run
-from harness.search.records import Job, Told, Tried, Workshop
+from harness.search.records import Began, Job, Told, Tried, Workshop
 from harness.search.space import Space
 from harness.search.studies import check_installed
 
 __all__ = [
     "Answer",
+    "Began",
     "Folder",
     "Job",
     "Point",

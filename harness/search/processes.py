@@ -13,13 +13,13 @@ from harness.errors import HarnessError
 from harness.optimize import workers
 from harness.search import studies
 from harness.search.folder import Folder
-from harness.search.records import Job, Told
+from harness.search.records import Began, Job, Told
 from harness.search.trials import attempt
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-Tell = Callable[[Told], None]
+Tell = Callable[[Began | Told], None]
 
 _LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.5, 0.1
 _LAST_SECONDS = 30.0
@@ -31,26 +31,43 @@ def allowed(asked: int) -> int:
     return max(1, min(asked, workers.available_cores(), workers.room_for_tensorflow()))
 
 
-def run(job: Job, *, processes: int, tell: Tell) -> tuple[str, ...]:
+def run(
+    job: Job,
+    *,
+    processes: int,
+    tell: Callable[[Told], None],
+    began: Callable[[Began], None] = lambda _: None,
+) -> tuple[str, ...]:
     """Try recipes until the plan's trials are done; returns what is to be said beside the answer.
+
+    `began` is told of a recipe when work on it starts, `tell` of what became of it.
 
     Raises what a process raised (the device is away, the disk is full) and KeyboardInterrupt,
     when every process has ended; what was tried is kept, and the same call goes on from there.
     """
+
+    def pass_on(event: Began | Told) -> None:
+        if isinstance(event, Told):
+            tell(event)
+        else:
+            began(event)
+
     with Folder(path=job.folder).writer():
         with studies.opened(job) as study:
             study.begin()
         if processes == 1:
-            work(job, 0, tell)
+            work(job, 0, pass_on)
             return ()
-        return _together(job, processes, tell)
+        return _together(job, processes, pass_on)
 
 
 def work(job: Job, process: int, tell: Tell, alive: Callable[[], bool] = lambda: True) -> None:
     """Be one process of a search: draw, try, tell, until enough was tried or `alive` says no."""
     with studies.opened(job, process=process) as study:
         while alive() and (trial := study.next()) is not None:
-            tried, again = attempt(job, job.space.draw(trial), trial.number)
+            recipe = job.space.draw(trial)
+            tell(Began(recipe=recipe.name, process=process))
+            tried, again = attempt(job, recipe, trial.number)
             study.tell(trial, tried)
             tell(Told(tried=tried, again=again, done=study.done(), of=study.wanted))
 
@@ -88,7 +105,7 @@ def _take(told: Any, tell: Tell, failures: list[HarnessError], seconds: float) -
         item = told.get(timeout=seconds)
     except queue.Empty:
         return False
-    if isinstance(item, Told):
+    if isinstance(item, (Began, Told)):
         tell(item)
     else:
         word, message = item

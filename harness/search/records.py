@@ -82,6 +82,15 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Began:
+    """Progress: work on a recipe starts."""
+
+    recipe: str
+    process: int
+    """Number of the process that does it, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """Progress: a trial has ended."""
 

@@ -12,15 +12,13 @@ from search_bench import FakeWorkshop, formula, job_of, search_of
 
 from harness.config.recipes import parse
 from harness.errors import StoreError, Unreachable
-from harness.search import Answer, Folder, Job, Told, answer, create, resume, run
+from harness.search import Answer, Began, Folder, Job, Told, answer, create, resume, run
 from harness.search.processes import work
-
-pytest.importorskip("optuna")
 
 CLUSTERS = "cluster(clusters=3..14)"
 
 
-def nobody(event: Told) -> None:
+def nobody(event: Began | Told) -> None:
     """Nobody listens."""
 
 
@@ -50,12 +48,14 @@ def front_by_hand(texts: list[str]) -> set[str]:
 def test_the_whole_of_a_small_space_is_tried_and_its_front_is_the_known_one(tmp_path: Path) -> None:
     job = job_of(tmp_path, search_of(CLUSTERS, "int8", trials=40))
     told: list[Told] = []
-    found = answer(job, run(job, processes=1, tell=told.append))
+    began: list[Began] = []
+    found = answer(job, run(job, processes=1, tell=told.append, began=began.append))
     texts = [f"cluster(clusters={n})" for n in range(3, 15)] + ["int8"]
     assert {point.tried.recipe for point in found.front} == front_by_hand(texts)
     assert len(found.front) < len(texts)
     assert (found.status, found.exit_code, len(found.trials)) == ("found", 0, len(texts))
     assert [event.done for event in told] == list(range(1, 14))
+    assert [event.recipe for event in began] == [event.tried.recipe for event in told]
     sizes = [point.tried.values["size_bytes"] for point in found.front]
     assert sizes == sorted(sizes)
 
@@ -232,6 +232,21 @@ def test_a_damaged_record_is_said_with_its_file(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(StoreError, match=path.name):
             Folder(path=job.folder).trials()
+
+
+def test_a_damaged_study_is_said_and_without_it_the_search_goes_on(tmp_path: Path) -> None:
+    search = search_of("prune(sparsity=0.0..0.9)", trials=3)
+    job = job_of(tmp_path, search)
+    three = searched(job)
+    study = job.folder / "study.db"
+    study.write_bytes(b"no database" * 1000)
+    more = replace(job, search=replace(search, trials=5))
+    with pytest.raises(StoreError, match=r"study.db: cannot be used: .*remove it"):
+        run(more, processes=1, tell=nobody)
+    study.unlink()
+    five = searched(more)
+    assert {tried.key for tried in three.trials} < {tried.key for tried in five.trials}
+    assert len(fake(job).calls("build")) == len(five.trials) == 5
 
 
 def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
