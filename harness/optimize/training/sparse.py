@@ -74,7 +74,7 @@ def prune(model: Keras, task: fit.Task, wish: Wish) -> tuple[str, ...]:
         task,
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
         first_best=timing.full_epoch,
-        what=f"pruned ({wish.pattern}, {wish.schedule})",
+        what="pruned (2:4)" if wish.pattern == "2:4" else f"pruned (unstructured, {wish.schedule})",
     )
     plain = tfmot.sparsity.keras.strip_pruning(wrapped)
     for layer in plain.layers:
