@@ -112,7 +112,7 @@ class Edge:
                 device=device,
                 recipe=recipe,
                 threads=threads,
-                launches=launches,
+                dose={"launches": launches},
                 data={
                     "calibration": self.data(calibration),
                     "evaluation": self.data(evaluation),

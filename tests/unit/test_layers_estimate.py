@@ -14,7 +14,7 @@ from harness.errors import HarnessError, ModelRejected, Unreachable
 from harness.layers import Layers, OperatorTime, Subject, estimate, lining
 from harness.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.optimize import flatbuffer
-from harness.protocols import Transport
+from harness.protocols import Push, Transport
 from harness.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import Delegation, Device, Launch, LaunchOrder
@@ -45,10 +45,11 @@ class Simulated(FakeDialect):
         self.lengths: dict[str, int] = {}
         self.original = hashlib.sha256(DIGITS.read_bytes()).hexdigest()
 
-    def deploy(self, files: Mapping[str, Path]) -> None:
+    def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
         for digest, path in files.items():
             assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
             self.lengths[digest] = sum(flatbuffer.read(path).operators.values())
+        return ()
 
     def launch(self, order: LaunchOrder) -> Launch:
         length = self.lengths[order.variant_digest]
