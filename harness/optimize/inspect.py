@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import payload
 from harness.errors import HarnessError
 from harness.optimize import flatbuffer, structure, workers
 from harness.optimize.flatbuffer import FileFacts, Signature
@@ -84,7 +85,7 @@ def inspect(path: Path) -> Inspection:
         digest=facts.digest,
         size_bytes=facts.size_bytes,
         size_gzip_bytes=len(gzip.compress(data, 9, mtime=0)),
-        size_zstd_bytes=_zstd(data),
+        size_zstd_bytes=len(payload.get("zstd").pack(data)) if payload.is_here("zstd") else None,
         description=facts.description,
         inputs=facts.inputs,
         outputs=facts.outputs,
@@ -141,11 +142,3 @@ def _groups(facts: FileFacts) -> tuple[WeightGroup, ...]:
         for dtype in sorted({weight.dtype for weight in facts.weights})
         if (chosen := [weight for weight in facts.weights if weight.dtype == dtype])
     )
-
-
-def _zstd(data: bytes) -> int | None:
-    try:
-        import zstandard
-    except ImportError:
-        return None
-    return len(zstandard.ZstdCompressor(level=19).compress(data))

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError, RecipeError
+from harness import payload
+from harness.errors import RecipeError
 from harness.optimize import (
     catalog,
     check,
@@ -122,7 +123,7 @@ def check_variant(order: Order) -> dict[str, Any]:
         notes += promises.check(structure.read(path), promised)
     result: dict[str, Any] = {
         "file": None,
-        "size_zstd_bytes": _zstd_bytes(path.read_bytes()),
+        "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())),
         "score": None,
         "samples": None,
         "agreement": None,
@@ -244,17 +245,6 @@ def _save(path: Path, arrays: Mapping[str, Any]) -> None:
 
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-
-
-def _zstd_bytes(data: bytes) -> int | None:
-    """Size under zstd 19, what an update over the air would travel as."""
-    try:
-        import zstandard
-    except ImportError as error:
-        raise HarnessError(
-            f"zstandard is not installed ({error}); pip install 'edge-harness[light]'"
-        ) from error
-    return len(zstandard.ZstdCompressor(level=19).compress(data))
 
 
 def _node(node: Mapping[str, Any]) -> dict[str, Any]:
