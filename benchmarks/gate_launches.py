@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import CACHE, KEYWORD_INT8, digest, mobilenet, need, stack  # noqa: E402
 from harness import paired  # noqa: E402
-from harness.measure import pinning  # noqa: E402
+from harness.measure import blocks, pinning  # noqa: E402
 from harness.sessions import Session  # noqa: E402
 from harness.types import Device, Dose, LaunchOrder  # noqa: E402
 
@@ -61,6 +61,8 @@ class Wanted:
     a: Arm
     b: Arm
     load: bool = False
+    inference_ns: float = 0.0
+    """About: a gate stretches the launches of slow inferences."""
 
 
 def wanted() -> dict[str, Wanted]:
@@ -70,7 +72,9 @@ def wanted() -> dict[str, Wanted]:
     return {
         "stack": Wanted(a=plain, b=plain),
         "mobilenet": Wanted(
-            a=Arm(path=mobilenet() / "int8.tflite"), b=Arm(path=mobilenet() / "int8.tflite")
+            inference_ns=3.2e6,
+            a=Arm(path=mobilenet() / "int8.tflite"),
+            b=Arm(path=mobilenet() / "int8.tflite"),
         ),
         "stack-layer": Wanted(a=plain, b=Arm(path=cnn / "stack_layer.tflite")),
         "stack-thread": Wanted(a=replace(plain, threads=2), b=plain),
@@ -129,7 +133,7 @@ def _chunk(session: Session, series: Wanted, digests: Mapping[Path, str], folder
                     target="xnnpack",
                     threads=arm.threads,
                     seed=chance.randrange(1 << 30),
-                    dose=Dose(min_seconds=1.0),
+                    dose=blocks.stretched(Dose(min_seconds=1.0), series.inference_ns),
                     processors=pinning.processors(session.facts, arm.threads),
                 )
             )

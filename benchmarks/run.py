@@ -28,8 +28,12 @@ NAMES = (
     "run_overhead",
     "build",
     "first_row",
+    "recipes",
+    "large_build",
     "mixed",
     "structured",
+    "techniques",
+    "gate",
 )
 
 

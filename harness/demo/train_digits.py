@@ -64,8 +64,10 @@ def load() -> Digits:
     return Digits(train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
 
 
-def architecture(batch: int | None = None) -> Any:  # noqa: ANN401 - keras carries no types
+def architecture(batch: int | None = None, width: float = 1.0) -> Any:  # noqa: ANN401 - keras carries no types
     """Make the untrained CNN: two plain convolutions, two depthwise-separable ones, one dense layer.
+
+    `width` is the share of the channels.
 
     Plain, depthwise and pointwise convolutions react differently to quantisation, which is
     what the demo is to show. Batch normalisation stands directly after each convolution, so that
@@ -80,13 +82,14 @@ def architecture(batch: int | None = None) -> Any:  # noqa: ANN401 - keras carri
         x = layers.BatchNormalization(momentum=0.9)(convolution(x))
         return layers.ReLU()(x)
 
+    few, more, most = (round(width * channels) for channels in (64, 96, 128))
     image = keras.Input((8, 8, 1), batch_size=batch, name="image")
-    x = normalised(layers.Conv2D(64, 3, padding="same", use_bias=False), image)
-    x = normalised(layers.Conv2D(64, 3, padding="same", use_bias=False), x)
+    x = normalised(layers.Conv2D(few, 3, padding="same", use_bias=False), image)
+    x = normalised(layers.Conv2D(few, 3, padding="same", use_bias=False), x)
     x = normalised(layers.DepthwiseConv2D(3, padding="same", use_bias=False), x)
-    x = normalised(layers.Conv2D(96, 1, use_bias=False), x)
+    x = normalised(layers.Conv2D(more, 1, use_bias=False), x)
     x = normalised(layers.DepthwiseConv2D(3, strides=2, padding="same", use_bias=False), x)
-    x = normalised(layers.Conv2D(128, 1, use_bias=False), x)
+    x = normalised(layers.Conv2D(most, 1, use_bias=False), x)
     x = layers.GlobalAveragePooling2D()(x)
     scores = layers.Dense(10, activation="softmax", name="scores")(x)
     return keras.Model(image, scores, name="digits")

@@ -24,7 +24,7 @@ from harness.measure.pairs import (
     discard_reason,
     log_differences,
 )
-from harness.types import Agreement, Cell, Failure, Launch, Plan, Variant
+from harness.types import Agreement, Cell, Dose, Failure, Launch, Plan, Variant
 
 LAUNCH_METRICS = ("latency", "load", "first")
 """Read off every timed launch."""
@@ -108,6 +108,8 @@ class Contest:
     key: Key
     a: Side
     b: Side
+    stretch: bool = False
+    """Whether launches of slow inferences last longer than their dose says (blocks.stretched)."""
 
     @property
     def identical(self) -> bool:
@@ -167,6 +169,8 @@ class Evidence:
 
     contest: Contest
     readings: tuple[Reading, ...] = ()
+    dose: Dose | None = None
+    """Of its timed launches; None before the pilot."""
     cut_short: str | None = None
     """Why measuring ended before its time; what came before is kept."""
     failure: Failure | None = None

@@ -227,7 +227,12 @@ class _Held:
             order = self._placed(contest.a, replace(pilot, position=place))
             times.append(worker.mending(functools.partial(worker.pilot, contest.a.cell, order)))
         scenario = contest.a.cell.dose.scenario
-        self.loops = blocks.inner_loop(sorted(times)[len(times) // 2], scenario)
+        inference_ns = sorted(times)[len(times) // 2]
+        self.loops = blocks.inner_loop(inference_ns, scenario)
+        dose = contest.a.cell.dose
+        if contest.stretch:
+            dose = blocks.stretched(dose, inference_ns)
+        self.evidence = replace(self.evidence, dose=dose)
         self._memory(self.gate.lab.rules.memory_pairs, 0)
         if self.gate.lab.rules.soak:
             self._soak()
@@ -303,7 +308,9 @@ class _Held:
     def _block(self, block: Sequence[blocks.Turn]) -> None:
         """Make one launch of A and one of B."""
         for turn in block:
-            self._launch(turn.cell, blocks.order(turn, loops=self.loops))
+            order = blocks.order(turn, loops=self.loops)
+            dose = self.evidence.dose
+            self._launch(turn.cell, replace(order, dose=dose) if dose else order)
 
     def _turns(self, count: int, start: int) -> Iterator[list[blocks.Turn]]:
         """Yield so many blocks of both sides, in mirrored order, numbered from `start`."""

@@ -211,7 +211,8 @@ def contest(one: Wanted, built: Built, plan: Plan, inputs: Mapping[str, Any]) ->
         runtime = candidate.runtime.partition(" ")[0] if candidate.runtime else None
         sides.append(Side(cell=cell, runtime=runtime))
     key = Key(model=one.a.model, device=one.device, threads=one.threads, recipe=label)
-    made = Contest(key=key, a=sides[0], b=sides[1])
+    stretch = "min_seconds" not in plan.text.get("dose", {})
+    made = Contest(key=key, a=sides[0], b=sides[1], stretch=stretch)
     if made.failure is None:
         _same_inputs(made)
     return made

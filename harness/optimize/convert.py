@@ -62,10 +62,9 @@ def convert(order: Order, out: Path) -> tuple[str, ...]:
     tf = _tensorflow()
     traced = _load(tf, order)
     data = _to_tflite(tf, traced, order)
-    framed = rewrite.frame(
-        data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs
+    out.write_bytes(
+        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
     )
-    out.write_bytes(framed)
     facts = flatbuffer.read(out)
     _weights_arrived(traced, facts, order)
     return _same_as_source(tf, traced, out, facts, order) if order.verify else ()

@@ -47,13 +47,14 @@ def float_file(order: Order) -> dict[str, Any]:
     if order["form"] == catalog.FINISHED:
         facts = flatbuffer.read(source)
         _refuse_quantised(facts)
-        framed = rewrite.frame(
-            source.read_bytes(),
-            where=source.name,
-            signature=order["signature"],
-            shape=order["shape"],
+        out.write_bytes(
+            rewrite.frame(
+                source.read_bytes(),
+                where=source.name,
+                signature=order["signature"],
+                shape=order["shape"],
+            )
         )
-        out.write_bytes(framed)
         return {**_made(out), "notes": [], "flags": []}
     notes = convert.convert(
         convert.Order(

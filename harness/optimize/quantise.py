@@ -76,13 +76,13 @@ def calibrate(
         return _ranges(data, worker, calibration)
 
 
-def apply(data: bytes, configure: Callable[[Any], None], ranges: Any) -> bytes:  # noqa: ANN401 - untyped library
+def apply(data: bytes, configure: Callable[[Any], None], ranges: Any) -> memoryview:  # noqa: ANN401 - untyped library
     """Return the quantised file; `ranges` is what `calibrate` gave. Raises RecipeError."""
     with _taken():
         result = _worker(data, configure).quantize(
             ranges, enable_progress_bar=False, enable_progress_report=False
         )
-    return bytes(result.quantized_model)
+    return rewrite.inline(result.quantized_model)
 
 
 def integer(activation_bits: int) -> Callable[[Any], None]:

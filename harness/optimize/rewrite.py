@@ -12,6 +12,11 @@ from typing import Any
 from harness.errors import RecipeError
 
 SIGNATURE = "serving_default"
+_IDENTIFIER = b"TFL3"
+_TABLES_BYTES = 1 << 20
+"""Room for tables beside the weights; where it is too little, the buffer doubles."""
+_MOST_BYTES = (1 << 31) - _TABLES_BYTES
+"""Offsets inside a flatbuffer have 31 bits; a larger file keeps its weights behind the tables."""
 _CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE")
 
 
@@ -23,7 +28,7 @@ def frame(
     shape: Mapping[str, Sequence[int]] | None = None,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
-) -> bytes:
+) -> memoryview:
     """Give a float file one signature, unique names and no open dimension.
 
     Args:
@@ -37,10 +42,8 @@ def frame(
     Raises RecipeError: no such signature, an open dimension without a chosen size, a graph that
     does not take the shape.
     """
-    from ai_edge_litert.tools import flatbuffer_utils
-
     try:
-        model = flatbuffer_utils.read_model_from_bytearray(data)
+        model = _unpack(data)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise RecipeError(
             f"{where}: the file cannot be rewritten ({type(error).__name__}: {error}); "
@@ -56,9 +59,45 @@ def frame(
         _rename(graph, graph.outputs, named_outputs)
     _unique(graph)
     if _settle(model, named_inputs, shape or {}, where):
-        _propagate(model, where)
+        _propagate(model, where, len(data))
     _sign(model, named_inputs, named_outputs)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return _pack(model, len(data))
+
+
+def inline(data: bytes | bytearray | memoryview) -> memoryview:
+    """Return a file with its weights inside the tables, where every runtime and compiler looks.
+
+    The quantiser lays them behind the tables (`Buffer.offset`, which the format did not always
+    have) in every file of more than 256 kB; only those of 2 GB and more must be so.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    packed = schema.Model.GetRootAs(data)
+    behind = any(packed.Buffers(i).Offset() > 1 for i in range(packed.BuffersLength()))
+    if not behind or len(data) > _MOST_BYTES:
+        return memoryview(data)
+    return _pack(_unpack(data), len(data))
+
+
+def _unpack(data: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 - generated classes
+    """Read a file as objects, whose buffers are arrays that look into `data`."""
+    import numpy as np
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(memoryview(data))
+    for buffer in model.buffers:
+        if buffer.data is not None:  # where it lay behind the tables it is no array yet
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
+    return model
+
+
+def _pack(model: Any, size_bytes: int) -> memoryview:  # noqa: ANN401 - generated classes
+    """Serialise objects that take about so many bytes; a buffer that grew would be held three times."""
+    import flatbuffers  # type: ignore[import-untyped]
+
+    builder = flatbuffers.Builder(min(size_bytes + _TABLES_BYTES, 1 << 31))
+    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
+    return memoryview(builder.Bytes)[builder.Head() :]
 
 
 def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list[str]]:  # noqa: ANN401 - generated classes
@@ -193,12 +232,11 @@ def _example(shape: Sequence[int]) -> str:
     return "[" + ", ".join("N" if size == -1 else str(size) for size in shape) + "]"
 
 
-def _propagate(model: Any, where: str) -> None:  # noqa: ANN401 - generated classes
+def _propagate(model: Any, where: str, size_bytes: int) -> None:  # noqa: ANN401 - generated classes
     """Ask the runtime what every tensor's shape becomes, and write it into the file."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    data = bytes(_pack(model, size_bytes))
     try:
         interpreter = Interpreter(
             model_content=data,

@@ -231,7 +231,7 @@ class Trials:
         """What may be lost on the samples that a mix is judged on."""
         self.builds = 0
 
-    def build(self, precision: Mapping[int, str]) -> bytes:
+    def build(self, precision: Mapping[int, str]) -> memoryview:
         """Make the file that is int8 but for these operators (by index: `float` or `int16`)."""
         return quantise.apply(self._bytes, self._configured(precision), self._ranges)
 
@@ -276,7 +276,7 @@ class Trials:
 
         return configure
 
-    def _run(self, content: bytes, rows: Mapping[str, Array]) -> list[Array]:
+    def _run(self, content: memoryview, rows: Mapping[str, Array]) -> list[Array]:
         self.builds += 1
         path = self._workdir / "trial.tflite"
         path.write_bytes(content)

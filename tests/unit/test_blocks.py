@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,3 +89,11 @@ def test_inner_loop_by_hand() -> None:
     # 500 ns: 40 of them are 20 us. 9.9 us: three are 29.7 us, two only 19.8.
     assert blocks.inner_loop(500) == 40
     assert blocks.inner_loop(9_900) == 3
+
+
+def test_a_compared_launch_is_stretched_for_slow_inferences_only() -> None:
+    dose = Dose(min_seconds=1.0)
+    seconds = [blocks.stretched(dose, ns).min_seconds for ns in (5e4, 1e6, 2e6, 3e6, 1e8)]
+    assert seconds == pytest.approx([1.0, 1.0, 2.0, 3.0, 3.0])
+    short = Dose(min_seconds=0.5, max_seconds=1.5)
+    assert blocks.stretched(short, 1e8).min_seconds == 1.5

@@ -46,10 +46,11 @@ LATENCY = Rules(metrics=("latency",))
 class Watch:
     def __init__(self) -> None:
         self.launches: list[Launch] = []
+        self.orders: list[LaunchOrder] = []
         self.events: list[Mapping[str, Any]] = []
 
     def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
-        pass
+        self.orders.append(order)
 
     def launch(self, launch: Launch) -> None:
         self.launches.append(launch)
@@ -150,6 +151,18 @@ def test_a_slower_candidate_is_confirmed_by_fresh_pairs_and_fails_the_build() ->
     assert len([launch for launch in timed(watch) if launch.block >= CONFIRMING]) == 20
     assert len(told) == 2
     assert row.fresh.pairs == 10
+
+
+@pytest.mark.parametrize(("stretch", "seconds"), [(True, 3.0), (False, 0.15)])
+def test_launches_of_slow_inferences_last_longer_confirmation_included(
+    stretch: bool, seconds: float
+) -> None:
+    slow = {A: 4e6, B: 4.4e6}
+    result, watch, _ = hold([replace(contest(), stretch=stretch)], latencies=slow)
+    assert result.exit_code == 1
+    orders = [order for order in watch.orders if order.kind == "timed" and order.block >= 0]
+    assert {order.dose.min_seconds for order in orders} == {seconds}
+    assert any(order.block >= CONFIRMING for order in orders)
 
 
 def test_a_model_beside_itself_is_equivalent_with_zero_variance() -> None:

@@ -125,3 +125,4 @@ def test_a_contest_has_a_cell_for_each_side_and_the_devices_threads(folder: Path
     assert made.a.cell.id != made.b.cell.id
     assert made.key.threads == 1
     assert made.a.cell.dose.min_seconds == sides.MIN_SECONDS
+    assert made.stretch

@@ -5,6 +5,7 @@ recipes = ["float32"]
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,5 +29,5 @@ class Float32:
         """Keep the float file."""
         del parameters, data
         out = workdir / "model.tflite"
-        out.write_bytes(source.path.read_bytes())
+        shutil.copyfile(source.path, out)
         return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
