@@ -20,7 +20,9 @@ from harness.errors import PayloadError
 from harness.payload.huffman import Huffman
 from harness.plugins import unknown
 
-_ZSTD_LEVEL = 19
+_ZSTD_LEVEL, _ZSTD_QUICK_LEVEL = 19, 12
+_ZSTD_QUICK_OVER_BYTES = 8_000_000
+"""Level 19 packs 3 MB a second, level 12 over 100; on weights it wins less than half a per cent."""
 _GZIP_LEVEL = 9
 _BROTLI_QUALITY = 11
 _BROTLI_WINDOWS = (22, 24)
@@ -46,7 +48,7 @@ class Codec(Protocol):
 
 
 class Zstd:
-    """Zstandard at level 19, the highest with a window that every decoder accepts."""
+    """Zstandard at level 19, the highest with a window that every decoder accepts; large files at 12."""
 
     name = "zstd"
 
@@ -54,7 +56,8 @@ class Zstd:
         """Return one frame that tells its size."""
         import zstandard
 
-        return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(data)
+        level = _ZSTD_LEVEL if len(data) <= _ZSTD_QUICK_OVER_BYTES else _ZSTD_QUICK_LEVEL
+        return zstandard.ZstdCompressor(level=level).compress(data)
 
     def unpack(self, data: bytes, limit: int) -> bytes:
         """Return the only frame's content; see Codec."""
