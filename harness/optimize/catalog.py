@@ -31,6 +31,18 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def words(form: str) -> str:
+    """Say in words what a form is; an unknown one as it is written."""
+    known = {
+        "keras": "a .keras model",
+        "h5": "an .h5 model",
+        "saved_model": "a SavedModel",
+        FINISHED: "a finished .tflite",
+        FLOAT: "a float model",
+    }
+    return known.get(form, form)
+
+
 @cache
 def known_steps() -> dict[str, Step]:
     """Return every step by name, ours and those of other packages, sorted by name."""
@@ -53,9 +65,14 @@ def check(recipe: Recipe) -> None:
 
 
 def parameters(call: StepCall) -> dict[str, Any]:
-    """Return the call's parameters with the step's defaults filled in."""
+    """Return the call's parameters with the step's defaults filled in; a number is a float."""
     step = known_steps()[call.name]
-    return {item.name: item.default for item in step.parameters} | dict(call.parameters)
+    filled = {item.name: item.default for item in step.parameters} | dict(call.parameters)
+    numbers = {item.name for item in step.parameters if item.type.split()[:1] == ["number"]}
+    return {
+        name: float(value) if name in numbers and isinstance(value, int) else value
+        for name, value in filled.items()
+    }
 
 
 def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
@@ -125,6 +142,7 @@ def _check_order(before: str, after: str, where: str) -> None:
     steps: Mapping[str, Step] = known_steps()
     if not reachable(steps[before].gives, steps[after].takes, source=False):
         raise ConfigError(
-            f"{where}: {after} cannot follow {before}: {before} gives {steps[before].gives}, "
-            f"{after} takes {' or '.join(steps[after].takes)}"
+            f"{where}: {after} cannot follow {before}: {before} gives {words(steps[before].gives)}, "
+            f"{after} takes {' or '.join(map(words, steps[after].takes))}; "
+            f"make two recipes of them, or put {after} first where it may be"
         )

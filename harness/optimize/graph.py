@@ -145,8 +145,8 @@ class _Planner:
         step = catalog.known_steps()[call.name]
         if not catalog.reachable(place.form, step.takes, source=place is source):
             raise RecipeError(
-                f"{call.name} takes {' or '.join(_form(form) for form in step.takes)}; "
-                f"{self.model.path.name} is {_form(place.form)}"
+                f"{call.name} takes {' or '.join(catalog.words(form) for form in step.takes)}; "
+                f"{self.model.path.name} is {catalog.words(place.form)}"
                 + _way_out(call.name, place.form, step.takes)
             )
         if place.form not in step.takes:
@@ -293,17 +293,6 @@ def _way_out(step: str, form: str, takes: tuple[str, ...]) -> str:
     if form == catalog.FINISHED and set(takes) <= set(catalog.TRAINED):
         return "; it trains, so give the trained model itself"
     return ""
-
-
-def _form(form: str) -> str:
-    words = {
-        "keras": "a .keras model",
-        "h5": "an .h5 model",
-        "saved_model": "a SavedModel",
-        "tflite": "a finished .tflite",
-        "float_tflite": "a float model",
-    }
-    return words.get(form, form)
 
 
 @cache

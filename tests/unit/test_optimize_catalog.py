@@ -75,3 +75,10 @@ def test_as_is_follows_nothing_that_is_not_finished() -> None:
 
 def test_defaults_are_filled_in() -> None:
     assert catalog.parameters(StepCall(name="int8")) == {"io": "int8"}
+
+
+def test_a_whole_number_is_a_number() -> None:
+    call = StepCall(name="qat", parameters={"learning_rate": 10, "epochs": 3})
+    filled = catalog.parameters(call)
+    assert (filled["learning_rate"], filled["epochs"]) == (10.0, 3)
+    assert [type(filled[name]) for name in ("learning_rate", "epochs")] == [float, int]
