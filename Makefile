@@ -5,11 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.made
 
-.PHONY: help demo test test-quick check format bench ci clean
+.PHONY: help demo test test-quick test-lab lab check format bench ci clean
 
 help:
 	@echo 'make demo    the main job on an embedded model and this machine (no hardware, no TensorFlow)'
 	@echo 'make test    every test; installs what the tests need'
+	@echo 'make lab     x86 hosts, ARM boards and a virtual machine to try things on, without hardware (root)'
+	@echo 'make test-lab  the slow tests on all of these'
 	@echo 'make check   format, lint, strict types, import contracts'
 	@echo 'make bench   the speed and memory figures this project promises'
 
@@ -43,19 +45,33 @@ format: $(MARK)-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The tests start a real OpenSSH server; installed where that is possible, else one clear line.
-.PHONY: system
+# What tests run that pip does not bring, as program:package of Debian. Installed where that is possible, else one clear line.
+TOOLS := sshd:openssh-server ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap qemu-aarch64-static:qemu-user-static
+LAB_TOOLS := qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
+install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command -v "$${tool%%:*}" >/dev/null || packages="$$packages $${tool\#\#*:}"; done; \
+	if [ -z "$$packages" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$packages ..."; \
+		apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages >/dev/null; \
+	else \
+		echo "some tests are skipped without these packages:$$packages"; \
+	fi
+
+.PHONY: system lab-system
 system:
-	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || { \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo 'installing openssh-server and openssh-client ...'; \
-			apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server openssh-client openssh-sftp-server >/dev/null; \
-		else \
-			echo 'the SSH tests need OpenSSH: install openssh-server and openssh-client (they are skipped without)'; \
-		fi; }
+	@$(call install,$(TOOLS))
+
+lab-system: system
+	@$(call install,$(LAB_TOOLS))
 
 test: $(MARK)-dev system
 	$(BIN)/python -m pytest $(ARGS)
+
+test-lab: $(MARK)-dev lab-system
+	$(BIN)/python -m pytest -m 'lab or not lab' tests/lab $(ARGS)
+
+lab: $(MARK)-dev lab-system
+	@$(BIN)/python -m tests.lab $(ARGS)
 
 test-quick: $(MARK)-dev system
 	$(BIN)/python -m pytest -m 'not tensorflow and not slow' $(ARGS)

@@ -1,0 +1,34 @@
+"""The user who logs in to a device: own id, own clean home, no password."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .ssh_server import USER, USER_ID
+
+_OPAQUE = "trusted.overlay.opaque"
+
+
+def set_up(layer: Path, tree: Path) -> None:
+    """Write accounts and the home into a layer that will lie over `tree`."""
+    etc = layer / "etc"
+    etc.mkdir(parents=True, exist_ok=True)
+    passwd, group = ((tree / "etc" / name).read_text() for name in ("passwd", "group"))
+    passwd += f"{USER}:*:{USER_ID}:{USER_ID}:{USER}:/home/{USER}:/bin/sh\n"
+    if "\nsshd:" not in passwd:
+        passwd += "sshd:*:54320:65534::/run/sshd:/usr/sbin/nologin\n"
+    (etc / "passwd").write_text(passwd)
+    (etc / "group").write_text(f"{group}{USER}:x:{USER_ID}:\n")
+    empty(layer / "home")
+    home = layer / "home" / USER
+    home.mkdir()
+    os.chown(home, USER_ID, USER_ID)
+    empty(layer / "var" / "tmp").chmod(0o1777)
+
+
+def empty(folder: Path) -> Path:
+    """Make a folder of a layer that hides what the tree below has there."""
+    folder.mkdir(parents=True)
+    os.setxattr(folder, _OPAQUE, b"y")
+    return folder

@@ -1,0 +1,42 @@
+"""The one folder that keeps what was downloaded or built, so that a second lab starts in seconds.
+
+`.cache/lab` in the checkout, or EDGE_LAB_CACHE. What is made of another recipe than the code's is
+made again; what was left half made is not found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def folder() -> Path:
+    """Return the folder, made where it is not there."""
+    path = Path(os.environ.get("EDGE_LAB_CACHE") or _CHECKOUT / ".cache" / "lab").absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def made(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder `name` made by this recipe; `make` fills an empty one where there is none.
+
+    Two labs that want the same wait for each other. Raises what `make` raises.
+    """
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    ready = folder() / f"{name}-{digest}"
+    with (folder() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.is_dir():
+            for old in folder().glob(f"{name}-????????????*"):
+                shutil.rmtree(old)
+            half = folder() / f"{name}-{digest}.part"
+            half.mkdir()
+            make(half)
+            half.rename(ready)
+    return ready

@@ -1,0 +1,175 @@
+"""A device of the lab: its entry of the farm, its power switch, and what can go wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.types import Device
+
+from . import ssh_server
+from .box import Box
+from .faults import Cable
+from .tools import LabError, run
+
+
+@dataclass(slots=True)
+class LabDevice:
+    """A device that is up, or was until its power was cut."""
+
+    entry: Device
+    """What farm.toml says of it."""
+    box: Box
+    cable: Cable
+    boot_seconds: float
+    """How long it may take until its sshd answers."""
+    root: Path | None = None
+    """Where its root is mounted, inside its own mounts; None of a machine with its own disk."""
+    before_boot: Callable[[], None] = lambda: None
+
+    @property
+    def name(self) -> str:
+        """Its name, in the farm and on itself."""
+        return self.entry.name
+
+    # --- power ---------------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """Boot and wait for its sshd; raises LabError."""
+        self.begin_boot()
+        self.finish_boot()
+
+    def begin_boot(self) -> None:
+        """First half of `power_on`, for several devices at once."""
+        self.before_boot()
+        self.box.begin()
+
+    def finish_boot(self) -> None:
+        """Second half of `power_on`."""
+        self.box.finish()
+        try:
+            self.wait_for_ssh()
+        except BaseException:
+            self.box.switch_off()
+            raise
+
+    def power_cut(self) -> None:
+        """Pull its plug: every process ends at once, and the network says nothing of it.
+
+        Its disk keeps what was written to it; `power_on` boots from that.
+        """
+        self.cable.down()
+        self.switch_off()
+
+    def switch_off(self) -> None:
+        """End it as fast as possible."""
+        self.cable.cut()
+        self.box.switch_off()
+
+    def wait_for_ssh(self) -> None:
+        """Wait until its sshd answers; raises LabError past the deadline."""
+        try:
+            ssh_server.wait_for(self.box.subnet.device, self.boot_seconds)
+        except LabError as error:
+            said = self.box.log.read_text(errors="replace")[-1000:]
+            raise LabError(f"{self.name}: {error}; its log ends with: {said}") from error
+
+    def recover(self) -> None:
+        """Make it healthy again: powered, no fault of the network, its sshd running."""
+        if not self.box.pid:
+            self.power_on()
+        if self.cable.faulty:
+            self.heal()
+        if self.root is not None and "sshd" not in self.processes().values():
+            self.sshd_start()
+
+    # --- network -------------------------------------------------------------------------------
+
+    def link_down(self) -> None:
+        """Pull the network cable: silence, no refusal."""
+        self.cable.down()
+
+    def link_up(self) -> None:
+        """Plug it in again."""
+        self.cable.up()
+
+    def loss(self, percent: float) -> None:
+        """Lose this share of the packets, each way."""
+        self.cable.loss(percent)
+
+    def rate(self, mbit: float) -> None:
+        """Let through at most so many Mbit/s, each way."""
+        self.cable.rate(mbit)
+
+    def delay(self, milliseconds: float) -> None:
+        """Let each packet arrive this much later, each way."""
+        self.cable.delay(milliseconds)
+
+    def reset(self) -> int:
+        """Cut every open TCP connection; returns how many there were."""
+        return self.cable.reset()
+
+    def heal(self) -> None:
+        """Take every fault of the network away."""
+        self.cable.heal()
+
+    # --- processes and files -------------------------------------------------------------------
+
+    def processes(self) -> dict[int, str]:
+        """List the processes of the device: the machine's process id to the name."""
+        return self.box.processes()
+
+    def kill(self, name: str) -> int:
+        """Kill every process of this name (SIGKILL); returns how many there were."""
+        victims = [pid for pid, called in self.processes().items() if called == name]
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(victims)
+
+    def sshd_kill(self) -> None:
+        """Kill the SSH server and every connection of it; nothing starts it again by itself."""
+        if not self.kill("sshd"):
+            raise LabError(f"{self.name}: no sshd runs")
+        deadline = time.monotonic() + 5.0
+        while "sshd" in self.processes().values() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def sshd_start(self) -> None:
+        """Start the SSH server again and wait for it."""
+        self.box.start_program()
+        self.wait_for_ssh()
+
+    def path(self, name: str) -> Path:
+        """Return where the machine sees a file of the running device, by its absolute name."""
+        if self.root is None:
+            raise LabError(f"{self.name}: its files are on its own disk")
+        return Path(f"/proc/{self.box.pid}/root{self.root}{name}")
+
+    def as_root(self, argv: Sequence[str]) -> str:
+        """Run a command as root of the device; returns what it printed, raises LabError."""
+        if self.root is None:
+            raise LabError(f"{self.name}: only its own kernel can start a process there")
+        enter = ["nsenter", f"--target={self.box.pid}", "--all", "--", "chroot", str(self.root)]
+        return run([*enter, *argv])
+
+    def ssh(self, *argv: str) -> str:
+        """Run a command as the user of the farm entry with the ordinary `ssh`."""
+        return run([*self.ssh_command(), shlex.join(argv)])
+
+    def ssh_command(self) -> list[str]:
+        """Return the `ssh` call that logs in without reading any configuration of the user."""
+        options = [
+            "-F/dev/null",
+            f"-i{self.entry.identity}",
+            f"-oUserKnownHostsFile={self.entry.known_hosts}",
+            "-oIdentitiesOnly=yes",
+            "-oBatchMode=yes",
+        ]
+        return ["ssh", *options, f"{ssh_server.USER}@{self.box.subnet.device}"]

@@ -1,0 +1,144 @@
+"""The lab itself: makes devices, knows how to log in to them, ends them all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from harness.types import Device
+
+from . import arm, ssh_server, subnets, x86
+from .box import Box
+from .device import LabDevice
+from .faults import Cable
+from .rooted import Rooted
+
+_X86_BOOT_SECONDS, _BOARD_BOOT_SECONDS = 10.0, 60.0
+
+
+@dataclass(slots=True)
+class Lab:
+    """Devices that end with the block, also after an error or Ctrl-C."""
+
+    folder: Path
+    """Made, with keys and the devices' layers; deleted in the end."""
+    devices: list[LabDevice] = field(default_factory=list)
+    _key: Path = field(init=False)
+
+    def __enter__(self) -> Self:
+        """Make the folder and the client's key."""
+        self.folder.mkdir(mode=0o700, parents=True)
+        self._key = ssh_server.client_key(self.folder)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every device and delete the folder."""
+        for device in list(self.devices):
+            self.remove(device)
+        shutil.rmtree(self.folder)
+
+    def remove(self, device: LabDevice) -> None:
+        """End a device and delete what it has written."""
+        self.devices.remove(device)
+        device.switch_off()
+        device.box.subnet.give_back()
+        shutil.rmtree(self.folder / device.name)
+
+    def x86_hosts(self, names: Sequence[str]) -> list[LabDevice]:
+        """Start x86 hosts, all at once."""
+        hosts = [self._x86_host(name) for name in names]
+        for host in hosts:
+            host.begin_boot()
+        for host in hosts:
+            host.finish_boot()
+        return hosts
+
+    def board(self, name: str, kind: arm.Kind, *, runtime: bool = True) -> LabDevice:
+        """Start an ARM board, with a TFLite runtime or without."""
+        rooted = arm.rooted(self.folder / name, name, kind, runtime=runtime)
+        board = self._add(
+            name,
+            rooted,
+            profile=kind.profile,
+            python=arm.PYTHON,
+            inside=arm.inside(kind),
+            environment=kind.environment,
+            tags=("emulated",),
+            boot_seconds=_BOARD_BOOT_SECONDS,
+        )
+        board.power_on()
+        return board
+
+    def _x86_host(self, name: str) -> LabDevice:
+        rooted = x86.rooted(self.folder / name, name)
+        return self._add(
+            name, rooted, profile=x86.PROFILE, python=x86.PYTHON, outside=x86.outside()
+        )
+
+    def _add(
+        self,
+        name: str,
+        rooted: Rooted,
+        *,
+        profile: str,
+        python: str,
+        outside: str = "",
+        inside: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+        tags: tuple[str, ...] = (),
+        boot_seconds: float = _X86_BOOT_SECONDS,
+    ) -> LabDevice:
+        """Make a device of a root; it is off."""
+        spec = rooted.spec(name, outside=outside, inside=inside)
+        host_key = ssh_server.set_up(rooted.layer, self._key.with_suffix(".pub"), environment)
+        subnet = subnets.take()
+        box = Box(spec, subnet, rooted.folder / "log")
+        device = LabDevice(
+            entry=self._entry(
+                name,
+                address=subnet.device,
+                host_key=host_key,
+                profile=profile,
+                python=python,
+                tags=tags,
+            ),
+            box=box,
+            cable=Cable(box),
+            boot_seconds=boot_seconds,
+            root=rooted.root,
+            before_boot=rooted.new_boot_id,
+        )
+        self.devices.append(device)
+        return device
+
+    def _entry(
+        self,
+        name: str,
+        *,
+        address: str,
+        host_key: str,
+        profile: str,
+        python: str,
+        tags: tuple[str, ...],
+    ) -> Device:
+        known_hosts = self.folder / "known_hosts"
+        with known_hosts.open("a") as file:
+            file.write(f"{address} {host_key}\n")
+        return Device(
+            name=name,
+            profile=profile,
+            address=f"ssh://{ssh_server.USER}@{address}",
+            identity=str(self._key),
+            known_hosts=str(known_hosts),
+            python=python,
+            tags=("lab", *tags),
+        )
