@@ -350,7 +350,7 @@ class LaunchOrder:
     inner_loop: int = 1
     seed: int = 0
     runtime: str | None = None
-    """Import name of the runtime to use; None takes the agent's first."""
+    """Import name of the runtime to use, or NAME=VERSION; None takes the agent's first."""
     delegate: str | None = None
     processors: tuple[int, ...] = ()
     """Processors to run on, by number; empty leaves it to the device's scheduler."""
@@ -401,6 +401,11 @@ class Covariates:
     thermal_status: int | None = None
     """Android `dumpsys thermalservice`: 0 none, 1 light, ... 6 shutdown."""
     load_1m: float | None = None
+    power_mw: float | None = None
+    """What the board draws, by its own sensors (tegrastats)."""
+    seconds_at_mhz: Mapping[str, float] | None = None
+    """Since boot, by frequency of the fastest processor: the kernel's time in state. What a launch
+    ran at is the difference between after and before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

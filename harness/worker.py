@@ -123,16 +123,17 @@ class Worker:
         )
         return latencies[len(latencies) // 2]
 
-    def check(self, cell: Cell) -> Agreement | None:
+    def check(self, cell: Cell, runtime: str | None = None) -> Agreement | None:
         """Compare the device's outputs with the host's on the same file; None without inputs.
 
-        Logs the agreement. The caller asks :func:`disagreement` whether it is enough.
+        `runtime` is as in a LaunchOrder. Logs the agreement. The caller asks :func:`disagreement` whether it is enough.
         """
         if cell.check_inputs is None:
             return None
         variant = blocks.built(cell)
         inputs = reference.load_inputs(cell.check_inputs)
-        outputs = self.session.dialect.infer(blocks.accuracy(cell), inputs)
+        order = replace(blocks.accuracy(cell), runtime=runtime)
+        outputs = self.session.dialect.infer(order, inputs)
         kept = assets.cache_folder() / "outputs"
         expected = reference.host_outputs(variant.path, inputs, keep=kept)
         agreement = reference.compare(outputs, expected, variant)

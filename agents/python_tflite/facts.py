@@ -39,18 +39,12 @@ def gather(root: str = "/") -> Dict[str, Any]:
             # A 32-bit Python on a 64-bit kernel needs other wheels than `machine` suggests.
             "python_bits": 64 if sys.maxsize > 2**32 else 32,
             "usable_cores": len(os.sched_getaffinity(0)),
-            "processors": _fastest_first(root, sorted(os.sched_getaffinity(0))),
+            "processors": sysfs.fastest_first(root),
+            "throttled": sysfs.throttled(root),
             "unpacks": unpack.known(),
             "usb": usb,
         },
     }
-
-
-def _fastest_first(root: str, usable: List[int]) -> List[int]:
-    """Order processors by their highest frequency, then by number downwards: 0 serves interrupts."""
-    path = "sys/devices/system/cpu/cpu{}/cpufreq/cpuinfo_max_freq"
-    speeds = {cpu: sysfs.number(root, path.format(cpu)) or 0 for cpu in usable}
-    return sorted(usable, key=lambda cpu: (-speeds[cpu], -cpu))
 
 
 def identity(root: str = "/") -> str:
@@ -94,8 +88,7 @@ def sensors(root: str) -> List[str]:
         found.append("thermal_zone")
     if sysfs.frequency_mhz(root) is not None:
         found.append("cpufreq")
-    if sysfs.vcgencmd(root):
-        found.append("vcgencmd")
+    found.extend(tool for tool in ("vcgencmd", "tegrastats") if sysfs.tool(root, tool))
     base = "sys/class/hwmon"
     chips = {sysfs.text(root, "{}/{}/name".format(base, one)) for one in sysfs.names(root, base)}
     found.extend("hwmon:" + chip for chip in sorted(chip for chip in chips if chip))
@@ -127,9 +120,9 @@ def _chip(root: str, cpuinfo: Dict[str, str]) -> Optional[str]:
 def _memory_total(root: str) -> Optional[int]:
     for line in (sysfs.text(root, "proc/meminfo") or "").splitlines():
         key, _, rest = line.partition(":")
-        kilobytes = rest.split()[:1]
-        if key == "MemTotal" and kilobytes and kilobytes[0].isdigit():
-            return int(kilobytes[0]) * 1024
+        kilobytes = sysfs.whole(rest.partition("kB")[0])
+        if key == "MemTotal" and kilobytes is not None:
+            return kilobytes * 1024
     return None
 
 

@@ -1,6 +1,6 @@
-"""Find the TFLite runtime: ai_edge_litert, tflite_runtime, tensorflow, in this order.
+"""Find the TFLite runtime: the one `setup` made the default, else by ORDER what Python has.
 
-Runs in a child of the agent: importing a runtime costs tens of megabytes, and one that is broken
+`setup` keeps others in `runtimes/NAME-VERSION` of the workdir, the default named by a link. Runs in a child of the agent: importing a runtime costs tens of megabytes, and one that is broken
 may take its process with it.
 """
 
@@ -12,8 +12,9 @@ from typing import Any, Dict, List, Optional
 
 from wire import AgentFault, write_line
 
+Entry = Dict[str, Optional[str]]
 ORDER = ("ai_edge_litert", "tflite_runtime", "tensorflow")
-_MEND = "pip install ai-edge-litert (or tflite-runtime with 'numpy<2') for {}"
+_MEND = "`edge-harness setup` or pip install ai-edge-litert for {}"
 
 
 class Runtime:
@@ -26,27 +27,49 @@ class Runtime:
         self.interpreter = interpreter
 
 
+def ours(name: str = "") -> str:
+    """Return the path of a folder of `setup`, or of them all."""
+    workdir = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
+    return os.path.join(workdir, "runtimes", name)
+
+
+def default() -> str:
+    """Return the `NAME-VERSION` that `setup` made the default, or nothing."""
+    try:
+        return os.readlink(ours("default"))
+    except OSError:
+        return ""
+
+
 def load(wanted: Optional[str]) -> Runtime:
-    """Import the runtime named, or the first that is there and works.
+    """Import the runtime named (NAME or NAME=VERSION), or the first that is there and works.
 
     Raises AgentFault (no_runtime, unsupported for a name nobody knows).
     """
-    if wanted is not None and wanted not in ORDER:
+    name, _, version = (wanted or default().replace("-", "=")).partition("=")
+    if name and name not in ORDER:
         reason = "unknown runtime {!r}; this agent knows {}".format(wanted, ", ".join(ORDER))
         raise AgentFault("unsupported", reason)
+    folder = ours(name + "-" + version)
+    if os.path.isdir(folder):
+        sys.path.insert(0, folder)
+    names = (name,) if name else ORDER
     troubles = []
-    for name in ORDER if wanted is None else (wanted,):
-        if not is_there(name):
+    for one in names:
+        if not is_there(one):
             continue
         try:
-            return _import(name)
+            found = _import(one)
         except (ImportError, AttributeError, OSError, SystemError) as error:
             if "allocate memory" in str(error):
-                raise AgentFault("out_of_memory", "importing {}: {}".format(name, error)) from error
-            troubles.append("{} does not import: {}".format(name, error))
-    names = ORDER if wanted is None else (wanted,)
-    found = "; ".join(troubles) or "none of {} is installed".format(", ".join(names))
-    raise AgentFault("no_runtime", found + "; " + _MEND.format(sys.executable))
+                raise AgentFault("out_of_memory", "importing {}: {}".format(one, error)) from error
+            troubles.append("{} does not import: {}".format(one, error))
+            continue
+        if version in ("", found.version):
+            return found
+        troubles.append("{} is {} here".format(one, found.version))
+    reason = "; ".join(troubles) or "none of {} is installed".format(", ".join(names))
+    raise AgentFault("no_runtime", reason + "; " + _MEND.format(sys.executable))
 
 
 def is_there(name: str) -> bool:
@@ -67,34 +90,50 @@ def numpy_trouble(runtime: Runtime) -> Optional[str]:
 
 
 def probe(argv: List[str]) -> int:
-    """Write which runtimes there are to the descriptor argv[0]; imports the first that works.
+    """Write which runtimes there are to the descriptor argv[0]; imports the one that is used.
 
     tensorflow takes seconds to import, so here it is only looked up, and only where nothing smaller
     is there: the look-up alone costs a tenth of a second.
     """
-    runtimes: List[Dict[str, Optional[str]]] = []
+    runtimes: List[Entry] = []
     problems: List[str] = []
+    chosen = default()
     for name in ORDER:
         if (runtimes and name == "tensorflow") or not is_there(name):
             continue
-        if runtimes or name == "tensorflow":
+        if runtimes or chosen or name == "tensorflow":
             numpy = runtimes[0]["numpy"] if runtimes else None
             runtimes.append({"name": name, "version": _installed_version(name), "numpy": numpy})
-            continue
-        try:
-            found = load(name)
-        except AgentFault as fault:
-            problems.append(fault.reason)
-            continue
-        numpy = sys.modules["numpy"].__version__
-        runtimes.append({"name": name, "version": found.version, "numpy": numpy})
-        trouble = numpy_trouble(found)
-        if trouble:
-            problems.append(trouble)
+        else:
+            runtimes += _tried(name, problems)
+    if chosen:
+        # Last: from here on its folder is the first that Python looks into.
+        runtimes = _tried(None, problems) + runtimes
+    runtimes += _beside(chosen)
     write_line(int(argv[0]), {"runtimes": runtimes, "problems": problems})
     sys.stderr.flush()
     # Past the runtime's destructors: they have nothing to do with what was asked.
     os._exit(0)
+
+
+def _tried(wanted: Optional[str], problems: List[str]) -> List[Entry]:
+    try:
+        found = load(wanted)
+    except AgentFault as fault:
+        problems.append(fault.reason)
+        return []
+    trouble = numpy_trouble(found)
+    if trouble:
+        problems.append(trouble)
+    numpy = sys.modules["numpy"].__version__
+    return [{"name": found.name, "version": found.version, "numpy": numpy}]
+
+
+def _beside(chosen: str) -> List[Entry]:
+    import sysfs
+
+    folders = [one.partition("-") for one in sysfs.names(ours(), "") if one != chosen]
+    return [{"name": f[0], "version": f[2], "numpy": None} for f in folders if f[0] in ORDER]
 
 
 def _import(name: str) -> Runtime:

@@ -5,13 +5,15 @@ Formats: docs of the kernel (thermal: millidegree; cpufreq: kHz) and raspberrypi
 """
 
 import os
+import re
+import sys
 from typing import Any, Dict, List, Optional
 
-_VCGENCMD = ("/usr/bin/vcgencmd", "/opt/vc/bin/vcgencmd")
-_TOOL_SECONDS = 2.0
+_RAILS = re.compile(r"(\w+) (\d{1,9})(?:mW)?/\d+(?:mW)?(?!\S)")
 _PLAUSIBLE_MILLIDEGREES = range(1, 200_000)
 """Disabled zones read 0, -274000 or -1 on real boards."""
 
+_CPU = "sys/devices/system/cpu/cpu{}/cpufreq/"
 _CPU_ZONES = ("cpu", "soc", "x86_pkg", "bigcore", "tj")
 
 
@@ -26,11 +28,16 @@ def text(root: str, path: str) -> Optional[str]:
 
 def number(root: str, path: str) -> Optional[int]:
     """Return a file's integer, or None."""
-    word = text(root, path)
+    return whole(text(root, path) or "")
+
+
+def whole(word: str) -> Optional[int]:
+    """Return a word's integer; None where it is none, or too large to be a reading."""
     try:
-        return None if word is None else int(word)
+        value = int(word)
     except ValueError:
         return None
+    return value if abs(value) < 1 << 53 else None
 
 
 def names(root: str, path: str) -> List[str]:
@@ -49,6 +56,10 @@ def covariates(root: str = "/") -> Dict[str, Any]:
         "governor": governor(root),
         "throttled": throttled(root),
         "load_1m": load_1m(root),
+        "power_mw": power_mw(root),
+        "seconds_at_mhz": states(
+            text(root, _CPU.format(fastest_first(root)[0]) + "stats/time_in_state") or ""
+        ),
     }
 
 
@@ -72,56 +83,97 @@ def frequency_mhz(root: str = "/") -> Optional[float]:
     """Return the highest current frequency of a processor; a launch runs on the busiest one."""
     base = "sys/devices/system/cpu"
     found = [
-        number(root, "{}/{}/cpufreq/scaling_cur_freq".format(base, cpu))
+        number(root, _CPU.format(cpu[3:]) + "scaling_cur_freq")
         for cpu in names(root, base)
-        if cpu[:3] == "cpu" and cpu[3:].isdigit()
+        if cpu[:3] == "cpu"
     ]
     return max((khz / 1000 for khz in found if khz is not None), default=None)
 
 
 def governor(root: str = "/") -> Optional[str]:
     """Return the governor of processor 0."""
-    return text(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return text(root, _CPU.format(0) + "scaling_governor")
 
 
 def load_1m(root: str = "/") -> Optional[float]:
     """Return the load average of the last minute."""
     words = (text(root, "proc/loadavg") or "").split()
     try:
-        return float(words[0]) if words else None
+        load = float(words[0]) if words else -1.0
     except ValueError:
         return None
+    # JSON has no NaN and no infinity; every comparison with NaN is false.
+    return load if 0 <= load < sys.maxsize else None
 
 
-def vcgencmd(root: str = "/") -> Optional[str]:
-    """Return the path of the Raspberry Pi firmware's tool, or None."""
-    for path in _VCGENCMD:
-        full = os.path.join(root, path.lstrip("/"))
-        if os.access(full, os.X_OK):
-            return full
-    return None
+def fastest_first(root: str = "/") -> List[int]:
+    """Order our processors by their highest frequency, then downwards: 0 serves interrupts."""
+    usable = os.sched_getaffinity(0)
+    speeds = {cpu: number(root, _CPU.format(cpu) + "cpuinfo_max_freq") or 0 for cpu in usable}
+    return sorted(usable, key=lambda cpu: (-speeds[cpu], -cpu))
+
+
+def states(lines: str) -> Optional[Dict[str, float]]:
+    """Read cpufreq's `KHZ TICKS` lines, 10 ms a tick: seconds since boot by MHz; None of none."""
+    found = {}
+    for line in lines.splitlines():
+        khz, _, ticks = line.partition(" ")
+        speed, count = whole(khz), whole(ticks)
+        if speed is not None and count is not None:
+            found[str(speed // 1000)] = count / 100
+    return found or None
 
 
 def throttled(root: str = "/") -> Optional[int]:
-    """Return the bits of `vcgencmd get_throttled` (`throttled=0x50005`), or None."""
-    tool = vcgencmd(root)
-    if tool is None:
-        return None
-    # Only boards with the tool pay for the import.
-    import subprocess
+    """Return the bits of `vcgencmd get_throttled`, or None."""
+    return throttle_bits(_said(root, "vcgencmd", 2.0, "get_throttled"))
 
+
+def throttle_bits(said: str) -> Optional[int]:
+    """Read `throttled=0x50005`."""
     try:
-        reply = subprocess.run(
-            [tool, "get_throttled"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_TOOL_SECONDS,
-            check=False,
-        )
-        return int(reply.stdout.decode("ascii", "replace").partition("=")[2].strip(), 16)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        bits = int(said.partition("=")[2], 16)
+    except ValueError:
         return None
+    return bits if 0 <= bits < 1 << 32 else None
+
+
+def power_mw(root: str = "/") -> Optional[int]:
+    """Return what the board draws by its own sensors, or None."""
+    # It goes on for ever: what it said in this time counts.
+    return rails_mw(_said(root, "tegrastats", 0.3, "--interval", "100"))
+
+
+def rails_mw(said: str) -> Optional[int]:
+    """Read tegrastats' first line (`VDD_IN 4900mW/5000mW`): the input rail, else the sum of all."""
+    rails = {name: int(now) for name, now in _RAILS.findall(said.partition("\n")[0])}
+    return rails.get("VDD_IN") or rails.get("POM_5V_IN") or sum(rails.values()) or None
+
+
+def tool(root: str, name: str) -> Optional[str]:
+    """Return the path of a vendor's tool, or None."""
+    found = (os.path.join(root, folder, name) for folder in ("usr/bin", "opt/vc/bin"))
+    return next((path for path in found if os.access(path, os.X_OK)), None)
+
+
+def _said(root: str, name: str, seconds: float, *words: str) -> str:
+    """Return what a tool prints until it ends or this time is over."""
+    path = tool(root, name)
+    if path is None:
+        return ""
+    # Only boards with the tool pay for the import.
+    from subprocess import DEVNULL, PIPE, TimeoutExpired, run
+
+    argv = [path, *words]
+    try:
+        said = run(
+            argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=seconds, check=False
+        ).stdout
+    except TimeoutExpired as late:
+        said = late.output or b""
+    except OSError:
+        return ""
+    return str(said, "ascii", "replace")
 
 
 def oom_kills(root: str = "/") -> int:
@@ -142,6 +194,6 @@ def oom_kills(root: str = "/") -> int:
 def _counter(lines: Optional[str]) -> int:
     for line in (lines or "").splitlines():
         name, _, value = line.partition(" ")
-        if name == "oom_kill" and value.strip().isdigit():
-            return int(value)
+        if name == "oom_kill":
+            return whole(value) or 0
     return 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from harness.api.asking import export, pick
 from harness.api.bisecting import bisect, bisect_commits
-from harness.api.devices import Met, add, devices, doctor, profiles
+from harness.api.devices import Met, add, clean, devices, doctor, profiles, setup
 from harness.api.gating import gate, judge, selftest
 from harness.api.layers import layers
 from harness.api.models import inspect, optimize, payload, recipes
@@ -31,6 +31,7 @@ __all__ = [
     "bench",
     "bisect",
     "bisect_commits",
+    "clean",
     "compare",
     "decide",
     "devices",
@@ -57,4 +58,5 @@ __all__ = [
     "runs",
     "search",
     "selftest",
+    "setup",
 ]

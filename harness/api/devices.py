@@ -11,9 +11,11 @@ from harness import assets, sessions
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.errors import HarnessError
-from harness.farm import contact
+from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
 from harness.farm.patient import Check
+from harness.farm.setup import Installation, Say, install
+from harness.farm.wheels import Wanted
 from harness.types import Device
 
 if TYPE_CHECKING:
@@ -25,14 +27,66 @@ EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits
 """Small and always there: doctor launches it to see whether XNNPACK is really made."""
 
 
-def devices(*, farm: farms.Farm | Path | None = None) -> list[dict[str, Any]]:
-    """Ask every device of the farm who it is; one that is away says why."""
-    known = read_farm(farm)
-    live = sessions.open_all(known.devices.values())
+def devices(
+    names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
+) -> list[dict[str, Any]]:
+    """Ask devices who they are, all of the farm where none is named; one that is away says why."""
+    chosen = _chosen(names, farm)
+    live = sessions.open_all(chosen)
     try:
-        return [_device_row(device, live[name]) for name, device in known.devices.items()]
+        return [_device_row(device, live[device.name]) for device in chosen]
     finally:
         close_all(live)
+
+
+def clean(
+    names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
+) -> list[dict[str, Any]]:
+    """Remove what we put on devices (agents, models, runtimes), on all where none is named.
+
+    Returns a row each: `freed_bytes`, or why not.
+    """
+    return [_cleaned(device) for device in _chosen(names, farm)]
+
+
+def _cleaned(device: Device) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": device.name, "status": "cleaned", "reason": None}
+    try:
+        transport = sessions.open_transport(device)
+        try:
+            return {**row, "freed_bytes": cleaning.clean(transport, device)}
+        finally:
+            transport.close()
+    except HarnessError as error:
+        return {**row, "status": error.kind, "reason": str(error), "freed_bytes": None}
+
+
+def setup(
+    name: str,
+    *,
+    runtime: str | None = None,
+    dry_run: bool = False,
+    farm: farms.Farm | Path | None = None,
+    say: Say = lambda _: None,
+) -> Installation:
+    """Install a runtime on a device, into a folder of ours there; see docs/setup.md.
+
+    `runtime` is NAME==VERSION or NAME; without it, the best that the device can have where it has
+    none that works. Raises ConfigError, RuntimeMissing where no wheel fits, TransferFailed, and what
+    the connection raises.
+    """
+    wanted = Wanted.parse(runtime) if runtime else None
+    (device,) = farms.select(read_farm(farm), [name])
+    session = sessions.Session(device)
+    try:
+        return install(session, wanted, dry_run=dry_run, say=say)
+    finally:
+        session.close()
+
+
+def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device]:
+    known = read_farm(farm)
+    return list(farms.select(known, names)) if names else list(known.devices.values())
 
 
 def _device_row(device: Device, session: sessions.Session | HarnessError) -> dict[str, Any]:
@@ -51,9 +105,7 @@ def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> dict[str, list[Check]]:
     """Check what a device must have; all of the farm where none is named."""
-    known = read_farm(farm)
-    chosen = farms.select(known, names) if names else list(known.devices.values())
-    return {device.name: _examine(device) for device in chosen}
+    return {device.name: _examine(device) for device in _chosen(names, farm)}
 
 
 def _examine(device: Device) -> list[Check]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 from harness.cli.shared import (
     DONE,
@@ -49,14 +48,23 @@ def add(
 
 
 @app.command()
-def devices(farm: FarmOption = None, as_json: JsonOption = False) -> None:
-    """Ask every device of the farm who it is.
+def devices(
+    device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove our agents, models and runtimes from them.")
+    ] = False,
+    farm: FarmOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every device of the farm who it is, or take away what we put there.
 
     Example: edge-harness devices
     """
     from harness import api, screen
 
-    found = api.devices(farm=farm)
+    if clean:
+        _clean(device or (), farm, as_json=as_json)
+    found = api.devices(device or (), farm=farm)
     if as_json:
         print_json({"devices": found})
     else:
@@ -87,6 +95,40 @@ def doctor(
 
 
 @app.command()
+def setup(
+    device: Annotated[str, typer.Argument(help="A device of the farm.")],
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="NAME==VERSION, beside what is there [the best that fits]."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be installed; send nothing.")
+    ] = False,
+    farm: FarmOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Install the runtime a device needs, into a folder of ours there; it needs no internet.
+
+    Example: edge-harness setup bench-pi --runtime ai_edge_litert==2.3.0
+    """
+    from dataclasses import asdict
+
+    from harness import api, screen
+
+    made = api.setup(
+        device,
+        runtime=runtime,
+        dry_run=dry_run,
+        farm=farm,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        print_json(asdict(made))
+    else:
+        screen.out(made.text())
+
+
+@app.command()
 def profiles(
     name: Annotated[str | None, typer.Argument(help="One profile, in full.")] = None,
     as_json: JsonOption = False,
@@ -109,6 +151,20 @@ def profiles(
                 for row in found
             ]
         )
+
+
+def _clean(names: Sequence[str], farm: Path | None, *, as_json: bool) -> NoReturn:
+    from harness import api, screen
+
+    found = api.clean(names, farm=farm)
+    if as_json:
+        print_json({"devices": found})
+    else:
+        for row in found:
+            freed = row["freed_bytes"]
+            done = f"{freed / 1e6:.1f} MB removed" if freed is not None else row["reason"]
+            screen.out(f"{row['name']}: {done}")
+    raise typer.Exit(NO if any(row["reason"] for row in found) else DONE)
 
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:

@@ -238,7 +238,18 @@ def _covariates(found: Fields) -> Covariates:
         governor=found.text_or_none("governor"),
         throttled=found.integer_or_none("throttled"),
         load_1m=found.number_or_none("load_1m"),
+        power_mw=found.number_or_none("power_mw"),
+        seconds_at_mhz=_numbers_by_name(found, "seconds_at_mhz"),
     )
+
+
+def _numbers_by_name(found: Fields, key: str) -> dict[str, float] | None:
+    if found.value.get(key) is None:
+        return None
+    named = found.object(key)
+    if len(named.value) > _MAX_WORDS:
+        raise AgentError(f"{named.where}: the agent answered more than {_MAX_WORDS} numbers")
+    return {str(name): named.number(name) for name in named.value}
 
 
 def _samples(found: Fields, fetch: Fetch) -> tuple[Samples, ...]:

@@ -23,6 +23,13 @@ from harness.types import Device, Profile
 
 _LEAST_PYTHON = (3, 9)
 _TRIAL_BYTES = 100_000
+_NO_SFTP = "Subsystem sftp"
+"""What the transport names as the way out."""
+
+_GIVE_SFTP = (
+    "echo 'Subsystem sftp internal-sftp' | sudo tee -a /etc/ssh/sshd_config && "
+    "sudo systemctl reload ssh"
+)
 
 
 def examine(
@@ -132,6 +139,8 @@ def _files(patient: Patient) -> Check:
             patient.transport.put(source, there)
             patient.transport.get(there, back)
         except HarnessError as error:
+            if _NO_SFTP in str(error):
+                mend = patient.there(_GIVE_SFTP)
             return Check(name="files", status="fail", found=str(error), mend=mend)
         finally:
             patient.transport.run(["rm", "-f", there], timeout_seconds=30.0)
@@ -163,8 +172,10 @@ def _agent(patient: Patient, open_dialect: OpenDialect) -> Check:
 _ON_A_CONNECTION: tuple[Examination, ...] = (_files, _python)
 _ON_PYTHON: tuple[Examination, ...] = (
     checks_device.disk,
+    checks_device.read_only,
     checks_device.noexec,
     checks_device.swap,
+    checks_device.processors,
 )
 _ON_FACTS: tuple[Examination, ...] = (
     checks_runtime.libc,
@@ -173,5 +184,7 @@ _ON_FACTS: tuple[Examination, ...] = (
     checks_runtime.xnnpack,
     checks_device.clock,
     checks_device.governor,
+    checks_device.under_voltage,
+    checks_device.throttled,
     checks_device.load,
 )

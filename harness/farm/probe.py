@@ -18,12 +18,14 @@ _SCRIPT = r"""
 import sys, os, json
 said = {"version": list(sys.version_info[:3]), "bits": 64 if sys.maxsize > 2**32 else 32}
 said["home"] = os.path.expanduser("~")
+said["machine"] = os.uname()[4]
 path = sys.argv[1]
 while path != os.path.dirname(path) and not os.path.isdir(path):
     path = os.path.dirname(path)
 try:
     disk = os.statvfs(path)
     said["free_bytes"] = disk.f_bavail * disk.f_frsize
+    said["read_only"] = bool(disk.f_flag & 1)
     said["noexec"] = bool(disk.f_flag & 8)
 except (AttributeError, OSError):
     pass
@@ -35,6 +37,18 @@ try:
             memory[words[0]] = int(words[1]) * 1024
     said["swap_used_bytes"] = memory["SwapTotal:"] - memory["SwapFree:"]
 except (IOError, OSError, KeyError, ValueError, IndexError):
+    pass
+try:
+    said["libc"] = os.confstr("CS_GNU_LIBC_VERSION")
+except (AttributeError, ValueError, OSError):
+    pass
+try:
+    import sysconfig
+    said["implementation"] = sys.implementation.name
+    said["free_threaded"] = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    from importlib.metadata import version
+    said["numpy"] = version("numpy")
+except Exception:
     pass
 print("edge-harness-probe " + json.dumps(said))
 """
@@ -52,6 +66,16 @@ class Probe:
     noexec: bool | None
     """Its file system lets no library be loaded from it (MNT_NOEXEC)."""
     swap_used_bytes: int | None
+    read_only: bool | None = None
+    """The file system of the work folder (MNT_READONLY)."""
+    machine: str = ""
+    """`uname -m`."""
+    libc: str | None = None
+    """`glibc 2.36`; None of another C library."""
+    implementation: str = "cpython"
+    free_threaded: bool = False
+    numpy: str | None = None
+    """Its version, as installed; whether it imports was not tried."""
 
 
 class NoPython(AgentError):
@@ -67,12 +91,22 @@ def ask(transport: Transport, device: Device) -> Probe:
     if reply.exit_code != 0 or not lines:
         said = reply.stderr.decode(errors="replace").strip()[-300:]
         raise NoPython(f"{device.python} ends with {reply.exit_code}: {said or 'no message'}")
-    answer: dict[str, Any] = json.loads(lines[-1][len(_MARK) :])
-    return Probe(
-        version=tuple(answer["version"]),
-        bits=answer["bits"],
-        home=answer["home"],
-        free_bytes=answer.get("free_bytes"),
-        noexec=answer.get("noexec"),
-        swap_used_bytes=answer.get("swap_used_bytes"),
-    )
+    try:
+        answer: dict[str, Any] = json.loads(lines[-1][len(_MARK) :])
+        return Probe(
+            version=tuple(int(part) for part in answer["version"]),
+            bits=int(answer["bits"]),
+            home=str(answer["home"]),
+            free_bytes=answer.get("free_bytes"),
+            noexec=answer.get("noexec"),
+            swap_used_bytes=answer.get("swap_used_bytes"),
+            read_only=answer.get("read_only"),
+            machine=str(answer.get("machine", "")),
+            libc=answer.get("libc"),
+            implementation=str(answer.get("implementation", "cpython")),
+            free_threaded=bool(answer.get("free_threaded")),
+            numpy=answer.get("numpy"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = lines[-1].decode(errors="replace")[:300]
+        raise NoPython(f"{device.python} answers what no Python of ours would: {said}") from error

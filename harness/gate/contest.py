@@ -92,7 +92,7 @@ class Side:
 
     cell: Cell
     runtime: str | None = None
-    """Import name of the runtime to use; None takes the device's first."""
+    """NAME=VERSION of the runtime to use; None takes the device's first."""
 
     @property
     def variant(self) -> Variant:

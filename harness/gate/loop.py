@@ -238,7 +238,9 @@ class _Held:
             self._soak()
 
     def _check(self, side: Side) -> None:
-        agreement = self.gate.worker.mending(lambda: self.gate.worker.check(side.cell))
+        agreement = self.gate.worker.mending(
+            lambda: self.gate.worker.check(side.cell, side.runtime)
+        )
         if agreement is None:
             return
         known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}

@@ -208,7 +208,7 @@ def contest(one: Wanted, built: Built, plan: Plan, inputs: Mapping[str, Any]) ->
             check_inputs=path,
             flags=flags,
         )
-        runtime = candidate.runtime.partition(" ")[0] if candidate.runtime else None
+        runtime = candidate.runtime.replace(" ", "=") if candidate.runtime else None
         sides.append(Side(cell=cell, runtime=runtime))
     key = Key(model=one.a.model, device=one.device, threads=one.threads, recipe=label)
     stretch = "min_seconds" not in plan.text.get("dose", {})

@@ -356,7 +356,7 @@ def test_no_runtime_on_the_device(
     dialect = open_json_lines(transport, replace(device, python=python))
     dialect.deploy({order.variant_digest: kws})
     assert dialect.hello().runtimes == ()
-    with pytest.raises(RuntimeMissing, match="pip install"):
+    with pytest.raises(RuntimeMissing, match="edge-harness setup"):
         dialect.launch(order)
     dialect.close()
 

@@ -64,6 +64,11 @@ PI_5 = {
     "sys/bus/usb/devices/1-1/idProduct": "089a\n",
     "usr/lib/aarch64-linux-gnu/libedgetpu.so.1": "",
     "usr/bin/vcgencmd": "#!/bin/sh\necho throttled=0x50005\n",
+    # The processors that this process may run on, as far as they are asked about here.
+    **{
+        f"sys/devices/system/cpu/cpu{cpu}/cpufreq/stats/time_in_state": "600000 2089\n2400000 50\n"
+        for cpu in os.sched_getaffinity(0)
+    },
 }
 
 
@@ -79,12 +84,15 @@ def test_facts_of_a_board(tmp_path: Path) -> None:
     assert facts["accelerators"] == ["edgetpu-library", "edgetpu-usb"]
     assert facts["sensors"] == ["thermal_zone", "cpufreq", "vcgencmd", "hwmon:ina219"]
     assert facts["extra"]["usb"] == ["1a6e:089a"]
+    assert facts["extra"]["throttled"] == 0x50005
     assert _in_the_zip("sysfs.covariates(sys.argv[2])", str(root)) == {
         "temperature_c": 48.312,
         "frequency_mhz": 2400.0,
         "governor": "ondemand",
         "throttled": 0x50005,
         "load_1m": 0.25,
+        "power_mw": None,
+        "seconds_at_mhz": {"600": 20.89, "2400": 0.5},
     }
     # Cards cloned from one image share their machine id; boards do not share their serial number.
     (root / "proc/device-tree/serial-number").write_text("another\0")

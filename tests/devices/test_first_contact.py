@@ -82,7 +82,7 @@ def test_doctor_where_the_python_has_no_runtime(ssh_device: Device, tmp_path: Pa
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines, None, MODEL)}
     assert found["python"].status == "ok"
     assert found["runtime"].status == "fail"
-    assert "pip install" in str(found["runtime"].mend)
+    assert found["runtime"].mend == "edge-harness setup loopback"
     assert found["xnnpack"].status == "skip"
 
 

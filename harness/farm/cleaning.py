@@ -1,0 +1,41 @@
+"""Take away what we put on a device: agents, blobs, runtimes, what was on its way."""
+
+from __future__ import annotations
+
+from harness.errors import HarnessError
+from harness.protocols import Transport
+from harness.types import Device
+
+_SECONDS = 300.0
+_MARK = "edge-harness cleaned "
+
+# By name, not the whole folder: a workdir that a user chose may hold other things.
+_SCRIPT = r"""
+root=$1
+set -- agents blobs incoming out runtimes
+kilobytes=0
+if cd -- "$root" 2>/dev/null; then
+    for folder; do
+        [ -d "$folder" ] || continue
+        size=$(du -sk "$folder" 2>/dev/null)
+        kilobytes=$((kilobytes + ${size%%[!0-9]*}))
+        rm -rf -- "$folder" || exit 1
+    done
+    cd / && rmdir -- "$root" 2>/dev/null
+fi
+echo "edge-harness cleaned $kilobytes"
+"""
+
+
+def clean(transport: Transport, device: Device) -> int:
+    """Remove our folders from the device's work folder; returns how many bytes that freed.
+
+    Needs no Python there. Raises HarnessError where the device refuses.
+    """
+    reply = transport.run(["sh", "-c", _SCRIPT, "sh", device.workdir], _SECONDS)
+    said = reply.stdout.decode(errors="replace")
+    kilobytes = said.rpartition(_MARK)[2].strip()
+    if reply.exit_code or _MARK not in said or not kilobytes.isdecimal():
+        why = reply.stderr.decode(errors="replace").strip()[-300:] or said.strip()[-300:]
+        raise HarnessError(f"{device.name}: {device.workdir} was not cleaned: {why}")
+    return int(kilobytes) * 1024

@@ -1,0 +1,239 @@
+"""Put a runtime onto a device: wheels chosen here, pushed over the transport, unpacked there.
+
+The device needs no internet, no pip and no root. A runtime lies in `runtimes/NAME-VERSION` of the
+work folder; nothing else of the device is touched. It gets its name only when it was unpacked whole
+and its interpreter was imported there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import RuntimeMissing, TransferFailed
+from harness.farm import wheels
+from harness.farm.patient import Patient
+from harness.farm.probe import Probe, ask
+from harness.farm.wheels import NoWheel, Site, Wanted, Wheel
+from harness.sessions import Session
+from harness.types import Device, DeviceFacts, Runtime
+
+_SPARE_BYTES = 50_000_000
+_UNPACK_SECONDS = 900.0
+_DONE = b"edge-harness unpacked"
+_NUMPY = "numpy"
+_ARM_32 = "armv7l"
+NUMPY_BY_APT = "sudo apt-get install -y python3-numpy"
+"""For 32-bit Arm; Debian's and Raspberry Pi OS's."""
+
+# Python 3.9 or newer runs it there; the order is one JSON object on its stdin.
+_UNPACK = r"""
+import json, os, shutil, subprocess, sys, time, zipfile
+order = json.load(sys.stdin)
+root, name = os.path.join(order["workdir"], "runtimes"), order["name"]
+os.umask(0o077)
+os.makedirs(root, exist_ok=True)
+for left in os.listdir(root):
+    path = os.path.join(root, left)
+    if left.startswith(".") and os.lstat(path).st_mtime < time.time() - 3600:
+        shutil.rmtree(path, ignore_errors=True)  # of a setup that was cut off
+part = os.path.join(root, "." + name + "." + order["token"])
+blobs = [os.path.join(order["workdir"], "blobs", digest) for digest in order["digests"]]
+try:
+    for blob in blobs:
+        with zipfile.ZipFile(blob) as wheel:
+            for entry in wheel.infolist():
+                if entry.filename.endswith("/"):
+                    continue
+                words = entry.filename.split("/")
+                if words[0].endswith(".data"):
+                    if words[1] not in ("purelib", "platlib"):
+                        continue
+                    entry.filename = "/".join(words[2:])
+                wheel.extract(entry, part)
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import " + order["module"]
+    try:
+        trial = subprocess.run([sys.executable, "-c", script, part], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    except subprocess.TimeoutExpired:
+        sys.exit("its import did not end in 300 s")
+    if trial.returncode:
+        said = trial.stdout.decode("utf-8", "replace").strip()[-600:]
+        sys.exit("it does not import: exit code %d: %s" % (trial.returncode, said))
+    os.sync()
+    final = os.path.join(root, name)
+    if os.path.isdir(final):
+        os.rename(final, part + ".old")
+    os.rename(part, final)
+    if order["default"]:
+        os.symlink(name, part)
+        os.replace(part, os.path.join(root, "default"))
+    folder = os.open(root, os.O_RDONLY)
+    os.fsync(folder)
+finally:
+    for path in (part, part + ".old"):
+        shutil.rmtree(path, ignore_errors=True)
+for blob in blobs:
+    os.unlink(blob)
+print("edge-harness unpacked")
+"""
+
+Say = Callable[[str], None]
+"""Told what is under way, a line each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What setup did, or would do: a runtime for one device."""
+
+    device: str
+    runtime: str
+    """Import name."""
+    version: str
+    folder: str | None
+    """On the device; None where the runtime is the device's own."""
+    wheels: tuple[str, ...] = ()
+    """File names; none where the runtime was there already."""
+    wheel_bytes: int = 0
+    unpacked_bytes: int = 0
+    default: bool = False
+    """Whether launches that name no runtime use it from now on."""
+    done: bool = False
+    """Whether the device was changed; not in a dry run, nor where the runtime was there."""
+
+    def text(self) -> str:
+        """Say it for a person."""
+        named = f"{self.runtime} {self.version}"
+        if not self.wheels:
+            return f"{self.device}: {named} is there; nothing to do"
+        verb = "installed" if self.done else "would install"
+        used = "used unless a run names another" if self.default else "beside what is used now"
+        return "\n".join(
+            (
+                f"{self.device}: {verb} {named} in {self.folder} ({used})",
+                f"  {self.wheel_bytes / 1e6:.1f} MB of wheels, {self.unpacked_bytes / 1e6:.0f} MB unpacked:",
+                *(f"    {wheel}" for wheel in self.wheels),
+            )
+        )
+
+
+def install(session: Session, wanted: Wanted | None, *, dry_run: bool, say: Say) -> Installation:
+    """Install a runtime on a device that answers; None takes the best that it can have.
+
+    One that is there is left alone. Raises RuntimeMissing where no wheel fits, or what was unpacked
+    does not import there, TransferFailed for too little room, and what the transport raises.
+    """
+    there = _there(session.facts, wanted)
+    if there is not None:
+        return Installation(
+            device=session.device.name, runtime=there.name, version=there.version, folder=None
+        )
+    probe = ask(session.transport, session.device)
+    site = Site.of(probe)
+    wanted = wanted or wheels.best(site)
+    with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
+        say(f"{session.device.name} is {site}: fetching {wanted.requirement} for it")
+        found = _fetch(wanted, site, session.device, Path(folder))
+        made = _decide(session, wanted, found)
+        _refuse_no_room(session.device, probe, made)
+        if dry_run:
+            return made
+        say(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
+        session.dialect.deploy({wheel.digest: wheel.path for wheel in found})
+    say(f"unpacking and trying it on {session.device.name}")
+    _unpack(session, made, found)
+    return replace(made, done=True)
+
+
+def sound(runtime: Runtime) -> bool:
+    """Say whether a runtime that imports can also run: tflite_runtime cannot with NumPy 2."""
+    return not (runtime.name == wheels.TFLITE and (_major(runtime.numpy) or 0) > 1)
+
+
+def lacks_numpy(site: Site, wanted: Wanted) -> bool:
+    """Say whether NumPy has to come from the system: the index has no wheel for 32-bit Arm."""
+    fits = site.numpy is not None and (wanted.name != wheels.TFLITE or _major(site.numpy) == 1)
+    return site.arch == _ARM_32 and not fits
+
+
+def _major(version: str | None) -> int | None:
+    found = re.match(r"\d+", version or "")
+    return int(found[0]) if found else None
+
+
+def _there(facts: DeviceFacts, wanted: Wanted | None) -> Runtime | None:
+    """Return the runtime that makes an installation needless."""
+    for one in facts.runtimes:
+        if wanted is None:
+            if sound(one):
+                return one
+        elif one.name == wanted.name and wanted.version in {None, one.version}:
+            return one
+    return None
+
+
+def _fetch(wanted: Wanted, site: Site, device: Device, folder: Path) -> tuple[Wheel, ...]:
+    try:
+        return wheels.fetch(wanted, site, folder)
+    except NoWheel as error:
+        if _NUMPY not in error.names or not lacks_numpy(site, wanted):
+            raise
+        mend = Patient(device=device).there(NUMPY_BY_APT)
+        has = f"NumPy {site.numpy} there does not fit" if site.numpy else "it has none"
+        raise RuntimeMissing(
+            f"{device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
+            f"install the system's own, `{mend}`, and try again"
+        ) from error
+
+
+def _decide(session: Session, wanted: Wanted, found: Sequence[Wheel]) -> Installation:
+    version = found[0].version
+    return Installation(
+        device=session.device.name,
+        runtime=wanted.name,
+        version=version,
+        folder=f"{session.device.workdir}/runtimes/{wanted.name}-{version}",
+        wheels=tuple(wheel.path.name for wheel in found),
+        wheel_bytes=sum(wheel.size_bytes for wheel in found),
+        unpacked_bytes=sum(wheel.unpacked_bytes for wheel in found),
+        default=not any(sound(one) for one in session.facts.runtimes),
+    )
+
+
+def _refuse_no_room(device: Device, probe: Probe, made: Installation) -> None:
+    needed = made.wheel_bytes + made.unpacked_bytes + _SPARE_BYTES
+    if probe.noexec:
+        raise RuntimeMissing(
+            f"{device.name}: {device.workdir} is on a file system mounted noexec, so no runtime "
+            "loads from there; set another workdir in the farm file"
+        )
+    if probe.free_bytes is not None and probe.free_bytes < needed:
+        raise TransferFailed(
+            f"{device.name}: {made.runtime} takes {needed / 1e6:.0f} MB while it is unpacked, and "
+            f"{probe.free_bytes / 1e6:.0f} MB are free for {device.workdir}; make room "
+            f"(`edge-harness devices {device.name} --clean`), or set another workdir"
+        )
+
+
+def _unpack(session: Session, made: Installation, found: Sequence[Wheel]) -> None:
+    order = {
+        "workdir": session.device.workdir,
+        "name": f"{made.runtime}-{made.version}",
+        "module": f"{made.runtime}.interpreter",
+        "digests": [wheel.digest for wheel in found],
+        "default": made.default,
+        "token": secrets.token_hex(4),
+    }
+    argv = [session.device.python, "-c", _UNPACK]
+    reply = session.transport.run(argv, _UNPACK_SECONDS, stdin=json.dumps(order).encode())
+    if reply.exit_code or _DONE not in reply.stdout:
+        said = reply.stderr.decode(errors="replace").strip()[-1000:]
+        raise RuntimeMissing(
+            f"{made.device}: {made.runtime} {made.version} was not installed: "
+            f"{said or f'exit code {reply.exit_code}'}"
+        )

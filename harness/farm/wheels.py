@@ -1,0 +1,279 @@
+"""Which runtime a device can have, and its wheels: chosen and fetched here, for the Python there.
+
+pip runs on this machine only and is told the device's Python and every platform tag its C library
+allows. It would judge the conditions of requirements (`; python_version < "3.11"`) by this
+machine's Python, so the walk from wheel to requirement is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from importlib.util import find_spec
+from pathlib import Path
+
+from harness.errors import ConfigError, RuntimeMissing
+from harness.farm.probe import Probe
+
+# From the wheels on the package index: ai-edge-litert 2.3.0 is manylinux_2_27 for cp310 to cp314,
+# x86_64 and aarch64; tflite-runtime 2.14.0 is manylinux_2_34 for cp39 to cp311, armv7l as well.
+LITERT, TFLITE = "ai_edge_litert", "tflite_runtime"
+LEAST_GLIBC = (2, 27)
+_TFLITE_GLIBC = (2, 34)
+_LITERT_PYTHONS = ((3, 10), (3, 14))
+_TFLITE_PYTHONS = ((3, 9), (3, 11))
+_MACHINES_64 = frozenset({"x86_64", "aarch64"})
+_TFLITE_VERSION = "2.14.0"
+_BITS_64 = 64
+_ARCHS_32 = {"aarch64": "armv7l", "armv8l": "armv7l", "armv7l": "armv7l", "x86_64": "i686"}
+
+# PEP 600: the old names of three glibc versions.
+_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+_OLDEST = {"x86_64": 5, "i686": 5}
+_OLDEST_ELSEWHERE = 17
+
+_PIP_SECONDS = 900.0
+_MOST_ROUNDS = 10
+_NUMPY = "numpy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where wheels are to run: what decides which of them fit."""
+
+    python: tuple[int, int]
+    arch: str
+    """As wheels have it: a 32-bit Python on a 64-bit Arm kernel is `armv7l`."""
+    glibc: tuple[int, int] | None
+    """None of another C library."""
+    numpy: str | None
+    """Version of the one that is there."""
+    plain: bool = True
+    """CPython with its lock; others need other wheels."""
+
+    def __str__(self) -> str:
+        """Say it for a person."""
+        libc = f"glibc {_dotted(self.glibc)}" if self.glibc else "no glibc"
+        return f"{self.arch}, {libc}, Python {_dotted(self.python)}"
+
+    @classmethod
+    def of(cls, probe: Probe) -> Site:
+        """Read it off what a device's Python said."""
+        wide = probe.bits == _BITS_64
+        return cls(
+            python=(probe.version[0], probe.version[1]),
+            arch=probe.machine if wide else _ARCHS_32.get(probe.machine, probe.machine),
+            glibc=glibc(probe.libc),
+            numpy=probe.numpy,
+            plain=probe.implementation == "cpython" and not probe.free_threaded,
+        )
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """Every platform tag that its C library allows, the newest first; none without glibc."""
+        if self.glibc is None:
+            return ()
+        tags = []
+        for minor in range(self.glibc[1], _OLDEST.get(self.arch, _OLDEST_ELSEWHERE) - 1, -1):
+            tags.append(f"manylinux_2_{minor}_{self.arch}")
+            if minor in _LEGACY:
+                tags.append(f"{_LEGACY[minor]}_{self.arch}")
+        return (*tags, f"linux_{self.arch}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the conditions of requirements are judged by (PEP 508)."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": f"{_dotted(self.python)}.0",
+            "os_name": "posix",
+            "platform_machine": self.arch,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": f"{_dotted(self.python)}.0",
+            "python_version": _dotted(self.python),
+            "sys_platform": "linux",
+            "extra": "",
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A runtime by its import name, and the version, where one was named."""
+
+    name: str
+    version: str | None = None
+
+    @property
+    def requirement(self) -> str:
+        """As pip takes it."""
+        return self.name.replace("_", "-") + (f"=={self.version}" if self.version else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Wanted:
+        """Read `NAME==V`, `NAME=V` or `NAME`; raises ConfigError."""
+        name, _, version = text.partition("=")
+        name, version = name.strip().replace("-", "_").lower(), version.lstrip("=").strip()
+        if name not in {LITERT, TFLITE}:
+            raise ConfigError(
+                f'--runtime "{text}": write it as NAME==VERSION, NAME one of {LITERT}, {TFLITE}'
+            )
+        if version and re.fullmatch(r"\d+(\.\w+)*", version) is None:
+            raise ConfigError(f'--runtime "{text}": "{version}" is no version')
+        return cls(name=name, version=version or None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """A wheel on this machine, read."""
+
+    path: Path
+    name: str
+    """Canonical: lower case, hyphens."""
+    version: str
+    digest: str
+    size_bytes: int
+    unpacked_bytes: int
+    requires: tuple[str, ...]
+
+
+def glibc(libc: str | None) -> tuple[int, int] | None:
+    """Read the version of `glibc 2.36`; None of another C library."""
+    found = re.search(r"glibc (\d+)\.(\d+)", libc or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def best(site: Site) -> Wanted:
+    """Choose the runtime for a device; raises RuntimeMissing where no wheel fits."""
+    libc = site.glibc or (0, 0)
+    if site.plain:
+        low, high = _LITERT_PYTHONS
+        if site.arch in _MACHINES_64 and libc >= LEAST_GLIBC and low <= site.python <= high:
+            return Wanted(name=LITERT)
+        low, high = _TFLITE_PYTHONS
+        machines = _MACHINES_64 | {"armv7l"}
+        if site.arch in machines and libc >= _TFLITE_GLIBC and low <= site.python <= high:
+            return Wanted(name=TFLITE, version=_TFLITE_VERSION)
+    raise RuntimeMissing(
+        f"no wheel of a runtime fits ({site}): a newer system image, or Python 3.10 to 3.14 beside "
+        "this one, named by `python` in the farm file"
+    )
+
+
+def fetch(wanted: Wanted, site: Site, folder: Path) -> tuple[Wheel, ...]:
+    """Fetch the runtime's wheel and those of all it requires into `folder`; the runtime is first.
+
+    NumPy is left out where the device has one that fits. Raises RuntimeMissing where a wheel is
+    not to be had, with pip's word for it.
+    """
+    if not site.platforms:
+        raise RuntimeMissing(f"wheels of {wanted.requirement} need glibc ({site})")
+    got: dict[str, Wheel] = {}
+    wave: Sequence[str] = [wanted.requirement]
+    for _ in range(_MOST_ROUNDS):
+        got.update((wheel.name, wheel) for wheel in _download(wave, site, folder))
+        wave = _missing(got, site, wanted)
+        if not wave:
+            return tuple(got.values())
+    raise RuntimeMissing(f"{wanted.requirement}: its requirements have no end")
+
+
+def _missing(got: Mapping[str, Wheel], site: Site, wanted: Wanted) -> list[str]:
+    """Say what these wheels require that is neither among them nor on the device."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
+
+    bounds: dict[str, SpecifierSet] = {}
+    for wheel in got.values():
+        for one in map(Requirement, wheel.requires):
+            if one.marker is None or one.marker.evaluate(site.environment):
+                name = canonicalize_name(one.name)
+                bounds[name] = bounds.get(name, SpecifierSet()) & one.specifier
+    if wanted.name == TFLITE and _NUMPY in bounds:
+        # Built for NumPy 1: with 2 its interpreters fail or answer garbage.
+        bounds[_NUMPY] &= "<2"
+    there = {_NUMPY: site.numpy} if site.numpy else {}
+    there.update((wheel.name, wheel.version) for wheel in got.values())
+    return [
+        f"{name}{bound}"
+        for name, bound in bounds.items()
+        if name not in there or not bound.contains(there[name], prereleases=True)
+    ]
+
+
+def _download(wave: Sequence[str], site: Site, folder: Path) -> list[Wheel]:
+    """Have pip fetch these requirements and nothing they require."""
+    if find_spec("pip") is None:
+        raise ConfigError(
+            f"setup fetches wheels with pip, and {sys.executable} has none: "
+            f"`{sys.executable} -m ensurepip`, or `uv pip install pip`"
+        )
+    into = Path(tempfile.mkdtemp(dir=folder))
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    argv += ["--no-input", "--no-deps", "--only-binary=:all:", "--dest", str(into)]
+    argv += ["--implementation", "cp", "--python-version", "".join(map(str, site.python))]
+    for platform in site.platforms:
+        argv += ["--platform", platform]
+    try:
+        reply = subprocess.run(
+            [*argv, *wave], capture_output=True, timeout=_PIP_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeMissing(
+            f"pip did not fetch {', '.join(wave)} in {_PIP_SECONDS:g} s"
+        ) from error
+    if reply.returncode:
+        said = reply.stderr.decode(errors="replace").strip().splitlines()
+        errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+        raise NoWheel(wave, site, "; ".join(errors or said[-1:]))
+    return [read(path) for path in sorted(into.glob("*.whl"))]
+
+
+class NoWheel(RuntimeMissing):
+    """pip found no wheel; `names` are the projects that were asked for."""
+
+    def __init__(self, wave: Sequence[str], site: Site, said: str) -> None:
+        """Keep what was asked for apart from pip's words."""
+        super().__init__(f"no wheels of {', '.join(wave)} for {site}: {said}")
+        self.names = frozenset(re.split(r"[^\w-]", one, maxsplit=1)[0] for one in wave)
+
+
+def read(path: Path) -> Wheel:
+    """Read a wheel's name, version, size and requirements; raises RuntimeMissing for another file."""
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    try:
+        name, version, _, _ = parse_wheel_filename(path.name)
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            (metadata,) = [
+                entry
+                for entry in entries
+                if entry.filename.endswith(".dist-info/METADATA") and entry.filename.count("/") == 1
+            ]
+            text = archive.read(metadata).decode("utf-8", "replace")
+    except (InvalidWheelFilename, zipfile.BadZipFile, ValueError, OSError) as error:
+        raise RuntimeMissing(f"{path.name} is no wheel that can be read: {error}") from error
+    return Wheel(
+        path=path,
+        name=name,
+        version=str(version),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        size_bytes=path.stat().st_size,
+        unpacked_bytes=sum(entry.file_size for entry in entries),
+        requires=tuple(HeaderParser().parsestr(text).get_all("Requires-Dist", [])),
+    )
+
+
+def _dotted(version: Iterable[int]) -> str:
+    return ".".join(str(part) for part in version)
