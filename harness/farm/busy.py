@@ -10,8 +10,8 @@ from harness.types import Device
 
 _SECONDS = 30.0
 _MARK = b"edge-harness-busy "
-_LEAST_SHARE = 0.25
-_MOST_NAMED = 3
+_LEAST_SHARE = 0.1
+_MOST_NAMED = 5
 
 _SCRIPT = r"""
 import json, os, sys, time
@@ -34,7 +34,7 @@ ended, second = look()
 per = os.sysconf("SC_CLK_TCK") * (ended - began)
 used = [[(ticks - first[key][1]) / per, key[0], name]
         for key, (name, ticks) in second.items() if key in first]
-print("edge-harness-busy " + json.dumps(sorted(used, reverse=True)[:3]))
+print("edge-harness-busy " + json.dumps(sorted(used, reverse=True)[:5]))
 """
 
 
@@ -49,7 +49,7 @@ class Busy:
 
 
 def ask(transport: Transport, device: Device) -> tuple[Busy, ...] | None:
-    """Return the busiest processes, three at most; None where the device does not tell."""
+    """Return the busiest processes, five at most; None where the device does not tell."""
     reply = transport.run([device.python, "-c", _SCRIPT], _SECONDS)
     lines = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     return read(lines[-1][len(_MARK) :]) if lines else None
