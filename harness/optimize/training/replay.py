@@ -24,13 +24,24 @@ REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, Impor
 _WORDS = 300
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One output of one call of a layer, in both graphs."""
+
+    layer: str
+    theirs: Keras
+    ours: Keras
+    fed: Sequence[tuple[Keras, Keras]]
+    """What the call was given: the source's tensors and ours."""
+
+
 @dataclass(slots=True)
 class Replayed:
     """The model made, and which of its tensors stands for which of the source's."""
 
     model: Keras = None
-    pairs: list[tuple[str, Keras, Keras]] = field(default_factory=list)
-    """Per call, in order: the source's layer name, its output tensor and ours."""
+    calls: list[Call] = field(default_factory=list)
+    """In order; a model used as a layer is one call, whatever it holds."""
 
 
 def replay(source: Keras) -> Replayed:
@@ -76,11 +87,14 @@ class _Replay:
         for node in _calls(graph):
             if any(id(tensor) not in tensors for tensor in node.input_tensors):
                 continue
+            fed = [(tensor, tensors[id(tensor)]) for tensor in node.input_tensors]
             args, kwargs = node.arguments.fill_in(tensors)
             outputs = self._call(node.operation, args, kwargs, prefix)
             for theirs, ours in zip(node.outputs, _flat(outputs), strict=True):
                 tensors[id(theirs)] = ours
-                self._told.pairs.append((node.operation.name, theirs, ours))
+                if not prefix:
+                    name = node.operation.name
+                    self._told.calls.append(Call(layer=name, theirs=theirs, ours=ours, fed=fed))
 
     def _call(
         self, operation: Keras, args: Sequence[Any], kwargs: Mapping[str, Any], prefix: str
