@@ -62,6 +62,6 @@ def read(line: bytes) -> tuple[Busy, ...] | None:
             Busy(pid=int(pid), name=str(name)[:40], share=float(share))
             for share, pid, name in json.loads(line)
         ]
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     return tuple(one for one in found if one.share >= _LEAST_SHARE)[:_MOST_NAMED]

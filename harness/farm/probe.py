@@ -107,6 +107,6 @@ def ask(transport: Transport, device: Device) -> Probe:
             free_threaded=bool(answer.get("free_threaded")),
             numpy=answer.get("numpy"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         said = lines[-1].decode(errors="replace")[:300]
         raise NoPython(f"{device.python} answers what no Python of ours would: {said}") from error

@@ -175,6 +175,12 @@ def fetch(wanted: Wanted, site: Site, folder: Path) -> tuple[Wheel, ...]:
     NumPy is left out where the device has one that fits. Raises RuntimeMissing where a wheel is
     not to be had, with pip's word for it.
     """
+    lacking = [name for name in ("pip", "packaging") if find_spec(name) is None]
+    if lacking:
+        raise ConfigError(
+            f"setup fetches wheels with pip and packaging; {sys.executable} lacks "
+            f"{' and '.join(lacking)}: pip install 'edge-harness[light]'"
+        )
     if not site.platforms:
         raise RuntimeMissing(f"wheels of {wanted.requirement} need glibc ({site})")
     got: dict[str, Wheel] = {}
@@ -213,11 +219,6 @@ def _missing(got: Mapping[str, Wheel], site: Site, wanted: Wanted) -> list[str]:
 
 def _download(wave: Sequence[str], site: Site, folder: Path) -> list[Wheel]:
     """Have pip fetch these requirements and nothing they require."""
-    if find_spec("pip") is None:
-        raise ConfigError(
-            f"setup fetches wheels with pip, and {sys.executable} has none: "
-            f"`{sys.executable} -m ensurepip`, or `uv pip install pip`"
-        )
     into = Path(tempfile.mkdtemp(dir=folder))
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     argv += ["--no-input", "--no-deps", "--only-binary=:all:", "--dest", str(into)]
