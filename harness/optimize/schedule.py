@@ -109,7 +109,7 @@ class Schedule:
                 self._started[key] = _Started(node=node, workspace=workspace, at=time.monotonic())
                 del self._pending[key]
                 self._event(node, "started")
-                self._pool.give(worker, key, node.verb, order)
+                self._pool.give(worker, key, node.verb, order, node.stage)
 
     def _warm(self) -> None:
         """While TensorFlow works on the first model, a light worker imports the quantiser."""

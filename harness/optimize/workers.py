@@ -68,7 +68,8 @@ class Worker:
     words: IO[bytes]
     busy: bool = False
     ticket: object | None = None
-    verb: str = ""
+    stage: str = ""
+    """What it is at, in words for a person."""
 
 
 class Pool:
@@ -107,9 +108,15 @@ class Pool:
         return self._start(kind)
 
     @staticmethod
-    def give(worker: Worker, ticket: object, verb: str, order: Mapping[str, Any]) -> None:
+    def give(
+        worker: Worker,
+        ticket: object,
+        verb: str,
+        order: Mapping[str, Any],
+        stage: str | None = None,
+    ) -> None:
         """Give a free worker its job; `wait` tells what became of it, by the ticket."""
-        worker.busy, worker.ticket, worker.verb = True, ticket, verb
+        worker.busy, worker.ticket, worker.stage = True, ticket, stage or verb
         assert worker.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died: its end of file is on the way
             worker.process.stdin.write(json.dumps({"verb": verb, "order": order}) + "\n")
@@ -197,15 +204,16 @@ class Pool:
         code = worker.process.wait()
         size = worker.words.seek(0, os.SEEK_END)
         worker.words.seek(max(0, size - _WORDS_BYTES))
-        lines = worker.words.read().decode("utf-8", "replace").strip().splitlines()
+        text = worker.words.read().decode("utf-8", "replace").strip()
+        lines = [line for line in text.splitlines() if not line.startswith("INFO:")]
         said = f"; its last words: {lines[-1].strip()}" if lines else ""
         if code == -signal.SIGKILL:
             return (
-                f"the worker was killed during {worker.verb}, most likely for memory; "
+                f"the worker was killed during {worker.stage}, most likely for memory; "
                 f"free some, or use fewer workers{said}"
             )
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"the worker crashed during {worker.verb} ({how}){said}"
+        return f"the worker crashed during {worker.stage} ({how}){said}"
 
 
 def available_cores() -> int:
