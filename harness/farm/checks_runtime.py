@@ -90,7 +90,11 @@ def xnnpack(patient: Patient) -> Check:
     found = f"{made.delegate} with {launch.runtime}" + (f" ({made.evidence})" * bool(made.evidence))
     if made.delegate == "xnnpack":
         return Check(name="xnnpack", status="ok", found=found)
-    promised = patient.profile is None or patient.profile.xnnpack
+    # A profile may be of a board that also runs 32-bit systems, whose wheels may lack it.
+    assert patient.probe is not None
+    promised = Site.of(patient.probe).arch in wheels.MACHINES_64 and (
+        patient.profile is None or patient.profile.xnnpack
+    )
     return Check(
         name="xnnpack",
         status="fail" if promised else "warn",

@@ -29,7 +29,7 @@ LEAST_GLIBC = (2, 27)
 _TFLITE_GLIBC = (2, 34)
 _LITERT_PYTHONS = ((3, 10), (3, 14))
 _TFLITE_PYTHONS = ((3, 9), (3, 11))
-_MACHINES_64 = frozenset({"x86_64", "aarch64"})
+MACHINES_64 = frozenset({"x86_64", "aarch64"})
 _TFLITE_VERSION = "2.14.0"
 _BITS_64 = 64
 _ARCHS_32 = {"aarch64": "armv7l", "armv8l": "armv7l", "armv7l": "armv7l", "x86_64": "i686"}
@@ -157,10 +157,10 @@ def best(site: Site) -> Wanted:
     libc = site.glibc or (0, 0)
     if site.plain:
         low, high = _LITERT_PYTHONS
-        if site.arch in _MACHINES_64 and libc >= LEAST_GLIBC and low <= site.python <= high:
+        if site.arch in MACHINES_64 and libc >= LEAST_GLIBC and low <= site.python <= high:
             return Wanted(name=LITERT)
         low, high = _TFLITE_PYTHONS
-        machines = _MACHINES_64 | {"armv7l"}
+        machines = MACHINES_64 | {"armv7l"}
         if site.arch in machines and libc >= _TFLITE_GLIBC and low <= site.python <= high:
             return Wanted(name=TFLITE, version=_TFLITE_VERSION)
     raise RuntimeMissing(

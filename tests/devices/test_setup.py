@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ from harness.farm.probe import Probe
 from harness.farm.setup import Installation
 from harness.farm.wheels import Site, Wanted
 from harness.sessions import Session
-from harness.types import Device
+from harness.types import Device, Dose, LaunchOrder
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
 COMMAND = str(Path(sys.executable).parent / "edge-harness")
@@ -151,13 +152,13 @@ def test_what_is_there_is_left_alone_and_asks_no_index(
 ) -> None:
     installed("ai_edge_litert==9.1")
     folder = Path(board.workdir) / "runtimes" / "ai_edge_litert-9.1"
-    before = folder.stat()
+    before = folder.stat().st_ino, folder.stat().st_mtime_ns
     monkeypatch.setenv("PIP_FIND_LINKS", str(index / "nowhere"))
     for wanted in (None, "ai_edge_litert", "ai_edge_litert==9.1"):
         made = installed(wanted)
         assert (made.version, made.done, made.wheels) == ("9.1", False, ())
         assert made.text() == "board: ai_edge_litert 9.1 is there; nothing to do"
-    assert folder.stat() == before
+    assert (folder.stat().st_ino, folder.stat().st_mtime_ns) == before
     with pytest.raises(RuntimeMissing, match="ai-edge-litert==9.2"):
         installed("ai_edge_litert==9.2")
 
@@ -270,6 +271,32 @@ def test_no_python_is_said_by_setup(board: Device, tmp_path: Path) -> None:
     device = dataclasses.replace(board, python="no-such-python")
     with pytest.raises(HarnessError, match="no Python on the device"):
         api.setup("board", farm=_farm(tmp_path, device))
+
+
+def test_a_launch_is_made_by_the_version_it_names_or_by_none(board: Device) -> None:
+    here = dataclasses.replace(board, python=sys.executable)
+    session = Session(here)
+    try:
+        (runtime, *_) = session.facts.runtimes
+        digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
+        session.bring({digest: MODEL})
+        order = LaunchOrder(
+            cell_id="c",
+            kind="timed",
+            block=0,
+            position=0,
+            variant_digest=digest,
+            target="xnnpack",
+            threads=1,
+            dose=Dose(min_inferences=5, min_seconds=0.0, warmup_seconds=0.0),
+        )
+        for named in (runtime.name, f"{runtime.name}={runtime.version}"):
+            launch = session.dialect.launch(dataclasses.replace(order, runtime=named))
+            assert launch.runtime == f"{runtime.name} {runtime.version}"
+        with pytest.raises(RuntimeMissing, match=f"{runtime.name} is {runtime.version} here"):
+            session.dialect.launch(dataclasses.replace(order, runtime=f"{runtime.name}=0.1"))
+    finally:
+        session.close()
 
 
 def _edge_harness(*words: str, expected: int = 0) -> str:
