@@ -142,6 +142,8 @@ class Worker:
 
     def _flags(self, launch: Launch) -> list[str]:
         flags = []
+        if "emulated" in self.session.device.tags:
+            flags.append("emulated")
         if launch.before.governor != "performance":
             flags.append("uncontrolled")
         if (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from . import accounts, debian, runtimes
+from . import debian, identity, runtimes
 from .rooted import Rooted
 from .tools import found
 
@@ -111,11 +111,9 @@ def rooted(folder: Path, hostname: str, kind: Kind, *, runtime: bool) -> Rooted:
     made = Rooted(folder, [*([runtimes.layer(kind.wheels)] if runtime else []), tree])
     made.make()
     layer = made.layer
-    accounts.set_up(layer, tree)
+    identity.set_up(layer, tree, hostname)
     serial = hashlib.sha256(hostname.encode()).hexdigest()[:16]
     written = {
-        "etc/hostname": f"{hostname}\n",
-        "etc/machine-id": hashlib.md5(str(folder).encode()).hexdigest() + "\n",
         _CPUINFO: _cpuinfo(kind, serial),
         **_sysfs(kind),
     }

@@ -57,6 +57,7 @@ class Box:
 
     def begin(self) -> None:
         """First half of `switch_on`: several boxes that begin before one is finished are faster."""
+        self.switch_off()
         spec = self.log.with_name("spec.json")
         spec.write_text(json.dumps(asdict(self.spec)))
         argv = [sys.executable, "-I", "-S", str(_INIT), str(spec)]
@@ -91,17 +92,20 @@ class Box:
         """Start the program, once more where it runs already."""
         self._tell()
 
+    def kill(self) -> None:
+        """Kill every process at once; the cable stays, and nobody is at its other end."""
+        pid, self.pid = self.pid, 0
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def switch_off(self) -> None:
-        """Kill every process at once and pull the cable; nothing where it is off."""
+        """Kill every process at once and take the cable away; nothing where it is off."""
+        self.kill()
         process, self._process = self._process, None
         if process is None:
             return
-        if self.pid:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        self.pid = 0
+        process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe:
                 pipe.close()
@@ -112,7 +116,9 @@ class Box:
 
     def in_network(self, argv: Sequence[str], stdin: str = "") -> str:
         """Run a program of the machine in the box's network; returns what it printed."""
-        return run(["nsenter", f"--target={self._alive()}", "--net", "--", *argv], stdin)
+        if self._process is None:
+            raise LabError(f"{self.spec.hostname} has no network: it was never switched on")
+        return run(["nsenter", f"--target={self._process.pid}", "--net", "--", *argv], stdin)
 
     def processes(self) -> dict[int, str]:
         """List the processes of the box but its first: the machine's process id to the name."""
@@ -146,8 +152,7 @@ class Box:
         )
         run(
             ["nsenter", f"--target={outer}", "--net", "--", "ip", "-batch", "-"],
-            f"link set lo up\naddress add {self.subnet.device}/30 dev eth0\nlink set eth0 up\n"
-            f"route add default via {self.subnet.machine}\n",
+            f"link set lo up\naddress add {self.subnet.device}/30 dev eth0\nlink set eth0 up\n",
         )
 
     def _tell(self) -> None:

@@ -12,6 +12,7 @@ SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 PYTHON = "3.11"
 """The suite's."""
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TOOLS = ("mmdebstrap",)
 
 _PACKAGES = (

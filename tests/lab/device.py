@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .tools import LabError, run
 
 
 @dataclass(slots=True)
-class LabDevice:
+class LabDevice(ABC):
     """A device that is up, or was until its power was cut."""
 
     entry: Device
@@ -29,9 +30,7 @@ class LabDevice:
     cable: Cable
     boot_seconds: float
     """How long it may take until its sshd answers."""
-    root: Path | None = None
-    """Where its root is mounted, inside its own mounts; None of a machine with its own disk."""
-    before_boot: Callable[[], None] = lambda: None
+    before_boot: Callable[[], None]
 
     @property
     def name(self) -> str:
@@ -65,7 +64,8 @@ class LabDevice:
         Its disk keeps what was written to it; `power_on` boots from that.
         """
         self.cable.down()
-        self.switch_off()
+        self.cable.cut()
+        self.box.kill()
 
     def switch_off(self) -> None:
         """End it as fast as possible."""
@@ -77,7 +77,7 @@ class LabDevice:
         try:
             ssh_server.wait_for(self.box.subnet.device, self.boot_seconds)
         except LabError as error:
-            said = self.box.log.read_text(errors="replace")[-1000:]
+            said = self.box.log.read_text(errors="replace")[-3000:]
             raise LabError(f"{self.name}: {error}; its log ends with: {said}") from error
 
     def recover(self) -> None:
@@ -86,8 +86,15 @@ class LabDevice:
             self.power_on()
         if self.cable.faulty:
             self.heal()
-        if self.root is not None and "sshd" not in self.processes().values():
+        if not self._answers():
             self.sshd_start()
+
+    def _answers(self) -> bool:
+        try:
+            ssh_server.wait_for(self.box.subnet.device, 0.5)
+        except LabError:
+            return False
+        return True
 
     # --- network -------------------------------------------------------------------------------
 
@@ -119,51 +126,34 @@ class LabDevice:
         """Take every fault of the network away."""
         self.cable.heal()
 
-    # --- processes and files -------------------------------------------------------------------
+    # --- processes -----------------------------------------------------------------------------
 
+    @abstractmethod
     def processes(self) -> dict[int, str]:
-        """List the processes of the device: the machine's process id to the name."""
-        return self.box.processes()
+        """List its processes: process id to name."""
 
+    @abstractmethod
     def kill(self, name: str) -> int:
         """Kill every process of this name (SIGKILL); returns how many there were."""
-        victims = [pid for pid, called in self.processes().items() if called == name]
-        for pid in victims:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return len(victims)
 
-    def sshd_kill(self) -> None:
-        """Kill the SSH server and every connection of it; nothing starts it again by itself."""
-        if not self.kill("sshd"):
-            raise LabError(f"{self.name}: no sshd runs")
-        deadline = time.monotonic() + 5.0
-        while "sshd" in self.processes().values() and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-    def sshd_start(self) -> None:
-        """Start the SSH server again and wait for it."""
-        self.box.start_program()
-        self.wait_for_ssh()
-
-    def path(self, name: str) -> Path:
-        """Return where the machine sees a file of the running device, by its absolute name."""
-        if self.root is None:
-            raise LabError(f"{self.name}: its files are on its own disk")
-        return Path(f"/proc/{self.box.pid}/root{self.root}{name}")
-
+    @abstractmethod
     def as_root(self, argv: Sequence[str]) -> str:
         """Run a command as root of the device; returns what it printed, raises LabError."""
-        if self.root is None:
-            raise LabError(f"{self.name}: only its own kernel can start a process there")
-        enter = ["nsenter", f"--target={self.box.pid}", "--all", "--", "chroot", str(self.root)]
-        return run([*enter, *argv])
 
-    def ssh(self, *argv: str) -> str:
-        """Run a command as the user of the farm entry with the ordinary `ssh`."""
-        return run([*self.ssh_command(), shlex.join(argv)])
+    @abstractmethod
+    def sshd_start(self) -> None:
+        """Have the SSH server again."""
 
-    def ssh_command(self) -> list[str]:
+    def sshd_kill(self) -> None:
+        """Kill the SSH server and every connection of it."""
+        if not self.kill("sshd"):
+            raise LabError(f"{self.name}: no sshd runs")
+
+    def ssh(self, *argv: str, user: str = ssh_server.USER) -> str:
+        """Run a command with the ordinary `ssh`; returns what it printed, raises LabError."""
+        return run([*self.ssh_command(user), shlex.join(argv)])
+
+    def ssh_command(self, user: str = ssh_server.USER) -> list[str]:
         """Return the `ssh` call that logs in without reading any configuration of the user."""
         options = [
             "-F/dev/null",
@@ -172,4 +162,41 @@ class LabDevice:
             "-oIdentitiesOnly=yes",
             "-oBatchMode=yes",
         ]
-        return ["ssh", *options, f"{ssh_server.USER}@{self.box.subnet.device}"]
+        return ["ssh", *options, f"{user}@{self.box.subnet.device}"]
+
+
+@dataclass(slots=True)
+class Hosted(LabDevice):
+    """A device whose processes are the machine's: a root, namespaces and a layer of its own."""
+
+    root: Path
+    """Where its root is mounted, in its own mounts."""
+
+    def processes(self) -> dict[int, str]:
+        """List its processes: the machine's process id to the name."""
+        return self.box.processes()
+
+    def kill(self, name: str) -> int:
+        """Kill every process of this name (SIGKILL), and see them gone."""
+        victims = [pid for pid, called in self.processes().items() if called == name]
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5.0
+        while set(victims) & set(self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return len(victims)
+
+    def as_root(self, argv: Sequence[str]) -> str:
+        """Run a command as root of the device; returns what it printed, raises LabError."""
+        enter = ["nsenter", f"--target={self.box.pid}", "--all", "--", "chroot", str(self.root)]
+        return run([*enter, *argv])
+
+    def sshd_start(self) -> None:
+        """Start the SSH server again; nothing does it by itself."""
+        self.box.start_program()
+        self.wait_for_ssh()
+
+    def path(self, name: str) -> Path:
+        """Return where the machine sees a file of the running device, by its absolute name."""
+        return Path(f"/proc/{self.box.pid}/root{self.root}{name}")

@@ -27,15 +27,12 @@ class Cable:
     def down(self) -> None:
         """Pull the plug: silence both ways, no refusal."""
         self.faulty = True
-        for interface in self._interfaces():
-            run(["ip", "link", "set", interface, "down"])
+        # At the device's end, or the machine would look for another way to the device.
+        self._set("down")
 
     def up(self) -> None:
         """Plug it in again."""
-        for interface in self._interfaces():
-            run(["ip", "link", "set", interface, "up"])
-        if self._relay:
-            self._route()
+        self._set("up")
 
     def loss(self, percent: float) -> None:
         """Lose this share of the packets, at random, each way (netem is not in every kernel)."""
@@ -72,12 +69,10 @@ class Cable:
         assert self._relay.stdout is not None
         if self._relay.stdout.readline() != "up\n":
             raise LabError(f"no delay for {self.box.spec.hostname}: the relay does not start")
-        self.box.in_network(["ip", "link", "set", "late0", "up"])
-        self.box.in_network(
-            ["ip", "route", "replace", subnet.machine, "dev", "late0", "src", subnet.device]
-        )
+        self._set("up")
         run(["ip", "link", "set", self._tunnel, "up"])
-        self._route()
+        late = ["dev", self._tunnel, "src", subnet.machine]
+        run(["ip", "route", "replace", subnet.device, *late])
 
     def reset(self) -> int:
         """Cut every open TCP connection of the device; returns how many there were."""
@@ -107,13 +102,16 @@ class Cable:
     def _tunnel(self) -> str:
         return f"{self.box.subnet.interface}late"
 
-    def _interfaces(self) -> list[str]:
-        return [self.box.subnet.interface, *([self._tunnel] if self._relay else [])]
-
-    def _route(self) -> None:
-        subnet = self.box.subnet
-        route = [subnet.device, "dev", self._tunnel, "src", subnet.machine]
-        run(["ip", "route", "replace", *route])
+    def _set(self, state: str) -> None:
+        """Switch the device's end on or off; what is late takes the other way there."""
+        self.box.in_network(["ip", "link", "set", "eth0", state])
+        if not self._relay:
+            return
+        self.box.in_network(["ip", "link", "set", "late0", state])
+        if state == "up":
+            subnet = self.box.subnet
+            late = ["dev", "late0", "src", subnet.device]
+            self.box.in_network(["ip", "route", "replace", subnet.machine, *late])
 
     def _end_relay(self) -> None:
         relay, self._relay = self._relay, None

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import missing
 
-from . import arm, x86
-from .device import LabDevice
+from . import arm, machine, x86
+from .device import Hosted
 from .lab import Lab
 from .tools import why_not
 
@@ -36,19 +36,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def _x86_hosts(lab: Lab) -> list[LabDevice]:
+def _x86_hosts(lab: Lab) -> list[Hosted]:
     return lab.x86_hosts(X86_NAMES)
 
 
 @pytest.fixture
-def x86_hosts(_x86_hosts: list[LabDevice]) -> Iterator[list[LabDevice]]:
+def x86_hosts(_x86_hosts: list[Hosted]) -> Iterator[list[Hosted]]:
     """Three x86 hosts that are up and healthy."""
     yield _x86_hosts
     for host in _x86_hosts:
         host.recover()
 
 
-def _board(lab: Lab, name: str, kind: arm.Kind, *, runtime: bool = True) -> LabDevice:
+def _board(lab: Lab, name: str, kind: arm.Kind, *, runtime: bool = True) -> Hosted:
     reason = why_not(arm.tools(kind))
     if reason:
         missing(reason)
@@ -56,19 +56,19 @@ def _board(lab: Lab, name: str, kind: arm.Kind, *, runtime: bool = True) -> LabD
 
 
 @pytest.fixture(scope="session")
-def _arm64_board(lab: Lab) -> LabDevice:
+def _arm64_board(lab: Lab) -> Hosted:
     return _board(lab, "pi4", arm.PI_4)
 
 
 @pytest.fixture
-def arm64_board(_arm64_board: LabDevice) -> Iterator[LabDevice]:
+def arm64_board(_arm64_board: Hosted) -> Iterator[Hosted]:
     """An aarch64 board with ai-edge-litert."""
     yield _arm64_board
     _arm64_board.recover()
 
 
 @pytest.fixture
-def fresh_arm64_board(lab: Lab) -> Iterator[LabDevice]:
+def fresh_arm64_board(lab: Lab) -> Iterator[Hosted]:
     """An aarch64 board as it comes: no TFLite runtime, nothing of ours, for one test."""
     board = _board(lab, "fresh-pi4", arm.PI_4, runtime=False)
     yield board
@@ -76,12 +76,27 @@ def fresh_arm64_board(lab: Lab) -> Iterator[LabDevice]:
 
 
 @pytest.fixture(scope="session")
-def _armv7_board(lab: Lab) -> LabDevice:
+def _armv7_board(lab: Lab) -> Hosted:
     return _board(lab, "pi3", arm.PI_3_32_BIT)
 
 
 @pytest.fixture
-def armv7_board(_armv7_board: LabDevice) -> Iterator[LabDevice]:
+def armv7_board(_armv7_board: Hosted) -> Iterator[Hosted]:
     """A 32-bit ARM board with tflite-runtime 2.14 and Debian's numpy 1."""
     yield _armv7_board
     _armv7_board.recover()
+
+
+@pytest.fixture(scope="session")
+def _vm(lab: Lab) -> machine.Machine:
+    reason = why_not(machine.TOOLS)
+    if reason:
+        missing(reason)
+    return lab.machine("vm")
+
+
+@pytest.fixture
+def vm(_vm: machine.Machine) -> Iterator[machine.Machine]:
+    """A whole aarch64 machine with its own kernel."""
+    yield _vm
+    _vm.recover()

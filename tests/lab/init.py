@@ -3,7 +3,7 @@
 SPEC is a JSON file: `hostname`, `program` (argv), `outside` and `inside` (shell scripts, run as root of
 the machine before, and as root of the device after the namespaces are made). On stdout comes `unshared`, then, after a byte on stdin, `pid N` and `ready`. Each further byte on
 stdin starts the program once more; the end of stdin ends the device, so that it never outlives
-whoever made it.
+whoever made it. Where process 1 is killed, the one outside stays and keeps the dead network.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def main(spec: dict[str, object]) -> int:
     pid = os.fork()
     if pid:
         _say(f"pid {pid}")
-        os.close(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        while ended < 0 and os.read(0, 1):
+            pass
+        return ended
     socket.sethostname(str(spec["hostname"]))
     _shell(str(spec["inside"]))
     _say("ready")

@@ -11,13 +11,13 @@ from typing import Self
 
 from harness.types import Device
 
-from . import arm, ssh_server, subnets, x86
+from . import arm, machine, ssh_server, subnets, x86
 from .box import Box
-from .device import LabDevice
+from .device import Hosted, LabDevice
 from .faults import Cable
 from .rooted import Rooted
 
-_X86_BOOT_SECONDS, _BOARD_BOOT_SECONDS = 10.0, 60.0
+_X86_BOOT_SECONDS, _BOARD_BOOT_SECONDS, _MACHINE_BOOT_SECONDS = 10.0, 60.0, 60.0
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Lab:
         device.box.subnet.give_back()
         shutil.rmtree(self.folder / device.name)
 
-    def x86_hosts(self, names: Sequence[str]) -> list[LabDevice]:
+    def x86_hosts(self, names: Sequence[str]) -> list[Hosted]:
         """Start x86 hosts, all at once."""
         hosts = [self._x86_host(name) for name in names]
         for host in hosts:
@@ -62,7 +62,7 @@ class Lab:
             host.finish_boot()
         return hosts
 
-    def board(self, name: str, kind: arm.Kind, *, runtime: bool = True) -> LabDevice:
+    def board(self, name: str, kind: arm.Kind, *, runtime: bool = True) -> Hosted:
         """Start an ARM board, with a TFLite runtime or without."""
         rooted = arm.rooted(self.folder / name, name, kind, runtime=runtime)
         board = self._add(
@@ -78,7 +78,33 @@ class Lab:
         board.power_on()
         return board
 
-    def _x86_host(self, name: str) -> LabDevice:
+    def machine(self, name: str) -> machine.Machine:
+        """Boot a whole machine."""
+        folder = self.folder / name
+        disks = machine.disks(folder, name)
+        host_key = ssh_server.set_up(disks.layer, self._public_key, {})
+        disks.make()
+        subnet = subnets.take()
+        box = Box(machine.spec(name, disks.own), subnet, folder / "log")
+        made = machine.Machine(
+            entry=self._entry(
+                name,
+                address=subnet.device,
+                host_key=host_key,
+                profile=machine.PROFILE,
+                python=machine.PYTHON,
+                tags=("emulated",),
+            ),
+            box=box,
+            cable=Cable(box),
+            boot_seconds=_MACHINE_BOOT_SECONDS,
+            before_boot=lambda: None,
+        )
+        self.devices.append(made)
+        made.power_on()
+        return made
+
+    def _x86_host(self, name: str) -> Hosted:
         rooted = x86.rooted(self.folder / name, name)
         return self._add(
             name, rooted, profile=x86.PROFILE, python=x86.PYTHON, outside=x86.outside()
@@ -96,13 +122,13 @@ class Lab:
         environment: Mapping[str, str] = MappingProxyType({}),
         tags: tuple[str, ...] = (),
         boot_seconds: float = _X86_BOOT_SECONDS,
-    ) -> LabDevice:
+    ) -> Hosted:
         """Make a device of a root; it is off."""
         spec = rooted.spec(name, outside=outside, inside=inside)
-        host_key = ssh_server.set_up(rooted.layer, self._key.with_suffix(".pub"), environment)
+        host_key = ssh_server.set_up(rooted.layer, self._public_key, environment)
         subnet = subnets.take()
         box = Box(spec, subnet, rooted.folder / "log")
-        device = LabDevice(
+        device = Hosted(
             entry=self._entry(
                 name,
                 address=subnet.device,
@@ -120,6 +146,10 @@ class Lab:
         self.devices.append(device)
         return device
 
+    @property
+    def _public_key(self) -> Path:
+        return self._key.with_suffix(".pub")
+
     def _entry(
         self,
         name: str,
@@ -130,9 +160,9 @@ class Lab:
         python: str,
         tags: tuple[str, ...],
     ) -> Device:
-        known_hosts = self.folder / "known_hosts"
-        with known_hosts.open("a") as file:
-            file.write(f"{address} {host_key}\n")
+        # One for each device: an address goes to another one when its device is removed.
+        known_hosts = self.folder / name / "known_hosts"
+        known_hosts.write_text(f"{address} {host_key}\n")
         return Device(
             name=name,
             profile=profile,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from .tools import LabError, run
@@ -58,12 +57,17 @@ def command(root: str = "/") -> list[str]:
 
 def wait_for(address: str, seconds: float) -> None:
     """Wait until a server greets at port 22; raises LabError past the deadline."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection((address, 22), timeout=1.0) as probe:
-            if probe.recv(4) == b"SSH-":
-                return
-        time.sleep(0.02)
+    deadline, patience = time.monotonic() + seconds, 1.0
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((address, 22), min(patience, left)) as probe:
+                if probe.recv(4) == b"SSH-":
+                    return
+        except TimeoutError:
+            # A try that is given up costs a slow machine more than it has: longer ones.
+            patience *= 2
+        except OSError:
+            time.sleep(0.02)
     raise LabError(f"no sshd answers at {address} within {seconds:g} s")
 
 

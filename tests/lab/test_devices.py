@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .box import Box, Spec
-from .device import LabDevice
+from .device import Hosted
 from .lab import Lab
 from .subnets import take
 from .tools import LabError
@@ -23,7 +23,7 @@ def interfaces() -> set[str]:
     return {path.name for path in Path("/sys/class/net").iterdir()}
 
 
-def test_three_hosts_are_three_machines(x86_hosts: list[LabDevice]) -> None:
+def test_three_hosts_are_three_machines(x86_hosts: list[Hosted]) -> None:
     said = [
         host.ssh("sh", "-c", "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id")
         for host in x86_hosts
@@ -89,7 +89,7 @@ def test_a_box_that_cannot_start_says_why(lab: Lab, tmp_path: Path) -> None:
         subnet.give_back()
 
 
-def test_a_board_is_arm_through_and_through(arm64_board: LabDevice) -> None:
+def test_a_board_is_arm_through_and_through(arm64_board: Hosted) -> None:
     said = arm64_board.ssh("sh", "-c", "uname -m; grep -m1 Model /proc/cpuinfo; nproc")
     assert said.startswith("aarch64\nModel\t\t: Raspberry Pi 4 Model B")
     pid = next(iter(arm64_board.processes()))
@@ -99,12 +99,12 @@ def test_a_board_is_arm_through_and_through(arm64_board: LabDevice) -> None:
     assert not list(Path("/proc/sys/fs/binfmt_misc").glob("qemu-aarch64-static"))
 
 
-def test_a_fresh_board_has_no_runtime(fresh_arm64_board: LabDevice) -> None:
+def test_a_fresh_board_has_no_runtime(fresh_arm64_board: Hosted) -> None:
     look = "import importlib.util as u; print(u.find_spec('ai_edge_litert'), u.find_spec('numpy'))"
     assert fresh_arm64_board.ssh("python3", "-c", look) == "None None\n"
 
 
 @pytest.mark.lab
-def test_the_32_bit_board_is_one(armv7_board: LabDevice) -> None:
+def test_the_32_bit_board_is_one(armv7_board: Hosted) -> None:
     look = "import platform, sys, numpy; print(platform.machine(), sys.maxsize > 2**32, numpy.__version__)"
     assert armv7_board.ssh("python3", "-c", look) == "armv7l False 1.24.2\n"

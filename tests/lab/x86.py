@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import stat
 import sys
-import uuid
 from pathlib import Path
 from shlex import quote
 
-from . import accounts
+from . import identity
 from .rooted import Rooted
 
 PROFILE = "linux_x86_64"
@@ -20,9 +19,7 @@ def rooted(folder: Path, hostname: str) -> Rooted:
     """Lay out a host's own files."""
     made = Rooted(folder, [Path("/")])
     made.make()
-    accounts.set_up(made.layer, Path("/"))
-    (made.layer / "etc" / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
-    (made.layer / "etc" / "hostname").write_text(f"{hostname}\n")
+    identity.set_up(made.layer, Path("/"), hostname)
     for prefix in _python():
         _let_pass(made.layer, prefix)
     return made

@@ -1,8 +1,9 @@
-"""The user who logs in to a device: own id, own clean home, no password."""
+"""What makes a device somebody: its name and id, and the user who logs in, with a clean home."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 from .ssh_server import USER, USER_ID
@@ -10,10 +11,12 @@ from .ssh_server import USER, USER_ID
 _OPAQUE = "trusted.overlay.opaque"
 
 
-def set_up(layer: Path, tree: Path) -> None:
-    """Write accounts and the home into a layer that will lie over `tree`."""
+def set_up(layer: Path, tree: Path, hostname: str) -> None:
+    """Write name, accounts and home into a layer that will lie over `tree`."""
     etc = layer / "etc"
     etc.mkdir(parents=True, exist_ok=True)
+    (etc / "hostname").write_text(f"{hostname}\n")
+    (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
     passwd, group = ((tree / "etc" / name).read_text() for name in ("passwd", "group"))
     passwd += f"{USER}:*:{USER_ID}:{USER_ID}:{USER}:/home/{USER}:/bin/sh\n"
     if "\nsshd:" not in passwd:
