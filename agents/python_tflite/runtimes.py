@@ -52,7 +52,7 @@ def load(wanted: Optional[str]) -> Runtime:
         raise AgentFault("unsupported", reason)
     folder = ours(name + "-" + version)
     if os.path.isdir(folder):
-        sys.path.insert(0, folder)
+        sys.path.insert(1, folder)
     names = (name,) if name else ORDER
     troubles = []
     for one in names:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness import assets, sessions
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
 from harness.farm.patient import Check
@@ -76,8 +76,11 @@ def setup(
     the connection raises.
     """
     wanted = Wanted.parse(runtime) if runtime else None
-    (device,) = farms.select(read_farm(farm), [name])
-    session = sessions.Session(device)
+    chosen = farms.select(read_farm(farm), [name])
+    if len(chosen) != 1:
+        names = ", ".join(one.name for one in chosen)
+        raise ConfigError(f"setup takes one device at a time; {name} is {names}")
+    session = sessions.Session(chosen[0])
     try:
         return install(session, wanted, dry_run=dry_run, say=say)
     finally:

@@ -207,6 +207,23 @@ def test_what_a_setup_that_was_cut_off_left_goes_with_the_next(
     new.rmdir()
 
 
+def test_a_setup_whose_process_is_killed_leaves_no_name(
+    index: Path, board: Device, installed: Callable[..., Installation]
+) -> None:
+    runtime_wheel(index, "9.11", "import os\nos.kill(os.getppid(), 9)\n")
+    with pytest.raises(RuntimeMissing, match="exit code 137"):
+        installed()
+    (half,) = names_in(board)
+    assert half.startswith(".ai_edge_litert-9.11.")
+    assert runtimes_of(board) == []
+    long_ago = time.time() - 7200
+    os.utime(Path(board.workdir) / "runtimes" / half, (long_ago, long_ago))
+    for left in Path(board.workdir).glob("blobs/*"):
+        left.unlink()
+    installed("ai_edge_litert==9.1")
+    assert names_in(board) == {"ai_edge_litert-9.1", "default"}
+
+
 def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Device) -> None:
     made = Installation(
         device="board", runtime="r", version="1", folder="f", wheel_bytes=4, unpacked_bytes=10**8
@@ -308,6 +325,28 @@ def _edge_harness(*words: str, expected: int = 0) -> str:
 def _rows(text: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(text)["rows"]
     return rows
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("this-machine", "--runtime", "tensorflow==2.21"), "ai_edge_litert, tflite_runtime"),
+        (("nobody",), "nobody"),
+        (("profile:linux_x86_64",), "one device at a time"),
+    ],
+)
+def test_what_setup_cannot_be_asked(
+    home: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    farm = tmp_path / "farm.toml"
+    entry = 'profile = "linux_x86_64"\naddress = "local:"\n'
+    farm.write_text(f"[device.one]\n{entry}[device.two]\n{entry}")
+    reply = subprocess.run(
+        [COMMAND, "setup", *words, "--farm", str(farm)], capture_output=True, text=True, check=False
+    )
+    assert reply.returncode == 3
+    assert said in reply.stderr
+    assert reply.stdout == ""
 
 
 @pytest.mark.slow
