@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from harness.errors import AgentError
 from harness.protocols import Transport
 from harness.types import Device
 
+T = TypeVar("T")
+
 _SECONDS = 60.0
+_WORDS = re.compile(r"[A-Za-z0-9_.+ -]{0,80}")
 _MARK = b"edge-harness-probe "
 
 # Any Python, 2 included, must be able to run it: what is too old has to say so itself.
 _SCRIPT = r"""
 import sys, os, json
 said = {"version": list(sys.version_info[:3]), "bits": 64 if sys.maxsize > 2**32 else 32}
-said["home"] = os.path.expanduser("~")
 said["machine"] = os.uname()[4]
 path = sys.argv[1]
 while path != os.path.dirname(path) and not os.path.isdir(path):
@@ -60,7 +64,6 @@ class Probe:
 
     version: tuple[int, ...]
     bits: int
-    home: str
     free_bytes: int | None
     """On the file system of the work folder."""
     noexec: bool | None
@@ -92,21 +95,45 @@ def ask(transport: Transport, device: Device) -> Probe:
         said = reply.stderr.decode(errors="replace").strip()[-300:]
         raise NoPython(f"{device.python} ends with {reply.exit_code}: {said or 'no message'}")
     try:
-        answer: dict[str, Any] = json.loads(lines[-1][len(_MARK) :])
-        return Probe(
-            version=tuple(int(part) for part in answer["version"]),
-            bits=int(answer["bits"]),
-            home=str(answer["home"]),
-            free_bytes=answer.get("free_bytes"),
-            noexec=answer.get("noexec"),
-            swap_used_bytes=answer.get("swap_used_bytes"),
-            read_only=answer.get("read_only"),
-            machine=str(answer.get("machine", "")),
-            libc=answer.get("libc"),
-            implementation=str(answer.get("implementation", "cpython")),
-            free_threaded=bool(answer.get("free_threaded")),
-            numpy=answer.get("numpy"),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return read(lines[-1][len(_MARK) :])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         said = lines[-1].decode(errors="replace")[:300]
         raise NoPython(f"{device.python} answers what no Python of ours would: {said}") from error
+
+
+def read(line: bytes) -> Probe:
+    """Read the script's answer; raises ValueError, KeyError, TypeError or RecursionError for another."""
+    answer = json.loads(line)
+    if not isinstance(answer, dict):
+        raise TypeError(line)
+    major, minor, micro = map(_whole, answer["version"])
+    return Probe(
+        version=(major, minor, micro),
+        bits=_whole(answer["bits"]),
+        machine=_text(answer["machine"]),
+        free_bytes=_or_none(_whole, answer.get("free_bytes")),
+        noexec=_or_none(bool, answer.get("noexec")),
+        read_only=_or_none(bool, answer.get("read_only")),
+        swap_used_bytes=_or_none(_whole, answer.get("swap_used_bytes")),
+        libc=_or_none(_text, answer.get("libc")),
+        implementation=_text(answer.get("implementation", "cpython")),
+        free_threaded=bool(answer.get("free_threaded")),
+        numpy=_or_none(_text, answer.get("numpy")),
+    )
+
+
+def _or_none(kind: Callable[[object], T], value: object) -> T | None:
+    return None if value is None else kind(value)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(value)
+    return value
+
+
+def _text(value: object) -> str:
+    """Check a word or a version; nothing that could mean more to a terminal."""
+    if not isinstance(value, str) or _WORDS.fullmatch(value) is None:
+        raise TypeError(value)
+    return value

@@ -42,6 +42,8 @@ _OLDEST_ELSEWHERE = 17
 _PIP_SECONDS = 900.0
 _MOST_ROUNDS = 10
 _NUMPY = "numpy"
+_VERSION = re.compile(r"\d+(\.\d+)*$")
+"""A release; what else a device calls a version is as good as none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Site:
             python=(probe.version[0], probe.version[1]),
             arch=probe.machine if wide else _ARCHS_32.get(probe.machine, probe.machine),
             glibc=glibc(probe.libc),
-            numpy=probe.numpy,
+            numpy=probe.numpy if _VERSION.match(probe.numpy or "") else None,
             plain=probe.implementation == "cpython" and not probe.free_threaded,
         )
 
@@ -148,7 +150,7 @@ class Wheel:
 
 def glibc(libc: str | None) -> tuple[int, int] | None:
     """Read the version of `glibc 2.36`; None of another C library."""
-    found = re.search(r"glibc (\d+)\.(\d+)", libc or "")
+    found = re.search(r"glibc (\d{1,3})\.(\d{1,3})\b", libc or "")
     return (int(found[1]), int(found[2])) if found else None
 
 

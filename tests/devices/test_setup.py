@@ -231,7 +231,6 @@ def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Devi
     probe = Probe(
         version=(3, 11, 2),
         bits=64,
-        home="/",
         free_bytes=10**8,
         noexec=False,
         swap_used_bytes=0,

@@ -22,7 +22,6 @@ LITERT = Runtime(name="ai_edge_litert", version="2.3.0", numpy="2.4.6")
 PROBE = Probe(
     version=(3, 11, 2),
     bits=64,
-    home="/home/pi",
     free_bytes=10**10,
     noexec=False,
     swap_used_bytes=0,
@@ -138,7 +137,7 @@ def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> N
     old = tmp_path / "python"
     old.write_text(
         "#!/bin/sh\necho 'login noise'\n"
-        """echo 'edge-harness-probe {"version": [3, 7, 3], "bits": 32, "home": "/"}'\n"""
+        """echo 'edge-harness-probe {"version": [3, 7, 3], "bits": 32, "home": "/", "machine": "armv7l"}'\n"""
     )
     old.chmod(0o700)
     checks = by_name(

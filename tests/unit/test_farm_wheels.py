@@ -75,7 +75,6 @@ def test_the_tags_are_those_that_packaging_gives_this_machine() -> None:
     probe = Probe(
         version=tuple(sys.version_info[:3]),
         bits=64 if sys.maxsize > 2**32 else 32,
-        home="/",
         free_bytes=None,
         noexec=None,
         swap_used_bytes=None,
