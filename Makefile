@@ -45,10 +45,11 @@ format: $(MARK)-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# What tests run that pip does not bring, as program:package of Debian. Installed where that is possible, else one clear line.
-TOOLS := sshd:openssh-server ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap qemu-aarch64-static:qemu-user-static
+# What tests run that pip does not bring, as program:packages of Debian. Installed where that is possible, else one clear line.
+TOOLS := sshd:openssh-server ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static
 LAB_TOOLS := qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
 install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command -v "$${tool%%:*}" >/dev/null || packages="$$packages $${tool\#\#*:}"; done; \
+	packages=$$(echo "$$packages" | tr + ' '); \
 	if [ -z "$$packages" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$packages ..."; \

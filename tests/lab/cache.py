@@ -1,7 +1,7 @@
 """The one folder that keeps what was downloaded or built, so that a second lab starts in seconds.
 
-`.cache/lab` in the checkout, or EDGE_LAB_CACHE. What is made of another recipe than the code's is
-made again; what was left half made is not found.
+`.cache/lab` in the checkout, or EDGE_LAB_CACHE. What was made of another recipe than the code's is
+not found, nor what was left half made; `make clean` deletes all of it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ def made(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
     with (folder() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not ready.is_dir():
-            for old in folder().glob(f"{name}-????????????*"):
-                shutil.rmtree(old)
             half = folder() / f"{name}-{digest}.part"
+            shutil.rmtree(half, ignore_errors=True)
             half.mkdir()
             make(half)
             half.rename(ready)

@@ -16,7 +16,7 @@ from .box import Box, Spec
 from .device import Hosted
 from .lab import Lab
 from .subnets import take
-from .tools import LabError
+from .tools import LabError, why_not
 
 
 def interfaces() -> set[str]:
@@ -41,9 +41,7 @@ def test_three_hosts_are_three_machines(x86_hosts: list[Hosted]) -> None:
     assert set(first.processes().values()) == {"sshd"}
 
 
-def test_three_hosts_are_up_within_two_seconds(
-    lab: Lab, tmp_path: Path, record_property: pytest.FixtureRequest
-) -> None:
+def test_three_hosts_are_up_within_two_seconds(lab: Lab, tmp_path: Path) -> None:
     began = time.monotonic()
     with Lab(tmp_path / "another lab") as another:
         another.x86_hosts(["one", "two", "three"])
@@ -76,6 +74,11 @@ def test_nothing_of_a_lab_outlives_a_killed_session(lab: Lab, tmp_path: Path) ->
         time.sleep(0.02)
     assert not Path(f"/proc/{device}").exists()
     assert interfaces() <= before
+
+
+def test_what_is_missing_is_named() -> None:
+    assert why_not(["sh"]) is None
+    assert why_not(["sh", "no-such-tool"]) == "not installed: no-such-tool (`make lab-system`)"
 
 
 def test_a_box_that_cannot_start_says_why(lab: Lab, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_one_plan_measures_hosts_and_an_arm_board(
 
 
 @pytest.mark.lab
+@pytest.mark.timeout(900)
 def test_the_keyword_model_runs_on_every_kind_of_device_from_one_plan(
     tmp_path: Path,
     x86_hosts: list[Hosted],

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
 _ENVIRONMENT = {
     **os.environ,
@@ -39,12 +41,25 @@ def run(argv: Sequence[str], stdin: str = "", timeout_seconds: float = 600.0) ->
 
 
 def why_not(tools: Iterable[str]) -> str | None:
-    """Say why these programs cannot be used here: no root, or not installed."""
+    """Say why a lab that takes these programs cannot be here."""
     if os.geteuid() != 0:
         return "the lab makes network interfaces and mounts: it needs root"
     path = _ENVIRONMENT["PATH"]
     absent = [tool for tool in tools if shutil.which(tool, path=path) is None]
-    return f"not installed: {', '.join(absent)} (`make lab-system`)" if absent else None
+    if absent:
+        return f"not installed: {', '.join(absent)} (`make lab-system`)"
+    return _confined()
+
+
+@cache
+def _confined() -> str | None:
+    """Say why not even root can make a device here, as in a container that is not privileged."""
+    try:
+        run(["unshare", "--mount", "--net", "--uts", "--ipc", "--user", "--pid", "--fork", "true"])
+    except LabError as error:
+        return f"namespaces cannot be made here: {error}"
+    kinds = Path("/proc/filesystems").read_text().split()
+    return None if "overlay" in kinds else "this kernel has no overlayfs"
 
 
 def found(tool: str) -> str:
