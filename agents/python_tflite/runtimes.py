@@ -61,7 +61,8 @@ def load(wanted: Optional[str]) -> Runtime:
         try:
             found = _import(one)
         except (ImportError, AttributeError, OSError, SystemError) as error:
-            if "allocate memory" in str(error):
+            # glibc leaves the cause out in one place; a noexec mount is said as not permitted.
+            if "allocate memory" in str(error) or str(error).endswith("from shared object"):
                 raise AgentFault("out_of_memory", "importing {}: {}".format(one, error)) from error
             troubles.append("{} does not import: {}".format(one, error))
             continue

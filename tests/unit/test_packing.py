@@ -1,0 +1,50 @@
+"""What travels of the agent's sources: the same program on the same lines, without its words."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from harness.dialects import packing
+
+SOURCES = sorted((Path(__file__).parents[2] / "agents" / "python_tflite").glob("*.py"))
+
+
+def program(text: str) -> str:
+    """Everything but the docstrings, with the line of every node."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(value="")
+            node.end_lineno = node.lineno
+            node.value.lineno = node.value.end_lineno = node.lineno
+            node.value.col_offset = node.value.end_col_offset = node.end_col_offset = 0
+    return ast.dump(tree, include_attributes=True)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_the_slim_source_is_the_same_program_on_the_same_lines(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    slim = packing.slim(text)
+
+    assert program(slim) == program(text)
+    assert len(slim) < len(text)
+    assert packing.slim(slim) == slim
+
+
+def test_hash_marks_in_strings_and_empty_bodies_stay() -> None:
+    text = 'x = "# no comment"  # a comment\ndef f():\n    """Words.\n\n    More."""\n\ny = """a\n# b\n"""\n'
+    namespace: dict[str, object] = {}
+    exec(compile(packing.slim(text), "slim", "exec"), namespace)
+
+    assert (namespace["x"], namespace["y"]) == ("# no comment", "a\n# b\n")
+    assert "Words" not in packing.slim(text)
+    assert packing.slim(text).index("y = ") > 0
+
+
+def test_the_zip_is_well_under_its_limit() -> None:
+    path, _ = packing.agent_zip()
+
+    assert path.stat().st_size < 28_000
