@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import assets, sessions
+from harness.api.running import close_all, read_farm, settle_key
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
@@ -17,11 +18,6 @@ from harness.farm.patient import Check
 from harness.farm.setup import Installation, Say, install
 from harness.farm.wheels import Wanted
 from harness.types import Device
-
-if TYPE_CHECKING:
-    pass
-
-from harness.api.running import close_all, read_farm, settle_key
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
 """Small and always there: doctor launches it to see whether XNNPACK is really made."""

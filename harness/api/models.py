@@ -6,18 +6,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import prepare
+from harness import plugins, prepare
+from harness.api.running import Progress, build_variants, read_farm
 from harness.config import plans
+from harness.errors import ConfigError
 from harness.optimize import catalog
 from harness.optimize import inspect as inspector
 from harness.types import Failure, Variant
-
-if TYPE_CHECKING:
-    pass
-
-from harness.api.running import Progress, build_variants, read_farm
 
 
 def optimize(
@@ -90,8 +87,14 @@ def payload(file: Path, old: Path | None = None) -> dict[str, Any]:
     return payload_report(file, old).plain()
 
 
-def recipes() -> list[dict[str, Any]]:
-    """Return the known steps with their parameters."""
+def recipes(name: str | None = None) -> list[dict[str, Any]]:
+    """Return the known steps with their parameters, or the one named.
+
+    Raises ConfigError for a name that nobody knows.
+    """
+    known = catalog.known_steps()
+    if name is not None and name not in known:
+        raise ConfigError(plugins.unknown("step", name, known))
     return [
         {
             "name": step.name,
@@ -101,5 +104,6 @@ def recipes() -> list[dict[str, Any]]:
             "gives": step.gives,
             "needs": list(step.needs),
         }
-        for step in catalog.known_steps().values()
+        for step in known.values()
+        if name in {None, step.name}
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from harness import assets, prepare, sessions, store, table
 from harness import run as loop
@@ -17,9 +17,6 @@ from harness.errors import ConfigError, HarnessError
 from harness.farm import contact
 from harness.optimize import build
 from harness.types import Cell, Device, Failure, Launch, LaunchOrder, Outcome, Plan, Variant
-
-if TYPE_CHECKING:
-    pass
 
 
 class Progress(Protocol):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 from harness.cli.shared import JsonOption, app, print_json
 
@@ -57,19 +55,40 @@ def inspect(
 
 
 @app.command()
-def recipes(as_json: JsonOption = False) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="One step, each parameter explained.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the known steps with their parameters; a recipe is steps joined by `>`.
 
-    Example: edge-harness recipes --json
+    Example: edge-harness recipes prune
     """
     from harness import api, screen
 
-    found = api.recipes()
+    found = api.recipes(name)
     if as_json:
         print_json({"recipes": found})
+    elif name:
+        (step,) = found
+        screen.out(f"{step['name']}: {step['summary']}; {_ends(step)}")
+        if step["parameters"]:
+            screen.records(
+                [{**item, "default": json.dumps(item["default"])} for item in step["parameters"]]
+            )
     else:
-        screen.records([{**row, "parameters": _parameters(row["parameters"])} for row in found])
+        screen.records(
+            [
+                {
+                    "name": step["name"],
+                    "summary": step["summary"],
+                    "parameters": ", ".join(item["name"] for item in step["parameters"]),
+                }
+                for step in found
+            ]
+        )
+        screen.out("`edge-harness recipes NAME` explains the parameters of one")
 
 
-def _parameters(found: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{p['name']}={json.dumps(p['default'])}" for p in found)
+def _ends(step: Mapping[str, Any]) -> str:
+    needs = f"; needs {' and '.join(step['needs'])} data" if step["needs"] else ""
+    return f"from {', '.join(step['takes'])} to {step['gives']}{needs}"

@@ -12,14 +12,11 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import StoreError
 from harness.store.journal import appearing, sync, writing
 from harness.types import Launch
-
-if TYPE_CHECKING:
-    pass
 
 MERGED = "_merged.parquet"
 COLUMNS: Mapping[str, str] = {
