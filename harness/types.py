@@ -147,7 +147,7 @@ class DeviceFacts:
     agent_digest: str
     boot_id: str | None = None
     clock_offset_seconds: float | None = None
-    """Device wall clock minus ours; its error is at most half the round trip."""
+    """Device wall clock minus ours; too small by what an answer takes to come."""
     governor: str | None = None
     temperature_c: float | None = None
     load_1m: float | None = None

@@ -6,7 +6,6 @@ lines, so that a traceback from a device is one of the sources.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import io
 import os
@@ -20,6 +19,9 @@ from harness import assets
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
+_FORM = b"without comments and docstrings"
+"""Part of the digest: what is done to the sources is in the zip too."""
+_BEFORE_STATEMENTS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
 def agent_zip() -> tuple[Path, str]:
@@ -37,32 +39,38 @@ def agent_zip() -> tuple[Path, str]:
 
 
 def _sources(folder: Path) -> dict[str, bytes]:
-    return {
-        path.name: slim(path.read_text(encoding="utf-8")).encode()
-        for path in sorted(folder.glob("*.py"))
-    }
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
 
 
 def slim(source: str) -> str:
-    """Return Python source without comments and docstrings, every statement on the line it was on."""
+    """Return Python source without comments and docstrings, every statement on the line it was on.
+
+    By tokens and not by `ast`, which fails in CPython 3.11 where several threads parse at once.
+    """
     lines = source.splitlines()
+    before: tokenize.TokenInfo | None = None
+    held: tokenize.TokenInfo | None = None
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip()
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
-            continue
-        if isinstance(node.value.value, str) and node.end_lineno is not None:
-            first, *rest = range(node.lineno - 1, node.end_lineno)
-            lines[first] = f'{" " * node.col_offset}""'
-            for row in rest:
-                lines[row] = ""
+        elif token.type != tokenize.NL:
+            if held is not None and token.type == tokenize.NEWLINE:
+                _blank(lines, held)
+            starts = before is None or before.type in _BEFORE_STATEMENTS
+            held = token if token.type == tokenize.STRING and starts else None
+            before = token
     return "\n".join(lines) + "\n"
 
 
+def _blank(lines: list[str], string: tokenize.TokenInfo) -> None:
+    """Leave an empty string where a docstring was: a body may hold nothing else."""
+    (first, column), (last, _) = string.start, string.end
+    lines[first - 1 : last] = [f'{" " * column}""', *[""] * (last - first)]
+
+
 def _digest(sources: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_FORM)
     for name, text in sources.items():
         digest.update(f"{name}\0{len(text)}\0".encode())
         digest.update(text)
@@ -80,7 +88,7 @@ def _write(sources: Mapping[str, bytes], target: Path) -> None:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = _MODE
                 entry.create_system = 3
-                archive.writestr(entry, text, compresslevel=9)
+                archive.writestr(entry, slim(text.decode()), compresslevel=9)
         Path(part).replace(target)
     finally:
         Path(part).unlink(missing_ok=True)

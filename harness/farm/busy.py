@@ -24,7 +24,8 @@ def look():
                     text = file.read().decode("utf-8", "replace")
                 words = text.rpartition(")")[2].split()
                 name = text.partition("(")[2].rpartition(")")[0]
-                found[int(pid), words[19]] = name, int(words[11]) + int(words[12])
+                if not int(words[6]) & 0x200000:  # PF_KTHREAD: nobody can end the kernel's own
+                    found[int(pid), words[19]] = name, int(words[11]) + int(words[12])
             except (OSError, ValueError, IndexError):
                 pass
     return time.monotonic(), found

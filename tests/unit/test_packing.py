@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def test_hash_marks_in_strings_and_empty_bodies_stay() -> None:
     assert (namespace["x"], namespace["y"]) == ("# no comment", "a\n# b\n")
     assert "Words" not in packing.slim(text)
     assert packing.slim(text).index("y = ") > 0
+
+
+def test_many_threads_pack_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in SOURCES]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(packing.slim, texts * 8))
+    assert found == [packing.slim(text) for text in texts] * 8
+    monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        made = [future.result() for future in [pool.submit(packing.agent_zip) for _ in range(8)]]
+    assert len(set(made)) == 1
 
 
 def test_the_zip_is_well_under_its_limit() -> None:
