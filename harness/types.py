@@ -24,6 +24,11 @@ FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 """Read by pydantic at the door: a key that no field has is refused, never ignored."""
 
 
+PATIENCE_SECONDS = 120.0
+"""How long a device that went away is waited for, unless the plan says: a board boots in 20-60 s, and
+one with a large card checks it first."""
+
+
 # --- devices -----------------------------------------------------------------------------------
 
 
@@ -498,6 +503,7 @@ class Plan:
     models: tuple[PlannedModel, ...]
     threads: tuple[int, ...] = (1,)
     seed: int = 0
+    patience_seconds: float = PATIENCE_SECONDS
     dose: Dose = Dose()
     accept: Accept = Accept()
     gate: Mapping[str, Any] = field(default_factory=dict)

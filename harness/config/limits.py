@@ -14,6 +14,7 @@ _INFINITE = float("inf")
 _LIMITS: dict[str, tuple[float, float]] = {
     "run.threads": (1, 1024),
     "run.seed": (0, 2**32 - 1),
+    "run.patience_seconds": (0, 86_400),
     "dose.launches": (1, _INFINITE),
     "dose.min_inferences": (1, _INFINITE),
     "dose.min_seconds": (0, _INFINITE),

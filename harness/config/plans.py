@@ -3,7 +3,8 @@
 The digest of a plan is the sha256 of its meaning as canonical JSON: models (name, path, data,
 recipes expanded, devices as written, shapes), threads, seed, dose, accept, gate and what a search
 looks for, with defaults filled in. Paths are relative to the plan and no file's content or time is in it, so a plan keeps
-its digest when its folder is copied, and loses it when a glob finds another file.
+its digest when its folder is copied, and loses it when a glob finds another file. How long a device
+is waited for is no part of what is measured, so a run may be resumed with more patience.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
     FORBID_UNKNOWN,
+    PATIENCE_SECONDS,
     Accept,
     DataSource,
     Device,
@@ -83,6 +85,7 @@ class _RunTable:
     devices: tuple[str, ...] = (farm.THIS_MACHINE,)
     threads: tuple[int, ...] = (1,)
     seed: int = 0
+    patience_seconds: float = PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         models=planned,
         threads=table.run.threads,
         seed=table.run.seed,
+        patience_seconds=table.run.patience_seconds,
         dose=table.dose,
         accept=table.accept,
         gate=mapping.get("gate", {}),

@@ -73,6 +73,7 @@ def test_a_whole_plan(folder: Path) -> None:
         devices = ["this-machine", "any:2 of profile:raspberry_pi_5"]
         threads = [1, 4]
         seed = 7
+        patience_seconds = 300
 
         [dose]
         launches = 3
@@ -105,6 +106,7 @@ def test_a_whole_plan(folder: Path) -> None:
     assert second.devices == ("tag:coral",)
     assert plan.threads == (1, 4)
     assert plan.seed == 7
+    assert plan.patience_seconds == 300.0
     assert plan.dose == Dose(launches=3)
     assert plan.accept == Accept(min_agreement=0.9)
     assert plan.gate == {"metrics": ["latency"]}
@@ -214,6 +216,10 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         (MODEL + RUN + 'threads = ["1"]', 'run.threads[0]: must be a whole number, not "1"'),
         (MODEL + RUN + "threads = 1", "run.threads: must be an array, not 1"),
         (MODEL + RUN + "seed = -1", "run.seed: must be at least 0"),
+        (
+            MODEL + RUN + "patience_seconds = -1",
+            "run.patience_seconds: must be at least 0 and at most 86400, not -1",
+        ),
         (MODEL + RUN + "seed = 1.5", "run.seed: must be a whole number, not 1.5"),
         (MODEL + RUN + "tread = 1", 'run: unknown key "tread"; did you mean "threads"'),
         (MODEL + RUN + "[doses]", 'unknown key "doses"; did you mean "dose"'),
@@ -354,6 +360,13 @@ def test_the_digest_is_of_the_meaning(
 )
 def test_another_meaning_has_another_digest(folder: Path, change: str) -> None:
     assert load(folder, change).digest != load(folder, MODEL + RUN).digest
+
+
+def test_patience_is_no_part_of_the_digest(folder: Path) -> None:
+    patient = load(folder, MODEL + RUN + "patience_seconds = 600\n")
+    usual = load(folder, MODEL + RUN)
+    assert patient.digest == usual.digest
+    assert usual.patience_seconds == 120.0
 
 
 def test_a_named_recipe_that_changes_changes_the_digest(folder: Path) -> None:
