@@ -15,6 +15,7 @@ HarnessError
 │  ├─ OutOfMemory
 │  ├─ Crashed
 │  ├─ Unsupported                  the device lacks what the order asks for
+│  ├─ FellBack                     nothing ran on the accelerator that was asked for
 │  └─ Inaccurate                   the device computes something else than the host
 ├─ MeterError
 ├─ LeaseError
@@ -116,6 +117,12 @@ class Unsupported(AgentError):
     """The device or its profile lacks what the cell asks for."""
 
     kind = "unsupported"
+
+
+class FellBack(AgentError):
+    """The accelerator took nothing: what would be measured is the CPU."""
+
+    kind = "fell_back"
 
 
 class Inaccurate(AgentError):

@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.errors import HarnessError, Inaccurate, TransportError
+from harness.delegation import fallen
+from harness.errors import FellBack, HarnessError, Inaccurate, TransportError
 from harness.measure import blocks
 from harness.sessions import Session
 from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Profile
@@ -184,6 +185,9 @@ class _DeviceWork:
     def _launch(self, cell: Cell, order: LaunchOrder) -> Launch:
         launch = self.worker.launch(cell, order)
         self.launches[cell.id].append(replace(launch, samples=()))
+        reason = fallen(cell, launch)
+        if reason is not None:
+            raise FellBack(reason)
         return launch
 
     # --- endings --------------------------------------------------------------------------

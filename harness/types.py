@@ -49,8 +49,11 @@ class Accelerator:
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     name: str
     target: str
-    delegate: str | None = None
-    """Path or soname of the delegate library on the device."""
+    external_delegate: str | None = None
+    """Path or soname of the delegate library on the device, with the two entry points of TFLite's
+    external delegates; null where the runtime itself brings the delegate (`gpu`)."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What the library is told when it is loaded, in its own words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,8 @@ class Device:
     python: str = "python3"
     workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
     tags: tuple[str, ...] = ()
+    delegate_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By target, over those of the profile: `{ edgetpu = { device = "usb:1" } }`."""
     meter: str | None = None
     meter_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -242,6 +247,28 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What a vendor's compiler made of a file, by its own account, held against the file itself."""
+
+    compiler: str
+    """Name and version, as it prints them."""
+    mapped_ops: int | None = None
+    """Operators of the original file that it put on the accelerator."""
+    total_ops: int | None = None
+    left: Mapping[str, str] = field(default_factory=dict)
+    """Operators it left on the CPU, by name, with its reason."""
+    subgraphs: int | None = None
+    on_chip_bytes: int | None = None
+    """Of weights kept on the accelerator."""
+    off_chip_bytes: int | None = None
+    """Of weights that travel to it with every inference."""
+    source: str = ""
+    """Where this was read: the log's name, `stdout`."""
+    contradiction: str | None = None
+    """Where its account and the compiled file do not fit together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """The file a recipe made of a model for a target, and what is known of it on the host."""
 
@@ -266,6 +293,8 @@ class Variant:
     agreement: Agreement | None = None
     """With the source model, on real inputs where the plan gives any."""
     build_seconds: float | None = None
+    compiled: Compiled | None = None
+    """Of a file that a vendor's compiler made, where its log is there."""
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -357,6 +386,8 @@ class LaunchOrder:
     runtime: str | None = None
     """Import name of the runtime to use, or NAME=VERSION; None takes the agent's first."""
     delegate: str | None = None
+    """Path or soname of a delegate library on the device; None for what the runtime brings."""
+    delegate_options: Mapping[str, str] = field(default_factory=dict)
     processors: tuple[int, ...] = ()
     """Processors to run on, by number; empty leaves it to the device's scheduler."""
     timeout_seconds: float = 120.0
@@ -414,17 +445,41 @@ class Covariates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What a delegate runs on, in its driver's words."""
+
+    name: str
+    type: str = ""
+    """`discrete GPU`, `integrated GPU`, `CPU`, ...; empty where the driver does not say."""
+    driver: str = ""
+    """Its name and version, or the interface it was reached by (`Vulkan`)."""
+
+
+Clock = Literal["invoke", "run", "run+read"]
+"""What one sample of latency covers: a call that ends when the work is done (`invoke`), one that only
+hands the work over (`run`), or the handing over and the reading of every output (`run+read`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delegation:
-    """What ran where, and how it is known."""
+    """What ran where in one launch, and how it is known; harness.delegation judges it."""
 
     delegate: str
     """`xnnpack`, `edgetpu`, `gpu`, `none`, ..."""
     delegated_ops: int | None = None
+    """Operators of the file that it took; on an accelerator those of the CPU's own delegate are not counted."""
     total_ops: int | None = None
     partitions: int | None = None
     left: tuple[str, ...] = ()
     """Operators left on the CPU, by name."""
     evidence: str = ""
+    """Kinds of evidence with what each said, joined by `; ` (harness.delegation.KINDS)."""
+    fully: bool | None = None
+    """What the runtime's `is_fully_accelerated` said; None where it was not asked."""
+    clock: Clock = "invoke"
+    library: str | None = None
+    """The delegate library and what it says of its version."""
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

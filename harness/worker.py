@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from harness import assets
+from harness.delegation import is_software
 from harness.errors import AgentSilent, Crashed, HarnessError, Inaccurate, TransportError
 from harness.measure import blocks
 from harness.optimize import reference
@@ -109,7 +110,7 @@ class Worker:
     def launch(self, cell: Cell, order: LaunchOrder, flags: Sequence[str] = ()) -> Launch:
         """Make a launch, flag what is known of it here, hand it to the observer, return it."""
         self.observer.launch_started(cell, order)
-        launch = self.session.dialect.launch(order)
+        launch = self.session.dialect.launch(self._aimed(order))
         launch = replace(launch, flags=(*launch.flags, *self._flags(launch), *flags))
         self.observer.launch(launch)
         return launch
@@ -117,7 +118,7 @@ class Worker:
     def pilot(self, cell: Cell, order: LaunchOrder) -> float:
         """Make a launch that is not kept; return the median time of an inference, ns."""
         self.observer.launch_started(cell, order)
-        launch = self.session.dialect.launch(order)
+        launch = self.session.dialect.launch(self._aimed(order))
         latencies = sorted(
             value for part in launch.samples if part.series == "latency" for value in part.value
         )
@@ -133,16 +134,30 @@ class Worker:
         variant = blocks.built(cell)
         inputs = reference.load_inputs(cell.check_inputs)
         order = replace(blocks.accuracy(cell), runtime=runtime)
-        outputs = self.session.dialect.infer(order, inputs)
+        outputs = self.session.dialect.infer(self._aimed(order), inputs)
         kept = assets.cache_folder() / "outputs"
         expected = reference.host_outputs(variant.path, inputs, keep=kept)
         agreement = reference.compare(outputs, expected, variant)
         self.observer.log({"event": "checked", "cell": cell.id, **asdict(agreement)})
         return agreement
 
+    def _aimed(self, order: LaunchOrder) -> LaunchOrder:
+        """Name the delegate library of the order's target, as the profile and the farm have it."""
+        known = self.profile.accelerators if self.profile else ()
+        found = next((one for one in known if one.target == order.target), None)
+        if found is None:
+            return order
+        own = self.session.device.delegate_options.get(order.target, {})
+        return replace(
+            order,
+            delegate=found.external_delegate,
+            delegate_options={**found.options, **own},
+        )
+
     def _flags(self, launch: Launch) -> list[str]:
         flags = []
-        if "emulated" in self.session.device.tags:
+        adapter = launch.delegation.adapter
+        if "emulated" in self.session.device.tags or (adapter and is_software(adapter)):
             flags.append("emulated")
         if launch.before.governor != "performance":
             flags.append("uncontrolled")

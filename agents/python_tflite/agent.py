@@ -266,10 +266,11 @@ def _packing(request: Dict[str, Any]) -> Tuple[Optional[str], int]:
 def _delegation(graph: Optional[Dict[str, Any]], log: str) -> Optional[Dict[str, Any]]:
     """Put together what the graph shows and what the runtime's log says; None without a model.
 
-    XNNPACK can be absent in silence, so each kind of evidence is named.
+    XNNPACK can be absent in silence, so each kind of evidence is named. An accelerator's backend has
+    said all of it already.
     """
-    if graph is None:
-        return None
+    if graph is None or "delegate" in graph:
+        return graph
     lines = jobs.lines_with(log, _XNNPACK_LINE)
     evidence = []
     if graph.get("total_ops") is not None:

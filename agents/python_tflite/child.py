@@ -16,12 +16,11 @@ import time
 from typing import Any, Callable, Dict, List, Set, Tuple
 
 import arrays
+import backends
 import digests
-import graph
 import runtimes
 from wire import AgentFault, write_line
 
-TARGETS = ("xnnpack",)
 _PR_SET_PDEATHSIG = 1
 _MEMORY_INFERENCES = 5
 _SET_INPUT_REPEATS = 30
@@ -40,9 +39,8 @@ class Model:
             raise AgentFault("transfer_failed", "the file {} is damaged on the device".format(path))
         before = _threads()
         begin = time.perf_counter_ns()
-        self.interpreter = _ask(
-            runtime, "load", runtime.interpreter, model_path=path, num_threads=order["threads"]
-        )
+        self.backend = backends.of(order)
+        self.interpreter = _ask(runtime, "load", self.backend.load, order, runtime, path)
         try:
             _ask(runtime, "prepare", self.interpreter.allocate_tensors)
         except AgentFault as fault:
@@ -153,7 +151,7 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         "cpu_share": measured["cpu_share"],
         "involuntary_switches": measured["involuntary_switches"],
         "flags": measured["flags"] + ([] if warmup["steady"] else ["unsteady"]),
-        "delegation": graph.delegation(model.interpreter),
+        "delegation": model.backend.told(model.interpreter),
         "series": series,
     }
 
@@ -181,7 +179,7 @@ def memory(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         "first_ns": first_ns,
         "inferences": _MEMORY_INFERENCES + 1,
         "flags": flags,
-        "delegation": graph.delegation(model.interpreter),
+        "delegation": model.backend.told(model.interpreter),
         "series": series,
     }
 
@@ -310,9 +308,7 @@ def run(order: Dict[str, Any]) -> Dict[str, Any]:
     kind = order.get("kind")
     if kind not in _KINDS:
         raise AgentFault("unsupported", "this agent makes no launch of kind {!r}".format(kind))
-    if order.get("target") not in TARGETS or order.get("delegate"):
-        reason = "the target {} is not served by this agent on this device (served: {}): no delegate for it is there"
-        raise AgentFault("unsupported", reason.format(order.get("target"), ", ".join(TARGETS)))
+    backends.of(order)
     pinning = _pin(order.get("processors") or [])
     runtime = runtimes.load(order.get("runtime"))
     answer = _KINDS[kind](order, runtime)

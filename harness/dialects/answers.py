@@ -11,12 +11,14 @@ import math
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 
 from harness.errors import AgentError
 from harness.types import (
+    Adapter,
+    Clock,
     Covariates,
     Delegation,
     DeviceFacts,
@@ -220,14 +222,33 @@ def outputs(answer: Fields, fetch: Fetch) -> dict[str, np.ndarray[Any, Any]]:
 def _delegation(found: Fields) -> Delegation:
     if found.value.get("delegation") is None:
         return Delegation(delegate="none", evidence="no model was loaded")
-    delegation = found.object("delegation")
+    told = found.object("delegation")
     return Delegation(
-        delegate=delegation.text("delegate"),
-        delegated_ops=delegation.integer_or_none("delegated_ops"),
-        total_ops=delegation.integer_or_none("total_ops"),
-        partitions=delegation.integer_or_none("partitions"),
-        left=delegation.texts("left"),
-        evidence=delegation.text("evidence"),
+        delegate=told.text("delegate"),
+        delegated_ops=told.integer_or_none("delegated_ops"),
+        total_ops=told.integer_or_none("total_ops"),
+        partitions=told.integer_or_none("partitions"),
+        left=told.texts("left"),
+        evidence=told.text("evidence"),
+        fully=None if told.value.get("fully") is None else told.flag("fully"),
+        clock=_clock(told),
+        library=told.text_or_none("library"),
+        adapter=None if told.value.get("adapter") is None else _adapter(told.object("adapter")),
+    )
+
+
+def _clock(told: Fields) -> Clock:
+    word = told.text_or_none("clock") or "invoke"
+    if word not in get_args(Clock):
+        raise AgentError(f"{told.where}: an unknown clock {word[:80]!r}")
+    return cast("Clock", word)
+
+
+def _adapter(told: Fields) -> Adapter:
+    return Adapter(
+        name=told.text("name"),
+        type=told.text_or_none("type") or "",
+        driver=told.text_or_none("driver") or "",
     )
 
 

@@ -28,6 +28,7 @@ from harness.errors import (
     AgentError,
     AgentSilent,
     Crashed,
+    FellBack,
     HarnessError,
     ModelRejected,
     OutOfMemory,
@@ -49,6 +50,7 @@ _ERRORS: dict[str, type[HarnessError]] = {
     for error in (
         AgentSilent,
         Crashed,
+        FellBack,
         ModelRejected,
         OutOfMemory,
         RuntimeMissing,
@@ -250,6 +252,7 @@ def _wire(order: LaunchOrder) -> dict[str, Any]:
         "seed": order.seed,
         "runtime": order.runtime,
         "delegate": order.delegate,
+        "delegate_options": dict(order.delegate_options),
         "processors": list(order.processors),
         "timeout_seconds": order.timeout_seconds,
     }

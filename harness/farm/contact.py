@@ -83,7 +83,7 @@ def new_profile(facts: DeviceFacts) -> Profile:
     title = facts.board or f"{facts.system} on {facts.machine}"
     arch = _arch(facts)
     accelerators = tuple(
-        Accelerator(name=name, target="edgetpu", delegate="libedgetpu.so.1")
+        Accelerator(name=name, target="edgetpu", external_delegate="libedgetpu.so.1")
         for name in facts.accelerators
         if name in {"edgetpu-pcie", "edgetpu-usb"}
     )

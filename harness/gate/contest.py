@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness import paired, plugins, stats
+from harness.delegation import CPU_TARGETS, judge
 from harness.errors import ConfigError
 from harness.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
 from harness.measure.pairs import (
@@ -201,22 +202,13 @@ def unfit(cell: Cell, launch: Launch) -> Failure | None:
 
     On an accelerator, operators left on the CPU are allowed where `accept.min_delegated` says so.
     """
-    told = launch.delegation
-    if launch.kind != "timed" or cell.target in {"xnnpack", "micro"}:
+    if launch.kind != "timed" or cell.target in CPU_TARGETS:
         return None
-    evidence = told.evidence or "none"
-    if told.delegated_ops == 0 or told.delegate == "none":
-        reason = f"{cell.recipe}: no operator ran on {cell.target}; evidence: {evidence}"
-        return Failure(kind="fell_back", reason=reason)
-    share = told.delegated_ops / told.total_ops if told.delegated_ops and told.total_ops else 1.0
-    wanted = cell.accept.min_delegated
-    if share < (1.0 if wanted is None else wanted):
-        reason = (
-            f"{cell.recipe}: {share:.0%} of the operators ran on {cell.target}, the others "
-            f"({', '.join(told.left) or 'not named'}) on the CPU; accept.min_delegated allows it"
-        )
-        return Failure(kind="partial", reason=reason)
-    return None
+    verdict = judge(cell, [launch])
+    if verdict is None or verdict.word != "INVALID":
+        return None
+    way = "; accept.min_delegated allows it" if verdict.status == "partial" else ""
+    return Failure(kind=verdict.status, reason=f"{cell.recipe}: {verdict.reason}{way}")
 
 
 def quantile(readings: Iterable[Reading]) -> float:

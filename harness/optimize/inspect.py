@@ -6,20 +6,18 @@ inspect.inspect(Path("model.tflite")).operators
 from __future__ import annotations
 
 import gzip
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import payload
+from harness.delegation import Node, graph_walk
 from harness.errors import HarnessError
 from harness.optimize import flatbuffer, structure, workers
 from harness.optimize.flatbuffer import FileFacts, Signature
 from harness.optimize.structure import Layer
 from harness.types import Delegation, Tensor
-
-_DELEGATE = "DELEGATE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,33 +99,12 @@ def inspect(path: Path) -> Inspection:
 
 
 def delegated(nodes: Sequence[Mapping[str, Any]]) -> Delegation:
-    """Read off the runtime's nodes what a delegate took.
-
-    The runtime keeps the operators it replaced in its list. From each DELEGATE node's outputs, walk
-    back through the operators that made them to the DELEGATE's inputs: those are the ones it took.
-    """
-    real = [i for i, node in enumerate(nodes) if node["op"] != _DELEGATE]
-    maker = {output: i for i in real for output in nodes[i]["outputs"]}
-    taken: set[int] = set()
-    partitions = [node for node in nodes if node["op"] == _DELEGATE]
-    for node in partitions:
-        edge = set(node["inputs"])
-        todo = [output for output in node["outputs"] if output in maker]
-        while todo:
-            index = maker[todo.pop()]
-            if index in taken:
-                continue
-            taken.add(index)
-            todo += [i for i in nodes[index]["inputs"] if i in maker and i not in edge]
-    left = Counter(str(nodes[i]["op"]) for i in real if i not in taken)
-    return Delegation(
-        delegate="xnnpack" if partitions else "none",
-        delegated_ops=len(taken),
-        total_ops=len(real),
-        partitions=len(partitions),
-        left=tuple(sorted(left)),
-        evidence="graph walk on this host (ai_edge_litert)",
-    )
+    """Read off the runtime's nodes what this host's delegate took."""
+    read = [
+        Node(op=node["op"], inputs=tuple(node["inputs"]), outputs=tuple(node["outputs"]))
+        for node in nodes
+    ]
+    return graph_walk(read, where="on this host (ai_edge_litert)")
 
 
 def _groups(facts: FileFacts) -> tuple[WeightGroup, ...]:

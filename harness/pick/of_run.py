@@ -79,6 +79,8 @@ def enough_delegated(
     for row, cell in zip(rows, measured.run.record.cells, strict=True):
         limit = cell.accept.min_delegated if least is None else least
         done, total = row["delegated_ops"], row["total_ops"]
-        if row["status"] == "partial" and limit is not None and done / total >= limit:
+        # Without a compiler's log the share of a compiled file is not known.
+        known = done / total if done is not None and total else 0.0
+        if row["status"] == "partial" and limit is not None and known >= limit:
             allowed.add(key_of(row))
     return allowed

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.delegation import CPU_TARGETS
 from harness.table import MEASURED, PENDING, Row
 
 NOTHING = "-"
@@ -24,10 +25,12 @@ FLAGS: Mapping[str, str] = {
     "hot_start": "a launch started before the device had cooled",
     "imported": "numbers from another tool, not measured here",
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
+    "off_chip": "weights that the Edge TPU has no room for travel to it with every inference",
     "random_calibration": "calibrated on random data: latency only, accuracy means nothing",
     "random_inputs": "outputs were checked on random inputs",
     "sample_cap": "a launch ended at 1,000,000 samples",
     "simulated": "a simulator's numbers",
+    "suspect": "the time is hard to believe of the accelerator: see the reason",
     "thinned": "of a long launch every second, fourth, ... sample is kept, evenly spaced",
     "uncontrolled": "the processor's frequency was not pinned",
     "unsteady": "warm-up ended at its cap before latency was steady",
@@ -47,6 +50,7 @@ STATUSES: Mapping[str, str] = {
     PENDING: "no outcome yet",
     "crashed": "the process ended by a signal or without an answer",
     "fell_back": "nothing ran on the accelerator that was asked for, so there is no number",
+    "invalid": "nothing shows that the accelerator did the work, or what is told does not fit together",
     "inaccurate": "the device's outputs differ from the host's on the same file",
     "not_built": "the recipe could not make the file",
     "out_of_memory": "killed for memory",
@@ -190,11 +194,19 @@ def columns(rows: Sequence[Row]) -> list[Shown]:
 
 
 def explained(rows: Sequence[Row]) -> list[str]:
-    """Write why rows have no numbers or only part of them, a line for each reason."""
+    """Write why rows have no numbers or only part of them, a line for each reason.
+
+    Where an accelerator was asked for, every row says what ran where and how that is known.
+    """
     same: dict[tuple[str, str], list[str]] = {}
+    accelerated = any(row["target"] not in CPU_TARGETS for row in rows)
     for row in rows:
-        if row["reason"]:
-            same.setdefault((clean(row["status"]), clean(row["reason"])), []).append(name(row))
+        # Beside an accelerator, also the rows that are well say how that is known.
+        known = row["verdict_reason"] if accelerated or row["verdict"] == "SUSPECT" else None
+        reason = row["reason"] or known
+        if reason:
+            word = row["status"] if row["verdict"] is None else f"{row['status']}, {row['verdict']}"
+            same.setdefault((clean(word), clean(reason)), []).append(name(row))
     lines = []
     for (status, reason), names in same.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

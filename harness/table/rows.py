@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import stats
+from harness.delegation import CPU_TARGETS, Timing, judge
 from harness.store import StoredRun
 from harness.table.quantiles import Quantiles, quantiles
 from harness.types import Cell, Failure, Launch, Outcome, Scenario, Variant
@@ -25,6 +26,7 @@ COLUMNS = (
     *("energy_mj", "energy_low_mj", "energy_high_mj", "energy_source", "ticks", "arena_bytes"),
     *("flash_bytes", "ram_bytes", "temperature_max_c", "flags"),
     *("scenario", "throughput_per_s", "missed_deadlines", "sustained_ratio"),
+    *("verdict", "verdict_reason", "adapter"),
 )
 """Of every row, in this order; units are in the names, MB is 10^6 bytes."""
 
@@ -107,9 +109,10 @@ def _row(measured: Measured, cell: Cell) -> Row:
         )
         return row
     if outcome.failure is not None:
-        return row | {"status": outcome.failure.kind, "reason": outcome.failure.reason}
-    status = _delegation_part(cell, outcome.launches)
-    row |= status
+        return row | _failed_part(cell, outcome.failure)
+    row |= _delegation_part(measured, cell, outcome.launches)
+    if row["verdict"] == "SUSPECT" and cell.target not in CPU_TARGETS:
+        row["flags"] = sorted({*row["flags"], "suspect"})
     if row["status"] in MEASURED:
         row |= _latency_part(measured, cell.id, outcome.launches)
         row |= _scenario_part(measured.quantiles, cell.dose.scenario, outcome.launches)
@@ -129,39 +132,68 @@ def _variant_part(variant: Variant) -> Row:
     }
 
 
-def _delegation_part(cell: Cell, launches: Sequence[Launch]) -> Row:
-    """Say what ran where, and whether that is what the target promised.
+def _failed_part(cell: Cell, failure: Failure) -> Row:
+    """Of an accelerator that was asked for, no number is the accelerator's; of a CPU nothing follows."""
+    part: Row = {"status": failure.kind, "reason": failure.reason}
+    if cell.target not in CPU_TARGETS:
+        part |= {"verdict": "INVALID", "verdict_reason": failure.reason}
+    return part
 
-    On the CPU (`xnnpack`) the question is only whether the delegate was made at all, which is the
-    flag `no_xnnpack`; on an accelerator, operators left behind make the row `partial` and no
-    operator delegated makes it `fell_back`.
-    """
-    told = [*_of_kind(launches, "timed"), *_of_kind(launches, "memory")]
+
+def _delegation_part(measured: Measured, cell: Cell, launches: Sequence[Launch]) -> Row:
+    """Say what ran where, and whether the number is the target's (harness.delegation)."""
     part: Row = {"status": "ok", "runtime": _words(launch.runtime for launch in launches)}
-    if not told:
+    verdict = judge(cell, launches, _timing(measured, cell))
+    if verdict is None:
         return part
-    first = told[0].delegation
+    told = [*_of_kind(launches, "timed"), *_of_kind(launches, "memory")]
+    worst = verdict.delegation
     part |= {
         "delegate": _words(launch.delegation.delegate for launch in told),
-        "delegated_ops": first.delegated_ops,
-        "total_ops": first.total_ops,
-        "partitions": first.partitions,
-        "evidence": first.evidence or None,
+        "delegated_ops": worst.delegated_ops,
+        "total_ops": worst.total_ops,
+        "partitions": worst.partitions,
+        "evidence": worst.evidence or None,
+        "adapter": _words(
+            " ".join(filter(None, (one.name, one.type, one.driver)))
+            for launch in told
+            for one in [launch.delegation.adapter]
+            if one is not None
+        ),
+        "status": verdict.status,
+        "verdict": verdict.word,
+        "verdict_reason": verdict.reason,
     }
-    if cell.target in ("xnnpack", "micro"):
-        return part
-    done, total = first.delegated_ops, first.total_ops
-    if done == 0 or first.delegate == "none":
-        reason = f"no operator ran on {cell.target}; evidence: {first.evidence or 'none'}"
-        return part | {"status": "fell_back", "reason": reason}
-    if done is not None and total and done < total:
-        left = ", ".join(first.left) or "not named"
-        reason = f"{total - done} of {total} operators stayed on the CPU: {left}"
-        minimum = cell.accept.min_delegated
-        if minimum is not None and done / total < minimum:
-            reason += f" ({done / total:.0%} delegated, under min_delegated = {minimum:g})"
-        return part | {"status": "partial", "reason": reason}
-    return part
+    return part if verdict.status == "ok" else part | {"reason": verdict.reason}
+
+
+def _timing(measured: Measured, cell: Cell) -> Timing | None:
+    """Find the time of the same model on the same CPU in this run; None where there is none.
+
+    The same file is the best companion, then the same recipe for the CPU, then the recipe before a
+    compiler's step.
+    """
+    if cell.target in CPU_TARGETS or not isinstance(cell.variant, Variant):
+        return None
+    own = measured.medians(cell.id)
+    written = cell.recipe.partition("@")[0].strip()
+    chains = (written, written.rpartition(">")[0].strip())
+    found: dict[int, float] = {}
+    for other in measured.run.record.cells:
+        place = (other.model, other.device, other.threads, other.dose.scenario)
+        if place != (cell.model, cell.device, cell.threads, cell.dose.scenario):
+            continue
+        medians = measured.medians(other.id) if other.target in CPU_TARGETS else []
+        if not medians or not isinstance(other.variant, Variant):
+            continue
+        recipe = other.recipe.partition("@")[0].strip()
+        if other.variant.digest == cell.variant.digest:
+            found[0] = stats.median(medians)
+        elif recipe in chains:
+            found[1 + chains.index(recipe)] = stats.median(medians)
+    if not own or not found:
+        return None
+    return Timing(own=stats.median(own), cpu=found[min(found)])
 
 
 def _latency_part(measured: Measured, cell_id: str, launches: Sequence[Launch]) -> Row:
@@ -231,6 +263,8 @@ def _flags(cell: Cell, launches: Sequence[Launch]) -> list[str]:
     found = set(cell.flags)
     if not isinstance(cell.variant, Failure):
         found |= set(cell.variant.flags)
+        if cell.variant.compiled is not None and cell.variant.compiled.off_chip_bytes:
+            found.add("off_chip")
     for launch in launches:
         if launch.kind != "bare":
             found |= set(launch.flags)

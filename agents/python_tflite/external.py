@@ -1,0 +1,107 @@
+"""A delegate library with TFLite's external interface: an Edge TPU's, or any vendor's."""
+
+import ctypes
+import os
+import sys
+from typing import Any, Dict, List
+
+import graph
+import sysfs
+from wire import AgentFault
+
+_LOADED = "18d1:9302"
+_STICKS = {"1a6e:089a": "its firmware is not loaded yet", _LOADED: "its firmware is loaded"}
+_USB = "sys/bus/usb/devices"
+_USB3 = 5000
+
+
+class External:
+    """The interpreter with one delegate; what is left goes where the runtime sends it."""
+
+    def load(self, order: Dict[str, Any], runtime: Any, path: str) -> Any:
+        """Load the library, then the model with it; raises AgentFault.
+
+        The graph is read here: later the CPU's own delegate has taken its part of what is left.
+        """
+        self._target, library = order["target"], order["delegate"]
+        delegate = _delegate(runtime, library, order.get("delegate_options") or {}, self._target)
+        self._library = _described(library)
+        interpreter = runtime.interpreter(
+            model_path=path, num_threads=order["threads"], experimental_delegates=[delegate]
+        )
+        self._walk = graph.delegation(interpreter)
+        if not self._walk["partitions"] and self._walk["partitions"] is not None:
+            reason = "{} was loaded and took none of the {} operators; evidence: graph walk"
+            raise AgentFault("fell_back", reason.format(library, self._walk["total_ops"]))
+        return interpreter
+
+    def told(self, _interpreter: Any) -> Dict[str, Any]:
+        """Return what the library took."""
+        walked = self._walk["total_ops"] is not None
+        return dict(
+            self._walk,
+            delegate=self._target,
+            evidence="graph walk" if walked else "",
+            library=self._library,
+        )
+
+
+def _delegate(runtime: Any, library: str, options: Dict[str, str], target: str) -> Any:
+    load = getattr(sys.modules[runtime.interpreter.__module__], "load_delegate", None)
+    if load is None:
+        reason = "{} {} cannot load a delegate library".format(runtime.name, runtime.version)
+        raise AgentFault("unsupported", reason)
+    try:
+        return load(library, options)
+    except (OSError, AttributeError, ValueError) as error:
+        # The runtime puts the library's own words on the second line; some libraries have none.
+        words = str(error).partition("\n")[2] if isinstance(error, ValueError) else str(error)
+        seen = "; ".join(diagnosis()) if target == "edgetpu" else "look into the vendor's log"
+        reason = "the delegate {} for {} is not usable here: {}; {}".format(
+            library, target, words.strip() or "it gives no reason", seen
+        )
+        raise AgentFault("unsupported", reason) from error
+
+
+def diagnosis(root: str = "/") -> List[str]:
+    """Say what of an Edge TPU this machine shows: sticks, their link, rights, PCIe."""
+    found = []
+    for name in sysfs.names(root, _USB):
+        device = {
+            key: sysfs.text(root, "{}/{}/{}".format(_USB, name, key)) or "0"
+            for key in ("idVendor", "idProduct", "speed", "busnum", "devnum")
+        }
+        identity = "{idVendor}:{idProduct}".format(**device)
+        if identity not in _STICKS:
+            continue
+        node = "dev/bus/usb/{:03d}/{:03d}".format(int(device["busnum"]), int(device["devnum"]))
+        words = "USB {} ({}) at {} Mbit/s".format(identity, _STICKS[identity], device["speed"])
+        if identity == _LOADED and float(device["speed"]) < _USB3:
+            words += ", a USB 2 link: slow, use a USB 3 port and cable"
+        found.append(words + _rights(root, node))
+    if os.path.exists(os.path.join(root, "dev/apex_0")):
+        found.append("PCIe /dev/apex_0" + _rights(root, "dev/apex_0"))
+    if not found:
+        return ["no Edge TPU is seen: neither USB {} nor /dev/apex_0".format(" or ".join(_STICKS))]
+    return [*found, "it may be in use, or the library too old or too new for this runtime"]
+
+
+def _rights(root: str, node: str) -> str:
+    path = os.path.join(root, node)
+    if os.access(path, os.R_OK | os.W_OK):
+        return ""
+    return (
+        ", and this user may not use {}: add the udev rule and the group plugdev (or apex)".format(
+            path
+        )
+    )
+
+
+def _described(library: str) -> str:
+    """Return the library with the version it says it has, as libedgetpu does."""
+    try:
+        version = ctypes.CDLL(library).edgetpu_version
+    except (OSError, AttributeError):
+        return library
+    version.restype = ctypes.c_char_p
+    return "{} ({})".format(library, (version() or b"").decode("utf-8", "replace"))

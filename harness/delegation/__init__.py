@@ -1,0 +1,35 @@
+"""What ran where, and whether a number may be called the accelerator's.
+
+    verdict = judge(cell, launches)
+    verdict.word, verdict.status, verdict.reason
+
+Pure functions of what was recorded; docs/accelerators.md says in words what they decide.
+"""
+
+from harness.delegation.adapters import is_software
+from harness.delegation.coverage import Node, graph_walk
+from harness.delegation.evidence import KINDS, kinds
+from harness.delegation.judging import (
+    CPU_TARGETS,
+    SHOWN,
+    Timing,
+    Verdict,
+    fallen,
+    judge,
+    share,
+)
+
+__all__ = [
+    "CPU_TARGETS",
+    "KINDS",
+    "SHOWN",
+    "Node",
+    "Timing",
+    "Verdict",
+    "fallen",
+    "graph_walk",
+    "is_software",
+    "judge",
+    "kinds",
+    "share",
+]

@@ -1,0 +1,320 @@
+"""The verdict: may this cell's number be called its target's?
+
+Decided when rows are read, from the launches, the variant, what the plan accepts and, where the run
+has it, the time of the same model on the CPU. Nothing here can turn a number into a better one: a rule
+that does not apply says nothing, and without evidence there is no number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness.delegation.evidence import kinds
+from harness.types import Cell, Compiled, Delegation, Launch, Variant
+
+CPU_TARGETS = ("xnnpack", "micro")
+"""Targets that are the processor itself: there is no accelerator to lie about."""
+
+EDGETPU_OPERATOR = "edgetpu-custom-op"
+
+SHOWN = ("ok", "partial")
+"""The statuses of a verdict whose numbers are shown."""
+
+AS_THE_CPU = 0.05
+"""Within this share of the CPU's time an accelerator's looks like the CPU's own."""
+
+TOO_FAST = 200.0
+"""Times faster than the CPU, from where a time is not believed without a look: the fastest Edge TPU
+results that Google publishes are some 30 times faster than a desktop processor's."""
+
+Word = Literal["VALID", "SUSPECT", "INVALID"]
+Status = Literal["ok", "partial", "fell_back", "invalid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Medians of an inference, ns: of the cell, and of the same model on the same device's CPU."""
+
+    own: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a cell's launches are worth, and the counts that a row shows."""
+
+    word: Word
+    status: Status
+    """The row's: `ok` and `partial` have numbers, the others never."""
+    reason: str
+    delegation: Delegation
+    """Of the worst launch; counts are the original file's where the compiler's log has them."""
+
+    @property
+    def shown(self) -> bool:
+        """Whether there are numbers."""
+        return self.status in SHOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """All that is judged."""
+
+    cell: Cell
+    worst: Delegation
+    """The launch that delegated least, with the original file's counts."""
+    every: tuple[Delegation, ...]
+
+    @property
+    def compiled(self) -> Compiled | None:
+        return self.cell.variant.compiled if isinstance(self.cell.variant, Variant) else None
+
+    @property
+    def operators(self) -> dict[str, int]:
+        variant = self.cell.variant
+        return dict(variant.operators) if isinstance(variant, Variant) else {}
+
+
+_Rule = Callable[[_Case], tuple[Status, str] | None]
+
+
+def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) -> Verdict | None:
+    """Judge a measured cell; None where no launch ran the model.
+
+    `launches` may hold any kind; those of no model (`bare`) are passed over.
+    """
+    told = tuple(one.delegation for one in launches if one.kind in ("timed", "memory"))
+    if not told:
+        return None
+    flags = {flag for one in launches for flag in one.flags}
+    if cell.target in CPU_TARGETS:
+        return _cpu(told, promised="no_xnnpack" in flags)
+    case = _case(cell, told)
+    for rule in _RULES:
+        found = rule(case)
+        if found is not None:
+            status, reason = found
+            return Verdict(word="INVALID", status=status, reason=reason, delegation=case.worst)
+    left = _left_over(case)
+    if left is not None and not _allowed(case):
+        return Verdict(word="INVALID", status="partial", reason=left, delegation=case.worst)
+    status = "ok" if left is None else "partial"
+    doubt = _implausible(timing)
+    reason = left or _in_full(case)
+    if doubt is not None:
+        return Verdict(
+            word="SUSPECT", status=status, reason=f"{doubt}; {reason}", delegation=case.worst
+        )
+    return Verdict(word="VALID", status=status, reason=reason, delegation=case.worst)
+
+
+def fallen(cell: Cell, launch: Launch) -> str | None:
+    """Say that a launch ran nothing on its accelerator; None where it did, or has none.
+
+    What is left of a launch then is a time of the CPU, which no later reading can make anything else.
+    """
+    verdict = judge(cell, [launch])
+    return verdict.reason if verdict is not None and verdict.status == "fell_back" else None
+
+
+def share(delegation: Delegation) -> float | None:
+    """Return the share of operators on the accelerator; None where they are not counted."""
+    done, total = delegation.delegated_ops, delegation.total_ops
+    return None if done is None or not total else done / total
+
+
+def _cpu(told: Sequence[Delegation], *, promised: bool) -> Verdict:
+    """On the CPU the only question is whether XNNPACK was made where it is promised."""
+    first = next((one for one in told if one.delegate == "none"), told[0])
+    counts = _counts(first)
+    if first.delegate != "none":
+        reason = f"{first.delegate} was made on the CPU{counts and f', {counts}'}"
+        return Verdict(word="VALID", status="ok", reason=reason, delegation=told[0])
+    if not promised:
+        reason = "the CPU's own kernels; no delegate is promised here"
+        return Verdict(word="VALID", status="ok", reason=reason, delegation=told[0])
+    reason = (
+        f"XNNPACK is promised by the profile and was not made; evidence: {first.evidence or 'none'}"
+    )
+    return Verdict(word="SUSPECT", status="ok", reason=reason, delegation=told[0])
+
+
+def _case(cell: Cell, told: tuple[Delegation, ...]) -> _Case:
+    def worse(one: Delegation) -> tuple[bool, float]:
+        known = share(one)
+        if known is None:
+            known = 0.0 if one.left or one.fully is False else 1.0
+        return one.delegate != "none", known
+
+    return _Case(cell=cell, worst=_original(cell, min(told, key=worse)), every=told)
+
+
+def _original(cell: Cell, told: Delegation) -> Delegation:
+    """Count the original file's operators where a compiler made one of many.
+
+    A compiled file's own operators are no measure: one of them stands for all that were mapped.
+    Without the compiler's log only those left on the CPU are known, by name.
+    """
+    variant = cell.variant
+    if not isinstance(variant, Variant) or not variant.operators.get(EDGETPU_OPERATOR):
+        return told
+    made = variant.compiled
+    if made is not None and made.mapped_ops is not None and made.total_ops is not None:
+        return replace(
+            told,
+            delegated_ops=made.mapped_ops if told.delegated_ops else told.delegated_ops,
+            total_ops=made.total_ops,
+            left=tuple(sorted(made.left)) or told.left,
+            evidence=f"{told.evidence}; vendor's log ({made.source})",
+        )
+    if told.left and told.delegated_ops:
+        return replace(told, delegated_ops=None, total_ops=None)
+    return told
+
+
+# --- rules: each a reason why there is no number, the first that applies counts -------------------
+
+
+def _nothing(case: _Case) -> tuple[Status, str] | None:
+    for place, told in enumerate(case.every, 1):
+        if told.delegate == "none" or told.delegated_ops == 0 or told.partitions == 0:
+            which = f" in launch {place} of {len(case.every)}" if len(case.every) > 1 else ""
+            evidence = told.evidence or "none"
+            return (
+                "fell_back",
+                f"no operator ran on {case.cell.target}{which}; evidence: {evidence}",
+            )
+    compiled = case.compiled
+    if compiled is not None and compiled.mapped_ops == 0:
+        return "fell_back", f"{compiled.compiler} mapped no operator ({compiled.source})"
+    if case.cell.target == "edgetpu" and not case.operators.get(EDGETPU_OPERATOR):
+        return "fell_back", f"the file holds no {EDGETPU_OPERATOR}: it is not compiled"
+    return None
+
+
+def _another_delegate(case: _Case) -> tuple[Status, str] | None:
+    for told in case.every:
+        if told.delegate in ("xnnpack", "cpu"):
+            return (
+                "fell_back",
+                f"the delegate was {told.delegate}, which is the CPU; evidence: {told.evidence or 'none'}",
+            )
+    return None
+
+
+def _no_evidence(case: _Case) -> tuple[Status, str] | None:
+    for told in case.every:
+        if not kinds(told.evidence):
+            words = f' ("{told.evidence}" is none)' if told.evidence else ""
+            return "invalid", f"nothing shows that {case.cell.target} ran it{words}"
+    return None
+
+
+def _contradiction(case: _Case) -> tuple[Status, str] | None:
+    compiled = case.compiled
+    if compiled is not None and compiled.contradiction:
+        return "invalid", f"{compiled.source or compiled.compiler}: {compiled.contradiction}"
+    for told in case.every:
+        reason = _own_contradiction(told)
+        if reason:
+            return "invalid", reason
+        operators = sum(case.operators.values())
+        if told.total_ops and operators and told.total_ops > operators:
+            return (
+                "invalid",
+                f"the launch counted {told.total_ops} operators and the file has {operators}",
+            )
+    return None
+
+
+def _own_contradiction(told: Delegation) -> str | None:
+    done, total = told.delegated_ops, told.total_ops
+    if done is not None and total is not None and done > total:
+        return f"{done} of {total} operators delegated: more than there are"
+    whole = share(told)
+    if told.fully is True and whole is not None and whole < 1:
+        return f"is_fully_accelerated says all, the graph walk {done} of {total}"
+    if told.fully is False and whole == 1:
+        return f"is_fully_accelerated says not all, the graph walk {done} of {total}"
+    if whole == 1 and told.left:
+        return f"{done} of {total} operators delegated, and {', '.join(told.left)} left"
+    return None
+
+
+def _enqueued(case: _Case) -> tuple[Status, str] | None:
+    if any(told.clock == "run" for told in case.every):
+        return "invalid", "the time is that of handing the work over, not of doing it"
+    return None
+
+
+_RULES: tuple[_Rule, ...] = (
+    _nothing,
+    _another_delegate,
+    _no_evidence,
+    _contradiction,
+    _enqueued,
+)
+
+
+# --- in part, and in doubt ------------------------------------------------------------------------
+
+
+def _left_over(case: _Case) -> str | None:
+    """Say what stayed on the CPU; None where nothing did."""
+    told = case.worst
+    done, total = told.delegated_ops, told.total_ops
+    compiled = case.compiled
+    why = dict(compiled.left) if compiled is not None else {}
+    names = ", ".join(
+        f"{one}{f' x{times}' if times > 1 else ''}{f' ({why[one]})' if why.get(one) else ''}"
+        for one, times in Counter(told.left).items()
+    )
+    if done is not None and total is not None:
+        if done >= total:
+            return None
+        minimum = case.cell.accept.min_delegated
+        reason = f"{total - done} of {total} operators stayed on the CPU: {names or 'not named'}"
+        if minimum is not None and done / total < minimum:
+            reason += f" ({done / total:.0%} delegated, under min_delegated = {minimum:g})"
+        return reason
+    if told.left:
+        return f"operators stayed on the CPU: {names}; how many of all is not known without the compiler's log"
+    if told.fully is False:
+        return "is_fully_accelerated says that operators stayed on the CPU, not which"
+    return None
+
+
+def _allowed(case: _Case) -> bool:
+    minimum = case.cell.accept.min_delegated
+    if minimum is None:
+        return False
+    return (share(case.worst) or 0.0) >= minimum
+
+
+def _implausible(timing: Timing | None) -> str | None:
+    """Hold the time against the same model's on the CPU; None where nothing is odd."""
+    if timing is None or timing.own <= 0 or timing.cpu <= 0:
+        return None
+    faster = timing.cpu / timing.own
+    if faster > TOO_FAST:
+        return f"{faster:,.0f} times faster than on the CPU"
+    if abs(math.log(faster)) < math.log1p(AS_THE_CPU):
+        return f"as fast as on the CPU ({faster:.2f} times): it may be the CPU"
+    return None
+
+
+def _in_full(case: _Case) -> str:
+    told = case.worst
+    found = ", ".join(kinds(told.evidence))
+    return f"{_counts(told) or 'all operators'} on {case.cell.target}; evidence: {found}"
+
+
+def _counts(told: Delegation) -> str:
+    if told.delegated_ops is None or told.total_ops is None:
+        return ""
+    partitions = f" in {told.partitions} partitions" if (told.partitions or 0) > 1 else ""
+    return f"{told.delegated_ops}/{told.total_ops} operators{partitions}"
