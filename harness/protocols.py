@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from harness.types import Device, DeviceFacts, Launch, LaunchOrder, Samples
 
 
+MOST_FILE_BYTES = 1 << 30
+"""The largest file that is taken from a device: an output of an inference."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """The answer to one command; it remembers the question."""
@@ -54,12 +58,17 @@ class Transport(Protocol):
     def put(self, source: Path, destination: str) -> None:
         """Copy a file to exactly `destination`, creating its folder.
 
-        Not atomic: callers name a `.part` file and finish it by digest, fsync and rename.
+        Not atomic: callers name a `.part` file and finish it by digest, fsync and rename. Only
+        its owner may read it there (0600), whatever the account's umask.
         Raises TransferFailed (which file, how far) or Unreachable.
         """
 
-    def get(self, source: str, destination: Path) -> None:
-        """Copy a file from the device; `destination` appears whole or not at all."""
+    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+        """Copy a file from the device; `destination` appears whole or not at all.
+
+        Raises TransferFailed, also for a file that holds more than `most_bytes`, whatever size
+        the device says it has.
+        """
 
     def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
         """Run one command without a shell's interpretation and wait for it."""

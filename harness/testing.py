@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, TransferFailed
-from harness.protocols import Channel, OpenDialect, Push, Reply, Transport
+from harness.protocols import MOST_FILE_BYTES, Channel, OpenDialect, Push, Reply, Transport
 from harness.types import (
     Covariates,
     Delegation,
@@ -47,10 +47,12 @@ class FakeTransport:
         """Keep the file's bytes."""
         self.files[destination] = source.read_bytes()
 
-    def get(self, source: str, destination: Path) -> None:
-        """Write bytes kept by `put`; TransferFailed where there are none."""
+    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+        """Write bytes kept by `put`; TransferFailed where there are none, or too many."""
         if source not in self.files:
             raise TransferFailed(f"{self.device.name}: no such file {source}")
+        if len(self.files[source]) > most_bytes:
+            raise TransferFailed(f"{self.device.name}: {source} is over {most_bytes} bytes")
         destination.write_bytes(self.files[source])
 
     def run(

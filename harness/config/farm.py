@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness import assets, plugins
+from harness.addresses import without_password
 from harness.config import profiles, toml_door
 from harness.errors import ConfigError
 from harness.types import Device
@@ -126,17 +127,18 @@ def check_address(uri: str, where: str) -> str:
     ConfigError with `where` in front.
     """
     match = _SCHEME.match(uri)
+    shown = without_password(uri)
     if match is None:
-        hint = f' (did you mean "ssh://{uri}"?)' if "@" in uri or "." in uri else ""
+        hint = f' (did you mean "ssh://{shown}"?)' if "@" in uri or "." in uri else ""
         raise ConfigError(
-            f'{where}: "{uri}" is no address{hint}; write local:, ssh://user@host:port, '
+            f'{where}: "{shown}" is no address{hint}; write local:, ssh://user@host:port, '
             "adb:SERIAL or serial:/dev/ttyACM0?baud=115200"
         )
     scheme, rest = match.group(1), uri[match.end() :]
     if scheme == "local" and rest:
-        raise ConfigError(f'{where}: "{uri}": nothing may follow "local:"')
+        raise ConfigError(f'{where}: "{shown}": nothing may follow "local:"')
     if scheme != "local" and not rest.strip("/"):
-        raise ConfigError(f'{where}: "{uri}": who is meant must follow "{scheme}:"')
+        raise ConfigError(f'{where}: "{shown}": who is meant must follow "{scheme}:"')
     if scheme == "ssh":
         _check_ssh(uri, where)
     return scheme
@@ -248,21 +250,25 @@ def _check_name(name: str, where: str) -> None:
 
 def _check_ssh(uri: str, where: str) -> None:
     form = "ssh://user@host:port"
+    uri_shown = without_password(uri)
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{where}: not of the form {form} (port 1 to 65535): {error}") from None
+    except ValueError:
+        # What urlsplit says may hold a piece of a password with a slash or a colon in it.
+        raise ConfigError(
+            f'{where}: not of the form {form} (port 1 to 65535): "{uri_shown}"'
+        ) from None
     if parts.password is not None:
         raise ConfigError(
             f"{where}: no password in an address ({form}); set identity to a key file"
         )
     if not uri.startswith("ssh://") or not parts.hostname:
-        raise ConfigError(f'{where}: "{uri}": a host must follow "ssh://", as in {form}')
+        raise ConfigError(f'{where}: "{uri_shown}": a host must follow "ssh://", as in {form}')
     if port == 0:
-        raise ConfigError(f'{where}: "{uri}": the port must be 1 to 65535, as in {form}')
+        raise ConfigError(f'{where}: "{uri_shown}": the port must be 1 to 65535, as in {form}')
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ConfigError(f'{where}: "{uri}": nothing may follow the port in {form}')
+        raise ConfigError(f'{where}: "{uri_shown}": nothing may follow the port in {form}')
 
 
 def _beside(path: Path, value: str) -> str:

@@ -14,6 +14,7 @@ import os
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -21,14 +22,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
-from harness.protocols import Reply
+from harness.protocols import MOST_FILE_BYTES, Reply
 from harness.transports.tail import OUTPUT_BYTES, Tail
 from harness.types import Device
 
 _CHUNK = 1 << 18
+_COPY_BYTES = 1 << 20
 _SEND_STALL_SECONDS = 60.0
 _END_GRACE_SECONDS = 2.0
 # A missing program must read as it does over SSH (exit code 127, a line on stderr), not as an
@@ -48,27 +50,30 @@ class LocalTransport:
         target = Path(destination)
         try:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-        except OSError as error:
-            arrived = target.stat().st_size if target.is_file() else 0
+            with source.open("rb") as file, open(target, "wb", opener=_private) as copy:
+                shutil.copyfileobj(file, copy, _COPY_BYTES)
+        except (OSError, ValueError) as error:
+            arrived = 0
+            with suppress(OSError, ValueError):
+                arrived = target.stat().st_size
             message = (
                 f"{source}: not copied to {destination} on this machine after {arrived} bytes: "
-                f"{error.strerror or error}; check that the folder is writable and has room"
+                f"{_words(error)}; check that the folder is writable and has room"
             )
             raise TransferFailed(message) from error
 
-    def get(self, source: str, destination: Path) -> None:
-        """Copy a file from `source`; `destination` appears whole or not at all."""
+    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+        """Copy a file from `source`; see protocols.Transport.get."""
         part: Path | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
-            os.close(handle)
             part = Path(name)
-            shutil.copyfile(source, part)
+            with os.fdopen(handle, "wb") as copy, open(source, "rb", opener=_regular) as file:
+                _copy(file, copy, most_bytes)
             part.replace(destination)
-        except OSError as error:
-            message = f"{source}: not copied to {destination}: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            message = f"{source}: not copied to {destination}: {_words(error)}"
             raise TransferFailed(message) from error
         finally:
             if part is not None:
@@ -192,7 +197,11 @@ class LocalChannel:
         while not self._ready and not self._ended:
             if self.closed:
                 raise Unreachable(self._gone())
-            self._pump(deadline)
+            moved = self._drain(max(0.0, deadline - time.monotonic()))
+            late = time.monotonic() >= deadline
+            # What is there already counts; endless words on stderr are no answer.
+            if late and not (moved and (self._ready or self._ended)):
+                raise AgentSilent(self._silent())
         data = bytes(self._ready)
         self._ready.clear()
         return data
@@ -220,7 +229,7 @@ class LocalChannel:
         with suppress(OSError):
             self._stdin.close()
         grace = time.monotonic() + grace_seconds
-        with suppress(AgentSilent):
+        with suppress(AgentSilent, TransportError):
             while not self._ended:
                 self._pump(grace)
         self.closed = True
@@ -234,7 +243,9 @@ class LocalChannel:
         self._stderr.close()
 
     def _pump(self, deadline: float) -> None:
-        if not self._drain(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+        """Take what comes; raises AgentSilent after the deadline, however much still comes."""
+        self._drain(max(0.0, deadline - time.monotonic()))
+        if time.monotonic() >= deadline:
             raise AgentSilent(self._silent())
 
     def _drain(self, seconds: float) -> bool:
@@ -249,6 +260,9 @@ class LocalChannel:
                 self._ended = self._ended or key.fileobj is self._stdout
             elif key.fileobj is self._stdout:
                 self._ready += data
+                if len(self._ready) > OUTPUT_BYTES:
+                    message = f"{self._argv[0]}: wrote more than {OUTPUT_BYTES} bytes unasked"
+                    raise TransportError(message)
             else:
                 self._tail.add(data)
         return bool(events)
@@ -259,6 +273,35 @@ class LocalChannel:
     def _gone(self) -> str:
         tail = self._tail.read().decode(errors="replace").strip()[-500:]
         return f"{self._argv[0]}: the process on this machine ended; its last words: {tail or '-'}"
+
+
+def _copy(file: IO[bytes], copy: IO[bytes], most_bytes: int) -> None:
+    left = most_bytes
+    while data := file.read(_COPY_BYTES):
+        left -= len(data)
+        if left < 0:
+            raise ValueError(f"it holds more than {most_bytes} bytes")
+        copy.write(data)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file for writing that only its owner may read, and no link to another."""
+    handle = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(handle, 0o600)
+    return handle
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a file for reading; a pipe or a device would have no end, or never open."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("it is no regular file")
+    return handle
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def open_local(device: Device) -> LocalTransport:

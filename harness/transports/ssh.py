@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import paramiko
 
 from harness.errors import AgentSilent, TransferFailed, TransportError, Unreachable
-from harness.protocols import Reply
+from harness.protocols import MOST_FILE_BYTES, Reply
+from harness.transports.ssh_bounds import NONSENSE, BoundedSftp, Within
 from harness.transports.ssh_channel import Session
 from harness.transports.ssh_connect import CHANNEL_SECONDS, Connection
 from harness.transports.tail import OUTPUT_BYTES
@@ -39,9 +42,14 @@ _WRITE_BYTES_OPENSSH = 131_000
 ones are slower again."""
 
 _STALL_SECONDS = 60.0
+_SLOWEST_BYTES_A_SECOND = 10_000.0
+"""A transfer that is slower on the whole is given up, however steadily it drips."""
+
+_READ_BYTES = 32_000
+_READS_AT_ONCE = 32
 _DF_AVAILABLE = 3
 """Column of `df -Pk` with the free blocks of 1024 bytes."""
-_BROKEN = (paramiko.SSHException, OSError, EOFError)
+_BROKEN = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError, *NONSENSE)
 
 
 class SshTransport:
@@ -57,43 +65,53 @@ class SshTransport:
         self._sessions: list[Session] = []
 
     def put(self, source: Path, destination: str) -> None:
-        """Copy a file to exactly `destination`, creating its folder (0700).
+        """Copy a file (0600) to exactly `destination`, creating its folder (0700).
 
         What arrived before a failure stays there. Raises TransferFailed (which file, how far).
         """
         sftp = self._open_sftp()
         sent, size = 0, 0
+        guard: Within | None = None
         try:
             with source.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                self._make_folder(sftp, posixpath.dirname(destination))
-                with sftp.open(destination, "wb") as target:
-                    target.MAX_REQUEST_SIZE = self._write_bytes
-                    target.set_pipelined(True)
-                    while data := file.read(self._write_bytes):
-                        target.write(data)
-                        sent += len(data)
-            arrived = sftp.stat(destination).st_size
+                guard = _within(size, sftp)
+                with guard:
+                    self._make_folder(sftp, posixpath.dirname(destination))
+                    with sftp.open(destination, "wb") as target:
+                        # Before there is anything to read. A card with FAT has no modes.
+                        with suppress(OSError):
+                            target.chmod(0o600)
+                        target.MAX_REQUEST_SIZE = self._write_bytes
+                        target.set_pipelined(True)
+                        while data := file.read(self._write_bytes):
+                            target.write(data)
+                            sent += len(data)
+                    arrived = sftp.stat(destination).st_size
         except _BROKEN as error:
-            raise self._failed(source, destination, sent, size, error) from error
+            cause = _too_slow(guard) if guard is not None and guard.over else error
+            raise self._failed(source, destination, sent, size, cause) from error
         if arrived != size:
             # The server's last answers are not looked at by paramiko; the size tells.
             short = OSError(f"only {arrived} bytes were stored")
             raise self._failed(source, destination, sent, size, short)
 
-    def get(self, source: str, destination: Path) -> None:
-        """Copy a file from the device; `destination` appears whole or not at all."""
+    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+        """Copy a file from the device; see protocols.Transport.get."""
         sftp = self._open_sftp()
+        guard = _within(most_bytes, sftp)
         part: Path | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
             part = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                sftp.getfo(source, file)
+            with os.fdopen(handle, "wb") as file, guard:
+                _copy(sftp, source, file, most_bytes)
             part.replace(destination)
         except _BROKEN as error:
-            message = f"{self._where}: {source} was not copied to {destination}: {_words(error)}"
+            self._drop_sftp()
+            words = _words(_too_slow(guard) if guard.over else error)
+            message = f"{self._where}: {source} was not copied to {destination}: {words}"
             raise TransferFailed(message) from error
         finally:
             if part is not None:
@@ -158,14 +176,18 @@ class SshTransport:
         try:
             channel = transport.open_session(timeout=CHANNEL_SECONDS)
             channel.settimeout(CHANNEL_SECONDS)
-            channel.invoke_subsystem("sftp")
-            self._sftp = paramiko.SFTPClient(channel)
+            with Within(CHANNEL_SECONDS, channel):
+                channel.invoke_subsystem("sftp")
+                self._sftp = BoundedSftp(channel)
         except _BROKEN as error:
             if not transport.is_active():
                 raise Unreachable(f"{self._where}: {_words(error)}") from error
+            # Text where an answer should be: a login script or a forced command writes it.
+            noise = isinstance(error, paramiko.SFTPError)
             message = (
-                f"{self._where}: no SFTP there ({_words(error)}); its sshd_config needs a line "
-                "such as `Subsystem sftp internal-sftp`"
+                f"{self._where}: no SFTP there ({_words(error)}); "
+                f"{'something prints where SFTP should speak: ' * noise}its sshd_config needs a "
+                "line such as `Subsystem sftp internal-sftp`"
             )
             raise TransportError(message) from error
         channel.settimeout(_STALL_SECONDS)
@@ -180,9 +202,12 @@ class SshTransport:
 
     def _make_folder(self, sftp: paramiko.SFTPClient, folder: str) -> None:
         try:
-            sftp.stat(folder)
+            sftp.stat(folder or ".")
         except FileNotFoundError:
-            self._make_folder(sftp, posixpath.dirname(folder))
+            above = posixpath.dirname(folder)
+            if above in {folder, ""}:
+                raise
+            self._make_folder(sftp, above)
             try:
                 sftp.mkdir(folder, 0o700)
             except OSError:
@@ -214,14 +239,39 @@ class SshTransport:
         except (TransportError, AgentSilent):
             return "check that its disk has room"
         words = reply.stdout.decode(errors="replace").split("\n", 1)[-1].split()
-        if len(words) > _DF_AVAILABLE and words[_DF_AVAILABLE].isdigit():
-            return f"{int(words[_DF_AVAILABLE]) * 1024} bytes are free there (`df {folder}`)"
+        free = words[_DF_AVAILABLE] if len(words) > _DF_AVAILABLE else ""
+        if re.fullmatch("[0-9]{1,15}", free):
+            return f"{int(free) * 1024} bytes are free there (`df {folder}`)"
         return "check that its disk has room"
 
 
 def open_ssh(device: Device) -> SshTransport:
     """Connect to a device; raises Unreachable, HostKeyUnknown or ConfigError."""
     return SshTransport(device)
+
+
+def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], most_bytes: int) -> None:
+    """Copy what is there, whatever size the server says it has."""
+    with sftp.open(source, "rb") as there:
+        said = there.stat().st_size or 0
+        there.prefetch(min(said, most_bytes), _READS_AT_ONCE)
+        left = most_bytes
+        while data := there.read(_READ_BYTES):
+            left -= len(data)
+            if left < 0:
+                raise ValueError(f"it holds more than {most_bytes} bytes")
+            file.write(data)
+
+
+def _within(size: int, sftp: paramiko.SFTPClient) -> Within:
+    """Limit a transfer of so many bytes to the time it takes at the slowest."""
+    channel = sftp.get_channel()
+    assert channel is not None
+    return Within(_STALL_SECONDS + size / _SLOWEST_BYTES_A_SECOND, channel)
+
+
+def _too_slow(guard: Within) -> OSError:
+    return TimeoutError(f"no end of it within {guard.seconds:.0f} s")
 
 
 def _words(error: BaseException) -> str:

@@ -17,11 +17,15 @@ from contextlib import suppress
 import paramiko
 
 from harness.errors import AgentSilent, TransportError, Unreachable
-from harness.transports.tail import Tail
+from harness.transports import ssh_account
+from harness.transports.ssh_bounds import NONSENSE, Within
+from harness.transports.tail import OUTPUT_BYTES, Tail
 
 _CHUNK = 1 << 18
-_MARK = re.compile(rb"^edge-harness-pid (\d+)\n", re.MULTILINE)
+# Not 0 and not 1: `kill -9 -1` would be everything that the account runs.
+_MARK = re.compile(rb"^edge-harness-pid ([2-9]|[1-9]\d{1,9})\n", re.MULTILINE)
 _NOISE_BYTES = 64 * 1024
+_SHOWN = 400
 # The shell stays, so that a signal becomes an exit code (128+N): SSH libraries drop signals.
 _WAITING = 'echo "edge-harness-pid $$"; "$@"; exit $?'
 _REPLACED = 'echo "edge-harness-pid $$"; exec "$@"'
@@ -30,7 +34,7 @@ _SEND_STALL_SECONDS = 60.0
 _SEND_SLICE_SECONDS = 0.05
 _END_GRACE_SECONDS = 2.0
 _KILL_SECONDS = 5.0
-_BROKEN = (paramiko.SSHException, OSError, EOFError)
+_BROKEN = (paramiko.SSHException, OSError, EOFError, *NONSENSE)
 
 
 class Session:
@@ -62,14 +66,21 @@ class Session:
                 raise Unreachable(self._gone()) from error
             message = f"{where}: no session for {argv[0]} ({error}); see MaxSessions of its sshd"
             raise Unreachable(message) from error
+        guard = Within(_OPEN_SECONDS, self._channel)
         try:
-            self._channel.exec_command(command)
+            with guard:
+                self._channel.exec_command(command)
         except _BROKEN as error:
             self._channel.close()
             if not transport.is_active():
                 raise Unreachable(self._gone()) from error
+            if guard.over:
+                late = (
+                    f"{where}: no answer to the wish to run {argv[0]} within {_OPEN_SECONDS:.0f} s"
+                )
+                raise AgentSilent(late) from error
             message = f"{where}: it runs no commands ({error}); the account needs a shell"
-            raise TransportError(message) from error
+            raise ssh_account.NoShell(message) from error
         self._channel.settimeout(_SEND_SLICE_SECONDS)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._channel.fileno(), selectors.EVENT_READ)
@@ -83,9 +94,7 @@ class Session:
                 sent = 0 if self.closed else self._channel.send(bytes(view[:_CHUNK]))
             except TimeoutError:
                 # The window is full: the process may itself wait for us to read.
-                if time.monotonic() >= deadline:
-                    raise AgentSilent(self._silent()) from None
-                self._drain(0)
+                self._pump(deadline, wait=False)
                 continue
             except _BROKEN as error:
                 raise Unreachable(self._gone()) from error
@@ -103,7 +112,11 @@ class Session:
         while not self._ready and not self._ended:
             if self.closed:
                 raise Unreachable(self._gone())
-            self._pump(deadline)
+            moved = self._drain(max(0.0, deadline - time.monotonic()))
+            late = time.monotonic() >= deadline
+            # What is there already counts; endless words on stderr are no answer.
+            if late and not (moved and (self._ready or self._ended)):
+                raise AgentSilent(self._silent())
         data = bytes(self._ready)
         self._ready.clear()
         if not data and not self._channel.eof_received and not self._transport.is_active():
@@ -143,8 +156,10 @@ class Session:
         with suppress(*_BROKEN):
             self._channel.close()
 
-    def _pump(self, deadline: float) -> None:
-        if not self._drain(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+    def _pump(self, deadline: float, *, wait: bool = True) -> None:
+        """Take what comes; raises AgentSilent after the deadline, however much still comes."""
+        self._drain(max(0.0, deadline - time.monotonic()) if wait else 0.0)
+        if time.monotonic() >= deadline:
             raise AgentSilent(self._silent())
 
     def _drain(self, seconds: float) -> bool:
@@ -154,13 +169,19 @@ class Session:
         # Looked at first: what arrived before the end is then still taken.
         ended = bool(self._channel.eof_received or self._channel.closed)
         out = self._lead if self._pid is None else self._ready
-        while self._channel.recv_ready():
+        # One piece of each: who writes faster than we read must not keep us here.
+        if self._channel.recv_ready():
             out += self._channel.recv(_CHUNK)
-        while self._channel.recv_stderr_ready():
+        if self._channel.recv_stderr_ready():
             self._tail.add(self._channel.recv_stderr(_CHUNK))
+        more = self._channel.recv_ready() or self._channel.recv_stderr_ready()
+        self._ended = ended and not more
         if self._pid is None:
-            self._find_mark(ended=ended)
-        self._ended = ended
+            self._find_mark(ended=self._ended)
+        if len(self._ready) > OUTPUT_BYTES:
+            raise TransportError(
+                f"{self._where}: {self._argv[0]} wrote more than {OUTPUT_BYTES} bytes unasked"
+            )
         return True
 
     def _find_mark(self, *, ended: bool) -> None:
@@ -170,12 +191,8 @@ class Session:
             self._pid = int(found[1])
             self._ready += self._lead[found.end() :]
         elif len(self._lead) > _NOISE_BYTES or (ended and self._channel.eof_received):
-            said = bytes(self._lead[:200] or self._tail.read()[-200:]).decode(errors="replace")
-            message = (
-                f"{self._where}: it did not run {self._argv[0]} but answered {said!r}; "
-                "a forced command or a login script is in the way"
-            )
-            raise TransportError(message)
+            said = bytes(self._lead[:_SHOWN]) or self._tail.read()[-_SHOWN:]
+            raise ssh_account.refusal(self._transport, self._where, self._argv[0], said)
 
     def _kill(self) -> None:
         if self._pid is None or not self._transport.is_active():
@@ -183,12 +200,20 @@ class Session:
         with suppress(*_BROKEN):
             killer = self._transport.open_session(timeout=_KILL_SECONDS)
             try:
-                killer.exec_command(f"kill -9 -{self._pid}")
-                killer.status_event.wait(_KILL_SECONDS)
+                with Within(_KILL_SECONDS, killer):
+                    killer.exec_command(f"kill -9 -{self._pid}")
+                    killer.status_event.wait(_KILL_SECONDS)
             finally:
                 killer.close()
 
     def _silent(self) -> str:
+        if self._pid is None:
+            said = bytes(self._lead[-_SHOWN:]).decode(errors="replace").strip()
+            return (
+                f"{self._where}: {self._argv[0]} did not start before the deadline"
+                f"{f'; what came is {said!r}' if said else ''}; does the account run a command of "
+                "its own instead (ForceCommand), or a login script that waits?"
+            )
         return f"{self._where}: {self._argv[0]} gave no answer before the deadline; it was ended"
 
     def _gone(self) -> str:

@@ -18,8 +18,10 @@ import fabric
 import paramiko
 from paramiko.config import SSHConfig
 
+from harness.addresses import without_password
 from harness.errors import ConfigError, HarnessError, Unreachable
 from harness.transports.ssh_auth import Keys, Refused
+from harness.transports.ssh_bounds import NONSENSE, BoundedPackets, BoundedTransport
 from harness.transports.ssh_keys import HostKey, KeySeen, KnownHosts, KnownOnly, files_of
 from harness.transports.ssh_pulse import HeardSocket, Pulse, open_socket
 from harness.types import Device
@@ -44,18 +46,20 @@ class Address:
 def parse(address: str, name: str) -> Address:
     """Read an address; raises ConfigError naming the device and the form."""
     form = "ssh://user@host:port"
+    shown = without_password(address)
     try:
         parts = urlsplit(address)
         port = parts.port
-    except ValueError as error:
-        raise ConfigError(f'{name}: address "{address}": {error}; write {form}') from error
+    except ValueError:
+        # What urlsplit says may hold a piece of a password with a slash or a colon in it.
+        raise ConfigError(f'{name}: address "{shown}": no port or host; write {form}') from None
     if parts.scheme != "ssh" or not parts.hostname:
-        raise ConfigError(f'{name}: address "{address}" is not of the form {form}')
+        raise ConfigError(f'{name}: address "{shown}" is not of the form {form}')
     if parts.password is not None:
         message = f"{name}: no password in an address; `ssh-copy-id` once, then {form}"
         raise ConfigError(message)
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ConfigError(f'{name}: address "{address}" has more than {form}')
+        raise ConfigError(f'{name}: address "{shown}" has more than {form}')
     host = parts.netloc.rpartition("@")[2]
     host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return Address(unquote(host), unquote(parts.username) if parts.username else None, port)
@@ -131,7 +135,7 @@ class Connection:
                 "brings a key there, or `identity` in the farm file names the right one"
             )
             raise Unreachable(message) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except (paramiko.SSHException, OSError, EOFError, *NONSENSE) as error:
             raise Unreachable(f"{where}: {_reason(error, seconds)}; {_WAY_OUT}") from error
         self._pulses.append(Pulse(hop.transport))
 
@@ -188,9 +192,10 @@ def _hops(target: Any) -> Iterator[Any]:  # noqa: ANN401 - fabric.Connection
 
 def _factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable as SSHClient.connect takes
     def make(sock: Any, disabled_algorithms: Any = None) -> paramiko.Transport:  # noqa: ANN401
-        transport = paramiko.Transport(
+        transport = BoundedTransport(
             HeardSocket(sock),  # type: ignore[arg-type]  # anything with recv, send, close
             disabled_algorithms=disabled_algorithms,
+            packetizer_class=BoundedPackets,
         )
         options = transport.get_security_options()
         offered = tuple(options.ciphers)

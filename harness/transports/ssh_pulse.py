@@ -18,6 +18,12 @@ PING_SECONDS = 2.5
 SILENCE_SECONDS = 8.0
 """With PING_SECONDS this gives notice of a dead link within 10 s."""
 
+STUCK_SECONDS = 60.0
+"""A far end that takes nothing for so long is given up, however much it says itself."""
+
+STRANGER_BYTES = 1 << 20
+"""What a server may say before it let us in: banners and the exchange of keys take some KB."""
+
 
 class HeardSocket:
     """A socket (or jump channel) that knows when it last heard from the far end."""
@@ -26,7 +32,9 @@ class HeardSocket:
         """Wrap `sock`; silence counts only after `watch`."""
         self._sock = sock
         self._heard = time.monotonic()
+        self._stuck_since: float | None = None
         self._watching = False
+        self._stranger_left = STRANGER_BYTES
 
     def watch(self) -> None:
         """From now on, SILENCE_SECONDS without a byte is the end of the stream."""
@@ -41,6 +49,11 @@ class HeardSocket:
             self._judge()
             raise
         self._heard = time.monotonic()
+        if not self._watching:
+            self._stranger_left -= len(data)
+            if self._stranger_left < 0:
+                message = f"more than {STRANGER_BYTES} bytes before the login"
+                raise ConnectionResetError(errno.ECONNRESET, message)
         return data
 
     def send(self, data: bytes) -> int:
@@ -49,7 +62,12 @@ class HeardSocket:
             sent: int = self._sock.send(data)
         except TimeoutError:
             self._judge()
+            self._stuck_since = self._stuck_since or time.monotonic()
+            if time.monotonic() - self._stuck_since > STUCK_SECONDS:
+                message = f"nothing was taken for {STUCK_SECONDS:.0f} s"
+                raise ConnectionResetError(errno.ECONNRESET, message) from None
             raise
+        self._stuck_since = None
         return sent
 
     def settimeout(self, seconds: float | None) -> None:
