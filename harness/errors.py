@@ -142,6 +142,11 @@ class LeaseError(HarnessError):
 
     kind = "busy"
 
+    def __init__(self, message: str, holder: str | None = None) -> None:
+        """`holder` is who has the device, where that is known."""
+        super().__init__(message)
+        self.holder = holder
+
 
 class StoreError(HarnessError):
     """A run cannot be written or read."""

@@ -127,6 +127,38 @@ class Dialect(Protocol):
         """End the agent; never raises."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who has a device."""
+
+    name: str
+    seconds: float
+    """How long it still has it if it does not renew."""
+    is_this: bool
+    """This process itself, over another connection."""
+
+
+@runtime_checkable
+class Leasing(Protocol):
+    """A dialect whose devices several controllers can reach: one has it at a time.
+
+    Optional: a device behind a Dialect without these verbs belongs to the host it is plugged into.
+    The lease is kept on the device, so nobody has to be asked but the device.
+    """
+
+    def holder(self) -> Holder | None:
+        """Ask who has the device; None where nobody has."""
+
+    def hold(self) -> None:
+        """Take the device and keep it until `release` or `close`; nothing where it is held already.
+
+        Raises LeaseError while somebody else has it.
+        """
+
+    def release(self) -> None:
+        """Let go of the device; never raises."""
+
+
 class OpenDialect(Protocol):
     """The entry point `harness.dialects`."""
 

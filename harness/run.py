@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.delegation import fallen
-from harness.errors import FellBack, HarnessError, Inaccurate, TransportError
+from harness.errors import FellBack, HarnessError, Inaccurate, LeaseError, TransportError
 from harness.measure import blocks
 from harness.sessions import Session
 from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Profile
@@ -72,6 +72,7 @@ def run(
             profile = profiles.get(session.device.profile)
             worker = Worker(session=session, observer=observer, profile=profile, stop=stop)
             _DeviceWork(cells=share, worker=worker, done=done or Done(), emit=emit).measure()
+            session.release()
 
         machines[machine_of(name, session)].append(job)
 
@@ -120,7 +121,7 @@ class _DeviceWork:
             for turn in blocks.schedule(list(self.live.values()), self.cells[0].seed):
                 if turn.cell.id in self.live:
                     self._attempt(turn.cell, functools.partial(self._timed, turn))
-        except TransportError as error:
+        except (TransportError, LeaseError) as error:
             for cell in list(self.live.values()):
                 self._fail(cell, error)
         for cell in list(self.live.values()):
@@ -132,7 +133,7 @@ class _DeviceWork:
         """Do one thing for a cell; its failure ends the cell, never the device."""
         try:
             self.worker.mending(lambda: action(cell))
-        except TransportError:
+        except (TransportError, LeaseError):
             raise
         except HarnessError as error:
             self._fail(cell, error)

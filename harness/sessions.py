@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import plugins
-from harness.errors import HarnessError, TransportError, Unreachable
-from harness.protocols import Dialect, OpenDialect, OpenTransport, Push, Transport
+from harness.errors import HarnessError, LeaseError, TransportError, Unreachable
+from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Push, Transport
 from harness.types import Device, DeviceFacts
 
 RECONNECT_SECONDS = 30.0
 """How long a device that went away is waited for before its cells fail."""
+
+_LOOK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a device that somebody else has is waited for, and who is told of it."""
+
+    seconds: float = 0.0
+    tell: Callable[[str, str], None] = lambda _device, _reason: None
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set where nobody waits any more."""
 
 
 class Session:
@@ -25,14 +39,17 @@ class Session:
         *,
         transport: OpenTransport | None = None,
         dialect: OpenDialect | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """Connect, deploy the agent, say hello; raises a HarnessError where that fails.
 
-        Without openers, the address's scheme names the transport and the dialect is the agent's.
+        A device that somebody else has is left in peace: LeaseError, after the patience. It is not
+        taken yet: see `hold`. Without openers, the address's scheme names the transport and the dialect is the agent's.
         """
         self.device = device
         self._open_transport = transport or open_transport
         self._open_dialect: OpenDialect = dialect or plugins.load("harness.dialects", "json_lines")
+        self._patience = patience or Patience()
         self._files: dict[str, Path] = {}
         self.pushed: list[Push] = []
         """Files that were sent and that nobody has told of yet."""
@@ -42,14 +59,60 @@ class Session:
         self.transport: Transport = self._open_transport(self.device)
         try:
             self.dialect: Dialect = self._open_dialect(self.transport, self.device)
+            self.dialect.deploy({})
+            self._await_free()
             self.pushed += self.dialect.deploy(self._files)
             self.facts: DeviceFacts = self.dialect.hello()
         except BaseException:
             self.close()
             raise
 
+    def _await_free(self) -> None:
+        """Return when nobody else has the device; raises LeaseError after the patience."""
+        if not isinstance(self.dialect, Leasing):
+            return
+        deadline = time.monotonic() + self._patience.seconds
+        told = False
+        while (other := self.dialect.holder()) is not None and not other.is_this:
+            if time.monotonic() >= deadline or self._patience.over.is_set():
+                raise LeaseError(
+                    f"{self.device.name}: {other.name} has this device, for {other.seconds:.0f} s "
+                    "more unless renewed; try again then, or wait for it (--wait)",
+                    other.name,
+                )
+            if not told:
+                self._patience.tell(self.device.name, f"{other.name} has this device")
+                told = True
+            self._patience.over.wait(_LOOK_SECONDS)
+
+    def hold(self) -> None:
+        """Take the device for this controller alone; raises LeaseError after the patience.
+
+        Held until `release` or `close`, renewed meanwhile. Where others cannot reach the device
+        there is nothing to take.
+        """
+        if not isinstance(self.dialect, Leasing):
+            return
+        deadline = time.monotonic() + self._patience.seconds
+        while True:
+            self._await_free()
+            try:
+                self.dialect.hold()
+            except LeaseError:
+                # Somebody was faster.
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+
+    def release(self) -> None:
+        """Let others have the device; never raises."""
+        if isinstance(self.dialect, Leasing):
+            self.dialect.release()
+
     def bring(self, files: Mapping[str, Path]) -> None:
-        """Have these files (sha256 to path) on the device; what is there is not sent again."""
+        """Take the device and have these files (sha256 to path) there; what is there is not sent."""
+        self.hold()
         self._files.update(files)
         self.pushed += self.dialect.deploy(files)
 
@@ -85,6 +148,7 @@ class Session:
         No word is said to the agent, since another thread may be speaking with it; it ends with
         its connection. `close` comes after, when that thread is done.
         """
+        self._patience.over.set()
         self.transport.close()
 
     def close(self) -> None:
@@ -102,15 +166,23 @@ def open_transport(device: Device) -> Transport:
     return opener(device)
 
 
-def open_all(devices: Iterable[Device]) -> dict[str, Session | HarnessError]:
+def open_all(
+    devices: Iterable[Device], patience: Patience | None = None
+) -> dict[str, Session | HarnessError]:
     """Connect to every device at once; one that is away is its error, not an exception."""
     wanted = list(devices)
+    patience = patience or Patience()
 
     def connect(device: Device) -> Session | HarnessError:
         try:
-            return Session(device)
+            return Session(device, patience=patience)
         except HarnessError as error:
             return error
 
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(wanted)))) as pool:
-        return dict(zip((d.name for d in wanted), pool.map(connect, wanted), strict=True))
+        try:
+            return dict(zip((d.name for d in wanted), pool.map(connect, wanted), strict=True))
+        except BaseException:
+            # A Ctrl-C; the pool waits for its threads.
+            patience.over.set()
+            raise

@@ -17,7 +17,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from harness import assets
 from harness.delegation import is_software
-from harness.errors import AgentSilent, Crashed, HarnessError, Inaccurate, TransportError
+from harness.errors import (
+    AgentSilent,
+    Crashed,
+    HarnessError,
+    Inaccurate,
+    LeaseError,
+    TransportError,
+)
 from harness.measure import blocks
 from harness.optimize import reference
 from harness.sessions import Session
@@ -64,17 +71,25 @@ class Worker:
         self._tell_pushes()
 
     def mending(self, action: Callable[[], T]) -> T:
-        """Do it; after a broken connection, reconnect and do it once more.
+        """Do it; after a broken connection or a lost lease, mend that and do it once more.
 
         Raises Stopped where the work was stopped meanwhile, else what the action raises.
         """
         if self.stop.is_set():
             raise Stopped
+        name = self.session.device.name
         try:
             return action()
+        except LeaseError as error:
+            self._stopped(error)
+            self.observer.log({"event": "lease_lost", "device": name, "reason": str(error)})
+            try:
+                self.session.hold()
+            except HarnessError as another:
+                self._stopped(another)
+                raise
         except TransportError as error:
             self._stopped(error)
-            name = self.session.device.name
             self.observer.log({"event": "reconnecting", "device": name, "reason": str(error)})
             self.session.reopen()
             self.observer.log({"event": "reconnected", "device": name})

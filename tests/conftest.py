@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from harness.types import Device
 pytest_plugins = ["pytester", "lab.fixtures"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+_LEASES = tempfile.TemporaryDirectory(prefix="edge-harness-test-leases-")
+# Two test runs on one machine are not to wait for each other's devices.
+os.environ.setdefault("EDGE_HARNESS_LEASES", _LEASES.name)
 
 
 def missing(reason: str) -> None:

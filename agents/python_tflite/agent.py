@@ -15,6 +15,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 import digests
 import facts
 import job as jobs
+import lease as leases
 import sysfs
 import unpack
 import wire
@@ -23,6 +24,8 @@ from workdir import Workdir
 
 _MAX_WAITING = 64
 _HELLO_SECONDS = 120.0
+_IDLE_SECONDS = 900.0
+_SLOWEST_DISK_BYTES_A_SECOND = 1e6
 _XNNPACK_LINE = "tensorflow lite xnnpack delegate"
 
 
@@ -36,6 +39,7 @@ class Agent:
         self._answers = answers
         self._digest = os.path.basename(archive)[: -len(".zip")]
         self._workdir = Workdir(os.path.dirname(os.path.dirname(os.path.abspath(archive))))
+        self._lease = leases.Lease(facts.identity())
         self._waiting: Deque[Dict[str, Any]] = deque()
         self._ending = False
         self._job: Optional[jobs.Job] = None
@@ -63,23 +67,30 @@ class Agent:
         finally:
             if self._job is not None:
                 self._job.abandon()
+            self._lease.drop()
 
     def _turn(self) -> None:
-        """Wait for the next thing to happen and deal with it."""
+        """Wait for the next thing to happen and deal with it.
+
+        Nobody speaks for a long time, or the lease is lost: the controller is gone, or the way to it
+        is, and the end of stdin may never come.
+        """
         poll = select.poll()
         poll.register(self._requests, select.POLLIN)
         job = self._job
-        wait_ms = None
+        wait = leases.LIFE_SECONDS if self._lease.epoch else _IDLE_SECONDS
         if job is not None:
             poll.register(job.result_fd, select.POLLIN)
             if job.log_open:
                 poll.register(job.log_fd, select.POLLIN)
-            wait_ms = max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
-        ready = {descriptor for descriptor, _ in poll.poll(wait_ms)}
-        if job is not None:
-            self._watch(job, ready)
+            wait = min(leases.CHECK_SECONDS, max(0.0, self._deadline - time.monotonic()))
+        ready = {descriptor for descriptor, _ in poll.poll(int(wait * 1000) + 1)}
         if self._requests in ready:
             self._read()
+        if job is not None:
+            self._watch(job, ready)
+        elif not ready:
+            self._ending = True
 
     def _watch(self, job: jobs.Job, ready: "set[int]") -> None:
         if job.log_fd in ready:
@@ -88,11 +99,18 @@ class Agent:
             self._conclude(job)
         elif time.monotonic() >= self._deadline:
             job.kill("silent", "no answer before the deadline of the order; the launch was killed")
+        else:
+            trouble = self._lease.lost()
+            if trouble:
+                job.kill("busy", trouble + "; the launch was killed")
 
     def _conclude(self, job: jobs.Job) -> None:
         self._job = None
         try:
-            self._result(self._job_id, **self._finish(job.finish()))
+            answer = self._finish(job.finish())
+            # What was measured after the lease was lost does not count.
+            self._lease.confirm()
+            self._result(self._job_id, **answer)
         except AgentFault as fault:
             self._error(self._job_id, fault)
 
@@ -110,10 +128,11 @@ class Agent:
                 self._error(None, fault)
 
     def _accept(self, request: Dict[str, Any]) -> None:
-        """Answer `cancel` at once; everything else waits its turn."""
+        """Answer `cancel` and `lease` at once; everything else waits its turn."""
         request["received_ns"] = time.time_ns()
-        if request.get("verb") == "cancel":
-            self._cancel(request)
+        at_once = {"cancel": self._cancel, "lease": self._on_lease}.get(str(request.get("verb")))
+        if at_once is not None:
+            at_once(request)
         elif len(self._waiting) >= _MAX_WAITING:
             self._error(request.get("id"), AgentFault("protocol", "too many requests wait"))
         else:
@@ -135,7 +154,7 @@ class Agent:
         return self._verbs[verb]
 
     def _known(self) -> List[str]:
-        return sorted([*self._verbs, "cancel"])
+        return sorted([*self._verbs, "cancel", "lease"])
 
     def _start(self, identity: Any, job: jobs.Job, seconds: float) -> None:
         self._job, self._job_id = job, identity
@@ -171,8 +190,12 @@ class Agent:
         self._result(identity, have=there, unpacks=unpack.known())
 
     def _commit(self, identity: Any, request: Dict[str, Any]) -> None:
+        self._lease.check(request.get("epoch"))
         digest = _digests({"digests": [request.get("digest")]}, "digests")[0]
         codec, promised = _packing(request)
+        # Renewals are not read while a large file is checked on a slow card.
+        arrived = self._workdir.arrived(request.get("part")) + promised
+        self._lease.renew(leases.LIFE_SECONDS + arrived / _SLOWEST_DISK_BYTES_A_SECOND)
         size, arrived = self._workdir.commit(digest, request.get("part"), codec, promised)
         self._result(identity, digest=digest, bytes=size, arrived=arrived)
 
@@ -204,6 +227,32 @@ class Agent:
         self._start(identity, job, order["timeout_seconds"])
         self._finish = lambda answer: answer
 
+    def _on_lease(self, request: Dict[str, Any]) -> None:
+        try:
+            answer = self._leased(request)
+        except AgentFault as fault:
+            self._error(request.get("id"), fault)
+            return
+        if answer is not None:
+            self._result(request.get("id"), **answer)
+
+    def _leased(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """Take, renew, drop or look; a renewal has no answer, since nobody may be reading."""
+        action, token, holder = (request.get(key) for key in ("action", "token", "holder"))
+        if not leases.is_token(token):
+            raise AgentFault("protocol", "a lease needs a token of 8 to 64 letters and digits")
+        if action == "take":
+            return self._lease.take(str(token), str(holder))
+        if action == "look":
+            return self._lease.look(str(token))
+        if action == "drop":
+            self._lease.drop()
+            return {}
+        if action == "renew":
+            self._lease.renew()
+            return None
+        raise AgentFault("protocol", "a lease is to take, renew, drop or look")
+
     def _cancel(self, request: Dict[str, Any]) -> None:
         running = self._job is not None and self._job_id == request.get("target")
         if self._job is not None and running:
@@ -217,6 +266,7 @@ class Agent:
     # --- helpers -------------------------------------------------------------------------------
 
     def _order(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        self._lease.check(request.get("epoch"))
         order = request.get("order")
         if not isinstance(order, dict):
             raise AgentFault("protocol", "a launch needs an order")

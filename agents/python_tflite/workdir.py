@@ -53,6 +53,13 @@ class Workdir:
         self._in_use.add(digest)
         return True
 
+    def arrived(self, part: Any) -> int:
+        """Return how many bytes of incoming/`part` are there."""
+        try:
+            return os.stat(self._incoming(part)).st_size
+        except OSError:
+            return 0
+
     def commit(
         self, digest: str, part: Any, codec: Optional[str], promised: int
     ) -> Tuple[int, int]:

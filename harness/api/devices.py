@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import assets, sessions
+from harness import assets, plugins, sessions
 from harness.api.running import close_all, read_farm, settle_key
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
-from harness.errors import ConfigError, HarnessError
+from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
 from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
 from harness.farm.patient import Check
 from harness.farm.setup import Installation, Say, install
 from harness.farm.wheels import Wanted
+from harness.protocols import Leasing, OpenDialect, Transport
 from harness.types import Device
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
@@ -26,7 +28,11 @@ EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits
 def devices(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> list[dict[str, Any]]:
-    """Ask devices who they are, all of the farm where none is named; one that is away says why."""
+    """Ask devices who they are, all of the farm where none is named; one that is away says why.
+
+    A device that somebody else has is not asked, so that nothing is measured beside the question: its row
+    has the status `busy` and the holder under `busy_by`.
+    """
     chosen = _chosen(names, farm)
     live = sessions.open_all(chosen)
     try:
@@ -50,11 +56,29 @@ def _cleaned(device: Device) -> dict[str, Any]:
     try:
         transport = sessions.open_transport(device)
         try:
-            return {**row, "freed_bytes": cleaning.clean(transport, device)}
+            with _held(transport, device):
+                return {**row, "freed_bytes": cleaning.clean(transport, device)}
         finally:
             transport.close()
     except HarnessError as error:
         return {**row, "status": error.kind, "reason": str(error), "freed_bytes": None}
+
+
+@contextmanager
+def _held(transport: Transport, device: Device) -> Iterator[None]:
+    """Have the device meanwhile; raises LeaseError where somebody else has it.
+
+    Where no agent starts, none measures there either.
+    """
+    opener: OpenDialect = plugins.load("harness.dialects", "json_lines")
+    dialect = opener(transport, device)
+    try:
+        if isinstance(dialect, Leasing):
+            with suppress(AgentError, TransferFailed):
+                dialect.hold()
+        yield
+    finally:
+        dialect.close()
 
 
 def setup(
@@ -95,6 +119,7 @@ def _device_row(device: Device, session: sessions.Session | HarnessError) -> dic
         "address": device.address,
         "tags": list(device.tags),
     }
+    row["busy_by"] = session.holder if isinstance(session, LeaseError) else None
     if isinstance(session, HarnessError):
         return {**row, "status": session.kind, "reason": str(session), "facts": None}
     return {**row, "status": "ready", "reason": None, "facts": asdict(session.facts)}
@@ -108,8 +133,6 @@ def doctor(
 
 
 def _examine(device: Device) -> list[Check]:
-    from harness import plugins
-
     return examiner.examine(
         device,
         sessions.open_transport,

@@ -11,7 +11,15 @@ from typing import Any
 
 from harness import assets, prepare, sessions, store
 from harness.api.devices import EMBEDDED_MODEL
-from harness.api.running import Progress, Watch, close_all, device_records, read_farm, read_plan
+from harness.api.running import (
+    Progress,
+    Watch,
+    close_all,
+    device_records,
+    patience,
+    read_farm,
+    read_plan,
+)
 from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
@@ -38,13 +46,14 @@ def gate(
     measure_identical: bool = False,
     soak: bool = False,
     results: Path | None = None,
+    wait: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Measure a candidate beside a baseline on the plan's devices and judge the difference.
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
     run. Same bytes are measured only where `measure_identical` says so; `soak` heats every device
-    to a plateau first. What was measured is a stored run of kind gate.
+    to a plateau first. With `wait` a device that somebody else has is waited for. What was measured is a stored run of kind gate.
 
     Raises ConfigError where the question cannot be asked (what is neither of these, models of
     unlike inputs, a baseline from an unlike machine), StoreError for the results folder.
@@ -80,7 +89,8 @@ def gate(
             progress.close()
         return result
     live = sessions.open_all(
-        [d for d in decided.devices if d.name in {contest.key.device for _, contest in asked}]
+        [d for d in decided.devices if d.name in {contest.key.device for _, contest in asked}],
+        patience(wait=wait, progress=progress),
     )
     try:
         _refuse_unlike([one for one, _ in asked], live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,11 +193,12 @@ def run(
     resume: str | None = None,
     retry_failed: bool = False,
     results: Path | None = None,
+    wait: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Build every variant of a plan, connect to its devices and start measuring.
 
-    Returns an iterator of outcomes. Raises ConfigError (plan, farm, selectors) and StoreError
+    With `wait` a device that somebody else has is waited for, else its cells are `busy`. Returns an iterator of outcomes. Raises ConfigError (plan, farm, selectors) and StoreError
     (results folder, resume) before anything is built; a device that is away or a variant that
     cannot be built is an outcome with a failure.
     """
@@ -207,12 +209,12 @@ def run(
     runs_folder.check_writable()
     if resume:
         writer = runs_folder.resume(resume, plan.digest)
-        return _resumed(writer, decided, retry_failed=retry_failed, progress=progress)
+        return _resumed(writer, decided, retry_failed=retry_failed, wait=wait, progress=progress)
     if retry_failed:
         raise ConfigError("--retry-failed goes with --resume RUN")
     built = build_variants(decided, progress)
     cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
-    live = sessions.open_all(decided.devices)
+    live = sessions.open_all(decided.devices, patience(wait=wait, progress=progress))
     try:
         record = store.RunRecord.new(
             plan=plan, cells=tuple(cells), devices=device_records(decided.devices, live)
@@ -232,6 +234,7 @@ def _resumed(
     decided: prepare.Decided,
     *,
     retry_failed: bool,
+    wait: bool,
     progress: Progress | None,
 ) -> Run:
     """Go on with a stored run: its own cells and kept files, only what is missing."""
@@ -255,7 +258,9 @@ def _resumed(
             if isinstance(cell.variant, Variant):
                 writer.keep_variant(cell.variant)
     wanted = {cell.device for cell in cells}
-    live = sessions.open_all([d for d in decided.devices if d.name in wanted])
+    live = sessions.open_all(
+        [d for d in decided.devices if d.name in wanted], patience(wait=wait, progress=progress)
+    )
     return _start(writer, cells, live, loop.Done(launches=done.launches), progress)
 
 
@@ -277,6 +282,16 @@ def _start(
         cells, live, Watch(writer, progress), profiles=known_profiles.load_all(), done=done
     )
     return Run(writer, outcomes, progress)
+
+
+def patience(*, wait: bool, progress: Progress | None) -> sessions.Patience:
+    """Wait for a device that somebody else has, however long it takes, or not at all."""
+
+    def tell(device: str, reason: str) -> None:
+        if progress:
+            progress.note({"event": "waiting", "device": device, "reason": reason})
+
+    return sessions.Patience(math.inf if wait else 0.0, tell)
 
 
 def _no_meter(device: Device) -> dict[str, str]:
@@ -342,6 +357,7 @@ def bench(
     farm: farms.Farm | Path | None = None,
     trust: contact.Trust | None = None,
     results: Path | None = None,
+    wait: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Measure files with no plan; `on` takes URIs and names of the farm.
@@ -361,4 +377,4 @@ def bench(
     plan = plans.quick(
         models, devices=names, recipes=recipes, threads=threads, dose=dose, data=data
     )
-    return run(plan, farm=known, results=results, progress=progress)
+    return run(plan, farm=known, results=results, wait=wait, progress=progress)

@@ -70,7 +70,7 @@ def devices(
     else:
         screen.records([_in_short(row) for row in found])
         screen.out("\n".join(row["reason"] for row in found if row["reason"]))
-    raise typer.Exit(NO if any(row["status"] != "ready" for row in found) else DONE)
+    raise typer.Exit(NO if any(row["status"] not in {"ready", "busy"} for row in found) else DONE)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     RunArgument,
+    WaitOption,
     app,
     print_json,
     progress,
@@ -52,6 +53,7 @@ def gate(
         Thermal,
         typer.Option("--thermal", help="gate: as the profile says; soak: heat to a plateau first."),
     ] = Thermal.GATE,
+    wait: WaitOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,6 +74,7 @@ def gate(
         measure_identical=measure_identical,
         soak=thermal is Thermal.SOAK,
         results=results,
+        wait=wait,
         progress=progress(quiet=as_json),
     )
     _tell(found, as_json=as_json)

@@ -15,6 +15,7 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    WaitOption,
     YesKeyOption,
     app,
     finish,
@@ -68,6 +69,7 @@ def bench(
     evaluation: Annotated[str | None, typer.Option("--evaluation", help=".npz")] = None,
     farm: FarmOption = None,
     yes_key: YesKeyOption = None,
+    wait: WaitOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,6 +89,7 @@ def bench(
         farm=farm,
         trust=key_question(yes_key),
         results=results,
+        wait=wait,
         progress=progress(quiet=as_json),
     )
     raise typer.Exit(finish(run, as_json=as_json))
@@ -103,6 +106,7 @@ def run(
         bool, typer.Option("--retry-failed", help="With --resume: failed cells again.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")] = False,
+    wait: WaitOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -127,6 +131,7 @@ def run(
         resume=resume,
         retry_failed=retry_failed,
         results=results,
+        wait=wait,
         progress=progress(quiet=as_json),
     )
     raise typer.Exit(finish(going, as_json=as_json))

@@ -76,6 +76,9 @@ DeviceOption = Annotated[
     list[str] | None,
     typer.Option("--device", help="Only these: a name, profile:P, tag:T or any:N of SELECTOR."),
 ]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Wait for a device that somebody else has.")
+]
 YesKeyOption = Annotated[
     str | None,
     typer.Option("--yes-key", help="Trust this host key fingerprint (SHA256:...) without asking."),

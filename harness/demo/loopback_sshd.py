@@ -26,6 +26,7 @@ from harness.errors import HarnessError
 
 _PLACES = ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd")
 _START_SECONDS = 10.0
+_PASSED = ("EDGE_HARNESS_LEASES",)
 _START_TRIES = 5
 SFTP = "Subsystem sftp internal-sftp"
 INSTALL = "sshd or ssh-keygen is not installed: `sudo apt-get install openssh-server`"
@@ -136,7 +137,8 @@ def _config(folder: Path, port: int, extra: str) -> str:
         "PrintMotd no",
         # bash reads .bashrc on every exec that sshd starts unless it is told it is an inner shell;
         # on a developer's machine that file can take hundreds of milliseconds.
-        "SetEnv SHLVL=1",
+        # The leases of a test's devices are apart from this machine's where the test says so.
+        " ".join(["SetEnv SHLVL=1", *(f"{n}={os.environ[n]}" for n in _PASSED if n in os.environ)]),
         "UseDNS no",
     )
     return "\n".join(line for line in lines if line) + "\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,18 +27,23 @@ class JsonLines:
     def __init__(self, channel: Channel, who: str) -> None:
         """`who` is the device's name, for messages."""
         self._channel = channel
+        self._sending = threading.Lock()
         self._who = who
         self._buffer = bytearray()
         self._spoken = False
         self._noise = 0
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send one object; raises AgentError over 1 MiB and Unreachable on a broken stream."""
+        """Send one object; raises AgentError over 1 MiB and Unreachable on a broken stream.
+
+        Any thread may: the lease is renewed while another one waits for an answer.
+        """
         line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         if len(line) > MAX_LINE_BYTES:
             text = f"{self._who}: a request of {len(line)} bytes is over 1 MiB; send it as a blob"
             raise AgentError(text)
-        self._channel.send(line)
+        with self._sending:
+            self._channel.send(line)
 
     def read(self, deadline: float) -> dict[str, Any]:
         """Return the next object; `deadline` is on time.monotonic().

@@ -24,19 +24,21 @@ import numpy as np
 from harness.dialects import answers, bootstrap, packing, parcel
 from harness.dialects.answers import Fields
 from harness.dialects.framing import JsonLines
+from harness.dialects.renewal import TOKEN, Renewal, holder
 from harness.errors import (
     AgentError,
     AgentSilent,
     Crashed,
     FellBack,
     HarnessError,
+    LeaseError,
     ModelRejected,
     OutOfMemory,
     RuntimeMissing,
     TransferFailed,
     Unsupported,
 )
-from harness.protocols import Channel, Push, Transport
+from harness.protocols import Channel, Holder, Push, Transport
 from harness.types import Device, DeviceFacts, Launch, LaunchOrder
 
 VERSION = 1
@@ -51,6 +53,7 @@ _ERRORS: dict[str, type[HarnessError]] = {
         AgentSilent,
         Crashed,
         FellBack,
+        LeaseError,
         ModelRejected,
         OutOfMemory,
         RuntimeMissing,
@@ -61,6 +64,7 @@ _ERRORS: dict[str, type[HarnessError]] = {
 _ANSWER_SECONDS = 30.0
 _HELLO_SECONDS = 150.0
 _LAUNCH_GRACE_SECONDS = 20.0
+_LONGEST_HOLDER = 200
 _SLOWEST_DISK_BYTES_A_SECOND = 1e6
 
 
@@ -74,6 +78,8 @@ class JsonLinesDialect:
         self._channel: Channel | None = None
         self._lines: JsonLines | None = None
         self._next_id = 0
+        self._epoch = 0
+        self._renewal: Renewal | None = None
 
     def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
         """Bring the agent and these files (by sha256) to the device; what is there stays.
@@ -87,6 +93,8 @@ class JsonLinesDialect:
         answer = self._ask("have", _ANSWER_SECONDS, digests=sorted(files))
         there, unpacks = set(answer.texts("have")), answer.texts("unpacks")
         missing = sorted(set(files) - there)
+        if missing:
+            self.hold()
         return tuple(self._push(digest, files[digest], unpacks) for digest in missing)
 
     def hello(self) -> DeviceFacts:
@@ -102,9 +110,9 @@ class JsonLinesDialect:
         """Make one launch and return it whole.
 
         Raises ModelRejected, RuntimeMissing, OutOfMemory, Crashed, AgentSilent (the launch passed
-        its deadline), Unsupported, AgentError, TransferFailed or Unreachable.
+        its deadline), Unsupported, LeaseError, AgentError, TransferFailed or Unreachable.
         """
-        self._start()
+        self.hold()
         seconds = order.timeout_seconds + _LAUNCH_GRACE_SECONDS
         answer = self._ask("launch", seconds, order=_wire(order))
         return answers.launch(order, answer, self._fetch)
@@ -117,12 +125,43 @@ class JsonLinesDialect:
         Inputs are matched by tensor name, else by the names of the file's only signature, else by
         order. An output's own batch dimension of 1 is replaced by n. Raises as `launch` does.
         """
-        self._start()
+        self.hold()
         count = _samples(self._device.name, inputs)
         entries = [self._entry(name, array, inputs) for name, array in inputs.items()]
         seconds = order.timeout_seconds + _LAUNCH_GRACE_SECONDS
         answer = self._ask("infer", seconds, order=_wire(order), n=count, inputs=entries)
         return answers.outputs(answer, self._fetch)
+
+    def holder(self) -> Holder | None:
+        """Ask who has the device; see protocols.Leasing."""
+        self._start()
+        answer = self._lease("look")
+        name = answer.text_or_none("holder")
+        if name is None:
+            return None
+        return Holder(
+            name=name[:_LONGEST_HOLDER],
+            seconds=answer.number("seconds"),
+            is_this=answer.flag("yours"),
+        )
+
+    def hold(self) -> None:
+        """Take the device, and renew the lease from a thread; see protocols.Leasing."""
+        self._start()
+        if self._epoch:
+            return
+        self._epoch = self._lease("take", holder=holder()).integer("epoch")
+        lines = self._lines
+        assert lines is not None
+        renewal = {**self._request("lease", "lease"), "action": "renew", "token": TOKEN}
+        self._renewal = Renewal(lambda: lines.send(renewal))
+
+    def release(self) -> None:
+        """Let go of the device; see protocols.Leasing."""
+        if self._epoch and self._lines is not None:
+            with suppress(HarnessError):
+                self._lease("drop")
+        self._let_go()
 
     def close(self) -> None:
         """End the agent; never raises."""
@@ -196,6 +235,12 @@ class JsonLinesDialect:
         self._channel = self._transport.talk([self._device.python, path])
         self._lines = JsonLines(self._channel, self._device.name)
 
+    def _lease(self, action: str, **fields: str) -> Fields:
+        return self._ask("lease", _ANSWER_SECONDS, action=action, token=TOKEN, **fields)
+
+    def _request(self, identity: int | str, verb: str) -> dict[str, Any]:
+        return {"v": VERSION, "id": identity, "verb": verb, "epoch": self._epoch}
+
     def _ask(self, verb: str, seconds: float, **fields: Any) -> Fields:  # noqa: ANN401 - JSON
         """Send one request and return its answer; raises what an error answer stands for."""
         lines = self._lines
@@ -203,7 +248,7 @@ class JsonLinesDialect:
         self._next_id += 1
         identity = self._next_id
         deadline = time.monotonic() + seconds
-        request = {"v": VERSION, "id": identity, "verb": verb, "epoch": 0, **fields}
+        request = {**self._request(identity, verb), **fields}
         whole = False
         try:
             lines.send(request)
@@ -226,9 +271,17 @@ class JsonLinesDialect:
         if event != "error":
             raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
         reason = f"{self._device.name}: {fields.text('reason')}"
+        if fields.text("kind") == LeaseError.kind:
+            self._let_go()
         raise _ERRORS.get(fields.text("kind"), AgentError)(reason)
 
+    def _let_go(self) -> None:
+        renewal, self._renewal, self._epoch = self._renewal, None, 0
+        if renewal is not None:
+            renewal.close()
+
     def _forget(self) -> None:
+        self._let_go()
         channel, self._channel, self._lines = self._channel, None, None
         if channel is not None:
             channel.close()

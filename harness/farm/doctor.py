@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HarnessError, HostKeyUnknown
+from harness.errors import HarnessError, HostKeyUnknown, LeaseError
 from harness.farm import checks_device, checks_runtime
 from harness.farm.patient import Check, Examination, Patient
 from harness.farm.probe import NoPython, ask
-from harness.protocols import OpenDialect, OpenTransport
+from harness.protocols import Leasing, OpenDialect, OpenTransport
 from harness.types import Device, Profile
 
 _LEAST_PYTHON = (3, 9)
@@ -68,6 +68,8 @@ def _all(patient: Patient, examinations: Sequence[Examination], *, met: bool) ->
             continue
         try:
             made.append(examination(patient))
+        except LeaseError as error:
+            made.append(Check(name=name, status="skip", found=str(error)))
         except HarnessError as error:
             mend = patient.there("dmesg | tail") + " may say why"
             made.append(Check(name=name, status="fail", found=str(error), mend=mend))
@@ -157,6 +159,10 @@ def _agent(patient: Patient, open_dialect: OpenDialect) -> Check:
     try:
         patient.dialect = open_dialect(patient.transport, patient.device)
         patient.dialect.deploy({})
+        other = patient.dialect.holder() if isinstance(patient.dialect, Leasing) else None
+        if other is not None:
+            found = f"{other.name} has this device; nothing is asked while it may measure"
+            return Check(name="agent", status="skip", found=found)
         patient.facts = patient.dialect.hello()
     except HarnessError as error:
         mend = (

@@ -143,6 +143,7 @@ def install(session: Session, wanted: Wanted | None, *, dry_run: bool, say: Say)
         _refuse_no_room(session.device, probe, made)
         if dry_run:
             return made
+        session.hold()
         say(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
         session.dialect.deploy({wheel.digest: wheel.path for wheel in found})
     say(f"unpacking and trying it on {session.device.name}")

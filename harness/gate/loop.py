@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.errors import HarnessError, Inaccurate, TransportError
+from harness.errors import HarnessError, Inaccurate, LeaseError, TransportError
 from harness.gate.contest import (
     CONFIRMING,
     LAUNCH_METRICS,
@@ -112,6 +112,7 @@ def _hold(lab: Lab, found: Sequence[Evidence], fresh: Mapping[Key, int]) -> Iter
             profile = lab.profiles.get(session.device.profile)
             worker = Worker(session=session, observer=lab.observer, profile=profile, stop=stop)
             _DeviceGate(lab=lab, worker=worker).hold(share, fresh, emit)
+            session.release()
 
         machines[machine_of(name, session)].append(job)
     yield from together(machines, lab.sessions)
@@ -197,7 +198,7 @@ class _Held:
             else:
                 self.loops = self._loops_before()
                 self._again(fresh)
-        except TransportError as error:
+        except (TransportError, LeaseError) as error:
             last = max((one.launch.block for one in self.evidence.readings), default=None)
             after = "before the first block" if last is None else f"after block {last % CONFIRMING}"
             reason = f"{contest.key.device} was lost {after} ({error})"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import stats
-from harness.errors import HarnessError, TransportError
+from harness.errors import HarnessError, LeaseError, TransportError
 from harness.layers.nouns import (
     ESTIMATE,
     NEGATIVE,
@@ -181,7 +181,7 @@ def _attempt(worker: Worker, piece: _Piece, action: Callable[[Worker, _Piece], N
     """Do one launch; a prefix that cannot run is left out, the whole file must."""
     try:
         worker.mending(lambda: action(worker, piece))
-    except TransportError:
+    except (TransportError, LeaseError):
         raise
     except HarnessError as error:
         if piece.prefix is None:

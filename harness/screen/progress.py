@@ -137,6 +137,10 @@ class Progress:
                 # What was spared by stopping early is spared; the fresh pairs come on top.
                 self._launches = self._done_launches + int(event.get("launches", 0))
             self._say(f"{clean(event.get('row', ''))}: looks worse; measuring fresh pairs")
+        elif word == "waiting":
+            self._say(f"{device}: {clean(event.get('reason', ''))}; waiting until it is free")
+        elif word == "lease_lost":
+            self._say(f"{device}: lost to somebody else ({clean(event.get('reason', ''))})")
         elif word == "reconnected":
             self._say(f"{device}: connected again")
 

@@ -93,6 +93,6 @@ def raw(transport: LocalTransport, device: Device, workdir: Path) -> Iterator[Ra
     transport.put(archive, str(target))
     channel = transport.talk([device.python, str(target)])
     agent = RawAgent(channel, workdir)
-    agent.ask("have", digests=[])
+    agent.take()
     yield agent
     channel.close()

@@ -70,13 +70,14 @@ class RawAgent:
     workdir: Path
     lines: JsonLines = field(init=False)
     last: int = 0
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         self.lines = JsonLines(self.channel, "raw")
 
     def send(self, verb: str, **fields: Any) -> int:
         self.last += 1
-        self.lines.send({"v": 1, "id": self.last, "verb": verb, "epoch": 0, **fields})
+        self.lines.send({"v": 1, "id": self.last, "verb": verb, "epoch": self.epoch, **fields})
         return self.last
 
     def read(self) -> dict[str, Any]:
@@ -86,6 +87,12 @@ class RawAgent:
         self.send(verb, **fields)
         while (answer := self.read())["event"] == "progress":
             pass
+        return answer
+
+    def take(self, token: str = "rawrawraw") -> dict[str, Any]:
+        """Take the device's lease; what is asked from now on is of its epoch."""
+        answer = self.ask("lease", action="take", token=token, holder=f"raw {token}")
+        self.epoch = answer.get("epoch", self.epoch)
         return answer
 
     def give(self, source: Path, part: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,334 @@
+"""One user of a device at a time: the lease, by real agents of two users' work folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from agent_lab import LONG, ROOT, RawAgent, digest_of, launch_processes, wait_until
+
+from harness.dialects import renewal
+from harness.dialects.json_lines import JsonLinesDialect, _wire, open_json_lines
+from harness.dialects.packing import agent_zip
+from harness.errors import LeaseError
+from harness.protocols import Leasing
+from harness.sessions import Patience, Session
+from harness.transports.local import LocalTransport, open_local
+from harness.types import Device, LaunchOrder
+
+pytest_plugins = ("agent_fixtures",)
+
+
+@pytest.fixture
+def leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's agents keep leases."""
+    folder = tmp_path / "leases"
+    folder.mkdir()
+    monkeypatch.setenv("EDGE_HARNESS_LEASES", str(folder))
+    return folder
+
+
+Start = Callable[[str], RawAgent]
+
+
+@pytest.fixture
+def start(leases: Path, device: Device, tmp_path: Path) -> Iterator[Start]:
+    """Start agents, each with a work folder of its own."""
+    opened = []
+
+    def make(name: str) -> RawAgent:
+        workdir = tmp_path / name
+        transport = open_local(replace(device, workdir=str(workdir)))
+        archive, digest = agent_zip()
+        target = workdir / "agents" / f"{digest}.zip"
+        transport.put(archive, str(target))
+        channel = transport.talk([device.python, str(target)])
+        agent = RawAgent(channel, workdir)
+        agent.ask("have", digests=[])
+        opened.append((channel, transport))
+        return agent
+
+    yield make
+    for channel, transport in opened:
+        channel.close()
+        transport.close()
+
+
+def lease_file(leases: Path) -> Path:
+    (found,) = leases.iterdir()
+    return found
+
+
+def words(leases: Path) -> list[str]:
+    return lease_file(leases).read_text().split(" ", 7)
+
+
+def rewrite(leases: Path, **changed: str) -> None:
+    """Change fields of the lease in place, as time or another agent would."""
+    names = ("version", "epoch", "boot", "until_ms", "pid", "start", "token", "holder")
+    fields = dict(zip(names, words(leases), strict=True)) | changed
+    lease_file(leases).write_text(" ".join(fields[name] for name in names))
+
+
+def begin_long_launch(agent: RawAgent, order: LaunchOrder, kws: Path) -> int:
+    agent.give(kws)
+    sent = agent.send("launch", order=_wire(replace(order, dose=LONG)))
+    assert agent.read()["event"] == "progress"
+    return sent
+
+
+def test_a_second_user_is_refused_with_the_first_ones_name(start: Start) -> None:
+    first, second = start("anna"), start("ben")
+    assert first.take("annaanna")["event"] == "result"
+    refused = second.take("benbenbe")
+    assert refused["kind"] == "busy"
+    assert "raw annaanna has this device" in refused["reason"]
+    look = second.ask("lease", action="look", token="benbenbe")
+    assert (look["holder"], look["yours"]) == ("raw annaanna", False)
+    assert 25 < look["seconds"] <= 30
+
+
+def test_each_grant_raises_the_epoch_and_a_drop_frees_the_device(start: Start) -> None:
+    first, second = start("anna"), start("ben")
+    before = first.take("annaanna")["epoch"]
+    first.ask("lease", action="drop", token="annaanna")
+    look = second.ask("lease", action="look", token="benbenbe")
+    assert look["holder"] is None
+    assert second.take("benbenbe")["epoch"] > before
+
+
+def test_without_the_lease_or_with_an_older_epoch_nothing_is_done(
+    start: Start, order: LaunchOrder, kws: Path
+) -> None:
+    agent = start("anna")
+    assert agent.give(kws)["kind"] == "busy"
+    assert agent.ask("launch", order=_wire(order))["kind"] == "busy"
+    agent.take("annaanna")
+    agent.epoch -= 1
+    older = agent.ask("launch", order=_wire(order))
+    assert older["kind"] == "busy"
+    assert "epoch" in older["reason"]
+
+
+def test_losing_the_lease_kills_the_launch(
+    start: Start, leases: Path, order: LaunchOrder, kws: Path
+) -> None:
+    agent = start("anna")
+    agent.take("annaanna")
+    begin_long_launch(agent, order, kws)
+    rewrite(leases, epoch=str(agent.epoch + 1), token="benbenbe", holder="ben@far\n")
+    answer = agent.read()
+    assert answer["kind"] == "busy"
+    assert "ben@far has this device" in answer["reason"]
+    assert launch_processes(agent.workdir) == []
+
+
+def test_a_lease_that_is_not_renewed_kills_the_launch_and_is_taken_over(
+    start: Start, leases: Path, order: LaunchOrder, kws: Path
+) -> None:
+    first, second = start("anna"), start("ben")
+    first.take("annaanna")
+    begin_long_launch(first, order, kws)
+    rewrite(leases, until_ms="1")
+    assert second.take("benbenbe")["event"] == "result"
+    # Granted only when the launch of the one who lost it is over.
+    assert launch_processes(first.workdir) == []
+    assert first.read()["kind"] == "busy"
+
+
+def test_a_result_of_a_lost_lease_is_refused(
+    start: Start, leases: Path, order: LaunchOrder, kws: Path
+) -> None:
+    agent = start("anna")
+    agent.take("annaanna")
+    sent = begin_long_launch(agent, replace(order, timeout_seconds=600.0), kws)
+    (pid,) = wait_until(lambda: launch_processes(agent.workdir))
+    os.kill(pid, signal.SIGSTOP)
+    rewrite(leases, until_ms="1")
+    answer = agent.read()
+    assert (answer["id"], answer["kind"]) == (sent, "busy")
+
+
+def test_a_lease_of_another_boot_and_one_that_cannot_be_read_are_nobodys(
+    start: Start, leases: Path
+) -> None:
+    first, second = start("anna"), start("ben")
+    before = first.take("annaanna")["epoch"]
+    rewrite(leases, boot="00000000-0000-0000-0000-000000000000", pid="1")
+    taken = second.take("benbenbe")
+    assert taken["epoch"] > before
+    for text in (
+        "",
+        "\n",
+        "nonsense",
+        "1 2 3",
+        "2 9 b 9 9 9 t h\n",
+        "1 x y z w v u t\n",
+        "\0" * 700,
+    ):
+        lease_file(leases).write_text(text)
+        assert second.take("benbenbe")["epoch"] > before
+
+
+def test_nobody_holds_a_device_for_ever(start: Start, leases: Path) -> None:
+    agent = start("anna")
+    agent.take("annaanna")
+    rewrite(leases, until_ms=str(1 << 52), token="benbenbe")
+    look = agent.ask("lease", action="look", token="annaanna")
+    assert look["seconds"] <= 3600
+
+
+def test_the_same_controller_takes_its_own_lease_at_once_and_ends_its_old_agent(
+    start: Start, order: LaunchOrder, kws: Path
+) -> None:
+    old, new = start("anna"), start("anna again")
+    old.take("annaanna")
+    begin_long_launch(old, order, kws)
+    began = time.monotonic()
+    assert new.take("annaanna")["event"] == "result"
+    assert time.monotonic() - began < 3
+    wait_until(lambda: not launch_processes(old.workdir))
+
+
+def test_an_agent_that_ends_lets_go(start: Start) -> None:
+    first, second = start("anna"), start("ben")
+    first.take("annaanna")
+    first.channel.close()
+    wait_until(lambda: second.take("benbenbe")["event"] == "result")
+
+
+def test_the_file_may_be_a_strangers_but_neither_a_link_nor_a_pipe(
+    start: Start, leases: Path, tmp_path: Path
+) -> None:
+    agent = start("anna")
+    agent.take("annaanna")
+    agent.ask("lease", action="drop", token="annaanna")
+    path = lease_file(leases)
+    assert path.stat().st_mode & 0o777 == 0o666
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    path.unlink()
+    path.symlink_to(precious)
+    other = start("ben")
+    assert other.take("benbenbe")["kind"] == "busy"
+    path.unlink()
+    os.link(precious, path)
+    assert other.take("benbenbe")["kind"] == "busy"
+    path.unlink()
+    os.mkfifo(path)
+    assert other.take("benbenbe")["kind"] == "busy"
+    assert precious.read_text() == "mine"
+
+
+_AS_USER = """
+import os, sys
+os.umask(0o077)
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+sys.path.insert(0, "AGENT")
+import lease
+lease._SHARED = sys.argv[2]
+one = lease.Lease("device")
+one.take("user" + sys.argv[1], "user " + sys.argv[1])
+print(lease.Lease("device").look("")["holder"])
+one.drop()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_two_users_share_one_file_in_a_sticky_folder() -> None:
+    """The kernel refuses O_CREAT on somebody else's file there (fs.protected_regular)."""
+    with tempfile.TemporaryDirectory(prefix="edge-harness-", dir="/tmp") as root:
+        Path(root).chmod(0o1777)
+        sources = Path(root) / "agent"
+        shutil.copytree(ROOT / "agents" / "python_tflite", sources)
+        script = _AS_USER.replace("AGENT", str(sources))
+        python = next(p for p in ("/usr/bin/python3", sys.executable) if Path(p).exists())
+        environment = {k: v for k, v in os.environ.items() if k != "EDGE_HARNESS_LEASES"}
+        for user in ("12345", "12346", "0", "12345"):
+            said = subprocess.run(
+                [python, "-c", script, user, f"{root}/leases"],
+                check=False,
+                capture_output=True,
+                text=True,
+                env=environment,
+            )
+            assert said.stdout == f"user {user}\n", said.stderr
+
+
+# --- the controller's side ---------------------------------------------------------------------
+
+
+def test_a_dialect_takes_the_device_for_a_launch_and_lets_go_when_closed(
+    start: Start, dialect: JsonLinesDialect, order: LaunchOrder, kws: Path
+) -> None:
+    other = start("ben")
+    assert isinstance(dialect, Leasing)
+    dialect.deploy({digest_of(kws): kws})
+    assert other.take("benbenbe")["kind"] == "busy"
+    dialect.launch(order)
+    dialect.release()
+    assert other.take("benbenbe")["event"] == "result"
+    with pytest.raises(LeaseError, match="raw benbenbe has this device"):
+        dialect.launch(order)
+    other.ask("lease", action="drop", token="benbenbe")
+    dialect.launch(order)
+
+
+def test_the_lease_is_renewed_while_a_launch_runs_and_between_launches(
+    leases: Path, dialect: JsonLinesDialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "RENEW_SECONDS", 0.05)
+    dialect.hold()
+    first = int(words(leases)[3])
+    wait_until(lambda: int(words(leases)[3]) > first + 200)
+    rewrite(leases, until_ms="1")
+    wait_until(lambda: int(words(leases)[3]) > first)
+
+
+def test_a_session_says_who_has_the_device_or_waits(
+    start: Start, device: Device, transport: LocalTransport
+) -> None:
+    other = start("ben")
+    other.take("benbenbe")
+    with pytest.raises(LeaseError, match="raw benbenbe has this device") as caught:
+        Session(device)
+    assert caught.value.holder == "raw benbenbe"
+    told = []
+
+    def tell(name: str, reason: str) -> None:
+        told.append((name, reason))
+        other.ask("lease", action="drop", token="benbenbe")
+
+    session = Session(device, patience=Patience(60.0, tell))
+    try:
+        session.hold()
+        assert other.take("benbenbe")["kind"] == "busy"
+    finally:
+        session.close()
+    assert told == [(device.name, "raw benbenbe has this device")]
+    assert other.take("benbenbe")["event"] == "result"
+
+
+def test_a_second_connection_of_this_process_does_not_wait(
+    leases: Path, device: Device, dialect: JsonLinesDialect
+) -> None:
+    dialect.hold()
+    with_other = open_json_lines(open_local(device), device)
+    try:
+        found = with_other.holder()
+        assert found is not None
+        assert found.is_this
+        assert renewal.holder() == found.name
+        with_other.hold()
+    finally:
+        with_other.close()
