@@ -1,6 +1,6 @@
 """The agent as one file: a zip that Python runs, named by the digest of its sources.
 
-Comments and docstrings stay at home: they are a third of the zip. What is left stands on the same
+Comments and docstrings stay at home, and all but one blank a level: they are a third of the zip. What is left stands on the same
 lines, so that a traceback from a device is one of the sources.
 """
 
@@ -19,7 +19,7 @@ from harness import assets
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
-_FORM = b"without comments and docstrings"
+_FORM = b"without comments and docstrings, one blank a level"
 """Part of the digest: what is done to the sources is in the zip too."""
 _BEFORE_STATEMENTS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
@@ -50,7 +50,9 @@ def slim(source: str) -> str:
     lines = source.splitlines()
     before: tokenize.TokenInfo | None = None
     held: tokenize.TokenInfo | None = None
+    levels = _Levels(lines)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        levels.see(token)
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip()
@@ -60,7 +62,34 @@ def slim(source: str) -> str:
             starts = before is None or before.type in _BEFORE_STATEMENTS
             held = token if token.type == tokenize.STRING and starts else None
             before = token
-    return "\n".join(lines) + "\n"
+    return "\n".join(levels.lowered()) + "\n"
+
+
+class _Levels:
+    """How deep each line stands; a line inside a string stays as it is."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._level = 0
+        self._of: dict[int, int] = {}
+        self._inside: set[int] = set()
+
+    def see(self, token: tokenize.TokenInfo) -> None:
+        """Take the next token of the source."""
+        self._level += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        (first, _), (last, _) = token.start, token.end
+        self._of.setdefault(first - 1, self._level)
+        if token.type == tokenize.DEDENT:
+            self._of[first - 1] = self._level
+        if token.type == tokenize.STRING:
+            self._inside.update(range(first, last))
+
+    def lowered(self) -> list[str]:
+        """Return the lines, indented by one blank a level."""
+        return [
+            line if row in self._inside else " " * self._of.get(row, 0) + line.lstrip(" ")
+            for row, line in enumerate(self._lines)
+        ]
 
 
 def _blank(lines: list[str], string: tokenize.TokenInfo) -> None:
