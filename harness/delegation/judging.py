@@ -191,7 +191,8 @@ def _nothing(case: _Case) -> tuple[Status, str] | None:
     compiled = case.compiled
     if compiled is not None and compiled.mapped_ops == 0:
         return "fell_back", f"{compiled.compiler} mapped no operator ({compiled.source})"
-    if case.cell.target == "edgetpu" and not case.operators.get(EDGETPU_OPERATOR):
+    known = case.operators
+    if case.cell.target == "edgetpu" and known and EDGETPU_OPERATOR not in known:
         return "fell_back", f"the file holds no {EDGETPU_OPERATOR}: it is not compiled"
     return None
 
@@ -219,15 +220,18 @@ def _contradiction(case: _Case) -> tuple[Status, str] | None:
     if compiled is not None and compiled.contradiction:
         return "invalid", f"{compiled.source or compiled.compiler}: {compiled.contradiction}"
     for told in case.every:
-        reason = _own_contradiction(told)
+        reason = _own_contradiction(told) or _against_the_file(told, case.operators)
         if reason:
             return "invalid", reason
-        operators = sum(case.operators.values())
-        if told.total_ops and operators and told.total_ops > operators:
-            return (
-                "invalid",
-                f"the launch counted {told.total_ops} operators and the file has {operators}",
-            )
+    return None
+
+
+def _against_the_file(told: Delegation, operators: dict[str, int]) -> str | None:
+    whole, compiled = sum(operators.values()), operators.get(EDGETPU_OPERATOR)
+    if compiled and (told.delegated_ops or 0) > compiled:
+        return f"the delegate took {told.delegated_ops} operators and {compiled} are compiled"
+    if told.total_ops and whole and told.total_ops > whole:
+        return f"the launch counted {told.total_ops} operators and the file has {whole}"
     return None
 
 

@@ -45,7 +45,7 @@ def variant(recipe: str = "int8", model: str = "kws", **changes: Any) -> Variant
         "size_bytes": 54_321,
         "size_zstd_bytes": 40_000,
         "inputs": (Tensor(name="x", shape=(-1, 49, 10, 1), dtype="int8", scale=0.5, zero_point=3),),
-        "operators": {"CONV_2D": 5},
+        "operators": {"CONV_2D": 20},
         "accuracy": 0.9,
         "accuracy_samples": 600,
         "metric": "top1",

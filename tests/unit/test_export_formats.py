@@ -189,7 +189,14 @@ def test_a_row_in_part_is_judged_by_min_delegated(
     tmp_path: Path, limit: float | None, ending: str
 ) -> None:
     cell = synthetic.cell(target="gpu", accept=Accept(min_delegated=limit))
-    half = Delegation(delegate="gpu", delegated_ops=3, total_ops=6, partitions=2, left=("ADD",))
+    half = Delegation(
+        delegate="gpu",
+        delegated_ops=3,
+        total_ops=6,
+        partitions=2,
+        left=("ADD",),
+        evidence="graph walk",
+    )
     with Store(tmp_path).create(synthetic.record([cell])) as writer:
         launch = synthetic.launch(cell, synthetic.latencies(cell, 0), delegation=half)
         writer.launch(launch)

@@ -385,9 +385,21 @@ def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
     ("delegation", "least", "ending"),
     [
         (Delegation(delegate="none", delegated_ops=0, total_ops=9), None, "fell_back"),
-        (Delegation(delegate="tpu", delegated_ops=6, total_ops=9), None, "partial"),
-        (Delegation(delegate="tpu", delegated_ops=6, total_ops=9), 0.6, None),
-        (Delegation(delegate="tpu", delegated_ops=9, total_ops=9), None, None),
+        (
+            Delegation(delegate="tpu", delegated_ops=6, total_ops=9, evidence="graph walk"),
+            None,
+            "partial",
+        ),
+        (
+            Delegation(delegate="tpu", delegated_ops=6, total_ops=9, evidence="graph walk"),
+            0.6,
+            None,
+        ),
+        (
+            Delegation(delegate="tpu", delegated_ops=9, total_ops=9, evidence="graph walk"),
+            None,
+            None,
+        ),
     ],
 )
 def test_a_model_that_did_not_run_on_its_accelerator_is_not_judged(

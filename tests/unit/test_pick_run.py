@@ -125,7 +125,14 @@ def test_a_column_of_one_number_a_row_has_no_probability(root: Path) -> None:
 
 def half_delegated(folder: Path, **accept: Any) -> None:
     cell = synthetic.cell(target="gpu", accept=Accept(**accept))
-    half = Delegation(delegate="gpu", delegated_ops=3, total_ops=6, partitions=2, left=("ADD",))
+    half = Delegation(
+        delegate="gpu",
+        delegated_ops=3,
+        total_ops=6,
+        partitions=2,
+        left=("ADD",),
+        evidence="graph walk",
+    )
     launch = synthetic.launch(cell, synthetic.latencies(cell, 0), delegation=half)
     with Store(folder).create(synthetic.record([cell])) as writer:
         writer.launch(launch)

@@ -37,7 +37,7 @@ def test_a_rows_columns_are_the_interfaces(tmp_path: Path) -> None:
     rows = table.rows(run)
     assert len(rows) == 4
     assert all(tuple(row) == table.COLUMNS for row in rows)
-    assert len(table.COLUMNS) == 45
+    assert len(table.COLUMNS) == 48
     frame = table.frame(run)
     assert tuple(frame.columns) == table.COLUMNS
     assert frame["latency_p50_ms"].notna().sum() == 2
@@ -128,19 +128,19 @@ def test_flags_of_everything_are_united(tmp_path: Path) -> None:
 
 def delegated(done: int | None, total: int | None, name: str = "edgetpu") -> Delegation:
     return Delegation(
-        delegate=name, delegated_ops=done, total_ops=total, left=("SOFTMAX",), evidence="the file"
+        delegate=name, delegated_ops=done, total_ops=total, left=("SOFTMAX",), evidence="graph walk"
     )
 
 
 def test_partial_is_measured_and_says_what_stayed(tmp_path: Path) -> None:
-    of = cell("as_is@edgetpu", target="edgetpu")
+    of = cell("as_is@npu", target="npu")
     row = the_row(tmp_path, of, [launch(of, [1e6], delegation=delegated(19, 20))])
     assert row["status"] == "partial"
     assert row["reason"] == (
         "1 of 20 operators stayed on the CPU: SOFTMAX (95% delegated, under min_delegated = 1)"
     )
     assert row["latency_p50_ms"] == 1.0
-    assert (row["delegated_ops"], row["total_ops"], row["evidence"]) == (19, 20, "the file")
+    assert (row["delegated_ops"], row["total_ops"], row["evidence"]) == (19, 20, "graph walk")
 
 
 def test_nothing_delegated_is_never_a_number(tmp_path: Path) -> None:
