@@ -87,7 +87,7 @@ class _Levels:
     def lowered(self) -> list[str]:
         """Return the lines, indented by one blank a level."""
         return [
-            line if row in self._inside else " " * self._of.get(row, 0) + line.lstrip(" ")
+            line if row in self._inside else (" " * self._of.get(row, 0) + line.lstrip()).rstrip()
             for row, line in enumerate(self._lines)
         ]
 
