@@ -24,6 +24,7 @@ NAMES = (
     "start_up",
     "agent",
     "ssh",
+    "lease",
     "fidelity",
     "run_overhead",
     "build",
