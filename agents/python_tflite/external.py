@@ -53,14 +53,30 @@ def _delegate(runtime: Any, library: str, options: Dict[str, str], target: str) 
         raise AgentFault("unsupported", reason)
     try:
         return load(library, options)
-    except (OSError, AttributeError, ValueError) as error:
-        # The runtime puts the library's own words on the second line; some libraries have none.
-        words = str(error).partition("\n")[2] if isinstance(error, ValueError) else str(error)
-        seen = "; ".join(diagnosis()) if target == "edgetpu" else "look into the vendor's log"
-        reason = "the delegate {} for {} is not usable here: {}; {}".format(
-            library, target, words.strip() or "it gives no reason", seen
-        )
-        raise AgentFault("unsupported", reason) from error
+    except ValueError as error:
+        # On the second line are the library's own words; libedgetpu has none for most of its reasons.
+        found = [str(error).partition("\n")[2].strip() or "it gives no reason"]
+        found += diagnosis() if target == "edgetpu" else []
+        raise _unusable(library, target, found) from error
+    except (OSError, AttributeError) as error:
+        raise _unusable(library, target, [str(error), *_foreign(library)]) from error
+
+
+def _unusable(library: str, target: str, found: List[str]) -> AgentFault:
+    reason = "the delegate {} for {} is not usable here: {}"
+    return AgentFault("unsupported", reason.format(library, target, "; ".join(found)))
+
+
+def _foreign(library: str) -> List[str]:
+    """Say that a library is of another architecture, which the loader calls `No such file`."""
+    try:
+        heads = [open(path, "rb").read(20) for path in (library, sys.executable)]  # noqa: SIM115
+    except OSError:
+        return []
+    # ELF: byte 4 is the class (32 or 64 bits), 18 and 19 are the machine.
+    if heads[0][4:5] + heads[0][18:] == heads[1][4:5] + heads[1][18:]:
+        return []
+    return ["it is no library of this machine's architecture ({})".format(os.uname().machine)]
 
 
 def diagnosis(root: str = "/") -> List[str]:
@@ -82,7 +98,7 @@ def diagnosis(root: str = "/") -> List[str]:
     if os.path.exists(os.path.join(root, "dev/apex_0")):
         found.append("PCIe /dev/apex_0" + _rights(root, "dev/apex_0"))
     if not found:
-        return ["no Edge TPU is seen: neither USB {} nor /dev/apex_0".format(" or ".join(_STICKS))]
+        return ["no Edge TPU is seen: no USB {}, no /dev/apex_0".format(" or ".join(_STICKS))]
     return [*found, "it may be in use, or the library too old or too new for this runtime"]
 
 

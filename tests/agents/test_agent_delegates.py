@@ -1,0 +1,240 @@
+"""Launches through a delegate library: the stand-in of tests/standins on a real agent and real compiled files."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from agent_lab import ROOT, digest_of
+from standins import graphs
+
+from harness.dialects.json_lines import JsonLinesDialect
+from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
+from harness.types import Launch, LaunchOrder
+
+pytest_plugins = ("agent_fixtures",)
+
+
+@pytest.fixture
+def coral(shared_data: Path) -> Path:
+    return shared_data / "coral"
+
+
+@pytest.fixture(name="external")
+def _external(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "agents" / "python_tflite"))
+    for name in ("external", "graph", "sysfs", "wire"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import external  # type: ignore[import-not-found,unused-ignore]
+
+    return external
+
+
+def run(
+    dialect: JsonLinesDialect, order: LaunchOrder, model: Path, library: Path | str, **options: Any
+) -> Launch:
+    dialect.deploy({digest_of(model): model})
+    known = {"target": "edgetpu"} | {k: v for k, v in options.items() if k in ("target", "kind")}
+    told = {key: str(value) for key, value in options.items() if key not in known}
+    return dialect.launch(
+        replace(
+            order,
+            variant_digest=digest_of(model),
+            delegate=str(library),
+            delegate_options=told,
+            **known,
+        )
+    )
+
+
+def test_a_compiled_file_runs_through_its_delegate(
+    dialect: JsonLinesDialect, order: LaunchOrder, coral: Path, standin_delegate: Path
+) -> None:
+    model = coral / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
+    launch = run(dialect, order, model, standin_delegate, device="usb:1", work_us=300)
+    told = launch.delegation
+    assert (told.delegate, told.delegated_ops, told.total_ops) == ("edgetpu", 1, 1)
+    assert (told.partitions, told.left, told.evidence) == (1, (), "graph walk")
+    assert told.library == f"{standin_delegate} (stand-in of the tests, no Edge TPU)"
+    (latency,) = [part for part in launch.samples if part.series == "latency"]
+    assert min(latency.value) >= 300e3
+    assert launch.first_ns is not None
+    memory = run(dialect, order, model, standin_delegate, kind="memory")
+    assert memory.delegation == told
+
+
+def test_what_xnnpack_takes_of_the_rest_is_not_the_accelerators(
+    dialect: JsonLinesDialect, order: LaunchOrder, coral: Path, standin_delegate: Path
+) -> None:
+    model = coral / "movenet_single_pose_lightning_ptq_edgetpu.tflite"
+    told = run(dialect, order, model, standin_delegate).delegation
+    # With XNNPACK's partitions the list of nodes shows seven DELEGATE entries.
+    assert (told.delegated_ops, told.total_ops, told.partitions) == (1, 60, 1)
+    assert Counter(told.left)["RESHAPE"] == 11
+    assert len(told.left) == 59
+
+
+@pytest.mark.parametrize("case", [("add", 6), ("half", 3), ("all", 7)], ids=str)
+def test_any_delegate_is_counted(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    standin_delegate: Path,
+    tmp_path: Path,
+    case: tuple[str, int],
+) -> None:
+    take, taken = case
+    model = graphs.chain(tmp_path / "chain.tflite", ["ADD"] * 6 + ["TANH"])
+    told = run(dialect, order, model, standin_delegate, target="npu", take=take).delegation
+    assert (told.delegate, told.delegated_ops, told.total_ops) == ("npu", taken, 7)
+    assert len(told.left) == 7 - taken
+
+
+def test_a_delegate_that_takes_nothing_is_no_launch(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    coral: Path,
+    standin_delegate: Path,
+    tmp_path: Path,
+) -> None:
+    for model in (
+        graphs.chain(tmp_path / "chain.tflite", ["ADD"] * 6),
+        coral / "mobilenet_v1_0.25_128_quant.tflite",
+        coral / "mobilenet_v1_0.25_128_quant_edgetpu.tflite",
+    ):
+        with pytest.raises(FellBack, match="was loaded and took none of the .* operators"):
+            run(dialect, order, model, standin_delegate, take="none")
+    with pytest.raises(FellBack):  # not compiled: nothing for an Edge TPU in it
+        run(dialect, order, coral / "mobilenet_v1_0.25_128_quant.tflite", standin_delegate)
+
+
+@pytest.mark.parametrize("word", ["device not found", "empty"])
+def test_a_library_that_refuses_says_why_or_is_diagnosed(
+    dialect: JsonLinesDialect, order: LaunchOrder, kws: Path, standin_delegate: Path, word: str
+) -> None:
+    said = "it gives no reason" if word == "empty" else word
+    with pytest.raises(Unsupported) as caught:
+        run(dialect, order, kws, standin_delegate, fail=word)
+    assert f"{said}; no Edge TPU is seen" in str(caught.value)
+    with pytest.raises(Unsupported) as caught:
+        run(dialect, order, kws, standin_delegate, target="npu", fail=word)
+    assert str(caught.value).endswith(f"for npu is not usable here: {said}")
+
+
+def test_a_library_that_cannot_be_loaded(
+    dialect: JsonLinesDialect, order: LaunchOrder, kws: Path, standin_delegate: Path, tmp_path: Path
+) -> None:
+    other = bytearray(standin_delegate.read_bytes())
+    other[18:20] = (0xF7).to_bytes(2, "little")
+    foreign, text = tmp_path / "libforeign.so", tmp_path / "libtext.so"
+    foreign.write_bytes(other)
+    text.write_text("#!/bin/sh\necho this is no library at all\n")
+    for library, words in (
+        ("libno_such_delegate.so.1", "libno_such_delegate.so.1: cannot open shared object"),
+        (foreign, "it is no library of this machine's architecture (x86_64)"),
+        (text, "libtext.so: "),
+        ("libc.so.6", "undefined symbol: tflite_plugin_create_delegate"),
+    ):
+        with pytest.raises(Unsupported) as caught:
+            run(dialect, order, kws, library)
+        assert words in str(caught.value).replace("aarch64", "x86_64")
+        assert f"the delegate {library} for edgetpu is not usable here" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"fail": "crash"}, {"crash_at": 1}, {"crash_at": 30}])
+def test_a_delegate_that_segfaults_takes_only_its_launch(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    coral: Path,
+    standin_delegate: Path,
+    options: dict[str, Any],
+) -> None:
+    model = coral / "keras_lstm_mnist_ptq_edgetpu.tflite"
+    with pytest.raises(Crashed, match="SIGSEGV") as caught:
+        run(dialect, order, model, standin_delegate, device="pci:0", **options)
+    assert "stand-in delegate: device=pci:0" in str(caught.value)
+    assert run(dialect, order, model, standin_delegate).delegation.delegated_ops == 1
+
+
+def test_a_stick_pulled_in_the_middle_of_a_launch(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    coral: Path,
+    standin_delegate: Path,
+    tmp_path: Path,
+) -> None:
+    from threading import Timer
+
+    model, stick = coral / "keras_lstm_mnist_ptq_edgetpu.tflite", tmp_path / "stick"
+    stick.touch()
+    long = replace(order, dose=replace(order.dose, min_seconds=20.0, max_seconds=20.0))
+    run(dialect, order, model, standin_delegate, pulled=stick)
+    timer = Timer(1.0, stick.unlink)
+    timer.start()
+    with pytest.raises(Crashed, match="USB transfer error 2"):
+        run(dialect, long, model, standin_delegate, pulled=stick)
+    timer.join()
+    assert run(dialect, order, model, standin_delegate).inferences > 0
+
+
+def test_a_compiled_file_where_no_delegate_is(
+    dialect: JsonLinesDialect, order: LaunchOrder, coral: Path
+) -> None:
+    model = coral / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
+    dialect.deploy({digest_of(model): model})
+    order = replace(order, variant_digest=digest_of(model))
+    with pytest.raises(Unsupported, match="compiled for an Edge TPU and no Edge TPU delegate"):
+        dialect.launch(order)
+    with pytest.raises(Unsupported, match="target edgetpu .* no delegate for it is named"):
+        dialect.launch(replace(order, target="edgetpu"))
+
+
+def test_a_damaged_file_is_the_runtimes_business(
+    dialect: JsonLinesDialect, order: LaunchOrder, standin_delegate: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(b"\0\0\0\0TFL3" + bytes(100))
+    with pytest.raises(ModelRejected):
+        run(dialect, order, damaged, standin_delegate)
+
+
+def stick(root: Path, identity: str, speed: str, *, node: bool = True) -> None:
+    folder = root / "sys/bus/usb/devices/1-2"
+    folder.mkdir(parents=True)
+    vendor, product = identity.split(":")
+    facts = {"idVendor": vendor, "idProduct": product, "speed": speed, "busnum": "1", "devnum": "7"}
+    for name, value in facts.items():
+        (folder / name).write_text(value + "\n")
+    if node:
+        (root / "dev/bus/usb/001").mkdir(parents=True)
+        (root / "dev/bus/usb/001/007").touch()
+
+
+def test_a_machine_without_an_edge_tpu(external: ModuleType, tmp_path: Path) -> None:
+    stick(tmp_path, "046d:c31c", "12")
+    (only,) = external.diagnosis(str(tmp_path))
+    assert only == "no Edge TPU is seen: no USB 1a6e:089a or 18d1:9302, no /dev/apex_0"
+
+
+def test_sticks_before_and_after_their_firmware(external: ModuleType, tmp_path: Path) -> None:
+    stick(tmp_path / "a", "1a6e:089a", "480")
+    first, then = external.diagnosis(str(tmp_path / "a"))
+    assert first == "USB 1a6e:089a (its firmware is not loaded yet) at 480 Mbit/s"
+    assert "too old or too new" in then
+    stick(tmp_path / "b", "18d1:9302", "5000")
+    assert external.diagnosis(str(tmp_path / "b"))[0].endswith("at 5000 Mbit/s")
+    stick(tmp_path / "c", "18d1:9302", "480")
+    assert "a USB 2 link: slow" in external.diagnosis(str(tmp_path / "c"))[0]
+
+
+def test_a_stick_without_rights_and_a_module(external: ModuleType, tmp_path: Path) -> None:
+    stick(tmp_path, "18d1:9302", "5000", node=False)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/apex_0").touch()
+    usb, pcie, _ = external.diagnosis(str(tmp_path))
+    assert f"this user may not use {tmp_path}/dev/bus/usb/001/007: add the udev rule" in usb
+    assert pcie == "PCIe /dev/apex_0"

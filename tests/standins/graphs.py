@@ -1,0 +1,70 @@
+"""Small .tflite files made byte by byte, for tests and benchmarks: chains of operators, any length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+_BUILTIN = schema.BuiltinOperator
+_OPTIONS = schema.BuiltinOptions
+
+
+def chain(path: Path, words: Sequence[str], width: int = 8) -> Path:
+    """Write float32 operators in a row over (1, width): `ADD` (to a constant), `MUL`, `RELU`, `TANH`, ..."""
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.description = 3, "a chain"
+    model.buffers = [schema.BufferT()]
+    graph.name, graph.tensors, graph.operators = "main", [], []
+
+    def tensor(name: str, shape: Sequence[int], values: Any = None) -> int:
+        made = schema.TensorT()
+        made.name, made.shape, made.type = name, list(shape), schema.TensorType.FLOAT32
+        made.buffer = 0
+        if values is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(np.asarray(values, "<f4").tobytes(), np.uint8)
+            model.buffers.append(buffer)
+            made.buffer = len(model.buffers) - 1
+        graph.tensors.append(made)
+        return len(graph.tensors) - 1
+
+    known = list(dict.fromkeys(words))
+    model.operatorCodes = [_code(word) for word in known]
+    before = tensor("x", (1, width))
+    graph.inputs = [before]
+    for place, word in enumerate(words):
+        operator = schema.OperatorT()
+        operator.opcodeIndex = known.index(word)
+        operator.inputs = [before]
+        if word in ("ADD", "MUL", "SUB"):
+            constant = np.linspace(0.1, 1.0, width) * (-1) ** place
+            operator.inputs.append(tensor(f"c{place}", (width,), constant))
+            options = getattr(schema, f"{word.title()}OptionsT")()
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(_OPTIONS, f"{word.title()}Options")
+        before = tensor(f"y{place}", (1, width))
+        operator.outputs = [before]
+        graph.operators.append(operator)
+    graph.outputs = [before]
+    model.subgraphs = [graph]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return path
+
+
+def _code(word: str) -> Any:
+    made = schema.OperatorCodeT()
+    made.version = 1
+    if word in vars(_BUILTIN):
+        made.builtinCode = getattr(_BUILTIN, word)
+        made.deprecatedBuiltinCode = min(made.builtinCode, 127)
+    else:
+        made.builtinCode = made.deprecatedBuiltinCode = _BUILTIN.CUSTOM
+        made.customCode = word
+    return made
