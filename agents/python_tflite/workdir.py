@@ -30,7 +30,10 @@ class Workdir:
             path = os.path.join(root, folder)
             os.makedirs(path, mode=_MODE, exist_ok=True)
             facts = os.lstat(path)
-            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+            if not stat.S_ISDIR(facts.st_mode):
+                reason = "{} is a link or no folder; set another workdir for this device"
+                raise AgentFault("workdir", reason.format(path))
+            if facts.st_uid != os.geteuid():
                 reason = "{} belongs to another user (uid {}); set another workdir for this device"
                 raise AgentFault("workdir", reason.format(path, facts.st_uid))
             if stat.S_IMODE(facts.st_mode) != _MODE:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import typer
 
 # The commands register themselves in this order.
 from harness.cli import measure, stored, asking, search, gate, layers, farm, files  # isort: skip
-from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app
+from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app, tell
 
 __all__ = [
     "app",
@@ -55,17 +56,14 @@ def _guarded(*, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except HarnessError as error:
-        if debug:
-            raise
-        typer.echo(f"edge-harness: {error}", err=True)
+        tell(traceback.format_exc() if debug else f"edge-harness: {error}")
         return NOT_ASKED
-    except Exception as error:
-        if debug:
-            raise
-        typer.echo(
-            f"edge-harness: a fault of ours: {type(error).__name__}: {error}\n"
-            "(--debug shows where; please report it)",
-            err=True,
+    except Exception as error:  # noqa: BLE001 - the last door: everything becomes a line
+        tell(
+            traceback.format_exc()
+            if debug
+            else f"edge-harness: a fault of ours: {type(error).__name__}: {error}\n"
+            "(--debug shows where; please report it)"
         )
         return OUR_FAULT
     if code == INTERRUPTED:  # how typer answers Ctrl-C

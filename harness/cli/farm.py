@@ -17,6 +17,7 @@ from harness.cli.shared import (
     app,
     key_question,
     print_json,
+    tell,
 )
 
 
@@ -120,7 +121,7 @@ def setup(
         runtime=runtime,
         dry_run=dry_run,
         farm=farm,
-        say=lambda line: typer.echo(line, err=True),
+        say=tell,
     )
     if as_json:
         print_json(asdict(made))

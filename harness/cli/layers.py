@@ -19,6 +19,7 @@ from harness.cli.shared import (
     app,
     print_json,
     progress,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
-            told=lambda step: typer.echo(step.text(), err=True),
+            told=lambda step: tell(step.text()),
             progress=lambda: progress(quiet=as_json),
         )
     if as_json:

@@ -17,6 +17,7 @@ from harness.cli.shared import (
     ResultsOption,
     app,
     print_json,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def search(
         typer.echo(f"what was tried is kept; {again} goes on", err=True)
         raise
     except Unreachable as error:
-        typer.echo(f"edge-harness: {error}\nwhat was tried is kept; {again} goes on", err=True)
+        tell(f"edge-harness: {error}\nwhat was tried is kept; {again} goes on")
         raise typer.Exit(AWAY) from None
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)

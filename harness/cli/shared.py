@@ -127,5 +127,17 @@ def key_question(fingerprint: str | None) -> Callable[[str, str, str], bool]:
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document on stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    """Print one JSON document on stdout; what a terminal would obey is escaped."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    if not text.isascii() or "\x7f" in text:
+        from harness.report.plain import escaped
+
+        text = escaped(text)
+    typer.echo(text)
+
+
+def tell(text: str) -> None:
+    """Write lines to stderr, cleaned of what a terminal or a CI system would obey."""
+    from harness.table.display import clean_lines
+
+    typer.echo(clean_lines(text), err=True)

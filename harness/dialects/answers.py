@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +40,14 @@ _MAX_RANK = 32
 _MAX_WORDS = 10_000
 _MAX_INT = 1 << 63
 _DIGEST_LETTERS = 64
+_LONGEST_TEXT = 20_000
+_LONGEST_REASON = 4_000
+_LONGEST_WORD = 300
+_MOST_CORES = 1 << 16
+_MOST_OUTPUTS = 1_000
+_SERIES = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TIMES = ("latency", "service", "set_input", "pilot")
+"""Series of how long something took: never less than nothing."""
 _DTYPES = frozenset(
     (
         "bool",
@@ -81,12 +90,40 @@ class Fields:
         return [Fields(f"{self.where}.{key}", one) for one in self._list(key)]
 
     def text(self, key: str) -> str:
-        """Return a field that is a string."""
-        return self._of(key, str)
+        """Return a field that is a string of at most 20,000 characters."""
+        text = self._of(key, str)
+        if len(text) > _LONGEST_TEXT:
+            raise self._bad(key, f"a text of at most {_LONGEST_TEXT} characters")
+        return text
 
     def text_or_none(self, key: str) -> str | None:
         """Return a string, or None where the field is absent or null."""
-        return None if self.value.get(key) is None else self._of(key, str)
+        return None if self.value.get(key) is None else self.text(key)
+
+    def word(self, key: str) -> str:
+        """Return a string that names something, cut where it is longer than any name."""
+        return self.text(key)[:_LONGEST_WORD]
+
+    def word_or_none(self, key: str) -> str | None:
+        """Return a name, or None where the field is absent or null."""
+        return None if self.value.get(key) is None else self.word(key)
+
+    def words(self, key: str) -> tuple[str, ...]:
+        """Return a field that is a list of names."""
+        return tuple(word[:_LONGEST_WORD] for word in self.texts(key))
+
+    def reason(self, key: str) -> str:
+        """Return a string that says why, without its middle where it is long."""
+        text = self.text(key)
+        half = _LONGEST_REASON // 2
+        return text if len(text) <= _LONGEST_REASON else f"{text[:half]} ... {text[-half:]}"
+
+    def base64(self, key: str) -> bytes:
+        """Return the bytes of a field in base64."""
+        try:
+            return base64.b64decode(self._of(key, str), validate=True)
+        except ValueError as error:
+            raise AgentError(f"{self.where}: {key} is not base64: {error}") from error
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a field that is a list of strings."""
@@ -148,32 +185,32 @@ def device_facts(answer: Fields, clock_offset_seconds: float) -> DeviceFacts:
     """Read the answer to `hello`."""
     facts = answer.object("facts")
     return DeviceFacts(
-        identity=facts.text("identity"),
-        hostname=facts.text("hostname"),
-        system=facts.text("system"),
-        kernel=facts.text("kernel"),
-        machine=facts.text("machine"),
-        chip=facts.text_or_none("chip"),
-        board=facts.text_or_none("board"),
-        cores=facts.integer("cores", 1),
+        identity=facts.word("identity"),
+        hostname=facts.word("hostname"),
+        system=facts.word("system"),
+        kernel=facts.word("kernel"),
+        machine=facts.word("machine"),
+        chip=facts.word_or_none("chip"),
+        board=facts.word_or_none("board"),
+        cores=min(facts.integer("cores", 1), _MOST_CORES),
         memory_total_bytes=facts.integer_or_none("memory_total_bytes"),
-        libc=facts.text_or_none("libc"),
-        python=facts.text("python"),
+        libc=facts.word_or_none("libc"),
+        python=facts.word("python"),
         runtimes=tuple(
             Runtime(
-                name=one.text("name"), version=one.text("version"), numpy=one.text_or_none("numpy")
+                name=one.word("name"), version=one.word("version"), numpy=one.word_or_none("numpy")
             )
             for one in facts.objects("runtimes")
         ),
-        agent_digest=answer.text("agent"),
-        boot_id=facts.text_or_none("boot_id"),
+        agent_digest=answer.word("agent"),
+        boot_id=facts.word_or_none("boot_id"),
         clock_offset_seconds=clock_offset_seconds,
-        governor=facts.text_or_none("governor"),
+        governor=facts.word_or_none("governor"),
         temperature_c=facts.number_or_none("temperature_c"),
         load_1m=facts.number_or_none("load_1m"),
         free_bytes=facts.integer_or_none("free_bytes"),
-        accelerators=facts.texts("accelerators"),
-        sensors=facts.texts("sensors"),
+        accelerators=facts.words("accelerators"),
+        sensors=facts.words("sensors"),
         extra=dict(facts.object("extra").value),
     )
 
@@ -181,6 +218,9 @@ def device_facts(answer: Fields, clock_offset_seconds: float) -> DeviceFacts:
 def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
     """Read the answer to `launch`; raises AgentError, and what `fetch` raises."""
     found = answer.object("launch")
+    samples = _samples(found, fetch)
+    if order.kind == "timed" and not any(len(s.value) for s in samples if s.series == "latency"):
+        raise AgentError(f"{found.where}: a timed launch without a latency")
     warmup = found.object("warmup") if found.value.get("warmup") is not None else None
     return Launch(
         id=order.launch_id,
@@ -189,7 +229,7 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         block=order.block,
         position=order.position,
         seed=order.seed,
-        runtime=found.text("runtime"),
+        runtime=found.word("runtime"),
         delegation=_delegation(found),
         wall_ns=found.integer("wall_ns"),
         load_ns=found.integer_or_none("load_ns"),
@@ -209,14 +249,23 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         missed_deadlines=found.integer_or_none("missed"),
         before=_covariates(found.object("before")),
         after=_covariates(found.object("after")),
-        flags=found.texts("flags"),
-        samples=_samples(found, fetch),
+        flags=found.words("flags"),
+        samples=samples,
     )
 
 
 def outputs(answer: Fields, fetch: Fetch) -> dict[str, np.ndarray[Any, Any]]:
     """Read the answer to `infer`: every output by tensor name."""
-    return {one.text("name"): _array(one, fetch) for one in answer.objects("outputs")}
+    entries = answer.objects("outputs")
+    if len(entries) > _MOST_OUTPUTS:
+        raise AgentError(f"{answer.where}: {len(entries)} outputs")
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    left = MAX_OUTPUT_BYTES
+    for one in entries:
+        name = one.text("name")
+        found[name] = _array(one, fetch, left)
+        left -= found[name].nbytes
+    return found
 
 
 def _delegation(found: Fields) -> Delegation:
@@ -279,7 +328,7 @@ def _samples(found: Fields, fetch: Fetch) -> tuple[Samples, ...]:
     if len(sizes) > _MAX_SERIES or max(sizes, default=0) > MAX_SAMPLES:
         raise AgentError(f"{found.where}: more than {_MAX_SERIES} series or {MAX_SAMPLES} samples")
     if found.value.get("blob") is None:
-        parts = [(_decoded(column, "at"), _decoded(column, "value")) for column in columns]
+        parts = [(column.base64("at"), column.base64("value")) for column in columns]
     else:
         data = fetch(found.text("blob"), 2 * _ITEM_BYTES * sum(sizes))
         parts = list(_cut(data, sizes))
@@ -302,8 +351,13 @@ def _series(column: Fields, at: bytes, value: bytes) -> Samples:
     values = _numbers("d", value)
     if not all(map(math.isfinite, values)):
         raise AgentError(f"{column.where}: a value that is not a finite number")
+    name = column.text("series")
+    if _SERIES.fullmatch(name) is None:
+        raise AgentError(f"{column.where}: {name[:80]!r} is no name of a series")
+    if name in _TIMES and min(values, default=1.0) <= 0.0:
+        raise AgentError(f"{column.where}: a {name} of {min(values)} ns")
     return Samples(
-        series=column.text("series"),
+        series=name,
         at_ns=_numbers("q", at),
         value=values,
         count=array("q", [column.integer("count", 1)]) * size,
@@ -317,7 +371,7 @@ def _numbers(code: Literal["q", "d"], data: bytes) -> array[Any]:
     return numbers
 
 
-def _array(entry: Fields, fetch: Fetch) -> np.ndarray[Any, Any]:
+def _array(entry: Fields, fetch: Fetch, most_bytes: int) -> np.ndarray[Any, Any]:
     name = entry.text("dtype")
     shape: list[int] = entry.value.get("shape", [])
     if name not in _DTYPES:
@@ -326,10 +380,10 @@ def _array(entry: Fields, fetch: Fetch) -> np.ndarray[Any, Any]:
         raise AgentError(f"{entry.where}: an array of shape {str(shape)[:80]}")
     dtype = np.dtype(name)
     size = math.prod(shape) * dtype.itemsize
-    if size > MAX_OUTPUT_BYTES:
+    if size > most_bytes:
         raise AgentError(f"{entry.where}: an output of {size} bytes")
     if entry.value.get("blob") is None:
-        data = _decoded(entry, "data")
+        data = entry.base64("data")
     else:
         data = fetch(entry.text("blob"), size)
     if len(data) != size:
@@ -349,13 +403,6 @@ def _is_shape(value: object) -> bool:
         and len(value) <= _MAX_RANK
         and all(type(size) is int and 0 <= size <= MAX_OUTPUT_BYTES for size in value)
     )
-
-
-def _decoded(entry: Fields, key: str) -> bytes:
-    try:
-        return base64.b64decode(entry.text(key), validate=True)
-    except ValueError as error:
-        raise AgentError(f"{entry.where}: {key} is not base64: {error}") from error
 
 
 def is_digest(word: str) -> bool:

@@ -13,19 +13,58 @@ from harness.types import Device
 
 LEAST_PYTHON = (3, 9)
 _SECONDS = 60.0
+_MARK = b"edge-harness "
+_MOST = 1000
+_SHOWN = 500
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
 
-# Any Python, 2 included, must be able to read this far and say what it is.
+# Any Python, 2 included, must be able to read this far and say what it is. Who can write into the
+# folder, or replace it, decides what is run from it: /var/tmp and /tmp are everybody's.
 _LOOK = """\
-import sys, hashlib, json
+import sys, os, stat, hashlib, json
 path = sys.argv[1]
+agents = os.path.dirname(path)
+root = os.path.dirname(agents)
+me = os.geteuid()
+os.umask(63)
+try:
+    os.makedirs(agents)
+except (IOError, OSError):
+    pass
+trouble = None
+trusted = (me, 0, os.stat("/").st_uid)
+above = os.path.dirname(os.path.realpath(root))
+while trouble is None:
+    facts = os.stat(above)
+    if facts.st_uid not in trusted:
+        trouble = "%s belongs to another user (uid %d)" % (above, facts.st_uid)
+    elif facts.st_mode & 2 and not facts.st_mode & stat.S_ISVTX:
+        trouble = "everybody may replace what is in %s" % above
+    if above == os.path.dirname(above):
+        break
+    above = os.path.dirname(above)
+for name in ("", "agents", "blobs", "incoming", "out", "runtimes"):
+    folder = os.path.join(root, name)
+    try:
+        facts = os.lstat(folder.rstrip("/"))
+    except (IOError, OSError):
+        continue
+    if stat.S_ISLNK(facts.st_mode):
+        trouble = "%s is a symbolic link" % folder
+    elif not stat.S_ISDIR(facts.st_mode):
+        trouble = "%s is no folder" % folder
+    elif facts.st_uid != me:
+        trouble = "%s belongs to another user (uid %d)" % (folder, facts.st_uid)
+    elif facts.st_mode & 63:
+        os.chmod(folder, 448)
 try:
     with open(path, "rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()
 except (IOError, OSError):
     found = None
-print("edge-harness " + json.dumps({"python": list(sys.version_info[:3]), "sha256": found}))
+said = {"python": list(sys.version_info[:3]), "sha256": found, "trouble": trouble}
+print("edge-harness " + json.dumps(said))
 """
 
 # The zip is whole under its name, or not there: check, flush, rename, flush the folder.
@@ -46,11 +85,18 @@ print("edge-harness done")
 """
 
 
+class WorkdirRefused(AgentError):
+    """Somebody else could change what is in the work folder."""
+
+    kind = "workdir"
+
+
 def bring(transport: Transport, device: Device, archive: Path, digest: str) -> str:
     """Make sure the agent is on the device; returns its path there.
 
     One command where it is there already. Raises RuntimeMissing where `device.python` is missing
-    or too old, TransferFailed where the zip does not arrive whole.
+    or too old, WorkdirRefused where others could change what is in `device.workdir`,
+    TransferFailed where the zip does not arrive whole.
     """
     path = f"{device.workdir}/agents/{digest}.zip"
     wanted = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -75,21 +121,14 @@ def _look(transport: Transport, device: Device, path: str) -> str | None:
             f"[device.{device.name}] in farm.toml to where it is"
         )
         raise RuntimeMissing(message)
-    # A login shell may print before; ours is the line with the mark.
-    marked = [line for line in reply.stdout.splitlines() if line.startswith(b"edge-harness {")]
-    try:
-        answer = json.loads(marked[-1].partition(b" ")[2])
-        version, found = tuple(answer["python"]), answer["sha256"]
-    except (IndexError, ValueError, KeyError, TypeError) as error:
+    said = _read(reply.stdout)
+    if said is None:
         message = (
             f'{device.name}: "{device.python}" on the device is not a Python that works: '
             f"{_words(reply)}; set the key `python` of [device.{device.name}] in farm.toml"
         )
-        raise RuntimeMissing(message) from error
-    if not all(isinstance(part, int) for part in version) or not isinstance(
-        found, (str, type(None))
-    ):
-        raise AgentError(f"{device.name}: an answer that is none of ours: {_words(reply)}")
+        raise RuntimeMissing(message)
+    version, found, trouble = said
     if version < LEAST_PYTHON:
         message = (
             f'{device.name}: "{device.python}" on the device is Python {_dotted(version)}, the '
@@ -97,7 +136,36 @@ def _look(transport: Transport, device: Device, path: str) -> str | None:
             f"[device.{device.name}] in farm.toml to a newer one"
         )
         raise RuntimeMissing(message)
+    if trouble is not None:
+        raise WorkdirRefused(
+            f"{device.name}: {trouble}, so nothing is put there and nothing run from there; set "
+            f"another `workdir` in [device.{device.name}] of farm.toml, one that is this user's own"
+        )
     return found
+
+
+def _read(stdout: bytes) -> tuple[tuple[int, int, int], str | None, str | None] | None:
+    """Read what _LOOK printed: the version, the digest, what is wrong; None where it is none."""
+    # A login shell may print before; ours is the line with the mark.
+    marked = [line for line in stdout.splitlines() if line.startswith(_MARK)]
+    try:
+        answer = json.loads(marked[-1].removeprefix(_MARK))
+        major, minor, micro = (_small(part) for part in answer["python"])
+        return (major, minor, micro), _text(answer["sha256"]), _text(answer.get("trouble"))
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _small(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise TypeError(type(value))
+    return value
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(type(value))
+    return value if value is None else value[:_SHOWN]
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -105,5 +173,5 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def _words(reply: Reply) -> str:
-    text = (reply.stderr or reply.stdout).decode(errors="replace").strip()[-500:]
+    text = (reply.stderr or reply.stdout).decode(errors="replace").strip()[-_SHOWN:]
     return f"exit code {reply.exit_code}" + (f": {text}" if text else "")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from harness.errors import AgentError, Unreachable
+from harness.errors import AgentError, AgentSilent, Unreachable
 from harness.protocols import Channel
 
 MAX_LINE_BYTES = 1 << 20
@@ -19,6 +20,10 @@ MAX_LINE_BYTES = 1 << 20
 
 _NOISE_BYTES = 64 * 1024
 _SHOWN = 120
+_DEEPEST = 32
+_MOST = 1 << 63
+_LONGEST_INTEGER = 20
+"""Characters of -2^63."""
 
 
 class JsonLines:
@@ -53,6 +58,9 @@ class JsonLines:
         end of the stream, AgentError for anything that is not a JSON object of at most 1 MiB.
         """
         while True:
+            # Lines that come faster than they are read would never make the channel wait.
+            if time.monotonic() >= deadline:
+                raise AgentSilent(f"{self._who}: the agent gave no answer before the deadline")
             line = self._line(deadline)
             try:
                 message = parse(line)
@@ -94,11 +102,20 @@ class JsonLines:
 def parse(line: bytes) -> dict[str, Any]:
     """Read one JSON object; raises ValueError for anything else.
 
-    So are NaN, infinite numbers, deep nesting and lone surrogates: they could not be stored.
+    So are NaN, infinite numbers, integers beyond 64 bits, deep nesting and lone surrogates: they
+    could not be stored. A key that is there twice would be another value to another reader.
     """
     text = line.decode("utf-8")
     try:
-        message = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        message = json.loads(
+            text,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_once,
+        )
+        if text.count("{") + text.count("[") > _DEEPEST:
+            _check_depth(message)
         if "\\ud" in text.lower():
             json.dumps(message, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
@@ -113,6 +130,30 @@ def _finite(word: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{word} is too large")
     return number
+
+
+def _integer(word: str) -> int:
+    number = int(word) if len(word) <= _LONGEST_INTEGER else _MOST
+    if not -_MOST <= number < _MOST:
+        raise ValueError(f"an integer of {len(word)} characters")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key is there twice")
+    return made
+
+
+def _check_depth(message: object) -> None:
+    level: list[Any] = [message]
+    for _ in range(_DEEPEST):
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for some in inner for one in some if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def _refuse(word: str) -> float:

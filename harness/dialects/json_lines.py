@@ -199,7 +199,7 @@ class JsonLinesDialect:
             )
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             target = Path(folder) / "out"
-            self._transport.get(f"{self._device.workdir}/out/{digest}", target)
+            self._transport.get(f"{self._device.workdir}/out/{digest}", target, size)
             data = target.read_bytes()
         if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             message = (
@@ -270,7 +270,7 @@ class JsonLinesDialect:
             return fields
         if event != "error":
             raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
-        reason = f"{self._device.name}: {fields.text('reason')}"
+        reason = f"{self._device.name}: {fields.reason('reason')}"
         if fields.text("kind") == LeaseError.kind:
             self._let_go()
         raise _ERRORS.get(fields.text("kind"), AgentError)(reason)

@@ -12,6 +12,8 @@ _SECONDS = 30.0
 _MARK = b"edge-harness-busy "
 _LEAST_SHARE = 0.1
 _MOST_NAMED = 5
+_MOST_PID = 1 << 31
+_MOST_SHARE = 1e5
 
 _SCRIPT = r"""
 import json, os, sys, time
@@ -65,4 +67,7 @@ def read(line: bytes) -> tuple[Busy, ...] | None:
         ]
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return tuple(one for one in found if one.share >= _LEAST_SHARE)[:_MOST_NAMED]
+    plausible = (
+        one for one in found if 0 < one.pid < _MOST_PID and _LEAST_SHARE <= one.share < _MOST_SHARE
+    )
+    return tuple(plausible)[:_MOST_NAMED]

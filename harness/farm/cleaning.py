@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.errors import HarnessError
 from harness.protocols import Transport
 from harness.types import Device
 
 _SECONDS = 300.0
 _MARK = "edge-harness cleaned "
+_KILOBYTES = re.compile(r"[0-9]{1,15}")
 
 # By name, not the whole folder: a workdir that a user chose may hold other things.
 _SCRIPT = r"""
 root=$1
 set -- agents blobs incoming out runtimes
 kilobytes=0
+# Somebody else's link would have us delete elsewhere.
+if [ -L "$root" ] || { [ -d "$root" ] && [ ! -O "$root" ]; }; then
+    echo "it is a link, or not this user's" >&2
+    exit 1
+fi
 if cd -- "$root" 2>/dev/null; then
     for folder; do
         [ -d "$folder" ] || continue
@@ -35,7 +43,7 @@ def clean(transport: Transport, device: Device) -> int:
     reply = transport.run(["sh", "-c", _SCRIPT, "sh", device.workdir], _SECONDS)
     said = reply.stdout.decode(errors="replace")
     kilobytes = said.rpartition(_MARK)[2].strip()
-    if reply.exit_code or _MARK not in said or not kilobytes.isdecimal():
+    if reply.exit_code or _MARK not in said or _KILOBYTES.fullmatch(kilobytes) is None:
         why = reply.stderr.decode(errors="replace").strip()[-300:] or said.strip()[-300:]
         raise HarnessError(f"{device.name}: {device.workdir} was not cleaned: {why}")
     return int(kilobytes) * 1024

@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from harness import assets
 from harness.config import farm as farms
 from harness.errors import ConfigError, HostKeyUnknown
 from harness.farm import toml_text
@@ -22,6 +23,7 @@ Trust = Callable[[str, str, str], bool]
 
 _SAYS_SO = "the device's own answer at first contact"
 _BITS_32 = 32
+_LONGEST_SLUG = 60
 _ARCHS_32 = {"aarch64": "armv7l", "x86_64": "i686"}
 _HAS_XNNPACK = frozenset({"x86_64", "aarch64"})
 
@@ -69,9 +71,15 @@ def _fit(facts: DeviceFacts, detect: Detect) -> tuple[bool, int, bool] | None:
     named = [len(word) for word in detect.model if word in board]
     if detect.model and not named:
         return None
-    if detect.usb and not set(detect.usb) & set(facts.extra.get("usb", ())):
+    if detect.usb and not any(one in detect.usb for one in _usb(facts)):
         return None
     return bool(detect.usb), max(named, default=0), bool(detect.machine)
+
+
+def _usb(facts: DeviceFacts) -> list[object]:
+    """Return what a device says is plugged in; nothing where it says what is no list."""
+    said = facts.extra.get("usb")
+    return list(said) if isinstance(said, (list, tuple)) else []
 
 
 def new_profile(facts: DeviceFacts) -> Profile:
@@ -117,6 +125,11 @@ def write_profile(folder: Path, profile: Profile) -> Path:
     `detect` did not fit this device.
     """
     path = folder / f"{profile.name}.toml"
+    if (assets.profiles() / path.name).exists():
+        raise ConfigError(
+            f"{path}: the device would take the place of the shipped profile {profile.name}, whose "
+            "[detect] does not fit it; write a profile of another name, and its farm entry, by hand"
+        )
     if path.exists():
         raise ConfigError(
             f"{path}: it is there, but its [detect] does not fit this device "
@@ -206,4 +219,4 @@ def _arch(facts: DeviceFacts) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "device"
+    return re.sub(r"[^a-z0-9]+", "_", text.lower())[:_LONGEST_SLUG].strip("_") or "device"

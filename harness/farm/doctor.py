@@ -23,6 +23,7 @@ from harness.types import Device, Profile
 
 _LEAST_PYTHON = (3, 9)
 _TRIAL_BYTES = 100_000
+_COMMAND_SECONDS = 30.0
 _NO_SFTP = "Subsystem sftp"
 """What the transport names as the way out."""
 
@@ -46,7 +47,9 @@ def examine(
     patient = Patient(device=device, profile=profile, model=model)
     try:
         checks = _contact(patient, open_transport)
-        checks += _all(patient, _ON_A_CONNECTION, met=patient.transport is not None)
+        checks += _all(patient, (_commands,), met=patient.transport is not None)
+        runs = checks[-1].status == "ok"
+        checks += _all(patient, _ON_COMMANDS, met=runs)
         checks += _all(patient, _ON_PYTHON, met=patient.probe is not None)
         checks.append(_agent(patient, open_dialect))
         checks += _all(patient, _ON_FACTS, met=patient.facts is not None)
@@ -105,6 +108,19 @@ def _way_there(patient: Patient) -> str:
     return "connect it, or put its address right in the farm file"
 
 
+def _commands(patient: Patient) -> Check:
+    """Look whether the account runs commands: one for files only, or for one command, does not."""
+    assert patient.transport is not None
+    try:
+        patient.transport.run(["true"], _COMMAND_SECONDS)
+    except HarnessError as error:
+        mend = (
+            patient.there("true") + " must end without a word; log in as another user, or see above"
+        )
+        return Check(name="commands", status="fail", found=str(error), mend=mend)
+    return Check(name="commands", status="ok", found="the account runs them")
+
+
 def _python(patient: Patient) -> Check:
     """Look whether a Python new enough for the agent is there."""
     assert patient.transport is not None
@@ -139,7 +155,7 @@ def _files(patient: Patient) -> Check:
         source.write_bytes(os.urandom(_TRIAL_BYTES))
         try:
             patient.transport.put(source, there)
-            patient.transport.get(there, back)
+            patient.transport.get(there, back, _TRIAL_BYTES)
         except HarnessError as error:
             if _NO_SFTP in str(error):
                 mend = patient.there(_GIVE_SFTP)
@@ -175,7 +191,7 @@ def _agent(patient: Patient, open_dialect: OpenDialect) -> Check:
     return Check(name="agent", status="ok", found=found)
 
 
-_ON_A_CONNECTION: tuple[Examination, ...] = (_files, _python)
+_ON_COMMANDS: tuple[Examination, ...] = (_files, _python)
 _ON_PYTHON: tuple[Examination, ...] = (
     checks_device.disk,
     checks_device.read_only,

@@ -17,6 +17,7 @@ T = TypeVar("T")
 _SECONDS = 60.0
 _WORDS = re.compile(r"[A-Za-z0-9_.+ -]{0,80}")
 _MARK = b"edge-harness-probe "
+_MOST = 1 << 63
 
 # Any Python, 2 included, must be able to run it: what is too old has to say so itself.
 _SCRIPT = r"""
@@ -127,8 +128,8 @@ def _or_none(kind: Callable[[object], T], value: object) -> T | None:
 
 
 def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(value)
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise TypeError(str(value)[:80])
     return value
 
 

@@ -33,7 +33,7 @@ NUMPY_BY_APT = "sudo apt-get install -y python3-numpy"
 
 # Python 3.9 or newer runs it there; the order is one JSON object on its stdin.
 _UNPACK = r"""
-import json, os, shutil, subprocess, sys, time, zipfile
+import hashlib, json, os, shutil, subprocess, sys, time, zipfile
 order = json.load(sys.stdin)
 root, name = os.path.join(order["workdir"], "runtimes"), order["name"]
 os.umask(0o077)
@@ -45,17 +45,23 @@ for left in os.listdir(root):
 part = os.path.join(root, "." + name + "." + order["token"])
 blobs = [os.path.join(order["workdir"], "blobs", digest) for digest in order["digests"]]
 try:
-    for blob in blobs:
-        with zipfile.ZipFile(blob) as wheel:
-            for entry in wheel.infolist():
-                if entry.filename.endswith("/"):
-                    continue
-                words = entry.filename.split("/")
-                if words[0].endswith(".data"):
-                    if words[1] not in ("purelib", "platlib"):
+    for digest, blob in zip(order["digests"], blobs):
+        with open(blob, "rb") as file:
+            found = hashlib.sha256()
+            for data in iter(lambda: file.read(1 << 20), b""):
+                found.update(data)
+            if found.hexdigest() != digest:
+                sys.exit("a wheel was changed on its way: " + blob)
+            with zipfile.ZipFile(file) as wheel:
+                for entry in wheel.infolist():
+                    if entry.filename.endswith("/"):
                         continue
-                    entry.filename = "/".join(words[2:])
-                wheel.extract(entry, part)
+                    words = entry.filename.split("/")
+                    if words[0].endswith(".data"):
+                        if words[1] not in ("purelib", "platlib"):
+                            continue
+                        entry.filename = "/".join(words[2:])
+                    wheel.extract(entry, part)
     script = "import sys; sys.path.insert(0, sys.argv[1]); import " + order["module"]
     try:
         trial = subprocess.run([sys.executable, "-c", script, part], stdin=subprocess.DEVNULL,

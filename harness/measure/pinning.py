@@ -8,6 +8,7 @@ or the link was lost, and restores all the same.
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 
@@ -21,6 +22,9 @@ ANDROID_CMD = "/system/bin/cmd"
 
 _ANSWER_SECONDS = 10.0
 _AT_FULL_SPEED = 0.98
+_SPEED = re.compile(r"^speed ([0-9]{1,12}) ([0-9]{1,12})$", re.MULTILINE)
+_MOST_TEXT = 1 << 16
+_MOST_PROCESSORS = 1 << 16
 
 _SCRIPT = r"""
 trap '' HUP INT TERM
@@ -58,7 +62,9 @@ def processors(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
     usable = facts.extra.get("processors")
     if not isinstance(usable, (list, tuple)) or len(usable) < max(threads, 2):
         return ()
-    return tuple(int(number) for number in usable[:threads])
+    chosen = tuple(usable[:threads])
+    known = all(type(one) is int and 0 <= one < _MOST_PROCESSORS for one in chosen)
+    return chosen if known else ()
 
 
 class GovernorPin:
@@ -84,8 +90,7 @@ class GovernorPin:
             self._forget()
             return
         self.fixed_performance = "fixed" in answer.split()
-        speeds = [line.split()[1:] for line in answer.splitlines() if line.startswith("speed ")]
-        pairs = [(int(now), int(most)) for now, most in speeds]
+        pairs = [(int(now), int(most)) for now, most in _SPEED.findall(answer)]
         if pairs and all(now >= _AT_FULL_SPEED * most for now, most in pairs):
             self.pinned_mhz = max(most for _, most in pairs) / 1000
 
@@ -106,6 +111,8 @@ class GovernorPin:
             if not data:
                 raise HarnessError(f"the shell that pins the governor ended early: {text!r}")
             text += data.decode("utf-8", "replace")
+            if len(text) > _MOST_TEXT:
+                raise HarnessError(f"the shell that pins the governor said {text[:80]!r} and more")
         return text
 
     def _forget(self) -> None:

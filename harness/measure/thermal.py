@@ -6,6 +6,7 @@ docs/measurement.md, step 1. What a device cannot tell is not waited for.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ _LEAST_POINTS = 8
 _POLL_SECONDS = 1.0
 _READ_SECONDS = 10.0
 _PLAUSIBLE_MILLIDEGREES = range(1, 200_000)
+_MILLIDEGREES = re.compile(r"-?[0-9]{1,9}")
 _READ = "cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null"
 
 
@@ -32,7 +34,7 @@ def celsius(transport: Transport) -> float | None:
     """
     reply = transport.run(["sh", "-c", _READ], _READ_SECONDS)
     words = reply.stdout.decode("ascii", "replace").split()
-    found = [int(word) for word in words if word.lstrip("-").isdigit()]
+    found = [int(word) for word in words if _MILLIDEGREES.fullmatch(word)]
     return max((milli / 1000 for milli in found if milli in _PLAUSIBLE_MILLIDEGREES), default=None)
 
 

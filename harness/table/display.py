@@ -91,6 +91,16 @@ def clean(value: object) -> str:
     return "".join(kept).strip()
 
 
+def clean_lines(text: str) -> str:
+    """Clean a text of several lines; none of them is a command to a CI system (`::`, `##[`)."""
+    lines = (clean(line.strip()) for line in text.splitlines())
+    indents = (line[: len(line) - len(line.lstrip(" "))] for line in text.splitlines())
+    return "\n".join(
+        f"{indent}{'| ' * line.startswith(('::', '##['))}{line}"
+        for indent, line in zip(indents, lines, strict=True)
+    )
+
+
 def number(value: float | None, decimals: int) -> str:
     """Write a number with thousands apart, or a dash where there is none."""
     return NOTHING if value is None else f"{value:,.{decimals}f}"

@@ -84,6 +84,7 @@ def test_any_bytes_give_objects_or_our_errors(data: bytes, piece: int) -> None:
         assert "dut" in str(error)
 
 
+WHOLE = st.integers(-(2**63), 2**63 - 1)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -102,7 +103,7 @@ def test_any_json_is_an_object_or_a_value_error(value: object) -> None:
     assert json.dumps(found, allow_nan=False).encode() == line
 
 
-@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text(), max_size=3), max_size=5))
+@given(st.lists(st.dictionaries(st.text(), WHOLE | st.text(), max_size=3), max_size=5))
 @settings(deadline=None)
 def test_objects_arrive_as_they_were_sent(messages: list[dict[str, Any]]) -> None:
     lines = lines_of(b"".join(json.dumps(one).encode() + b"\n" for one in messages), 5)
