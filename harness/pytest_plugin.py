@@ -144,6 +144,7 @@ class Edge:
                 threads=[threads],
                 farm=self.farm(),
                 results=self.results,
+                wait=True,  # for another worker of pytest-xdist, or another host
                 **options,
             )
             with going:
@@ -260,6 +261,7 @@ class EdgeGate:
                     candidate=str(candidate.resolve()),
                     farm=self._edge.farm(),
                     results=self._edge.results,
+                    wait=True,
                 )
         except HarnessError as error:
             raise pytest.UsageError(f"edge_gate: {error}") from None

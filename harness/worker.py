@@ -80,17 +80,11 @@ class Worker:
         name = self.session.device.name
         try:
             return action()
-        except LeaseError as error:
+        except (TransportError, LeaseError) as error:
             self._stopped(error)
-            self.observer.log({"event": "lease_lost", "device": name, "reason": str(error)})
-            try:
-                self.session.hold()
-            except HarnessError as another:
-                self._stopped(another)
-                raise
-        except TransportError as error:
-            self._stopped(error)
-            self.observer.log({"event": "reconnecting", "device": name, "reason": str(error)})
+            word = "lease_lost" if isinstance(error, LeaseError) else "reconnecting"
+            self.observer.log({"event": word, "device": name, "reason": str(error)})
+            # An agent that lost its lease ends, so that is a new connection too.
             self.session.reopen()
             self.observer.log({"event": "reconnected", "device": name})
             self._tell_pushes()
