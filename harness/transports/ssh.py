@@ -67,7 +67,8 @@ class SshTransport:
     def put(self, source: Path, destination: str) -> None:
         """Copy a file (0600) to exactly `destination`, creating its folder (0700).
 
-        What arrived before a failure stays there. Raises TransferFailed (which file, how far).
+        What arrived before a failure stays there. Raises TransferFailed (which file, how far), and
+        Unreachable where the connection broke.
         """
         sftp = self._open_sftp()
         sent, size = 0, 0
@@ -112,7 +113,8 @@ class SshTransport:
             self._drop_sftp()
             words = _words(_too_slow(guard) if guard.over else error)
             message = f"{self._where}: {source} was not copied to {destination}: {words}"
-            raise TransferFailed(message) from error
+            alive = self._connection.transport.is_active()
+            raise (TransferFailed if alive else Unreachable)(message) from error
         finally:
             if part is not None:
                 part.unlink(missing_ok=True)
@@ -216,22 +218,18 @@ class SshTransport:
 
     def _failed(
         self, source: Path, destination: str, sent: int, size: int, error: Exception
-    ) -> TransferFailed:
+    ) -> TransferFailed | Unreachable:
         """Word a failed push: how far it got, why, what to do."""
         self._drop_sftp()
-        why = _words(error)
+        how_far = f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}"
         if isinstance(error, EOFError) or not self._connection.transport.is_active():
-            why = "the connection broke"
-            hint = "what arrived stays there"
-        elif isinstance(error, OSError) and error.errno is None:
+            return Unreachable(f"{how_far}: the connection broke; what arrived stays there")
+        if isinstance(error, OSError) and error.errno is None:
             # SFTP has no code for a full disk: the server just says "Failure".
             hint = self._room(posixpath.dirname(destination))
         else:
             hint = "check that the folder is writable and has room"
-        return TransferFailed(
-            f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}: "
-            f"{why}; {hint}"
-        )
+        return TransferFailed(f"{how_far}: {_words(error)}; {hint}")
 
     def _room(self, folder: str) -> str:
         try:
@@ -253,7 +251,7 @@ def open_ssh(device: Device) -> SshTransport:
 def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], most_bytes: int) -> None:
     """Copy what is there, whatever size the server says it has."""
     with sftp.open(source, "rb") as there:
-        said = there.stat().st_size or 0
+        said = sftp.stat(source).st_size or 0
         there.prefetch(min(said, most_bytes), _READS_AT_ONCE)
         left = most_bytes
         while data := there.read(_READ_BYTES):

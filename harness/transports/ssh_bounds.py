@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -102,4 +103,6 @@ class Within:
 
     def _end(self) -> None:
         self.over = True
-        self._channel.close()
+        # The connection may be gone already; then there is nothing to close.
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
