@@ -121,7 +121,8 @@ class _DeviceWork:
             for turn in blocks.schedule(list(self.live.values()), self.cells[0].seed):
                 if turn.cell.id in self.live:
                     self._attempt(turn.cell, functools.partial(self._timed, turn))
-        except (TransportError, LeaseError) as error:
+        except HarnessError as error:
+            # Of the device: a cell's own trouble ended only that cell.
             for cell in list(self.live.values()):
                 self._fail(cell, error)
         for cell in list(self.live.values()):

@@ -12,22 +12,21 @@ from pathlib import Path
 from harness import plugins
 from harness.errors import HarnessError, LeaseError, TransportError, Unreachable
 from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Push, Transport
-from harness.types import Device, DeviceFacts
-
-RECONNECT_SECONDS = 30.0
-"""How long a device that went away is waited for before its cells fail."""
+from harness.types import PATIENCE_SECONDS, Device, DeviceFacts
 
 _LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a device that somebody else has is waited for, and who is told of it."""
+    """How long a device is waited for: somebody else has it (and who is told of that), or it is away."""
 
     seconds: float = 0.0
     tell: Callable[[str, str], None] = lambda _device, _reason: None
     over: threading.Event = field(default_factory=threading.Event)
     """Set where nobody waits any more."""
+    away_seconds: float = PATIENCE_SECONDS
+    """How long a device that was there and went away is waited for."""
 
 
 class Session:
@@ -116,25 +115,25 @@ class Session:
         self._files.update(files)
         self.pushed += self.dialect.deploy(files)
 
-    def reopen(self, patience_seconds: float = RECONNECT_SECONDS) -> None:
-        """Connect again until a deadline; raises Unreachable with the last reason.
+    def reopen(self) -> None:
+        """Connect again for as long as the patience lasts; raises Unreachable with the last reason.
 
         The device must say it is the same one: a board that came back under this address with
         another identity is not the one whose numbers were asked for.
         """
         identity = self.facts.identity
-        deadline = time.monotonic() + patience_seconds
+        deadline = time.monotonic() + self._patience.away_seconds
         pause = 0.2
         while True:
             self.close()
             try:
                 self._open()
             except TransportError as error:
-                if isinstance(error, Unreachable) and time.monotonic() + pause < deadline:
-                    time.sleep(pause)
-                    pause = min(2 * pause, 2.0)
-                    continue
-                raise
+                late = time.monotonic() + pause >= deadline
+                if late or not isinstance(error, Unreachable) or self._patience.over.wait(pause):
+                    raise
+                pause = min(2 * pause, 2.0)
+                continue
             if self.facts.identity != identity:
                 self.close()
                 raise Unreachable(

@@ -90,7 +90,7 @@ def gate(
         return result
     live = sessions.open_all(
         [d for d in decided.devices if d.name in {contest.key.device for _, contest in asked}],
-        patience(wait=wait, progress=progress),
+        patience(plan, wait=wait, progress=progress),
     )
     try:
         _refuse_unlike([one for one, _ in asked], live)

@@ -214,7 +214,7 @@ def run(
         raise ConfigError("--retry-failed goes with --resume RUN")
     built = build_variants(decided, progress)
     cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
-    live = sessions.open_all(decided.devices, patience(wait=wait, progress=progress))
+    live = sessions.open_all(decided.devices, patience(plan, wait=wait, progress=progress))
     try:
         record = store.RunRecord.new(
             plan=plan, cells=tuple(cells), devices=device_records(decided.devices, live)
@@ -259,7 +259,8 @@ def _resumed(
                 writer.keep_variant(cell.variant)
     wanted = {cell.device for cell in cells}
     live = sessions.open_all(
-        [d for d in decided.devices if d.name in wanted], patience(wait=wait, progress=progress)
+        [d for d in decided.devices if d.name in wanted],
+        patience(decided.plan, wait=wait, progress=progress),
     )
     return _start(writer, cells, live, loop.Done(launches=done.launches), progress)
 
@@ -284,14 +285,18 @@ def _start(
     return Run(writer, outcomes, progress)
 
 
-def patience(*, wait: bool, progress: Progress | None) -> sessions.Patience:
-    """Wait for a device that somebody else has, however long it takes, or not at all."""
+def patience(plan: Plan, *, wait: bool, progress: Progress | None) -> sessions.Patience:
+    """Wait for a device that somebody else has, however long it takes, or not at all.
+
+    One that went away is waited for as the plan says.
+    """
 
     def tell(device: str, reason: str) -> None:
         if progress:
             progress.note({"event": "waiting", "device": device, "reason": reason})
 
-    return sessions.Patience(math.inf if wait else 0.0, tell)
+    wanted = math.inf if wait else 0.0
+    return sessions.Patience(wanted, tell, away_seconds=plan.patience_seconds)
 
 
 def _no_meter(device: Device) -> dict[str, str]:

@@ -178,7 +178,7 @@ class JsonLinesDialect:
         part = f"{digest}.{secrets.token_hex(4)}.part"
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             sent = parcel.parcel(source, self._device, unpacks, Path(folder))
-            self._transport.put(sent.path, f"{self._device.workdir}/incoming/{part}")
+            self._put(sent.path, f"{self._device.workdir}/incoming/{part}")
         size = sent.file_bytes
         packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
         seconds = _ANSWER_SECONDS + size / _SLOWEST_DISK_BYTES_A_SECOND
@@ -190,6 +190,16 @@ class JsonLinesDialect:
             codec=sent.codec,
             seconds=time.monotonic() - began,
         )
+
+    def _put(self, source: Path, part: str) -> None:
+        try:
+            self._transport.put(source, part)
+        except TransferFailed:
+            # Most often the disk is full, and the rest of a file keeps it so. After a broken
+            # connection it lies there until the agent cleans up, a day later.
+            with suppress(HarnessError):
+                self._transport.run(["rm", "-f", part], _ANSWER_SECONDS)
+            raise
 
     def _fetch(self, digest: str, size: int) -> bytes:
         """Bring an output file of this digest and size, and have it removed there."""

@@ -208,7 +208,10 @@ class _Held:
             self.evidence = replace(self.evidence, failure=error.failure)
         except HarnessError as error:
             self.evidence = replace(self.evidence, failure=failure_of(error))
-            worker.recover(error)
+            try:
+                worker.recover(error)
+            except HarnessError as another:
+                return f"{contest.key.device} was lost ({another})"
         return None
 
     # --- before the first block -------------------------------------------------------------

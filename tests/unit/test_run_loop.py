@@ -1,5 +1,7 @@
 """The loop with fakes at the seams: one outcome a cell, whatever happens."""
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +11,15 @@ import pytest
 
 from harness import run as loop
 from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unreachable
-from harness.sessions import Session
+from harness.protocols import Push
+from harness.sessions import Patience, Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import (
     Accept,
     Agreement,
     Cell,
     Device,
+    DeviceFacts,
     Dose,
     Failure,
     Launch,
@@ -139,6 +143,93 @@ def test_a_device_lost_for_good_fails_what_is_left() -> None:
     outcomes, watch = measure(cells, {"d": session(faults=faults)})
     assert {o.failure.kind for o in outcomes.values() if o.failure} == {"unreachable"}
     assert len([launch for launch in watch.launches if launch.kind == "timed"]) == 6
+
+
+class Dying(FakeDialect):
+    """An agent that says nothing any more once it was brought a file, or after a crash."""
+
+    dead = False
+
+    def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
+        if files and "bring" in self.facts["extra"]:
+            raise AgentSilent("no answer to commit")
+        return ()
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        if "launch" in self.facts["extra"] and order.kind == "timed":
+            Dying.dead = True
+            raise Crashed("SIGSEGV")
+        return super().launch(order)
+
+    def hello(self) -> DeviceFacts:
+        if Dying.dead:
+            raise AgentSilent("no answer to hello")
+        return super().hello()
+
+
+@pytest.mark.parametrize(
+    ("when", "kinds"), [("bring", {"silent"}), ("launch", {"crashed", "silent"})]
+)
+def test_an_agent_that_cannot_be_mended_costs_its_device_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, when: str, kinds: set[str]
+) -> None:
+    monkeypatch.setattr(Dying, "dead", False)
+    other = Device(name="e", profile="fake", address="fake:")
+    facts = {"extra": {when: True}}
+    live = Session(DEVICE, transport=FakeTransport, dialect=Dying.opener(facts=facts))
+    cells = [cell("a"), cell("b"), cell("c", device="e")]
+    outcomes, _ = measure(cells, {"d": live, "e": session(other)})
+    lost = [outcomes["a"].failure, outcomes["b"].failure]
+    assert {failure.kind for failure in lost if failure} == kinds
+    assert outcomes["c"].failure is None
+
+
+def test_a_device_is_waited_for_as_long_as_the_patience_says() -> None:
+    refusals = 0
+
+    def open_away(device: Device) -> FakeTransport:
+        nonlocal refusals
+        if live:
+            refusals += 1
+            raise Unreachable("connection refused")
+        return FakeTransport(device)
+
+    live: list[Session] = []
+    dialect = FakeDialect.opener(faults={f"{cell('a').id}-timed-0-0": [Unreachable("link down")]})
+    patience = Patience(away_seconds=1.0)
+    live.append(Session(DEVICE, transport=open_away, dialect=dialect, patience=patience))
+    begun = time.monotonic()
+    outcomes, _ = measure([cell("a"), cell("b")], {"d": live[0]})
+    assert 0.3 < time.monotonic() - begun < 2.0
+    assert refusals > 1
+    assert {o.failure.reason for o in outcomes.values() if o.failure} == {"connection refused"}
+
+
+def test_nobody_waits_for_a_device_when_the_work_is_stopped() -> None:
+    away = threading.Event()
+
+    def open_away(device: Device) -> FakeTransport:
+        if live:
+            away.set()
+            raise Unreachable("connection refused")
+        return FakeTransport(device)
+
+    live: list[Session] = []
+    live.append(Session(DEVICE, transport=open_away, dialect=FakeDialect.opener()))
+    trouble: list[HarnessError] = []
+
+    def wait() -> None:
+        try:
+            live[0].reopen()
+        except HarnessError as error:
+            trouble.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert away.wait(5.0)
+    live[0].interrupt()
+    waiting.join(5.0)
+    assert [str(error) for error in trouble] == ["connection refused"]
 
 
 def test_a_failed_build_and_a_missing_target_are_rows_without_a_launch() -> None:
