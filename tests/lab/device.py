@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,12 +133,28 @@ class LabDevice(ABC):
         """List its processes: process id to name."""
 
     @abstractmethod
+    def commands(self) -> dict[int, str]:
+        """List its processes: process id, as `processes` counts, to the words of its command."""
+
+    @abstractmethod
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process of `commands`; nothing where it is gone."""
+
+    @abstractmethod
     def kill(self, name: str) -> int:
         """Kill every process of this name (SIGKILL); returns how many there were."""
 
     @abstractmethod
     def as_root(self, argv: Sequence[str]) -> str:
         """Run a command as root of the device; returns what it printed, raises LabError."""
+
+    @abstractmethod
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Read every file under a folder, by its name from there; nothing where there is none."""
+
+    @abstractmethod
+    def of_user(self) -> set[str]:
+        """List the files that belong to its user, by their absolute names."""
 
     @abstractmethod
     def sshd_start(self) -> None:
@@ -187,6 +203,36 @@ class Hosted(LabDevice):
             time.sleep(0.01)
         return len(victims)
 
+    def commands(self) -> dict[int, str]:
+        """List its processes: the machine's process id to the words of its command."""
+        found = {}
+        for pid in self.processes():
+            with suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found[pid] = words.replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process of `commands`; nothing where it is gone."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Read every file under a folder, by its name from there; nothing where there is none."""
+        top = self.path(folder)
+        return {str(path.relative_to(top)): path.read_bytes() for path in _files(top)}
+
+    def of_user(self) -> set[str]:
+        """List the files that belong to its user, by their absolute names."""
+        layer = self.box.log.with_name("layer")
+        tops = {layer: "/", **{self.path(name): name for name in ("/tmp", "/run", "/dev/shm")}}
+        return {
+            str(Path(name) / path.relative_to(top))
+            for top, name in tops.items()
+            for path in _files(top)
+            if path.lstat().st_uid == ssh_server.USER_ID
+        }
+
     def as_root(self, argv: Sequence[str]) -> str:
         """Run a command as root of the device; returns what it printed, raises LabError."""
         enter = ["nsenter", f"--target={self.box.pid}", "--all", "--", "chroot", str(self.root)]
@@ -200,3 +246,12 @@ class Hosted(LabDevice):
     def path(self, name: str) -> Path:
         """Return where the machine sees a file of the running device, by its absolute name."""
         return Path(f"/proc/{self.box.pid}/root{self.root}{name}")
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """Yield the plain files under a folder, of a device that goes on meanwhile."""
+    for folder, _, names in os.walk(top):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink():
+                yield path

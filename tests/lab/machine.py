@@ -6,14 +6,18 @@ the box's.
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from shlex import quote
 
-from . import arm, cache, debian, identity, kernel, runtimes
+from . import arm, cache, debian, identity, kernel, runtimes, ssh_server
 from .box import Spec
 from .device import LabDevice
 from .tools import LabError, run
@@ -135,6 +139,33 @@ class Machine(LabDevice):
         """List its processes: its own process id to the name."""
         lines = self.as_root(["ps", "-e", "-o", "pid=,comm="]).splitlines()
         return {int(pid): name for pid, name in (line.split(None, 1) for line in lines)}
+
+    def commands(self) -> dict[int, str]:
+        """List its processes: its own process id to the words of its command."""
+        lines = self.as_root(["ps", "-e", "-o", "pid=,args="]).splitlines()
+        return {int(pid): words for pid, words in (line.split(None, 1) for line in lines)}
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process of `commands`; nothing where it is gone."""
+        with suppress(LabError):
+            self.as_root(["kill", f"-{int(number)}", str(pid)])
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Read every file under a folder, by its name from there; nothing where there is none."""
+        argv = [*self.ssh_command("root"), shlex.join(["tar", "-C", folder, "-cf", "-", "."])]
+        sent = subprocess.run(argv, capture_output=True, check=False, timeout=60.0).stdout
+        if not sent:
+            return {}
+        with tarfile.open(fileobj=BytesIO(sent)) as archive:
+            members = [member for member in archive.getmembers() if member.isfile()]
+            opened = {member.name: archive.extractfile(member) for member in members}
+            return {name[2:]: file.read() for name, file in opened.items() if file is not None}
+
+    def of_user(self) -> set[str]:
+        """List the files that belong to its user, by their absolute names."""
+        tops = ["/var", "/home", "/root", "/tmp", "/run", "/dev/shm"]
+        found = self.as_root(["find", *tops, "-type", "f", "-user", ssh_server.USER])
+        return set(found.splitlines())
 
     def kill(self, name: str) -> int:
         """Kill every process of this name (SIGKILL); returns how many there were."""

@@ -1,0 +1,62 @@
+"""A limit of memory for a device: a control group of the kernel, version 1 or 2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .device import Hosted
+from .tools import LabError
+
+_FIRST, _SECOND = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+_EMPTY_SECONDS = 5.0
+
+
+@contextmanager
+def limited(device: Hosted, megabytes: int) -> Iterator[None]:
+    """Let all processes of a device together have so much memory; raises LabError.
+
+    Past it the kernel kills the largest of them. Afterwards they are where they were.
+    """
+    top, limit = _controller()
+    group = top / f"edge-lab-{device.box.pid}"
+    group.mkdir()
+    try:
+        (group / limit).write_text(str(megabytes * 1_000_000))
+        for pid in (device.box.pid, *device.processes()):
+            (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        _dissolve(group, top)
+
+
+def _controller() -> tuple[Path, str]:
+    """Return where groups are made and which of their files has the limit."""
+    if (_FIRST / "memory.limit_in_bytes").exists():
+        return _FIRST, "memory.limit_in_bytes"
+    available = _SECOND / "cgroup.controllers"
+    if not available.exists() or "memory" not in available.read_text().split():
+        raise LabError(f"no memory controller under {_SECOND}")
+    (_SECOND / "cgroup.subtree_control").write_text("+memory")
+    return _SECOND, "memory.max"
+
+
+def _dissolve(group: Path, top: Path) -> None:
+    """Put the processes back and remove the group, which takes a moment to be empty."""
+    deadline = time.monotonic() + _EMPTY_SECONDS
+    while True:
+        for pid in (group / "cgroup.procs").read_text().split():
+            try:
+                (top / "cgroup.procs").write_text(pid)
+            except ProcessLookupError:  # it ended
+                continue
+        try:
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
