@@ -15,6 +15,9 @@ _SHOWN = 200
 _NO_LOGIN = (b"account is currently not available", b"account is not available")
 """What nologin of util-linux, of the BSDs and of busybox prints."""
 
+_ONLY_SFTP = b"This service allows sftp connections only"
+"""What OpenSSH's `ForceCommand internal-sftp` prints."""
+
 _BROKEN = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError, *NONSENSE)
 
 
@@ -31,18 +34,19 @@ def refusal(transport: paramiko.Transport, where: str, command: str, said: bytes
             f"{where}: the account has no login shell, so no command runs there; give it one "
             "(`sudo usermod -s /bin/sh USER` on the device), or log in as another user"
         )
+    only_sftp = _ONLY_SFTP in said or (not said.strip() and _has_sftp(transport))
+    if only_sftp:
+        return NoShell(
+            f"{where}: the account may only transfer files (SFTP) and runs no commands; log in as "
+            "another user, or have `ForceCommand internal-sftp` taken from this one in "
+            "/etc/ssh/sshd_config there (its `Match` block) and sshd reloaded"
+        )
     if said.strip():
         answered = said[:_SHOWN].decode(errors="replace")
         return NoShell(
             f"{where}: it did not run {command} but answered {answered!r}: a forced command or a "
             'login script is in the way; log in with another key, or remove `command="..."` from '
             "this one's line in ~/.ssh/authorized_keys there, or `ForceCommand` in its sshd_config"
-        )
-    if _has_sftp(transport):
-        return NoShell(
-            f"{where}: the account may only transfer files (SFTP) and runs no commands; log in as "
-            "another user, or have `ForceCommand internal-sftp` taken from this one in "
-            "/etc/ssh/sshd_config there (its `Match` block) and sshd reloaded"
         )
     return NoShell(
         f"{where}: it did not run {command} and said nothing: the account's shell is /bin/false or "
