@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.types import Device, DeviceFacts, Launch, LaunchOrder, Samples
+    from harness.types import Compiled, Device, DeviceFacts, Launch, LaunchOrder, Samples
 
 
 MOST_FILE_BYTES = 1 << 30
@@ -182,6 +182,8 @@ class Artifact:
     """`tflite`, `keras`, `h5` or `saved_model`."""
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    compiled: Compiled | None = None
+    """What a vendor's compiler said, of a step that called one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,8 +169,9 @@ def _original(cell: Cell, told: Delegation) -> Delegation:
             delegated_ops=made.mapped_ops if told.delegated_ops else told.delegated_ops,
             total_ops=made.total_ops,
             left=tuple(sorted(made.left)) or told.left,
-            evidence=f"{told.evidence}; vendor's log ({made.source})",
+            evidence=f"{told.evidence}; compiled file; vendor's log ({made.compiler}, {made.source})",
         )
+    told = replace(told, evidence=f"{told.evidence}; compiled file")
     if told.left and told.delegated_ops:
         return replace(told, delegated_ops=None, total_ops=None)
     return told

@@ -10,18 +10,18 @@ error becomes an outcome's failure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.optimize import graph
+from harness.optimize import edgetpu, graph
 from harness.optimize.cache import Cache, Entry
 from harness.optimize.flatbuffer import EDGETPU
 from harness.optimize.graph import Chain, Node
 from harness.optimize.schedule import BuildEvent, Schedule
 from harness.optimize.workers import Pool
-from harness.types import Agreement, ModelSource, Recipe, Tensor, Variant
+from harness.types import Agreement, Compiled, ModelSource, Recipe, StepCall, Tensor, Variant
 
 __all__ = ["BuildEvent", "BuildRequest", "build_all", "resolve_target"]
 
@@ -35,6 +35,10 @@ class BuildRequest:
     target: str
 
 
+FINISHING: Mapping[str, str] = {"edgetpu": "edgetpu"}
+"""The step that makes a file fit for a target, by target; a recipe for the target ends with it."""
+
+
 def resolve_target(recipe: Recipe, model: ModelSource) -> str:
     """Return the recipe's target word; without one, `edgetpu` for a compiled file, else `xnnpack`.
 
@@ -42,10 +46,22 @@ def resolve_target(recipe: Recipe, model: ModelSource) -> str:
     """
     if recipe.target is not None:
         return recipe.target
+    for target, step in FINISHING.items():
+        if recipe.steps and recipe.steps[-1].name == step:
+            return target
     path = model.path
     if path.suffix.lower() in {".tflite", ".lite"} and path.is_file():
         return "edgetpu" if EDGETPU.encode() in path.read_bytes() else "xnnpack"
     return "xnnpack"
+
+
+def finished(recipe: Recipe, target: str) -> Recipe:
+    """Return the recipe with the target's own step at its end; as_is changes nothing of a file."""
+    step = FINISHING.get(target)
+    names = [call.name for call in recipe.steps]
+    if step is None or step in names or names[-1:] == ["as_is"]:
+        return recipe
+    return replace(recipe, steps=(*recipe.steps, StepCall(name=step)))
 
 
 def build_all(
@@ -77,9 +93,8 @@ def build_all(
         wanted: list[tuple[BuildRequest, Chain]] = []
         for request in requests:
             try:
-                chain = graph.plan(
-                    request.model, request.recipe, digests=digests, seed=seed, check=check
-                )
+                recipe = finished(request.recipe, request.target)
+                chain = graph.plan(request.model, recipe, digests=digests, seed=seed, check=check)
             except HarnessError as error:
                 yield request, error
             else:
@@ -144,9 +159,18 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]) 
         metric=request.model.data.metric if checked.get("score") is not None else None,
         agreement=Agreement(**agreement) if agreement else None,
         build_seconds=facts["seconds"],
+        compiled=_compiled(request, facts),
         notes=(*facts["notes"], *checked.get("notes", ())),
         flags=tuple(facts["flags"]),
     )
+
+
+def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | None:
+    """Return a compiler's account: of the step that called it, else the log beside the user's file."""
+    told = facts.get("compiled")
+    if told is not None:
+        return Compiled(**told)
+    return edgetpu.beside(request.model.path, facts["operators"])
 
 
 def _tensors(plain: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:

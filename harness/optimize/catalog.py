@@ -8,8 +8,10 @@ user's own .tflite is framed as `float_tflite` where its weights are float. What
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from harness import plugins
@@ -26,6 +28,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "text": (str,),
     "file": (str,),
+    "program": (str,),
     "boolean": (bool,),
     "list": (list, tuple),
 }
@@ -90,6 +93,18 @@ def files(call: StepCall) -> list[str]:
     given = parameters(call)
     step = known_steps()[call.name]
     return [item.name for item in step.parameters if item.type == "file" and given[item.name]]
+
+
+def programs(call: StepCall) -> dict[str, str]:
+    """Find the programs that the step's parameters name, those that are there: name to path.
+
+    A program makes the file, so its bytes are part of the work; one that is missing is the step's to tell.
+    """
+    given = parameters(call)
+    step = known_steps()[call.name]
+    named = {item.name: given[item.name] for item in step.parameters if item.type == "program"}
+    found = {name: shutil.which(str(Path(word).expanduser())) for name, word in named.items()}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def reachable(form: str, takes: tuple[str, ...], *, source: bool) -> bool:

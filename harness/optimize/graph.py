@@ -130,7 +130,9 @@ class _Planner:
         if place.form != catalog.FINISHED:
             place = self._float(place)
         assert place.key is not None
-        as_is = any(call.name == "as_is" for call in self.recipe.steps)
+        # A finished file that a step took as it was has no float model behind it.
+        first = catalog.known_steps()[self.recipe.steps[0].name]
+        as_is = form == catalog.FINISHED and catalog.FINISHED in first.takes
         if not self.check:
             return Chain(nodes=self.nodes, variant=place.key, check=None, reference=None)
         mark = None if as_is else self._reference(source)
@@ -156,6 +158,7 @@ class _Planner:
         data |= {want: given for want in wants if (given := getattr(self.model.data, want))}
         parameters = catalog.parameters(call)
         files = {name: str(self._file(call.name, name, parameters)) for name in catalog.files(call)}
+        programs = catalog.programs(call)
         training = not {catalog.FLOAT, catalog.FINISHED} & set(step.takes)
         needs = {"tensors": self._float(source).key or ""} if data else {}
         if place.key:
@@ -167,13 +170,15 @@ class _Planner:
             data={need: self.digests.data(source) for need, source in data.items()},
             tensors=needs.get("tensors"),
             seed=self.seed,
-            files={name: self.digests.model(Path(path)) for name, path in files.items()},
+            files={
+                name: self.digests.model(Path(path)) for name, path in (files | programs).items()
+            },
             code=_step_digest(type(step), training=training),
             **_world(),
         )
         order = {
             "step": call.name,
-            "parameters": parameters | files,
+            "parameters": parameters | files | programs,
             "data": data,
             "limit": None if "training" in data else datasets.STEP_LIMIT,
             "seed": self.seed,

@@ -97,6 +97,7 @@ def step(order: Order) -> dict[str, Any]:
         **_made(made.path),
         "notes": list(made.notes),
         "flags": list(dict.fromkeys(flags)),
+        "compiled": asdict(made.compiled) if made.compiled is not None else None,
     }
 
 

@@ -79,6 +79,19 @@ def inline(data: bytes | bytearray | memoryview) -> memoryview:
     return _pack(_unpack(data), len(data))
 
 
+def static(data: bytes | bytearray | memoryview) -> memoryview:
+    """Return a file with its batch closed at the size it was made for and its weights inside the tables.
+
+    What compilers of vendors, which are older than both, take. Nothing is computed: the sizes are those
+    that the file has beside the open ones. Raises as the schema's reader does.
+    """
+    model = _unpack(data)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.shapeSignature = None
+    return _pack(model, len(data))
+
+
 def _unpack(data: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 - generated classes
     """Read a file as objects, whose buffers are arrays that look into `data`."""
     import numpy as np

@@ -14,8 +14,9 @@ _BUILTIN = schema.BuiltinOperator
 _OPTIONS = schema.BuiltinOptions
 
 
-def chain(path: Path, words: Sequence[str], width: int = 8) -> Path:
-    """Write float32 operators in a row over (1, width): `ADD` (to a constant), `MUL`, `RELU`, `TANH`, ..."""
+def chain(path: Path, words: Sequence[str], shape: Sequence[int] = (1, 8)) -> Path:
+    """Write float32 operators in a row: `ADD` (to a constant), `MUL`, `RELU`, `TANH`, ...; -1 is open."""
+    width = shape[-1]
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.description = 3, "a chain"
     model.buffers = [schema.BufferT()]
@@ -23,7 +24,9 @@ def chain(path: Path, words: Sequence[str], width: int = 8) -> Path:
 
     def tensor(name: str, shape: Sequence[int], values: Any = None) -> int:
         made = schema.TensorT()
-        made.name, made.shape, made.type = name, list(shape), schema.TensorType.FLOAT32
+        made.name, made.type = name, schema.TensorType.FLOAT32
+        made.shape = [max(1, size) for size in shape]
+        made.shapeSignature = list(shape) if -1 in shape else None
         made.buffer = 0
         if values is not None:
             buffer = schema.BufferT()
@@ -35,7 +38,7 @@ def chain(path: Path, words: Sequence[str], width: int = 8) -> Path:
 
     known = list(dict.fromkeys(words))
     model.operatorCodes = [_code(word) for word in known]
-    before = tensor("x", (1, width))
+    before = tensor("x", shape)
     graph.inputs = [before]
     for place, word in enumerate(words):
         operator = schema.OperatorT()
@@ -47,7 +50,7 @@ def chain(path: Path, words: Sequence[str], width: int = 8) -> Path:
             options = getattr(schema, f"{word.title()}OptionsT")()
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(_OPTIONS, f"{word.title()}Options")
-        before = tensor(f"y{place}", (1, width))
+        before = tensor(f"y{place}", shape)
         operator.outputs = [before]
         graph.operators.append(operator)
     graph.outputs = [before]

@@ -1,0 +1,196 @@
+"""What the Edge TPU compiler says of its work: its stdout, or the .log file beside a compiled model.
+
+    account = read(text)
+    account.mapped_ops, account.left, account.off_chip_bytes
+
+The compiler is closed and its text changed between versions, so every line is looked for by what it says
+and anything else is passed over; what is not found is None. Its words: google-coral/edgetpu issues 60, 356,
+393, 427, 490, 537, 671.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAPPED = "Mapped to Edge TPU"
+CUSTOM = "CUSTOM"
+"""The log's one name for every custom operator."""
+
+_SIZE = r"([0-9.]+) ?(B|KiB|MiB|GiB)\b"
+_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_VERSION = re.compile(r"Edge TPU Compiler version (\S+)")
+_ROW = re.compile(r"^\s*([A-Za-z][\w:.-]*)\s{2,}(\d+)\s{2,}(\S.*?)\s*$", re.MULTILINE)
+_ON_CHIP = re.compile(r"On-chip memory used for caching[^:\n]*: ?" + _SIZE)
+_OFF_CHIP = re.compile(r"Off-chip memory used for streaming[^:\n]*: ?" + _SIZE)
+_NUMBERS = {
+    "subgraphs": re.compile(r"Number of Edge TPU subgraphs: ?(\d+)"),
+    "total": re.compile(r"Total number of operations: ?(\d+)"),
+    "edgetpu": re.compile(r"Number of operations that will run on Edge TPU: ?(\d+)"),
+    "cpu": re.compile(r"Number of operations that will run on CPU: ?(\d+)"),
+}
+_REFUSALS = (
+    "Model not quantized",
+    "only supports static-sized tensors",
+    "Model failed in Tflite interpreter",
+    "Invalid model",
+    "large activation tensors",
+)
+"""Words of refusals that come again however often it is asked, in the order of how much they tell."""
+
+_FAILURES = re.compile(
+    r"^(?:Compilation failed: .+|Internal compiler error.*|Invalid model.*|ERROR: .+)$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The compiler's own account of one compilation."""
+
+    version: str | None = None
+    rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How many operators by name and status; one name may have several statuses."""
+    subgraphs: int | None = None
+    stated_total: int | None = None
+    stated_mapped: int | None = None
+    stated_left: int | None = None
+    on_chip_bytes: int | None = None
+    off_chip_bytes: int | None = None
+    refusal: str | None = None
+    """A reason that would come again."""
+    failure: str | None = None
+    """Any other reason."""
+
+    @property
+    def left(self) -> dict[str, str]:
+        """The operators left on the CPU, by name, with every status of theirs."""
+        found: dict[str, list[str]] = {}
+        for name, status in self.rows:
+            if status != MAPPED:
+                found.setdefault(name, []).append(status)
+        return {name: ", ".join(statuses) for name, statuses in sorted(found.items())}
+
+    @property
+    def left_counts(self) -> Counter[str]:
+        """How many operators of each name are left on the CPU."""
+        found: Counter[str] = Counter()
+        for (name, status), count in self.rows.items():
+            if status != MAPPED:
+                found[name] += count
+        return found
+
+    @property
+    def mapped_ops(self) -> int | None:
+        """Operators of the original file on the Edge TPU: by the table, else as stated."""
+        if self.rows:
+            return sum(count for (_, status), count in self.rows.items() if status == MAPPED)
+        if self.stated_mapped is None and self.stated_left is None and self.refusal is None:
+            return self.stated_total  # a file mapped whole has no lines of what went where
+        return self.stated_mapped
+
+    @property
+    def total_ops(self) -> int | None:
+        """Operators of the original file: by the table, else as stated."""
+        return sum(self.rows.values()) if self.rows else self.stated_total
+
+
+def read(text: str) -> Account:
+    """Read stdout or a .log of any version; a text that says nothing gives an account of nothing."""
+    rows: Counter[tuple[str, str]] = Counter()
+    for name, count, status in _ROW.findall(text):
+        rows[name, status] += int(count)
+    numbers = {key: _number(pattern, text) for key, pattern in _NUMBERS.items()}
+    version = _VERSION.search(text)
+    return Account(
+        version=version.group(1) if version else None,
+        rows=dict(rows),
+        subgraphs=numbers["subgraphs"],
+        stated_total=numbers["total"],
+        stated_mapped=numbers["edgetpu"],
+        stated_left=numbers["cpu"],
+        on_chip_bytes=_size(_ON_CHIP, text),
+        off_chip_bytes=_size(_OFF_CHIP, text),
+        refusal=_refusal(text),
+        failure=_failure(text),
+    )
+
+
+def contradiction(account: Account, operators: Mapping[str, int], compiled: str) -> str | None:
+    """Say where an account does not fit a compiled file's operators (name to count); None where it does.
+
+    `compiled` is the name of the operator that stands for all that was mapped. Files that Google compiled
+    keep every operator they left under its name (google-coral/test_data), so names and counts must be equal.
+    """
+    inside = Counter({name: count for name, count in operators.items() if name != compiled})
+    partitions = operators.get(compiled, 0)
+    inconsistent = _inconsistent(account)
+    if inconsistent:
+        return inconsistent
+    if account.mapped_ops and not partitions:
+        return f"{account.mapped_ops} operators mapped by the log, and none in the file"
+    if account.mapped_ops == 0 and partitions:
+        return f"no operator mapped by the log, and {partitions} {compiled} in the file"
+    if account.subgraphs is not None and account.subgraphs != partitions:
+        return f"{account.subgraphs} subgraphs by the log, {partitions} {compiled} in the file"
+    if account.rows:
+        return _unlike(account.left_counts, inside)
+    left = account.stated_left or 0
+    if account.stated_total is not None and left != inside.total():
+        return f"{left} operators on the CPU by the log, {inside.total()} in the file"
+    return None
+
+
+def _inconsistent(account: Account) -> str | None:
+    """Hold the table against the numbers stated above it."""
+    for what, table, stated in (
+        ("operations in all", account.total_ops, account.stated_total),
+        ("operations on the Edge TPU", account.mapped_ops, account.stated_mapped),
+        ("operations on the CPU", account.left_counts.total(), account.stated_left),
+    ):
+        if account.rows and stated is not None and table != stated:
+            return f"{stated} {what} are stated and {table} are in the table"
+    return None
+
+
+def _unlike(log: Counter[str], file: Counter[str]) -> str | None:
+    """Compare what is left by the log with what is left in the file, custom operators together."""
+    names = set(log) | set(file)
+    for name in sorted(names - {CUSTOM}):
+        if name in log and log[name] != file[name]:
+            return f"{log[name]} {name} left on the CPU by the log, {file[name]} in the file"
+    unnamed = Counter({name: count for name, count in file.items() if name not in log})
+    if unnamed.total() != log[CUSTOM]:
+        words = ", ".join(f"{name} x{count}" for name, count in sorted(unnamed.items())) or "none"
+        return f"operators in the file that the log does not leave on the CPU: {words}"
+    return None
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int | None:
+    found = pattern.search(text)
+    return int(found.group(1)) if found else None
+
+
+def _size(pattern: re.Pattern[str], text: str) -> int | None:
+    found = pattern.search(text)
+    if found is None:
+        return None
+    try:
+        return round(float(found.group(1)) * _BYTES[found.group(2)])
+    except ValueError:
+        return None
+
+
+def _refusal(text: str) -> str | None:
+    for words in _REFUSALS:
+        line = next((line.strip() for line in text.splitlines() if words in line), None)
+        if line is not None:
+            return line
+    return None
+
+
+def _failure(text: str) -> str | None:
+    found = _FAILURES.search(text)
+    return found.group(0).strip() if found else None

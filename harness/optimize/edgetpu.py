@@ -1,0 +1,266 @@
+"""A full int8 .tflite to one for the Edge TPU: what it must be like, the vendor's compiler, its account.
+
+The compiler is the user's: found on PATH or named in the recipe, never downloaded. It is closed, its exit
+codes are not documented and it is not deterministic, so what counts is the file it leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.delegation import edgetpu_log
+from harness.errors import RecipeError
+from harness.optimize import flatbuffer, rewrite
+from harness.optimize.flatbuffer import EDGETPU
+from harness.types import Compiled
+
+PROGRAM = "edgetpu_compiler"
+INSTALL = (
+    "the compiler is Google's, for Debian and Ubuntu on x86-64: "
+    "https://coral.ai/docs/edgetpu/compiler/ has the three commands; or name it in the plan: "
+    'edgetpu(compiler="/path/to/edgetpu_compiler")'
+)
+
+SUPPORTED = frozenset(
+    (
+        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D"),
+        *("EXPAND_DIMS", "FULLY_CONNECTED", "L2_NORMALIZATION", "LOGISTIC"),
+        *("UNIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM"),
+        *("MUL", "PACK", "PAD", "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU"),
+        *("RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+        *("RSQRT", "SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE"),
+        *("SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
+    )
+)
+"""Operators that https://coral.ai/docs/edgetpu/models-intro/ lists; the compiler decides in the end."""
+
+_EIGHT_BITS = ("int8", "uint8")
+_INNERMOST = 3
+_GRACE_SECONDS = 30.0
+_TAIL = 600
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the compiler is called."""
+
+    compiler: str = PROGRAM
+    flags: tuple[str, ...] = ()
+    timeout_seconds: int = 180
+    """What it is told, and half a minute less than when it is killed."""
+    tries: int = 3
+
+
+def fit(path: Path) -> list[str]:
+    """Check what the compiler would refuse, before it is called; return notes of what stays on the CPU.
+
+    Raises RecipeError with what has to change: compiled already, open dimensions, a batch, not full int8,
+    no operator that an Edge TPU has.
+    """
+    facts = flatbuffer.read(path)
+    name = path.name
+    if EDGETPU in facts.operators:
+        raise RecipeError(f"{name} is compiled for the Edge TPU already: measure it with as_is")
+    for tensor in facts.inputs:
+        if -1 in tensor.shape[1:]:
+            raise RecipeError(
+                f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and the Edge TPU takes '
+                "constant sizes: build it with the key shape of the model"
+            )
+        # An open batch is one of 1, and is closed before compiling.
+        if any(size not in (1, -1) for size in tensor.shape[:-_INNERMOST]):
+            raise RecipeError(
+                f'the input "{tensor.name}" is {list(tensor.shape)}: of more than three dimensions '
+                "only the inner three may be over 1, so the batch must be 1"
+            )
+    _quantised(path)
+    possible = SUPPORTED & set(facts.operators)
+    if not possible:
+        raise RecipeError(
+            f"none of the operators of {name} runs on an Edge TPU: {', '.join(facts.operators)}"
+        )
+    stays = sorted(set(facts.operators) - SUPPORTED)
+    return [f"not among the Edge TPU's operators: {', '.join(stays)}"] if stays else []
+
+
+def _quantised(path: Path) -> None:
+    """Refuse a file whose operators compute in float or 16 bits; converting ones may be at its ends."""
+    wide: list[str] = []
+    eight = False
+    with flatbuffer.reading(path.read_bytes(), path) as reader:
+        graph = reader.subgraphs[0]
+        for index in range(reader.length(graph.OperatorsLength())):
+            operator = graph.Operators(index)
+            word, _ = reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))
+            outputs = [graph.Tensors(i) for i in flatbuffer.ints(operator.OutputsAsNumpy())]
+            kinds = {flatbuffer.dtype_word(tensor) for tensor in outputs}
+            if kinds & set(_EIGHT_BITS):
+                eight = True
+            elif word in SUPPORTED and kinds & {"float32", "float16", "int16"}:
+                wide.append(f"{word} ({', '.join(sorted(kinds))})")
+    if wide and not eight:
+        raise RecipeError(
+            f"the Edge TPU takes full int8 models; these operators of {path.name} compute in more: "
+            f"{', '.join(wide[:_NAMED])}{' ...' if len(wide) > _NAMED else ''}; put int8 first, as in int8 > edgetpu"
+        )
+
+
+def compile_model(source: Path, workdir: Path, settings: Settings) -> tuple[Path, Compiled]:
+    """Compile a file in `workdir`; return what came out and the compiler's account of it.
+
+    Raises RecipeError: no compiler, refused (with its words), not done after `tries` attempts, no
+    operator mapped.
+    """
+    program = find(settings.compiler)
+    given = workdir / "model.tflite"
+    given.write_bytes(rewrite.static(source.read_bytes()))
+    said: list[str] = []
+    for _ in range(settings.tries):
+        text = _once(program, given, workdir, settings)
+        account = edgetpu_log.read(text)
+        made = workdir / "model_edgetpu.tflite"
+        if _is_whole(made):
+            return made, _account(account, made, source, workdir)
+        if account.refusal:
+            raise RecipeError(f"{PROGRAM} refuses {source.name}: {account.refusal}")
+        said.append(account.failure or " ".join(text.split())[-_TAIL:] or "it said nothing")
+    raise RecipeError(
+        f"{PROGRAM} left no file of {source.name} in {settings.tries} attempts: {said[-1]}"
+    )
+
+
+def _is_whole(made: Path) -> bool:
+    """Tell whether a compiled file is there and can be read; a compiler that crashed may leave half."""
+    try:
+        flatbuffer.read(made)
+    except RecipeError:
+        return False
+    return True
+
+
+def find(compiler: str) -> str:
+    """Return the compiler's path; raises RecipeError with the way to get it."""
+    found = shutil.which(str(Path(compiler).expanduser()))
+    if found is None:
+        raise RecipeError(f"there is no {compiler} here: {INSTALL}")
+    return found
+
+
+def _once(program: str, given: Path, workdir: Path, settings: Settings) -> str:
+    """Run the compiler once, under a deadline of ours; return what it printed and how it ended."""
+    command = [program, "-s", "-t", str(settings.timeout_seconds), "-o", str(workdir)]
+    try:
+        process = subprocess.Popen(
+            [*command, *settings.flags, str(given)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=workdir,
+            start_new_session=True,  # it starts a child of its own, which must not outlive it
+        )
+    except OSError as error:
+        raise RecipeError(f"{program} cannot be started ({error}): {INSTALL}") from error
+    deadline = settings.timeout_seconds + _GRACE_SECONDS
+    try:
+        output, _ = process.communicate(timeout=deadline)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        output, _ = process.communicate()
+        return f"{_text(output)}\nCompilation failed: it was still running after {deadline:.0f} s and was killed"
+    finally:
+        _end(process)
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return f"{_text(output)}\nCompilation failed: the compiler was killed by {name}"
+    return _text(output)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")
+
+
+def _account(stdout: edgetpu_log.Account, made: Path, source: Path, workdir: Path) -> Compiled:
+    """Put together what stdout, the log and both files say of a compilation."""
+    log = workdir / "model_edgetpu.log"
+    logged = edgetpu_log.read(log.read_text("utf-8", "replace")) if log.is_file() else None
+    facts, original = flatbuffer.read(made), flatbuffer.read(source)
+    if EDGETPU not in facts.operators:
+        raise RecipeError(
+            f"{PROGRAM} compiled {source.name} and mapped no operator to the Edge TPU: "
+            f"{_reasons(logged or stdout)}"
+        )
+    told = "stdout and log" if logged else "stdout"
+    compiled = _compiled(stdout, logged, facts.operators, source=told)
+    if compiled.mapped_ops is None:
+        # What it took is what the file no longer has.
+        left = {name: n for name, n in facts.operators.items() if name != EDGETPU}
+        total = sum(original.operators.values())
+        return replace(
+            compiled,
+            mapped_ops=total - sum(left.values()),
+            total_ops=total,
+            left=dict.fromkeys(sorted(left), ""),
+            source="both files",
+        )
+    return compiled
+
+
+def _reasons(account: edgetpu_log.Account) -> str:
+    left = account.left
+    return "; ".join(f"{name}: {why}" for name, why in left.items()) or "it does not say why"
+
+
+def _compiled(
+    stdout: edgetpu_log.Account,
+    logged: edgetpu_log.Account | None,
+    operators: Mapping[str, int],
+    *,
+    source: str,
+) -> Compiled:
+    chosen = stdout if stdout.rows or logged is None else logged
+    both = (stdout, logged) if logged is not None else (stdout,)
+    fault = next(
+        (found for one in both if (found := edgetpu_log.contradiction(one, operators, EDGETPU))),
+        None,
+    )
+    if fault is None and logged is not None and stdout.rows and logged.rows != stdout.rows:
+        fault = "its log and what it printed list other operators"
+    version = stdout.version or (logged.version if logged else None) or "of an unknown version"
+    return Compiled(
+        compiler=f"Edge TPU Compiler {version}",
+        mapped_ops=chosen.mapped_ops,
+        total_ops=chosen.total_ops,
+        left=chosen.left,
+        subgraphs=stdout.subgraphs,
+        on_chip_bytes=stdout.on_chip_bytes,
+        off_chip_bytes=stdout.off_chip_bytes,
+        source=source,
+        contradiction=fault,
+    )
+
+
+def beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
+    """Read the log that lies beside a compiled file (`m_edgetpu.tflite`, `m_edgetpu.log`).
+
+    None where the file is not compiled or there is no log, or one that says nothing of operators.
+    """
+    log = path.with_suffix(".log")
+    if EDGETPU not in operators or not log.is_file():
+        return None
+    account = edgetpu_log.read(log.read_text("utf-8", "replace"))
+    if account.version is None and account.total_ops is None:
+        return None
+    return _compiled(account, None, operators, source=log.name)
