@@ -16,6 +16,7 @@ HarnessError
 │  ├─ Crashed
 │  ├─ Unsupported                  the device lacks what the order asks for
 │  ├─ FellBack                     nothing ran on the accelerator that was asked for
+│  ├─ Unproven                     nothing shows that the accelerator ran it, or it does not fit together
 │  └─ Inaccurate                   the device computes something else than the host
 ├─ MeterError
 ├─ LeaseError
@@ -123,6 +124,12 @@ class FellBack(AgentError):
     """The accelerator took nothing: what would be measured is the CPU."""
 
     kind = "fell_back"
+
+
+class Unproven(AgentError):
+    """Nothing shows that the accelerator did the work, or what is told of it does not fit together."""
+
+    kind = "invalid"
 
 
 class Inaccurate(AgentError):

@@ -13,8 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.delegation import fallen
-from harness.errors import FellBack, HarnessError, Inaccurate, LeaseError, TransportError
+from harness.delegation import judge
+from harness.errors import (
+    FellBack,
+    HarnessError,
+    Inaccurate,
+    LeaseError,
+    TransportError,
+    Unproven,
+)
 from harness.measure import blocks
 from harness.sessions import Session
 from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Profile
@@ -187,9 +194,11 @@ class _DeviceWork:
     def _launch(self, cell: Cell, order: LaunchOrder) -> Launch:
         launch = self.worker.launch(cell, order)
         self.launches[cell.id].append(replace(launch, samples=()))
-        reason = fallen(cell, launch)
-        if reason is not None:
-            raise FellBack(reason)
+        verdict = judge(cell, [launch])
+        if verdict is not None and not verdict.shown:
+            # No later launch can make a number of it.
+            kind = FellBack if verdict.status == "fell_back" else Unproven
+            raise kind(verdict.reason)
         return launch
 
     # --- endings --------------------------------------------------------------------------

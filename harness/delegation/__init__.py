@@ -14,7 +14,6 @@ from harness.delegation.judging import (
     SHOWN,
     Timing,
     Verdict,
-    fallen,
     judge,
     share,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "Node",
     "Timing",
     "Verdict",
-    "fallen",
     "graph_walk",
     "is_software",
     "judge",

@@ -112,15 +112,6 @@ def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) 
     return Verdict(word="VALID", status=status, reason=reason, delegation=case.worst)
 
 
-def fallen(cell: Cell, launch: Launch) -> str | None:
-    """Say that a launch ran nothing on its accelerator; None where it did, or has none.
-
-    What is left of a launch then is a time of the CPU, which no later reading can make anything else.
-    """
-    verdict = judge(cell, [launch])
-    return verdict.reason if verdict is not None and verdict.status == "fell_back" else None
-
-
 def share(delegation: Delegation) -> float | None:
     """Return the share of operators on the accelerator; None where they are not counted."""
     done, total = delegation.delegated_ops, delegation.total_ops

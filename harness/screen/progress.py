@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from harness import stats
+from harness.delegation import judge
 from harness.table.display import clean, milliseconds
 from harness.types import Cell, Launch, LaunchOrder, Outcome
 
@@ -124,7 +125,9 @@ class Progress:
             else:
                 medians = self._medians.get(cell.id)
                 p50 = stats.median(medians) / _NS_PER_MS if medians else None
-                told = "ok" if p50 is None else f"ok, p50 {milliseconds(p50)} ms"
+                verdict = judge(cell, outcome.launches)
+                told = "ok" if verdict is None else verdict.status
+                told += "" if p50 is None else f", p50 {milliseconds(p50)} ms"
             self._say(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {told}")
 
     def note(self, event: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from harness.delegation import (
     Node,
     Timing,
     Verdict,
-    fallen,
     graph_walk,
     is_software,
     judge,
@@ -185,12 +184,6 @@ def test_the_cpu_is_asked_only_for_xnnpack() -> None:
 
 def test_a_launch_without_a_model_says_nothing() -> None:
     assert judge(cell(), [launch(Delegation(delegate="none"), kind="bare")]) is None
-
-
-def test_only_nothing_at_all_ends_a_cell_at_once() -> None:
-    assert fallen(cell(), launch(replace(FULL, delegated_ops=0))) is not None
-    assert fallen(cell(), launch(HALF)) is None
-    assert fallen(cell("xnnpack"), launch(replace(FULL, delegate="none"))) is None
 
 
 def test_kinds_of_evidence() -> None:
