@@ -227,6 +227,8 @@ def _device(key: str, table: object, path: Path, known: Sequence[str]) -> Device
             f"{where}.profile: {plugins.unknown('profile', device.profile, known)}; "
             "`edge-harness profiles` lists them, and a file in your profiles folder adds one"
         )
+    for field in ("workdir", "python"):
+        _check_path(getattr(device, field), f"{where}.{field}")
     scheme = check_address(device.address, f"{where}.address")
     changes: dict[str, Any] = {
         field: _beside(path, value)
@@ -246,6 +248,12 @@ def _check_name(name: str, where: str) -> None:
         raise ConfigError(
             f'{where}: "{name}" is no name for a device; letters, digits, "_", "-" and "." are'
         )
+
+
+def _check_path(path: str, where: str) -> None:
+    """Refuse what no path on a device can be, or what a command there would take for an option."""
+    if not path or "\0" in path or path.startswith("-"):
+        raise ConfigError(f"{where}: {path!r} is no path; write one such as /var/tmp/edge-harness")
 
 
 def _check_ssh(uri: str, where: str) -> None:

@@ -114,9 +114,7 @@ def _commands(patient: Patient) -> Check:
     try:
         patient.transport.run(["true"], _COMMAND_SECONDS)
     except HarnessError as error:
-        mend = (
-            patient.there("true") + " must end without a word; log in as another user, or see above"
-        )
+        mend = f"take away what is in the way; {patient.there('true')} must end without a word"
         return Check(name="commands", status="fail", found=str(error), mend=mend)
     return Check(name="commands", status="ok", found="the account runs them")
 
