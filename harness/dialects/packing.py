@@ -1,7 +1,7 @@
 """The agent as one file: a zip that Python runs, named by the digest of its sources.
 
-Comments and docstrings stay at home, and all but one blank a level: they are a third of the zip. What is left stands on the same
-lines, so that a traceback from a device is one of the sources.
+Comments, docstrings and annotations stay at home, and all but one blank a level: they are more than a third of the zip. What is left
+stands on the same lines, so that a traceback from a device is one of the sources.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import tempfile
 import tokenize
 import zipfile
 from collections.abc import Mapping
+from keyword import iskeyword
 from pathlib import Path
 
 from harness import assets
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
-_FORM = b"without comments and docstrings, one blank a level"
+_FORM = b"without comments, docstrings and annotations, one blank a level"
 """Part of the digest: what is done to the sources is in the zip too."""
 _BEFORE_STATEMENTS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
@@ -43,16 +44,17 @@ def _sources(folder: Path) -> dict[str, bytes]:
 
 
 def slim(source: str) -> str:
-    """Return Python source without comments and docstrings, every statement on the line it was on.
+    """Return Python source without comments, docstrings and annotations, every statement on its line.
 
     By tokens and not by `ast`, which fails in CPython 3.11 where several threads parse at once.
     """
     lines = source.splitlines()
     before: tokenize.TokenInfo | None = None
     held: tokenize.TokenInfo | None = None
-    levels = _Levels(lines)
+    levels, annotations = _Levels(lines), _Annotations(lines)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         levels.see(token)
+        annotations.see(token)
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip()
@@ -62,7 +64,78 @@ def slim(source: str) -> str:
             starts = before is None or before.type in _BEFORE_STATEMENTS
             held = token if token.type == tokenize.STRING and starts else None
             before = token
+    annotations.drop()
     return "\n".join(levels.lowered()) + "\n"
+
+
+class _Annotations:
+    """Where annotations stand: of arguments and returns, and of variables that are given a value.
+
+    One that goes over several lines stays.
+    """
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._found: list[tuple[int, int, int]] = []
+        self._begin: tuple[int, int, int] | None = None
+        """Row, column and depth in brackets."""
+        self._statement: list[str] = []
+        self._depth = 0
+        self._lambdas = 0
+
+    def see(self, token: tokenize.TokenInfo) -> None:
+        """Take the next token of the source."""
+        word = token.string
+        if token.type in _BEFORE_STATEMENTS:
+            self._statement, self._begin, self._lambdas = [], None, 0
+            return
+        if token.type in (tokenize.NL, tokenize.COMMENT):
+            return
+        if self._begin is not None:
+            self._end(token)
+        self._depth += (word in tuple("([{")) - (word in tuple(")]}"))
+        self._lambdas += word == "lambda"
+        if word == ":" and self._lambdas:
+            self._lambdas -= 1
+        elif self._begin is None and self._opens(token):
+            self._begin = (*token.start, self._depth)
+        self._statement.append(word)
+
+    def _opens(self, token: tokenize.TokenInfo) -> bool:
+        """Tell whether an annotation begins with this token."""
+        is_def = self._statement[:1] == ["def"]
+        if token.string == "->":
+            return is_def and self._depth == 0
+        if token.string != ":" or token.type != tokenize.OP:
+            return False
+        if is_def:
+            return self._depth == 1
+        target = [word for word in self._statement if word != "."]
+        return (
+            self._depth == 0
+            and bool(target)
+            and all(word.isidentifier() and not iskeyword(word) for word in target)
+        )
+
+    def _end(self, token: tokenize.TokenInfo) -> None:
+        """Close the annotation that is open where this token ends it."""
+        if self._begin is None:
+            return
+        row, column, depth = self._begin
+        is_def = self._statement[:1] == ["def"]
+        enders = (",", "=", ")") if depth else (":",) if is_def else ("=",)
+        if self._depth != depth or token.string not in enders:
+            return
+        if row == token.start[0]:
+            self._found.append((row - 1, column, token.start[1]))
+        self._begin = None
+
+    def drop(self) -> None:
+        """Take them out of the lines, the last of a line first."""
+        for row, begin, end in reversed(self._found):
+            line = self._lines[row]
+            blank = " " if line[end] == "=" else ""
+            self._lines[row] = line[:begin].rstrip() + blank + line[end:]
 
 
 class _Levels:
