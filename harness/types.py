@@ -479,6 +479,11 @@ class Delegation:
     clock: Clock = "invoke"
     library: str | None = None
     """The delegate library and what it says of its version."""
+    settings: str | None = None
+    """What the delegate may do, in words: `float16 allowed`, `float32, shader cache /var/tmp/x`."""
+    whole_ns: int | None = None
+    """One inference from handing over to the last output read, timed apart from the samples, on an
+    accelerator that works while the caller goes on; the least of a few."""
     adapter: Adapter | None = None
 
 

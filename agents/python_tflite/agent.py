@@ -319,6 +319,10 @@ def _delegation(graph: Optional[Dict[str, Any]], log: str) -> Optional[Dict[str,
     XNNPACK can be absent in silence, so each kind of evidence is named. An accelerator's backend has
     said all of it already.
     """
+    if graph is not None and "adapters" in graph:
+        import gpu
+
+        return gpu.read(graph, log)
     if graph is None or "delegate" in graph:
         return graph
     lines = jobs.lines_with(log, _XNNPACK_LINE)

@@ -30,6 +30,10 @@ def of(order: Dict[str, Any]) -> Any:
         import external
 
         return external.External()
+    if target == "gpu":
+        import gpu
+
+        return gpu.Gpu()
     if target == "xnnpack":
         return Cpu()
     reason = "the target {} is not served by this agent on this device: no delegate for it is named"

@@ -20,6 +20,7 @@ from wire import MAX_LINE_BYTES, AgentFault
 _CHUNK = 1 << 16
 _LOG_PART = 8192
 _TAIL = 1500
+_TOLD_LINES = 4
 _MEMORY_WORDS = (
     "bad_alloc",
     "MemoryError",
@@ -62,6 +63,7 @@ class Job:
         self.log = Log()
         self.log_open = True
         self._result = bytearray()
+        self._on_gpu = order.get("target") == "gpu"
         self._oom_before = sysfs.oom_kills()
         order_fd = _spooled(order, spool)
         self.result_fd, result_end = os.pipe()
@@ -125,7 +127,7 @@ class Job:
             raise self._fault(status)
         if "error" in answer:
             error = answer["error"]
-            raise AgentFault(error["kind"], error["reason"])
+            raise self._explained(AgentFault(error["kind"], error["reason"]))
         answer["wall_ns"] = wall_ns
         return answer
 
@@ -148,6 +150,15 @@ class Job:
             return None
         answer = json.loads(self._result.decode("utf-8"))
         return answer if isinstance(answer, dict) else None
+
+    def _explained(self, fault: AgentFault) -> AgentFault:
+        """Add the reason that a GPU's runtime only prints, and tell a missing adapter from a bad model."""
+        log = self.log.text()
+        words = [line for line in log.splitlines() if line.startswith(("ERROR: ", "Warning: "))]
+        if not self._on_gpu or not words:
+            return fault
+        kind = "unsupported" if "No adapters found" in log else fault.kind
+        return AgentFault(kind, "; ".join([fault.reason, *words[-_TOLD_LINES:]]))
 
     def _fault(self, status: int) -> AgentFault:
         tail = self.log.text().strip()[-_TAIL:]

@@ -282,6 +282,8 @@ def _delegation(found: Fields) -> Delegation:
         fully=None if told.value.get("fully") is None else told.flag("fully"),
         clock=_clock(told),
         library=told.text_or_none("library"),
+        settings=told.word_or_none("settings"),
+        whole_ns=told.integer_or_none("whole_ns"),
         adapter=None if told.value.get("adapter") is None else _adapter(told.object("adapter")),
     )
 
