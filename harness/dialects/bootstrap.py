@@ -29,7 +29,8 @@ root = os.path.dirname(agents)
 me = os.geteuid()
 os.umask(63)
 try:
-    os.makedirs(agents)
+    if not os.path.islink(root):
+        os.makedirs(agents)
 except (IOError, OSError):
     pass
 trouble = None

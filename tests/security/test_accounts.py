@@ -86,12 +86,27 @@ def server_of(account: Account, folder: Path) -> Iterator[LoopbackSshd]:
         yield server
 
 
-@pytest.fixture(params=list(ACCOUNTS))
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_doctor_says_what_the_account_is(name: str, device_on: DeviceOn, tmp_path: Path) -> None:
+    account = ACCOUNTS[name]
+    with server_of(account, tmp_path / "server") as server:
+        checks = {
+            one.name: one
+            for one in api.doctor(farm=Farm(devices={"loopback": device_on(server)}))["loopback"]
+        }
+    assert checks["reachable"].status == "ok"
+    assert checks["commands"].status == "fail"
+    assert account.said in checks["commands"].found
+    assert account.way_out in checks["commands"].found
+    assert {checks[name].status for name in ("files", "python", "agent")} == {"skip"}
+
+
+@pytest.fixture(params=["sftp only", "a forced command of the key"])
 def account(request: pytest.FixtureRequest) -> Account:
     return ACCOUNTS[request.param]
 
 
-def test_add_doctor_and_run_say_what_the_account_is(
+def test_add_and_run_say_what_the_account_is(
     account: Account,
     device_on: DeviceOn,
     tmp_path: Path,
@@ -102,13 +117,6 @@ def test_add_doctor_and_run_say_what_the_account_is(
     with server_of(account, tmp_path / "server") as server:
         device = device_on(server)
         farm = Farm(devices={device.name: device})
-
-        checks = {check.name: check for check in api.doctor(farm=farm)["loopback"]}
-        assert checks["reachable"].status == "ok"
-        assert checks["commands"].status == "fail"
-        assert account.said in checks["commands"].found
-        assert account.way_out in checks["commands"].found
-        assert {checks[name].status for name in ("files", "python", "agent")} == {"skip"}
 
         known = tmp_path / "home" / ".ssh" / "known_hosts"
         known.parent.mkdir()

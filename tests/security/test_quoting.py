@@ -111,7 +111,6 @@ def test_names_of_devices_are_names(name: str, tmp_path: Path) -> None:
 
 MODEL_NAMES = (
     "..",
-    "a\\nb",
     "$(touch pwned)",
     "a'b\\\"c",
     "-x",
@@ -144,7 +143,7 @@ def test_names_of_models_stay_in_the_runs_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", ["a\\u0000b", "../../up", "/abs/olute"])
+@pytest.mark.parametrize("name", ["a\\u0000b", "a\\nb", "../../up", "/abs/olute"])
 def test_what_is_no_name_of_a_model_is_refused(name: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     shutil.copy(DATA / "digits.tflite", tmp_path)
