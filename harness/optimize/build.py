@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.optimize import edgetpu, graph
+from harness.optimize import edgetpu, gpu, graph
 from harness.optimize.cache import Cache, Entry
 from harness.optimize.flatbuffer import EDGETPU
 from harness.optimize.graph import Chain, Node
@@ -123,10 +123,20 @@ def _run(
             if failed:
                 yield request, failed[0]
             elif all(key in schedule.entries for key in chain.results):
-                yield request, _variant(request, chain, schedule.entries)
+                yield request, _fit(_variant(request, chain, schedule.entries))
             else:
                 still.append((request, chain))
         waiting = still
+
+
+def _fit(variant: Variant) -> Variant | HarnessError:
+    """Hold a file that no step made fit against its target; what the device would refuse is not sent."""
+    if variant.target != "gpu":
+        return variant
+    try:
+        return replace(variant, notes=(*variant.notes, *gpu.fit(variant.path)))
+    except HarnessError as error:
+        return error
 
 
 def _silent(event: BuildEvent) -> None:

@@ -1,0 +1,108 @@
+"""Which files a GPU takes through LiteRT's WebGPU accelerator, as far as the file alone shows it.
+
+The lists are of ai-edge-litert 2.3, each word tried alone on the accelerator; what it really takes of a
+file, a launch says. A model taken in part is measured and shown so; what no GPU can run at all is refused here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RecipeError
+from harness.optimize import flatbuffer
+
+SUPPORTED = frozenset(
+    (
+        *("ABS", "ADD", "ARG_MAX", "ATAN2", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CAST", "CEIL"),
+        *("CONCATENATION", "CONV_2D", "COS", "CUMSUM", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE"),
+        *("DEQUANTIZE", "DIV", "ELU", "EQUAL", "EXP", "FLOOR", "FLOOR_DIV", "FLOOR_MOD"),
+        *("FULLY_CONNECTED", "GATHER", "GELU", "GREATER", "GREATER_EQUAL", "HARD_SWISH"),
+        *("LEAKY_RELU", "LESS", "LESS_EQUAL", "LOG", "LOGICAL_AND", "LOGICAL_OR", "LOGISTIC"),
+        *("MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "NEG", "NOT_EQUAL"),
+        *("ONE_HOT", "PACK", "PAD", "PADV2", "POW", "PRELU", "QUANTIZE", "REDUCE_ALL"),
+        *("REDUCE_ANY", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "RELU", "RELU6"),
+        *("RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2"),
+        *("RIGHT_SHIFT", "ROUND", "RSQRT", "SELECT", "SELECT_V2", "SIGN", "SIN", "SLICE"),
+        *("SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQRT", "SQUARE"),
+        *("SQUARED_DIFFERENCE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TILE", "TOPK_V2"),
+        *("TRANSPOSE", "TRANSPOSE_CONV", "UNPACK"),
+    )
+)
+"""Operators that the accelerator takes, with tensors of at most four dimensions."""
+
+SIZED_BY_DATA = frozenset(
+    (
+        *("NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "RANGE", "SEGMENT_SUM", "UNIQUE"),
+        "WHERE",
+    )
+)
+"""Operators whose outputs have another size with other data; one of them and the whole file is refused."""
+
+MOST_DIMENSIONS = 4
+
+
+def fit(path: Path) -> list[str]:
+    """Check a file for a GPU; return notes of what stays on the CPU.
+
+    Raises RecipeError, with the operators and tensors by name, for what the accelerator does not load: open
+    dimensions, sizes that depend on data, custom operators, state, no operator that it takes.
+    """
+    facts = flatbuffer.read(path)
+    for tensor in facts.inputs:
+        if -1 in tensor.shape[1:]:
+            raise RecipeError(
+                f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and a GPU takes '
+                "constant sizes: build it with the key shape of the model"
+            )
+    if facts.custom:
+        raise RecipeError(f"a GPU runs no custom operators: {', '.join(facts.custom)}")
+    sized = sorted(SIZED_BY_DATA & set(facts.operators))
+    if sized:
+        raise RecipeError(
+            f"a GPU takes constant sizes, and those of {', '.join(sized)} depend on the data: "
+            "cut the model before it, or measure it on the CPU"
+        )
+    taken, left = _sorted(path)
+    if left and not taken:
+        raise RecipeError(f"no operator of {path.name} runs on a GPU: {_counted(left)}")
+    return [f"not for the GPU, left on the CPU: {_counted(left)}"] if left else []
+
+
+def _sorted(path: Path) -> tuple[int, Counter[str]]:
+    """Count the operators of the main graph that a GPU takes; those it leaves by name and reason."""
+    taken, left = 0, Counter[str]()
+    with flatbuffer.reading(path.read_bytes(), path) as reader:
+        graph = reader.subgraphs[0]
+        for index in range(reader.length(graph.TensorsLength())):
+            if graph.Tensors(index).IsVariable():
+                name = flatbuffer.text(graph.Tensors(index).Name())
+                raise RecipeError(
+                    f'the runtime\'s GPU path loads no model with state, and "{name}" keeps some: '
+                    "unroll the recurrent layers"
+                )
+        for index in range(reader.length(graph.OperatorsLength())):
+            operator = graph.Operators(index)
+            word, _ = reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))
+            dimensions = max(_dimensions(graph, operator), default=0)
+            if word not in SUPPORTED:
+                left[word] += 1
+            elif dimensions > MOST_DIMENSIONS:
+                left[f"{word} ({dimensions} dimensions)"] += 1
+            else:
+                taken += 1
+    return taken, left
+
+
+def _dimensions(graph: Any, operator: Any) -> list[int]:  # noqa: ANN401 - generated, without types
+    edges = [
+        *flatbuffer.ints(operator.InputsAsNumpy()),
+        *flatbuffer.ints(operator.OutputsAsNumpy()),
+    ]
+    # -1 stands for an input that is left out.
+    return [graph.Tensors(edge).ShapeLength() for edge in edges if edge >= 0]
+
+
+def _counted(left: Counter[str]) -> str:
+    return ", ".join(f"{one} x{times}" if times > 1 else one for one, times in left.items())
