@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from .tools import LabError
+
 _TAPPED = Path(__file__).with_name("tapped.py")
 _END_SECONDS = 30.0
 
@@ -98,6 +100,15 @@ class Controller:
         printed = self._file("rows").read_bytes()
         self.rows = json.loads(printed)["rows"] if printed else ()
         return code
+
+    def reach(self, moment: threading.Event, seconds: float) -> None:
+        """Wait for a moment that `hear` sets; raises LabError where it ends before or is late."""
+        deadline = time.monotonic() + seconds
+        while not moment.wait(0.1):
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                self.kill()
+                raise LabError(f"never reached (exit code {ended}): {self.said[-3000:]}")
 
     def kill(self) -> None:
         """Kill it (SIGKILL), as the machine's out-of-memory killer would."""

@@ -27,6 +27,8 @@ LONG_PUSH, LINK_MBIT = 2_500_000, 20.0
 LONG_LAUNCH = {"min_seconds": 1.5}
 NOTICED_SECONDS = 10.0
 
+PUSHING = pytest.param("pushing model", marks=pytest.mark.lab)
+
 Rows = dict[str, list[Mapping[str, Any]]]
 """What the command printed, by device."""
 
@@ -187,7 +189,7 @@ def down_for(device: LabDevice, seconds: float) -> Callable[[], None]:
 # --- the network -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", ["pushing model", "launch timed"])
+@pytest.mark.parametrize("moment", [PUSHING, "launch timed"])
 def test_a_connection_that_is_reset(
     tmp_path: Path, host: Hosted, pushes: dict[str, Path], moment: str
 ) -> None:
@@ -200,7 +202,7 @@ def test_a_connection_that_is_reset(
     course.check()
 
 
-@pytest.mark.slow
+@pytest.mark.lab
 @pytest.mark.parametrize("moment", ["pushing model", "launch timed"])
 def test_a_link_that_is_down_for_longer_than_a_connection_lives(
     tmp_path: Path, host: Hosted, pushes: dict[str, Path], moment: str
@@ -257,6 +259,7 @@ def test_loss_that_begins_in_the_middle(
     course.check()
 
 
+@pytest.mark.lab
 def test_a_device_that_is_gone_for_good_costs_only_its_own_cells(
     tmp_path: Path, x86_hosts: list[Hosted], two: dict[str, Path]
 ) -> None:
@@ -311,6 +314,7 @@ def test_a_killed_launch_is_crashed(tmp_path: Path, host: Hosted, two: dict[str,
     course.check()
 
 
+@pytest.mark.lab
 def test_a_launch_that_hangs_is_silent(tmp_path: Path, host: Hosted, two: dict[str, Path]) -> None:
     course = Course(tmp_path, [host], two, LONG_LAUNCH, exit_code=1, hang_seconds=8.0)
     hear = Once(host, "launch timed", lambda: strike(host, children, signal.SIGSTOP))
@@ -390,7 +394,7 @@ def test_a_host_that_loses_its_power_and_boots_again(
 # --- the controller ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", ["launch timed", "pushing model"])
+@pytest.mark.parametrize("moment", [PUSHING, "launch timed"])
 def test_a_controller_that_is_killed_and_resumed(
     tmp_path: Path, x86_hosts: list[Hosted], two: dict[str, Path], moment: str
 ) -> None:
@@ -398,7 +402,7 @@ def test_a_controller_that_is_killed_and_resumed(
     course = Course(tmp_path, devices, two, {"launches": 3})
     reached = threading.Event()
     with course.controller(Once(devices[0], moment, reached.set)) as going:
-        assert reached.wait(60.0), going.said
+        going.reach(reached, 60.0)
         going.kill()
     rows = course.resume()
     assert all(statuses(rows[device.name]) == ["ok", "ok"] for device in devices)
@@ -409,7 +413,7 @@ def test_ctrl_c_during_a_run(tmp_path: Path, host: Hosted, two: dict[str, Path])
     course = Course(tmp_path, [host], two, {"launches": 3})
     reached = threading.Event()
     with course.controller(Once(host, "answered launch timed", reached.set)) as going:
-        assert reached.wait(60.0)
+        going.reach(reached, 60.0)
         going.interrupt()
         assert going.wait(30.0) == 130, going.said[-3000:]
     assert "--resume" in going.said
