@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.store import StoredRun
-from harness.table import COLUMNS, Row, rows
+from harness.table import COLUMNS, Row, display, rows
 
 
 def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     """Write records as CSV with a heading (RFC 4180); null is empty, lists are joined by spaces.
 
-    A text that a spreadsheet would run as a formula gets a leading apostrophe.
+    Texts are cleaned as for a terminal; one that a spreadsheet would run as a formula gets a leading
+    apostrophe.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
@@ -60,6 +61,7 @@ def _harmless(char: str) -> str:
 def _cell(value: object) -> object:
     if isinstance(value, (list, tuple)):
         value = " ".join(str(item) for item in value)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value
+    if not isinstance(value, str):
+        return value
+    text = display.clean(value)
+    return "'" + text if text[:1] in {"=", "+", "-", "@"} else text

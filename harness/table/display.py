@@ -6,6 +6,7 @@ Shared by the terminal, Markdown and HTML, so a number is written the same way e
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Shown:
     """Columns of a higher rank go first where the page is too narrow; 0 never goes."""
 
 
+_COMMAND = re.compile(r"(?<!\S)(:|##)(:|\[)")
+
 _BREAKS = "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 """Everything that `str.splitlines` takes for the end of a line, and the tab."""
 
@@ -79,9 +82,13 @@ _BREAKS = "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 def clean(value: object) -> str:
     """Make a text that came from a device harmless on a terminal: one line, no control characters.
 
-    Categories Cc, Cf, Cs, Co and Cn go (escape sequences, text direction, lone surrogates).
+    Categories Cc, Cf, Cs, Co and Cn go (escape sequences, text direction, lone surrogates). A word
+    that begins as a command to a CI system (`::error::`, `##[group]`) is taken apart: GitHub obeys it
+    wherever a line of a log begins with it.
     """
     text = str(value)
+    if "::" in text or "##[" in text:
+        text = _COMMAND.sub(r"\1 \2", text)
     if text.isascii() and text.isprintable():
         return text
     kept = (
@@ -92,13 +99,10 @@ def clean(value: object) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """Clean a text of several lines; none of them is a command to a CI system (`::`, `##[`)."""
+    """Clean a text line by line; how far a line is indented stays."""
     lines = (clean(line.strip()) for line in text.splitlines())
     indents = (line[: len(line) - len(line.lstrip(" "))] for line in text.splitlines())
-    return "\n".join(
-        f"{indent}{'| ' * line.startswith(('::', '##['))}{line}"
-        for indent, line in zip(indents, lines, strict=True)
-    )
+    return "\n".join(indent + line for indent, line in zip(indents, lines, strict=True))
 
 
 def number(value: float | None, decimals: int) -> str:
