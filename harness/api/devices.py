@@ -68,8 +68,11 @@ def _cleaned(device: Device) -> dict[str, Any]:
 def _held(transport: Transport, device: Device) -> Iterator[None]:
     """Have the device meanwhile; raises LeaseError where somebody else has it.
 
-    Where no agent starts, none measures there either.
+    Where no agent is or none starts, none measures there either.
     """
+    if transport.run(["test", "-d", f"{device.workdir}/agents"], 30.0).exit_code:
+        yield
+        return
     opener: OpenDialect = plugins.load("harness.dialects", "json_lines")
     dialect = opener(transport, device)
     try:

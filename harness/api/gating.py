@@ -46,14 +46,14 @@ def gate(
     measure_identical: bool = False,
     soak: bool = False,
     results: Path | None = None,
-    wait: bool = False,
+    wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure a candidate beside a baseline on the plan's devices and judge the difference.
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
     run. Same bytes are measured only where `measure_identical` says so; `soak` heats every device
-    to a plateau first. With `wait` a device that somebody else has is waited for. What was measured is a stored run of kind gate.
+    to a plateau first. A device that somebody else has is waited for as `wait` says in `run`. What was measured is a stored run of kind gate.
 
     Raises ConfigError where the question cannot be asked (what is neither of these, models of
     unlike inputs, a baseline from an unlike machine), StoreError for the results folder.

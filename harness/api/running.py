@@ -19,6 +19,8 @@ from harness.farm import contact
 from harness.optimize import build
 from harness.types import Cell, Device, Failure, Launch, LaunchOrder, Outcome, Plan, Variant
 
+_DEAD_HOLDER_SECONDS = 35.0
+
 
 class Progress(Protocol):
     """Who is told how a run goes on; harness.screen has one for people."""
@@ -193,12 +195,13 @@ def run(
     resume: str | None = None,
     retry_failed: bool = False,
     results: Path | None = None,
-    wait: bool = False,
+    wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Build every variant of a plan, connect to its devices and start measuring.
 
-    With `wait` a device that somebody else has is waited for, else its cells are `busy`. Returns an iterator of outcomes. Raises ConfigError (plan, farm, selectors) and StoreError
+    A device that somebody else has is waited for: for 35 s, or as `wait` says for ever or not at
+    all; its cells are `busy` then. Returns an iterator of outcomes. Raises ConfigError (plan, farm, selectors) and StoreError
     (results folder, resume) before anything is built; a device that is away or a variant that
     cannot be built is an outcome with a failure.
     """
@@ -234,7 +237,7 @@ def _resumed(
     decided: prepare.Decided,
     *,
     retry_failed: bool,
-    wait: bool,
+    wait: bool | None,
     progress: Progress | None,
 ) -> Run:
     """Go on with a stored run: its own cells and kept files, only what is missing."""
@@ -285,17 +288,17 @@ def _start(
     return Run(writer, outcomes, progress)
 
 
-def patience(plan: Plan, *, wait: bool, progress: Progress | None) -> sessions.Patience:
+def patience(plan: Plan, *, wait: bool | None, progress: Progress | None) -> sessions.Patience:
     """Wait for a device that somebody else has, however long it takes, or not at all.
 
-    One that went away is waited for as the plan says.
+    None waits just longer than a lease lives whose holder died, and for short runs at once. One that went away is waited for as the plan says.
     """
 
     def tell(device: str, reason: str) -> None:
         if progress:
             progress.note({"event": "waiting", "device": device, "reason": reason})
 
-    wanted = math.inf if wait else 0.0
+    wanted = {None: _DEAD_HOLDER_SECONDS, True: math.inf, False: 0.0}[wait]
     return sessions.Patience(wanted, tell, away_seconds=plan.patience_seconds)
 
 
@@ -362,7 +365,7 @@ def bench(
     farm: farms.Farm | Path | None = None,
     trust: contact.Trust | None = None,
     results: Path | None = None,
-    wait: bool = False,
+    wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Measure files with no plan; `on` takes URIs and names of the farm.

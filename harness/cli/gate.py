@@ -53,7 +53,7 @@ def gate(
         Thermal,
         typer.Option("--thermal", help="gate: as the profile says; soak: heat to a plateau first."),
     ] = Thermal.GATE,
-    wait: WaitOption = False,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -69,7 +69,7 @@ def bench(
     evaluation: Annotated[str | None, typer.Option("--evaluation", help=".npz")] = None,
     farm: FarmOption = None,
     yes_key: YesKeyOption = None,
-    wait: WaitOption = False,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,7 +106,7 @@ def run(
         bool, typer.Option("--retry-failed", help="With --resume: failed cells again.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")] = False,
-    wait: WaitOption = False,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -77,7 +77,11 @@ DeviceOption = Annotated[
     typer.Option("--device", help="Only these: a name, profile:P, tag:T or any:N of SELECTOR."),
 ]
 WaitOption = Annotated[
-    bool, typer.Option("--wait", help="Wait for a device that somebody else has.")
+    bool | None,
+    typer.Option(
+        "--wait/--no-wait",
+        help="For ever, or not at all, for a device that somebody else has [35 s].",
+    ),
 ]
 YesKeyOption = Annotated[
     str | None,

@@ -56,7 +56,7 @@ def test_everybody_is_told_who_has_a_device(
     assert (row["status"], row["busy_by"]) == ("busy", me)
     assert me in edge(tmp_path, "devices", "board", "--farm", farm).replace("\n", " ")
 
-    ran = edge(tmp_path, "run", plan, "--farm", farm, "--json", code=1)
+    ran = edge(tmp_path, "run", plan, "--no-wait", "--farm", farm, "--json", code=1)
     assert {row["status"] for row in ran["rows"]} == {"busy"}
     assert all(me in row["reason"] and "--wait" in row["reason"] for row in ran["rows"])
 
@@ -81,6 +81,7 @@ def test_everybody_is_told_who_has_a_device(
             "--candidate",
             plan.with_name("digits.tflite"),
             "--measure-identical",
+            "--no-wait",
         ),
     ):
         assert me in edge(tmp_path, *words, "--farm", farm, code=None).replace("\n", " ")

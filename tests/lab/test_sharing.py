@@ -113,7 +113,7 @@ def test_two_runs_of_one_board_follow_each_other(host: Hosted, tmp_path: Path) -
         (path,) = (folder / "runs").iterdir()
         assert list(api.load(path.name, results=folder / "runs")["status"]) == ["ok"]
         span = f"SELECT min(at_ns), max(at_ns) FROM '{path}/samples/*.parquet'"
-        spans.append(duckdb.sql(span).fetchall()[0])
+        spans.append(duckdb.connect().execute(span).fetchall()[0])
     (_, first_ended), (second_began, _) = sorted(spans)
     # Both by the board's own clock.
     assert first_ended < second_began
