@@ -249,12 +249,32 @@ def _supersede(last: Entry, token: str) -> None:
     """Make sure that the agent that had the lease makes no launch any more."""
     if not last.until_ms or last.pid == os.getpid() or last.boot != _boot():
         return
-    if last.token == token and _start(last.pid) == last.start:
+    if last.token == token and _is_agent(last):
         with suppress(OSError):
             os.kill(last.pid, signal.SIGKILL)
     deadline = time.monotonic() + 2 * CHECK_SECONDS
-    while _start(last.pid) == last.start and time.monotonic() < deadline:
+    while _is_running(last) and time.monotonic() < deadline:
         time.sleep(_LOCK_PAUSE_SECONDS)
+
+
+def _is_running(last: Entry) -> bool:
+    return last.pid > 1 and last.start != "-" and _start(last.pid) == last.start
+
+
+def _is_agent(last: Entry) -> bool:
+    """Tell whether a lease's process is an agent of this user: anybody can write the file.
+
+    Else another user could have us end any process of ours, with -1 for a number all of them.
+    """
+    if not _is_running(last):
+        return False
+    folder = "/proc/{}".format(last.pid)
+    words = (sysfs.text("/", folder + "/cmdline") or "").split(" ")
+    try:
+        own = os.stat(folder).st_uid == os.geteuid()
+    except OSError:
+        return False
+    return own and any("/agents/" in word and word.endswith(".zip") for word in words)
 
 
 def _now_ms() -> int:
