@@ -31,6 +31,10 @@ TOO_FAST = 200.0
 """Times faster than the CPU, from where a time is not believed without a look: the fastest Edge TPU
 results that Google publishes are some 30 times faster than a desktop processor's."""
 
+HANDED_OVER = 0.5
+"""Below this share of an inference timed to its end, the samples do not cover the end: the least of a
+few whole ones is not twice the median of many."""
+
 Word = Literal["VALID", "SUSPECT", "INVALID"]
 Status = Literal["ok", "partial", "fell_back", "invalid"]
 
@@ -40,7 +44,8 @@ class Timing:
     """Medians of an inference, ns: of the cell, and of the same model on the same device's CPU."""
 
     own: float
-    cpu: float
+    cpu: float | None
+    """None where the run has no such row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,7 @@ class _Case:
     worst: Delegation
     """The launch that delegated least, with the original file's counts."""
     every: tuple[Delegation, ...]
+    own_ns: float | None
 
     @property
     def compiled(self) -> Compiled | None:
@@ -93,7 +99,7 @@ def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) 
     flags = {flag for one in launches for flag in one.flags}
     if cell.target in CPU_TARGETS:
         return _cpu(told, promised="no_xnnpack" in flags)
-    case = _case(cell, told)
+    case = _case(cell, told, timing.own if timing else None)
     for rule in _RULES:
         found = rule(case)
         if found is not None:
@@ -134,14 +140,15 @@ def _cpu(told: Sequence[Delegation], *, promised: bool) -> Verdict:
     return Verdict(word="SUSPECT", status="ok", reason=reason, delegation=told[0])
 
 
-def _case(cell: Cell, told: tuple[Delegation, ...]) -> _Case:
+def _case(cell: Cell, told: tuple[Delegation, ...], own_ns: float | None) -> _Case:
     def worse(one: Delegation) -> tuple[bool, float]:
         known = share(one)
         if known is None:
             known = 0.0 if one.left or one.fully is False else 1.0
         return one.delegate != "none", known
 
-    return _Case(cell=cell, worst=_original(cell, min(told, key=worse)), every=told)
+    worst = _original(cell, min(told, key=worse))
+    return _Case(cell=cell, worst=worst, every=told, own_ns=own_ns)
 
 
 def _original(cell: Cell, told: Delegation) -> Delegation:
@@ -244,6 +251,10 @@ def _own_contradiction(told: Delegation) -> str | None:
 def _enqueued(case: _Case) -> tuple[Status, str] | None:
     if any(told.clock == "run" for told in case.every):
         return "invalid", "the time is that of handing the work over, not of doing it"
+    whole = min((one.whole_ns for one in case.every if one.whole_ns), default=None)
+    if whole is not None and case.own_ns is not None and case.own_ns < HANDED_OVER * whole:
+        times = f"{case.own_ns / 1e6:.3g} ms, and {whole / 1e6:.3g} ms until the outputs are read"
+        return "invalid", f"the time is that of handing the work over: {times}"
     return None
 
 
@@ -293,7 +304,7 @@ def _allowed(case: _Case) -> bool:
 
 def _implausible(timing: Timing | None) -> str | None:
     """Hold the time against the same model's on the CPU; None where nothing is odd."""
-    if timing is None or timing.own <= 0 or timing.cpu <= 0:
+    if timing is None or timing.cpu is None or timing.own <= 0 or timing.cpu <= 0:
         return None
     faster = timing.cpu / timing.own
     if faster > TOO_FAST:

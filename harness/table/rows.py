@@ -155,7 +155,7 @@ def _delegation_part(measured: Measured, cell: Cell, launches: Sequence[Launch])
         "partitions": worst.partitions,
         "evidence": worst.evidence or None,
         "adapter": _words(
-            " ".join(filter(None, (one.name, one.type, one.driver)))
+            ", ".join(filter(None, (one.name, one.type, one.driver, launch.delegation.settings)))
             for launch in told
             for one in [launch.delegation.adapter]
             if one is not None
@@ -168,7 +168,7 @@ def _delegation_part(measured: Measured, cell: Cell, launches: Sequence[Launch])
 
 
 def _timing(measured: Measured, cell: Cell) -> Timing | None:
-    """Find the time of the same model on the same CPU in this run; None where there is none.
+    """Find the time of the cell and that of the same model on the same CPU in this run.
 
     The same file is the best companion, then the same recipe for the CPU, then the recipe before a
     compiler's step.
@@ -191,9 +191,9 @@ def _timing(measured: Measured, cell: Cell) -> Timing | None:
             found[0] = stats.median(medians)
         elif recipe in chains:
             found[1 + chains.index(recipe)] = stats.median(medians)
-    if not own or not found:
+    if not own:
         return None
-    return Timing(own=stats.median(own), cpu=found[min(found)])
+    return Timing(own=stats.median(own), cpu=found[min(found)] if found else None)
 
 
 def _latency_part(measured: Measured, cell_id: str, launches: Sequence[Launch]) -> Row:

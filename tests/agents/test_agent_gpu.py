@@ -1,0 +1,253 @@
+"""Launches on a GPU by a real agent: SwiftShader's software Vulkan, which is the whole path but for its speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import pytest
+from agent_lab import ROOT, SHORT, digest_of
+from ai_edge_litert import schema_py_generated as schema
+from lab.swiftshader import crashing
+from standins import graphs
+
+from harness import assets
+from harness.delegation import Timing, is_software, judge
+from harness.dialects.json_lines import JsonLinesDialect
+from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
+from harness.optimize import reference
+from harness.types import Adapter, Cell, Launch, LaunchOrder, Variant
+
+pytest_plugins = ("agent_fixtures",)
+pytestmark = pytest.mark.usefixtures("software_gpu")
+
+UNARY = (
+    *("ABS", "CEIL", "COS", "ELU", "EXP", "FLOOR", "HARD_SWISH", "LOGISTIC", "NEG", "RELU"),
+    *("RELU6", "RELU_N1_TO_1", "ROUND", "SIGN", "SIN", "SQUARE", "TANH", "ADD", "MUL", "SUB"),
+)
+
+
+QUICK = dataclasses.replace(SHORT, warmup_max_seconds=0.2)
+
+
+@pytest.fixture
+def kws_float(shared_data: Path) -> Path:
+    return shared_data / "kws" / "kws_ref_model_float32.tflite"
+
+
+def launch(dialect: JsonLinesDialect, order: LaunchOrder, model: Path, **changes: Any) -> Launch:
+    dialect.deploy({digest_of(model): model})
+    changes = {"target": "gpu", **changes}
+    return dialect.launch(dataclasses.replace(order, variant_digest=digest_of(model), **changes))
+
+
+def latency(of: Launch) -> float:
+    (samples,) = [part for part in of.samples if part.series == "latency"]
+    return median(samples.value)
+
+
+def cell(model: Path) -> Cell:
+    digest = digest_of(model)
+    variant = Variant(
+        model="m", recipe="as_is@gpu", target="gpu", path=model, digest=digest, size_bytes=1
+    )
+    return Cell(model="m", recipe="as_is@gpu", target="gpu", device="d", threads=1, variant=variant)
+
+
+def in_five_dimensions(path: Path, words: Sequence[str]) -> Path:
+    """A chain whose tensors have five dimensions, which XNNPACK takes and no GPU."""
+    graphs.chain(path, words)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    for tensor in model.subgraphs[0].tensors:
+        tensor.shape = [1, 1, 1, 1, 8]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return path
+
+
+def test_a_float_model_runs_on_the_gpu_whole(
+    dialect: JsonLinesDialect, order: LaunchOrder, kws_float: Path
+) -> None:
+    made = launch(dialect, order, kws_float)
+    told = made.delegation
+    assert (told.delegate, told.delegated_ops, told.total_ops) == ("gpu", 13, 13)
+    assert (told.partitions, told.left, told.fully, told.clock) == (1, (), True, "run+read")
+    assert told.evidence == "is_fully_accelerated, by the GPU alone"
+    assert told.settings == "float16 allowed"
+    assert told.adapter is not None
+    assert told.adapter.name.startswith("SwiftShader Device")
+    assert told.adapter.type == "CPU"
+    assert told.adapter.driver.startswith("SwiftShader driver ")
+    assert told.adapter.driver[-1].isdigit()
+    assert is_software(told.adapter)
+    assert told.whole_ns is not None
+    assert latency(made) > 0.5 * told.whole_ns
+    # Shaders are compiled while it loads: far from what an inference takes.
+    assert made.load_ns is not None
+    assert made.load_ns > 5 * latency(made)
+    found = judge(cell(kws_float), [made], Timing(own=latency(made), cpu=1.0))
+    assert found is not None
+    assert (found.word, found.status) == ("VALID", "ok")
+    memory = launch(dialect, order, kws_float, kind="memory").delegation
+    assert dataclasses.replace(memory, whole_ns=told.whole_ns) == told
+
+
+def test_its_outputs_are_the_cpus(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    kws_float: Path,
+    shared_data: Path,
+) -> None:
+    data = np.load(shared_data / "kws" / "features.npz")
+    real = (data["x_int8"][:16].astype(np.float32) - data["zero_point"]) * data["scale"]
+    quantised = shared_data / "coral" / "mobilenet_v1_0.25_128_quant.tflite"
+    cat = np.frombuffer((shared_data / "coral" / "cat.bmp").read_bytes(), np.uint8)[54:]
+    pixels = cat[: 4 * 128 * 128 * 3].reshape(4, 128, 128, 3)
+    for model, name, values in (
+        (kws_float, "input_1", real.astype(np.float32)),
+        (quantised, "input", pixels),
+    ):
+        dialect.deploy({digest_of(model): model})
+        chosen = dataclasses.replace(
+            order, kind="accuracy", variant_digest=digest_of(model), target="gpu"
+        )
+        got = dialect.infer(chosen, {name: values})
+        wanted = reference.host_outputs(model, {name: values})
+        assert got.keys() == wanted.keys()
+        for output, array in wanted.items():
+            assert got[output].shape == array.shape
+            found, expected = got[output].astype(float), array.astype(float)
+            assert (found.argmax(-1) == expected.argmax(-1)).all()
+            # A GPU's exp and its sums are not the CPU's to the last bit.
+            assert np.linalg.norm(found - expected) <= 0.05 * np.linalg.norm(expected)
+
+
+def test_what_the_docs_list_is_taken_and_the_rest_is_named(
+    dialect: JsonLinesDialect, order: LaunchOrder, tmp_path: Path
+) -> None:
+    model = graphs.chain(tmp_path / "unary.tflite", UNARY)
+    told = launch(dialect, order, model).delegation
+    assert (told.delegated_ops, told.total_ops, told.fully) == (len(UNARY), len(UNARY), True)
+    mixed = graphs.chain(tmp_path / "mixed.tflite", ["ADD", "TANH", "ADD", "LOG_SOFTMAX", "ADD"])
+    made = launch(dialect, order, mixed)
+    told = made.delegation
+    assert (told.delegated_ops, told.total_ops, told.partitions) == (3, 5, 1)
+    assert (told.left, told.fully) == (("LOG_SOFTMAX",), False)
+    found = judge(cell(mixed), [made])
+    assert found is not None
+    assert (found.word, found.status) == ("INVALID", "partial")
+    assert found.reason == "2 of 5 operators stayed on the CPU: LOG_SOFTMAX"
+
+
+def test_what_xnnpack_took_beside_it_is_not_the_gpus(
+    dialect: JsonLinesDialect, order: LaunchOrder, tmp_path: Path
+) -> None:
+    # Given to GPU and CPU at once, is_fully_accelerated says yes to this, and all of it is XNNPACK's.
+    model = in_five_dimensions(tmp_path / "five.tflite", ["ADD", "MUL"])
+    with pytest.raises(FellBack, match=r"the GPU took no operator \(ADD, MUL not supported\)"):
+        launch(dialect, order, model)
+
+
+def test_models_that_the_gpu_path_does_not_load(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    shared_data: Path,
+) -> None:
+    coral = shared_data / "coral"
+    with pytest.raises(ModelRejected, match="unresolved custom op: fake-op-double"):
+        launch(dialect, order, coral / "model_invoking_error.tflite")
+    with pytest.raises(ModelRejected, match="Variable tensors not yet supported"):
+        launch(dialect, order, coral / "keras_lstm_mnist_ptq.tflite")
+
+
+def test_without_a_gpu_there_is_no_number(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    kws_float: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, str(tmp_path / "absent.json"))
+    with pytest.raises(Unsupported, match="no Vulkan driver of this machine shows one .*VK_ICD_F"):
+        launch(dialect, order, kws_float)
+    dialect.close()
+    # In place of the system's loader, where there is one.
+    (tmp_path / "libvulkan.so.1").write_bytes(b"")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    words = "the Vulkan loader is missing .*libvulkan.so.1.*apt-get install libvulkan1"
+    with pytest.raises(Unsupported, match=words):
+        launch(dialect, order, kws_float)
+
+
+def test_a_driver_that_crashes_takes_only_its_launch(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    kws_float: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc builds the driver of this test: apt-get install gcc libc6-dev")
+    for name, value in crashing(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Crashed, match="SIGABRT"):
+        launch(dialect, order, kws_float)
+    assert launch(dialect, order, kws_float, target="xnnpack").delegation.delegate == "xnnpack"
+
+
+def test_settings_are_recorded_and_unknown_ones_refused(
+    dialect: JsonLinesDialect,
+    order: LaunchOrder,
+    kws_float: Path,
+    tmp_path: Path,
+) -> None:
+    cache = tmp_path / "shader cache"
+    given = {"precision": "float32", "cache": str(cache)}
+    told = launch(dialect, order, kws_float, delegate_options=given).delegation
+    assert told.settings == f"float32, shader cache {cache}"
+    assert cache.is_dir()
+    for wrong in ({"precision": "float64"}, {"presicion": "float32"}):
+        with pytest.raises(Unsupported, match="options precision .float16, float32. and cache"):
+            launch(dialect, order, kws_float, delegate_options=wrong)
+
+
+def test_a_time_of_handing_over_alone_is_invalid(
+    order: LaunchOrder,
+    kws_float: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """A seeded lie: an agent that forgets to read, and says that it did."""
+    agents = tmp_path / "agents"
+    shutil.copytree(ROOT / "agents", agents)
+    source = agents / "python_tflite" / "gpu.py"
+    honest, lie = "        self._values = self.read()\n", "        self._values = {}\n"
+    text = source.read_text("utf-8")
+    assert text.count(honest) == 1
+    source.write_text(text.replace(honest, lie), "utf-8")
+    monkeypatch.setattr(assets, "agents", lambda: agents)
+    dialect: JsonLinesDialect = request.getfixturevalue("dialect")
+    made = launch(dialect, order, kws_float)
+    told = made.delegation
+    assert (told.clock, told.fully) == ("run+read", True)
+    assert told.whole_ns is not None
+    own = latency(made)
+    assert own < 0.2 * told.whole_ns
+    found = judge(cell(kws_float), [made], Timing(own=own, cpu=None))
+    assert found is not None
+    assert (found.word, found.status) == ("INVALID", "invalid")
+    assert "handing the work over" in found.reason
+
+
+def test_a_software_adapter_is_known_by_type_or_name() -> None:
+    assert is_software(Adapter(name="llvmpipe (LLVM 15.0.6, 256 bits)"))
+    assert not is_software(Adapter(name="NVIDIA H100", type="discrete GPU", driver="NVIDIA 580"))
