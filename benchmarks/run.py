@@ -35,6 +35,7 @@ NAMES = (
     "structured",
     "techniques",
     "gate",
+    "delegation",
 )
 
 

@@ -65,7 +65,7 @@ def main(mode: str, state: str, argv: list[str]) -> int:
         made.write_bytes(known.model.read_bytes()[: known.model.stat().st_size // 2][:6])
     if mode == "abort" or (mode in ("flaky", "half") and not before):
         os.abort()
-    rows = _compile(known.model, made, keep=mode == "nothing")
+    rows = compile_file(known.model, made, keep=mode == "nothing")
     _tell(mode, known, made, rows, flags)
     return 0
 
@@ -83,7 +83,7 @@ def _refused(mode: str, model: Path) -> str | None:
     }.get(mode)
 
 
-def _compile(model: Path, made: Path, *, keep: bool) -> Counter[tuple[str, str]]:
+def compile_file(model: Path, made: Path, *, keep: bool = False) -> Counter[tuple[str, str]]:
     """Put one operator in place of the first ones; return how many of which name went where."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -122,6 +122,18 @@ def _compile(model: Path, made: Path, *, keep: bool) -> Counter[tuple[str, str]]
     return rows
 
 
+def log_text(rows: Counter[tuple[str, str]]) -> str:
+    """Write a .log of operators by name and status."""
+    head = f"Edge TPU Compiler version {VERSION}\nInput: m.tflite\nOutput: m_edgetpu.tflite\n"
+    return head + _table(rows)
+
+
+def _table(rows: Counter[tuple[str, str]]) -> str:
+    return "\nOperator                       Count      Status\n\n" + "".join(
+        f"{name:<30} {count:<10} {why}\n" for (name, why), count in rows.items()
+    )
+
+
 def _tell(
     mode: str,
     known: argparse.Namespace,
@@ -132,14 +144,10 @@ def _tell(
     if mode == "contradict":
         rows = Counter({("CONV_2D", MAPPED): 3, ("ADD", "Operation not supported"): 2})
     total, mapped = sum(rows.values()), sum(n for (_, why), n in rows.items() if why == MAPPED)
-    table = "\nOperator                       Count      Status\n\n" + "".join(
-        f"{name:<30} {count:<10} {why}\n" for (name, why), count in rows.items()
-    )
+    table = _table(rows)
     log = made.with_suffix(".log")
     if mode not in ("nolog", "unknown"):
-        log.write_text(
-            f"Edge TPU Compiler version {VERSION}\nInput: {known.model}\nOutput: {made}\n{table}"
-        )
+        log.write_text(log_text(rows))
     if mode == "unknown":
         print(f"all done in no time; {mapped} of {total} are on the chip ({' '.join(flags)})")
         return

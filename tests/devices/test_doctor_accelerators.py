@@ -1,0 +1,87 @@
+"""doctor and accelerators: a real agent on this machine and the stand-in delegate library."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from standins import compiler
+
+from harness.demo import DATA
+from harness.dialects.json_lines import open_json_lines
+from harness.farm.doctor import examine
+from harness.farm.patient import Check
+from harness.transports.local import open_local
+from harness.types import Accelerator, Device, Profile
+
+
+def examined(folder: Path, *accelerators: Accelerator, **farm: str) -> dict[str, Check]:
+    device = Device(
+        name="here",
+        profile="p",
+        address="local:",
+        python=sys.executable,
+        workdir=str(folder / "work"),
+        delegate_options={"edgetpu": farm},
+    )
+    targets = ("xnnpack", *(one.target for one in accelerators))
+    profile = Profile(name="p", title="P", arch="any", targets=targets, accelerators=accelerators)
+    checks = examine(device, open_local, open_json_lines, profile, DATA / "digits.tflite")
+    return {check.name: check for check in checks}
+
+
+def accelerator(target: str, library: Path | str, **options: str) -> Accelerator:
+    return Accelerator(name="a", target=target, external_delegate=str(library), options=options)
+
+
+def test_a_library_that_loads_is_well_whatever_it_takes(
+    tmp_path: Path, standin_delegate: Path
+) -> None:
+    found = examined(
+        tmp_path,
+        accelerator("edgetpu", standin_delegate),
+        accelerator("npu", standin_delegate, take="none"),
+    )["delegates"]
+    assert (found.status, found.mend) == ("ok", None)
+    assert "loads for edgetpu" in found.found
+    assert "loads for npu" in found.found
+
+
+def test_a_library_that_does_not_load_says_why_and_what_mends_it(
+    tmp_path: Path, standin_delegate: Path
+) -> None:
+    found = examined(
+        tmp_path,
+        accelerator("edgetpu", standin_delegate),
+        accelerator("npu", "libabsent.so.1"),
+        fail="empty",
+    )["delegates"]
+    assert found.status == "fail"
+    assert "it gives no reason; no Edge TPU is seen" in found.found
+    assert "libabsent.so.1: cannot open shared object" in found.found
+    assert "udev rule" in (found.mend or "")
+
+
+def test_a_library_that_takes_its_process_down_is_one_line_of_doctor(
+    tmp_path: Path, standin_delegate: Path
+) -> None:
+    checks = examined(tmp_path, accelerator("npu", standin_delegate, fail="crash"))
+    assert checks["delegates"].status == "fail"
+    assert "takes its process down" in checks["delegates"].found
+    assert checks["clock"].status == "ok"
+
+
+def test_the_compiler_is_asked_of_this_host(
+    tmp_path: Path, standin_delegate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    checks = examined(tmp_path, accelerator("edgetpu", standin_delegate))
+    assert checks["compiler"].status == "warn"
+    assert "coral.ai/docs/edgetpu/compiler" in (checks["compiler"].mend or "")
+    program = compiler.install(tmp_path / "bin", "ok")
+    program.rename(program.with_name("edgetpu_compiler"))
+    checks = examined(tmp_path, accelerator("edgetpu", standin_delegate))
+    assert checks["compiler"].status == "ok"
+    assert examined(tmp_path)["compiler"].status == "skip"
+    assert examined(tmp_path)["delegates"].status == "skip"
