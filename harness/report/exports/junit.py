@@ -26,7 +26,9 @@ from harness.table.rows import Measured, rows_of
 
 Ending = Literal["passed", "failure", "error", "skipped"]
 
-MODEL_FAULTS = (*("inaccurate", "fell_back", "invalid", "rejected", "crashed", "out_of_memory", "not_built"),)
+MODEL_FAULTS = (
+    *("inaccurate", "fell_back", "invalid", "rejected", "crashed", "out_of_memory", "not_built"),
+)
 """Statuses that a change of the model can cause and mend; other failures are the lab's."""
 
 NOBODYS = (PENDING, "unsupported")
