@@ -8,6 +8,7 @@ that does not apply says nothing, and without evidence there is no number.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +92,8 @@ _Rule = Callable[[_Case], tuple[Status, str] | None]
 def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) -> Verdict | None:
     """Judge a measured cell; None where no launch ran the model.
 
-    `launches` may hold any kind; those of no model (`bare`) are passed over.
+    `launches` may hold any kind; those of no model (`bare`) are passed over. Without `timing` the time is
+    that of the launches' own samples, where they have them.
     """
     told = tuple(one.delegation for one in launches if one.kind in ("timed", "memory"))
     if not told:
@@ -99,7 +101,7 @@ def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) 
     flags = {flag for one in launches for flag in one.flags}
     if cell.target in CPU_TARGETS:
         return _cpu(told, promised="no_xnnpack" in flags)
-    case = _case(cell, told, timing.own if timing else None)
+    case = _case(cell, told, timing.own if timing else _own_ns(launches))
     for rule in _RULES:
         found = rule(case)
         if found is not None:
@@ -122,6 +124,14 @@ def share(delegation: Delegation) -> float | None:
     """Return the share of operators on the accelerator; None where they are not counted."""
     done, total = delegation.delegated_ops, delegation.total_ops
     return None if done is None or not total else done / total
+
+
+def _own_ns(launches: Sequence[Launch]) -> float | None:
+    """Return the median latency of launches that have their samples and a whole time to hold it against."""
+    timed = [one for one in launches if one.delegation.whole_ns]
+    parts = [part for one in timed for part in one.samples if part.series == "latency"]
+    values = [value for part in parts for value in part.value]
+    return statistics.median(values) if values else None
 
 
 def _cpu(told: Sequence[Delegation], *, promised: bool) -> Verdict:

@@ -128,6 +128,18 @@ def test_a_time_like_the_cpus_is_suspect(own: float, word: str) -> None:
     assert (found.word, found.status) == (word, "ok")
 
 
+@pytest.mark.parametrize(
+    ("own", "status"), [(0.1e6, "invalid"), (4.9e6, "invalid"), (5.1e6, "ok"), (30e6, "ok")]
+)
+def test_a_time_without_the_reading_is_no_time(own: float, status: str) -> None:
+    told = replace(FULL, clock="run+read", whole_ns=10_000_000)
+    later = replace(told, whole_ns=12_000_000)
+    found = verdict(cell(), told, later, timing=Timing(own=own, cpu=None))
+    assert found.status == status
+    if status == "invalid":
+        assert "ms, and 10 ms until the outputs are read" in found.reason
+
+
 def test_a_time_too_good_is_suspect() -> None:
     found = verdict(cell(), FULL, timing=Timing(own=1.0, cpu=1000.0))
     assert found.word == "SUSPECT"
