@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import plugins
-from harness.errors import HarnessError, LeaseError, TransportError, Unreachable
+from harness.errors import HarnessError, LeaseError, Unreachable
 from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Push, Transport
 from harness.types import PATIENCE_SECONDS, Device, DeviceFacts
 
 _LOOK_SECONDS = 2.0
+_MOST_BREAKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,35 @@ class Session:
         self._files: dict[str, Path] = {}
         self.pushed: list[Push] = []
         """Files that were sent and that nobody has told of yet."""
+        self._was_there = False
         self._open()
 
     def _open(self) -> None:
-        self.transport: Transport = self._open_transport(self.device)
+        """Connect and start the agent; a device that answered once is waited for.
+
+        A connection that is made and breaks is made again a few times: then it is not the way to the
+        device but the device.
+        """
+        deadline = time.monotonic() + self._patience.away_seconds
+        pause, breaks = 0.2, 0
+        while True:
+            connected = False
+            try:
+                self.transport: Transport = self._open_transport(self.device)
+                self._was_there = connected = True
+                self._greet()
+            except Unreachable:
+                breaks += connected
+                late = time.monotonic() + pause >= deadline
+                if not self._was_there or late or breaks == _MOST_BREAKS:
+                    raise
+                if self._patience.over.wait(pause):
+                    raise
+                pause = min(2 * pause, 2.0)
+            else:
+                return
+
+    def _greet(self) -> None:
         try:
             self.dialect: Dialect = self._open_dialect(self.transport, self.device)
             self.dialect.deploy({})
@@ -122,24 +148,13 @@ class Session:
         another identity is not the one whose numbers were asked for.
         """
         identity = self.facts.identity
-        deadline = time.monotonic() + self._patience.away_seconds
-        pause = 0.2
-        while True:
+        self.close()
+        self._open()
+        if self.facts.identity != identity:
             self.close()
-            try:
-                self._open()
-            except TransportError as error:
-                late = time.monotonic() + pause >= deadline
-                if late or not isinstance(error, Unreachable) or self._patience.over.wait(pause):
-                    raise
-                pause = min(2 * pause, 2.0)
-                continue
-            if self.facts.identity != identity:
-                self.close()
-                raise Unreachable(
-                    f"{self.device.name}: another machine answers at {self.device.address} now"
-                )
-            return
+            raise Unreachable(
+                f"{self.device.name}: another machine answers at {self.device.address} now"
+            )
 
     def interrupt(self) -> None:
         """Cut the connection from another thread: whoever waits for the device is woken up.

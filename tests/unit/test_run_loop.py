@@ -205,6 +205,41 @@ def test_a_device_is_waited_for_as_long_as_the_patience_says() -> None:
     assert {o.failure.reason for o in outcomes.values() if o.failure} == {"connection refused"}
 
 
+@pytest.mark.parametrize(("breaks", "comes"), [(2, True), (9, False)])
+def test_a_first_connection_that_breaks_is_made_again_but_not_for_ever(
+    breaks: int, *, comes: bool
+) -> None:
+    tries = []
+
+    class Breaking(FakeDialect):
+        def hello(self) -> DeviceFacts:
+            tries.append(1)
+            if len(tries) <= breaks:
+                raise Unreachable("the stream ended")
+            return super().hello()
+
+    def connect() -> Session:
+        return Session(DEVICE, transport=FakeTransport, dialect=Breaking.opener())
+
+    if comes:
+        assert connect().facts.identity == "fake-d"
+        return
+    with pytest.raises(Unreachable, match="stream ended"):
+        connect()
+    assert len(tries) == 4
+
+
+def test_a_device_that_does_not_answer_at_first_is_not_waited_for() -> None:
+    def open_away(device: Device) -> FakeTransport:
+        tries.append(device)
+        raise Unreachable("connection refused")
+
+    tries: list[Device] = []
+    with pytest.raises(Unreachable):
+        Session(DEVICE, transport=open_away, dialect=FakeDialect.opener())
+    assert len(tries) == 1
+
+
 def test_nobody_waits_for_a_device_when_the_work_is_stopped() -> None:
     away = threading.Event()
 
