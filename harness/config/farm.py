@@ -30,6 +30,7 @@ UNKNOWN_PROFILE = "unknown"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):")
 _ANY = re.compile(r"any:(\d+) +of +(.+)")
+_STICK = re.compile(r"(usb|pci)(:\d{1,3})?")
 _MACHINES = {"arm64": "aarch64", "AMD64": "x86_64"}
 
 
@@ -229,6 +230,7 @@ def _device(key: str, table: object, path: Path, known: Sequence[str]) -> Device
         )
     for field in ("workdir", "python"):
         _check_path(getattr(device, field), f"{where}.{field}")
+    _check_stick(device, f"{where}.delegate_options.edgetpu.device")
     scheme = check_address(device.address, f"{where}.address")
     changes: dict[str, Any] = {
         field: _beside(path, value)
@@ -247,6 +249,15 @@ def _check_name(name: str, where: str) -> None:
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
             f'{where}: "{name}" is no name for a device; letters, digits, "_", "-" and "." are'
+        )
+
+
+def _check_stick(device: Device, where: str) -> None:
+    """Refuse what libedgetpu would not find a stick by, which it says without a reason."""
+    word = device.delegate_options.get("edgetpu", {}).get("device")
+    if word is not None and _STICK.fullmatch(word) is None:
+        raise ConfigError(
+            f'{where}: "{word}" is no Edge TPU; write usb:0, usb:1, pci:0, usb or pci'
         )
 
 

@@ -30,6 +30,9 @@ address = "ssh://old"
 """
 
 
+SMALL = '[device.a]\nprofile="linux_x86_64"\naddress="local:"\n'
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -149,6 +152,14 @@ def test_a_selector_that_matches_nothing_is_refused(
         (
             '[device.a]\nprofile="linux_x86_64"\naddress="local:"\ntags="lab"',
             'device.a.tags: must be an array, not "lab"',
+        ),
+        (
+            SMALL + 'delegate_options={edgetpu={device="usb1"}}',
+            'device.a.delegate_options.edgetpu.device: "usb1" is no Edge TPU; write usb:0',
+        ),
+        (
+            SMALL + "delegate_options={edgetpu={device=1}}",
+            "device.a.delegate_options.edgetpu.device: must be text in quotes, not 1",
         ),
         ("[device.a", "not valid TOML"),
     ],

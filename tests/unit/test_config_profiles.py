@@ -100,6 +100,14 @@ def test_an_unknown_profile_says_which_was_meant() -> None:
         (SMALL + "name = 'other'", 'name: a profile is named after its file, "board"'),
         (SMALL + "[sources]\nchipp = 'x'", 'sources: unknown field "chipp"; did you mean "chip"'),
         (SMALL + "[[accelerators]]\nname='N'\ntarget='npu'", "accelerators[0].target: "),
+        (
+            SMALL + "[[accelerators]]\nname='N'\ntarget='xnnpack'\ndelegate='x.so'",
+            'accelerators[0]: unknown key "delegate"; did you mean "external_delegate"',
+        ),
+        (
+            SMALL + "[[accelerators]]\nname='N'\ntarget='xnnpack'\noptions={a=1}",
+            "accelerators[0].options.a: must be text in quotes, not 1",
+        ),
         ("arch = 'x'", 'the key "title" is missing'),
         ("title = ", "not valid TOML: Invalid value (at line 1, the end of the file)"),
         ("title = 'x'\narch = [", "(at line 2"),
