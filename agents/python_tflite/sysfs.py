@@ -146,7 +146,7 @@ def power_mw(root: str = "/") -> Optional[int]:
 
 def rails_mw(said: str) -> Optional[int]:
     """Read tegrastats' first line (`VDD_IN 4900mW/5000mW`): the input rail, else the sum of all."""
-    rails = {name: int(now) for name, now in _RAILS.findall(said.partition("\n")[0])}
+    rails = {name: int(now) for name, now in _RAILS.findall(said[:4096].partition("\n")[0])}
     return rails.get("VDD_IN") or rails.get("POM_5V_IN") or sum(rails.values()) or None
 
 

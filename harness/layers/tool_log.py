@@ -16,12 +16,15 @@ from dataclasses import dataclass
 
 _LOGCAT = re.compile(r"^\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+\d+\s+\d+ [VDIWEF] [^:]*: ?")
 _PREFIX = re.compile(r"^(?:INFO|VERBOSE|WARNING): ?")
-_SECTION = re.compile(r"={3,}\s*(.+?)\s*={3,}")
+_RULE = re.compile(r"={3,}")
 _COLUMN = re.compile(r"\[([^\[\]]*)\]")
 _NUMBER = re.compile(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?$")
 _AVERAGE = re.compile(r"\bavg=([0-9.eE+-]+)")
 _INFERENCE = re.compile(r"\bInference(?: \(avg\))?: ([0-9.eE+-]+)")
 _POSITION = re.compile(r"^\[(?P<name>.*)\](?::(?P<position>\d+))?$|^(?P<plain>.*?):(?P<at>\d+)$")
+
+_LONGEST = 4_000
+"""Characters of a line; a log that has longer ones is none."""
 
 _RUN_ORDER = "run order"
 _INITIALISATION = "Initialization"
@@ -58,7 +61,7 @@ class ToolProfile:
 
 def parse(log: str) -> ToolProfile:
     """Read a log; what is not understood is passed over."""
-    lines = [_PREFIX.sub("", _LOGCAT.sub("", line)) for line in log.splitlines()]
+    lines = [_PREFIX.sub("", _LOGCAT.sub("", line[:_LONGEST])) for line in log.splitlines()]
     return ToolProfile(operators=tuple(_operators(lines)), inference_avg_ns=_average(lines))
 
 
@@ -67,9 +70,9 @@ def _operators(lines: Iterable[str]) -> Iterable[ToolOperator]:
     title, initialising, inside = "", False, False
     columns: list[str] = []
     for line in lines:
-        section = _SECTION.search(line)
+        section = _section(line)
         if section:
-            title, columns = section.group(1).lower(), []
+            title, columns = section, []
         elif "Profiling Info" in line:
             initialising, inside = _INITIALISATION in line, _DELEGATE in line
             title = ""
@@ -84,6 +87,12 @@ def _operators(lines: Iterable[str]) -> Iterable[ToolOperator]:
                 yield found
             elif not line.strip():
                 title = ""
+
+
+def _section(line: str) -> str:
+    """Return the title between two rules of `=`, in small letters; nothing where there is none."""
+    parts = _RULE.split(line)
+    return parts[1].strip().lower() if len(parts) > 2 else ""  # noqa: PLR2004 - both rules
 
 
 def _columns(line: str) -> list[str]:
