@@ -35,6 +35,8 @@ NAMES = (
     "structured",
     "techniques",
     "gate",
+    "lab",
+    "faults",
     "delegation",
 )
 

@@ -135,14 +135,14 @@ def of_run(run: Path) -> Iterator[Problem]:
     if len(frame) != len(stored.record.cells):
         yield Problem("lost", f"{len(frame)} rows of {len(stored.record.cells)} cells")
     yield from (Problem("unreadable", text) for text in stored.damage())
-    launches = _lines(run / "launches.jsonl")
-    outcomes = _lines(run / "outcomes.jsonl")
+    launches = journal(run / "launches.jsonl")
+    outcomes = journal(run / "outcomes.jsonl")
     yield from _of_launches(stored, launches)
     yield from _of_outcomes(stored, outcomes, {str(line.get("id")) for line in launches})
     yield from _shown(run, len(stored.record.cells))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def journal(path: Path) -> list[dict[str, Any]]:
     """Read a journal with plain JSON."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -115,6 +115,10 @@ class Controller:
         self._process.kill()
         self.wait(_END_SECONDS)
 
+    def strike(self) -> None:
+        """Kill it and do not wait; for whoever hears a moment of it."""
+        self._process.kill()
+
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from .device import Hosted
@@ -30,6 +31,17 @@ def limited(device: Hosted, megabytes: int) -> Iterator[None]:
         yield
     finally:
         _dissolve(group, top)
+
+
+def confine(pid: int, megabytes: int) -> Callable[[], None]:
+    """Let a process have so much more memory; returns what takes the limit away again."""
+    top, limit = _controller()
+    group = top / f"edge-lab-{pid}"
+    group.mkdir()
+    (group / limit).write_text(str(megabytes * 1_000_000))
+    with suppress(ProcessLookupError):
+        (group / "cgroup.procs").write_text(str(pid))
+    return partial(_dissolve, group, top)
 
 
 def _controller() -> tuple[Path, str]:

@@ -59,20 +59,29 @@ def plan(
 
 
 def greedy(path: Path, megabytes: int) -> Path:
-    """Write a .tflite that takes so much memory in between, for one number in and one out.
+    """Write a .tflite that takes so much memory in between, for one number in and one out."""
+    path.write_bytes(_tiling(megabytes * 1_000_000 // 4, summed=True))
+    return path
 
-    TILE the number, then add up all copies of it.
-    """
+
+def wide(path: Path, numbers: int) -> Path:
+    """Write a .tflite with so many numbers out, for one number in; as `model`, no device has it."""
+    path.write_bytes(_tiling(numbers, summed=False) + random.Random(str(path)).randbytes(8))
+    return path
+
+
+def _tiling(count: int, *, summed: bool) -> bytes:
+    """Make a file that copies a number, and adds up the copies where it is told to."""
     import flatbuffers  # type: ignore[import-untyped]
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
-    count = megabytes * 1_000_000 // 4
     shapes = {"x": [1, 1], "times": [2], "copies": [1, count], "axis": [1], "sum": [1, 1]}
     constants = {"times": [1, count], "axis": [1]}
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
-    graph.tensors, graph.inputs, graph.outputs, graph.operators = [], [0], [4], []
+    graph.tensors, graph.operators = [], []
+    graph.inputs, graph.outputs = [0], [4 if summed else 2]
     for name, shape in shapes.items():
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.buffer = name.encode(), shape, 0
@@ -83,20 +92,19 @@ def greedy(path: Path, megabytes: int) -> Path:
             tensor.type, tensor.buffer = schema.TensorType.INT32, len(model.buffers)
             model.buffers.append(buffer)
         graph.tensors.append(tensor)
-    reducer = schema.ReducerOptionsT()
-    reducer.keepDims = True
-    for word, inputs, output in (("TILE", [0, 1], 2), ("SUM", [2, 3], 4)):
+    steps = [("TILE", [0, 1], 2), ("SUM", [2, 3], 4)]
+    for word, inputs, output in steps if summed else steps[:1]:
         operator, code = schema.OperatorT(), schema.OperatorCodeT()
         operator.inputs, operator.outputs = inputs, [output]
         operator.opcodeIndex = len(model.operatorCodes)
         code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, word)
         if word == "SUM":
             operator.builtinOptionsType = schema.BuiltinOptions.ReducerOptions
-            operator.builtinOptions = reducer
+            operator.builtinOptions = schema.ReducerOptionsT()
+            operator.builtinOptions.keepDims = True
         model.operatorCodes.append(code)
         graph.operators.append(operator)
     model.subgraphs = [graph]
     builder = flatbuffers.Builder()
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-    return path
+    return bytes(builder.Output())
