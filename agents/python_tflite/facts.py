@@ -67,7 +67,9 @@ def identity(root: str = "/") -> str:
 
 
 def accelerators(root: str, usb: List[str]) -> List[str]:
-    """Return what of an Edge TPU can be seen: `edgetpu-library`, `edgetpu-pcie`, `edgetpu-usb`.
+    """Return what can be seen of an Edge TPU (`edgetpu-library`, `-pcie`, `-usb`) and of a GPU.
+
+    Of that `vulkan-library`, the loader, and `gpu`, a device node to compute with.
 
     1a6e:089a is the USB accelerator before its firmware is loaded, 18d1:9302 after.
     """
@@ -78,6 +80,11 @@ def accelerators(root: str, usb: List[str]) -> List[str]:
         found.append("edgetpu-pcie")
     if any(device.startswith(_CORAL_USB) for device in usb):
         found.append("edgetpu-usb")
+    if _library(root, "libvulkan.so.1"):
+        found.append("vulkan-library")
+    nodes = sysfs.names(root, "dev/dri") + sysfs.names(root, "dev")
+    if any(name.startswith(("renderD", "nvidia0")) for name in nodes):
+        found.append("gpu")
     return found
 
 

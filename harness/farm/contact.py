@@ -108,7 +108,11 @@ def new_profile(facts: DeviceFacts) -> Profile:
         name=_slug(facts.board or f"{facts.system}_{facts.machine}"),
         title=title,
         arch=arch,
-        targets=("xnnpack", *(["edgetpu"] if accelerators else [])),
+        targets=(
+            "xnnpack",
+            *(["edgetpu"] if accelerators else []),
+            *(["gpu"] if "vulkan-library" in facts.accelerators else []),
+        ),
         xnnpack=arch in _HAS_XNNPACK,
         detect=Detect(machine=(facts.machine,), model=(facts.board,) if facts.board else ()),
         verified="none",

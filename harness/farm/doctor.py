@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError, HostKeyUnknown, LeaseError
-from harness.farm import checks_accelerators, checks_device, checks_runtime
+from harness.farm import checks_accelerators, checks_device, checks_gpu, checks_runtime
 from harness.farm.patient import Check, Examination, Patient
 from harness.farm.probe import NoPython, ask
 from harness.protocols import Leasing, OpenDialect, OpenTransport
@@ -204,6 +204,7 @@ _ON_FACTS: tuple[Examination, ...] = (
     checks_runtime.xnnpack,
     checks_accelerators.delegates,
     checks_accelerators.compiler,
+    checks_gpu.gpu,
     checks_device.clock,
     checks_device.governor,
     checks_device.under_voltage,

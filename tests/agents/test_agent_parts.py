@@ -82,6 +82,11 @@ def test_facts_of_a_board(tmp_path: Path) -> None:
     assert facts["temperature_c"] == 48.312
     assert facts["governor"] == "ondemand"
     assert facts["accelerators"] == ["edgetpu-library", "edgetpu-usb"]
+    for path in ("usr/lib/aarch64-linux-gnu/libvulkan.so.1", "dev/dri/renderD128"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    found = _in_the_zip("facts.gather(sys.argv[2])", str(root))["accelerators"]
+    assert found == [*facts["accelerators"], "vulkan-library", "gpu"]
     assert facts["sensors"] == ["thermal_zone", "cpufreq", "vcgencmd", "hwmon:ina219"]
     assert facts["extra"]["usb"] == ["1a6e:089a"]
     assert facts["extra"]["throttled"] == 0x50005

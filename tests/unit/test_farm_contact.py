@@ -101,6 +101,8 @@ def test_a_32_bit_python_on_a_64_bit_kernel_is_a_32_bit_device(tmp_path: Path) -
     profile = contact.new_profile(dataclasses.replace(facts, accelerators=("edgetpu-usb",)))
     assert profile.arch == "armv7l"
     assert profile.targets == ("xnnpack", "edgetpu")
+    shown = contact.new_profile(said(accelerators=("vulkan-library", "gpu")))
+    assert (shown.targets, shown.accelerators) == (("xnnpack", "gpu"), ())
     assert profiles.load(contact.write_profile(tmp_path, profile)) == profile
 
 

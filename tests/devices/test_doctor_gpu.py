@@ -1,0 +1,114 @@
+"""Doctor's look at a GPU: a real agent and SwiftShader, and what is missing taken away."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from lab.swiftshader import crashing
+
+from harness.config import profiles
+from harness.dialects.json_lines import open_json_lines
+from harness.farm.checks_gpu import gpu
+from harness.farm.patient import Check, Patient
+from harness.transports.local import open_local
+from harness.types import Accelerator, Device, Profile
+
+MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Device:
+    return Device(
+        name="here",
+        profile="linux_x86_64",
+        address="local:",
+        python=sys.executable,
+        workdir=str(tmp_path / "work"),
+    )
+
+
+def checked(device: Device, profile: Profile, model: Path | None = MODEL, *seen: str) -> Check:
+    transport = open_local(device)
+    dialect = open_json_lines(transport, device)
+    try:
+        facts = dialect.hello()
+        return gpu(
+            Patient(
+                device=device,
+                profile=profile,
+                model=model,
+                transport=transport,
+                dialect=dialect,
+                facts=dataclasses.replace(facts, accelerators=seen),
+            )
+        )
+    finally:
+        dialect.close()
+        transport.close()
+
+
+@pytest.fixture
+def machine() -> Profile:
+    return profiles.load_all()["linux_x86_64"]
+
+
+def test_a_software_adapter_is_named_and_is_no_gpu(
+    software_gpu: Mapping[str, str], here: Device, machine: Profile
+) -> None:
+    found = checked(here, machine)
+    assert found.status == "warn"
+    assert found.found.startswith("SwiftShader Device")
+    assert "CPU, SwiftShader driver" in found.found
+    assert "float16 allowed: computed on the processor" in found.found
+    assert "mesa-vulkan-drivers" in str(found.mend)
+
+
+def test_what_is_missing_is_told_with_what_mends_it(
+    software_gpu: Mapping[str, str],
+    here: Device,
+    machine: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = dataclasses.replace(machine, accelerators=(Accelerator(name="Some GPU", target="gpu"),))
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, str(tmp_path / "absent.json"))
+    found = checked(here, named)
+    assert (found.status, "no Vulkan driver" in found.found) == ("fail", True)
+    assert "mesa-vulkan-drivers" in str(found.mend)
+    # A profile of many machines promises none; a device node says that there is one.
+    assert checked(here, machine).status == "skip"
+    assert checked(here, machine, MODEL, "gpu").status == "warn"
+    (tmp_path / "libvulkan.so.1").write_bytes(b"")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    found = checked(here, named)
+    assert (found.status, found.mend) == ("fail", "sudo apt-get install -y libvulkan1")
+    assert "the Vulkan loader is missing" in found.found
+
+
+def test_a_driver_that_crashes_is_a_finding(
+    software_gpu: Mapping[str, str],
+    here: Device,
+    machine: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc builds the driver of this test: apt-get install gcc libc6-dev")
+    for name, value in crashing(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    found = checked(here, machine)
+    assert found.status == "fail"
+    assert "SIGABRT" in found.found
+    assert "another version of the GPU's driver" in str(found.mend)
+
+
+def test_without_a_target_or_a_model_nothing_is_asked(here: Device, machine: Profile) -> None:
+    without = dataclasses.replace(machine, targets=("xnnpack",))
+    assert checked(here, without).found == "the profile has no target gpu"
+    assert checked(here, machine, None).status == "skip"
