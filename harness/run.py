@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.delegation import judge
+from harness.delegation import CPU_TARGETS, judge
 from harness.errors import (
+    AgentError,
     FellBack,
     HarnessError,
     Inaccurate,
@@ -23,6 +24,7 @@ from harness.errors import (
     Unproven,
 )
 from harness.measure import blocks
+from harness.optimize import reference
 from harness.sessions import Session
 from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Profile
 from harness.worker import (
@@ -158,6 +160,8 @@ class _DeviceWork:
         have = {(launch.kind, launch.block) for launch in self.launches[cell.id]}
         if ("bare", 0) not in have and not self._bare_known(cell):
             self._launch(cell, blocks.bare(cell))
+        if ("cpu", 0) not in have:
+            self._beside_the_cpu(cell)
         for block in range(cell.dose.memory_launches):
             if ("memory", block) not in have:
                 inference_ns = blocks.fastest(self._launch(cell, blocks.memory(cell, block)))
@@ -168,6 +172,17 @@ class _DeviceWork:
         if inference_ns is None:
             inference_ns = self.worker.pilot(cell, blocks.pilot(cell))
         self.loops[cell.id] = blocks.inner_loop(inference_ns, cell.dose.scenario)
+
+    def _beside_the_cpu(self, cell: Cell) -> None:
+        """Time an accelerator's file on the device's CPU, where that runs it: it may look just alike."""
+        if cell.target in CPU_TARGETS or not reference.runs_here(blocks.built(cell)):
+            return
+        try:
+            self._launch(cell, blocks.companion(cell))
+        except AgentError as error:
+            told = {"event": "not_on_the_cpu", "cell": cell.id, "reason": str(error)}
+            self.worker.observer.log(told)
+            self.worker.recover(error)
 
     def _bare_known(self, cell: Cell) -> bool:
         return any(

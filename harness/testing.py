@@ -158,9 +158,10 @@ class FakeDialect:
         count = order.dose.min_inferences
         summary = self.summary(order) if order.kind == "timed" else None
         lines, averaged = (1, count) if summary else (count, order.inner_loop)
-        series = "latency" if order.kind == "timed" else "peak_rss"
+        timed = order.kind in ("timed", "cpu")
+        series = "latency" if timed else "peak_rss"
         latency = self._latency(order)
-        value = latency if order.kind == "timed" else 20e6
+        value = latency if timed else 20e6
         before, after = self.covariates(order)
         return Launch(
             id=order.launch_id,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-Kind = Literal["timed", "memory", "bare", "accuracy"]
-"""What a launch is for. Timed launches never measure memory and the reverse."""
+Kind = Literal["timed", "memory", "bare", "accuracy", "cpu"]
+"""What a launch is for. Timed launches never measure memory and the reverse; `cpu` is a short one of the
+same file on the processor, which an accelerator's time is held against."""
 
 Scenario = Literal["single", "stream", "offline", "sustained"]
 """How inferences follow each other in a timed launch (docs/measurement.md, Scenarios)."""

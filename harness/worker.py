@@ -119,7 +119,7 @@ class Worker:
     def launch(self, cell: Cell, order: LaunchOrder, flags: Sequence[str] = ()) -> Launch:
         """Make a launch, flag what is known of it here, hand it to the observer, return it."""
         self.observer.launch_started(cell, order)
-        launch = self.session.dialect.launch(self._aimed(order))
+        launch = self._launched(self._aimed(order))
         launch = replace(launch, flags=(*launch.flags, *self._flags(launch), *flags))
         self.observer.launch(launch)
         return launch
@@ -127,7 +127,7 @@ class Worker:
     def pilot(self, cell: Cell, order: LaunchOrder) -> float:
         """Make a launch that is not kept; return the median time of an inference, ns."""
         self.observer.launch_started(cell, order)
-        launch = self.session.dialect.launch(self._aimed(order))
+        launch = self._launched(self._aimed(order))
         latencies = sorted(
             value for part in launch.samples if part.series == "latency" for value in part.value
         )
@@ -149,6 +149,18 @@ class Worker:
         agreement = reference.compare(outputs, expected, variant)
         self.observer.log({"event": "checked", "cell": cell.id, **asdict(agreement)})
         return agreement
+
+    def _launched(self, order: LaunchOrder) -> Launch:
+        """Make a launch; a crash says which foreign library was in the process."""
+        try:
+            return self.session.dialect.launch(order)
+        except Crashed as error:
+            if order.delegate is None:
+                raise
+            raise Crashed(
+                f"{error}; {order.delegate} was loaded in it: one that was built for another version of "
+                "the runtime ends like that"
+            ) from error
 
     def _aimed(self, order: LaunchOrder) -> LaunchOrder:
         """Name the delegate library of the order's target, as the profile and the farm have it."""

@@ -304,7 +304,7 @@ def open_json_lines(transport: Transport, device: Device) -> JsonLinesDialect:
 
 def _wire(order: LaunchOrder) -> dict[str, Any]:
     return {
-        "kind": order.kind,
+        "kind": "timed" if order.kind == "cpu" else order.kind,
         "block": order.block,
         "position": order.position,
         "digest": order.variant_digest,

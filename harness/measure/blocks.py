@@ -119,6 +119,13 @@ def pilot(cell: Cell) -> LaunchOrder:
     return replace(made, dose=dose)
 
 
+def companion(cell: Cell) -> LaunchOrder:
+    """Order a short launch of an accelerator's file on the CPU, to hold its time against."""
+    made = pilot(cell)
+    dose = replace(made.dose, min_inferences=20)
+    return replace(made, kind="cpu", block=0, target="xnnpack", dose=dose)
+
+
 def memory(cell: Cell, block: int = 0) -> LaunchOrder:
     """Order a launch of its own for memory, never timed."""
     return _apart(cell, "memory", block)

@@ -13,13 +13,13 @@ from harness.store.codec import decode, dump, encode, load
 from harness.store.journal import appearing
 from harness.store.read import QUANTILES, StoredLaunches
 
-FORMULA = 2
+FORMULA = 3
 """Version of what is computed here; a cache with another one is not used."""
 
 _LAUNCHES = """
     SELECT launch, count(*), quantile_cont(value, [0.25, 0.5, 0.9, 0.99]),
         1e9 * sum("count") / nullif(sum(value * "count"), 0)
-    FROM samples WHERE kind = 'timed' AND series = 'latency' GROUP BY launch
+    FROM samples WHERE kind IN ('timed', 'cpu') AND series = 'latency' GROUP BY launch
 """
 _POOLED = """
     SELECT cell, count(*), quantile_cont(value, [0.9, 0.99])
@@ -48,7 +48,7 @@ _PEAKS = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchQuantiles:
-    """Latency of one timed launch, ns an inference."""
+    """Latency of one timed launch, or of an accelerator's on the CPU, ns an inference."""
 
     samples: int
     p25: float

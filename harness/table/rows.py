@@ -170,8 +170,8 @@ def _delegation_part(measured: Measured, cell: Cell, launches: Sequence[Launch])
 def _timing(measured: Measured, cell: Cell) -> Timing | None:
     """Find the time of the cell and that of the same model on the same CPU in this run.
 
-    The same file is the best companion, then the same recipe for the CPU, then the recipe before a
-    compiler's step.
+    The launch of this very file on the CPU is the best companion, then a row of the same file, of the
+    same recipe for the CPU, of the recipe before a compiler's step.
     """
     if cell.target in CPU_TARGETS or not isinstance(cell.variant, Variant):
         return None
@@ -179,6 +179,10 @@ def _timing(measured: Measured, cell: Cell) -> Timing | None:
     written = cell.recipe.partition("@")[0].strip()
     chains = (written, written.rpartition(">")[0].strip())
     found: dict[int, float] = {}
+    known = measured.quantiles.launches
+    beside = [one.id for one in measured.launches.get(cell.id, ()) if one.kind == "cpu"]
+    if beside and beside[-1] in known:
+        found[-1] = known[beside[-1]].p50
     for other in measured.run.record.cells:
         place = (other.model, other.device, other.threads, other.dose.scenario)
         if place != (cell.model, cell.device, cell.threads, cell.dose.scenario):
@@ -266,7 +270,7 @@ def _flags(cell: Cell, launches: Sequence[Launch]) -> list[str]:
         if cell.variant.compiled is not None and cell.variant.compiled.off_chip_bytes:
             found.add("off_chip")
     for launch in launches:
-        if launch.kind != "bare":
+        if launch.kind not in ("bare", "cpu"):
             found |= set(launch.flags)
             if launch.summary:
                 found.add(f"summary_{launch.summary}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 from test_run_loop import DEVICE, Watch, cell
+from test_run_loop import variant as plain_variant
 
 from harness import run as loop
+from harness.errors import Crashed, HarnessError, ModelRejected
 from harness.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import (
@@ -35,13 +37,20 @@ PROFILE = Profile(
 FULL = Delegation(delegate="npu", delegated_ops=9, total_ops=9, evidence="graph walk")
 
 
+def variant(name: str, **changes: Any) -> Variant:
+    return replace(plain_variant(name), **changes)
+
+
 def measure(
-    asked: Cell, told: Delegation, **device: object
+    asked: Cell,
+    told: Delegation,
+    faults: dict[str, list[HarnessError]] | None = None,
+    **device: object,
 ) -> tuple[Outcome, Watch, list[LaunchOrder]]:
     orders: list[LaunchOrder] = []
 
     known = replace(DEVICE, **device)  # type: ignore[arg-type]
-    dialect = FakeDialect.opener(delegation=told, orders=orders)
+    dialect = FakeDialect.opener(delegation=told, orders=orders, faults=faults)
     session = Session(known, transport=FakeTransport, dialect=dialect)
     watch = Watch()
     (outcome,) = loop.run([asked], {"d": session}, watch, profiles={"fake": PROFILE})
@@ -52,8 +61,10 @@ def test_the_library_is_the_profiles_and_its_options_the_farms_over_them() -> No
     own = {"npu": {"device": "1"}, "edgetpu": {"device": "usb:1"}}
     outcome, _, orders = measure(cell("m", target="npu"), FULL, delegate_options=own)
     assert outcome.failure is None
-    assert {order.delegate for order in orders} == {"/usr/lib/libvx_delegate.so"}
-    assert orders[0].delegate_options == {"cache": "on", "device": "1"}
+    asked = [order for order in orders if order.target == "npu"]
+    assert {order.kind for order in asked} == {"timed", "memory", "bare"}
+    assert {order.delegate for order in asked} == {"/usr/lib/libvx_delegate.so"}
+    assert asked[0].delegate_options == {"cache": "on", "device": "1"}
 
 
 def test_the_cpu_is_told_of_no_library() -> None:
@@ -81,6 +92,31 @@ def test_the_first_launch_that_is_not_the_accelerators_ends_the_cell(
     assert [one.kind for one in watch.launches].count("timed") == 0
 
 
+def test_an_accelerators_file_is_timed_on_the_cpu_once() -> None:
+    _, watch, orders = measure(cell("m", target="npu"), FULL)
+    (beside,) = [order for order in orders if order.target == "xnnpack"]
+    assert (beside.kind, beside.delegate) == ("cpu", None)
+    assert [one.kind for one in watch.launches].count("cpu") == 1
+    # A compiled file has nothing to run there, and a CPU that refuses the file ends nothing.
+    compiled = variant("m", operators={"edgetpu-custom-op": 1})
+    _, _, orders = measure(cell("m", target="npu", variant=compiled), FULL)
+    assert all(order.kind != "cpu" for order in orders)
+    asked = cell("m", target="npu")
+    for error in (ModelRejected("no such operator"), Crashed("SIGSEGV")):
+        outcome, watch, _ = measure(asked, FULL, faults={f"{asked.id}-cpu-0-0": [error]})
+        assert outcome.failure is None
+        (told,) = [one for one in watch.events if one["event"] == "not_on_the_cpu"]
+        assert told["reason"] == str(error)
+
+
+def test_a_crash_names_the_library_that_was_in_the_process() -> None:
+    asked = cell("m", target="npu")
+    faults = {f"{asked.id}-memory-0-0": [Crashed("the launch was killed by SIGSEGV")]}
+    outcome, _, _ = measure(asked, FULL, faults=faults)
+    assert outcome.failure is not None
+    assert "libvx_delegate.so was loaded in it" in outcome.failure.reason
+
+
 def test_delegated_in_part_is_measured_to_the_end() -> None:
     outcome, watch, _ = measure(
         cell("m", target="npu"), replace(FULL, delegated_ops=8, left=("SOFTMAX",))
@@ -91,16 +127,7 @@ def test_delegated_in_part_is_measured_to_the_end() -> None:
 
 def test_a_log_that_contradicts_its_file_is_no_number() -> None:
     lie = Compiled(compiler="c", mapped_ops=9, total_ops=9, contradiction="the file has 2 left")
-    made = Variant(
-        model="m",
-        recipe="r",
-        target="npu",
-        path=Path("x"),
-        digest="d" * 64,
-        size_bytes=1,
-        compiled=lie,
-    )
-    outcome, _, _ = measure(cell("m", target="npu", variant=made), FULL)
+    outcome, _, _ = measure(cell("m", target="npu", variant=variant("m", compiled=lie)), FULL)
     assert outcome.failure is not None
     assert outcome.failure.kind == "invalid"
     assert "the file has 2 left" in outcome.failure.reason

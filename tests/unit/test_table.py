@@ -152,6 +152,21 @@ def test_nothing_delegated_is_never_a_number(tmp_path: Path) -> None:
         assert row["launches"] is None
 
 
+@pytest.mark.parametrize(
+    ("cpu_ns", "word"), [(1.02e6, "SUSPECT"), (9e6, "VALID"), (5e8, "SUSPECT")]
+)
+def test_a_time_is_held_against_the_same_files_on_the_cpu(
+    tmp_path: Path, cpu_ns: float, word: str
+) -> None:
+    of = cell("as_is@npu", target="npu")
+    full = Delegation(delegate="npu", delegated_ops=5, total_ops=5, evidence="graph walk")
+    beside = launch(of, [], kind="cpu", samples=(samples([cpu_ns]),), flags=("unsteady",))
+    row = the_row(tmp_path, of, [launch(of, [1e6], delegation=full), beside])
+    assert (row["status"], row["verdict"], row["latency_p50_ms"]) == ("ok", word, 1.0)
+    assert row["flags"] == (["suspect"] if word == "SUSPECT" else [])
+    assert row["launches"] == 1
+
+
 def test_operators_xnnpack_leaves_are_no_fault(tmp_path: Path) -> None:
     of = cell()
     row = the_row(tmp_path, of, [launch(of, [1e6], delegation=delegated(3, 20, "xnnpack"))])
