@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import stats
-from harness.errors import ConfigError, Crashed, RuntimeMissing, Unsupported
+from harness.delegation import CPU_TARGETS, benchmark_log, kinds
+from harness.errors import (
+    ConfigError,
+    Crashed,
+    FellBack,
+    RuntimeMissing,
+    Unproven,
+    Unsupported,
+)
 from harness.layers import tool_log
 from harness.layers.estimate import half_width
 from harness.layers.nouns import TOOL, Layers, OperatorTime, Subject
@@ -64,7 +72,8 @@ def measure(
     """Run the tool on every file, in turns; returns what its logs say.
 
     Raises Unsupported for a target that the tool has no flag for here, Crashed where it fails,
-    RuntimeMissing where its log has no operators.
+    RuntimeMissing where its log has no operators, FellBack or Unproven where an accelerator was asked
+    for and the log does not say that it ran the graph.
     """
     profiles: list[list[tool_log.ToolProfile]] = [[] for _ in subjects]
     order = list(range(len(subjects)))
@@ -94,13 +103,27 @@ def _launch(subject: Subject, session: Session, tool: str) -> tool_log.ToolProfi
         "--max_secs=10",
     ]
     reply = _checked(session, session.transport.run(argv, _LIMIT_SECONDS))
-    profile = tool_log.parse((reply.stdout + b"\n" + reply.stderr).decode("utf-8", "replace"))
+    log = (reply.stdout + b"\n" + reply.stderr).decode("utf-8", "replace")
+    _ran_there(subject, log)
+    profile = tool_log.parse(log)
     if not profile.operators:
         raise RuntimeMissing(
             f"{session.device.name}: {tool} gave no times of operators; is it {NAME}, and does it "
             f"know --enable_op_profiling? It ended with: {_last_words(reply)}"
         )
     return profile
+
+
+def _ran_there(subject: Subject, log: str) -> None:
+    """Refuse times of the CPU under an accelerator's name: the tool goes on where a delegate took nothing."""
+    if subject.target in CPU_TARGETS:
+        return
+    told = benchmark_log.read(log, subject.target)
+    evidence = told.evidence or "none"
+    if told.delegate == "none" or told.delegated_ops == 0:
+        raise FellBack(f"{subject}: no operator ran on {subject.target}; evidence: {evidence}")
+    if not kinds(told.evidence):
+        raise Unproven(f"{subject}: {NAME} does not say that {subject.target} ran it")
 
 
 def _checked(session: Session, reply: Reply) -> Reply:

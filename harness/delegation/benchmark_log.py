@@ -1,0 +1,83 @@
+"""What ran where by the log of the vendor's benchmark_model, on a terminal or in a phone's log.
+
+Words: LiteRT tools/benchmark/benchmark_tflite_model.cc and core/subgraph.cc; tensorflow issue 43541. The tool
+prints a latency also where the delegate that was asked for took nothing, so the lines that say it are what
+counts; "Created delegate" is none of them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from harness.types import Delegation
+
+_WHOLE = re.compile(r"Explicitly applied .{1,80} delegate, and the model graph will be completely")
+_PART = re.compile(
+    r"Explicitly applied .{1,80} delegate, and the model graph will be partially executed by the "
+    r"delegate w/ (\d+) delegate kernels"
+)
+_NOTHING = re.compile(
+    r"Though .{1,80} delegate is explicitly applied, the model graph will not be executed"
+)
+_FALLBACK = "Disallowed CPU fallback detected"
+_REPLACED = re.compile(
+    r"Replacing (\d+)(?: out of (\d+))? node\(s\) with delegate \(([^)\n]{1,80})\) node"
+)
+_ON_GPU = re.compile(
+    r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU"
+)
+_UNSUPPORTED = re.compile(r"not supported by GPU delegate:\n((?:.*[A-Z0-9_]+: .*\n)+)")
+_NAME = re.compile(r"(?:^|[ :])([A-Z][A-Z0-9_]*): ")
+_CPU = "XNNPack"
+
+
+def read(log: str, delegate: str) -> Delegation:
+    """Return what the log says that `delegate` (a target's word) took; no evidence where it says nothing."""
+    replaced = [
+        (int(taken), int(total) if total else None)
+        for taken, total, name in _REPLACED.findall(log)
+        if _CPU.lower() not in name.lower()
+    ]
+    taken = sum(count for count, _ in replaced) if replaced else None
+    total = next((known for _, known in replaced if known is not None), None)
+    on_gpu = _ON_GPU.search(log)
+    if on_gpu is not None:
+        taken, total = int(on_gpu.group(1)), sum(map(int, on_gpu.groups()))
+    part = _PART.search(log)
+    words = next(
+        (found.group(0) for one in (_NOTHING, _PART, _WHOLE) if (found := one.search(log))), None
+    )
+    if words is None and _FALLBACK in log:
+        words = _FALLBACK
+    if _NOTHING.search(log):
+        return Delegation(
+            delegate="none", delegated_ops=0, total_ops=total, evidence=_evidence(words)
+        )
+    fully = None
+    if part is not None or _FALLBACK in log:
+        fully = False
+    elif _WHOLE.search(log):
+        fully = True
+    if words is None and taken is not None:
+        words = f"{taken} of {total if total is not None else 'all'} operators replaced"
+    return Delegation(
+        delegate=delegate,
+        delegated_ops=taken if total is not None else None,
+        total_ops=total,
+        partitions=int(part.group(1)) if part is not None else None,
+        left=_left(log),
+        evidence=_evidence(words),
+        fully=fully,
+    )
+
+
+def _left(log: str) -> tuple[str, ...]:
+    found = _UNSUPPORTED.search(log)
+    if found is None:
+        return ()
+    lines = found.group(1).splitlines()
+    return tuple(sorted(name.group(1) for line in lines if (name := _NAME.search(line))))
+
+
+def _evidence(words: str | None) -> str:
+    return "" if words is None else f"benchmark_model log: {words.replace(';', ',')}"

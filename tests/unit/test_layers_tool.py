@@ -1,0 +1,63 @@
+"""The vendor's tool on an accelerator: its times count only where it says what ran them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from test_benchmark_log import CREATED, NOTHING, PART, TIMES, WHOLE
+
+from harness.errors import FellBack, HarnessError, Unproven
+from harness.layers import tool
+from harness.layers.nouns import Subject
+from harness.protocols import Reply
+from harness.sessions import Session
+from harness.testing import FakeDialect, FakeTransport
+from harness.types import Device
+
+PROFILE = (
+    "============ Run Order ============\n\t[node type]\t[avg ms]\t[times called]\t[Name]\n"
+    "\tCONV_2D\t0.020\t1\t[conv]:0\n"
+)
+
+
+def measured(log: str, target: str, folder: Path) -> int:
+    class Tool(FakeTransport):
+        def run(
+            self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None
+        ) -> Reply:
+            return Reply(
+                argv=tuple(argv), exit_code=0, stdout=log.encode(), stderr=b"", seconds=0.1
+            )
+
+    model = folder / "m.tflite"
+    model.write_bytes(b"TFL3")
+    subject = Subject(
+        run="r",
+        model="m",
+        recipe="r",
+        target=target,
+        device="d",
+        threads=1,
+        path=model,
+        digest="0" * 64,
+    )
+    device = Device(name="d", profile="fake", address="fake:")
+    session = Session(device, transport=Tool, dialect=FakeDialect.opener())
+    (found,) = tool.measure([subject], session, "benchmark_model", launches=1)
+    return len(found.operators)
+
+
+@pytest.mark.parametrize("said", [WHOLE, PART])
+def test_times_of_a_gpu_that_ran_the_graph_count(said: str, tmp_path: Path) -> None:
+    assert measured(CREATED + said + TIMES + PROFILE, "gpu", tmp_path) == 1
+
+
+@pytest.mark.parametrize(("said", "error"), [(NOTHING, FellBack), ("", Unproven)])
+def test_times_of_the_cpu_under_a_gpus_name_do_not(
+    said: str, error: type[HarnessError], tmp_path: Path
+) -> None:
+    with pytest.raises(error):
+        measured(CREATED + said + TIMES + PROFILE, "gpu", tmp_path)
+    assert measured(said + TIMES + PROFILE, "xnnpack", tmp_path) == 1
