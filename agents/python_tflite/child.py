@@ -36,7 +36,11 @@ class Model:
         path = os.path.join(order["workdir"], "blobs", order["digest"])
         # This also brings the file into the page cache: load_ns is a cold process, not a cold disk.
         if digests.of_file(path) != order["digest"]:
-            raise AgentFault("transfer_failed", "the file {} is damaged on the device".format(path))
+            # Under its name it would be taken for whole by everybody who asks for it.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            reason = "the file {} was damaged on the device; it was deleted, send it again"
+            raise AgentFault("transfer_failed", reason.format(path))
         before = _threads()
         begin = time.perf_counter_ns()
         self.backend = backends.of(order)

@@ -190,6 +190,9 @@ def test_a_file_damaged_on_the_device(
     blob.write_bytes(blob.read_bytes()[:-1] + b"\xff")
     with pytest.raises(TransferFailed, match="damaged"):
         dialect.launch(order)
+    assert not blob.exists()
+    dialect.deploy({order.variant_digest: kws})
+    assert dialect.launch(order).samples
 
 
 def _while_launching(

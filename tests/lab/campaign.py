@@ -36,7 +36,7 @@ from .memory import confine
 from .tools import LabError
 
 STATES: dict[str, float] = {
-    "connecting": 0.1,
+    "connecting": 0.3,
     "pushing agent": 0.01,
     "lease": 0.0,
     "hello": 0.2,

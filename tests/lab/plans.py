@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,11 @@ def plan(
     )
     farm.write_text("\n".join(farm_entry(device.entry) for device in devices))
     return written, farm
+
+
+def digest(path: Path) -> str:
+    """Return a file's sha256, its name on a device."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def greedy(path: Path, megabytes: int) -> Path:

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from . import plans
-from .aftermath import Aftermath, ours
+from .aftermath import Aftermath, journal, ours
 from .controller import Controller, Moment
 from .device import Hosted, LabDevice
+from .machine import Machine
 from .memory import limited
 
 LONG_PUSH, LINK_MBIT = 2_500_000, 20.0
@@ -364,6 +365,30 @@ def test_a_disk_that_is_full(
     assert sum(map(len, small_disk.files(small_disk.entry.workdir).values())) < 400_000
 
 
+def test_a_file_that_is_damaged_on_the_device_is_sent_again(
+    tmp_path: Path, host: Hosted, two: dict[str, Path]
+) -> None:
+    course = Course(tmp_path, [host], two)
+    hear = Once(host, "answered infer", lambda: damage(host, plans.digest(two["one"])))
+    rows = course.run(hear)
+    assert hear.trouble is None
+    assert statuses(rows[host.name]) == ["ok", "ok"]
+    pushed = [
+        event["digest"]
+        for event in journal(course.stored / "log.jsonl")
+        if event["event"] == "pushed"
+    ]
+    assert sorted(pushed) == sorted([plans.digest(two["one"])] * 2 + [plans.digest(two["other"])])
+    course.check()
+
+
+def damage(host: Hosted, digest: str) -> None:
+    """Turn the last byte of a file there, as a worn-out card does."""
+    path = host.path(f"{host.entry.workdir}/blobs/{digest}")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 # --- power -------------------------------------------------------------------------------------
 
 
@@ -388,6 +413,23 @@ def test_a_host_that_loses_its_power_and_boots_again(
     hear = Once(host, moment, cut_for(host, 4.0), after=0.3 if "ing" in moment else 0.0)
     rows = course.run(hear)
     assert statuses(rows[host.name]) == ["ok", "ok"]
+    course.check()
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", POWER)
+def test_a_machine_that_loses_its_power_and_boots_again(
+    tmp_path: Path, vm: Machine, pushes: dict[str, Path], moment: str
+) -> None:
+    course = Course(tmp_path, [vm], pushes, LONG_LAUNCH, patience_seconds=240.0, seconds=500.0)
+    vm.rate(LINK_MBIT)
+    hear = Once(vm, moment, cut_for(vm, 1.0), after=0.3 if "ing" in moment else 0.0)
+    rows = course.run(hear)
+    assert hear.trouble is None
+    assert statuses(rows[vm.name]) == ["ok", "ok"]
+    events = journal(course.stored / "log.jsonl")
+    assert {"reconnecting", "reconnected"} <= {event["event"] for event in events}
     course.check()
 
 
