@@ -14,20 +14,22 @@ from harness.types import Delegation
 _WHOLE = re.compile(r"Explicitly applied .{1,80} delegate, and the model graph will be completely")
 _PART = re.compile(
     r"Explicitly applied .{1,80} delegate, and the model graph will be partially executed by the "
-    r"delegate w/ (\d+) delegate kernels"
+    r"delegate w/ (\d{1,9}) delegate kernels"
 )
 _NOTHING = re.compile(
     r"Though .{1,80} delegate is explicitly applied, the model graph will not be executed"
 )
 _FALLBACK = "Disallowed CPU fallback detected"
 _REPLACED = re.compile(
-    r"Replacing (\d+)(?: out of (\d+))? node\(s\) with delegate \(([^)\n]{1,80})\) node"
+    r"Replacing (\d{1,9})(?: out of (\d{1,9}))? node\(s\) with delegate \(([^)\n]{1,80})\) node"
 )
 _ON_GPU = re.compile(
-    r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU"
+    r"\b(\d{1,9}) operations will run on the GPU, and the remaining (\d{1,9}) operations will run on the CPU"
 )
-_UNSUPPORTED = re.compile(r"not supported by GPU delegate:\n((?:.*[A-Z0-9_]+: .*\n)+)")
-_NAME = re.compile(r"(?:^|[ :])([A-Z][A-Z0-9_]*): ")
+_UNSUPPORTED = "not supported by GPU delegate:"
+_NAME = re.compile(r"(?:^|[ :])([A-Z][A-Z0-9_]{0,80}): ")
+_LONGEST = 400
+"""Characters of a line that are looked at."""
 _CPU = "XNNPack"
 
 
@@ -72,11 +74,15 @@ def read(log: str, delegate: str) -> Delegation:
 
 
 def _left(log: str) -> tuple[str, ...]:
-    found = _UNSUPPORTED.search(log)
-    if found is None:
-        return ()
-    lines = found.group(1).splitlines()
-    return tuple(sorted(name.group(1) for line in lines if (name := _NAME.search(line))))
+    """Return the operators that a GPU delegate lists as not supported, a line each."""
+    _, _, after = log.partition(_UNSUPPORTED)
+    found = []
+    for line in after.splitlines()[1:]:
+        name = _NAME.search(line[:_LONGEST])
+        if name is None:
+            break
+        found.append(name.group(1))
+    return tuple(sorted(found))
 
 
 def _evidence(words: str | None) -> str:

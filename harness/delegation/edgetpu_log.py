@@ -19,17 +19,20 @@ MAPPED = "Mapped to Edge TPU"
 CUSTOM = "CUSTOM"
 """The log's one name for every custom operator."""
 
-_SIZE = r"([0-9.]+) ?(B|KiB|MiB|GiB)\b"
+_LONGEST = 1_000
+"""Characters of a line; its lines are short."""
+
+_SIZE = r"([0-9.]{1,20}) ?(B|KiB|MiB|GiB)\b"
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _VERSION = re.compile(r"Edge TPU Compiler version (\S+)")
-_ROW = re.compile(r"^\s*([A-Za-z][\w:.-]*)\s{2,}(\d+)\s{2,}(\S.*?)\s*$", re.MULTILINE)
+_ROW = re.compile(r"([A-Za-z][\w:.-]*)[ \t]{2,}(\d{1,9})[ \t]{2,}(\S.*)")
 _ON_CHIP = re.compile(r"On-chip memory used for caching[^:\n]*: ?" + _SIZE)
 _OFF_CHIP = re.compile(r"Off-chip memory used for streaming[^:\n]*: ?" + _SIZE)
 _NUMBERS = {
-    "subgraphs": re.compile(r"Number of Edge TPU subgraphs: ?(\d+)"),
-    "total": re.compile(r"Total number of operations: ?(\d+)"),
-    "edgetpu": re.compile(r"Number of operations that will run on Edge TPU: ?(\d+)"),
-    "cpu": re.compile(r"Number of operations that will run on CPU: ?(\d+)"),
+    "subgraphs": re.compile(r"Number of Edge TPU subgraphs: ?(\d{1,9})\b"),
+    "total": re.compile(r"Total number of operations: ?(\d{1,9})\b"),
+    "edgetpu": re.compile(r"Number of operations that will run on Edge TPU: ?(\d{1,9})\b"),
+    "cpu": re.compile(r"Number of operations that will run on CPU: ?(\d{1,9})\b"),
 }
 _REFUSALS = (
     "Model not quantized",
@@ -99,9 +102,12 @@ class Account:
 
 def read(text: str) -> Account:
     """Read stdout or a .log of any version; a text that says nothing gives an account of nothing."""
+    text = "\n".join(line[:_LONGEST].strip() for line in text.splitlines())
     rows: Counter[tuple[str, str]] = Counter()
-    for name, count, status in _ROW.findall(text):
-        rows[name, status] += int(count)
+    for line in text.splitlines():
+        row = _ROW.fullmatch(line)
+        if row is not None:
+            rows[row[1], row[3]] += int(row[2])
     numbers = {key: _number(pattern, text) for key, pattern in _NUMBERS.items()}
     version = _VERSION.search(text)
     return Account(
@@ -179,7 +185,7 @@ def _size(pattern: re.Pattern[str], text: str) -> int | None:
         return None
     try:
         return round(float(found.group(1)) * _BYTES[found.group(2)])
-    except ValueError:
+    except ValueError:  # 1.2.3MiB
         return None
 
 
