@@ -20,7 +20,7 @@ import sysfs
 import unpack
 import wire
 from wire import AgentFault
-from workdir import Workdir
+from workdir import OLD_SECONDS, Workdir
 
 _MAX_WAITING = 64
 _HELLO_SECONDS = 120.0
@@ -200,7 +200,7 @@ class Agent:
         self._result(identity, digest=digest, bytes=size, arrived=arrived)
 
     def _clean(self, identity: Any, request: Dict[str, Any]) -> None:
-        older = request.get("older_seconds", 86400)
+        older = request.get("older_seconds", OLD_SECONDS)
         if not isinstance(older, (int, float)) or older < 0:
             raise AgentFault("protocol", "older_seconds must be a number, 0 or more")
         removed = self._workdir.clean(_digests(request, "out"), older)

@@ -7,6 +7,7 @@ and its folder fsynced, before `commit` answers.
 import os
 import stat
 import time
+from contextlib import suppress
 from typing import Any, List, Optional, Set, Tuple
 
 import digests
@@ -14,6 +15,9 @@ import unpack
 from wire import AgentFault
 
 BLOB_CAP_BYTES = 10**9
+OLD_SECONDS = 86_400.0
+"""Parts and outputs of this age belong to nobody any more."""
+
 _MODE = 0o700
 _FOLDERS = ("agents", "blobs", "incoming", "out")
 
@@ -93,6 +97,8 @@ class Workdir:
             raise AgentFault("transfer_failed", reason) from error
         self._in_use.add(digest)
         self._evict()
+        # What a broken connection or a power cut left behind.
+        self.clean([], OLD_SECONDS)
         return size, arrived
 
     def clean(self, outputs: List[str], older_seconds: float) -> int:
@@ -101,8 +107,9 @@ class Workdir:
         limit = time.time() - older_seconds
         for folder in ("incoming", "out"):
             for entry in os.scandir(os.path.join(self.root, folder)):
-                if entry.stat(follow_symlinks=False).st_mtime < limit:
-                    removed += _remove(entry.path)
+                with suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_mtime < limit:
+                        removed += _remove(entry.path)
         return removed
 
     def free_bytes(self) -> int:

@@ -49,3 +49,18 @@ def test_under_the_cap_all_stay(raw: RawAgent, tmp_path: Path) -> None:
     source.write_bytes(b"model")
     assert raw.give(source)["event"] == "result"
     assert {path.name for path in (raw.workdir / "blobs").iterdir()} == {*kept, digest_of(source)}
+
+
+def test_what_a_push_left_behind_a_day_ago_goes_with_the_next(
+    raw: RawAgent, tmp_path: Path
+) -> None:
+    incoming = raw.workdir / "incoming"
+    old, young = incoming / "old.part", incoming / "young.part"
+    for path, hours in ((old, 25.0), (young, 23.0)):
+        path.write_bytes(b"half a file")
+        then = time.time() - hours * 3600
+        os.utime(path, (then, then))
+    source = tmp_path / "new"
+    source.write_bytes(b"new")
+    assert raw.give(source)["event"] == "result"
+    assert list(incoming.iterdir()) == [young]
