@@ -201,7 +201,7 @@ class Agent:
 
     def _clean(self, identity: Any, request: Dict[str, Any]) -> None:
         older = request.get("older_seconds", OLD_SECONDS)
-        if not isinstance(older, (int, float)) or older < 0:
+        if not isinstance(older, (int, float)) or not 0 <= older < 10**10:
             raise AgentFault("protocol", "older_seconds must be a number, 0 or more")
         removed = self._workdir.clean(_digests(request, "out"), older)
         self._result(identity, removed=removed)

@@ -64,12 +64,19 @@ class Lines:
 def parse(line: bytes) -> Dict[str, Any]:
     """Read one request; raises AgentFault (protocol) for anything that is not a JSON object."""
     try:
-        request = json.loads(line.decode("utf-8"))
+        request = json.loads(line.decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise AgentFault("protocol", "a request is not JSON: {}".format(error)) from error
     if not isinstance(request, dict):
         raise AgentFault("protocol", "a request is not a JSON object")
+    if not isinstance(request.get("id"), (int, str, type(None))):
+        # It is sent back, and what is nested deeply or no number could not be.
+        raise AgentFault("protocol", "the id of a request is a number or a text")
     return request
+
+
+def _refuse(word: str) -> float:
+    raise ValueError("{} is not JSON".format(word))
 
 
 def verb(request: Dict[str, Any]) -> str:
