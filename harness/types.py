@@ -482,9 +482,11 @@ class Delegation:
     """The delegate library and what it says of its version."""
     settings: str | None = None
     """What the delegate may do, in words: `float16 allowed`, `float32, shader cache /var/tmp/x`."""
+    handed_ns: int | None = None
+    """The handing over of one inference to an accelerator that works while the caller goes on, timed apart
+    from the samples; the least of a few."""
     whole_ns: int | None = None
-    """One inference from handing over to the last output read, timed apart from the samples, on an
-    accelerator that works while the caller goes on; the least of a few."""
+    """The same inferences until the last output was read."""
     adapter: Adapter | None = None
 
 

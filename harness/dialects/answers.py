@@ -283,6 +283,7 @@ def _delegation(found: Fields) -> Delegation:
         clock=_clock(told),
         library=told.text_or_none("library"),
         settings=told.word_or_none("settings"),
+        handed_ns=told.integer_or_none("handed_ns"),
         whole_ns=told.integer_or_none("whole_ns"),
         adapter=None if told.value.get("adapter") is None else _adapter(told.object("adapter")),
     )

@@ -66,7 +66,7 @@ def fit(path: Path) -> list[str]:
         )
     taken, left = _sorted(path)
     if left and not taken:
-        raise RecipeError(f"no operator of {path.name} runs on a GPU: {_counted(left)}")
+        raise RecipeError(f"no operator of the model runs on a GPU: {_counted(left)}")
     return [f"not for the GPU, left on the CPU: {_counted(left)}"] if left else []
 
 

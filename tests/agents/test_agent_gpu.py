@@ -87,8 +87,9 @@ def test_a_float_model_runs_on_the_gpu_whole(
     assert told.adapter.driver.startswith("SwiftShader driver ")
     assert told.adapter.driver[-1].isdigit()
     assert is_software(told.adapter)
+    assert told.handed_ns is not None
     assert told.whole_ns is not None
-    assert latency(made) > 0.5 * told.whole_ns
+    assert 0 < 4 * told.handed_ns < told.whole_ns
     # Shaders are compiled while it loads: far from what an inference takes.
     assert made.load_ns is not None
     assert made.load_ns > 5 * latency(made)
@@ -96,7 +97,8 @@ def test_a_float_model_runs_on_the_gpu_whole(
     assert found is not None
     assert (found.word, found.status) == ("VALID", "ok")
     memory = launch(dialect, order, kws_float, kind="memory").delegation
-    assert dataclasses.replace(memory, whole_ns=told.whole_ns) == told
+    times = {"handed_ns": told.handed_ns, "whole_ns": told.whole_ns}
+    assert dataclasses.replace(memory, **times) == told
 
 
 def test_its_outputs_are_the_cpus(

@@ -129,15 +129,24 @@ def test_a_time_like_the_cpus_is_suspect(own: float, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "status"), [(0.1e6, "invalid"), (4.9e6, "invalid"), (5.1e6, "ok"), (30e6, "ok")]
+    ("own", "handed", "status"),
+    [
+        (0.1e6, 400_000, "invalid"),
+        (1.9e6, 400_000, "invalid"),
+        (2.1e6, 400_000, "ok"),
+        (30e6, 400_000, "ok"),
+        (4.9e6, 2_500_000, "invalid"),
+        # Handing over nearly all of it: nothing can be told from the time.
+        (4.9e6, 2_600_000, "ok"),
+    ],
 )
-def test_a_time_without_the_reading_is_no_time(own: float, status: str) -> None:
-    told = replace(FULL, clock="run+read", whole_ns=10_000_000)
-    later = replace(told, whole_ns=12_000_000)
+def test_a_time_without_the_reading_is_no_time(own: float, handed: int, status: str) -> None:
+    told = replace(FULL, clock="run+read", handed_ns=handed, whole_ns=10_000_000)
+    later = replace(told, handed_ns=2 * handed, whole_ns=12_000_000)
     found = verdict(cell(), told, later, timing=Timing(own=own, cpu=None))
     assert found.status == status
     if status == "invalid":
-        assert "ms, and 10 ms until the outputs are read" in found.reason
+        assert "ms, and 10 ms until the outputs were read" in found.reason
 
 
 def test_a_time_too_good_is_suspect() -> None:
