@@ -54,6 +54,7 @@ STATES: dict[str, float] = {
 """What the controller and the agent are doing, and how long that is, seconds."""
 
 CHILD_STATES = ("hello", "infer", "launch bare", "launch memory", "launch timed")
+RECURRING_STATES = ("infer", "launch memory", "launch timed", "answered launch timed", "fetching")
 NO_AGENT_YET = ("connecting", "pushing agent")
 CELLS_OF_A_DEVICE = 10
 HOSTS_OF_A_LANE = 3
@@ -233,7 +234,8 @@ def at_random(seed: int) -> Iterator[Wound]:
         # A hanging `hello` is waited for two minutes, as a slow board needs: once is enough.
         if possible(state, fault) and (state, fault) != ("hello", "child hangs"):
             after = chance.uniform(0.0, STATES[state])
-            yield Wound(state, fault, nth=chance.choice((1, 1, 2, 3, 5)), after=after)
+            nth = chance.choice((1, 2, 3, 5)) if state in RECURRING_STATES else 1
+            yield Wound(state, fault, nth=nth, after=after)
 
 
 # --- one battle --------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""A limit of memory for a device: a control group of the kernel, version 1 or 2."""
+"""A limit of memory for a device: a control group of the kernel, version 1 or 2.
+
+A hosted device is limited by the machine's kernel; a whole machine limits its own sshd, by version 2.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,36 @@ from functools import partial
 from pathlib import Path
 
 from .device import Hosted
+from .machine import Machine
 from .tools import LabError
 
 _FIRST, _SECOND = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 _EMPTY_SECONDS = 5.0
+
+
+def why_not() -> str | None:
+    """Say why no limit can be set on this machine."""
+    try:
+        _controller()
+    except (LabError, OSError) as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def limited_inside(device: Machine, megabytes: int) -> Iterator[None]:
+    """Let all that the sshd of a machine starts together have so much memory; raises LabError."""
+    group, top = "/sys/fs/cgroup/lab", "/sys/fs/cgroup"
+    listener = "pgrep -o -x sshd"
+    script = (
+        f"echo +memory > {top}/cgroup.subtree_control; mkdir {group}; "
+        f"echo {megabytes}000000 > {group}/memory.max; {listener} > {group}/cgroup.procs"
+    )
+    device.as_root(["sh", "-euc", script])
+    try:
+        yield
+    finally:
+        device.as_root(["sh", "-euc", f"{listener} > {top}/cgroup.procs"])
 
 
 @contextmanager
