@@ -27,6 +27,7 @@ recipes = ["as_is"]                      # also "float32", "float16", "dynamic",
 devices = ["this-machine"]               # names in farm.toml, "profile:raspberry_pi_5", "tag:lab-a", "any:2 of tag:lab-a"
 threads = [1]
 seed = 0
+# patience_seconds = 120                 # how long a device that went away is waited for: a reboot
 
 # [dose]                                 # how much to measure; these are the defaults
 # launches = 5                           # fresh processes per cell
