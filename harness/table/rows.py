@@ -153,7 +153,10 @@ def _delegation_part(measured: Measured, cell: Cell, launches: Sequence[Launch])
         "delegated_ops": worst.delegated_ops,
         "total_ops": worst.total_ops,
         "partitions": worst.partitions,
-        "evidence": worst.evidence or None,
+        "evidence": "; ".join(
+            filter(None, (worst.evidence, worst.library and f"library {worst.library}"))
+        )
+        or None,
         "adapter": _words(
             ", ".join(filter(None, (one.name, one.type, one.driver, launch.delegation.settings)))
             for launch in told

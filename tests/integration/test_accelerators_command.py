@@ -118,6 +118,9 @@ def test_one_plan_says_of_every_row_what_ran_where(bench: Path) -> None:
     assert told("mixed", "float32@npu") == ("partial", "INVALID", 6, 7)
     assert told("pose-tpu") == ("partial", "INVALID", None, None)
     assert all(row["latency_p50_ms"] is not None for row in rows.values())
+    # A stand-in's rows say so themselves.
+    assert "(stand-in of the tests, no Edge TPU)" in rows["net-tpu", "as_is"]["evidence"]
+    assert "(stand-in of the tests, no Edge TPU)" in rows["mixed", "float32@npu"]["evidence"]
     # The delegate says that it works that long; what was timed is its work.
     assert rows["net-tpu", "as_is"]["latency_p50_ms"] >= 0.1
     assert rows["mixed", "float32@npu"]["reason"] == "1 of 7 operators stayed on the CPU: TANH"
