@@ -21,6 +21,7 @@ from harness.types import (
     Covariates,
     Delegation,
     Device,
+    DeviceFacts,
     Dose,
     Failure,
     Launch,
@@ -226,6 +227,26 @@ def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None
     assert "lost after block 3" in first.reason
     assert "lost" in second.reason
     assert len(timed(watch)) == 8
+
+
+def test_an_agent_that_cannot_be_mended_after_a_crash_is_a_device_lost() -> None:
+    class Dying(FakeDialect):
+        def hello(self) -> DeviceFacts:
+            if self.orders and self.orders[-1].kind == "timed":
+                raise Unreachable("gone")
+            return super().hello()
+
+    one = contest()
+    crash: dict[str, list[HarnessError]] = {
+        f"{side.cell.id}-timed-2-{place}": [Crashed("SIGSEGV")]
+        for side, place in itertools.product((one.a, one.b), (0, 1))
+    }
+    dialect = Dying.opener(latencies=SLOWER, faults=crash, orders=[])
+    live = Session(DEVICE, transport=FakeTransport, dialect=dialect)
+    result, _, told = hold([one, contest("next")], sessions={"d": live})
+    assert [evidence.failure.kind for evidence in told if evidence.failure] == ["crashed"]
+    (second,) = result.judged
+    assert "lost" in second.reason
 
 
 def test_a_device_lost_while_confirming_leaves_the_regression_unconfirmed() -> None:
