@@ -193,3 +193,23 @@ def test_what_the_compiler_would_refuse_is_refused_before(data: Path, tmp_path: 
     assert edgetpu.fit(coral / "mobilenet_v1_0.25_128_quant.tflite") == []
     (note,) = edgetpu.fit(coral / "movenet_single_pose_lightning_ptq.tflite")
     assert "GATHER_ND" in note
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fits"),
+    [("dynamic", False), ("int16x8", False), ("float16", False), ('int8(io="float")', True)],
+)
+def test_only_full_int8_is_given_to_the_compiler(tmp_path: Path, recipe: str, fits: bool) -> None:
+    source = ModelSource(
+        name="digits",
+        path=DATA / "digits.tflite",
+        data=DataSource(calibration=str(DATA / "digits_calibration.npz")),
+    )
+    request = build.BuildRequest(model=source, recipe=recipes.parse(recipe), target="xnnpack")
+    ((_, made),) = build.build_all([request], cache=tmp_path, workers=1, check=False)
+    assert isinstance(made, Variant)
+    if fits:
+        assert edgetpu.fit(made.path) == ["not among the Edge TPU's operators: DEQUANTIZE"]
+        return
+    with pytest.raises(RecipeError, match="takes full int8 models"):
+        edgetpu.fit(made.path)
