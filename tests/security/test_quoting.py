@@ -89,14 +89,11 @@ def test_what_no_path_can_hold_is_refused_at_the_door(key: str, value: str, tmp_
         farms.load(farm)
 
 
-@pytest.mark.parametrize("value", ["/a\0b", "/a/b\0"])
-def test_a_nul_that_came_by_the_api_is_an_error_of_ours(
-    value: str, ssh_device: Device, tmp_path: Path
-) -> None:
+def test_a_nul_that_came_by_the_api_is_an_error_of_ours(ssh_device: Device, tmp_path: Path) -> None:
     for device in (ssh_device, farms.this_machine()):
         for key in ("workdir", "python"):
             with pytest.raises(HarnessError):
-                Session(dataclasses.replace(device, **{key: value}))
+                Session(dataclasses.replace(device, **{key: "/a\0b"}))
 
 
 @pytest.mark.parametrize(
@@ -109,13 +106,7 @@ def test_names_of_devices_are_names(name: str, tmp_path: Path) -> None:
         farms.load(farm)
 
 
-MODEL_NAMES = (
-    "..",
-    "$(touch pwned)",
-    "a'b\\\"c",
-    "-x",
-    "con<b>",
-)
+MODEL_NAMES = ("..", "$(touch pwned) a'b\\\"c con<b>", "-x")
 
 
 def test_names_of_models_stay_in_the_runs_folder(tmp_path: Path) -> None:
