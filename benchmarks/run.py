@@ -38,6 +38,7 @@ NAMES = (
     "lab",
     "faults",
     "delegation",
+    "gpu",
 )
 
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import missing
 
 from . import cache
 from .tools import LabError, run
@@ -83,6 +82,8 @@ def crashing(folder: Path) -> Mapping[str, str]:
 @pytest.fixture(scope="session")
 def swiftshader() -> Mapping[str, str]:
     """What a process is told to find the software GPU."""
+    from conftest import missing
+
     try:
         return environment()
     except (LabError, OSError) as error:
