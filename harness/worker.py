@@ -165,10 +165,10 @@ class Worker:
     def _aimed(self, order: LaunchOrder) -> LaunchOrder:
         """Name the delegate library of the order's target, as the profile and the farm have it."""
         known = self.profile.accelerators if self.profile else ()
+        own = self.session.device.delegate_options.get(order.target, {})
         found = next((one for one in known if one.target == order.target), None)
         if found is None:
-            return order
-        own = self.session.device.delegate_options.get(order.target, {})
+            return replace(order, delegate_options=own)
         return replace(
             order,
             delegate=found.external_delegate,
