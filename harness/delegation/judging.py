@@ -153,7 +153,7 @@ def _case(cell: Cell, told: tuple[Delegation, ...], own_ns: float | None) -> _Ca
     def worse(one: Delegation) -> tuple[bool, float]:
         known = share(one)
         if known is None:
-            known = 0.0 if one.left or one.fully is False else 1.0
+            known = 1.0 if one.fully and not one.left else 0.0
         return one.delegate != "none", known
 
     worst = _original(cell, min(told, key=worse))
@@ -308,6 +308,8 @@ def _left_over(case: _Case) -> str | None:
         return f"operators stayed on the CPU: {names}; how many of all is not known without the compiler's log"
     if told.fully is False:
         return "is_fully_accelerated says that operators stayed on the CPU, not which"
+    if told.fully is None:
+        return f"whether operators stayed on the CPU is not known; evidence: {told.evidence}"
     return None
 
 

@@ -72,6 +72,7 @@ def verdict(log: str) -> tuple[str, str]:
         (CREATED + GPU + WHOLE + TIMES, "INVALID", "invalid"),
         (CREATED + TIMES, "INVALID", "invalid"),
         (CPU + TIMES, "INVALID", "invalid"),
+        (CREATED + "Replacing 31 node(s) with delegate (X) node.\n" + TIMES, "INVALID", "partial"),
         ("Disallowed CPU fallback detected.\n", "INVALID", "partial"),
         ("", "INVALID", "invalid"),
     ],

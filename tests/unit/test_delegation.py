@@ -96,6 +96,11 @@ def test_all_operators_with_evidence_are_valid() -> None:
             "partial",
             "not which",
         ),
+        (
+            replace(FULL, delegated_ops=None, total_ops=None),
+            "partial",
+            "whether operators stayed on the CPU is not known",
+        ),
     ],
 )
 def test_every_lie_is_invalid(told: Delegation, status: str, words: str) -> None:
