@@ -67,7 +67,8 @@ DEAD_LINK_SECONDS, NOTICED_SECONDS = 14.0, 10.0
 
 _PATIENCE_SECONDS, _HANG_SECONDS = 40.0, 12.0
 _BATTLE_SECONDS = 300.0
-_RUNS_FOLDER = "runs"
+_FINISHED, _PUT_DOWN = (0, 1), (-signal.SIGKILL, 130)
+"""Exit codes of a run that came to its end, and of one that was killed or interrupted."""
 
 Later = Callable[[float, Callable[[], object]], None]
 """Does something so many seconds later."""
@@ -331,6 +332,34 @@ def _interrupt(going: Controller, fault: str) -> None:
 def fight(folder: Path, hosts: Sequence[Hosted], wounds: Sequence[Wound]) -> Battle:
     """Run a plan on the hosts, each with its wound; the folder is new."""
     began = time.monotonic()
+    by_device = dict(zip((host.name for host in hosts), wounds, strict=True))
+    assault = Assault({host.name: host for host in hosts}, by_device)
+    plan, farm = _prepared(folder, hosts, wounds)
+    aftermath = Aftermath(hosts)
+    runs = folder / "runs"
+    problems = list(_runs(plan, farm, runs, assault))
+    assault.wait()
+    for host in hosts:
+        host.recover()
+    assault.judge_notice()
+    run = _stored(runs)
+    if run is None:
+        problems.append(Problem("lost", "no run was stored"))
+    else:
+        problems += aftermath.problems(run)
+    return Battle(
+        wounds=wounds,
+        cells=CELLS_OF_A_DEVICE * len(hosts),
+        statuses=_statuses(run, by_device) if run else Counter(),
+        reasons=_reasons(run) if run else (),
+        problems=problems,
+        troubles=assault.troubles,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _prepared(folder: Path, hosts: Sequence[Hosted], wounds: Sequence[Wound]) -> tuple[Path, Path]:
+    """Write the plan and the farm; take from the hosts what they must be sent for the wounds."""
     folder.mkdir()
     for host, wound in zip(hosts, wounds, strict=True):
         if wound.state == "pushing agent":
@@ -339,49 +368,34 @@ def fight(folder: Path, hosts: Sequence[Hosted], wounds: Sequence[Wound]) -> Bat
     if any(wound.state == "fetching" for wound in wounds):
         plans.wide(file, FETCHED_NUMBERS)
     models = {f"m{number}": file for number in range(CELLS_OF_A_DEVICE)}
-    plan, farm = plans.plan(folder, hosts, models, patience_seconds=_PATIENCE_SECONDS)
-    aftermath = Aftermath(hosts)
-    assault = Assault(
-        {host.name: host for host in hosts},
-        {host.name: wound for host, wound in zip(hosts, wounds, strict=True)},
-    )
-    problems: list[Problem] = []
-    # A controller that is killed or interrupted is started again; each wound is made once.
-    for _ in range(len(hosts) + 1):
-        stored = next((folder / _RUNS_FOLDER).glob("*/run.json"), None)
-        words = ["--resume", stored.parent.name] if stored else []
-        controller = Controller(
-            plan, farm, folder / _RUNS_FOLDER, assault, words, hang_seconds=_HANG_SECONDS
-        )
+    return plans.plan(folder, hosts, models, patience_seconds=_PATIENCE_SECONDS)
+
+
+def _runs(plan: Path, farm: Path, runs: Path, assault: Assault) -> Iterator[Problem]:
+    """Run the plan; a controller that is killed or interrupted is followed by one that resumes."""
+    for _ in range(len(assault.hosts) + 1):
+        run = _stored(runs)
+        words = ["--resume", run.name] if run else []
+        controller = Controller(plan, farm, runs, assault, words, hang_seconds=_HANG_SECONDS)
         with controller as going:
             assault.down = functools.partial(_interrupt, going)
             try:
                 code = going.wait(_BATTLE_SECONDS)
             except subprocess.TimeoutExpired:
-                problems.append(Problem("lost", f"no end within {_BATTLE_SECONDS:.0f} s"))
-                break
-        if code in (0, 1):
-            break
-    else:
-        problems.append(Problem("lost", f"ends with {code}: {going.said[-2000:]}"))
-    assault.wait()
-    for host in hosts:
-        host.recover()
-    assault.judge_notice()
-    stored = next((folder / _RUNS_FOLDER).glob("*/run.json"), None)
-    if stored is None:
-        problems.append(Problem("lost", f"no run was stored: {going.said[-2000:]}"))
-    else:
-        problems += aftermath.problems(stored.parent)
-    return Battle(
-        wounds=wounds,
-        cells=CELLS_OF_A_DEVICE * len(hosts),
-        statuses=_statuses(stored.parent, assault.wounds) if stored else Counter(),
-        reasons=_reasons(stored.parent) if stored else (),
-        problems=problems,
-        troubles=assault.troubles,
-        seconds=time.monotonic() - began,
-    )
+                yield Problem("lost", f"no end within {_BATTLE_SECONDS:.0f} s")
+                return
+        if code in _FINISHED:
+            return
+        if code not in _PUT_DOWN:
+            yield Problem("lost", f"the run ends with {code}: {going.said[-2000:]}")
+            return
+    yield Problem("lost", "the run was put down more often than anybody did so")
+
+
+def _stored(runs: Path) -> Path | None:
+    """Return the folder of the run, once there is one."""
+    record = next(runs.glob("*/run.json"), None)
+    return record.parent if record else None
 
 
 def _reasons(run: Path) -> list[str]:

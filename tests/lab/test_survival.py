@@ -444,12 +444,14 @@ def test_a_host_that_loses_its_power_and_boots_again(
 def test_a_machine_that_loses_its_power_and_boots_again(
     tmp_path: Path, vm: Machine, pushes: dict[str, Path], moment: str
 ) -> None:
-    course = Course(tmp_path, [vm], pushes, LONG_LAUNCH, patience_seconds=240.0, seconds=500.0)
+    # Every launch takes seconds on an emulated processor; only after an answer another one is due.
+    models = pushes if moment.startswith("answered") else {"long": pushes["long"]}
+    course = Course(tmp_path, [vm], models, LONG_LAUNCH, patience_seconds=240.0, seconds=500.0)
     vm.rate(LINK_MBIT)
     hear = Once(vm, moment, cut_for(vm, 1.0), after=0.3 if "ing" in moment else 0.0)
     rows = course.run(hear)
     assert hear.trouble is None
-    assert statuses(rows[vm.name]) == ["ok", "ok"]
+    assert statuses(rows[vm.name]) == ["ok"] * len(models)
     events = journal(course.stored / "log.jsonl")
     assert {"reconnecting", "reconnected"} <= {event["event"] for event in events}
     course.check()
