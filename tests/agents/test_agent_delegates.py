@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +14,10 @@ import pytest
 from agent_lab import ROOT, digest_of
 from standins import graphs
 
-from harness.dialects.json_lines import JsonLinesDialect
+from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
-from harness.types import Launch, LaunchOrder
+from harness.transports.local import LocalTransport
+from harness.types import Device, Launch, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)
 
@@ -238,3 +240,22 @@ def test_a_stick_without_rights_and_a_module(external: ModuleType, tmp_path: Pat
     usb, pcie, _ = external.diagnosis(str(tmp_path))
     assert f"this user may not use {tmp_path}/dev/bus/usb/001/007: add the udev rule" in usb
     assert pcie == "PCIe /dev/apex_0"
+
+
+@pytest.fixture(name="old")
+def _old(
+    transport: LocalTransport, device: Device, second_python: str
+) -> Iterator[JsonLinesDialect]:
+    opened = open_json_lines(transport, replace(device, python=second_python))
+    yield opened
+    opened.close()
+
+
+def test_an_older_runtime_takes_the_same_libraries(
+    old: JsonLinesDialect, order: LaunchOrder, coral: Path, standin_delegate: Path
+) -> None:
+    model = coral / "movenet_single_pose_lightning_ptq_edgetpu.tflite"
+    launch = run(old, order, model, standin_delegate)
+    assert launch.runtime == "tflite_runtime 2.14.0"
+    told = launch.delegation
+    assert (told.delegated_ops, told.total_ops, told.partitions) == (1, 60, 1)
