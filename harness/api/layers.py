@@ -12,6 +12,7 @@ from harness import store
 from harness.api.running import read_farm
 from harness.api.stored import open_run
 from harness.config import farm as farms
+from harness.config import profiles
 from harness.errors import ConfigError
 from harness.layers import Layers, Subject, estimate, lining, subjects, tool
 from harness.layers.truncate import MAX_PREFIXES
@@ -119,6 +120,7 @@ def _on_device(place: _Place, asked: Sequence[Subject], wanted: _Wanted) -> list
                 Path(folder),
                 launches=wanted.launches or estimate.LAUNCHES,
                 at_most=wanted.at_most,
+                profile=profiles.load_all().get(place.device.profile),
                 tell=wanted.tell,
             )
     finally:

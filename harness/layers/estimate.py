@@ -33,7 +33,7 @@ from harness.layers.nouns import (
 from harness.layers.truncate import MAX_PREFIXES, Graph, Prefix
 from harness.measure import blocks
 from harness.sessions import Session
-from harness.types import Cell, Dose, Launch, LaunchOrder, Variant
+from harness.types import Cell, Dose, Launch, LaunchOrder, Profile, Variant
 from harness.worker import Worker
 
 LAUNCHES = 4
@@ -101,11 +101,12 @@ def measure(
     launches: int = LAUNCHES,
     at_most: int = MAX_PREFIXES,
     seed: int = 0,
+    profile: Profile | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Layers]:
     """Estimate the operators of files on one device; all of them share the blocks.
 
-    `folder` takes the cut files. A prefix that the runtime refuses is left out and its operators
+    `folder` takes the cut files; `profile` names the delegate libraries of accelerators. A prefix that the runtime refuses is left out and its operators
     are counted with the next; that is noted. Raises what the whole file's launch raises, RecipeError
     for a file that cannot be cut, and a TransportError where the device is lost for good.
     """
@@ -114,7 +115,10 @@ def measure(
         _pieces(subject, f"#{number}", folder, at_most, _Wanted(dose=dose, seed=seed))
         for number, subject in enumerate(subjects)
     ]
-    _measure([piece for share in pieces for piece in share], session, seed, tell)
+    every = [piece for share in pieces for piece in share]
+    total = sum(1 + piece.cell.dose.launches for piece in every)
+    worker = Worker(session=session, observer=Quiet(tell=tell, total=total), profile=profile)
+    _measure(every, worker, seed)
     return [_layers(subject, share) for subject, share in zip(subjects, pieces, strict=True)]
 
 
@@ -161,11 +165,7 @@ def _pieces(
     return pieces
 
 
-def _measure(
-    pieces: Sequence[_Piece], session: Session, seed: int, tell: Callable[[str], None]
-) -> None:
-    total = sum(1 + piece.cell.dose.launches for piece in pieces)
-    worker = Worker(session=session, observer=Quiet(tell=tell, total=total))
+def _measure(pieces: Sequence[_Piece], worker: Worker, seed: int) -> None:
     variants = [blocks.built(piece.cell) for piece in pieces]
     worker.bring({variant.digest: variant.path for variant in variants})
     by_id = {piece.cell.id: piece for piece in pieces}

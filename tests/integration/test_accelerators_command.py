@@ -212,3 +212,12 @@ def test_a_compiled_recipe_counts_the_original_and_says_what_streams(bench: Path
     assert "off_chip" in row["flags"]
     assert "Edge TPU Compiler 16.0.384591198-standin" in row["evidence"]
     assert "SOFTMAX (Operation is otherwise supported" in row["reason"]
+
+
+def test_layers_asks_the_accelerator_too(bench: Path) -> None:
+    written = plan(bench, {"adds": (bench / "adds.tflite", ["as_is@npu"])})
+    run = edge(bench, "run", written, "--json", code=0)["run"]
+    found = edge(bench, "layers", run, "--launches", "1", "--json", code=0)
+    (layers,) = found["layers"]
+    # The stand-in works 50 us for each part it is given, whatever is in it.
+    assert layers["whole_ns"] >= 50e3
