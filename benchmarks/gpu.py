@@ -10,14 +10,16 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
 from benchmarks.common import DATA, HERE, NotAsked, digest, need, run
 from benchmarks.figure import Figure, paired_ratio
+from harness.delegation import Timing, judge
+from harness.delegation.judging import HANDED_OVER
 from harness.sessions import Session
-from harness.types import Device, Dose, LaunchOrder
+from harness.types import Cell, Device, Dose, Launch, LaunchOrder, Variant
 from tests.lab import swiftshader
 from tests.lab.tools import LabError
 
@@ -53,28 +55,33 @@ def figures() -> Iterator[Figure]:
         session = Session(device)
         try:
             session.bring({digest(path): path for path in models.values()})
+            launches: list[Launch] = []
             for name, path in models.items():
-                yield _figure(f"gpu.{name}", *_alternate(session, path))
+                yield _figure(f"gpu.{name}", *_alternate(session, path, launches))
+            yield from _judged(launches)
         finally:
             session.close()
 
 
-def _alternate(session: Session, path: Path) -> tuple[list[float], list[float]]:
+def _alternate(
+    session: Session, path: Path, launches: list[Launch]
+) -> tuple[list[float], list[float]]:
     ours: list[float] = []
     bare: list[float] = []
     for pair in range(MOST_PAIRS):
         if pair % 2:
             bare.append(_bare(path))
-            ours.append(_ours(session, path, pair))
+            launches.append(_ours(session, path, pair))
         else:
-            ours.append(_ours(session, path, pair))
+            launches.append(_ours(session, path, pair))
             bare.append(_bare(path))
+        ours.append(_p50(launches[-1]))
         if len(ours) >= LEAST_PAIRS and paired_ratio(ours, bare).half_width <= TIGHT:
             break
     return ours, bare
 
 
-def _ours(session: Session, path: Path, block: int) -> float:
+def _ours(session: Session, path: Path, block: int) -> Launch:
     dose = Dose(
         launches=1,
         min_inferences=30,
@@ -82,7 +89,7 @@ def _ours(session: Session, path: Path, block: int) -> float:
         warmup_seconds=WARMUP_SECONDS,
         warmup_max_seconds=WARMUP_SECONDS,
     )
-    launch = session.dialect.launch(
+    return session.dialect.launch(
         LaunchOrder(
             cell_id="bench",
             kind="timed",
@@ -95,8 +102,48 @@ def _ours(session: Session, path: Path, block: int) -> float:
             seed=block,
         )
     )
+
+
+def _p50(launch: Launch) -> float:
     (latency,) = [part for part in launch.samples if part.series == "latency"]
     return statistics.median(latency.value)
+
+
+def _judged(launches: Sequence[Launch]) -> Iterator[Figure]:
+    """Judge the launches as they are, and with the time of handing over as theirs."""
+    variant = Variant(
+        model="m", recipe="as_is@gpu", target="gpu", path=Path("m"), digest="0" * 64, size_bytes=1
+    )
+    cell = Cell(
+        model="m", recipe="as_is@gpu", target="gpu", device="bench", threads=1, variant=variant
+    )
+    refused = shown = lies = 0
+    for launch in launches:
+        handed, whole = launch.delegation.handed_ns, launch.delegation.whole_ns
+        assert handed is not None
+        assert whole is not None
+        honest = judge(cell, [launch])
+        refused += honest is None or not honest.shown
+        if handed < HANDED_OVER * whole:
+            lies += 1
+            lie = judge(cell, [launch], Timing(own=float(handed), cpu=None))
+            shown += lie is None or lie.shown
+    yield Figure(
+        name="gpu.honest_refused",
+        value=refused,
+        unit="",
+        bound=f"0 of {len(launches)}",
+        holds=refused == 0,
+        against="the launches of the ratios above",
+    )
+    yield Figure(
+        name="gpu.handing_over_shown",
+        value=shown,
+        unit="",
+        bound=f"0 of {lies}",
+        holds=shown == 0 and lies > 0,
+        against="the same with the time of run without read, where that is up to a quarter of both",
+    )
 
 
 def _bare(path: Path) -> float:

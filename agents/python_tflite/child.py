@@ -49,9 +49,9 @@ class Model:
             _ask(runtime, "prepare", self.interpreter.allocate_tensors)
         except AgentFault as fault:
             raise _without_room(self.interpreter, fault) from fault
-        # A GPU that refused the whole model was asked once in vain.
-        in_vain_ns = getattr(self.backend, "spent_ns", 0)
-        self.load_ns = time.perf_counter_ns() - begin - in_vain_ns
+        # Before a GPU loads a model it is looked for; one that refuses the whole is asked in vain.
+        spent_ns = getattr(self.backend, "spent_ns", 0)
+        self.load_ns = time.perf_counter_ns() - begin - spent_ns
         _place(order.get("processors") or [], _threads() - before)
         self._runtime = runtime
         self.inputs = self.interpreter.get_input_details()

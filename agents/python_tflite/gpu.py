@@ -25,6 +25,7 @@ class Gpu:
 
     def load(self, order: Dict[str, Any], runtime: Any, path: str) -> Any:
         """Compile the model; raises AgentFault, and RuntimeError for a model that is refused."""
+        begin = time.perf_counter_ns()
         settings = dict(order.get("delegate_options") or {})
         precision = settings.pop("precision", "float16")
         cache = settings.pop("cache", "")
@@ -35,17 +36,18 @@ class Gpu:
         self._adapters = adapters()
         try:
             from ai_edge_litert import compiled_model as litert
-        except ImportError as error:
+
+            gpu, cpu = litert.HardwareAccelerator.GPU, litert.HardwareAccelerator.CPU
+            told = {"gpu_options": litert.GpuOptions(enforce_f32=precision == "float32")}
+            options = litert.Options(gpu, **told)
+        except (ImportError, AttributeError) as error:
             raise AgentFault("unsupported", _NO_RUNTIME.format(error)) from error
         self._settings = precision + (" allowed" if precision == "float16" else "")
         self._settings += ", shader cache " + cache if cache else ""
         self._runtime, self._path = runtime, path
-        gpu, cpu = litert.HardwareAccelerator.GPU, litert.HardwareAccelerator.CPU
-        told = {"gpu_options": litert.GpuOptions(enforce_f32=precision == "float32")}
-        self.spent_ns = 0
-        begin = time.perf_counter_ns()
+        self.spent_ns = time.perf_counter_ns() - begin
         try:
-            model = litert.CompiledModel.from_file(path, options=litert.Options(gpu, **told))
+            model = litert.CompiledModel.from_file(path, options=options)
             self._whole = model.is_fully_accelerated()
         except RuntimeError as error:
             if "not accelerated" not in str(error):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import flatbuffers
@@ -19,10 +21,11 @@ from standins import graphs
 
 from harness import assets
 from harness.delegation import Timing, is_software, judge
-from harness.dialects.json_lines import JsonLinesDialect
+from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
 from harness.optimize import reference
-from harness.types import Cell, Launch, LaunchOrder, Variant
+from harness.transports.local import open_local
+from harness.types import Cell, Device, Launch, LaunchOrder, Variant
 
 pytest_plugins = ("agent_fixtures",)
 pytestmark = pytest.mark.usefixtures("software_gpu")
@@ -251,3 +254,73 @@ def test_a_time_of_handing_over_alone_is_invalid(
         assert found is not None
         assert (found.word, found.status) == ("INVALID", "invalid")
         assert "handing the work over" in found.reason
+
+
+def test_another_runtime_has_no_gpu(
+    device: Device, order: LaunchOrder, kws_float: Path, second_python: str
+) -> None:
+    other = dataclasses.replace(device, python=second_python)
+    transport = open_local(other)
+    dialect = open_json_lines(transport, other)
+    try:
+        with pytest.raises(Unsupported, match="the GPU needs ai-edge-litert 2"):
+            launch(dialect, order, kws_float)
+    finally:
+        dialect.close()
+        transport.close()
+
+
+# --- what the runtime's log adds ------------------------------------------------------------------
+
+REAL = {"name": "Mali-G76", "type": "integrated GPU", "driver": "ARM 1"}
+SOFT = {"name": "llvmpipe (LLVM 15.0.6, 256 bits)", "type": "CPU", "driver": "Mesa 23"}
+CHOSEN = "I0000 environment.cc:532] Selected adapter: Mali-G76, arch=bifrost, vendor=arm\n"
+PART = (
+    "ERROR: Following operations are not supported by GPU delegate:\n"
+    "GATHER_ND: Operation is not supported.\nADD: Tensor dimensions must be less than 5. a_0\n"
+    "112 operations will run on the GPU, and the remaining 45 operations will run on the CPU.\n"
+    "I0000 delegate_kernel.cc:984] Initializing WebGPU-based API from graph.\n"
+)
+
+
+@pytest.fixture(name="gpu")
+def _gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "agents" / "python_tflite"))
+    for name in ("gpu", "graph", "wire"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import gpu  # type: ignore[import-not-found,unused-ignore]
+
+    return gpu
+
+
+def told(fully: bool, *adapters: dict[str, str]) -> dict[str, Any]:
+    return {"fully": fully, "evidence": "x", "adapters": list(adapters), "left": []}
+
+
+def test_the_adapter_is_the_one_the_runtime_chose(gpu: ModuleType) -> None:
+    assert gpu.read(told(True, SOFT, REAL), CHOSEN)["adapter"] == REAL
+    # Where it does not say, the time may be the processor's.
+    assert gpu.read(told(True, REAL, SOFT), "")["adapter"] == SOFT
+    assert gpu.read(told(True, REAL), "")["adapter"] == REAL
+
+
+def test_a_model_in_part_is_counted_by_the_last_account(gpu: ModuleType) -> None:
+    found = gpu.read(told(False, REAL), CHOSEN + PART.replace("112", "100") + PART)
+    assert (found["delegated_ops"], found["total_ops"], found["partitions"]) == (112, 157, 1)
+    assert found["left"] == ["ADD", "GATHER_ND"]
+    assert found["evidence"] == "x; log: 112 operations on the GPU, 45 on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("", "unsupported"),
+        (PART.replace("112", "some"), "unsupported"),
+        (PART.replace("remaining 45", "other"), "unsupported"),
+        (PART.replace("112 operations", "No operations"), "fell_back"),
+    ],
+)
+def test_nobody_knows_how_much_is_no_number(gpu: ModuleType, log: str, kind: str) -> None:
+    with pytest.raises(gpu.AgentFault) as caught:
+        gpu.read(told(False, REAL), log)
+    assert caught.value.kind == kind
