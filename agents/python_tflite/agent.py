@@ -194,9 +194,12 @@ class Agent:
         digest = _digests({"digests": [request.get("digest")]}, "digests")[0]
         codec, promised = _packing(request)
         # Renewals are not read while a large file is checked on a slow card.
-        arrived = self._workdir.arrived(request.get("part")) + promised
-        self._lease.renew(leases.LIFE_SECONDS + arrived / _SLOWEST_DISK_BYTES_A_SECOND)
-        size, arrived = self._workdir.commit(digest, request.get("part"), codec, promised)
+        work = self._workdir.arrived(request.get("part")) + promised
+        self._lease.renew(leases.LIFE_SECONDS + work / _SLOWEST_DISK_BYTES_A_SECOND)
+        try:
+            size, arrived = self._workdir.commit(digest, request.get("part"), codec, promised)
+        finally:
+            self._lease.renew()
         self._result(identity, digest=digest, bytes=size, arrived=arrived)
 
     def _clean(self, identity: Any, request: Dict[str, Any]) -> None:

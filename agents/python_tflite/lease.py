@@ -5,7 +5,7 @@
     1 EPOCH BOOT_ID UNTIL_MS PID START TOKEN HOLDER...
 
 EPOCH rises with every grant; UNTIL_MS is on CLOCK_BOOTTIME, which counts a suspended device's time
-too; PID and START (field 22 of /proc/PID/stat) are the agent's; TOKEN is the controller's. A lease of
+too; PID and START (field 22 of /proc/PID/stat, `@`, the pid namespace) are the agent's; TOKEN is the controller's. A lease of
 another boot, or past its time, is nobody's. Words a shell can `read`, so that a phone without Python
 keeps the same file. Every change is made under flock.
 """
@@ -49,7 +49,9 @@ class Entry(NamedTuple):
 
     def seconds(self) -> float:
         """Return how long it still holds; 0 where it is nobody's."""
-        return max(0.0, (self.until_ms - _now_ms()) / 1e3) if self.boot == _boot() else 0.0
+        if self.boot != _boot() or _is_gone(self):
+            return 0.0
+        return max(0.0, (self.until_ms - _now_ms()) / 1e3)
 
 
 class Lease:
@@ -257,6 +259,22 @@ def _supersede(last: Entry, token: str) -> None:
         time.sleep(_LOCK_PAUSE_SECONDS)
 
 
+def _is_gone(entry: Entry) -> bool:
+    """Tell whether the agent surely ended: of our own pid namespace, and the kernel knows none.
+
+    Not by /proc, which may hide the processes of other users.
+    """
+    if entry.pid <= 1 or entry.start.partition("@")[2] != _namespace():
+        return False
+    try:
+        os.kill(entry.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
+
+
 def _is_running(last: Entry) -> bool:
     return last.pid > 1 and last.start != "-" and _start(last.pid) == last.start
 
@@ -289,7 +307,17 @@ def _boot() -> str:
 def _start(pid: int) -> str:
     """Return when a process started, in ticks since the boot; nothing where it is gone."""
     words = (sysfs.text("/", "proc/{}/stat".format(pid)) or "").rpartition(")")[2].split()
-    return words[_START] if len(words) > _START and words[0] not in "ZX" else "-"
+    if len(words) <= _START or words[0] in "ZX":
+        return "-"
+    return words[_START] + "@" + _namespace()
+
+
+def _namespace() -> str:
+    """Return which processes our numbers are of; containers may share the file and not the numbers."""
+    try:
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return ""
 
 
 def is_token(word: object) -> bool:

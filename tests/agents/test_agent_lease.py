@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -119,6 +120,16 @@ def test_without_the_lease_or_with_an_older_epoch_nothing_is_done(
     assert "epoch" in older["reason"]
 
 
+def test_a_large_file_holds_the_device_only_while_it_is_checked(start: Start, kws: Path) -> None:
+    agent = start("anna")
+    agent.take("annaanna")
+    part = agent.workdir / "incoming" / "part.gz"
+    part.write_bytes(gzip.compress(kws.read_bytes()))
+    order = {"digest": digest_of(kws), "part": part.name, "codec": "gzip", "bytes": 10**12}
+    assert agent.ask("commit", **order)["event"] == "result"
+    assert agent.ask("lease", action="look", token="annaanna")["seconds"] <= 30
+
+
 def test_losing_the_lease_kills_the_launch(
     start: Start, leases: Path, order: LaunchOrder, kws: Path
 ) -> None:
@@ -177,6 +188,22 @@ def test_a_lease_of_another_boot_and_one_that_cannot_be_read_are_nobodys(
     ):
         lease_file(leases).write_text(text)
         assert second.take("benbenbe")["epoch"] > before
+
+
+def test_a_killed_agents_lease_is_nobodys_but_not_that_of_another_container(
+    start: Start, leases: Path
+) -> None:
+    first, second = start("anna"), start("ben")
+    first.take("annaanna")
+    os.kill(int(words(leases)[4]), signal.SIGKILL)
+    assert first.channel.read(time.monotonic() + 10) == b""
+    first.channel.close()
+    look = second.ask("lease", action="look", token="benbenbe")
+    assert look["holder"] is None
+    rewrite(leases, start="1@1")
+    assert second.take("benbenbe")["kind"] == "busy"
+    rewrite(leases, start=words(leases)[5], until_ms="1")
+    assert second.take("benbenbe")["event"] == "result"
 
 
 def test_nobody_holds_a_device_for_ever(start: Start, leases: Path) -> None:
