@@ -1,7 +1,8 @@
 """Our p50 of a GPU is the p50 of run and read by hand.
 
-Launches of ours and of `bare_gpu_loop.py` alternate, the order turning round every pair, until the 95 % interval
-is tight. The GPU is SwiftShader's, on the processor: the ratio is about our code, the times are about no GPU.
+Twice: inference by inference in one process (`gpu_beside.py`), and whole launches of ours alternating with
+`bare_gpu_loop.py`, the order turning round every pair, until the 95 % interval is tight; on a busy machine it is the
+first that can tell, since launches then differ among themselves by more than the bound. The GPU is SwiftShader's, on the processor: the ratio is about our code, the times are about no GPU.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ LEAST_PAIRS, MOST_PAIRS = 10, 60
 TIGHT = 0.02
 """Half-width of the interval at which no more pairs are added; never whether it agrees."""
 WARMUP_SECONDS = 0.2
+PROCESSES = 5
 
 
 def figures() -> Iterator[Figure]:
@@ -57,7 +59,8 @@ def figures() -> Iterator[Figure]:
             session.bring({digest(path): path for path in models.values()})
             launches: list[Launch] = []
             for name, path in models.items():
-                yield _figure(f"gpu.{name}", *_alternate(session, path, launches))
+                yield _beside(f"gpu.inference.{name}", path)
+                yield _figure(f"gpu.launch.{name}", *_alternate(session, path, launches))
             yield from _judged(launches)
         finally:
             session.close()
@@ -144,6 +147,14 @@ def _judged(launches: Sequence[Launch]) -> Iterator[Figure]:
         holds=shown == 0 and lies > 0,
         against="the same with the time of run without read, where that is up to a quarter of both",
     )
+
+
+def _beside(name: str, path: Path) -> Figure:
+    """Inference by inference in one process; several, for each places its threads anew."""
+    argv = [sys.executable, str(HERE / "gpu_beside.py"), str(path)]
+    lines = [run(argv).stdout.splitlines()[-1] for _ in range(PROCESSES)]
+    told = [list(map(float, line.split())) for line in lines]
+    return _figure(name, [one[0] for one in told], [one[1] for one in told])
 
 
 def _bare(path: Path) -> float:
