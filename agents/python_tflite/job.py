@@ -20,6 +20,7 @@ from wire import MAX_LINE_BYTES, AgentFault
 _CHUNK = 1 << 16
 _LOG_PART = 8192
 _TAIL = 1500
+_GPU_TAIL = 400
 _TOLD_LINES = 4
 _MEMORY_WORDS = (
     "bad_alloc",
@@ -161,7 +162,8 @@ class Job:
         return AgentFault(kind, "; ".join([fault.reason, *words[-_TOLD_LINES:]]))
 
     def _fault(self, status: int) -> AgentFault:
-        tail = self.log.text().strip()[-_TAIL:]
+        # A GPU's runtime tells of itself at length; a driver's last words are the last.
+        tail = self.log.text().strip()[-_GPU_TAIL if self._on_gpu else -_TAIL :]
         words = "; its last words: " + tail if tail else ""
         if self._killed is not None:
             return AgentFault(self._killed.kind, self._killed.reason + words)
