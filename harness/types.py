@@ -513,7 +513,7 @@ class Launch:
     drift: float | None = None
     """ln(median of last third / median of first third)."""
     cpu_share: float | None = None
-    """Thread time over wall time of the measured part; None of a stream, which waits."""
+    """Thread time over wall time of the measured part; None of a stream and on an accelerator, which wait."""
     involuntary_switches: int | None = None
     summary: Literal["median", "mean"] | None = None
     """Which figure the only sample of latency is, where the device's tool tells no single inferences."""

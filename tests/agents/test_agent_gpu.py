@@ -93,6 +93,7 @@ def test_a_float_model_runs_on_the_gpu_whole(
     assert told.handed_ns is not None
     assert told.whole_ns is not None
     assert 0 < 4 * told.handed_ns < told.whole_ns
+    assert made.cpu_share is None
     # Shaders are compiled while it loads: far from what an inference takes.
     assert made.load_ns is not None
     assert made.load_ns > 5 * latency(made)
