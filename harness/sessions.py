@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import plugins
-from harness.errors import HarnessError, LeaseError, Unreachable
+from harness.errors import Crashed, HarnessError, LeaseError, Unreachable
 from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Push, Transport
 from harness.types import PATIENCE_SECONDS, Device, DeviceFacts
 
@@ -87,10 +87,17 @@ class Session:
             self.dialect.deploy({})
             self._await_free()
             self.pushed += self.dialect.deploy(self._files)
-            self.facts: DeviceFacts = self.dialect.hello()
+            self.facts: DeviceFacts = self._hello()
         except BaseException:
             self.close()
             raise
+
+    def _hello(self) -> DeviceFacts:
+        """Ask twice where something killed the process that looks for runtimes."""
+        try:
+            return self.dialect.hello()
+        except Crashed:
+            return self.dialect.hello()
 
     def _await_free(self) -> None:
         """Return when nobody else has the device; raises LeaseError after the patience."""

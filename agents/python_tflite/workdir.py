@@ -105,11 +105,11 @@ class Workdir:
         """Remove these outputs, and parts and outputs older than that; returns how many."""
         removed = sum(_remove(self.out(digest)) for digest in outputs)
         limit = time.time() - older_seconds
-        for folder in ("incoming", "out"):
+        for folder, ending in (("agents", ".part"), ("incoming", ""), ("out", "")):
             for entry in os.scandir(os.path.join(self.root, folder)):
                 with suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime < limit:
-                        removed += _remove(entry.path)
+                    old = entry.stat(follow_symlinks=False).st_mtime < limit
+                    removed += old and entry.name.endswith(ending) and _remove(entry.path)
         return removed
 
     def free_bytes(self) -> int:

@@ -33,6 +33,7 @@ _OPEN_SECONDS = 15.0
 _SEND_STALL_SECONDS = 60.0
 _SEND_SLICE_SECONDS = 0.05
 _END_GRACE_SECONDS = 2.0
+_STATUS_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 _BROKEN = (paramiko.SSHException, OSError, EOFError, *NONSENSE)
 
@@ -192,6 +193,10 @@ class Session:
             self._ready += self._lead[found.end() :]
         elif len(self._lead) > _NOISE_BYTES or (ended and self._channel.eof_received):
             said = bytes(self._lead[:_SHOWN]) or self._tail.read()[-_SHOWN:]
+            # paramiko leaves the exit status at -1 where a signal ended the process.
+            told = ended and self._channel.status_event.wait(_STATUS_SECONDS)
+            if told and self._channel.exit_status < 0 and not said.strip():
+                raise Unreachable(f"{self._where}: {self._argv[0]} was killed as it began")
             raise ssh_account.refusal(self._transport, self._where, self._argv[0], said)
 
     def _kill(self) -> None:

@@ -203,15 +203,22 @@ def test_bye(raw: RawAgent) -> None:
     wait_until(lambda: not is_alive(pid))
 
 
+def agent_of(raw: RawAgent) -> Path:
+    return next((raw.workdir / "agents").glob("*.zip"))
+
+
 def test_clean_removes_what_is_named_or_old(raw: RawAgent) -> None:
     old, new = raw.workdir / "incoming" / "old.part", raw.workdir / "incoming" / "new.part"
     named = raw.workdir / "out" / ("a" * 64)
-    for path in (old, new, named):
+    part = raw.workdir / "agents" / "old.zip.1234abcd.part"
+    for path in (old, new, named, part):
         path.write_bytes(b"x")
-    os.utime(old, (0, 0))
+    for path in (old, part, agent_of(raw)):
+        os.utime(path, (0, 0))
     answer = raw.ask("clean", out=["a" * 64], older_seconds=3600)
-    assert answer["removed"] == 2
-    assert [path.exists() for path in (old, new, named)] == [False, True, False]
+    assert answer["removed"] == 3
+    assert [path.exists() for path in (old, new, named, part)] == [False, True, False, False]
+    assert agent_of(raw).exists()
 
 
 def test_the_parent_stays_small(raw: RawAgent, kws: Path) -> None:

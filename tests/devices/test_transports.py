@@ -6,18 +6,20 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from harness.demo.loopback_sshd import SFTP, LoopbackSshd, loopback_sshd
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
 from harness.protocols import Transport
 from harness.transports.local import open_local
 from harness.transports.ssh import open_ssh
 from harness.types import Device
 
+On = Callable[[LoopbackSshd], Device]
 AWKWARD = "mödel 'one' \"two\" $HOME;`x`.part"
 
 
@@ -232,3 +234,14 @@ def test_ten_megabytes_arrive_whole(transport: Transport, tmp_path: Path) -> Non
 def test_local_takes_only_its_own_address() -> None:
     with pytest.raises(ConfigError, match="local:"):
         open_local(Device(name="x", profile="p", address="local:/somewhere"))
+
+
+def test_a_command_killed_as_it_begins_is_no_forced_command(tmp_path: Path, device_on: On) -> None:
+    """sshd runs a forced command by the account's shell, here one that is killed at once."""
+    with loopback_sshd(tmp_path / "sshd", f"{SFTP}\nForceCommand kill -9 $$") as server:
+        transport = open_ssh(device_on(server))
+        try:
+            with pytest.raises(Unreachable, match="was killed as it began"):
+                transport.run(["true"], timeout_seconds=10.0)
+        finally:
+            transport.close()

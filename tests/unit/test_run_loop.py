@@ -334,3 +334,19 @@ def test_leaving_early_stops_and_keeps_what_came() -> None:
 )
 def test_when_outputs_agree(agreement: Agreement, flags: tuple[str, ...], *, fine: bool) -> None:
     assert (loop.disagreement(agreement, cell("a", flags=flags)) is None) is fine
+
+
+def test_a_killed_look_for_runtimes_is_made_again() -> None:
+    class Killed(FakeDialect):
+        asked = 0
+
+        def hello(self) -> DeviceFacts:
+            Killed.asked += 1
+            if Killed.asked == 1:
+                raise Crashed("the launch was killed by SIGKILL")
+            return super().hello()
+
+    device = Device(name="d", profile="fake", address="fake:")
+    session = Session(device, transport=FakeTransport, dialect=lambda _, d: Killed(d))
+    session.close()
+    assert Killed.asked == 2
