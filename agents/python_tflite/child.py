@@ -7,6 +7,7 @@ measured.
 
 import contextlib
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -403,6 +404,10 @@ def main(argv: List[str]) -> int:
     except MemoryError as error:
         reason = "the launch ran out of memory: {}".format(error or "MemoryError")
         answer = {"error": {"kind": "out_of_memory", "reason": reason}}
+    except OSError as error:
+        # A full disk, above all.
+        kind = "out_of_memory" if error.errno == errno.ENOMEM else "agent"
+        answer = {"error": {"kind": kind, "reason": "the launch failed: {}".format(error)}}
     write_line(descriptor, answer)
     sys.stderr.flush()
     # Past the runtime's destructors, which have nothing to do with what was asked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -240,3 +241,14 @@ def test_a_folder_of_somebody_else_is_refused(device: Device, workdir: Path) -> 
     answer = json.loads(reply.stdout)
     assert (reply.returncode, answer["kind"]) == (1, "workdir")
     assert "12345" in answer["reason"]
+
+
+def test_samples_that_find_no_room_on_the_device_are_said_so(raw: RawAgent, kws: Path) -> None:
+    """A limit on the size of files stands in for a full card: the same call fails."""
+    raw.give(kws)
+    resource.prlimit(agent_pid(raw.workdir), resource.RLIMIT_FSIZE, (100_000, 100_000))
+    many = Dose(min_inferences=40_000, min_seconds=0.0, max_seconds=60.0, warmup_seconds=0.01)
+    answer = raw.ask("launch", order=wire_order(kws, many))
+    assert (answer["event"], answer["kind"]) == ("error", "agent")
+    assert "File too large" in answer["reason"]
+    assert "Traceback" not in answer["reason"]
