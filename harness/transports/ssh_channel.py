@@ -193,10 +193,12 @@ class Session:
             self._ready += self._lead[found.end() :]
         elif len(self._lead) > _NOISE_BYTES or (ended and self._channel.eof_received):
             said = bytes(self._lead[:_SHOWN]) or self._tail.read()[-_SHOWN:]
-            # paramiko leaves the exit status at -1 where a signal ended the process.
+            # Of a process that a signal ended sshd sends no status, and paramiko leaves it at -1.
             told = ended and self._channel.status_event.wait(_STATUS_SECONDS)
             if told and self._channel.exit_status < 0 and not said.strip():
-                raise Unreachable(f"{self._where}: {self._argv[0]} was killed as it began")
+                raise Unreachable(
+                    f"{self._where}: {self._argv[0]} ended as it began: it was killed"
+                )
             raise ssh_account.refusal(self._transport, self._where, self._argv[0], said)
 
     def _kill(self) -> None:

@@ -87,7 +87,7 @@ COMMANDS = {
         TransportError,
         "did not run",
     ),
-    "nothing": (lambda _channel, _command: None, TransportError, "said nothing"),
+    "nothing": (lambda _channel, _command: None, TransportError, "ended as it began"),
     "silence": (marked(lambda c, _: c.status_event.wait(3) and None), AgentSilent, "deadline"),
 }
 
