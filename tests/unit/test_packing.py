@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.dialects import packing
+from harness.dialects import packing, slim
 
 SOURCES = sorted((Path(__file__).parents[2] / "agents" / "python_tflite").glob("*.py"))
 
@@ -49,21 +49,21 @@ def program(text: str) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_the_slim_source_is_the_same_program_on_the_same_lines(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    slim = packing.slim(text)
+    slimmed = slim.slim(text)
 
-    assert program(slim) == program(text)
-    assert len(slim) < len(text)
-    assert packing.slim(slim) == slim
+    assert program(slimmed) == program(text)
+    assert len(slimmed) < len(text)
+    assert slim.slim(slimmed) == slimmed
 
 
 def test_hash_marks_in_strings_and_empty_bodies_stay() -> None:
     text = 'x = "# no comment"  # a comment\ndef f():\n    """Words.\n\n    More."""\n\ny = """a\n# b\n"""\n'
     namespace: dict[str, object] = {}
-    exec(compile(packing.slim(text), "slim", "exec"), namespace)
+    exec(compile(slim.slim(text), "slim", "exec"), namespace)
 
     assert (namespace["x"], namespace["y"]) == ("# no comment", "a\n# b\n")
-    assert "Words" not in packing.slim(text)
-    assert packing.slim(text).index("y = ") > 0
+    assert "Words" not in slim.slim(text)
+    assert slim.slim(text).index("y = ") > 0
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_hash_marks_in_strings_and_empty_bodies_stay() -> None:
 )  # fmt: skip
 def test_annotations_go_and_nothing_that_looks_like_one(text: str, bare: str) -> None:
     body = "\n pass" if text.startswith("def") else ""
-    assert packing.slim(text + body) == bare + body + "\n"
+    assert slim.slim(text + body) == bare + body + "\n"
 
 
 def test_many_threads_pack_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [path.read_text(encoding="utf-8") for path in SOURCES]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(packing.slim, texts * 8))
-    assert found == [packing.slim(text) for text in texts] * 8
+        found = list(pool.map(slim.slim, texts * 8))
+    assert found == [slim.slim(text) for text in texts] * 8
     monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path))
     with ThreadPoolExecutor(4) as pool:
         made = [future.result() for future in [pool.submit(packing.agent_zip) for _ in range(8)]]
