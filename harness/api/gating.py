@@ -53,7 +53,8 @@ def gate(
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
     run. Same bytes are measured only where `measure_identical` says so; `soak` heats every device
-    to a plateau first. A device that somebody else has is waited for as `wait` says in `run`. What was measured is a stored run of kind gate.
+    to a plateau first. A device that somebody else has is waited for as `wait` says in `run`. What
+    was measured is a stored run of kind gate.
 
     Raises ConfigError where the question cannot be asked (what is neither of these, models of
     unlike inputs, a baseline from an unlike machine), StoreError for the results folder.

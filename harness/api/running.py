@@ -291,7 +291,8 @@ def _start(
 def patience(plan: Plan, *, wait: bool | None, progress: Progress | None) -> sessions.Patience:
     """Wait for a device that somebody else has, however long it takes, or not at all.
 
-    None waits just longer than a lease lives whose holder died, and for short runs at once. One that went away is waited for as the plan says.
+    None waits just longer than a lease lives whose holder died, and for short runs at once. One that
+    went away is waited for as the plan says.
     """
 
     def tell(device: str, reason: str) -> None:

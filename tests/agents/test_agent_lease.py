@@ -230,7 +230,7 @@ def test_an_agent_that_ends_lets_go(start: Start) -> None:
     first, second = start("anna"), start("ben")
     first.take("annaanna")
     first.channel.close()
-    wait_until(lambda: second.take("benbenbe")["event"] == "result")
+    assert wait_until(lambda: second.take("benbenbe")["event"] == "result")
 
 
 def test_the_file_may_be_a_strangers_but_neither_a_link_nor_a_pipe(
@@ -317,9 +317,9 @@ def test_the_lease_is_renewed_while_a_launch_runs_and_between_launches(
     monkeypatch.setattr(renewal, "RENEW_SECONDS", 0.05)
     dialect.hold()
     first = int(words(leases)[3])
-    wait_until(lambda: int(words(leases)[3]) > first + 200)
+    assert wait_until(lambda: int(words(leases)[3]) > first + 200)
     rewrite(leases, until_ms="1")
-    wait_until(lambda: int(words(leases)[3]) > first)
+    assert wait_until(lambda: int(words(leases)[3]) > first)
 
 
 def test_a_session_says_who_has_the_device_or_waits(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, missing
+from edge_command import edge
 from standins import compiler, graphs
 
 CORAL = ROOT.parent / "shared" / "data" / "coral"
@@ -56,27 +55,6 @@ def _bench(tmp_path: Path, standin_delegate: Path) -> Path:
     graphs.chain(tmp_path / "adds.tflite", ["ADD"] * 6)
     graphs.chain(tmp_path / "mixed.tflite", ["ADD"] * 6 + ["TANH"])
     return tmp_path
-
-
-def edge(bench: Path, *words: object, code: int) -> Any:
-    environment = {
-        **os.environ,
-        "EDGE_HARNESS_RESULTS": str(bench / "results"),
-        "XDG_CONFIG_HOME": str(bench / "config"),
-        "COLUMNS": "220",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=bench,
-        timeout=240,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return json.loads(done.stdout) if "--json" in words else done.stdout
 
 
 def plan(bench: Path, models: Mapping[str, tuple[Path, list[str]]], extra: str = "") -> Path:
@@ -125,7 +103,7 @@ def test_one_plan_says_of_every_row_what_ran_where(bench: Path) -> None:
     assert rows["net-tpu", "as_is"]["latency_p50_ms"] >= 0.1
     assert rows["mixed", "float32@npu"]["reason"] == "1 of 7 operators stayed on the CPU: TANH"
     assert "RESHAPE x11" in rows["pose-tpu", "as_is"]["reason"]
-    shown = edge(bench, "show", "latest", code=0)
+    shown = edge(bench, "show", "latest", code=0, COLUMNS="250")
     assert "6/7" in shown
     assert "net-tpu as_is on bench: ok, VALID: 1/1 operators on edgetpu; evidence: graph" in shown
     assert "adds float32 on bench: ok, VALID: xnnpack was made on the CPU, 6/6" in shown

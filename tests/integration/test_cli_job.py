@@ -9,16 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from edge_command import CLI, edge
 
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
 
 ROOT = Path(__file__).resolve().parents[2]
-CLI = [sys.executable, "-m", "harness.cli"]
 QUICK = "[dose]\nlaunches = 2\nwarmup_seconds = 0.05\nmin_seconds = 0.05\n"
 
 
@@ -26,31 +25,6 @@ QUICK = "[dose]\nlaunches = 2\nwarmup_seconds = 0.05\nmin_seconds = 0.05\n"
 def _home(tmp_path: Path) -> Path:
     """An own results folder and configuration; the build cache is shared by the session."""
     return tmp_path
-
-
-def edge(home: Path, *words: object, code: int | None = 0, cwd: Path | None = None) -> Any:
-    """Run the command; return the parsed JSON of stdout where it asks for it, else the text."""
-    environment = {
-        **os.environ,
-        "EDGE_HARNESS_RESULTS": str(home / "results"),
-        "XDG_CONFIG_HOME": str(home / "config"),
-    }
-    done = subprocess.run(
-        [*CLI, *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=cwd or home,
-        timeout=240,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    if code is not None:
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    if "--json" in words and done.stdout:
-        return json.loads(done.stdout)
-    return done.stdout + done.stderr
 
 
 def digits_plan(folder: Path, *, recipes: str, devices: str, extra: str = QUICK) -> Path:

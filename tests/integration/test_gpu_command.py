@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, missing
+from edge_command import edge
 from lab.swiftshader import crashing
 from standins import graphs
 
@@ -39,28 +38,6 @@ def _bench(tmp_path: Path, standin_delegate: Path, software_gpu: Mapping[str, st
         f'[device.board]\nprofile = "raspberry_pi_5"\n{common}'
     )
     return tmp_path
-
-
-def edge(bench: Path, *words: object, code: int, **more: str) -> Any:
-    environment = {
-        **os.environ,
-        "EDGE_HARNESS_RESULTS": str(bench / "results"),
-        "XDG_CONFIG_HOME": str(bench / "config"),
-        "COLUMNS": "250",
-        **more,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=bench,
-        timeout=240,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return json.loads(done.stdout) if "--json" in words else done.stdout
 
 
 def rows(
@@ -103,7 +80,7 @@ def test_one_plan_for_the_processor_a_gpu_and_an_edge_tpu(bench: Path) -> None:
     assert found["digits", "float32"]["delegate"] == "xnnpack"
     tpu = found["net", "as_is@edgetpu"]
     assert (tpu["status"], tpu["delegated_ops"], tpu["total_ops"]) == ("ok", 1, 1)
-    shown = edge(bench, "show", "latest", code=0)
+    shown = edge(bench, "show", "latest", code=0, COLUMNS="250")
     ratio = f"{half['delegated_ops']}/{half['total_ops']}"
     assert ratio in shown
     assert f"float16@gpu on bench: ok, VALID: {ratio} operators on gpu; evidence: is_fully" in shown

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli_job import CLI, digits_plan, edge, farm_of
+from edge_command import CLI, edge
+from test_cli_job import digits_plan, farm_of
 
 from harness.demo.loopback_sshd import LoopbackSshd
 from harness.dialects import renewal
