@@ -2,7 +2,8 @@
 
 Twice: inference by inference in one process (`gpu_beside.py`), and whole launches of ours alternating with
 `bare_gpu_loop.py`, the order turning round every pair, until the 95 % interval is tight; on a busy machine it is the
-first that can tell, since launches then differ among themselves by more than the bound. The GPU is SwiftShader's, on the processor: the ratio is about our code, the times are about no GPU.
+first that can tell, since launches then differ among themselves by more than the bound. The GPU is SwiftShader's, on
+the processor: the ratio is about our code, the times are about no GPU. With OWN_GPU=1 it is this machine's own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -40,12 +41,8 @@ def figures() -> Iterator[Figure]:
             DATA / "coral" / "mobilenet_v1_0.25_128_quant.tflite", "the MobileNet"
         ),
     }
-    try:
-        environment = swiftshader.environment()
-    except (LabError, OSError) as error:
-        raise NotAsked(f"the software GPU is not here: {error}") from error
     with (
-        mock.patch.dict(os.environ, environment),
+        mock.patch.dict(os.environ, _adapter()),
         tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder,
     ):
         device = Device(
@@ -65,6 +62,15 @@ def figures() -> Iterator[Figure]:
             yield from _judged(launches)
         finally:
             session.close()
+
+
+def _adapter() -> Mapping[str, str]:
+    if os.environ.get("OWN_GPU"):
+        return {}
+    try:
+        return swiftshader.environment()
+    except (LabError, OSError) as error:
+        raise NotAsked(f"the software GPU is not here: {error}") from error
 
 
 def _alternate(
@@ -140,13 +146,15 @@ def _judged(launches: Sequence[Launch]) -> Iterator[Figure]:
         holds=refused == 0,
         against="the launches of the ratios above",
     )
+    if not lies and os.environ.get("OWN_GPU"):
+        return  # a driver that waits while work is handed over leaves no such lie to tell
     yield Figure(
         name="gpu.handing_over_shown",
         value=shown,
         unit="",
         bound=f"0 of {lies}",
         holds=shown == 0 and lies > 0,
-        against="the same with the time of run without read, where that is up to a quarter of both",
+        against="the same with the time of run without read, where that is up to half of both",
     )
 
 
@@ -164,6 +172,7 @@ def _bare(path: Path) -> float:
 
 
 def _figure(name: str, ours: list[float], bare: list[float]) -> Figure:
+    where = "this machine's GPU" if os.environ.get("OWN_GPU") else "the software GPU"
     ratio = paired_ratio(ours, bare)
     spread = 100 * statistics.stdev(map(math.log, bare))
     return Figure(
@@ -172,7 +181,7 @@ def _figure(name: str, ours: list[float], bare: list[float]) -> Figure:
         unit="x",
         bound=f"{LOW}-{HIGH}",
         holds=LOW <= ratio.value <= HIGH,
-        against=f"run and read by hand, p50 {statistics.median(bare) / 1e6:.2f} ms on the software GPU",
+        against=f"run and read by hand, p50 {statistics.median(bare) / 1e6:.2f} ms on {where}",
         detail=f"95 % [{ratio.low:.3f}, {ratio.high:.3f}], {ratio.pairs} pairs; by hand alone they "
         f"spread {spread:.1f} %, so two of those would span "
         f"+-{1.96 * math.sqrt(2 / ratio.pairs) * spread:.1f} %",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from harness.delegation import is_software
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
+from harness.farm import vulkan
 from harness.farm.patient import Check, Patient, Status
 from harness.types import Delegation, Dose, LaunchOrder
 
@@ -16,6 +18,19 @@ _DRIVER = (
     " (NVIDIA: the Vulkan part of its own driver)",
 )
 _LOADER = "sudo apt-get install -y libvulkan1"
+_PACKAGES = {
+    "libEGL.so.1": "libegl1",
+    "libGL.so.1": "libgl1",
+    "libGLdispatch.so.0": "libglvnd0",
+    "libGLX.so.0": "libglx0",
+    "libX11.so.6": "libx11-6",
+    "libX11-xcb.so.1": "libx11-xcb1",
+    "libXext.so.6": "libxext6",
+    "libdrm.so.2": "libdrm2",
+    "libwayland-client.so.0": "libwayland-client0",
+    "libxcb.so.1": "libxcb1",
+}
+"""What drivers need beside themselves and a container often has not; Debian's and Ubuntu's packages."""
 
 
 def gpu(patient: Patient) -> Check:
@@ -63,7 +78,28 @@ def _absent(patient: Patient, found: str) -> Check:
             mend = patient.there(_LOADER)
         elif "ai-edge-litert" in found:
             mend = f"edge-harness setup {patient.device.name}"
+        elif "no Vulkan driver" in found:
+            why, how = _passed_over(patient)
+            found, mend = found + why, how or mend
     return Check(name="gpu", status=status, found=found, mend=mend)
+
+
+def _passed_over(patient: Patient) -> tuple[str, str | None]:
+    """Say which installed driver does not load, and what mends it; nothing where there is none."""
+    assert patient.transport is not None
+    for driver in vulkan.ask(patient.transport, patient.device):
+        if not driver.fault:
+            continue
+        why = f"; the driver {driver.library} of {driver.manifest} does not load: {driver.fault}"
+        lacks = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", driver.fault)
+        name = lacks.group(1) if lacks else ""
+        if name in _PACKAGES:
+            return why, patient.there(f"sudo apt-get install -y {_PACKAGES[name]}")
+        if lacks and name.rpartition("/")[2] == driver.library.rpartition("/")[2]:
+            how = "the driver's graphics part is not there: install it (in a container of NVIDIA's runtime: NVIDIA_DRIVER_CAPABILITIES=all)"
+            return why, how
+        return why, f"install what has {name}" if name else None
+    return "", None
 
 
 def _tried(patient: Patient) -> Delegation:

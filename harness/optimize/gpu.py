@@ -1,7 +1,7 @@
 """Which files a GPU takes through LiteRT's WebGPU accelerator, as far as the file alone shows it.
 
-The lists are of ai-edge-litert 2.3, each word tried alone on the accelerator; what it really takes of a
-file, a launch says. A model taken in part is measured and shown so; what no GPU can run at all is refused here.
+The lists are of ai-edge-litert 2.3, each word tried alone on the accelerator but QUANTIZE and DEQUANTIZE,
+which were seen in files that ran. What it really takes of a file, a launch says. A model taken in part is measured and shown so; what no GPU can run at all is refused here.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from lab.swiftshader import crashing
 
 from harness.config import profiles
 from harness.dialects.json_lines import open_json_lines
+from harness.farm import checks_gpu
 from harness.farm.checks_gpu import gpu
 from harness.farm.patient import Check, Patient
 from harness.transports.local import open_local
@@ -89,6 +92,43 @@ def test_what_is_missing_is_told_with_what_mends_it(
     found = checked(here, named)
     assert (found.status, found.mend) == ("fail", "sudo apt-get install -y libvulkan1")
     assert "the Vulkan loader is missing" in found.found
+
+
+def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
+    software_gpu: Mapping[str, str],
+    here: Device,
+    machine: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc builds the driver of this test: apt-get install gcc libc6-dev")
+    source, other, driver = (tmp_path / name for name in ("e.c", "libabsent.so.1", "libdriver.so"))
+    source.write_text("int one(void) { return 1; }\n")
+    for target, needs in ((other, []), (driver, ["-Wl,--no-as-needed", str(other)])):
+        soname = f"-Wl,-soname,{target.name}"
+        words = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
+        subprocess.run(words, check=True)
+    manifest = tmp_path / "driver.json"
+    told = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
+    told["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
+    manifest.write_text(json.dumps(told))
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, str(manifest))
+    monkeypatch.setitem(checks_gpu._PACKAGES, "libabsent.so.1", "absent1")
+    other.unlink()
+    lacking = checked(here, machine, MODEL, "gpu")
+    assert lacking.status == "warn"
+    assert f"the driver {driver} of {manifest} does not load: libabsent.so.1: " in lacking.found
+    assert lacking.mend == "sudo apt-get install -y absent1"
+    driver.unlink()
+    absent = checked(here, machine, MODEL, "gpu")
+    assert "libdriver.so: cannot open shared object file" in absent.found
+    assert "graphics part" in str(absent.mend)
+    manifest.write_text("{")
+    broken = checked(here, machine, MODEL, "gpu")
+    assert f"of {manifest} does not load: Expecting" in broken.found
+    assert "mesa-vulkan-drivers" in str(broken.mend)
 
 
 def test_a_driver_that_crashes_is_a_finding(
