@@ -15,7 +15,13 @@ import pytest
 from harness.demo.loopback_sshd import INSTALL, LoopbackSshd, available, loopback_sshd
 from harness.types import Device
 
-pytest_plugins = ["pytester", "lab.fixtures", "lab.swiftshader", "standins.fixtures"]
+pytest_plugins = [
+    "pytester",
+    "lab.fixtures",
+    "lab.qualcomm",
+    "lab.swiftshader",
+    "standins.fixtures",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 

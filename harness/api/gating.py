@@ -29,6 +29,7 @@ from harness.gate.contest import Contest, Evidence, Rules
 from harness.gate.document import Result
 from harness.gate.findings import Key, Row
 from harness.optimize import build, reference
+from harness.optimize.flatbuffer import COMPILED_FOR
 from harness.store.codec import encode
 from harness.store.journal import appearing
 from harness.types import Device, Failure, Outcome, Plan, Variant
@@ -169,13 +170,18 @@ def _bound(wanted: Sequence[sides.Wanted], plan: Plan, progress: Progress | None
     inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
     for candidate in offered.values():
         made = candidate.variant or built[id(candidate.request)]
-        if isinstance(made, Variant) and made.target != "edgetpu" and made.digest not in inputs:
+        if isinstance(made, Variant) and not _compiled(made) and made.digest not in inputs:
             source = _source(candidate, plan)
             chosen = reference.check_inputs(
                 source, made, assets.cache_folder() / "inputs", seed=plan.seed
             )
             inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
+
+
+def _compiled(variant: Variant) -> bool:
+    """Whether a vendor's compiler made the file, so that nothing on this host runs it."""
+    return not COMPILED_FOR.keys().isdisjoint(variant.operators)
 
 
 def _nobody(event: build.BuildEvent) -> None:

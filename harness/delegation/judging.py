@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,6 +21,8 @@ CPU_TARGETS = ("xnnpack", "micro")
 """Targets that are the processor itself: there is no accelerator to lie about."""
 
 EDGETPU_OPERATOR = "edgetpu-custom-op"
+COMPILED_OPERATORS = (EDGETPU_OPERATOR, "DISPATCH_OP")
+"""What compilers leave in place of the operators they took: Google's, and those behind ai-edge-litert's aot."""
 
 SHOWN = ("ok", "partial")
 """The statuses of a verdict whose numbers are shown."""
@@ -169,7 +171,7 @@ def _original(cell: Cell, told: Delegation) -> Delegation:
     Without the compiler's log only those left on the CPU are known, by name.
     """
     variant = cell.variant
-    if not isinstance(variant, Variant) or not variant.operators.get(EDGETPU_OPERATOR):
+    if not isinstance(variant, Variant) or not _compiled_ops(variant.operators):
         return told
     made = variant.compiled
     if made is not None and made.mapped_ops is not None and made.total_ops is not None:
@@ -184,6 +186,10 @@ def _original(cell: Cell, told: Delegation) -> Delegation:
     if told.left and told.delegated_ops:
         return replace(told, delegated_ops=None, total_ops=None)
     return told
+
+
+def _compiled_ops(operators: Mapping[str, int]) -> int:
+    return sum(operators.get(name, 0) for name in COMPILED_OPERATORS)
 
 
 # --- rules: each a reason why there is no number, the first that applies counts -------------------
@@ -237,7 +243,7 @@ def _contradiction(case: _Case) -> tuple[Status, str] | None:
 
 
 def _against_the_file(told: Delegation, operators: dict[str, int]) -> str | None:
-    whole, compiled = sum(operators.values()), operators.get(EDGETPU_OPERATOR)
+    whole, compiled = sum(operators.values()), _compiled_ops(operators)
     if compiled and (told.delegated_ops or 0) > compiled:
         return f"the delegate took {told.delegated_ops} operators and {compiled} are compiled"
     if told.total_ops and whole and told.total_ops > whole:

@@ -17,7 +17,7 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.optimize import edgetpu, gpu, graph
 from harness.optimize.cache import Cache, Entry
-from harness.optimize.flatbuffer import EDGETPU
+from harness.optimize.flatbuffer import COMPILED_FOR
 from harness.optimize.graph import Chain, Node
 from harness.optimize.schedule import BuildEvent, Schedule
 from harness.optimize.workers import Pool
@@ -38,20 +38,24 @@ class BuildRequest:
 FINISHING: Mapping[str, str] = {"edgetpu": "edgetpu"}
 """The step that makes a file fit for a target, by target; a recipe for the target ends with it."""
 
+COMPILING: Mapping[str, str] = {"edgetpu": "edgetpu", "aot": "npu"}
+"""The target of a recipe that ends with such a step and names none."""
+
 
 def resolve_target(recipe: Recipe, model: ModelSource) -> str:
-    """Return the recipe's target word; without one, `edgetpu` for a compiled file, else `xnnpack`.
+    """Return the recipe's target word; without one, that of a compiled file, else `xnnpack`.
 
     A file that cannot be read is `xnnpack`: its build says what is wrong with it.
     """
     if recipe.target is not None:
         return recipe.target
-    for target, step in FINISHING.items():
-        if recipe.steps and recipe.steps[-1].name == step:
-            return target
+    last = recipe.steps[-1].name if recipe.steps else ""
+    if last in COMPILING:
+        return COMPILING[last]
     path = model.path
     if path.suffix.lower() in {".tflite", ".lite"} and path.is_file():
-        return "edgetpu" if EDGETPU.encode() in path.read_bytes() else "xnnpack"
+        data = path.read_bytes()
+        return next((to for name, to in COMPILED_FOR.items() if name.encode() in data), "xnnpack")
     return "xnnpack"
 
 

@@ -6,18 +6,14 @@ codes are not documented and it is not deterministic, so what counts is the file
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.delegation import edgetpu_log
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, rewrite
+from harness.optimize import flatbuffer, programs, rewrite
 from harness.optimize.flatbuffer import EDGETPU
 from harness.types import Compiled
 
@@ -157,39 +153,16 @@ def find(compiler: str) -> str:
 def _once(program: str, given: Path, workdir: Path, settings: Settings) -> str:
     """Run the compiler once, under a deadline of ours; return what it printed and how it ended."""
     command = [program, "-s", "-t", str(settings.timeout_seconds), "-o", str(workdir)]
-    try:
-        process = subprocess.Popen(
-            [*command, *settings.flags, str(given)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=workdir,
-            start_new_session=True,  # it starts a child of its own, which must not outlive it
-        )
-    except OSError as error:
-        raise RecipeError(f"{program} cannot be started ({error}): {INSTALL}") from error
     deadline = settings.timeout_seconds + _GRACE_SECONDS
     try:
-        output, _ = process.communicate(timeout=deadline)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        output, _ = process.communicate()
-        return f"{_text(output)}\nCompilation failed: it was still running after {deadline:.0f} s and was killed"
-    finally:
-        _end(process)
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return f"{_text(output)}\nCompilation failed: the compiler was killed by {name}"
-    return _text(output)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _text(output: bytes) -> str:
-    return output.decode("utf-8", "replace")
+        ended = programs.run([*command, *settings.flags, str(given)], cwd=workdir, seconds=deadline)
+    except OSError as error:
+        raise RecipeError(f"{program} cannot be started ({error}): {INSTALL}") from error
+    if ended.exit_code is None:
+        return f"{ended.text}\nCompilation failed: it was still running after {deadline:.0f} s and was killed"
+    if ended.killed_by:
+        return f"{ended.text}\nCompilation failed: the compiler was killed by {ended.killed_by}"
+    return ended.text
 
 
 def _account(stdout: edgetpu_log.Account, made: Path, source: Path, workdir: Path) -> Compiled:

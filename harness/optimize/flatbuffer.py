@@ -28,6 +28,9 @@ from harness.types import Tensor
 
 IDENTIFIER = b"TFL3"
 EDGETPU = "edgetpu-custom-op"
+DISPATCH = "DISPATCH_OP"
+COMPILED_FOR: Mapping[str, str] = {EDGETPU: "edgetpu", DISPATCH: "npu"}
+"""The operators that compilers leave in place of what they took, and the target of each."""
 FLEX = "Flex"
 _ROOT_BYTES = 8
 """Offset of the root table and the file identifier."""
@@ -138,8 +141,9 @@ class FileFacts:
 def elsewhere(operators: Iterable[str]) -> str | None:
     """Say why a file with these operators runs only on some devices; None where it runs here."""
     for name in operators:
-        if name == EDGETPU:
-            return "compiled for the Edge TPU: not run on the host"
+        if name in COMPILED_FOR:
+            what = "the Edge TPU" if name == EDGETPU else "an NPU"
+            return f"compiled for {what}: not run on the host"
         if name.startswith(FLEX):
             return f"{name} needs a runtime with Flex: not run on the host"
     return None

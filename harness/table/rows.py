@@ -180,7 +180,9 @@ def _timing(measured: Measured, cell: Cell) -> Timing | None:
         return None
     own = measured.medians(cell.id)
     written = cell.recipe.partition("@")[0].strip()
-    chains = (written, written.rpartition(">")[0].strip())
+    before = written.rpartition(">")[0].strip()
+    # A compiler's step alone took the model's own file.
+    chains = (written, before or ("as_is" if cell.variant.compiled else ""))
     found: dict[int, float] = {}
     known = measured.quantiles.launches
     beside = [one.id for one in measured.launches.get(cell.id, ()) if one.kind == "cpu"]

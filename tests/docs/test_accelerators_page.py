@@ -7,11 +7,13 @@ from pathlib import Path
 
 from harness.config import farm, plans, profiles, recipes, toml_door
 from harness.delegation import KINDS
-from harness.optimize import build, catalog
+from harness.optimize import aot, build, catalog
 from harness.table import COLUMNS
 from harness.table.display import FLAGS, STATUSES
+from harness.types import ModelSource
 
 PAGE = (Path(__file__).parents[2] / "docs" / "accelerators.md").read_text(encoding="utf-8")
+NOWHERE = ModelSource(name="m", path=Path("absent.tflite"))
 BLOCKS = re.findall(r"^```toml\n# (\w+)\.toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -26,7 +28,7 @@ def test_every_block_of_toml_loads(tmp_path: Path) -> None:
         elif kind == "farm":
             assert farm.load(path).devices["bench-pi"].delegate_options
         else:
-            for name in ("net.keras", "net_edgetpu.tflite", "calibration.npz"):
+            for name in ("net.keras", "net.tflite", "net_edgetpu.tflite", "calibration.npz"):
                 (tmp_path / name).touch()
             plan = plans.from_mapping(toml_door.parse(text, str(path)), tmp_path, "plan.toml")
             for model in plan.models:
@@ -47,6 +49,11 @@ def test_the_page_names_what_there_is() -> None:
     for status in ("partial", "fell_back", "invalid", "inaccurate"):
         assert status in STATUSES
         assert f"`{status}`" in PAGE
-    for parameter in catalog.known_steps()["edgetpu"].parameters:
-        assert parameter.name in PAGE
+    for step in ("edgetpu", "aot"):
+        for parameter in catalog.known_steps()[step].parameters:
+            assert parameter.name in PAGE
+    for vendor, package in aot.PACKAGES.items():
+        assert f"`{vendor}`" in PAGE
+        assert package is None or package in PAGE
+    assert build.resolve_target(recipes.parse('aot(soc="SM8750")'), NOWHERE) == "npu"
     assert build.finished(recipes.parse("int8@edgetpu"), "edgetpu").chain == "int8 > edgetpu"

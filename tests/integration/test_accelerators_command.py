@@ -199,3 +199,24 @@ def test_layers_asks_the_accelerator_too(bench: Path) -> None:
     (layers,) = found["layers"]
     # The stand-in works 50 us for each part it is given, whatever is in it.
     assert layers["whole_ns"] >= 50e3
+
+
+def test_a_file_compiled_for_an_npu_needs_what_loads_it(
+    bench: Path, qualcomm_libraries: Path
+) -> None:
+    step = f'aot(vendor="qualcomm", soc="SM8750", libraries="{qualcomm_libraries}")'
+    net = CORAL / "mobilenet_v1_0.25_128_quant.tflite"
+    models = {"net": (net, [f"{step}@garbage", step, f"{step}@xnnpack", "as_is"])}
+    rows = by_name(edge(bench, "run", plan(bench, models), "--json", code=1)["rows"])
+    taken, alone, cpu = (rows["net", recipe] for recipe in models["net"][1][:3])
+    # The stand-in takes the operator that Qualcomm's compiler made; what counts is the original file.
+    assert (taken["delegated_ops"], taken["total_ops"]) == (31, 31)
+    # It does nothing, and is held against the file that was compiled, on the CPU.
+    assert (taken["status"], taken["verdict"]) == ("ok", "SUSPECT")
+    assert "times faster than on the CPU" in taken["verdict_reason"]
+    assert "aot, qualcomm SM8750, partition statistics" in taken["evidence"]
+    assert "stand-in of the tests" in taken["evidence"]
+    assert (alone["status"], alone["latency_p50_ms"]) == ("fell_back", None)
+    assert "took none of the 1 operators" in alone["reason"]
+    assert (cpu["status"], cpu["latency_p50_ms"]) == ("rejected", None)
+    assert "unresolved custom op: DISPATCH_OP" in cpu["reason"]

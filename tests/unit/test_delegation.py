@@ -154,6 +154,23 @@ def test_a_time_without_the_reading_is_no_time(own: float, handed: int, status: 
         assert "ms, and 10 ms until the outputs were read" in found.reason
 
 
+def test_an_npus_compiled_file_counts_the_originals_too() -> None:
+    made = Compiled(
+        compiler="ai-edge-litert 2.3.0 aot, qualcomm SM8750",
+        mapped_ops=153,
+        total_ops=157,
+        left={"GATHER_ND": ""},
+        source="partition statistics",
+    )
+    of = cell("npu", operators={"DISPATCH_OP": 5, "GATHER_ND": 4}, compiled=made)
+    told = replace(FULL, delegated_ops=5, total_ops=9, partitions=5, left=("GATHER_ND",) * 4)
+    found = verdict(of, told)
+    assert (found.delegation.delegated_ops, found.delegation.total_ops) == (153, 157)
+    assert (found.word, found.status) == ("INVALID", "partial")
+    more = verdict(of, replace(told, delegated_ops=6))
+    assert (more.word, more.status) == ("INVALID", "invalid")
+
+
 def test_a_time_too_good_is_suspect() -> None:
     found = verdict(cell(), FULL, timing=Timing(own=1.0, cpu=1000.0))
     assert found.word == "SUSPECT"

@@ -1,0 +1,177 @@
+"""A .tflite file compiled ahead of time for a phone's NPU: ai-edge-litert's `aot` and the vendor's compiler.
+
+ai-edge-litert brings the tool and a plug-in for each vendor; the compiler itself is a set of libraries of the
+vendor's, which come with its own package or lie in a folder that the recipe names. Never downloaded by us.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RecipeError
+from harness.optimize import flatbuffer, programs, rewrite
+from harness.optimize.flatbuffer import DISPATCH
+from harness.types import Compiled
+
+PACKAGES: Mapping[str, str | None] = {
+    "qualcomm": "ai-edge-litert-sdk-qualcomm",
+    "mediatek": "ai-edge-litert-sdk-mediatek",
+    "google_tensor": "ai-edge-litert-sdk-google-tensor",
+    "intel_openvino": "ai-edge-litert-sdk-intel",
+    "samsung": None,
+}
+"""Vendors that ai-edge-litert knows, and the package that brings each one's compiler."""
+
+MARK = "edge-harness-aot "
+"""Before the answer of the child (`aot_call`)."""
+
+_RUNTIME = "ai-edge-litert"
+_TAIL = 600
+_LACKING = re.compile(r"([\w.+-]+\.so[\w.]*): cannot open shared object file")
+_NOT_LOADED = re.compile(r"Could not load shared library \S+: (.+?)\.?$", re.MULTILINE)
+_ABSENT = re.compile(r"Failed to load [\w ]*(?:library|compiler)", re.IGNORECASE)
+_ERRORS = re.compile(r"^ERROR: (?:\[[^\]\n]*\] ?)?(.*\S)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is compiled for, and with what."""
+
+    vendor: str
+    soc: str
+    """The vendor's name of the chip: SM8750, MT6991, Tensor_G5, ..."""
+    libraries: str = ""
+    """Folder of the vendor's libraries; empty for those of its package."""
+    timeout_seconds: int = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What the tool says of a subgraph."""
+
+    offloaded: int
+    total: int
+    partitions: int
+
+
+def chips(vendor: str) -> list[str]:
+    """Return the chips that ai-edge-litert compiles for; raises RecipeError where it has no such vendor."""
+    try:
+        target = importlib.import_module(f"ai_edge_litert.aot.vendors.{vendor}.target")
+    except ImportError as error:
+        raise RecipeError(
+            f"ai-edge-litert has no ahead-of-time compilation for {vendor} here ({error}); "
+            "pip install 'edge-harness[light]'"
+        ) from error
+    return [one.value for one in target.SocModel if one.value != "ALL"]
+
+
+def compile_model(source: Path, workdir: Path, settings: Settings) -> tuple[Path, Compiled]:
+    """Compile a file in `workdir`; return what came out and the tool's account of it.
+
+    Raises RecipeError: no such chip, the vendor's compiler is not here (with what is missing), refused
+    (with its words), not done in time, no operator taken.
+    """
+    known = chips(settings.vendor)
+    if settings.soc not in known:
+        raise RecipeError(
+            f"{settings.vendor} has no chip {settings.soc or '(the key soc)'} in ai-edge-litert; it knows {', '.join(known)}"
+        )
+    if DISPATCH in flatbuffer.read(source).operators:
+        raise RecipeError(f"{source.name} is compiled already: measure it with as_is")
+    given = workdir / "model.tflite"
+    given.write_bytes(rewrite.static(source.read_bytes()))
+    told = _called(given, workdir, settings, source.name)
+    made = Path(told["path"])
+    parts = [Part(**part) for part in told["parts"]]
+    return made, account(parts, made, source, settings)
+
+
+def account(parts: list[Part], made: Path, source: Path, settings: Settings) -> Compiled:
+    """Hold what the tool says against both files; raises RecipeError where no operator was taken."""
+    operators = flatbuffer.read(made).operators
+    before = sum(flatbuffer.read(source).operators.values())
+    left = {name: n for name, n in operators.items() if name != DISPATCH}
+    compiled = operators.get(DISPATCH, 0)
+    who = f"{settings.vendor}'s compiler"
+    if not compiled:
+        raise RecipeError(
+            f"{who} took no operator of {source.name} for {settings.soc}: {', '.join(left)}"
+        )
+    offloaded = sum(part.offloaded for part in parts)
+    total = sum(part.total for part in parts)
+    fault = None
+    if parts and total - offloaded != sum(left.values()):
+        fault = f"it says that {total - offloaded} operators stayed on the CPU, and its file has {sum(left.values())}"
+    elif parts and sum(part.partitions for part in parts) != compiled:
+        fault = f"it says {sum(part.partitions for part in parts)} partitions, and its file has {compiled}"
+    return Compiled(
+        compiler=f"ai-edge-litert {metadata.version(_RUNTIME)} aot, {settings.vendor} {settings.soc}",
+        mapped_ops=offloaded if parts else before - sum(left.values()),
+        total_ops=total if parts else before,
+        left=dict.fromkeys(sorted(left), ""),
+        subgraphs=compiled,
+        source="partition statistics" if parts else "both files",
+        contradiction=fault,
+    )
+
+
+def _called(given: Path, workdir: Path, settings: Settings, name: str) -> dict[str, Any]:
+    """Call the tool in a process of its own: a vendor's library may crash or hang."""
+    logs = workdir / "logs"
+    logs.mkdir(exist_ok=True)
+    # It leaves its log in the temporary folder and says only where.
+    environment = {"TMPDIR": str(logs)}
+    if settings.libraries:
+        before = os.environ.get("LD_LIBRARY_PATH")
+        folder = str(Path(settings.libraries).expanduser().absolute())
+        environment["LD_LIBRARY_PATH"] = folder + (f":{before}" if before else "")
+    argv = [sys.executable, "-m", "harness.optimize.aot_call"]
+    argv += [str(given), str(workdir / "out"), settings.vendor, settings.soc]
+    ended = programs.run(
+        argv, cwd=workdir, seconds=settings.timeout_seconds, environment=environment
+    )
+    answers = [line for line in ended.text.splitlines() if line.startswith(MARK)]
+    if answers and ended.exit_code == 0:
+        told: dict[str, Any] = json.loads(answers[-1][len(MARK) :])
+        return told
+    if ended.exit_code is None:
+        raise RecipeError(
+            f"{settings.vendor}'s compiler had not done {name} after {settings.timeout_seconds} s and was "
+            "ended; timeout_seconds gives it longer"
+        )
+    logged = "\n".join(path.read_text("utf-8", "replace") for path in sorted(logs.glob("*.error")))
+    if ended.killed_by:
+        raise RecipeError(f"{settings.vendor}'s compiler was killed by {ended.killed_by} at {name}")
+    raise RecipeError(why(logged or ended.text, settings, name))
+
+
+def why(log: str, settings: Settings, name: str) -> str:
+    """Say why there is no file, from the tool's log, and what to do."""
+    vendor, package = settings.vendor, PACKAGES[settings.vendor]
+    lacks = _LACKING.findall(log)
+    if lacks or _ABSENT.search(log):
+        get = f"pip install {package}, which fetches it from the vendor" if package else "get it"
+        what = f"{', '.join(dict.fromkeys(lacks))} missing" if lacks else "its library is missing"
+        where = f" in {settings.libraries} and beside it" if settings.libraries else ""
+        return (
+            f"the compiler of {vendor} is not here: {what}{where}; {get}, or name the folder of its libraries: "
+            f'aot(vendor="{vendor}", soc="{settings.soc}", libraries="/path/to/lib")'
+        )
+    broken = _NOT_LOADED.search(log)
+    if broken:
+        return f"ai-edge-litert's plug-in for {vendor} does not load: {broken.group(1)[:_TAIL]}"
+    errors = [line for line in _ERRORS.findall(log) if "/compiler_plugin.cc:" not in line]
+    if not errors:
+        last = " ".join(log.split())[-_TAIL:] or "it said nothing"
+        return f"{vendor}'s compiler left no file of {name} and gives no reason (a crash?): {last}"
+    return f"{vendor}'s compiler refuses {name}: {'; '.join(dict.fromkeys(errors))[:_TAIL]}"

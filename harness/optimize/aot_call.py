@@ -1,0 +1,39 @@
+"""The child of `aot`: `python -m harness.optimize.aot_call MODEL FOLDER VENDOR CHIP` compiles, and prints its account.
+
+A process of its own, for what the vendor's libraries do to one: they print, crash and hang.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+from harness.optimize.aot import MARK
+
+
+def main(model: str, folder: str, vendor: str, chip: str) -> None:
+    """Compile; an error ends the process with its words on stderr."""
+    from ai_edge_litert.aot import aot_compile
+
+    target = importlib.import_module(f"ai_edge_litert.aot.vendors.{vendor}.target")
+    result = aot_compile.aot_compile(
+        model,
+        output_dir=folder,
+        target=target.Target(soc_model=target.SocModel(chip)),
+        keep_going=False,
+    )
+    ((_, made),) = result.models_with_backend
+    parts = [
+        {
+            "offloaded": part.num_ops_offloaded,
+            "total": part.num_total_ops,
+            "partitions": part.num_partitions_offloaded,
+        }
+        for part in made.partition_stats.subgraph_stats
+    ]
+    sys.stdout.write("\n" + MARK + json.dumps({"path": str(made.path), "parts": parts}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,58 @@
+"""Run a vendor's program under a deadline of ours: what it printed, how it ended, nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a program ended."""
+
+    text: str
+    """Its stdout and stderr together."""
+    exit_code: int | None
+    """None where it was killed at the deadline."""
+    killed_by: str | None = None
+    """The signal that ended it, by name, where one that was not ours did."""
+
+
+def run(
+    argv: Sequence[str], *, cwd: Path, seconds: float, environment: Mapping[str, str] | None = None
+) -> Ended:
+    """Run it to its end; `environment` goes over ours. Raises OSError where it cannot be started."""
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=cwd,
+        env={**os.environ, **environment} if environment else None,
+        start_new_session=True,  # it may start children of its own, which must not outlive it
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        output, _ = process.communicate()
+        return Ended(text=_text(output), exit_code=None)
+    finally:
+        _end(process)
+    code = process.returncode
+    name = signal.Signals(-code).name if code < 0 else None
+    return Ended(text=_text(output), exit_code=code, killed_by=name)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")

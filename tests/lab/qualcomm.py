@@ -1,0 +1,62 @@
+"""Qualcomm's compiler for its NPUs, as onnxruntime-qnn brings it on the package index.
+
+Its libraries, for x86-64, are what ai-edge-litert's plug-in asks for but one: libQnnLpai.so, of another processor
+than the NPU. A library of that name without a symbol stands in for it, built here (`STANDIN`).
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from . import cache
+from .tools import LabError, run
+
+PACKAGE = "onnxruntime-qnn==2.7.0"
+"""99 MB; of Qualcomm's own licence, so it is fetched by who runs the tests and never kept beside them."""
+
+STANDIN = "libQnnLpai.so"
+_WANTED = ("libQnnHtp.so", "libQnnIr.so", "libQnnSaver.so", "libQnnSystem.so")
+
+
+def libraries() -> Path:
+    """Return the folder of the libraries; raises LabError where they cannot be had."""
+    return cache.made("qualcomm", f"{PACKAGE} 1", _bring)
+
+
+def _bring(folder: Path) -> None:
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    run([*download, "--only-binary=:all:", "--dest", str(folder), PACKAGE], timeout_seconds=600)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            last = name.rpartition("/")[2]
+            if last in _WANTED or name.startswith("onnxruntime_qnn.libs/lib"):
+                (folder / last).write_bytes(archive.read(name))
+    wheel.unlink()
+    missing = [name for name in _WANTED if not (folder / name).is_file()]
+    if missing:
+        raise LabError(f"{PACKAGE} has no {', '.join(missing)}")
+    library(folder, STANDIN, "int standin_for_libQnnLpai;")
+
+
+def library(folder: Path, name: str, source: str) -> Path:
+    """Compile C source to a library of this name."""
+    flags = ["-shared", "-fPIC", f"-Wl,-soname,{name}"]
+    run(["gcc", *flags, "-o", str(folder / name), "-x", "c", "-"], stdin=source)
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def qualcomm_libraries() -> Path:
+    """Qualcomm's libraries, all but one real."""
+    from conftest import missing
+
+    try:
+        return libraries()
+    except LabError as error:
+        missing(f"Qualcomm's compiler is not here: {error}")
+        raise
