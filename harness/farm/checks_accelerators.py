@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import AgentError, Crashed, FellBack, HarnessError, ModelRejected, RecipeError
 from harness.farm.patient import Check, Patient, Status
-from harness.optimize import edgetpu
+from harness.optimize.targets import edgetpu
 from harness.types import Accelerator, Dose, LaunchOrder
 
 _LAUNCH = Dose(launches=1, min_inferences=1, min_seconds=0.0, warmup_seconds=0.0)

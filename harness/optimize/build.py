@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.optimize import edgetpu, gpu, graph
+from harness.optimize import graph
 from harness.optimize.cache import Cache, Entry
 from harness.optimize.flatbuffer import COMPILED_FOR
 from harness.optimize.graph import Chain, Node
 from harness.optimize.schedule import BuildEvent, Schedule
+from harness.optimize.targets import edgetpu, gpu
 from harness.optimize.workers import Pool
 from harness.types import Agreement, Compiled, ModelSource, Recipe, StepCall, Tensor, Variant
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.config import farm, plans, profiles, recipes, toml_door
 from harness.delegation import KINDS
-from harness.optimize import aot, build, catalog
+from harness.optimize import build, catalog
+from harness.optimize.targets import aot
 from harness.table import COLUMNS
 from harness.table.display import FLAGS, STATUSES
 from harness.types import ModelSource

@@ -13,8 +13,9 @@ from lab import qualcomm
 from harness.config import recipes
 from harness.demo import DATA
 from harness.errors import ConfigError, HarnessError, RecipeError
-from harness.optimize import aot, build, catalog
+from harness.optimize import build, catalog
 from harness.optimize.flatbuffer import DISPATCH
+from harness.optimize.targets import aot
 from harness.types import DataSource, ModelSource, Variant
 
 

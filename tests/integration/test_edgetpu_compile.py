@@ -13,8 +13,9 @@ from standins import compiler, graphs
 from harness.config import recipes
 from harness.demo import DATA
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import build, catalog, edgetpu, flatbuffer
+from harness.optimize import build, catalog, flatbuffer
 from harness.optimize.flatbuffer import EDGETPU
+from harness.optimize.targets import edgetpu
 from harness.types import DataSource, ModelSource, Variant
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import RecipeError
-from harness.optimize import aot
+from harness.optimize.targets import aot
 
 SETTINGS = aot.Settings(vendor="qualcomm", soc="SM8750")
 

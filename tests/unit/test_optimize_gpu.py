@@ -14,7 +14,7 @@ from conftest import ROOT
 from standins import graphs
 
 from harness.errors import RecipeError
-from harness.optimize import gpu
+from harness.optimize.targets import gpu
 
 
 def changed(path: Path, change: Callable[[Any], None]) -> Path:

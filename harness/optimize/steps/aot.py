@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import aot
+from harness.optimize.targets import aot
 from harness.protocols import Artifact, Parameter, StepData
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from harness.delegation import edgetpu_log
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, programs, rewrite
+from harness.optimize import flatbuffer, rewrite
 from harness.optimize.flatbuffer import EDGETPU
+from harness.optimize.targets import programs
 from harness.types import Compiled
 
 PROGRAM = "edgetpu_compiler"

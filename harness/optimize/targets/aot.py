@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, programs, rewrite
+from harness.optimize import flatbuffer, rewrite
 from harness.optimize.flatbuffer import DISPATCH
+from harness.optimize.targets import programs
 from harness.types import Compiled
 
 PACKAGES: Mapping[str, str | None] = {
@@ -135,7 +136,7 @@ def _called(given: Path, workdir: Path, settings: Settings, name: str) -> dict[s
         before = os.environ.get("LD_LIBRARY_PATH")
         folder = str(Path(settings.libraries).expanduser().absolute())
         environment["LD_LIBRARY_PATH"] = folder + (f":{before}" if before else "")
-    argv = [sys.executable, "-m", "harness.optimize.aot_call"]
+    argv = [sys.executable, "-m", "harness.optimize.targets.aot_call"]
     argv += [str(given), str(workdir / "out"), settings.vendor, settings.soc]
     ended = programs.run(
         argv, cwd=workdir, seconds=settings.timeout_seconds, environment=environment

@@ -1,4 +1,4 @@
-"""The child of `aot`: `python -m harness.optimize.aot_call MODEL FOLDER VENDOR CHIP` compiles, and prints its account.
+"""The child of `aot`: `python -m harness.optimize.targets.aot_call MODEL FOLDER VENDOR CHIP` compiles, and prints its account.
 
 A process of its own, for what the vendor's libraries do to one: they print, crash and hang.
 """
@@ -9,7 +9,7 @@ import importlib
 import json
 import sys
 
-from harness.optimize.aot import MARK
+from harness.optimize.targets.aot import MARK
 
 
 def main(model: str, folder: str, vendor: str, chip: str) -> None:
