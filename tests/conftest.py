@@ -26,8 +26,9 @@ pytest_plugins = [
 ROOT = Path(__file__).resolve().parents[1]
 
 _LEASES = tempfile.TemporaryDirectory(prefix="edge-harness-test-leases-")
-# Two test runs on one machine are not to wait for each other's devices.
-os.environ.setdefault("EDGE_HARNESS_LEASES", _LEASES.name)
+# Two test runs on one machine are not to wait for each other's devices, nor two workers of one.
+if "EDGE_HARNESS_LEASES" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["EDGE_HARNESS_LEASES"] = _LEASES.name
 
 
 def missing(reason: str) -> None:
