@@ -1,0 +1,1 @@
+"""What a target takes, and its vendor's compiler: a file a target."""
