@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,7 +37,8 @@ def _tree(root: Path, files: dict[str, str]) -> Path:
 
 def _in_the_zip(expression: str, *words: str) -> Any:
     archive, _ = packing.agent_zip()
-    script = f"import sys, json; sys.path.insert(0, sys.argv[1]); import facts, sysfs; print(json.dumps({expression}))"
+    opened = "import sys, json, runpy; runpy.run_path(sys.argv[1], run_name='packed')"
+    script = f"{opened}; import facts, sysfs; print(json.dumps({expression}))"
     argv = [sys.executable, "-c", script, str(archive), *words]
     return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
 
@@ -280,6 +282,17 @@ def test_several_inputs_are_matched_by_name(
     assert list(outputs) == ["difference:0"]
     assert (outputs["difference:0"] == first - second).all()
     assert dialect.launch(replace(order, dose=replace(SHORT, min_inferences=50))).samples
+
+
+def test_a_traceback_from_the_zip_has_the_line_numbers_of_the_sources() -> None:
+    archive, _ = packing.agent_zip()
+    script = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='packed'); import digests; digests.of_file(None)"
+    words = [sys.executable, "-c", script, str(archive)]
+    said = subprocess.run(words, check=False, capture_output=True, text=True).stderr
+    source = packing.assets.agents() / "python_tflite" / "digests.py"
+    place = re.search(r'\.zip/digests\.py", line (\d+), in of_file', said)
+    assert place is not None, said
+    assert "open(path" in source.read_text().splitlines()[int(place[1]) - 1]
 
 
 def test_the_agent_needs_nothing_of_its_folder(tmp_path: Path) -> None:
