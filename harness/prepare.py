@@ -110,7 +110,7 @@ def bind(
         request, variant = built[item.model.name, item.recipe.name]
         path: str | None = None
         flags: tuple[str, ...] = ()
-        if isinstance(variant, Variant) and reference.runs_here(variant):
+        if isinstance(variant, Variant) and reference.on_host(variant):
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:
                 checks[key] = _check_inputs(request, variant, inputs, plan.seed)
@@ -153,6 +153,10 @@ def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path
             made.append(cell)
             continue
         variant = replace(cell.variant, path=variants / f"{cell.variant.digest}.tflite")
+        before = variant.uncompiled
+        if before is not None:
+            kept = variants / f"{before.digest}.tflite"
+            variant = replace(variant, uncompiled=replace(before, path=kept))
         path = cell.check_inputs
         if path is not None and not Path(path).exists():
             path, _ = _check_inputs(request, variant, inputs, decided.plan.seed)

@@ -270,6 +270,15 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Uncompiled:
+    """The file that a vendor's compiler was given: what the host can run of a compiled one."""
+
+    path: Path
+    digest: str
+    """sha256 of the file, hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """The file a recipe made of a model for a target, and what is known of it on the host."""
 
@@ -296,6 +305,8 @@ class Variant:
     build_seconds: float | None = None
     compiled: Compiled | None = None
     """Of a file that a vendor's compiler made, where its log is there."""
+    uncompiled: Uncompiled | None = None
+    """Of a file that a step compiled, where both have the same inputs and outputs."""
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 

@@ -30,9 +30,6 @@ from harness.optimize import reference
 from harness.sessions import Session
 from harness.types import Agreement, Cell, Failure, Launch, LaunchOrder, Profile
 
-RELATIVE_ERROR_LIMIT = 0.1
-"""Outputs without classes agree up to this relative error (INTERFACE: a row)."""
-
 STOP_SECONDS = 5.0
 """How long a launch may go on after the work was stopped, before its connection is cut."""
 
@@ -136,16 +133,20 @@ class Worker:
     def check(self, cell: Cell, runtime: str | None = None) -> Agreement | None:
         """Compare the device's outputs with the host's on the same file; None without inputs.
 
-        `runtime` is as in a LaunchOrder. Logs the agreement. The caller asks :func:`disagreement` whether it is enough.
+        Of a compiled file the host runs what was compiled. `runtime` is as in a LaunchOrder. Logs the
+        agreement. The caller asks :func:`harness.delegation.disagreement` whether it is enough.
         """
         if cell.check_inputs is None:
             return None
         variant = blocks.built(cell)
+        file = reference.on_host(variant)
+        if file is None:
+            return None
         inputs = reference.load_inputs(cell.check_inputs)
         order = replace(blocks.accuracy(cell), runtime=runtime)
         outputs = self.session.dialect.infer(self._aimed(order), inputs)
         kept = assets.cache_folder() / "outputs"
-        expected = reference.host_outputs(variant.path, inputs, keep=kept)
+        expected = reference.host_outputs(file, inputs, keep=kept)
         agreement = reference.compare(outputs, expected, variant)
         self.observer.log({"event": "checked", "cell": cell.id, **asdict(agreement)})
         return agreement
@@ -302,26 +303,3 @@ def refused(cell: Cell, profile: Profile | None) -> Failure | None:
             f"(accept.max_accuracy_drop = {accept.max_accuracy_drop})",
         )
     return None
-
-
-def disagreement(agreement: Agreement, cell: Cell) -> str | None:
-    """Say why the device's outputs do not count, or None where they agree.
-
-    Random inputs have no true class and may tie, so there a small relative error is enough.
-    """
-    limit = cell.accept.min_agreement
-    close = agreement.relative_error <= RELATIVE_ERROR_LIMIT
-    if agreement.top1 is None:
-        if close:
-            return None
-        return (
-            f"outputs differ from the host's on the same file: relative error "
-            f"{agreement.relative_error:.3g} over {agreement.samples} inputs "
-            f"(limit {RELATIVE_ERROR_LIMIT})"
-        )
-    if agreement.top1 >= limit or ("random_inputs" in cell.flags and close):
-        return None
-    return (
-        f"outputs differ from the host's on the same file: the same class in "
-        f"{agreement.top1:.1%} of {agreement.samples} inputs (accept.min_agreement = {limit})"
-    )

@@ -17,6 +17,7 @@ from harness.delegation.judging import (
     judge,
     share,
 )
+from harness.delegation.outputs import disagreement
 
 __all__ = [
     "CPU_TARGETS",
@@ -25,6 +26,7 @@ __all__ = [
     "Node",
     "Timing",
     "Verdict",
+    "disagreement",
     "graph_walk",
     "is_software",
     "judge",

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.delegation.evidence import kinds
-from harness.types import Cell, Compiled, Delegation, Launch, Variant
+from harness.delegation.outputs import disagreement
+from harness.types import Agreement, Cell, Compiled, Delegation, Launch, Variant
 
 CPU_TARGETS = ("xnnpack", "micro")
 """Targets that are the processor itself: there is no accelerator to lie about."""
@@ -92,11 +93,17 @@ class _Case:
 _Rule = Callable[[_Case], tuple[Status, str] | None]
 
 
-def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) -> Verdict | None:
+def judge(
+    cell: Cell,
+    launches: Sequence[Launch],
+    timing: Timing | None = None,
+    agreement: Agreement | None = None,
+) -> Verdict | None:
     """Judge a measured cell; None where no launch ran the model.
 
     `launches` may hold any kind; those of no model (`bare`) are passed over. Without `timing` the time is
-    that of the launches' own samples, where they have them.
+    that of the launches' own samples, where they have them. `agreement` is that of the device's outputs
+    with the host's; those of a compiled file are doubted where the file it was made from answers otherwise.
     """
     told = tuple(one.delegation for one in launches if one.kind in ("timed", "memory"))
     if not told:
@@ -114,7 +121,8 @@ def judge(cell: Cell, launches: Sequence[Launch], timing: Timing | None = None) 
     if left is not None and not _allowed(case):
         return Verdict(word="INVALID", status="partial", reason=left, delegation=case.worst)
     status = "ok" if left is None else "partial"
-    doubt = _implausible(timing, to_the_end=all(one.whole_ns for one in case.every))
+    doubt = disagreement(agreement, cell) if agreement else None
+    doubt = doubt or _implausible(timing, to_the_end=all(one.whole_ns for one in case.every))
     reason = left or _in_full(case)
     if doubt is not None:
         return Verdict(

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.delegation import disagreement
 from harness.errors import HarnessError, Inaccurate, LeaseError, TransportError
 from harness.gate.contest import (
     CONFIRMING,
@@ -38,7 +39,6 @@ from harness.worker import (
     Job,
     Observer,
     Worker,
-    disagreement,
     failure_of,
     machine_of,
     refused,

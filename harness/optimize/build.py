@@ -15,14 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.optimize import graph
+from harness.optimize import catalog, flatbuffer, graph
 from harness.optimize.cache import Cache, Entry
 from harness.optimize.flatbuffer import COMPILED_FOR
 from harness.optimize.graph import Chain, Node
 from harness.optimize.schedule import BuildEvent, Schedule
 from harness.optimize.targets import edgetpu, gpu
 from harness.optimize.workers import Pool
-from harness.types import Agreement, Compiled, ModelSource, Recipe, StepCall, Tensor, Variant
+from harness.types import (
+    Agreement,
+    Compiled,
+    ModelSource,
+    Recipe,
+    StepCall,
+    Tensor,
+    Uncompiled,
+    Variant,
+)
 
 __all__ = ["BuildEvent", "BuildRequest", "build_all", "resolve_target"]
 
@@ -39,9 +48,6 @@ class BuildRequest:
 FINISHING: Mapping[str, str] = {"edgetpu": "edgetpu"}
 """The step that makes a file fit for a target, by target; a recipe for the target ends with it."""
 
-COMPILING: Mapping[str, str] = {"edgetpu": "edgetpu", "aot": "npu"}
-"""The target of a recipe that ends with such a step and names none."""
-
 
 def resolve_target(recipe: Recipe, model: ModelSource) -> str:
     """Return the recipe's target word; without one, that of a compiled file, else `xnnpack`.
@@ -51,8 +57,8 @@ def resolve_target(recipe: Recipe, model: ModelSource) -> str:
     if recipe.target is not None:
         return recipe.target
     last = recipe.steps[-1].name if recipe.steps else ""
-    if last in COMPILING:
-        return COMPILING[last]
+    if last in catalog.COMPILING:
+        return catalog.COMPILING[last]
     path = model.path
     if path.suffix.lower() in {".tflite", ".lite"} and path.is_file():
         data = path.read_bytes()
@@ -175,6 +181,7 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]) 
         agreement=Agreement(**agreement) if agreement else None,
         build_seconds=facts["seconds"],
         compiled=_compiled(request, facts),
+        uncompiled=_uncompiled(request, chain, entries) if facts.get("compiled") else None,
         notes=(*facts["notes"], *checked.get("notes", ())),
         flags=tuple(facts["flags"]),
     )
@@ -186,6 +193,25 @@ def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | Non
     if told is not None:
         return Compiled(**told)
     return edgetpu.beside(request.model.path, facts["operators"])
+
+
+def _uncompiled(
+    request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]
+) -> Uncompiled | None:
+    """Return what the compiling step was given; None where its inputs and outputs became others."""
+    made = entries[chain.variant].facts
+    path = entries[chain.before].path if chain.before else request.model.path
+    assert path is not None
+    given = flatbuffer.read(path)
+    for tensors, told in ((given.inputs, made["inputs"]), (given.outputs, made["outputs"])):
+        if [_fixed(tensor) for tensor in tensors] != [_fixed(tensor) for tensor in _tensors(told)]:
+            return None
+    return Uncompiled(path=path, digest=given.digest)
+
+
+def _fixed(tensor: Tensor) -> Tensor:
+    """The tensor with an open batch closed, as it is before compiling."""
+    return replace(tensor, shape=tuple(abs(size) for size in tensor.shape))
 
 
 def _tensors(plain: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:

@@ -46,6 +46,10 @@ def words(form: str) -> str:
     return known.get(form, form)
 
 
+COMPILING: Mapping[str, str] = {"edgetpu": "edgetpu", "aot": "npu"}
+"""Steps that call a vendor's compiler, and the target of a recipe that ends with one and names none."""
+
+
 @cache
 def known_steps() -> dict[str, Step]:
     """Return every step by name, ours and those of other packages, sorted by name."""

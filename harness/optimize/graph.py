@@ -56,17 +56,19 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """All that one request takes; `variant` and `check` are keys of its nodes."""
+    """All that one request takes; `variant`, `before` and `check` are keys of its nodes."""
 
     nodes: Mapping[str, Node]
     variant: str
+    before: str | None
+    """What the last step was given; None where that is the user's file."""
     check: str | None
     reference: str | None
 
     @property
     def results(self) -> tuple[str, ...]:
         """The keys whose results the request is answered with."""
-        return tuple(key for key in (self.variant, self.reference, self.check) if key)
+        return tuple(key for key in (self.variant, self.reference, self.check, self.before) if key)
 
 
 class Digests:
@@ -124,21 +126,26 @@ class _Planner:
     def chain(self) -> Chain:
         form = convert.source_form(self.model.path)
         source = _Place(form=form, key=None, identity=self.digests.model(self.model.path))
-        place = source
+        place = before = source
         for call in self.recipe.steps:
-            place = self._step(call, place, source)
+            before, place = place, self._step(call, place, source)
         if place.form != catalog.FINISHED:
             place = self._float(place)
         assert place.key is not None
         # A finished file that a step took as it was has no float model behind it.
         first = catalog.known_steps()[self.recipe.steps[0].name]
         as_is = form == catalog.FINISHED and catalog.FINISHED in first.takes
+        compiles = self.recipe.steps[-1].name in catalog.COMPILING
+        given = before.key if compiles else None
         if not self.check:
-            return Chain(nodes=self.nodes, variant=place.key, check=None, reference=None)
+            return Chain(
+                nodes=self.nodes, variant=place.key, before=given, check=None, reference=None
+            )
         mark = None if as_is else self._reference(source)
         return Chain(
             nodes=self.nodes,
             variant=place.key,
+            before=given,
             check=self._check(place.key, mark, as_is=as_is),
             reference=mark,
         )
@@ -311,7 +318,7 @@ def _world() -> dict[str, Any]:
             versions[name] = None
     folder = Path(__file__).parent
     code = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
+    for file in sorted([*folder.glob("*.py"), *folder.glob("targets/*.py")]):
         code.update(file.read_bytes())
     return {"versions": versions, "harness": harness.__version__, "sources": code.hexdigest()}
 

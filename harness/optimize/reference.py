@@ -79,6 +79,13 @@ def runs_here(variant: Variant) -> bool:
     return flatbuffer.elsewhere(variant.operators) is None
 
 
+def on_host(variant: Variant) -> Path | None:
+    """Return the file whose outputs a device's are compared with: the variant's, or what was compiled."""
+    if runs_here(variant):
+        return variant.path
+    return variant.uncompiled.path if variant.uncompiled else None
+
+
 def host_outputs(
     path: Path, inputs: Mapping[str, Array], threads: int = 1, *, keep: Path | None = None
 ) -> dict[str, Array]:

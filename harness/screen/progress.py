@@ -125,7 +125,7 @@ class Progress:
             else:
                 medians = self._medians.get(cell.id)
                 p50 = stats.median(medians) / _NS_PER_MS if medians else None
-                verdict = judge(cell, outcome.launches)
+                verdict = judge(cell, outcome.launches, agreement=outcome.agreement)
                 told = "ok" if verdict is None else verdict.status
                 told += "" if p50 is None else f", p50 {milliseconds(p50)} ms"
             self._say(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {told}")

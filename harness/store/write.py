@@ -124,23 +124,29 @@ class RunWriter:
     def keep_variant(self, variant: Variant) -> Path:
         """Copy a variant's file into the run and return where it is; once per digest.
 
-        A copy, not a link: the user may write over the original later. Raises StoreError where
-        the file is gone or no longer has the digest.
+        What a vendor's compiler was given is kept beside it. Raises StoreError where a file is gone or
+        no longer has its digest.
         """
-        kept = self.variants / f"{variant.digest}.tflite"
+        if variant.uncompiled is not None:
+            self._keep(variant.uncompiled.path, variant.uncompiled.digest)
+        return self._keep(variant.path, variant.digest)
+
+    def _keep(self, path: Path, digest: str) -> Path:
+        """A copy, not a link: the user may write over the original later."""
+        kept = self.variants / f"{digest}.tflite"
         with self._lock:
             if kept.exists():
                 return kept
-            if not variant.path.is_file():
-                raise StoreError(f"{variant.path} is gone; build it again before it is measured")
+            if not path.is_file():
+                raise StoreError(f"{path} is gone; build it again before it is measured")
             with appearing(kept) as part:
-                shutil.copyfile(variant.path, part)
+                shutil.copyfile(path, part)
                 with part.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if digest != variant.digest:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != digest:
                     raise StoreError(
-                        f"{variant.path} changed while it was in use: its digest is {digest}, "
-                        f"not {variant.digest}; build it again"
+                        f"{path} changed while it was in use: its digest is {found}, "
+                        f"not {digest}; build it again"
                     )
         return kept
 

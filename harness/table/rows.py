@@ -110,7 +110,7 @@ def _row(measured: Measured, cell: Cell) -> Row:
         return row
     if outcome.failure is not None:
         return row | _failed_part(cell, outcome.failure)
-    row |= _delegation_part(measured, cell, outcome.launches)
+    row |= _delegation_part(measured, cell, outcome)
     if row["verdict"] == "SUSPECT" and cell.target not in CPU_TARGETS:
         row["flags"] = sorted({*row["flags"], "suspect"})
     if row["status"] in MEASURED:
@@ -140,10 +140,11 @@ def _failed_part(cell: Cell, failure: Failure) -> Row:
     return part
 
 
-def _delegation_part(measured: Measured, cell: Cell, launches: Sequence[Launch]) -> Row:
+def _delegation_part(measured: Measured, cell: Cell, outcome: Outcome) -> Row:
     """Say what ran where, and whether the number is the target's (harness.delegation)."""
+    launches = outcome.launches
     part: Row = {"status": "ok", "runtime": _words(launch.runtime for launch in launches)}
-    verdict = judge(cell, launches, _timing(measured, cell))
+    verdict = judge(cell, launches, _timing(measured, cell), outcome.agreement)
     if verdict is None:
         return part
     told = [*_of_kind(launches, "timed"), *_of_kind(launches, "memory")]

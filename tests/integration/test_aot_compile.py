@@ -13,7 +13,7 @@ from lab import qualcomm
 from harness.config import recipes
 from harness.demo import DATA
 from harness.errors import ConfigError, HarnessError, RecipeError
-from harness.optimize import build, catalog
+from harness.optimize import build, catalog, flatbuffer
 from harness.optimize.flatbuffer import DISPATCH
 from harness.optimize.targets import aot
 from harness.types import DataSource, ModelSource, Variant
@@ -88,6 +88,12 @@ def test_a_float_model_goes_through_int8_first(tmp_path: Path, qualcomm_librarie
     assert made.compiled is not None
     assert made.compiled.mapped_ops == made.compiled.total_ops
     assert "random_calibration" in made.flags
+    # What the compiler was given is a file of the cache, which the host runs.
+    assert made.uncompiled is not None
+    assert flatbuffer.read(made.uncompiled.path).digest == made.uncompiled.digest
+    assert DISPATCH not in flatbuffer.read(made.uncompiled.path).operators
+    again = built(tmp_path, DATA / "digits.tflite", "int8 > " + step(qualcomm_libraries, "SM8350"))
+    assert again.uncompiled == made.uncompiled
 
 
 def test_a_refusal_has_the_compilers_words(

@@ -13,7 +13,7 @@ from standins import compiler, graphs
 from harness.config import recipes
 from harness.demo import DATA
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import build, catalog, flatbuffer
+from harness.optimize import build, catalog, flatbuffer, reference
 from harness.optimize.flatbuffer import EDGETPU
 from harness.optimize.targets import edgetpu
 from harness.types import DataSource, ModelSource, Variant
@@ -55,6 +55,9 @@ def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path:
     (call,) = (tmp_path / "bin" / "told").read_text().splitlines()
     assert call.startswith("-s -t 180 -o ")
     assert " -m 13 " in call
+    assert made.uncompiled is not None
+    assert made.uncompiled.path == model
+    assert reference.on_host(made) == model
     # The open batch of the published file was closed on the way.
     assert all(-1 not in tensor.shape for tensor in made.inputs)
     built(tmp_path, model, f'edgetpu(compiler="{program}", min_runtime_version=13)')

@@ -18,7 +18,17 @@ from harness.delegation import (
     judge,
     kinds,
 )
-from harness.types import Accept, Adapter, Cell, Compiled, Delegation, Launch, Variant
+from harness.types import (
+    Accept,
+    Adapter,
+    Agreement,
+    Cell,
+    Compiled,
+    Delegation,
+    Launch,
+    Uncompiled,
+    Variant,
+)
 
 FULL = Delegation(
     delegate="npu", delegated_ops=20, total_ops=20, partitions=1, evidence="graph walk"
@@ -169,6 +179,19 @@ def test_an_npus_compiled_file_counts_the_originals_too() -> None:
     assert (found.word, found.status) == ("INVALID", "partial")
     more = verdict(of, replace(told, delegated_ops=6))
     assert (more.word, more.status) == ("INVALID", "invalid")
+
+
+def test_a_compiled_file_that_answers_otherwise_is_doubted() -> None:
+    before = Uncompiled(path=Path("m.tflite"), digest="1" * 64)
+    told = [launch(FULL)]
+    close = Agreement(samples=8, top1=None, relative_error=0.02)
+    far = replace(close, relative_error=0.4)
+    for agreement, word in ((None, "VALID"), (close, "VALID"), (far, "SUSPECT")):
+        found = judge(cell(uncompiled=before), told, agreement=agreement)
+        assert found is not None
+        assert (found.word, found.status) == (word, "ok")
+    assert found is not None
+    assert "on the file it was compiled from: relative error 0.4" in found.reason
 
 
 def test_a_time_too_good_is_suspect() -> None:

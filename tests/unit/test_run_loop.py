@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness import run as loop
+from harness.delegation import disagreement
+from harness.demo import DATA
 from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unreachable
+from harness.optimize import flatbuffer, reference
 from harness.protocols import Push
 from harness.sessions import Patience, Session
 from harness.testing import FakeDialect, FakeTransport
@@ -26,9 +30,11 @@ from harness.types import (
     LaunchOrder,
     Outcome,
     Profile,
+    Uncompiled,
     Variant,
 )
 
+MODEL = DATA / "digits.tflite"
 DEVICE = Device(name="d", profile="fake", address="fake:")
 PROFILES = {"fake": Profile(name="fake", title="a fake", arch="fake", xnnpack=False)}
 DOSE = Dose(launches=4, min_inferences=9)
@@ -288,6 +294,34 @@ def test_a_variant_that_lost_too_much_on_the_host_is_not_measured() -> None:
     assert watch.launches == []
 
 
+def test_a_compiled_file_is_held_against_what_was_compiled(tmp_path: Path) -> None:
+    facts = flatbuffer.read(MODEL)
+    taken = {tensor.name: np.zeros((3, *tensor.shape[1:]), "float32") for tensor in facts.inputs}
+    np.savez(tmp_path / "inputs.npz", **taken)
+    right = reference.host_outputs(MODEL, taken)
+    compiled = replace(
+        variant("a"),
+        operators={"edgetpu-custom-op": 1},
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        uncompiled=Uncompiled(path=MODEL, digest=facts.digest),
+    )
+    asked = cell("a", variant=compiled, check_inputs=str(tmp_path / "inputs.npz"))
+    wrong = {name: array[:, ::-1] for name, array in right.items()}
+    for outputs, error in ((right, 0.0), (wrong, None)):
+        outcomes, _ = measure([asked], {"d": session(outputs=outputs)})
+        # Its rounding may be its own: a doubt of the verdict, not a failure.
+        assert outcomes["a"].failure is None
+        agreement = outcomes["a"].agreement
+        assert agreement is not None
+        assert agreement.samples == 3
+        assert (agreement.relative_error == error) == (outputs is right)
+    outcomes, _ = measure(
+        [replace(asked, variant=replace(compiled, uncompiled=None))], {"d": session(outputs=wrong)}
+    )
+    assert (outcomes["a"].failure, outcomes["a"].agreement) == (None, None)
+
+
 def test_resuming_makes_only_what_is_missing() -> None:
     cells = [cell("a"), cell("b")]
     _, first = measure(cells, {"d": session()})
@@ -333,7 +367,7 @@ def test_leaving_early_stops_and_keeps_what_came() -> None:
     ],
 )
 def test_when_outputs_agree(agreement: Agreement, flags: tuple[str, ...], *, fine: bool) -> None:
-    assert (loop.disagreement(agreement, cell("a", flags=flags)) is None) is fine
+    assert (disagreement(agreement, cell("a", flags=flags)) is None) is fine
 
 
 def test_a_killed_look_for_runtimes_is_made_again() -> None:

@@ -10,6 +10,8 @@ import textwrap
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +19,19 @@ from hypothesis import strategies as st
 from synthetic_runs import cell, facts, latencies, launch, measure, record, variant, whole_run
 
 from harness.errors import StoreError
+from harness.measure.blocks import built
 from harness.store import DeviceRecord, RunRecord, Store
 from harness.store.codec import decode, dump, load
-from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch, Outcome
+from harness.types import (
+    Agreement,
+    Cell,
+    Device,
+    DeviceFacts,
+    Failure,
+    Launch,
+    Outcome,
+    Uncompiled,
+)
 
 HERE = Path(__file__).parent
 
@@ -284,6 +296,35 @@ def test_variants_are_kept_by_digest(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="is gone"):
             writer.keep_variant(replace(made, digest="1" * 64, path=tmp_path / "none"))
         assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_what_was_compiled_is_kept_beside_and_found_again(tmp_path: Path) -> None:
+    import hashlib
+
+    from harness import prepare
+
+    made, given = tmp_path / "made", tmp_path / "given"
+    made.write_bytes(b"compiled")
+    given.write_bytes(b"before")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (made, given)]
+    before = Uncompiled(path=given, digest=digests[1])
+    whole = replace(cell(), variant=variant(path=made, digest=digests[0], uncompiled=before))
+    with Store(tmp_path / "runs").create(record([whole])) as writer:
+        writer.keep_variant(built(whole))
+        assert {path.stem for path in writer.variants.iterdir()} == set(digests)
+    made.unlink()
+    given.unlink()
+    (again,) = Store(tmp_path / "runs").open("latest").record.cells
+    assert again == whole
+    request = SimpleNamespace(
+        model=SimpleNamespace(name=whole.model), recipe=SimpleNamespace(name=whole.recipe)
+    )
+    decided: Any = SimpleNamespace(requests=[request])
+    (bound,) = prepare.rebind(decided, [again], writer.variants, tmp_path)
+    assert built(bound).path.read_bytes() == b"compiled"
+    found = built(bound).uncompiled
+    assert found is not None
+    assert found.path.read_bytes() == b"before"
 
 
 def test_runs_are_found_by_prefix_and_latest(tmp_path: Path) -> None:
