@@ -27,6 +27,7 @@ FUZZERS: dict[str, tuple[str, ...]] = {
         "unit/test_farm_probe.py::test_whatever_is_said_it_is_an_answer_or_refused",
     ),
     "harness/farm/setup.py": ("security/test_fuzz.py::test_what_unpacking_says",),
+    "harness/farm/vulkan.py": ("unit/test_farm_vulkan.py::test_anything_else_is_none_of_it",),
     "harness/layers/tool.py": ("security/test_fuzz.py::test_a_tool_says_anything",),
     "harness/layers/tool_log.py": (
         "unit/test_layers_tool_log.py::test_a_damaged_log_gives_less_but_never_other_numbers",
