@@ -71,6 +71,8 @@ def test_the_words_of_a_log() -> None:
     assert 'libraries="/path/to/lib"' in found
     refused = aot.why("INFO: a\nERROR: [model_load.cc:316] Too odd.\n", SETTINGS, "m.tflite")
     assert refused == "qualcomm's compiler refuses m.tflite: Too odd."
+    raised = "Traceback:\n  x\nFileNotFoundError: Failed to find apply plugin binary. No AOT on your platform.\n"
+    assert aot.why(raised, SETTINGS, "m.tflite").endswith("binary. No AOT on your platform.")
     assert "it said nothing" in aot.why("", SETTINGS, "m.tflite")
 
 

@@ -40,6 +40,7 @@ _TAIL = 600
 _LACKING = re.compile(r"([\w.+-]+\.so[\w.]*): cannot open shared object file")
 _NOT_LOADED = re.compile(r"Could not load shared library \S+: (.+?)\.?$", re.MULTILINE)
 _ABSENT = re.compile(r"Failed to load [\w ]*(?:library|compiler)", re.IGNORECASE)
+_RAISED = re.compile(r"^[\w.]{0,80}(?:Error|Exception): (.*\S)", re.MULTILINE)
 _ERRORS = re.compile(r"^ERROR: (?:\[[^\]\n]*\] ?)?(.*\S)", re.MULTILINE)
 
 
@@ -172,6 +173,7 @@ def why(log: str, settings: Settings, name: str) -> str:
     if broken:
         return f"ai-edge-litert's plug-in for {vendor} does not load: {broken.group(1)[:_TAIL]}"
     errors = [line for line in _ERRORS.findall(log) if "/compiler_plugin.cc:" not in line]
+    errors = errors or _RAISED.findall(log)[-1:]
     if not errors:
         last = " ".join(log.split())[-_TAIL:] or "it said nothing"
         return f"{vendor}'s compiler left no file of {name} and gives no reason (a crash?): {last}"
