@@ -123,13 +123,16 @@ def check_variant(order: Order) -> dict[str, Any]:
     if order["promises"]:
         promised = [promises.from_plain(told) for told in order["promises"]]
         notes += promises.check(structure.read(path), promised)
+    packs = payload.is_here("zstd")
     result: dict[str, Any] = {
         "file": None,
-        "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())),
+        "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())) if packs else None,
         "score": None,
         "samples": None,
         "agreement": None,
     }
+    if not packs:
+        notes.append("its size under zstd is not known: the package zstandard is not installed")
     if facts.elsewhere:
         return {**result, "notes": [*notes, facts.elsewhere]}
     answers = check.ask(path, facts, _material(order))
