@@ -23,13 +23,13 @@ from harness.api.running import (
 from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
+from harness.delegation.compiled import compiled_ops
 from harness.errors import ConfigError, HarnessError
 from harness.gate import accuracy, document, judging, loop, selftests, sides, stored
 from harness.gate.contest import Contest, Evidence, Rules
 from harness.gate.document import Result
 from harness.gate.findings import Key, Row
 from harness.optimize import build, reference
-from harness.optimize.flatbuffer import COMPILED_FOR
 from harness.store.codec import encode
 from harness.store.journal import appearing
 from harness.types import Device, Failure, Outcome, Plan, Variant
@@ -170,18 +170,17 @@ def _bound(wanted: Sequence[sides.Wanted], plan: Plan, progress: Progress | None
     inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
     for candidate in offered.values():
         made = candidate.variant or built[id(candidate.request)]
-        if isinstance(made, Variant) and not _compiled(made) and made.digest not in inputs:
+        if (
+            isinstance(made, Variant)
+            and not compiled_ops(made.operators)
+            and made.digest not in inputs
+        ):
             source = _source(candidate, plan)
             chosen = reference.check_inputs(
                 source, made, assets.cache_folder() / "inputs", seed=plan.seed
             )
             inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
-
-
-def _compiled(variant: Variant) -> bool:
-    """Whether a vendor's compiler made the file, so that nothing on this host runs it."""
-    return not COMPILED_FOR.keys().isdisjoint(variant.operators)
 
 
 def _nobody(event: build.BuildEvent) -> None:

@@ -10,20 +10,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.delegation.compiled import EDGETPU, compiled_ops
 from harness.delegation.evidence import kinds
 from harness.delegation.outputs import disagreement
 from harness.types import Agreement, Cell, Compiled, Delegation, Launch, Variant
 
 CPU_TARGETS = ("xnnpack", "micro")
 """Targets that are the processor itself: there is no accelerator to lie about."""
-
-EDGETPU_OPERATOR = "edgetpu-custom-op"
-COMPILED_OPERATORS = (EDGETPU_OPERATOR, "DISPATCH_OP")
-"""What compilers leave in place of the operators they took: Google's, and those behind ai-edge-litert's aot."""
 
 SHOWN = ("ok", "partial")
 """The statuses of a verdict whose numbers are shown."""
@@ -179,7 +176,7 @@ def _original(cell: Cell, told: Delegation) -> Delegation:
     Without the compiler's log only those left on the CPU are known, by name.
     """
     variant = cell.variant
-    if not isinstance(variant, Variant) or not _compiled_ops(variant.operators):
+    if not isinstance(variant, Variant) or not compiled_ops(variant.operators):
         return told
     made = variant.compiled
     if made is not None and made.mapped_ops is not None and made.total_ops is not None:
@@ -194,10 +191,6 @@ def _original(cell: Cell, told: Delegation) -> Delegation:
     if told.left and told.delegated_ops:
         return replace(told, delegated_ops=None, total_ops=None)
     return told
-
-
-def _compiled_ops(operators: Mapping[str, int]) -> int:
-    return sum(operators.get(name, 0) for name in COMPILED_OPERATORS)
 
 
 # --- rules: each a reason why there is no number, the first that applies counts -------------------
@@ -216,8 +209,8 @@ def _nothing(case: _Case) -> tuple[Status, str] | None:
     if compiled is not None and compiled.mapped_ops == 0:
         return "fell_back", f"{compiled.compiler} mapped no operator ({compiled.source})"
     known = case.operators
-    if case.cell.target == "edgetpu" and known and EDGETPU_OPERATOR not in known:
-        return "fell_back", f"the file holds no {EDGETPU_OPERATOR}: it is not compiled"
+    if case.cell.target == "edgetpu" and known and EDGETPU not in known:
+        return "fell_back", f"the file holds no {EDGETPU}: it is not compiled"
     return None
 
 
@@ -251,7 +244,7 @@ def _contradiction(case: _Case) -> tuple[Status, str] | None:
 
 
 def _against_the_file(told: Delegation, operators: dict[str, int]) -> str | None:
-    whole, compiled = sum(operators.values()), _compiled_ops(operators)
+    whole, compiled = sum(operators.values()), compiled_ops(operators)
     if compiled and (told.delegated_ops or 0) > compiled:
         return f"the delegate took {told.delegated_ops} operators and {compiled} are compiled"
     if told.total_ops and whole and told.total_ops > whole:
@@ -278,10 +271,11 @@ def _enqueued(case: _Case) -> tuple[Status, str] | None:
         return "invalid", "the time is that of handing the work over, not of doing it"
     handed = min((one.handed_ns for one in case.every if one.handed_ns), default=None)
     whole = min((one.whole_ns for one in case.every if one.whole_ns), default=None)
-    if handed is None or whole is None or case.own_ns is None or handed > HANDED_OVER * whole:
+    if handed is None or whole is None or case.own_ns is None:
         return None
+    told = handed <= HANDED_OVER * whole
     # A busy machine makes either a few times longer, so what counts is which of the two is nearer.
-    if case.own_ns < math.sqrt(handed * whole):
+    if case.own_ns < (math.sqrt(handed * whole) if told else HANDED_OVER * whole):
         own, short, long = (f"{one / 1e6:.3g} ms" for one in (case.own_ns, handed, whole))
         return (
             "invalid",

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.delegation.compiled import COMPILED_FOR
 from harness.errors import HarnessError
 from harness.optimize import catalog, flatbuffer, graph
 from harness.optimize.cache import Cache, Entry
-from harness.optimize.flatbuffer import COMPILED_FOR
 from harness.optimize.graph import Chain, Node
 from harness.optimize.schedule import BuildEvent, Schedule
 from harness.optimize.targets import edgetpu, gpu

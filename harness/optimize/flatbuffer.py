@@ -23,14 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.delegation.compiled import COMPILED_FOR, EDGETPU
 from harness.errors import HarnessError, RecipeError
 from harness.types import Tensor
 
 IDENTIFIER = b"TFL3"
-EDGETPU = "edgetpu-custom-op"
-DISPATCH = "DISPATCH_OP"
-COMPILED_FOR: Mapping[str, str] = {EDGETPU: "edgetpu", DISPATCH: "npu"}
-"""The operators that compilers leave in place of what they took, and the target of each."""
 FLEX = "Flex"
 _ROOT_BYTES = 8
 """Offset of the root table and the file identifier."""

@@ -11,10 +11,10 @@ from conftest import ROOT, missing
 from lab import qualcomm
 
 from harness.config import recipes
+from harness.delegation.compiled import DISPATCH
 from harness.demo import DATA
 from harness.errors import ConfigError, HarnessError, RecipeError
 from harness.optimize import build, catalog, flatbuffer
-from harness.optimize.flatbuffer import DISPATCH
 from harness.optimize.targets import aot
 from harness.types import DataSource, ModelSource, Variant
 

@@ -11,10 +11,10 @@ from conftest import ROOT, missing
 from standins import compiler, graphs
 
 from harness.config import recipes
+from harness.delegation.compiled import EDGETPU
 from harness.demo import DATA
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import build, catalog, flatbuffer, reference
-from harness.optimize.flatbuffer import EDGETPU
 from harness.optimize.targets import edgetpu
 from harness.types import DataSource, ModelSource, Variant
 

@@ -153,6 +153,9 @@ def test_a_time_like_the_cpus_is_suspect(own: float, word: str) -> None:
         (6.9e6, 5_000_000, "invalid"),
         # Handing over nearly all of it: nothing can be told from the time.
         (6.9e6, 5_100_000, "ok"),
+        # But what is shorter than either covers neither.
+        (4.9e6, 9_000_000, "invalid"),
+        (0.1e6, 9_000_000, "invalid"),
     ],
 )
 def test_a_time_without_the_reading_is_no_time(own: float, handed: int, status: str) -> None:

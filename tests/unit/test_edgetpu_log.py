@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.delegation import edgetpu_log
+from harness.delegation.compiled import EDGETPU
 from harness.optimize import flatbuffer
-from harness.optimize.flatbuffer import EDGETPU
 from harness.optimize.targets import edgetpu
 
 STDOUT = """Edge TPU Compiler version 16.0.384591198

@@ -17,9 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.delegation.compiled import DISPATCH
 from harness.errors import RecipeError
 from harness.optimize import flatbuffer, rewrite
-from harness.optimize.flatbuffer import DISPATCH
 from harness.optimize.targets import programs
 from harness.types import Compiled
 

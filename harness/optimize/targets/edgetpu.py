@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.delegation import edgetpu_log
+from harness.delegation.compiled import EDGETPU
 from harness.errors import RecipeError
 from harness.optimize import flatbuffer, rewrite
-from harness.optimize.flatbuffer import EDGETPU
 from harness.optimize.targets import programs
 from harness.types import Compiled
 
