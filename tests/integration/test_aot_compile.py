@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, missing
 from lab import qualcomm
+from one_build import built
 
 from harness.config import recipes
 from harness.delegation.compiled import DISPATCH
 from harness.demo import DATA
-from harness.errors import ConfigError, HarnessError, RecipeError
-from harness.optimize import build, catalog, flatbuffer
+from harness.errors import ConfigError, RecipeError
+from harness.optimize import catalog, flatbuffer
 from harness.optimize.targets import aot
-from harness.types import DataSource, ModelSource, Variant
 
 
 @pytest.fixture(name="data")
@@ -25,19 +25,6 @@ def _data() -> Path:
     if not folder.is_dir():
         missing("../shared/data is not there")
     return folder
-
-
-def built(folder: Path, model: Path, recipe: str) -> Variant:
-    source = ModelSource(name="m", path=model, data=DataSource(calibration="random"))
-    parsed = recipes.parse(recipe)
-    catalog.check(parsed)
-    request = build.BuildRequest(
-        model=source, recipe=parsed, target=build.resolve_target(parsed, source)
-    )
-    ((_, result),) = build.build_all([request], cache=folder / "cache", workers=1)
-    if isinstance(result, HarnessError):
-        raise result
-    return result
 
 
 def step(libraries: Path, soc: str = "SM8750", more: str = "") -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, missing
+from one_build import built
 from standins import compiler, graphs
 
 from harness.config import recipes
 from harness.delegation.compiled import EDGETPU
 from harness.demo import DATA
-from harness.errors import HarnessError, RecipeError
-from harness.optimize import build, catalog, flatbuffer, reference
+from harness.errors import RecipeError
+from harness.optimize import build, flatbuffer, reference
 from harness.optimize.targets import edgetpu
 from harness.types import DataSource, ModelSource, Variant
 
@@ -25,19 +26,6 @@ def _data() -> Path:
     if not folder.is_dir():
         missing("../shared/data is not there")
     return folder
-
-
-def built(folder: Path, model: Path, recipe: str) -> Variant:
-    source = ModelSource(name="m", path=model)
-    parsed = recipes.parse(recipe)
-    catalog.check(parsed)
-    request = build.BuildRequest(
-        model=source, recipe=parsed, target=build.resolve_target(parsed, source)
-    )
-    ((_, result),) = build.build_all([request], cache=folder / "cache", workers=1)
-    if isinstance(result, HarnessError):
-        raise result
-    return result
 
 
 def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path: Path) -> None:
