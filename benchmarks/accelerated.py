@@ -13,7 +13,7 @@ from ai_edge_litert.compiled_model import CompiledModel
 from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.interpreter import Interpreter
 
-from harness.delegation import Node, graph_walk
+from harness.devices.delegation import Node, graph_walk
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.common import HERE, KEYWORD_INT8, children, digest, need, run, status_bytes
 from benchmarks.figure import Figure
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device, Dose, LaunchOrder
 
 ZIP_BYTES = 32_000

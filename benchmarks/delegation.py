@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.common import COMMAND, DATA, HERE, ROOT, NotAsked, need, run
 from benchmarks.figure import Figure
-from harness.delegation import Node, Timing, graph_walk, judge
+from harness.devices.delegation import Node, Timing, graph_walk, judge
 from harness.types import Cell, Delegation, Launch, Variant
 
 SEED = 20261122

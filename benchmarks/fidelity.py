@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.common import HERE, KEYWORD_INT8, digest, mobilenet, need, run
 from benchmarks.figure import Figure, Ratio, paired_ratio
 from harness.measure import pinning
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device, Dose, LaunchOrder
 
 LOW, HIGH = 0.97, 1.03

@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import CACHE, KEYWORD_INT8, digest, mobilenet, need, stack  # noqa: E402
-from harness import paired  # noqa: E402
 from harness.measure import blocks, pinning  # noqa: E402
-from harness.sessions import Session  # noqa: E402
+from harness.measure.sessions import Session  # noqa: E402
+from harness.stats import paired  # noqa: E402
 from harness.types import Device, Dose, LaunchOrder  # noqa: E402
 
 RAW = CACHE / "gate"
@@ -160,7 +160,7 @@ def keep(path: Path, side: str, at_ns: Any, value: Any, share: float | None) -> 
 
 def from_runs(name: str, results: Path) -> None:
     """Add the timed launches of every gate stored in a results folder, in their order."""
-    from harness.store import Store
+    from harness.records.store import Store
 
     folder = RAW / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import HERE, NotAsked
-from harness import paired
-from harness.gate import verdicts
-from harness.gate.findings import Comparison, Key
-from harness.gate.verdicts import Judged, Verdict
+from harness.analysis.gate import verdicts
+from harness.analysis.gate.findings import Comparison, Key
+from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, Pair, needs_more
+from harness.stats import paired
 
 LAUNCHES = HERE / "launches"
 SLOWER = (Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN)

@@ -19,9 +19,9 @@ from unittest import mock
 
 from benchmarks.common import DATA, HERE, NotAsked, digest, need, run
 from benchmarks.figure import Figure, paired_ratio
-from harness.delegation import Timing, judge
-from harness.delegation.judging import HANDED_OVER
-from harness.sessions import Session
+from harness.devices.delegation import Timing, judge
+from harness.devices.delegation.judging import HANDED_OVER
+from harness.measure.sessions import Session
 from harness.types import Cell, Device, Dose, Launch, LaunchOrder, Variant
 from tests.lab import swiftshader
 from tests.lab.tools import LabError

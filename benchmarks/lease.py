@@ -15,8 +15,8 @@ from benchmarks import server
 from benchmarks.common import ROOT, digest
 from benchmarks.figure import Figure
 from harness.api.devices import EMBEDDED_MODEL
+from harness.measure.sessions import Session
 from harness.protocols import Leasing
-from harness.sessions import Session
 from harness.types import Dose, LaunchOrder
 
 CELL_MS = 50.0

@@ -26,7 +26,8 @@ SHARE = 0.70
 def figures() -> Iterator[Figure]:
     from harness.config.recipes import parse
     from harness.errors import HarnessError
-    from harness.optimize import build, structure
+    from harness.optimize import build
+    from harness.tflite import structure
     from harness.types import DataSource, ModelSource
 
     sources = {

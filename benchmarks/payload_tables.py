@@ -16,7 +16,7 @@ import numpy as np
 
 from harness import api
 from harness.demo import train_digits
-from harness.payload import payload_report
+from harness.tflite.payload import payload_report
 
 CALIBRATION = 200
 KINDS = {"plain": "", "pruned": ", 80 % of each kernel zero", "clustered": ", 16 values a kernel"}

@@ -16,7 +16,7 @@ from benchmarks import server
 from benchmarks.common import NotAsked, digest, run
 from benchmarks.figure import Figure
 from benchmarks.relay import Relay
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device
 
 EXEC_MS = 10.0

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.gate import judging
-from harness.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
-from harness.gate.document import FILE, Result
-from harness.gate.findings import Key
-from harness.store import RunRecord, RunWriter, Store
-from harness.store.codec import encode
+from harness.analysis.gate import judging
+from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
+from harness.analysis.gate.document import FILE, Result
+from harness.analysis.gate.findings import Key
+from harness.records.store import RunRecord, RunWriter, Store
+from harness.records.store.codec import encode
 from harness.types import Cell, Delegation, Launch, Outcome, Plan, Samples, Variant
 
 CONTESTS, PAIRS = 10, 20

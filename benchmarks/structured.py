@@ -19,7 +19,8 @@ from pathlib import Path
 
 from benchmarks.common import HERE, ROOT, NotAsked, digits, run
 from benchmarks.figure import Figure, Ratio, paired_ratio
-from harness.optimize import build, flatbuffer
+from harness.optimize import build
+from harness.tflite import flatbuffer
 from harness.types import DataSource, ModelSource, Recipe, StepCall, Variant
 
 SEEDS = (7, 8, 9)

@@ -111,7 +111,7 @@ def _cells(row: Mapping[str, str]) -> Sequence[str]:
 
 def _half_width(row: Mapping[str, str]) -> str:
     """Write the interval as `edge-harness show` does."""
-    from harness.table import display
+    from harness.records.table import display
 
     ends = ("latency_p50_low_ms", "latency_p50_high_ms")
     return display.half_width({key: float(row[key]) for key in ends})

@@ -240,7 +240,7 @@ Measure = Literal[
     "int8_share",
     "elements",
 ]
-"""What a promise is about; harness.optimize.structure says how each is read off a file.
+"""What a promise is about; harness.tflite.structure says how each is read off a file.
 
 Of every layer (a constant of two dimensions or more that an operator computes with):
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from harness.analysis.gate.document import Result
     from harness.config.farm import Farm
-    from harness.gate.document import Result
 
 AWAY = ("unreachable", "busy")
 """Kinds of failure that say nothing of the model: the device is not there, or is another's."""
@@ -51,7 +51,7 @@ class MeasuredRow:
     """
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        """Wrap one row of :func:`harness.table.rows`."""
+        """Wrap one row of :func:`harness.records.table.rows`."""
         self._columns = dict(columns)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as many types as columns
@@ -69,7 +69,7 @@ class MeasuredRow:
 
     def __repr__(self) -> str:
         """Say which row this is and its p50, for pytest's account of a failed assert."""
-        from harness.table import display
+        from harness.records.table import display
 
         p50 = display.milliseconds(self.latency_p50_ms)
         text = f"{display.name(self._columns)}: p50 {p50} ms {display.half_width(self._columns)}"
@@ -157,7 +157,7 @@ class Edge:
     def _judged(self, columns: Mapping[str, Any]) -> MeasuredRow:
         """Skip, fail, or remember the row and return it."""
         __tracebackhide__ = True
-        from harness.table import display
+        from harness.records.table import display
 
         status = columns["status"]
         said = f"{display.name(dict(columns))}: {status}: {display.clean(columns['reason'] or '')}"
@@ -270,7 +270,7 @@ class EdgeGate:
     def _judged(self, found: Result) -> Result:
         """Fail, skip, or return what the gate came to."""
         __tracebackhide__ = True
-        from harness.gate.document import explained
+        from harness.analysis.gate.document import explained
 
         self._edge.remember((GATE, found.summary()))
         why = "\n".join([found.summary(), *explained(found)])

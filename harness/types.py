@@ -474,7 +474,7 @@ hands the work over (`run`), or the handing over and the reading of every output
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delegation:
-    """What ran where in one launch, and how it is known; harness.delegation judges it."""
+    """What ran where in one launch, and how it is known; harness.devices.delegation judges it."""
 
     delegate: str
     """`xnnpack`, `edgetpu`, `gpu`, `none`, ..."""
@@ -485,7 +485,7 @@ class Delegation:
     left: tuple[str, ...] = ()
     """Operators left on the CPU, by name."""
     evidence: str = ""
-    """Kinds of evidence with what each said, joined by `; ` (harness.delegation.KINDS)."""
+    """Kinds of evidence with what each said, joined by `; ` (harness.devices.delegation.KINDS)."""
     fully: bool | None = None
     """What the runtime's `is_fully_accelerated` said; None where it was not asked."""
     clock: Clock = "invoke"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import pick as picking
+from harness.analysis import pick as picking
 from harness.api.stored import open_run
 from harness.errors import ConfigError
-from harness.table.rows import read
+from harness.records.table.rows import read
 
 
 def pick(
@@ -45,11 +45,11 @@ def export(
 ) -> str:
     """Return a stored run in another tool's format, and write it to `output` where one is given.
 
-    `form` is one of `harness.report.exports.FORMATS`. Raises ConfigError for another one or a file
+    `form` is one of `harness.present.report.exports.FORMATS`. Raises ConfigError for another one or a file
     that cannot be written, StoreError for the run, or where the format needs a measured row and
     the run has none.
     """
-    from harness.report import exports
+    from harness.present.report import exports
 
     text = exports.write(read(open_run(selector, results=results)), form, emulated=emulated)
     if output is not None:

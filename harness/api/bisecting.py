@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.analysis.bisect import Answer, Found, Oracle, Points, Step, search
+from harness.analysis.bisect.commits import Commits
+from harness.analysis.bisect.search import Word
+from harness.analysis.gate.contest import Rules
+from harness.analysis.gate.document import Result, explained
 from harness.api.gating import gate
 from harness.api.running import Progress, read_plan
-from harness.bisect import Answer, Found, Oracle, Points, Step, search
-from harness.bisect.commits import Commits
-from harness.bisect.search import Word
 from harness.config import farm as farms
 from harness.errors import ConfigError, RecipeError
-from harness.gate.contest import Rules
-from harness.gate.document import Result, explained
 from harness.types import Plan
 
 _WORDS: dict[int, Word] = {0: "good", 1: "bad", 2: "inconclusive", 3: "untestable", 4: "away"}
@@ -72,7 +72,7 @@ def bisect(
 ) -> Found:
     """Find the first of the points that is worse than the first, by the plan's gate.
 
-    `points` is `harness.bisect.Files(...)` or comes from the context :func:`bisect_commits`. Each gate is a
+    `points` is `harness.analysis.bisect.Files(...)` or comes from the context :func:`bisect_commits`. Each gate is a
     stored run; `oracle` takes the gate's place. Raises ConfigError for a plan or ends that cannot be used, and what a gate raises.
     """
     read = read_plan(plan)

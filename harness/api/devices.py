@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import assets, plugins, sessions
+from harness import assets, plugins
 from harness.api.running import close_all, read_farm, settle_key
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
@@ -18,6 +18,7 @@ from harness.farm import doctor as examiner
 from harness.farm.patient import Check
 from harness.farm.setup import Installation, Say, install
 from harness.farm.wheels import Wanted
+from harness.measure import sessions
 from harness.protocols import Leasing, OpenDialect, Transport
 from harness.types import Device
 

@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import assets, prepare, sessions, store
+from harness import assets
+from harness.analysis.gate import accuracy, document, judging, loop, selftests, sides, stored
+from harness.analysis.gate.contest import Contest, Evidence, Rules
+from harness.analysis.gate.document import Result
+from harness.analysis.gate.findings import Key, Row
 from harness.api.devices import EMBEDDED_MODEL
 from harness.api.running import (
     Progress,
@@ -23,15 +27,13 @@ from harness.api.running import (
 from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
-from harness.delegation.compiled import compiled_ops
 from harness.errors import ConfigError, HarnessError
-from harness.gate import accuracy, document, judging, loop, selftests, sides, stored
-from harness.gate.contest import Contest, Evidence, Rules
-from harness.gate.document import Result
-from harness.gate.findings import Key, Row
+from harness.measure import prepare, sessions
 from harness.optimize import build, reference
-from harness.store.codec import encode
-from harness.store.journal import appearing
+from harness.records import store
+from harness.records.store.codec import encode
+from harness.records.store.journal import appearing
+from harness.tflite.compiled import compiled_ops
 from harness.types import Device, Failure, Outcome, Plan, Variant
 
 Live = Mapping[str, sessions.Session | HarnessError]

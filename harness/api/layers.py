@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import store
+from harness.analysis.layers import Layers, Subject, estimate, lining, subjects, tool
 from harness.api.running import read_farm
 from harness.api.stored import open_run
 from harness.config import farm as farms
 from harness.config import profiles
 from harness.errors import ConfigError
-from harness.layers import Layers, Subject, estimate, lining, subjects, tool
-from harness.layers.truncate import MAX_PREFIXES
-from harness.sessions import Session
+from harness.measure.sessions import Session
+from harness.records import store
+from harness.tflite.truncate import MAX_PREFIXES
 from harness.types import Device
 
 _MOST_RUNS = 2

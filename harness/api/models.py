@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import plugins, prepare
+from harness import plugins
 from harness.api.running import Progress, build_variants, read_farm
 from harness.config import plans
 from harness.errors import ConfigError
+from harness.measure import prepare
 from harness.optimize import catalog
 from harness.optimize import inspect as inspector
 from harness.types import Failure, Variant
@@ -82,7 +83,7 @@ def inspect(file: Path) -> dict[str, Any]:
 
 def payload(file: Path, old: Path | None = None) -> dict[str, Any]:
     """Say what a file takes under each codec and as a delta to an older one; takes seconds a MB."""
-    from harness.payload import payload_report
+    from harness.tflite.payload import payload_report
 
     return payload_report(file, old).plain()
 

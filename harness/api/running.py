@@ -9,21 +9,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from harness import assets, prepare, sessions, store, table
-from harness import run as loop
+from harness import assets
 from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
 from harness.farm import contact
+from harness.measure import prepare, sessions
+from harness.measure import run as loop
 from harness.optimize import build
+from harness.records import store, table
 from harness.types import Cell, Device, Failure, Launch, LaunchOrder, Outcome, Plan, Variant
 
 _DEAD_HOLDER_SECONDS = 35.0
 
 
 class Progress(Protocol):
-    """Who is told how a run goes on; harness.screen has one for people."""
+    """Who is told how a run goes on; harness.present.screen has one for people."""
 
     def build_event(self, event: build.BuildEvent) -> None:
         """A build started, moved on or ended."""

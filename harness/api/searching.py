@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import assets, prepare
-from harness import search as searching
-from harness import store as stores
+from harness import assets
+from harness.analysis import search as searching
 from harness.api.running import read_farm, read_plan, run
 from harness.config import farm as farms
 from harness.config import plans, searches, toml_door
@@ -22,8 +21,10 @@ from harness.errors import (
     Unreachable,
 )
 from harness.farm import toml_text
+from harness.measure import prepare
 from harness.optimize import build
 from harness.optimize.workers import available_cores
+from harness.records import store as stores
 from harness.types import Device, Dose, Failure, ModelSource, Plan, Recipe, Variant
 
 LAUNCHES = 2

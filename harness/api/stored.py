@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import assets, store, table
+from harness import assets
 from harness.config import profiles as known_profiles
-from harness.table import minutes as table_minutes
-from harness.table.rows import read
+from harness.records import store, table
+from harness.records.table import minutes as table_minutes
+from harness.records.table.rows import read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
 
 
 def rows(selector: str, *, results: Path | None = None) -> list[table.Row]:
-    """Return the rows of a stored run; the columns are `harness.table.COLUMNS`."""
+    """Return the rows of a stored run; the columns are `harness.records.table.COLUMNS`."""
     return table.rows(open_run(selector, results=results))
 
 
@@ -69,7 +70,7 @@ def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[di
 
 def report(selector: str, output: Path | None = None, *, results: Path | None = None) -> Path:
     """Write one self-contained HTML page of a run; returns where it is."""
-    from harness.report import html
+    from harness.present.report import html
 
     stored = open_run(selector, results=results)
     target = output or stored.path / "report.html"

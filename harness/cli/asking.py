@@ -12,7 +12,7 @@ from harness.cli.shared import DONE, NO, JsonOption, ResultsOption, RunArgument,
 
 
 class ExportFormat(StrEnum):
-    """What a run can be exported as; the same words as harness.report.exports.FORMATS."""
+    """What a run can be exported as; the same words as harness.present.report.exports.FORMATS."""
 
     BMF = "bmf"
     GITHUB = "github"
@@ -47,7 +47,8 @@ def pick(
 
     Example: edge-harness pick latest --where 'accuracy>=0.85' --minimize latency_p50_ms
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.pick(
         run,

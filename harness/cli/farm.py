@@ -35,7 +35,8 @@ def add(
 
     Example: edge-harness add ssh://pi@10.0.0.7 --name bench-pi
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     met = api.add(
         uri, name=name, identity=identity, python=python, farm=farm, trust=key_question(yes_key)
@@ -61,7 +62,8 @@ def devices(
 
     Example: edge-harness devices
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     if clean:
         _clean(device or (), farm, as_json=as_json)
@@ -84,7 +86,8 @@ def doctor(
 
     Example: edge-harness doctor bench-pi
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.doctor(device or (), farm=farm)
     if as_json:
@@ -114,7 +117,8 @@ def setup(
     """
     from dataclasses import asdict
 
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     made = api.setup(
         device,
@@ -138,7 +142,8 @@ def profiles(
 
     Example: edge-harness profiles raspberry_pi_5
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.profiles(name)
     if as_json:
@@ -155,7 +160,8 @@ def profiles(
 
 
 def _clean(names: Sequence[str], farm: Path | None, *, as_json: bool) -> NoReturn:
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.clean(names, farm=farm)
     if as_json:

@@ -39,7 +39,8 @@ def inspect(
 
     Example: edge-harness inspect model.tflite --payload --old model-before.tflite
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.inspect(file)
     if payload or old is not None:
@@ -63,7 +64,8 @@ def recipes(
 
     Example: edge-harness recipes prune
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.recipes(name)
     if as_json:

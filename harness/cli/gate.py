@@ -24,7 +24,7 @@ from harness.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from harness.gate.document import Result
+    from harness.analysis.gate.document import Result
 
 _NS_PER_MS = 1e6
 
@@ -101,8 +101,8 @@ def judge(
 
 def _tell(found: Result, *, as_json: bool) -> NoReturn:
     """Print what a gate came to and end with its exit code."""
-    from harness import screen
-    from harness.gate.document import explained
+    from harness.analysis.gate.document import explained
+    from harness.present import screen
 
     document = found.plain()
     if as_json:
@@ -161,7 +161,8 @@ def selftest(
 
     Example: edge-harness selftest bench-pi --model model.tflite
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     chosen = {} if model is None else {"model": model}
     found = api.selftest(

@@ -23,9 +23,9 @@ from harness.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from harness.bisect import Points
-    from harness.layers import Layers
-    from harness.layers.lining import Difference
+    from harness.analysis.bisect import Points
+    from harness.analysis.layers import Layers
+    from harness.analysis.layers.lining import Difference
 
 _NAME_WIDTH = 40
 
@@ -63,7 +63,7 @@ def layers(
     Example: edge-harness layers latest --recipe float32 --recipe int8
     """
     from harness import api
-    from harness.layers.subjects import Narrowed
+    from harness.analysis.layers.subjects import Narrowed
 
     tell = _ticker(quiet=as_json)
     found = api.layers(
@@ -120,9 +120,10 @@ def bisect(
 
     Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
     """
-    from harness import api, screen
-    from harness.bisect import Files
+    from harness import api
+    from harness.analysis.bisect import Files
     from harness.errors import ConfigError
+    from harness.present import screen
 
     with ExitStack() as stack:
         points: Points
@@ -175,8 +176,8 @@ def _ends(git: str | None, good: str | None, bad: str | None) -> tuple[str, str]
 
 
 def _print_layers(one: Layers) -> None:
-    from harness import screen
-    from harness.layers import nouns
+    from harness.analysis.layers import nouns
+    from harness.present import screen
 
     word = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
     screen.out(f"{one.subject}: {word}, {one.launches} launches of each")
@@ -192,7 +193,7 @@ def _print_layers(one: Layers) -> None:
 
 
 def _print_difference(difference: Difference) -> None:
-    from harness import screen
+    from harness.present import screen
 
     whole = (difference.b.whole_ns - difference.a.whole_ns) / 1e3
     screen.out(f"A: {difference.a.subject}\nB: {difference.b.subject}")

@@ -114,7 +114,8 @@ def run(
 
     Example: edge-harness run plan.toml --device bench-pi
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     if dry_run:
         cells = api.decide(plan, farm=farm, devices=device or (), recipes=recipe or ())
@@ -152,7 +153,8 @@ def optimize(
 
     Example: edge-harness optimize model.keras --recipe int8 --calibration cal.npz --out built
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     built = api.optimize(
         model,

@@ -21,7 +21,7 @@ from harness.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from harness.search import Answer, Began, Told
+    from harness.analysis.search import Answer, Began, Told
 
 _WIDTH = 79
 
@@ -66,7 +66,7 @@ def search(
 
 
 def _print(found: Answer, *, as_json: bool) -> None:
-    from harness import screen
+    from harness.present import screen
 
     if as_json:
         print_json(found.plain())
@@ -87,7 +87,7 @@ def _show(event: Began) -> None:
 
 
 def _tell(event: Told, columns: Sequence[str]) -> None:
-    from harness import screen
+    from harness.present import screen
 
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{'':<{_WIDTH}}\r")

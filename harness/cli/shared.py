@@ -95,14 +95,14 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.
 
 def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported late on purpose
     """Make the display of a run that goes on, on stderr."""
-    from harness import screen
+    from harness.present import screen
 
     return screen.Progress(quiet=quiet)
 
 
 def finish(run: Run, *, as_json: bool) -> int:
     """Let a run go on to its end, print its rows, return the exit code."""
-    from harness import screen
+    from harness.present import screen
 
     outcomes: list[Outcome] = []
     with run:
@@ -134,7 +134,7 @@ def print_json(document: object) -> None:
     """Print one JSON document on stdout; what a terminal would obey is escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if not text.isascii() or "\x7f" in text:
-        from harness.report.plain import escaped
+        from harness.present.report.plain import escaped
 
         text = escaped(text)
     typer.echo(text)
@@ -142,6 +142,6 @@ def print_json(document: object) -> None:
 
 def tell(text: str) -> None:
     """Write lines to stderr, cleaned of what a terminal or a CI system would obey."""
-    from harness.table.display import clean_lines
+    from harness.records.table.display import clean_lines
 
     typer.echo(clean_lines(text), err=True)

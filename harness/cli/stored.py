@@ -24,7 +24,8 @@ def runs(results: ResultsOption = None, as_json: JsonOption = False) -> None:
 
     Example: edge-harness runs
     """
-    from harness import api, screen
+    from harness import api
+    from harness.present import screen
 
     found = api.runs(results=results)
     if as_json:
@@ -44,8 +45,9 @@ def show(
 
     Example: edge-harness show latest --format markdown
     """
-    from harness import api, screen
-    from harness.report import markdown, plain
+    from harness import api
+    from harness.present import screen
+    from harness.present.report import markdown, plain
 
     stored = api.open_run(run, results=results)
     rows = api.rows(stored.id, results=results)
@@ -74,9 +76,10 @@ def compare(
 
     Example: edge-harness compare 20260101-kws latest
     """
-    from harness import api, screen
-    from harness.report import markdown, plain
-    from harness.table import COMPARED
+    from harness import api
+    from harness.present import screen
+    from harness.present.report import markdown, plain
+    from harness.records.table import COMPARED
 
     rows = api.compare(runs_, results=results)
     match Format.JSON if as_json else form:

@@ -6,7 +6,7 @@
     constraints = { max_accuracy_drop = 0.02, max_size_kb = 300 }
 
 A value of a recipe may be a range `low..high` or alternatives `x|y`, each side as in TOML. Whether
-a step takes them is asked of the steps (harness.search), which this package does not know.
+a step takes them is asked of the steps (harness.analysis.search), which this package does not know.
 """
 
 from __future__ import annotations

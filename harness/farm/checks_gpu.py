@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from harness.delegation import is_software
+from harness.devices.delegation import is_software
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
 from harness.farm import vulkan
 from harness.farm.patient import Check, Patient, Status

@@ -34,7 +34,8 @@ def settle_host_key(device: Device, trust: Trust) -> None:
     A key that `trust` accepts is added to the device's store of known hosts. Raises
     HostKeyUnknown for one it does not accept and for a changed one, which nobody is asked about.
     """
-    from harness.transports import ssh_connect, ssh_keys
+    from harness.devices.transports.ssh import connect as ssh_connect
+    from harness.devices.transports.ssh import keys as ssh_keys
 
     while not (shown := ssh_connect.host_key(device)).known:
         if not trust(shown.host, ssh_keys.short_type(shown.type), shown.fingerprint):

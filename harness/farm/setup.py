@@ -20,7 +20,7 @@ from harness.farm import wheels
 from harness.farm.patient import Patient
 from harness.farm.probe import Probe, ask
 from harness.farm.wheels import NoWheel, Site, Wanted, Wheel
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device, DeviceFacts, Runtime
 
 _SPARE_BYTES = 50_000_000

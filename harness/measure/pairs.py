@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness import paired
+from harness.stats import paired
 from harness.types import Covariates
 
 FIRST_PAIRS = 6

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.delegation.compiled import COMPILED_FOR
 from harness.errors import HarnessError
-from harness.optimize import catalog, flatbuffer, graph
+from harness.optimize import catalog, graph
 from harness.optimize.cache import Cache, Entry
 from harness.optimize.graph import Chain, Node
 from harness.optimize.schedule import BuildEvent, Schedule
 from harness.optimize.targets import edgetpu, gpu
 from harness.optimize.workers import Pool
+from harness.tflite import flatbuffer
+from harness.tflite.compiled import COMPILED_FOR
 from harness.types import (
     Agreement,
     Compiled,

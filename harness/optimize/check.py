@@ -15,10 +15,10 @@ import numpy as np
 
 from harness.errors import ConfigError, RecipeError
 from harness.optimize import data as datasets
-from harness.optimize import numeric
-from harness.optimize.flatbuffer import FileFacts
-from harness.optimize.numeric import Array
 from harness.optimize.runtime import Runner
+from harness.tflite import numeric
+from harness.tflite.flatbuffer import FileFacts
+from harness.tflite.numeric import Array
 from harness.types import Agreement, Tensor
 
 CHECKED_SAMPLES = 64

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import flatbuffer, numeric, rewrite, runtime
+from harness.optimize import runtime
+from harness.tflite import flatbuffer, numeric, rewrite
 from harness.types import Tensor
 
 _MAX_SOURCE_ERROR = 0.01

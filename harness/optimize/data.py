@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.optimize.numeric import Array, sample_shape
+from harness.tflite.numeric import Array, sample_shape
 from harness.types import Tensor
 
 RANDOM = "random"

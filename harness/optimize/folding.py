@@ -15,8 +15,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import flatbuffer
-from harness.optimize.flatbuffer import Reader
+from harness.tflite import flatbuffer
+from harness.tflite.flatbuffer import Reader
 
 FLAG = "unfolded_batch_norm"
 _LAYERS = {

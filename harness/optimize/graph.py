@@ -318,7 +318,8 @@ def _world() -> dict[str, Any]:
             versions[name] = None
     folder = Path(__file__).parent
     code = hashlib.sha256()
-    for file in sorted([*folder.glob("*.py"), *folder.glob("targets/*.py")]):
+    files = [*folder.glob("*.py"), *folder.glob("targets/*.py"), *folder.parent.glob("tflite/*.py")]
+    for file in sorted(files):
         code.update(file.read_bytes())
     return {"versions": versions, "harness": harness.__version__, "sources": code.hexdigest()}
 

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import payload
-from harness.delegation import Node, graph_walk
+from harness.devices.delegation import Node, graph_walk
 from harness.errors import HarnessError
-from harness.optimize import flatbuffer, structure, workers
-from harness.optimize.flatbuffer import FileFacts, Signature
-from harness.optimize.structure import Layer
+from harness.optimize import workers
+from harness.tflite import flatbuffer, payload, structure
+from harness.tflite.flatbuffer import FileFacts, Signature
+from harness.tflite.structure import Layer
 from harness.types import Delegation, Tensor
 
 

@@ -7,22 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import payload
 from harness.errors import RecipeError
-from harness.optimize import (
-    catalog,
-    check,
-    convert,
-    flatbuffer,
-    folding,
-    promises,
-    quantise,
-    rewrite,
-    runtime,
-    structure,
-)
+from harness.optimize import catalog, check, convert, folding, promises, quantise, runtime
 from harness.optimize import data as datasets
 from harness.protocols import Artifact, StepData
+from harness.tflite import flatbuffer, payload, rewrite, structure
 
 Order = Mapping[str, Any]
 _NAMED_WEIGHTS = 3

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import structure
-from harness.optimize.structure import Layer
 from harness.protocols import Promise
+from harness.tflite import structure
+from harness.tflite.structure import Layer
 
 _WORDS = {
     "sparsity": "zeros",

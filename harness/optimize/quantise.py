@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import flatbuffer, rewrite
-from harness.optimize.numeric import Array
+from harness.tflite import flatbuffer, rewrite
+from harness.tflite.numeric import Array
 
 _CONTROL_FLOW = ("WHILE", "IF", "CALL")
 _LIBRARY_ERRORS = (

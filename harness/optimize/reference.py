@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize import cache, flatbuffer, numeric, workers
+from harness.optimize import cache, workers
 from harness.optimize import data as datasets
-from harness.optimize.numeric import Array
+from harness.tflite import flatbuffer, numeric
+from harness.tflite.numeric import Array
 from harness.types import Agreement, ModelSource, Variant
 
 

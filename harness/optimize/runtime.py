@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize.flatbuffer import FileFacts
-from harness.optimize.numeric import Array
+from harness.tflite.flatbuffer import FileFacts
+from harness.tflite.numeric import Array
 
 
 class Runner:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, numeric, operators, quantise
-from harness.optimize.numeric import Array
-from harness.optimize.operators import Operator
+from harness.optimize import quantise
 from harness.optimize.runtime import Runner
 from harness.protocols import StepData
 from harness.stats import binomial_cdf
+from harness.tflite import flatbuffer, numeric, operators
+from harness.tflite.numeric import Array
+from harness.tflite.operators import Operator
 
 PRECISIONS = ("float", "int8", "int16")
 CALIBRATION_ROWS = 1_000

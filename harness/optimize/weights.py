@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import RecipeError
-from harness.optimize import operators, structure
-from harness.optimize.operators import Operator
+from harness.tflite import operators, structure
+from harness.tflite.operators import Operator
 
 Arithmetic = Literal["float", "integer"]
 """`float` widens the weights before use; `integer` quantises the activations while it runs."""

@@ -14,9 +14,9 @@ import pytest
 from agent_lab import ROOT, SECONDS, SHORT, RawAgent, digest_of
 from conftest import missing
 
-from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
-from harness.dialects.packing import agent_zip
-from harness.transports.local import LocalTransport, open_local
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.packing import agent_zip
+from harness.devices.transports.local import LocalTransport, open_local
 from harness.types import Device, LaunchOrder
 
 

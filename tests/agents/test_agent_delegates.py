@@ -14,9 +14,9 @@ import pytest
 from agent_lab import ROOT, digest_of
 from standins import graphs
 
-from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.transports.local import LocalTransport
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
-from harness.transports.local import LocalTransport
 from harness.types import Device, Launch, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)

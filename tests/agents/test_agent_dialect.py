@@ -14,10 +14,11 @@ from agent_lab import digest_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.dialects import answers
-from harness.dialects.answers import Fields
-from harness.dialects.framing import MAX_LINE_BYTES, JsonLines, parse
-from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent import answers
+from harness.devices.dialects.python_agent.answers import Fields
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.framing import MAX_LINE_BYTES, JsonLines, parse
+from harness.devices.transports.local import LocalTransport
 from harness.errors import (
     AgentError,
     AgentSilent,
@@ -26,7 +27,6 @@ from harness.errors import (
     TransferFailed,
     Unreachable,
 )
-from harness.transports.local import LocalTransport
 from harness.types import Device, Dose, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)

@@ -20,11 +20,11 @@ from lab.swiftshader import crashing
 from standins import graphs
 
 from harness import assets
-from harness.delegation import Timing, is_software, judge
-from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
+from harness.devices.delegation import Timing, is_software, judge
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.transports.local import open_local
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
 from harness.optimize import reference
-from harness.transports.local import open_local
 from harness.types import Cell, Device, Launch, LaunchOrder, Variant
 
 pytest_plugins = ("agent_fixtures",)

@@ -17,7 +17,8 @@ import pytest
 from agent_lab import LONG, SHORT, digest_of, launch_processes, wait_until
 from conftest import missing
 
-from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.transports.local import LocalTransport
 from harness.errors import (
     AgentError,
     AgentSilent,
@@ -29,7 +30,6 @@ from harness.errors import (
     Unreachable,
     Unsupported,
 )
-from harness.transports.local import LocalTransport
 from harness.types import Device, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)

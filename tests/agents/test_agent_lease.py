@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from agent_lab import LONG, ROOT, RawAgent, digest_of, launch_processes, wait_until
 
-from harness.dialects import renewal
-from harness.dialects.json_lines import JsonLinesDialect, _wire, open_json_lines
-from harness.dialects.packing import agent_zip
+from harness.devices.dialects.python_agent import renewal
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, _wire, open_json_lines
+from harness.devices.dialects.python_agent.packing import agent_zip
+from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import LeaseError
+from harness.measure.sessions import Patience, Session
 from harness.protocols import Leasing
-from harness.sessions import Patience, Session
-from harness.transports.local import LocalTransport, open_local
 from harness.types import Device, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)

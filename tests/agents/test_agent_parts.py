@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from agent_lab import SHORT, agent_module, digest_of
 
-from harness.dialects import packing
-from harness.dialects.json_lines import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent import packing
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.transports.local import LocalTransport
 from harness.errors import RuntimeMissing
-from harness.transports.local import LocalTransport
 from harness.types import Device, Dose, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from agent_lab import LONG, ROOT, SECONDS, SHORT, RawAgent, digest_of, launch_processes, wait_until
 
-from harness.dialects import packing
-from harness.transports.local import LocalTransport
+from harness.devices.dialects.python_agent import packing
+from harness.devices.transports.local import LocalTransport
 from harness.types import Device, Dose
 
 pytest_plugins = ("agent_fixtures",)

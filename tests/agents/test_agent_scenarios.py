@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from agent_lab import ROOT, SECONDS, SHORT, agent_module, digest_of
 
-from harness.dialects.json_lines import JsonLinesDialect
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect
 from harness.errors import Unsupported
 from harness.measure import blocks
 from harness.types import Dose, Launch, LaunchOrder, Samples

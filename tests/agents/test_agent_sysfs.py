@@ -12,7 +12,7 @@ from agent_lab import agent_module
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.dialects import answers
+from harness.devices.dialects.python_agent import answers
 from harness.errors import AgentError
 
 SYSFS = agent_module("sysfs")

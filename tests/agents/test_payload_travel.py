@@ -20,14 +20,14 @@ from agent_lab import RawAgent, digest_of, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import payload
-from harness.dialects import parcel
-from harness.dialects.json_lines import open_json_lines
+from harness.devices.dialects.python_agent import parcel
+from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.transports.local import LocalTransport
 from harness.errors import TransferFailed
-from harness.sessions import Session
-from harness.transports.local import LocalTransport
+from harness.measure.sessions import Session
+from harness.measure.worker import Worker
+from harness.tflite import payload
 from harness.types import Cell, Device, Launch, LaunchOrder
-from harness.worker import Worker
 
 pytest_plugins = ("agent_fixtures",)
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -9,10 +9,10 @@ import pytest
 from standins import compiler
 
 from harness.demo import DATA
-from harness.dialects.json_lines import open_json_lines
+from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.transports.local import open_local
 from harness.farm.doctor import examine
 from harness.farm.patient import Check
-from harness.transports.local import open_local
 from harness.types import Accelerator, Device, Profile
 
 

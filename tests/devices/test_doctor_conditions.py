@@ -19,12 +19,12 @@ import pytest
 from conftest import missing
 
 from harness.demo.loopback_sshd import LoopbackSshd, loopback_sshd, sshd_path
-from harness.dialects.json_lines import open_json_lines
+from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.transports.local import open_local
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.farm import checks_device
 from harness.farm.doctor import examine
 from harness.farm.patient import Check, Patient
-from harness.transports.local import open_local
-from harness.transports.ssh import open_ssh
 from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"

@@ -14,11 +14,11 @@ import pytest
 from lab.swiftshader import crashing
 
 from harness.config import profiles
-from harness.dialects.json_lines import open_json_lines
+from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.transports.local import open_local
 from harness.farm import checks_gpu
 from harness.farm.checks_gpu import gpu
 from harness.farm.patient import Check, Patient
-from harness.transports.local import open_local
 from harness.types import Accelerator, Device, Profile
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"

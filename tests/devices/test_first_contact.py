@@ -11,12 +11,12 @@ import pytest
 from harness import assets
 from harness.config import farm as farms
 from harness.config import profiles
-from harness.dialects.json_lines import open_json_lines
+from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import HostKeyUnknown
 from harness.farm import contact
 from harness.farm.doctor import examine
-from harness.sessions import Session
-from harness.transports.ssh import open_ssh
+from harness.measure.sessions import Session
 from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"

@@ -26,7 +26,7 @@ from harness.farm import setup
 from harness.farm.probe import Probe
 from harness.farm.setup import Installation
 from harness.farm.wheels import Site, Wanted
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device, Dose, LaunchOrder
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"

@@ -19,6 +19,9 @@ from conftest import missing
 
 from harness import assets
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, available, loopback_sshd, sessions
+from harness.devices.transports.ssh.connect import host_key
+from harness.devices.transports.ssh.keys import trust
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import (
     AgentSilent,
     ConfigError,
@@ -26,9 +29,6 @@ from harness.errors import (
     TransportError,
     Unreachable,
 )
-from harness.transports.ssh import open_ssh
-from harness.transports.ssh_connect import host_key
-from harness.transports.ssh_keys import trust
 from harness.types import Device
 
 DeviceOn = Callable[[LoopbackSshd], Device]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, loopback_sshd
+from harness.devices.transports.local import open_local
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
 from harness.protocols import Transport
-from harness.transports.local import open_local
-from harness.transports.ssh import open_ssh
 from harness.types import Device
 
 On = Callable[[LoopbackSshd], Device]

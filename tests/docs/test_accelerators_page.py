@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from harness.config import farm, plans, profiles, recipes, toml_door
-from harness.delegation import KINDS
+from harness.devices.delegation import KINDS
 from harness.optimize import build, catalog
 from harness.optimize.targets import aot
-from harness.table import COLUMNS
-from harness.table.display import FLAGS, STATUSES
+from harness.records.table import COLUMNS
+from harness.records.table.display import (FLAGS, STATUSES)
 from harness.types import ModelSource
 
 PAGE = (Path(__file__).parents[2] / "docs" / "accelerators.md").read_text(encoding="utf-8")

@@ -14,8 +14,8 @@ from harness.config import farm, profiles, recipes
 from harness.errors import ConfigError, ModelRejected, Unsupported
 from harness.optimize import catalog
 from harness.protocols import Artifact, StepData
-from harness.sessions import Session
-from harness.transports.local import LocalTransport
+from harness.measure.sessions import Session
+from harness.devices.transports.local import LocalTransport
 from harness.types import Device, Dose, LaunchOrder, Profile
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")

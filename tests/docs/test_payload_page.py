@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import payload
+from harness.tflite import payload
 from harness.cli import app
 from harness.demo import DATA
 from harness.protocols import Push

@@ -10,8 +10,8 @@ import pytest
 from harness import api
 from harness.config import plans, searches, toml_door
 from harness.demo import DATA
-from harness.search import Space
-from harness.search.columns import RULES
+from harness.analysis.search import Space
+from harness.analysis.search.columns import RULES
 from harness.types import Plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")

@@ -12,11 +12,12 @@ from lab import qualcomm
 from one_build import built
 
 from harness.config import recipes
-from harness.delegation.compiled import DISPATCH
 from harness.demo import DATA
 from harness.errors import ConfigError, RecipeError
-from harness.optimize import catalog, flatbuffer
+from harness.optimize import catalog
 from harness.optimize.targets import aot
+from harness.tflite import flatbuffer
+from harness.tflite.compiled import DISPATCH
 
 
 @pytest.fixture(name="data")

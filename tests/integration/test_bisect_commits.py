@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.bisect import Answer, Found, Untestable, search
-from harness.bisect.commits import Commits
+from harness.analysis.bisect import Answer, Found, Untestable, search
+from harness.analysis.bisect.commits import Commits
 from harness.errors import ConfigError
 
 BUILD = [sys.executable, "build.py"]

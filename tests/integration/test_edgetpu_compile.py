@@ -12,11 +12,12 @@ from one_build import built
 from standins import compiler, graphs
 
 from harness.config import recipes
-from harness.delegation.compiled import EDGETPU
 from harness.demo import DATA
 from harness.errors import RecipeError
-from harness.optimize import build, flatbuffer, reference
+from harness.optimize import build, reference
 from harness.optimize.targets import edgetpu
+from harness.tflite import flatbuffer
+from harness.tflite.compiled import EDGETPU
 from harness.types import DataSource, ModelSource, Variant
 
 

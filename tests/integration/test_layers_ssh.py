@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.layers import Subject, estimate, tool
 from harness.demo import DATA
 from harness.errors import Crashed, Unsupported
-from harness.layers import Subject, estimate, tool
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device
 
 STANDIN = Path(__file__).with_name("standin_benchmark_model.py")

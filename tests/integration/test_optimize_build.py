@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError, HarnessError, RecipeError
-from harness.optimize import build, flatbuffer, inspect, reference, workers
+from harness.optimize import build, inspect, reference, workers
+from harness.tflite import flatbuffer
 from harness.types import DataSource, ModelSource, Recipe, StepCall, Variant
 
 ROOT = Path(__file__).resolve().parents[2]

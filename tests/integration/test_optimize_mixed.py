@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from harness.errors import HarnessError
-from harness.optimize import build, inspect, structure
+from harness.optimize import build, inspect
+from harness.tflite import structure
 from harness.types import DataSource, ModelSource, Recipe, StepCall, Variant
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness import api, payload
+from harness import api
 from harness.demo import DATA
+from harness.tflite import payload
 
 DIGITS = DATA / "digits.tflite"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness import api
+from harness.analysis.gate.contest import Rules
 from harness.config import plans
 from harness.errors import ConfigError
-from harness.gate.contest import Rules
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"

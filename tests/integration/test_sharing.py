@@ -14,8 +14,8 @@ from edge_command import CLI, edge
 from test_cli_job import digits_plan, farm_of
 
 from harness.demo.loopback_sshd import LoopbackSshd
-from harness.dialects import renewal
-from harness.sessions import Session
+from harness.devices.dialects.python_agent import renewal
+from harness.measure.sessions import Session
 from harness.types import Device
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError, HarnessError
-from harness.optimize import build, catalog, flatbuffer
+from harness.optimize import build, catalog
+from harness.tflite import flatbuffer
 from harness.types import DataSource, ModelSource, Recipe, StepCall, Variant
 
 DEMO = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data"

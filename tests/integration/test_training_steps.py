@@ -11,7 +11,8 @@ import pytest
 
 from harness.config import recipes
 from harness.errors import HarnessError
-from harness.optimize import build, structure
+from harness.optimize import build
+from harness.tflite import structure
 from harness.types import DataSource, ModelSource, Variant
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(900)]

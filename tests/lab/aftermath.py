@@ -23,8 +23,9 @@ from typing import Any
 
 import duckdb
 
-from harness import api, store
-from harness.store import StoredRun
+from harness import api
+from harness.records import store
+from harness.records.store import StoredRun
 
 from .device import LabDevice
 

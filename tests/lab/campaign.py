@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness import store
+from harness.records import store
 
 from . import plans
 from .aftermath import Aftermath, Problem, journal, ours

@@ -20,10 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import sessions
 from harness.cli import main as command_line
 from harness.errors import TransportError
-from harness.measure import blocks
+from harness.measure import blocks, sessions
 from harness.protocols import Channel, Reply, Transport
 from harness.types import Device
 

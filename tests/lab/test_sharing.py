@@ -12,8 +12,8 @@ import duckdb
 import pytest
 
 from harness import api
-from harness.dialects import renewal
-from harness.sessions import Patience, Session
+from harness.devices.dialects.python_agent import renewal
+from harness.measure.sessions import Patience, Session
 
 from .__main__ import farm_entry
 from .device import Hosted

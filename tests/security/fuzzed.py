@@ -7,17 +7,21 @@ for its parser (any bytes in; a noun, None or a HarnessError out, in bounded tim
 from __future__ import annotations
 
 FUZZERS: dict[str, tuple[str, ...]] = {
-    "harness/dialects/answers.py": (
+    "harness/devices/dialects/python_agent/answers.py": (
         "agents/test_agent_dialect.py::test_a_launch_with_anything_in_it_is_read_or_refused",
         "agents/test_agent_dialect.py::test_facts_with_anything_in_them_are_read_or_refused",
         "agents/test_agent_dialect.py::test_outputs_with_anything_in_them_are_read_or_refused",
     ),
-    "harness/dialects/bootstrap.py": ("security/test_fuzz.py::test_the_first_answer",),
-    "harness/dialects/framing.py": (
+    "harness/devices/dialects/python_agent/bootstrap.py": (
+        "security/test_fuzz.py::test_the_first_answer",
+    ),
+    "harness/devices/dialects/python_agent/framing.py": (
         "agents/test_agent_dialect.py::test_any_bytes_give_objects_or_our_errors",
         "agents/test_agent_dialect.py::test_any_json_is_an_object_or_a_value_error",
     ),
-    "harness/dialects/json_lines.py": ("security/test_fuzz.py::test_a_conversation",),
+    "harness/devices/dialects/python_agent/dialect.py": (
+        "security/test_fuzz.py::test_a_conversation",
+    ),
     "harness/farm/busy.py": (
         "unit/test_farm_busy.py::test_whatever_is_said_it_is_an_answer_or_none",
     ),
@@ -28,28 +32,28 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     ),
     "harness/farm/setup.py": ("security/test_fuzz.py::test_what_unpacking_says",),
     "harness/farm/vulkan.py": ("unit/test_farm_vulkan.py::test_anything_else_is_none_of_it",),
-    "harness/layers/tool.py": ("security/test_fuzz.py::test_a_tool_says_anything",),
-    "harness/layers/tool_log.py": (
+    "harness/analysis/layers/tool.py": ("security/test_fuzz.py::test_a_tool_says_anything",),
+    "harness/analysis/layers/tool_log.py": (
         "unit/test_layers_tool_log.py::test_a_damaged_log_gives_less_but_never_other_numbers",
         "security/test_fuzz.py::test_a_long_line_takes_no_time",
     ),
     "harness/measure/pinning.py": ("security/test_fuzz.py::test_what_the_pinning_shell_says",),
     "harness/measure/thermal.py": ("security/test_fuzz.py::test_temperatures",),
-    "harness/optimize/flatbuffer.py": (
+    "harness/tflite/flatbuffer.py": (
         "unit/test_optimize_flatbuffer.py::test_no_mutation_raises_anything_else",
         "unit/test_optimize_flatbuffer.py::test_random_bytes_behind_the_mark_are_refused_or_read",
     ),
-    "harness/payload/codecs.py": (
+    "harness/tflite/payload/codecs.py": (
         "unit/test_payload_codecs.py::test_any_bytes_are_unpacked_or_refused",
         "unit/test_payload_huffman.py::test_any_side_is_read_or_refused",
         "unit/test_payload_delta.py::test_any_bytes_are_refused",
     ),
-    "harness/store/codec.py": (
+    "harness/records/store/codec.py": (
         "unit/test_store.py::test_garbled_journals_never_hide_the_good_lines_before",
         "security/test_fuzz.py::test_a_journal_of_anything",
     ),
-    "harness/transports/ssh.py": ("security/test_fuzz.py::test_what_df_says",),
-    "harness/transports/ssh_channel.py": ("security/test_fuzz.py::test_the_marked_line",),
+    "harness/devices/transports/ssh/transport.py": ("security/test_fuzz.py::test_what_df_says",),
+    "harness/devices/transports/ssh/channel.py": ("security/test_fuzz.py::test_the_marked_line",),
     "agents/python_tflite/agent.py": ("security/test_fuzz.py::test_requests_of_any_shape",),
     "agents/python_tflite/lease.py": ("security/test_fuzz.py::test_a_lease_of_any_bytes",),
     "agents/python_tflite/sysfs.py": (
@@ -61,9 +65,9 @@ FUZZERS: dict[str, tuple[str, ...]] = {
 """By module: fuzz tests, as FILE::TEST under tests/."""
 
 NOT_A_DEVICE: dict[str, str] = {
-    "harness/bisect/commits.py": "git of this machine",
+    "harness/analysis/bisect/commits.py": "git of this machine",
     "harness/farm/doctor.py": "looks at exit codes and at its own random bytes",
     "harness/farm/wheels.py": "pip of this machine",
-    "harness/transports/local.py": "carries bytes, reads none",
+    "harness/devices/transports/local.py": "carries bytes, reads none",
 }
 """Modules that look as if they did, and what they read instead."""

@@ -21,8 +21,8 @@ from harness.cli import main
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, available, loopback_sshd
+from harness.devices.transports.ssh.account import NoShell
 from harness.errors import TransportError
-from harness.transports.ssh_account import NoShell
 from harness.types import Device
 
 DeviceOn = Callable[[LoopbackSshd], Device]
@@ -224,7 +224,7 @@ def test_an_account_whose_shell_is_none(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(helper, "_PLACES", (str(outer),))
         with loopback_sshd(tmp_path / "server") as server:
-            from harness.transports.ssh import open_ssh
+            from harness.devices.transports.ssh.transport import open_ssh
 
             transport = open_ssh(device_on(server))
             with pytest.raises(NoShell, match=re.escape(said)):

@@ -21,20 +21,20 @@ from fuzzed import FUZZERS, NOT_A_DEVICE
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from harness.analysis.layers import tool, tool_log
 from harness.config import profiles
-from harness.dialects import answers, bootstrap
-from harness.dialects.answers import Fields
-from harness.dialects.json_lines import JsonLinesDialect
+from harness.devices.dialects.python_agent import answers, bootstrap
+from harness.devices.dialects.python_agent.answers import Fields
+from harness.devices.dialects.python_agent.dialect import JsonLinesDialect
+from harness.devices.transports.ssh import channel as ssh_channel
+from harness.devices.transports.ssh.transport import SshTransport
 from harness.errors import HarnessError
 from harness.farm import cleaning, contact, setup
 from harness.farm.setup import Installation
-from harness.layers import tool, tool_log
 from harness.measure import pinning, thermal
 from harness.protocols import Reply
-from harness.store import codec, journal
+from harness.records.store import codec, journal
 from harness.testing import FakeTransport
-from harness.transports import ssh_channel
-from harness.transports.ssh import SshTransport
 from harness.types import Device, Launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,11 @@ def reading_modules() -> set[str]:
             text = path.read_text(encoding="utf-8")
             if READS.search(text) or path.name in PARSERS:
                 found.add(str(path.relative_to(ROOT)))
-    for name in ("harness/worker.py", "harness/sessions.py", "harness/run.py"):
+    for name in (
+        "harness/measure/worker.py",
+        "harness/measure/sessions.py",
+        "harness/measure/run.py",
+    ):
         if READS.search((ROOT / name).read_text(encoding="utf-8")):
             found.add(name)
     return found
@@ -164,7 +168,7 @@ LINES = st.lists(
 @given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "close"]))
 @settings(deadline=None)
 def test_a_conversation(lines: list[bytes], verb: str) -> None:
-    from harness.dialects.framing import JsonLines
+    from harness.devices.dialects.python_agent.framing import JsonLines
 
     dialect = JsonLinesDialect(Saying(b""), DEVICE)
     channel = Heard(b"".join(line + b"\n" for line in lines))
@@ -429,7 +433,7 @@ def anything(rng: random.Random, depth: int = 3) -> object:
 @pytest.mark.parametrize("seed", range(4))
 def test_requests_of_any_shape(tmp_path: Path, seed: int) -> None:
     """A real agent, as the packed sources are: it answers all of them, and then still answers."""
-    from harness.dialects.packing import agent_zip
+    from harness.devices.dialects.python_agent.packing import agent_zip
 
     rng = random.Random(seed)
     requests = [

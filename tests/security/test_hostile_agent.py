@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hostile import BITING, ORDER, hostile_device
 
-from harness.dialects.framing import JsonLines
+from harness.devices.dialects.python_agent.framing import JsonLines
+from harness.devices.transports.local import LocalTransport
 from harness.errors import AgentError, AgentSilent, HarnessError, TransferFailed, TransportError
 from harness.farm import contact
 from harness.measure import pinning
-from harness.sessions import Session
-from harness.transports.local import LocalTransport
+from harness.measure.sessions import Session
 
 MEGABYTES = 1 << 10
 """Of what getrusage counts on Linux."""

@@ -16,6 +16,16 @@ import paramiko
 import pytest
 from lying_sshd import Files, Lies, honest, lying_sshd, marked
 
+from harness.devices.transports.ssh import (
+    bounds as ssh_bounds,
+)
+from harness.devices.transports.ssh import (
+    channel as ssh_channel,
+)
+from harness.devices.transports.ssh import (
+    transport as ssh,
+)
+from harness.devices.transports.ssh.transport import SshTransport, open_ssh
 from harness.errors import (
     AgentSilent,
     HarnessError,
@@ -24,8 +34,6 @@ from harness.errors import (
     Unreachable,
 )
 from harness.farm.doctor import examine
-from harness.transports import ssh, ssh_bounds, ssh_channel
-from harness.transports.ssh import SshTransport, open_ssh
 from harness.types import Device
 
 MEGABYTES = 1 << 10
@@ -292,7 +300,7 @@ def test_an_sftp_server_that_speaks_nonsense(
 def test_doctor_of_a_device_whose_files_do_not_come_back(tmp_path: Path) -> None:
     """The whole product against it: each check ends, and the lie is in one of them."""
     with lying_sshd(tmp_path, honest_but(said_size(100_000))) as device:
-        from harness.dialects.json_lines import open_json_lines
+        from harness.devices.dialects.python_agent.dialect import open_json_lines
 
         checks = {check.name: check for check in examine(device, open_ssh, open_json_lines)}
     assert checks["commands"].status == "ok"

@@ -23,12 +23,12 @@ from harness.config import farm as farms
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd, available, loopback_sshd
-from harness.dialects.packing import agent_zip
+from harness.devices.dialects.python_agent.packing import agent_zip
+from harness.devices.transports.local import LocalTransport
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import AgentError, HarnessError, TransferFailed
 from harness.farm import setup
-from harness.sessions import Session
-from harness.transports.local import LocalTransport
-from harness.transports.ssh import open_ssh
+from harness.measure.sessions import Session
 from harness.types import Device, Dose, LaunchOrder
 
 MODEL = DATA / "digits.tflite"

@@ -17,7 +17,7 @@ from harness.config.plans import load as load_plan
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
 from harness.errors import ConfigError, HarnessError
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.types import Device
 
 DeviceOn = Callable[[LoopbackSshd], Device]

@@ -17,8 +17,8 @@ from harness.config import farm as farms
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import ConfigError, HarnessError
-from harness.transports.ssh import open_ssh
 from harness.types import Device
 
 PASSWORD = "hunter2-Pa55"

@@ -24,8 +24,8 @@ from harness.cli import main
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.farm import toml_text
-from harness.report.exports import FORMATS
-from harness.sessions import Session
+from harness.measure.sessions import Session
+from harness.present.report.exports import FORMATS
 
 EVIL = f"""
 BITING = {BITING!r}

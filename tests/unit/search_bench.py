@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.analysis.search import Folder, Job, Space, create
 from harness.config.recipes import parse
 from harness.config.searches import Constraints, Search, SpaceReader
 from harness.errors import Unreachable
-from harness.search import Folder, Job, Space, create
 from harness.types import Failure, Recipe, Variant
 
 SOURCE_ACCURACY = 0.95

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.store import DeviceRecord, RunRecord, RunWriter, Store, new_id
+from harness.records.store import DeviceRecord, RunRecord, RunWriter, Store, new_id
 from harness.types import (
     Accept,
     Agreement,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.delegation import judge
-from harness.delegation.benchmark_log import read
+from harness.devices.delegation import judge
+from harness.devices.delegation.benchmark_log import read
 from harness.types import Cell, Delegation, Launch, Variant
 
 CREATED = "INFO: Created TensorFlow Lite delegate for GPU.\nINFO: Created 1 GPU delegate kernels.\n"

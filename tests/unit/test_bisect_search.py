@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.bisect import Answer, Files, Found, Point, Untestable, search
-from harness.bisect.search import Word
+from harness.analysis.bisect import Answer, Files, Found, Point, Untestable, search
+from harness.analysis.bisect.search import Word
 from harness.errors import ConfigError
 
 

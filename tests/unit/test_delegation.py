@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.delegation import (
+from harness.devices.delegation import (
     KINDS,
     Node,
     Timing,

@@ -9,10 +9,9 @@ from conftest import ROOT, missing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.delegation import edgetpu_log
-from harness.delegation.compiled import EDGETPU
-from harness.optimize import flatbuffer
-from harness.optimize.targets import edgetpu
+from harness.optimize.targets import edgetpu, edgetpu_log
+from harness.tflite import flatbuffer
+from harness.tflite.compiled import EDGETPU
 
 STDOUT = """Edge TPU Compiler version 16.0.384591198
 Searching for valid delegate with step 10

@@ -21,9 +21,9 @@ from harness import api
 from harness.cli import app
 from harness.cli.asking import ExportFormat
 from harness.errors import ConfigError, StoreError
-from harness.report.exports import FORMATS, entries, summary
-from harness.store import Store
-from harness.table import COLUMNS
+from harness.present.report.exports import FORMATS, entries, summary
+from harness.records.store import Store
+from harness.records.table import COLUMNS
 from harness.types import Accept, Delegation, Failure, Outcome
 
 HOSTILE = "<b>&\"'`|@all\x1b[31m\n日本/%2F]]>\x00\u202e=1"

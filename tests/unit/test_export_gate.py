@@ -10,10 +10,10 @@ import pytest
 import synthetic_runs as synthetic
 
 from harness import api
+from harness.analysis.gate.document import FILE, Result, Shown
+from harness.analysis.gate.findings import Comparison, Exact, Key, Row
+from harness.analysis.gate.verdicts import judge
 from harness.errors import StoreError
-from harness.gate.document import FILE, Result, Shown
-from harness.gate.findings import Comparison, Exact, Key, Row
-from harness.gate.verdicts import judge
 from harness.measure.pairs import Pair
 
 HOSTILE = 'pi|<b>&"\x1b[31m'

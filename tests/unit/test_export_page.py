@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import synthetic_runs as synthetic
 
-from harness.report.exports import FORMATS, bmf, junit
-from harness.store import Store
+from harness.present.report.exports import FORMATS, bmf, junit
+from harness.records.store import Store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
 RUNS = ("20261101-080000-kws-aaaaaa", "20261102-080000-kws-bbbbbb")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.devices.transports.local import open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
 from harness.farm import checks_device, checks_runtime
 from harness.farm.doctor import examine
@@ -15,7 +16,6 @@ from harness.farm.patient import Check, Patient
 from harness.farm.probe import Probe
 from harness.protocols import OpenDialect, Transport
 from harness.testing import FakeDialect
-from harness.transports.local import open_local
 from harness.types import Delegation, Device, DeviceFacts, Launch, LaunchOrder, Profile, Runtime
 
 LITERT = Runtime(name="ai_edge_litert", version="2.3.0", numpy="2.4.6")

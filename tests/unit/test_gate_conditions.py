@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from harness.devices.transports.local import open_local
 from harness.measure import pinning, thermal
 from harness.testing import FakeDialect, FakeTransport
-from harness.transports.local import open_local
 from harness.types import Device, DeviceFacts, ThermalPolicy
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.gate import judging, loop
+from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
+from harness.analysis.gate.document import Result, explained
+from harness.analysis.gate.findings import Key
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
-from harness.gate import judging, loop
-from harness.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
-from harness.gate.document import Result, explained
-from harness.gate.findings import Key
-from harness.sessions import Session
+from harness.measure.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import (
     Accept,

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness import prepare
+from harness.analysis.gate import sides
 from harness.config import farm as farms
 from harness.config import plans
 from harness.errors import ConfigError
-from harness.gate import sides
-from harness.store import Store
+from harness.measure import prepare
+from harness.records.store import Store
 from harness.types import Failure, Tensor, Variant
 
 

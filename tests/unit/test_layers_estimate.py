@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.layers import Layers, OperatorTime, Subject, estimate, lining
+from harness.analysis.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.errors import HarnessError, ModelRejected, Unreachable
-from harness.layers import Layers, OperatorTime, Subject, estimate, lining
-from harness.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
-from harness.optimize import flatbuffer
+from harness.measure.sessions import Session
 from harness.protocols import Push, Transport
-from harness.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
+from harness.tflite import flatbuffer
 from harness.types import Delegation, Device, Launch, LaunchOrder
 
 ROOT = Path(__file__).resolve().parents[2]

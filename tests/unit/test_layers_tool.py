@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from test_benchmark_log import CREATED, NOTHING, PART, TIMES, WHOLE
 
+from harness.analysis.layers import tool
+from harness.analysis.layers.nouns import Subject
 from harness.errors import FellBack, HarnessError, Unproven
-from harness.layers import tool
-from harness.layers.nouns import Subject
+from harness.measure.sessions import Session
 from harness.protocols import Reply
-from harness.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import Device
 

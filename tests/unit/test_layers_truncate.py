@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from harness.errors import RecipeError
-from harness.layers.truncate import Graph, Operator, types
-from harness.optimize import flatbuffer
+from harness.tflite import flatbuffer
+from harness.tflite.truncate import Graph, Operator, types
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"

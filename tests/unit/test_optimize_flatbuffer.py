@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer
+from harness.tflite import flatbuffer
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness import payload
 from harness.demo import DATA
 from harness.optimize import jobs
+from harness.tflite import payload
 
 ORDER = {
     "path": str(DATA / "digits.tflite"),

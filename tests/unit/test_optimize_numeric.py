@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.optimize import inspect, numeric
+from harness.optimize import inspect
+from harness.tflite import numeric
 from harness.types import Tensor
 
 BYTE = Tensor(name="x", shape=(1, 3), dtype="int8", scale=0.5, zero_point=-10)

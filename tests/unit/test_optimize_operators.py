@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, operators, structure
+from harness.tflite import flatbuffer, operators, structure
 
 DIGITS = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
 

@@ -9,8 +9,8 @@ import pytest
 
 from harness.errors import RecipeError
 from harness.optimize import catalog, promises
-from harness.optimize.structure import Layer
 from harness.protocols import Promise
+from harness.tflite.structure import Layer
 from harness.types import Recipe, StepCall
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.optimize import flatbuffer, quantise, rewrite, runtime
+from harness.optimize import quantise, runtime
+from harness.tflite import flatbuffer, rewrite
 
 pytest.importorskip("ai_edge_quantizer")
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from harness.errors import RecipeError
 from harness.optimize import sensitivity
-from harness.optimize.operators import Operator
 from harness.protocols import StepData
+from harness.tflite.operators import Operator
 
 
 def graph(weights: list[int]) -> list[Operator]:

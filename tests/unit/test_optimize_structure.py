@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from harness.errors import RecipeError
-from harness.optimize import quantise, rewrite, structure
-from harness.optimize.structure import Layer
+from harness.optimize import quantise
+from harness.tflite import rewrite, structure
+from harness.tflite.structure import Layer
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.dialects import packing, slim
+from harness.devices.dialects.python_agent import packing, slim
 
 SOURCES = sorted((Path(__file__).parents[2] / "agents" / "python_tflite").glob("*.py"))
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from harness import paired
+from harness.stats import paired
 
 differences = st.lists(st.floats(-2, 2, allow_subnormal=False), min_size=2, max_size=25)
 

@@ -17,10 +17,10 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import payload
 from harness.demo import DATA
 from harness.errors import PayloadError
-from harness.payload import codecs
+from harness.tflite import payload
+from harness.tflite.payload import codecs
 
 DIGITS = (DATA / "digits.tflite").read_bytes()
 KEYWORD = ROOT.parent / "shared" / "data" / "kws"
@@ -156,7 +156,7 @@ def test_a_bomb_is_refused_before_it_goes_off(codec: payload.Codec) -> None:
 
 def _huffman_bomb(size: int) -> bytes:
     """An honest container: everything is in the deflated rest."""
-    from harness.payload import huffman
+    from harness.tflite.payload import huffman
 
     side = zlib.compress(bytes(size), 9)
     head = huffman._HEADER.pack(b"EHHF", 1, 0, size, 0, len(side))
@@ -180,7 +180,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_package_is_light_to_import() -> None:
     script = (
-        "import sys, harness.payload\n"
+        "import sys, harness.tflite.payload\n"
         "heavy = {'zstandard', 'brotli', 'ai_edge_litert', 'tensorflow', 'pandas', 'duckdb'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import payload
 from harness.demo import DATA
 from harness.errors import PayloadError
-from harness.payload import delta
+from harness.tflite import payload
+from harness.tflite.payload import delta
 
 DIGITS = (DATA / "digits.tflite").read_bytes()
 SOME = st.binary(max_size=2000)

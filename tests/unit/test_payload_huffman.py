@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from harness.demo import DATA
 from harness.errors import PayloadError
-from harness.optimize import flatbuffer
-from harness.payload import canonical, constants, huffman
-from harness.payload.canonical import LANE, MAX_BITS
-from harness.payload.huffman import Huffman
+from harness.tflite import flatbuffer
+from harness.tflite.payload import canonical, constants, huffman
+from harness.tflite.payload.canonical import LANE, MAX_BITS
+from harness.tflite.payload.huffman import Huffman
 
 DIGITS = (DATA / "digits.tflite").read_bytes()
 CODEC = Huffman()

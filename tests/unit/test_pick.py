@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from harness.analysis.pick import choose, key_of, parse_constraint, probability_least
 from harness.errors import ConfigError
-from harness.pick import choose, key_of, parse_constraint, probability_least
-from harness.table import COLUMNS
+from harness.records.table import COLUMNS
 
 
 def row(recipe: str, **fields: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pytest
 import synthetic_runs as synthetic
 from typer.testing import CliRunner
 
-from harness import pick
+from harness.analysis import pick
 from harness.cli import app
-from harness.table import COLUMNS
+from harness.records.table import COLUMNS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pick.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    edge-harness (.+)$", PAGE, re.MULTILINE)

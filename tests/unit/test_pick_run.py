@@ -13,11 +13,11 @@ import synthetic_runs as synthetic
 from typer.testing import CliRunner, Result
 
 from harness import api
+from harness.analysis.pick import launches_of
 from harness.cli import app
 from harness.errors import ConfigError
-from harness.pick import launches_of
-from harness.store import Store
-from harness.table.rows import read
+from harness.records.store import Store
+from harness.records.table.rows import read
 from harness.types import Accept, Delegation, Outcome
 
 

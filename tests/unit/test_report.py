@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, facts, latencies, launch, measure, record, samples, whole_run
 
-from harness import table
 from harness.errors import StoreError
-from harness.report import charts, html, markdown, plain
-from harness.store import DeviceRecord, Store, StoredRun
+from harness.present.report import charts, html, markdown, plain
+from harness.records import table
+from harness.records.store import DeviceRecord, Store, StoredRun
 from harness.types import Device, Failure, Outcome
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}\x1b[31m|`[x](http://evil)"

@@ -9,9 +9,9 @@ import pytest
 from test_run_loop import DEVICE, Watch, cell
 from test_run_loop import variant as plain_variant
 
-from harness import run as loop
 from harness.errors import Crashed, HarnessError, ModelRejected
-from harness.sessions import Session
+from harness.measure import run as loop
+from harness.measure.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import (
     Accelerator,

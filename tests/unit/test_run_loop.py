@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import run as loop
-from harness.delegation import disagreement
 from harness.demo import DATA
+from harness.devices.delegation import disagreement
 from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unreachable
-from harness.optimize import flatbuffer, reference
+from harness.measure import run as loop
+from harness.measure.sessions import Patience, Session
+from harness.optimize import reference
 from harness.protocols import Push
-from harness.sessions import Patience, Session
 from harness.testing import FakeDialect, FakeTransport
+from harness.tflite import flatbuffer
 from harness.types import (
     Accept,
     Agreement,

@@ -16,9 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, latencies, launch, measure, record, whole_run
 
-from harness import screen, table
-from harness.store import Store
-from harness.table import display
+from harness.present import screen
+from harness.records import table
+from harness.records.store import Store
+from harness.records.table import display
 from harness.types import Failure, LaunchOrder, Outcome
 
 HOSTILE = "[red]x[/red]\x1b[31m\x1b]0;title\x07\r\n\u202egpj.exe"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from search_bench import FakeWorkshop, formula, job_of, search_of
 
+from harness.analysis.search import Answer, Began, Folder, Job, Told, answer, create, resume, run
+from harness.analysis.search.processes import work
 from harness.config.recipes import parse
 from harness.errors import StoreError, Unreachable
-from harness.search import Answer, Began, Folder, Job, Told, answer, create, resume, run
-from harness.search.processes import work
 
 CLUSTERS = "cluster(clusters=3..14)"
 

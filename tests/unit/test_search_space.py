@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from search_bench import search_of
 
-from harness import prepare
+from harness.analysis.search import Space
+from harness.analysis.search.space import TEMPLATE, key_of
 from harness.config import farm, plans, recipes
 from harness.config.searches import Between, OneOf, SpaceReader, model_of, of
 from harness.errors import ConfigError
-from harness.search import Space
-from harness.search.space import TEMPLATE, key_of
+from harness.measure import prepare
 from harness.types import Plan, Recipe, StepCall
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

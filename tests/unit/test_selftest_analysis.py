@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness import paired
+from harness.analysis.gate import selftests
+from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side
+from harness.analysis.gate.findings import Key
 from harness.errors import StoreError
-from harness.gate import selftests
-from harness.gate.contest import Contest, Evidence, Reading, Rules, Side
-from harness.gate.findings import Key
+from harness.stats import paired
 from harness.types import Cell, Delegation, Launch, Variant
 
 RULES = Rules(metrics=("latency",), half_width=0.0)

@@ -20,8 +20,8 @@ from synthetic_runs import cell, facts, latencies, launch, measure, record, vari
 
 from harness.errors import StoreError
 from harness.measure.blocks import built
-from harness.store import DeviceRecord, RunRecord, Store
-from harness.store.codec import decode, dump, load
+from harness.records.store import DeviceRecord, RunRecord, Store
+from harness.records.store.codec import decode, dump, load
 from harness.types import (
     Agreement,
     Cell,
@@ -301,7 +301,7 @@ def test_variants_are_kept_by_digest(tmp_path: Path) -> None:
 def test_what_was_compiled_is_kept_beside_and_found_again(tmp_path: Path) -> None:
     import hashlib
 
-    from harness import prepare
+    from harness.measure import prepare
 
     made, given = tmp_path / "made", tmp_path / "given"
     made.write_bytes(b"compiled")
@@ -407,7 +407,7 @@ WRITER = """
     import sys
     from pathlib import Path
     from synthetic_runs import cell, launch, record
-    from harness.store import Store
+    from harness.records.store import Store
     from harness.types import Outcome
     cells = [cell(device=f"d{n}") for n in range(400)]
     store = Store(Path(sys.argv[1]))

@@ -11,11 +11,11 @@ import pytest
 from scipy import stats as scipy_stats
 from synthetic_runs import cell, latencies, launch, measure, record, samples, variant, whole_run
 
-from harness import table
 from harness.errors import StoreError
-from harness.store import Store, StoredRun
-from harness.table import display, minutes
-from harness.table.rows import read
+from harness.records import table
+from harness.records.store import Store, StoredRun
+from harness.records.table import display, minutes
+from harness.records.table.rows import read
 from harness.types import Cell, Covariates, Delegation, Dose, Failure, Launch, Outcome, Warmup
 
 

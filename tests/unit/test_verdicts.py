@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.gate.verdicts import (
+from harness.analysis.gate.verdicts import (
     CONSTANT,
     HOT,
     SKEWED,

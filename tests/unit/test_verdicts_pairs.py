@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.gate.verdicts import Pair, discard_reason, needs_more
+from harness.analysis.gate.verdicts import Pair, discard_reason, needs_more
 from harness.types import Covariates
 
 COOL = Covariates(temperature_c=45.0, frequency_mhz=2400.0, throttled=0, thermal_status=0)

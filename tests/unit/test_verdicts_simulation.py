@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from harness.gate.verdicts import (
+from harness.analysis.gate.verdicts import (
     Comparison,
     Judged,
     Key,

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import operators, quantise, sensitivity, structure
-from harness.optimize.operators import Operator
+from harness.optimize import quantise, sensitivity
 from harness.protocols import Artifact, Parameter, Promise, StepData
+from harness.tflite import operators, structure
+from harness.tflite.operators import Operator
 
 _NAMED = 12
 _NAME_LENGTH = 60

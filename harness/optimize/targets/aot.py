@@ -17,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.delegation.compiled import DISPATCH
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, rewrite
 from harness.optimize.targets import programs
+from harness.tflite import flatbuffer, rewrite
+from harness.tflite.compiled import DISPATCH
 from harness.types import Compiled
 
 PACKAGES: Mapping[str, str | None] = {

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.delegation import edgetpu_log
-from harness.delegation.compiled import EDGETPU
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer, rewrite
-from harness.optimize.targets import programs
+from harness.optimize.targets import edgetpu_log, programs
+from harness.tflite import flatbuffer, rewrite
+from harness.tflite.compiled import EDGETPU
 from harness.types import Compiled
 
 PROGRAM = "edgetpu_compiler"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import flatbuffer
+from harness.tflite import flatbuffer
 
 SUPPORTED = frozenset(
     (

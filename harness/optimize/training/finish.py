@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize import convert, flatbuffer, numeric, rewrite, runtime
+from harness.optimize import convert, runtime
 from harness.optimize.training import fit, libraries, models
 from harness.optimize.training.libraries import Keras
 from harness.protocols import Artifact
+from harness.tflite import flatbuffer, numeric, rewrite
 
 Array = np.ndarray[Any, Any]
 _COMPARED = 32

@@ -1,0 +1,343 @@
+"""What a gate compares, and what launches say of it: nouns, and launches to rows.
+
+A contest is A beside B: one model, one recipe on each side, one device, one number of threads. Its
+evidence is the launches of both sides in blocks; :func:`rows` turns that into the rows that
+verdicts.py judges. Nothing here measures, so a stored gate is judged again by the same functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from harness import plugins, stats
+from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
+from harness.devices.delegation import CPU_TARGETS, judge
+from harness.errors import ConfigError
+from harness.measure.pairs import (
+    FIRST_PAIRS,
+    MAX_PAIRS,
+    WANTED_HALF_WIDTH,
+    Pair,
+    discard_reason,
+    log_differences,
+)
+from harness.stats import paired
+from harness.types import Agreement, Cell, Dose, Failure, Launch, Plan, Variant
+
+LAUNCH_METRICS = ("latency", "load", "first")
+"""Read off every timed launch."""
+
+METRICS = (*LAUNCH_METRICS, "memory", "size", "accuracy")
+CONFIRMING = 10_000
+"""Blocks from here on are the fresh pairs of a confirmation."""
+
+SideName = Literal["baseline", "candidate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The [gate] table of a plan, with what the command line adds."""
+
+    metrics: tuple[str, ...] = ("latency", "size", "accuracy")
+    margin: float = 0.05
+    min_effect: float = 0.02
+    max_pairs: int = MAX_PAIRS
+    budget_seconds: float = 300.0
+    """Of a contest, not of the whole gate."""
+    half_width: float = WANTED_HALF_WIDTH
+    soak: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, *, soak: bool = False) -> Rules:
+        """Read a plan's; raises ConfigError for a metric that nobody knows, or limits that cross."""
+        where = f"{plan.path or 'plan'}: gate"
+        rules = replace(cls.read(plan.gate, where=where), soak=soak)
+        least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
+        if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
+            raise ConfigError(
+                f"{where}.budget_seconds: {rules.budget_seconds:g} s are not enough: "
+                f"{FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or lower "
+                "dose.sustained_minutes"
+            )
+        return rules
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], *, where: str) -> Rules:
+        """Read a [gate] table, named by `where` in what is wrong with it."""
+        given = dict(table)
+        given["metrics"] = tuple(given.get("metrics", cls().metrics))
+        rules = cls(**given)
+        for metric in rules.metrics:
+            if metric not in METRICS:
+                raise ConfigError(f"{where}.metrics: {plugins.unknown('metric', metric, METRICS)}")
+        if not rules.metrics:
+            raise ConfigError(f"{where}.metrics: at least one of {', '.join(METRICS)}")
+        if not rules.min_effect < rules.margin:
+            raise ConfigError(
+                f"{where}: min_effect ({rules.min_effect}) must be under margin ({rules.margin})"
+            )
+        return rules
+
+    @property
+    def memory_pairs(self) -> int:
+        """How many pairs of memory launches are made: enough to judge, or one to show."""
+        return FIRST_PAIRS if "memory" in self.metrics else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A or B of a contest."""
+
+    cell: Cell
+    runtime: str | None = None
+    """NAME=VERSION of the runtime to use; None takes the device's first."""
+
+    @property
+    def variant(self) -> Variant:
+        """The file; a side whose build failed never comes into a contest that is measured."""
+        assert isinstance(self.cell.variant, Variant)
+        return self.cell.variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """A beside B on one device."""
+
+    key: Key
+    a: Side
+    b: Side
+    stretch: bool = False
+    """Whether launches of slow inferences last longer than their dose says (blocks.stretched)."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether both sides are the same bytes, run by the same runtime."""
+        return self.a.variant.digest == self.b.variant.digest and self.a.runtime == self.b.runtime
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the contest cannot be held at all: a side that could not be built."""
+        for side in (self.a, self.b):
+            if isinstance(side.cell.variant, Failure):
+                return side.cell.variant
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One launch of a contest and the numbers that stand for it."""
+
+    side: SideName
+    launch: Launch
+    """Without samples."""
+    inferences: int = 0
+    """Samples of latency."""
+    quantiles: Mapping[float, float] = field(default_factory=dict)
+    """Of latency, ns, by paired.QUANTILES; empty where the launch has none."""
+    peak_rss: float = math.nan
+    """Bytes; of memory launches."""
+
+    @classmethod
+    def of(cls, side: SideName, launch: Launch) -> Reading:
+        """Read a launch that has its samples."""
+        values = {part.series: part.value for part in launch.samples}
+        latency, peak = values.get("latency"), values.get("peak_rss")
+        ordered = sorted(latency or ())
+        return cls(
+            side=side,
+            launch=replace(launch, samples=()),
+            inferences=len(ordered),
+            quantiles={q: stats.quantile(ordered, q) for q in paired.QUANTILES if ordered},
+            peak_rss=max(peak) if peak else math.nan,
+        )
+
+    def value(self, metric: str, quantile: float) -> float:
+        """Return the launch's number for a metric; NaN where it has none."""
+        if metric == "latency":
+            return self.quantiles.get(quantile, math.nan)
+        if metric == "memory":
+            return self.peak_rss
+        found = self.launch.load_ns if metric == "load" else self.launch.first_ns
+        return math.nan if found is None else float(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was measured of a contest, whole or not."""
+
+    contest: Contest
+    readings: tuple[Reading, ...] = ()
+    dose: Dose | None = None
+    """Of its timed launches; None before the pilot."""
+    cut_short: str | None = None
+    """Why measuring ended before its time; what came before is kept."""
+    failure: Failure | None = None
+    """Why a side cannot be measured at all: refused, crashed, inaccurate."""
+    away: str | None = None
+    """Why the device could not be reached when the gate began."""
+    pinned_mhz: float | None = None
+    fixed_performance: bool = False
+    """Measured in Android's fixed-performance mode."""
+    hot: bool = False
+    agreements: Mapping[str, Agreement] = field(default_factory=dict)
+    """By cell id."""
+
+    def launches(self, side: SideName) -> tuple[Launch, ...]:
+        """Return a side's launches in the order they were made."""
+        return tuple(one.launch for one in self.readings if one.side == side)
+
+    def flags(self) -> list[str]:
+        """Return what the launches of both sides are flagged with."""
+        found = {flag for one in self.readings for flag in one.launch.flags}
+        for side in (self.contest.a, self.contest.b):
+            found |= set(side.cell.flags) | set(side.variant.flags)
+        return sorted(found)
+
+
+def unfit(cell: Cell, launch: Launch) -> Failure | None:
+    """Say why a launch must not be judged: its target did not run the model, or not all of it.
+
+    On an accelerator, operators left on the CPU are allowed where `accept.min_delegated` says so.
+    """
+    if launch.kind != "timed" or cell.target in CPU_TARGETS:
+        return None
+    verdict = judge(cell, [launch])
+    if verdict is None or verdict.word != "INVALID":
+        return None
+    way = "; accept.min_delegated allows it" if verdict.status == "partial" else ""
+    return Failure(kind=verdict.status, reason=f"{cell.recipe}: {verdict.reason}{way}")
+
+
+def quantile(readings: Iterable[Reading]) -> float:
+    """Return which quantile stands for a launch: one answer for both sides of a comparison."""
+    timed = [one for one in readings if one.launch.kind == "timed" and one.quantiles]
+    floor = paired.floor_quantile(min((one.inferences for one in timed), default=0))
+    return paired.launch_quantile(
+        [one.launch.cpu_share for one in timed],
+        [
+            one.quantiles[paired.HALF] / one.quantiles[floor]
+            for one in timed
+            if one.quantiles[floor]
+        ],
+        floor,
+    )
+
+
+def summaries(readings: Iterable[Reading]) -> list[str | None]:
+    """Return in which ways timed launches tell their latency: None is every inference."""
+    found = {one.launch.summary for one in readings if one.launch.kind == "timed"}
+    return sorted(found, key=str)
+
+
+def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple[Pair, ...]:
+    """Return the pairs of a metric: of the first look, or of the fresh one.
+
+    A block that has only one of its launches is no pair. Whether a block counts is decided by its
+    covariates, with the device at the start of the contest (the plateau, after a soak) to compare.
+    """
+    kind = "memory" if metric == "memory" else "timed"
+    of_kind = [one for one in evidence.readings if one.launch.kind == kind]
+    chosen = [one for one in of_kind if (one.launch.block >= CONFIRMING) == confirming]
+    share = quantile(chosen)
+    blocks: dict[int, list[Reading]] = defaultdict(list)
+    for one in chosen:
+        blocks[one.launch.block].append(one)
+    start = of_kind[0].launch.before if of_kind else None
+    made = []
+    for number, block in sorted(blocks.items()):
+        sides = {one.side: one for one in block}
+        if len(sides) < 2:  # noqa: PLR2004 - a pair
+            continue
+        reason = discard_reason(
+            [(one.launch.before, one.launch.after) for one in block],
+            reference=start,
+            pinned_mhz=evidence.pinned_mhz,
+        )
+        made.append(
+            Pair(
+                block=number,
+                a=sides["baseline"].value(metric, share),
+                b=sides["candidate"].value(metric, share),
+                discarded=reason,
+            )
+        )
+    return tuple(made)
+
+
+def rows(
+    evidence: Evidence, rules: Rules, *, noise: float | None = None, accuracy: Row | None = None
+) -> list[Row]:
+    """Return the rows of a contest, a metric each, in the order of METRICS.
+
+    `noise` is the device's half-width at 20 pairs from its selftest (latency only); `accuracy` is
+    the row of the host's answers where there is evaluation data.
+    """
+    made: list[Row] = []
+    for metric in METRICS:
+        if metric == "size":
+            made.append(size(evidence.contest))
+        elif metric == "accuracy":
+            made += [accuracy] if accuracy is not None else []
+        else:
+            row = comparison(evidence, metric, noise=noise)
+            if row.pairs or metric in rules.metrics:
+                made.append(row)
+    return made
+
+
+def comparison(
+    evidence: Evidence, metric: str, *, noise: float | None = None, confirming: bool = False
+) -> Comparison:
+    """Return the row of a metric that was measured in pairs."""
+    told = summaries(evidence.readings) if metric == "latency" else [None]
+    unlike = "launches tell their latency in unlike ways: " + ", ".join(
+        word or "every inference" for word in told
+    )
+    return Comparison(
+        key=evidence.contest.key,
+        metric=metric,
+        pairs=pairs(evidence, metric, confirming=confirming),
+        labels=(
+            *((HOT,) if evidence.hot else ()),
+            *(("fixed_performance",) if evidence.fixed_performance else ()),
+            *(f"summary_{word}" for word in told if word),
+        ),
+        cut_short=evidence.cut_short or (unlike if len(told) > 1 else None),
+        device_half_width=noise if metric == "latency" else None,
+    )
+
+
+def size(contest: Contest) -> Exact:
+    """Return the row of the files' sizes."""
+    return Exact(
+        key=contest.key,
+        metric="size",
+        a=contest.a.variant.size_bytes,
+        b=contest.b.variant.size_bytes,
+    )
+
+
+def sides(row: Row) -> tuple[float | None, float | None]:
+    """Return A and B of a row as one number each, in the metric's base unit; None without.
+
+    For pairs the geometric means of those that count, so that their quotient is the ratio.
+    """
+    if isinstance(row, Exact):
+        return row.a, row.b
+    if isinstance(row, Accuracy):
+        n = row.both + row.only_a + row.only_b + row.neither
+        return ((row.both + row.only_a) / n, (row.both + row.only_b) / n) if n else (None, None)
+    used = [pair for pair in row.pairs if pair.discarded is None]
+    try:
+        log_differences(used)
+    except ValueError:
+        return None, None
+    return _geometric([pair.a for pair in used]), _geometric([pair.b for pair in used])
+
+
+def _geometric(values: Sequence[float]) -> float | None:
+    return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else None

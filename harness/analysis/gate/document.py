@@ -1,0 +1,235 @@
+"""What a gate came to as plain data: the document of `--json`, stored as gate.json in its run.
+
+docs/gate.md has its keys. Values of A and B are in the metric's base unit, named by `unit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.analysis.gate import verdicts
+from harness.analysis.gate.contest import Contest, Evidence, quantile, sides, summaries
+from harness.analysis.gate.findings import Accuracy, Comparison, Key, Row
+from harness.analysis.gate.verdicts import Judged, Verdict
+from harness.stats import Interval
+
+SCHEMA = 1
+FILE = "gate.json"
+"""In the run's folder."""
+
+NOT_RUN, INCONCLUSIVE, AWAY = 3, 2, 4
+_UNITS = {"latency": "ns", "load": "ns", "first": "ns", "memory": "B", "size": "B"}
+_WORST = (
+    Verdict.REGRESSION,
+    Verdict.INCONCLUSIVE,
+    Verdict.SLOWER_WITHIN_MARGIN,
+    Verdict.PASS,
+    Verdict.EQUIVALENT,
+    Verdict.IMPROVED,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One row as it is printed: judged, or only shown."""
+
+    row: Row
+    judged: Judged
+    is_judged: bool
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a gate came to."""
+
+    baseline: str
+    candidate: str
+    run: str | None = None
+    shown: tuple[Shown, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    """Of every contest that was to be measured."""
+    identical: tuple[Contest, ...] = ()
+    """Not measured: both sides are the same bytes."""
+    kept: tuple[Mapping[str, Any], ...] = ()
+    """Rows of a stored gate that need no judging again: the same bytes."""
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Devices that were not there when the gate began, with the reason."""
+    failed: tuple[tuple[Key, str, str], ...] = ()
+    """Contests that could not be held: key, kind of failure, reason."""
+
+    @property
+    def judged(self) -> list[Judged]:
+        """The rows that decide."""
+        return [one.judged for one in self.shown if one.is_judged]
+
+    @property
+    def exit_code(self) -> int:
+        """3 where a contest could not be held, else what the verdicts and absences come to."""
+        return NOT_RUN if self.failed else verdicts.exit_code(self.judged, list(self.away))
+
+    @property
+    def verdict(self) -> str | None:
+        """The gravest verdict of the rows that decide; None without any."""
+        found = {row.verdict for row in self.judged}
+        if not found and (self.identical or self.kept):
+            return str(Verdict.EQUIVALENT)
+        return next((str(word) for word in _WORST if word in found), None)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the document."""
+        return {
+            "schema": SCHEMA,
+            "run": self.run,
+            "exit_code": self.exit_code,
+            "verdict": self.verdict,
+            "baseline": self.baseline,
+            "candidate": self.candidate,
+            "rows": [*map(_plain, self.shown), *map(_same, self.identical), *self.kept],
+            "contests": [_contest(one) for one in self.evidence],
+            "away": [{"device": name, "reason": why} for name, why in self.away.items()],
+            "failed": [
+                {**_key(key), "kind": kind, "reason": why} for key, kind, why in self.failed
+            ],
+        }
+
+    def summary(self) -> str:
+        """Say in one line what the gate came to, its figure included."""
+        words = self.verdict or ("FAILED" if self.failed else "AWAY")
+        worst = next((row for row in self.judged if row.verdict == self.verdict), None)
+        figure = ""
+        if worst is not None and worst.ratio is not None:
+            figure = (
+                f": {worst.metric} {worst.ratio.estimate:.3f}x "
+                f"({worst.ratio.low:.3f}-{worst.ratio.high:.3f}, {worst.pairs} pairs)"
+            )
+        elif worst is not None:
+            figure = f": {worst.metric}"
+        counts = f"{len(self.judged)} rows judged"
+        more = [
+            f"{len(found)} {word}"
+            for found, word in (
+                ((*self.identical, *self.kept), "identical, not measured"),
+                (self.failed, "could not be run"),
+                (self.away, "devices away"),
+            )
+            if found
+        ]
+        where = f"; run {self.run}" if self.run else ""
+        return f"gate {words}{figure}; {', '.join([counts, *more])}{where}; exit {self.exit_code}"
+
+
+def _key(key: Key) -> dict[str, Any]:
+    return {
+        "model": key.model,
+        "recipe": key.recipe,
+        "device": key.device,
+        "threads": key.threads,
+    }
+
+
+def _plain(one: Shown) -> dict[str, Any]:
+    judged, evidence = one.judged, one.evidence
+    a, b = sides(one.row)
+    measured = isinstance(one.row, Comparison)
+    return {
+        **_key(judged.key),
+        "metric": judged.metric,
+        "judged": one.is_judged,
+        "verdict": str(judged.verdict) if one.is_judged else None,
+        "reason": judged.reason,
+        "unit": _UNITS.get(judged.metric),
+        "a": a,
+        "b": b,
+        **_interval("ratio", judged.ratio),
+        **_interval("drop", judged.drop),
+        "hodges_lehmann": judged.hodges_lehmann,
+        "p_adjusted": judged.p_adjusted if one.is_judged else None,
+        "pairs": judged.pairs,
+        "discarded": judged.discarded,
+        "pairs_needed": judged.pairs_needed,
+        "quantile": _quantile(evidence) if judged.metric == "latency" and measured else None,
+        "counts": [one.row.both, one.row.only_a, one.row.only_b, one.row.neither]
+        if isinstance(one.row, Accuracy)
+        else None,
+        "confirmed": judged.confirmed,
+        "fresh": _fresh(judged.fresh),
+        "device_half_width": one.row.device_half_width if isinstance(one.row, Comparison) else None,
+        "labels": list(judged.labels),
+        "flags": evidence.flags() if evidence and measured else [],
+    }
+
+
+def _quantile(evidence: Evidence | None) -> float | None:
+    """Say which quantile of a launch stood for it; None where the device tells averages only."""
+    if evidence is None or summaries(evidence.readings) == ["mean"]:
+        return None
+    return quantile(evidence.readings)
+
+
+def _contest(evidence: Evidence) -> dict[str, Any]:
+    """Write what the stored launches do not tell of a contest."""
+    return {
+        **_key(evidence.contest.key),
+        "a": evidence.contest.a.cell.id,
+        "b": evidence.contest.b.cell.id,
+        "cut_short": evidence.cut_short,
+        "pinned_mhz": evidence.pinned_mhz,
+        "fixed_performance": evidence.fixed_performance,
+        "hot": evidence.hot,
+    }
+
+
+def _fresh(fresh: Judged | None) -> dict[str, Any] | None:
+    if fresh is None:
+        return None
+    return {
+        "verdict": str(fresh.verdict),
+        "reason": fresh.reason,
+        "pairs": fresh.pairs,
+        "discarded": fresh.discarded,
+        **_interval("ratio", fresh.ratio),
+    }
+
+
+def _interval(name: str, interval: Interval | None) -> dict[str, float | None]:
+    return {
+        name: interval.estimate if interval else None,
+        f"{name}_low": interval.low if interval else None,
+        f"{name}_high": interval.high if interval else None,
+    }
+
+
+def _same(contest: Contest) -> dict[str, Any]:
+    """Write the row of a contest that needs no measuring."""
+    judged = Judged(
+        key=contest.key,
+        metric="bytes",
+        verdict=Verdict.EQUIVALENT,
+        reason="baseline and candidate are the same bytes (sha256 "
+        f"{contest.a.variant.digest[:12]}), not measured; --measure-identical measures them",
+        confirmed=False,
+    )
+    row = verdicts.Exact(key=contest.key, metric="bytes", a=0.0, b=0.0)
+    plain = _plain(Shown(row=row, judged=judged, is_judged=True))
+    size = contest.a.variant.size_bytes
+    return {**plain, "a": size, "b": size, "unit": "B"}
+
+
+def explained(result: Result) -> Sequence[str]:
+    """Return a line of why for every row, absence and failure."""
+    plain = result.plain()
+    lines = []
+    for row in plain["rows"]:
+        name = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
+        word = row["verdict"] or "shown, not judged"
+        lines.append(f"{name}: {word}: {row['reason']}")
+    lines += [f"{one['device']}: away: {one['reason']}" for one in plain["away"]]
+    lines += [
+        f"{one['model']} {one['recipe']} on {one['device']}: could not be run: "
+        f"{one['kind']}: {one['reason']}"
+        for one in plain["failed"]
+    ]
+    return lines

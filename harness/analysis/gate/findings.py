@@ -1,0 +1,224 @@
+"""Rows of a gate and the numbers in each: what was compared, and what one row says on its own.
+
+A :class:`Finding` lives on one scale for all rows: 0 is "the same", above is worse. That is
+ln(B / A) for what is measured or counted, accuracy of A minus accuracy of B for accuracy. What the
+rows of a gate come to together is verdicts.py.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, MOST_DISCARDED, Pair, log_differences
+from harness.stats import Interval, paired
+
+ALPHA = 0.05
+"""One-sided: of the bound that PASS looks at, and of the adjusted p."""
+
+EQUIVALENCE = 0.03
+NOISY_HALF_WIDTH = 0.03
+"""On the log scale: 3 %. Wider than that with 20 pairs is a device too noisy to gate."""
+
+HOT, TOO_NOISY = "hot", "too_noisy"
+SKEWED = "skewed"
+"""Mean and Hodges-Lehmann differ by more than half the half-width: a few pairs carry the mean."""
+CONSTANT = "constant"
+"""Every pair gave the same ratio: a deterministic device, or a clock too coarse for the model."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What a row of a gate is about."""
+
+    model: str
+    device: str
+    threads: int = 1
+    recipe: str = ""
+
+    def __str__(self) -> str:
+        """Write it for a person: `kws int8 on bench-pi, 1 thread`."""
+        name = f"{self.model} {self.recipe}".strip()
+        return f"{name} on {self.device}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A metric of one key, measured in pairs. What is better higher comes in as its inverse."""
+
+    key: Key
+    metric: str
+    pairs: tuple[Pair, ...]
+    """Discarded ones included."""
+    labels: tuple[str, ...] = ()
+    """Carried to the verdict: `hot` where it was measured on a thermal plateau."""
+    cut_short: str | None = None
+    """Why measuring ended before the stop rule was met: `device lost after block 4`."""
+    device_half_width: float | None = None
+    """The device's half-width at 20 pairs, from its stored selftest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exact:
+    """A number without noise: bytes of a file, memory of a microcontroller. Lower is better."""
+
+    key: Key
+    metric: str
+    a: float
+    b: float
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """How many of the same evaluation inputs each side got right."""
+
+    key: Key
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    metric: str = "accuracy"
+    labels: tuple[str, ...] = ()
+
+
+Row = Comparison | Exact | Accuracy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The numbers of one row, before the gate is seen as a whole."""
+
+    effect: Interval | None = None
+    """With its 95 % interval; null where there is none."""
+    upper: float = math.inf
+    """One-sided 95 % upper bound."""
+    p_worse: float = 1.0
+    """One-sided, not adjusted."""
+    p_better: float = 1.0
+    equivalent: bool = False
+    spread: float = 0.0
+    """Of one pair or input: the standard error is spread / sqrt(n)."""
+    n: int = 0
+    discarded: int = 0
+    hodges_lehmann: float | None = None
+    obstacle: str | None = None
+    """Why no verdict may be drawn, whatever the numbers."""
+    labels: tuple[str, ...] = ()
+    exact: bool = False
+
+    @property
+    def tested(self) -> bool:
+        """Whether the row takes part in the adjustment of p over rows.
+
+        A certain row stays out: its p of 0 would make room for the others.
+        """
+        return self.obstacle is None and not self.exact
+
+
+def find(row: Row) -> Finding:
+    """Return what the row says on its own."""
+    if isinstance(row, Exact):
+        return _exact(row)
+    if isinstance(row, Accuracy):
+        return _accuracy(row)
+    return _paired(row)
+
+
+def _paired(row: Comparison) -> Finding:
+    used = [pair for pair in row.pairs if pair.discarded is None]
+    base = Finding(n=len(used), discarded=len(row.pairs) - len(used), labels=row.labels)
+    try:
+        differences = log_differences(used)
+    except ValueError as error:
+        return replace(base, obstacle=f"a stored value cannot be used: {error}")
+    base = replace(base, obstacle=_obstacle(row))
+    if base.obstacle is None and (row.device_half_width or 0) > NOISY_HALF_WIDTH:
+        base = replace(
+            base,
+            labels=(*base.labels, TOO_NOISY),
+            obstacle=f"{row.key.device} is too noisy to gate: its selftest reached "
+            f"+-{row.device_half_width:.1%} with {MAX_PAIRS} pairs, {NOISY_HALF_WIDTH:.0%} is the most",
+        )
+    if len(used) < paired.MIN_FOR_SPREAD:
+        return base
+    effect = paired.paired_interval(differences)
+    centre = paired.hodges_lehmann(differences)
+    if abs(centre - effect.estimate) > _ROUNDING + (effect.high - effect.estimate) / 2:
+        base = replace(base, labels=(*base.labels, SKEWED))
+    spread = paired.deviation(differences)
+    if spread == 0:
+        base = replace(base, labels=(*base.labels, CONSTANT))
+    low, high = math.log(1 - EQUIVALENCE), math.log(1 + EQUIVALENCE)
+    return replace(
+        base,
+        effect=effect,
+        upper=paired.paired_interval(differences, 1 - 2 * ALPHA).high,
+        p_worse=paired.paired_p(differences),
+        p_better=paired.paired_p([-value for value in differences]),
+        equivalent=paired.equivalence_p(differences, low, high) < ALPHA,
+        spread=spread,
+        hodges_lehmann=centre,
+    )
+
+
+def _obstacle(row: Comparison) -> str | None:
+    """Say what in the blocks keeps a row from any verdict, the gravest first."""
+    reasons = [pair.discarded for pair in row.pairs if pair.discarded is not None]
+    used = len(row.pairs) - len(reasons)
+    if row.cut_short:
+        return f"{row.cut_short}; {used} {'pair was' if used == 1 else 'pairs were'} kept"
+    if len(reasons) > MOST_DISCARDED * len(row.pairs):
+        most, _ = Counter(reasons).most_common(1)[0]
+        return (
+            f"{len(reasons)} of {len(row.pairs)} blocks dropped, more than {MOST_DISCARDED:.0%}; "
+            f"most often: {most}"
+        )
+    if used < FIRST_PAIRS:
+        return f"only {used} of at least {FIRST_PAIRS} pairs"
+    return None
+
+
+def _exact(row: Exact) -> Finding:
+    if not (math.isfinite(row.a) and math.isfinite(row.b) and min(row.a, row.b) >= 0):
+        reason = f"a stored value cannot be used (A is {row.a}, B is {row.b})"
+        return Finding(obstacle=reason, labels=row.labels)
+    if row.a == row.b:
+        effect = 0.0
+    elif row.a == 0 or row.b == 0:
+        effect = math.inf if row.b else -math.inf
+    else:
+        effect = math.log(row.b / row.a)
+    return Finding(
+        effect=Interval(estimate=effect, low=effect, high=effect),
+        upper=effect,
+        p_worse=0.0 if effect > 0 else 1.0,
+        p_better=0.0 if effect < 0 else 1.0,
+        equivalent=math.log(1 - EQUIVALENCE) < effect < math.log(1 + EQUIVALENCE),
+        labels=row.labels,
+        exact=True,
+    )
+
+
+def _accuracy(row: Accuracy) -> Finding:
+    n = row.both + row.only_a + row.only_b + row.neither
+    if not n:
+        return Finding(obstacle="no evaluation input was run on both sides", labels=row.labels)
+    counts = (row.both, row.only_a, row.only_b, row.neither)
+    two_sided = statistics.NormalDist().inv_cdf(1 - ALPHA / 2)
+    one_sided = statistics.NormalDist().inv_cdf(1 - ALPHA)
+    upper = paired.accuracy_drop(*counts, one_sided).high
+    effect = paired.accuracy_drop(*counts, two_sided)
+    return Finding(
+        effect=effect,
+        upper=upper,
+        p_worse=paired.mcnemar_worse_p(row.only_a, row.only_b),
+        p_better=paired.mcnemar_worse_p(row.only_b, row.only_a),
+        spread=(effect.high - effect.low) / 2 / two_sided * math.sqrt(n),
+        n=n,
+        labels=row.labels,
+    )

@@ -1,0 +1,164 @@
+"""A whole gate over live devices: measure every contest, judge all rows together, confirm.
+
+The verdicts of a gate depend on each other (the adjustment of p over its rows), so nothing is
+judged before everything was measured once. What came out REGRESSION is then measured afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.analysis.gate import loop, verdicts
+from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
+from harness.analysis.gate.document import Result, Shown
+from harness.analysis.gate.findings import Key, Row
+from harness.analysis.gate.verdicts import Judged, Verdict
+
+
+def gate(
+    lab: loop.Lab,
+    contests: Sequence[Contest],
+    result: Result,
+    *,
+    accuracies: Mapping[Key, Row] | None = None,
+    noise: Callable[[Evidence], float | None] = lambda _: None,
+    tell: Callable[[Evidence], None] = lambda _: None,
+) -> Result:
+    """Hold the contests and return `result` with what they came to. The sessions stay open.
+
+    Args:
+        lab: The devices and the rules.
+        contests: To be measured; same bytes are measured too.
+        result: What is known already: names, contests that are identical or failed.
+        accuracies: Rows of the host's answers, by key.
+        noise: The half-width at 20 pairs of a device's selftest that goes for the evidence.
+        tell: Is given the evidence of every contest as it is whole, and again when confirmed.
+    """
+    found: dict[Key, Evidence] = {}
+    for evidence in loop.first(lab, contests):
+        tell(evidence)
+        found[evidence.contest.key] = evidence
+    first = _FirstLook.of(found, lab.rules, accuracies or {}, noise)
+    for evidence in loop.again(lab, _to_confirm(lab, first, found)):
+        tell(evidence)
+        found[evidence.contest.key] = evidence
+    return _told(first, found, [one.key for one in contests], result)
+
+
+def judge_again(
+    found: Sequence[Evidence],
+    result: Result,
+    *,
+    rules: Rules,
+    accuracies: Mapping[Key, Row] | None = None,
+    noise: Callable[[Evidence], float | None] = lambda _: None,
+) -> Result:
+    """Judge stored evidence, by these rules; nothing is measured.
+
+    A row that comes out REGRESSION now and had no fresh pairs then is INCONCLUSIVE, unconfirmed.
+    """
+    by_key = {one.contest.key: one for one in found}
+    first = _FirstLook.of(by_key, rules, accuracies or {}, noise)
+    return _told(first, by_key, list(by_key), result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FirstLook:
+    """Rows of the first pairs, judged together."""
+
+    rules: Rules
+    made: tuple[Row, ...]
+    judged: tuple[Judged, ...]
+
+    @classmethod
+    def of(
+        cls,
+        found: Mapping[Key, Evidence],
+        rules: Rules,
+        accuracies: Mapping[Key, Row],
+        noise: Callable[[Evidence], float | None],
+    ) -> _FirstLook:
+        made = tuple(
+            row
+            for evidence in found.values()
+            if evidence.away is None and evidence.failure is None
+            for row in rows(
+                evidence,
+                rules,
+                noise=noise(evidence),
+                accuracy=accuracies.get(evidence.contest.key),
+            )
+        )
+        decisive = [row for row in made if row.metric in rules.metrics]
+        return cls(rules=rules, made=made, judged=tuple(_judge(rules, decisive)))
+
+    @property
+    def to_confirm(self) -> list[Judged]:
+        """The rows that look worse and have noise."""
+        return [
+            one for one in self.judged if one.verdict is Verdict.REGRESSION and not one.confirmed
+        ]
+
+
+def _to_confirm(
+    lab: loop.Lab, first: _FirstLook, found: Mapping[Key, Evidence]
+) -> list[tuple[Evidence, int]]:
+    """Say how many fresh pairs each contest needs, and tell who waits."""
+    counts: dict[Key, int] = {}
+    for one in first.to_confirm:
+        counts[one.key] = max(counts.get(one.key, 0), verdicts.pairs_to_confirm(one))
+        lab.observer.log(
+            {
+                "event": "confirming",
+                "row": str(one.key),
+                "reason": one.reason,
+                "launches": 2 * counts[one.key],
+            }
+        )
+    return [(found[key], count) for key, count in counts.items()]
+
+
+def _told(
+    first: _FirstLook, found: Mapping[Key, Evidence], order: Sequence[Key], result: Result
+) -> Result:
+    """Judge the fresh pairs alone and put everything into the result."""
+    rules = first.rules
+    fresh = [comparison(found[one.key], one.metric, confirming=True) for one in first.to_confirm]
+    judged = verdicts.confirm(first.judged, fresh, margin=rules.margin, min_effect=rules.min_effect)
+    by_row = {(one.key, one.metric): one for one in judged}
+    shown = tuple(
+        Shown(
+            row=row,
+            judged=by_row.get((row.key, row.metric)) or _shown_only(rules, row),
+            is_judged=(row.key, row.metric) in by_row,
+            evidence=found[row.key],
+        )
+        for row in sorted(first.made, key=lambda row: order.index(row.key))
+    )
+    ordered = [found[key] for key in order if key in found]
+    failed = tuple(
+        (one.contest.key, one.failure.kind, one.failure.reason) for one in ordered if one.failure
+    )
+    away = {one.contest.key.device: one.away for one in ordered if one.away is not None}
+    return replace(
+        result,
+        evidence=(*result.evidence, *ordered),
+        shown=(*result.shown, *shown),
+        failed=(*result.failed, *failed),
+        away={**result.away, **away},
+    )
+
+
+def _judge(rules: Rules, found: Sequence[Row]) -> list[Judged]:
+    return verdicts.judge(found, margin=rules.margin, min_effect=rules.min_effect)
+
+
+def _shown_only(rules: Rules, row: Row) -> Judged:
+    """Find the numbers of a row that decides nothing."""
+    judged = _judge(rules, [row])[0]
+    words = f"gate.metrics does not have it; {judged.pairs} pairs" if judged.pairs else ""
+    if judged.ratio is not None:
+        low, high = judged.ratio.low - 1, judged.ratio.high - 1
+        words = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {words}"
+    return replace(judged, reason=words.strip("; "), pairs_needed=None, labels=())

@@ -1,0 +1,285 @@
+"""What X and Y of a gate are: a file, a recipe of the plan, a runtime, a stored run; then contests.
+
+A path is tried before a recipe's name. A .tflite is taken as it is, another model is built by each
+recipe of the plan; a recipe is of every model that has it; a stored run gives the bytes it kept.
+Deciding is data; building and connecting are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.analysis.gate.contest import Contest, Side
+from harness.analysis.gate.findings import Key
+from harness.config import recipes as recipe_texts
+from harness.errors import ConfigError, StoreError
+from harness.measure.prepare import Decided
+from harness.optimize import build, catalog
+from harness.records.store import Store, StoredRun
+from harness.tflite.numeric import sample_shape
+from harness.types import (
+    Cell,
+    DeviceFacts,
+    Dose,
+    Failure,
+    ModelSource,
+    Plan,
+    PlannedModel,
+    Recipe,
+    Variant,
+)
+
+RUNTIME = "runtime:"
+MIN_SECONDS = 1.0
+"""Of a timed launch, where the plan does not say: long enough to see the machine undisturbed."""
+
+Built = Mapping[int, Variant | Failure]
+"""By the id of a Candidate's request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One variant that a side offers for a model of the plan."""
+
+    model: str
+    recipe: str
+    source: ModelSource
+    request: build.BuildRequest | None = None
+    """To be built; None where the variant is known already."""
+    variant: Variant | None = None
+    runtime: str | None = None
+    run: StoredRun | None = None
+    """Where it was measured before: the gate must be held on a like machine."""
+
+
+def resolve(word: str, decided: Decided, results: Store, key: str) -> list[Candidate]:
+    """Say what a word of the command line offers; raises ConfigError where it is nothing.
+
+    `key` is the option's name, for the message.
+    """
+    plan = decided.plan
+    path = Path(word).expanduser()
+    if path.exists() and not (path / "run.json").exists():
+        return _of_path(path.resolve(), plan, key)
+    recipes = {recipe.name for model in plan.models for recipe in model.recipes}
+    if word in recipes:
+        return [
+            _to_build(model.source, recipe)
+            for model in plan.models
+            for recipe in model.recipes
+            if recipe.name == word
+        ]
+    if word.startswith(RUNTIME):
+        return _of_runtime(word, plan, key)
+    try:
+        return _of_run(results.open(path.name if path.exists() else word))
+    except StoreError as error:
+        raise ConfigError(
+            f'{key} "{word}" is no file, no recipe of the plan ({", ".join(sorted(recipes))}) '
+            f"and no stored run ({error})"
+        ) from error
+
+
+def _to_build(source: ModelSource, recipe: Recipe, runtime: str | None = None) -> Candidate:
+    catalog.check(recipe)
+    target = build.resolve_target(recipe, source)
+    return Candidate(
+        model=source.name,
+        recipe=recipe.name,
+        source=source,
+        request=build.BuildRequest(model=source, recipe=recipe, target=target),
+        runtime=runtime,
+    )
+
+
+def _of_path(path: Path, plan: Plan, key: str) -> list[Candidate]:
+    own = [model for model in plan.models if model.source.path == path]
+    if len(own or plan.models) != 1:
+        names = ", ".join(model.source.name for model in plan.models)
+        raise ConfigError(
+            f"{key} {path}: the plan has several models ({names}), so it is not known which of "
+            "them the file is; give a plan with one model, or the name of a recipe"
+        )
+    planned: PlannedModel = (own or list(plan.models))[0]
+    source = replace(planned.source, path=path)
+    if path.suffix.lower() in {".tflite", ".lite"}:
+        return [_to_build(source, recipe_texts.parse("as_is", {}))]
+    return [_to_build(source, recipe) for recipe in planned.recipes]
+
+
+def _of_runtime(word: str, plan: Plan, key: str) -> list[Candidate]:
+    name, equals, version = word.removeprefix(RUNTIME).partition("=")
+    if not (name and equals and version):
+        raise ConfigError(f'{key} "{word}": write it as {RUNTIME}NAME=VERSION')
+    return [
+        _to_build(model.source, recipe, f"{name} {version.removeprefix('=')}")
+        for model in plan.models
+        for recipe in model.recipes
+    ]
+
+
+def _of_run(run: StoredRun) -> list[Candidate]:
+    found: dict[tuple[str, str], Candidate] = {}
+    for cell in run.record.cells:
+        if isinstance(cell.variant, Variant):
+            kept = run.variants / f"{cell.variant.digest}.tflite"
+            found[cell.model, cell.recipe] = Candidate(
+                model=cell.model,
+                recipe=cell.recipe,
+                source=ModelSource(name=cell.model, path=kept),
+                variant=replace(cell.variant, path=kept),
+                run=run,
+            )
+    if not found:
+        raise StoreError(f"run {run.id} kept no file")
+    return list(found.values())
+
+
+def join(
+    xs: Sequence[Candidate], ys: Sequence[Candidate], plan: Plan
+) -> list[tuple[Candidate, Candidate]]:
+    """Put what both sides offer beside each other: by recipe, or one beside all of the other side.
+
+    Raises ConfigError where nothing goes together.
+    """
+    made = []
+    for model in plan.models:
+        left = [x for x in xs if x.model == model.source.name]
+        right = [y for y in ys if y.model == model.source.name]
+        common = [(x, y) for x in left for y in right if x.recipe == y.recipe]
+        alone = len(left) == 1 or len(right) == 1
+        made += common or [(x, y) for x in left for y in right if alone]
+    if not made:
+        offered = [sorted({f"{one.model} {one.recipe}" for one in side}) for side in (xs, ys)]
+        raise ConfigError(
+            f"baseline and candidate have nothing to compare: {', '.join(offered[0])} beside "
+            f"{', '.join(offered[1])}, of the plan's models "
+            f"{', '.join(model.source.name for model in plan.models)}"
+        )
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One contest before it is bound to files: a pair of candidates, a device, threads."""
+
+    a: Candidate
+    b: Candidate
+    device: str
+    threads: int
+
+
+def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[Wanted]:
+    """Multiply pairs by the devices and threads that the plan gives each model."""
+    places = {(c.model.name, c.device.name, c.threads): None for c in decided.combinations}
+    return [
+        Wanted(a=a, b=b, device=device, threads=threads)
+        for a, b in pairs
+        for model, device, threads in places
+        if model == a.model
+    ]
+
+
+def contest(one: Wanted, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
+    """Bind a wanted contest to its files. Raises ConfigError for models of unlike inputs.
+
+    `inputs` gives the check before timing by digest: the path of the .npz, and the cell's flags.
+    """
+    label = one.b.recipe if one.a.recipe == one.b.recipe else f"{one.a.recipe} -> {one.b.recipe}"
+    sides = []
+    for name, candidate in (("baseline", one.a), ("candidate", one.b)):
+        variant = candidate.variant or built[id(candidate.request)]
+        path, flags = (
+            inputs.get(variant.digest, (None, ())) if isinstance(variant, Variant) else (None, ())
+        )
+        cell = Cell(
+            model=candidate.model,
+            recipe=f"{name}:{label}",
+            target=variant.target if isinstance(variant, Variant) else _target(candidate),
+            device=one.device,
+            threads=one.threads,
+            variant=variant,
+            dose=dose(plan),
+            accept=plan.accept,
+            seed=plan.seed,
+            check_inputs=path,
+            flags=flags,
+        )
+        runtime = candidate.runtime.replace(" ", "=") if candidate.runtime else None
+        sides.append(Side(cell=cell, runtime=runtime))
+    key = Key(model=one.a.model, device=one.device, threads=one.threads, recipe=label)
+    stretch = "min_seconds" not in plan.text.get("dose", {})
+    made = Contest(key=key, a=sides[0], b=sides[1], stretch=stretch)
+    if made.failure is None:
+        _same_inputs(made)
+    return made
+
+
+def dose(plan: Plan) -> Dose:
+    """Return the dose of a gate's launches: the plan's, a second long where it does not say."""
+    given: Mapping[str, Any] = plan.text.get("dose", {})
+    if "min_seconds" in given:
+        return plan.dose
+    return replace(plan.dose, min_seconds=min(MIN_SECONDS, plan.dose.max_seconds))
+
+
+def _target(candidate: Candidate) -> str:
+    return candidate.request.target if candidate.request else "xnnpack"
+
+
+def _same_inputs(made: Contest) -> None:
+    shapes = [[sample_shape(t) for t in s.variant.inputs] for s in (made.a, made.b)]
+    if shapes[0] != shapes[1]:
+        written = [", ".join(str(list(shape)) for shape in side) for side in shapes]
+        raise ConfigError(
+            f"{made.key.model}: baseline and candidate take different inputs ({written[0]} and "
+            f"{written[1]}); their times say nothing of each other"
+        )
+
+
+def unlike(one: Wanted, facts: DeviceFacts) -> str | None:
+    """Say why a stored baseline, or a runtime, does not go with a device; None where it does.
+
+    A stored run must be from this very machine, with the runtime that is used now and this number
+    of threads: unlike machines are never compared.
+    """
+    there = [f"{runtime.name} {runtime.version}" for runtime in facts.runtimes]
+    now = there[0] if there else "none"
+    for candidate in (one.a, one.b):
+        if candidate.runtime and candidate.runtime not in there:
+            return f"{one.device} has no runtime {candidate.runtime} (it has: {', '.join(there) or 'none'})"
+        if candidate.run is not None:
+            reason = _unlike_run(one, candidate, candidate.run, facts, now)
+            if reason:
+                return f"run {candidate.run.id}: unlike machines: {reason}"
+    return None
+
+
+def _unlike_run(
+    one: Wanted, candidate: Candidate, run: StoredRun, facts: DeviceFacts, now: str
+) -> str | None:
+    places = [
+        cell
+        for cell in run.record.cells
+        if (cell.model, cell.recipe) == (candidate.model, candidate.recipe)
+    ]
+    here = []
+    for cell in places:
+        record = run.record.devices.get(cell.device)
+        if record and record.facts and record.facts.identity == facts.identity:
+            here.append(cell)
+    if not here:
+        names = ", ".join(sorted({cell.device for cell in places}))
+        return f"it was measured on {names}, which is not the machine behind {one.device}"
+    cells = [cell for cell in here if cell.threads == one.threads]
+    if not cells:
+        counts = ", ".join(str(count) for count in sorted({cell.threads for cell in here}))
+        return f"it was measured with {counts} threads, the plan has {one.threads}"
+    ids = {cell.id for cell in cells}
+    used = sorted({launch.runtime for launch in run.launches() if launch.cell_id in ids})
+    if used and now not in used:
+        return f"it was measured with {', '.join(used)}; {one.device} has {now}"
+    return None

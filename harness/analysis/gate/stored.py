@@ -1,0 +1,136 @@
+"""A stored gate read back: its contests and evidence, to be judged again without measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
+from harness.analysis.gate.document import FILE, Result
+from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
+from harness.errors import StoreError
+from harness.records.store import StoredRun
+from harness.records.store.codec import decode
+from harness.stats import paired
+from harness.types import Cell, Launch
+
+_QUANTILES = (
+    f"SELECT launch, count(*), quantile_cont(value, {list(paired.QUANTILES)}) FROM samples "  # noqa: S608 - our own numbers
+    "WHERE kind = 'timed' AND series = 'latency' AND block >= 0 GROUP BY launch"
+)
+_PEAKS = (
+    "SELECT launch, max(value) FROM samples "
+    "WHERE kind = 'memory' AND series = 'peak_rss' GROUP BY launch"
+)
+
+
+def document(run: StoredRun) -> Mapping[str, Any]:
+    """Return what the gate came to when it was held; raises StoreError where it is no gate."""
+    try:
+        plain = decode((run.path / FILE).read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"run {run.id} is of kind {run.record.kind} and has no verdicts; "
+            "`edge-harness runs` lists gates"
+        ) from error
+    except ValueError as error:
+        raise StoreError(f"{run.path / FILE} is damaged: {error}") from error
+    if not isinstance(plain, dict) or "contests" not in plain:
+        raise StoreError(f"run {run.id} was stored by an older version and cannot be judged again")
+    return plain
+
+
+def rules(run: StoredRun, **limits: float | None) -> Rules:
+    """Return the rules the gate was held by, with other limits where they are given.
+
+    Raises ConfigError as :meth:`Rules.of` does.
+    """
+    given = dict(run.record.plan.get("gate", {}))
+    given |= {name: value for name, value in limits.items() if value is not None}
+    return Rules.read(given, where=f"run {run.id}: gate")
+
+
+def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
+    """Return what of the document needs no evidence: names, absences, failures."""
+    return Result(
+        baseline=plain["baseline"],
+        candidate=plain["candidate"],
+        run=run.id,
+        away={one["device"]: one["reason"] for one in plain["away"]},
+        failed=tuple((_key(one), one["kind"], one["reason"]) for one in plain["failed"]),
+        kept=tuple(row for row in plain["rows"] if row["metric"] == "bytes"),
+    )
+
+
+def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
+    """Return the evidence of every contest that could be measured.
+
+    Raises StoreError where samples are damaged.
+    """
+    cells = {cell.id: cell for cell in run.record.cells}
+    settled = {_key(one) for one in plain["failed"]}
+    gone = {one["device"] for one in plain["away"]}
+    readings, launches = _readings(run), run.launches()
+    found = []
+    for one in plain["contests"]:
+        key = _key(one)
+        if key in settled or key.device in gone:
+            continue
+        a, b = cells[one["a"]], cells[one["b"]]
+        found.append(
+            Evidence(
+                contest=Contest(key=key, a=Side(cell=a), b=Side(cell=b)),
+                readings=tuple(
+                    reading for launch in launches for reading in _of(launch, a, b, readings)
+                ),
+                cut_short=one["cut_short"],
+                pinned_mhz=one["pinned_mhz"],
+                fixed_performance=one["fixed_performance"],
+                hot=one["hot"],
+            )
+        )
+    return found
+
+
+def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:
+    """Return the rows of the host's answers."""
+    found: dict[Key, Row] = {}
+    for row in plain["rows"]:
+        if row["metric"] != "accuracy":
+            continue
+        key = _key(row)
+        if row["counts"] is None:
+            found[key] = Exact(key=key, metric="accuracy", a=row["a"], b=row["b"])
+        else:
+            both, only_a, only_b, neither = row["counts"]
+            found[key] = Accuracy(key=key, both=both, only_a=only_a, only_b=only_b, neither=neither)
+    return found
+
+
+def _key(plain: Mapping[str, Any]) -> Key:
+    return Key(
+        model=plain["model"],
+        device=plain["device"],
+        threads=plain["threads"],
+        recipe=plain["recipe"],
+    )
+
+
+def _readings(run: StoredRun) -> dict[str, Mapping[str, Any]]:
+    """Return the numbers that stand for each launch, by its id; computed by the store."""
+    found: dict[str, Mapping[str, Any]] = {
+        launch: {
+            "inferences": count,
+            "quantiles": dict(zip(paired.QUANTILES, values, strict=True)),
+        }
+        for launch, count, values in run.ask(_QUANTILES)
+    }
+    return found | {launch: {"peak_rss": peak} for launch, peak in run.ask(_PEAKS)}
+
+
+def _of(launch: Launch, a: Cell, b: Cell, known: Mapping[str, Mapping[str, Any]]) -> list[Reading]:
+    """Return the reading of a launch of either side; none of another cell, or before block 0."""
+    if launch.block < 0 or launch.cell_id not in {a.id, b.id} or launch.id not in known:
+        return []
+    side: SideName = "baseline" if launch.cell_id == a.id else "candidate"
+    return [Reading(side=side, launch=launch, **known[launch.id])]

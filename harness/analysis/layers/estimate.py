@@ -1,0 +1,310 @@
+"""Operator times from truncated graphs: the difference of neighbouring prefixes, an estimate.
+
+Every prefix and the whole file are measured in launches of their own, interleaved in mirrored
+blocks (measure/blocks.py), through the session of one device. The time of an operator is the p50 of
+the prefix that ends with it minus the p50 of the one before; p50 is the median of the launches'
+medians, as in a row. The interval is Student's t over the blocks' own differences: a block holds one
+launch of every prefix, so what the device did in that block is in both.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import stats
+from harness.analysis.layers.nouns import (
+    ESTIMATE,
+    NEGATIVE,
+    SEVERAL,
+    WITHIN_NOISE,
+    Layers,
+    OperatorTime,
+    Subject,
+)
+from harness.errors import HarnessError, LeaseError, TransportError
+from harness.measure import blocks
+from harness.measure.sessions import Session
+from harness.measure.worker import Worker
+from harness.tflite.truncate import MAX_PREFIXES, Graph, Prefix
+from harness.types import Cell, Dose, Launch, LaunchOrder, Profile, Variant
+
+LAUNCHES = 4
+"""Two mirrored pairs of blocks: enough for an interval, and 64 prefixes stay minutes."""
+
+WHOLE = "whole"
+
+_CAVEAT = (
+    "an estimate: differences of truncated graphs. A delegate takes every prefix on its own, so "
+    "fusing and partitions can differ from the whole; the first operator has the cost of a call in it"
+)
+
+
+def short_dose(launches: int = LAUNCHES) -> Dose:
+    """Return the dose of one prefix: short, because there are many and launches count more."""
+    return Dose(
+        launches=launches,
+        min_inferences=30,
+        min_seconds=0.05,
+        max_seconds=3.0,
+        warmup_seconds=0.1,
+        warmup_max_seconds=3.0,
+        memory_launches=0,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Quiet:
+    """Says which launch starts, of how many, and keeps nothing."""
+
+    tell: Callable[[str], None]
+    total: int
+    done: int = 0
+
+    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:  # noqa: ARG002 - the seam
+        """Say it."""
+        self.done += 1
+        self.tell(f"{cell.device}: launch {self.done} of {self.total}, {cell.model} {cell.recipe}")
+
+    def launch(self, launch: Launch) -> None:
+        """Keep nothing: whoever ordered it has it."""
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Piece:
+    """One file to time: a prefix, or the whole."""
+
+    cell: Cell
+    prefix: Prefix | None
+    medians: dict[int, float] = field(default_factory=dict)
+    """By block, ns."""
+    delegated: tuple[int | None, int | None] = (None, None)
+    loops: int = 1
+    refused: str | None = None
+
+
+def measure(
+    subjects: Sequence[Subject],
+    session: Session,
+    folder: Path,
+    *,
+    launches: int = LAUNCHES,
+    at_most: int = MAX_PREFIXES,
+    seed: int = 0,
+    profile: Profile | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Layers]:
+    """Estimate the operators of files on one device; all of them share the blocks.
+
+    `folder` takes the cut files; `profile` names the delegate libraries of accelerators. A prefix that the runtime refuses is left out and its operators
+    are counted with the next; that is noted. Raises what the whole file's launch raises, RecipeError
+    for a file that cannot be cut, and a TransportError where the device is lost for good.
+    """
+    dose = short_dose(launches)
+    pieces = [
+        _pieces(subject, f"#{number}", folder, at_most, _Wanted(dose=dose, seed=seed))
+        for number, subject in enumerate(subjects)
+    ]
+    every = [piece for share in pieces for piece in share]
+    total = sum(1 + piece.cell.dose.launches for piece in every)
+    worker = Worker(session=session, observer=Quiet(tell=tell, total=total), profile=profile)
+    _measure(every, worker, seed)
+    return [_layers(subject, share) for subject, share in zip(subjects, pieces, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    dose: Dose
+    seed: int
+
+
+def _pieces(
+    subject: Subject, mark: str, folder: Path, at_most: int, wanted: _Wanted
+) -> list[_Piece]:
+    """Cut the file; write the prefixes; the whole comes last. `mark` tells subjects apart."""
+
+    def cell(part: str, path: Path, digest: str) -> Cell:
+        variant = Variant(
+            model=subject.model,
+            recipe=subject.recipe,
+            target=subject.target,
+            path=path,
+            digest=digest,
+            size_bytes=path.stat().st_size,
+        )
+        return Cell(
+            model=subject.model,
+            recipe=f"{subject.recipe} {mark} {part}",
+            target=subject.target,
+            device=subject.device,
+            threads=subject.threads,
+            variant=variant,
+            dose=wanted.dose,
+            seed=wanted.seed,
+        )
+
+    pieces = []
+    for prefix in Graph(subject.path).prefixes(at_most):
+        digest = hashlib.sha256(prefix.data).hexdigest()
+        path = folder / f"{digest}.tflite"
+        path.write_bytes(prefix.data)
+        # What was written is not kept in memory a second time.
+        light = replace(prefix, data=b"")
+        pieces.append(_Piece(cell=cell(f"0-{prefix.last}", path, digest), prefix=light))
+    pieces.append(_Piece(cell=cell(WHOLE, subject.path, subject.digest), prefix=None))
+    return pieces
+
+
+def _measure(pieces: Sequence[_Piece], worker: Worker, seed: int) -> None:
+    variants = [blocks.built(piece.cell) for piece in pieces]
+    worker.bring({variant.digest: variant.path for variant in variants})
+    by_id = {piece.cell.id: piece for piece in pieces}
+    for piece in pieces:
+        _attempt(worker, piece, _pilot)
+    for turn in blocks.schedule([piece.cell for piece in pieces], seed):
+        piece = by_id[turn.cell.id]
+        if piece.refused is None:
+            _attempt(worker, piece, functools.partial(_timed, turn))
+
+
+def _attempt(worker: Worker, piece: _Piece, action: Callable[[Worker, _Piece], None]) -> None:
+    """Do one launch; a prefix that cannot run is left out, the whole file must."""
+    try:
+        worker.mending(lambda: action(worker, piece))
+    except (TransportError, LeaseError):
+        raise
+    except HarnessError as error:
+        if piece.prefix is None:
+            raise
+        piece.refused = f"{error.kind}: {error}"
+        worker.recover(error)
+
+
+def _pilot(worker: Worker, piece: _Piece) -> None:
+    piece.loops = blocks.inner_loop(worker.pilot(piece.cell, blocks.pilot(piece.cell)))
+
+
+def _timed(turn: blocks.Turn, worker: Worker, piece: _Piece) -> None:
+    launch = worker.launch(piece.cell, blocks.order(turn, loops=piece.loops))
+    latencies = [
+        value for part in launch.samples if part.series == "latency" for value in part.value
+    ]
+    piece.medians[turn.block] = stats.median(latencies)
+    piece.delegated = (launch.delegation.delegated_ops, launch.delegation.total_ops)
+
+
+# --- from launches to times --------------------------------------------------------------------
+
+
+def _layers(subject: Subject, pieces: Sequence[_Piece]) -> Layers:
+    whole = pieces[-1]
+    kept = [piece for piece in pieces[:-1] if piece.refused is None]
+    operators = []
+    before: _Piece | None = None
+    held = [piece for piece in pieces[:-1] if piece.prefix is not None]
+    waiting: list[Prefix] = []
+    for piece in held:
+        assert piece.prefix is not None
+        waiting.append(piece.prefix)
+        if piece.refused is None:
+            operators.append(_operator(waiting, piece, before))
+            before, waiting = piece, []
+    if waiting:
+        operators.append(_operator(waiting, whole, before))
+    return Layers(
+        subject=subject,
+        source=ESTIMATE,
+        operators=tuple(operators),
+        whole_ns=_p50(whole),
+        whole_is="p50 of the whole file, measured in the same blocks",
+        launches=len(whole.medians),
+        notes=(*_notes(pieces, kept, whole), *_noise(operators)),
+    )
+
+
+def _p50(piece: _Piece) -> float:
+    return stats.median(list(piece.medians.values()))
+
+
+def _operator(added: Sequence[Prefix], piece: _Piece, before: _Piece | None) -> OperatorTime:
+    if before is None:
+        ns, differences = _p50(piece), list(piece.medians.values())
+    else:
+        ns = _p50(piece) - _p50(before)
+        shared = piece.medians.keys() & before.medians.keys()
+        differences = [piece.medians[block] - before.medians[block] for block in sorted(shared)]
+    half = half_width(differences)
+    flags = []
+    if len(added) > 1 or " + " in added[-1].type:
+        flags.append(SEVERAL)
+    if ns < 0:
+        flags.append(NEGATIVE)
+    if half is not None and abs(ns) <= half:
+        flags.append(WITHIN_NOISE)
+    return OperatorTime(
+        first=added[0].first,
+        last=added[-1].last,
+        type=" + ".join(prefix.type for prefix in added),
+        name=added[-1].name,
+        ns=ns,
+        half_width_ns=half,
+        flags=tuple(flags),
+    )
+
+
+def half_width(differences: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Return t((1 + confidence) / 2, n - 1) s / sqrt(n), Student's; None under three values.
+
+    On the plain scale, because a difference of two times may be negative.
+    """
+    count = len(differences)
+    if count < stats.MIN_LAUNCHES_FOR_INTERVAL:
+        return None
+    deviation = statistics.stdev(differences)
+    return stats.t_quantile((1 + confidence) / 2, count - 1) * deviation / math.sqrt(count)
+
+
+def _notes(pieces: Sequence[_Piece], kept: Sequence[_Piece], whole: _Piece) -> tuple[str, ...]:
+    notes = [_CAVEAT]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for piece in pieces:
+        if piece.refused is not None and piece.prefix is not None:
+            reasons[piece.refused].append(f"0-{piece.prefix.last}")
+    notes += [
+        f"prefixes {', '.join(names)} did not run ({reason}); counted with the next"
+        for reason, names in reasons.items()
+    ]
+    left = [one for one in kept if _left(one) > _left(whole)]
+    if left:
+        names = ", ".join(f"0-{one.prefix.last}" for one in left if one.prefix)
+        notes.append(
+            f"more operators stay outside the delegate in the prefixes {names} than in the whole: "
+            "their times are too high"
+        )
+    return tuple(notes)
+
+
+def _noise(operators: Sequence[OperatorTime]) -> tuple[str, ...]:
+    lost = sum(WITHIN_NOISE in one.flags for one in operators)
+    if not lost:
+        return ()
+    text = (
+        f"{lost} of {len(operators)} operators are within noise here: a quiet device, more "
+        "--launches or coarser groups (--at-most) tell more"
+    )
+    return (text,)
+
+
+def _left(piece: _Piece) -> int:
+    delegated, total = piece.delegated
+    return 0 if delegated is None or total is None else total - delegated

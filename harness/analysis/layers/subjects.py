@@ -1,0 +1,111 @@
+"""Which files of a stored run are asked about, and which of two runs belong together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness import stats
+from harness.analysis.layers.nouns import Subject
+from harness.errors import ConfigError, StoreError
+from harness.records.store import StoredRun
+from harness.records.table.rows import Measured, read
+from harness.types import Cell, Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowed:
+    """Which rows of a run are meant; empty is all of them."""
+
+    models: Sequence[str] = ()
+    recipes: Sequence[str] = ()
+    devices: Sequence[str] = ()
+    threads: int | None = None
+
+    def takes(self, cell: Cell) -> bool:
+        """Say whether a cell is meant."""
+        return (
+            (not self.models or cell.model in self.models)
+            and (not self.recipes or cell.recipe in self.recipes)
+            and (not self.devices or cell.device in self.devices)
+            and self.threads in {None, cell.threads}
+        )
+
+
+def of_run(run: StoredRun, narrowed: Narrowed) -> list[Subject]:
+    """List the measured rows of a run that are meant, in its order.
+
+    Raises ConfigError where none is, with the recipes it has, and StoreError for a lost file.
+    """
+    measured = read(run)
+    found = []
+    for cell in run.record.cells:
+        medians = measured.medians(cell.id)
+        if medians and narrowed.takes(cell):
+            found.append(_subject(measured, cell, medians))
+    wanted = set(narrowed.recipes) - {subject.recipe for subject in found}
+    if wanted or not found:
+        which = f"of {', '.join(sorted(wanted))} " if wanted else ""
+        known = ", ".join(dict.fromkeys(cell.recipe for cell in run.record.cells))
+        raise ConfigError(
+            f"run {run.id} has no measured row {which}that was asked for (its recipes: {known}; "
+            f"edge-harness show {run.id} lists the rows)"
+        )
+    return found
+
+
+def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subject:
+    run = measured.run
+    assert isinstance(cell.variant, Variant)
+    single = cell.dose.scenario == "single"
+    path = run.variants / f"{cell.variant.digest}.tflite"
+    if not path.is_file():
+        raise StoreError(f"{path} is not there; copy the run again with its variants")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != cell.variant.digest:
+        raise StoreError(f"{path} is not the file that was measured; copy the run again")
+    return Subject(
+        run=run.id,
+        model=cell.model,
+        recipe=cell.recipe,
+        target=cell.target,
+        device=cell.device,
+        threads=cell.threads,
+        path=path,
+        digest=cell.variant.digest,
+        # Another scenario's p50 has waiting, or a hot device, in it: the sum would not be of it.
+        stored_p50_ns=stats.median(medians) if single else None,
+    )
+
+
+def pairs(shares: Sequence[Sequence[Subject]]) -> list[tuple[int, int]]:
+    """Choose which subjects are compared; positions in the list of all of them.
+
+    Two runs: the rows that both have, or the only row of each. One run: its two rows, where just two
+    are meant in all, or of one model, device and number of threads; else none.
+
+    Raises ConfigError where two runs were given and nothing of them belongs together.
+    """
+    if len(shares) == 1:
+        return _of_one(shares[0])
+    first, second = shares
+    start = len(first)
+    at = {subject.key: start + position for position, subject in enumerate(second)}
+    found = [(i, at[subject.key]) for i, subject in enumerate(first) if subject.key in at]
+    if found:
+        return found
+    if len(first) == len(second) == 1:
+        return [(0, 1)]
+    raise ConfigError(
+        f"{first[0].run} and {second[0].run} have no row of the same model, recipe, device and "
+        "threads; choose one of each with --model, --recipe, --device, --threads"
+    )
+
+
+def _of_one(share: Sequence[Subject]) -> list[tuple[int, int]]:
+    if len(share) == 2:  # noqa: PLR2004
+        return [(0, 1)]
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for position, one in enumerate(share):
+        groups.setdefault((one.model, one.device, one.threads), []).append(position)
+    return [(group[0], group[1]) for group in groups.values() if len(group) == 2]  # noqa: PLR2004

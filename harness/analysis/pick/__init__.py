@@ -1,0 +1,29 @@
+"""Pick: the best of a column among the rows that meet hard constraints, and how sure that is.
+
+    pick = choose_of(table.rows.read(run), minimize="latency_p50_ms", where=["accuracy>=0.85"])
+    pick.winner, pick.reason, pick.probability
+
+`choose` is the same for rows and launches from anywhere.
+"""
+
+from __future__ import annotations
+
+from harness.analysis.pick.chance import probability_least
+from harness.analysis.pick.choosing import NOT_MEASURED, Candidate, Key, Pick, choose, key_of
+from harness.analysis.pick.constraints import Constraint, parse_constraint
+from harness.analysis.pick.of_run import choose_of, enough_delegated, launches_of
+
+__all__ = [
+    "NOT_MEASURED",
+    "Candidate",
+    "Constraint",
+    "Key",
+    "Pick",
+    "choose",
+    "choose_of",
+    "enough_delegated",
+    "key_of",
+    "launches_of",
+    "parse_constraint",
+    "probability_least",
+]

@@ -1,0 +1,98 @@
+"""Constraints as a person writes them: `accuracy>=0.85`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import ConfigError
+from harness.records.table import COLUMNS
+
+WORDS = (
+    *("run", "model", "recipe", "variant", "target", "device", "runtime", "delegate", "status"),
+    *("reason", "evidence", "accuracy_source", "energy_source"),
+)
+"""Columns of text: compared with == and != only."""
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONSTRAINT = re.compile(r"\s*(?P<column>\w+)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<value>.*?)\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A condition every winner meets: `accuracy>=0.85`. A null never does."""
+
+    column: str
+    sign: str
+    value: float | str
+
+    def __str__(self) -> str:
+        """Write it as it was asked."""
+        value = self.value if isinstance(self.value, str) else f"{self.value:.15g}"
+        return f"{self.column}{self.sign}{value}"
+
+    def holds(self, found: float | str | None) -> bool:
+        """Whether a row's value meets it."""
+        return found is not None and _OPERATORS[self.sign](found, self.value)
+
+    def shortfall(self, found: float | str | None) -> float:
+        """Return by how much a value misses it, relative to the limit; inf where not a number."""
+        if self.holds(found):
+            return 0.0
+        if isinstance(self.value, str) or found is None or isinstance(found, str):
+            return math.inf
+        return abs(found - self.value) / (abs(self.value) or 1.0)
+
+
+def parse_constraint(text: str) -> Constraint:
+    """Read `COLUMN<=VALUE`, with one of <=, >=, <, >, ==, !=.
+
+    Units are in the column's name, so a value is a bare number; text columns take == and !=.
+    Raises ConfigError with the way out.
+    """
+    found = _CONSTRAINT.fullmatch(text)
+    if found is None or not found["value"] or found["value"][0] in "<>=!":
+        raise ConfigError(
+            f"--where {text!r} is not a constraint: write COLUMN<=VALUE, with one of "
+            f"{', '.join(_OPERATORS)}"
+        )
+    column, sign, value = found["column"], found["sign"], found["value"]
+    check_column(column, f"--where {text!r}")
+    if column == "flags":
+        raise ConfigError(f"--where {text!r}: flags is a list and cannot be compared")
+    if column in WORDS:
+        if sign not in {"==", "!="}:
+            raise ConfigError(f"--where {text!r}: {column} is text, compared with == or != only")
+        return Constraint(column=column, sign=sign, value=value.strip("\"'"))
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(
+            f"--where {text!r}: {value!r} is not a number; units are in the column's name, "
+            f"so write {column}{sign}1.5"
+        )
+    return Constraint(column=column, sign=sign, value=number)
+
+
+def check_column(column: str, asked: str) -> None:
+    """Raise ConfigError with the nearest name for a column that rows do not have."""
+    if column in COLUMNS:
+        return
+    starts = [known for known in COLUMNS if column and known.startswith(column)]
+    near = starts or difflib.get_close_matches(column, COLUMNS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(COLUMNS)}"
+    raise ConfigError(f"{asked}: unknown column {column!r}; {hint}")

@@ -1,0 +1,162 @@
+"""A search on disk: `<results>/searches/<id>/`, whole after a kill at any moment.
+
+search.json        what is searched, of which plan
+study.db           Optuna's study, SQLite
+trials/KEY.json    what became of a recipe; each appears whole or not at all
+points/*.toml      a plan for every point of the front
+answer.json        the front as it was last computed
+locks/             who works on which recipe, who measures
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.analysis.search.records import Tried
+from harness.errors import StoreError
+from harness.records.store import SEARCHES, new_id
+from harness.records.store.codec import decode, encode
+from harness.records.store.journal import appearing, writing
+from harness.records.store.write import take_lock
+
+RECORD, STUDY, ANSWER = "search.json", "study.db", "answer.json"
+LATEST = "latest"
+MEASURING = "measuring"
+"""The lock that a measurement has for itself, and builds share."""
+ASKING = "asking"
+"""The lock under which the next trial is drawn."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """One search's folder."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The search's id."""
+        return self.path.name
+
+    @property
+    def study(self) -> Path:
+        """Where the study is."""
+        return self.path / STUDY
+
+    @property
+    def points(self) -> Path:
+        """Where the points' plans are."""
+        return self.path / "points"
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        """Be the one controller of this search; raises StoreError where there is another."""
+        descriptor = take_lock(self.path)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold one of the search's locks; the system lets go of it when the process ends."""
+        path = self.path / "locks" / name
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def trial(self, key: str) -> Tried | None:
+        """Return what became of a recipe; None where it was not tried."""
+        path = self.path / "trials" / f"{key}.json"
+        try:
+            return Tried.from_plain(decode(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, StoreError) as error:
+            raise StoreError(f"{path}: {error}; remove it to try that recipe again") from error
+
+    def trials(self) -> list[Tried]:
+        """Return everything that was tried, in the order it was drawn."""
+        keys = [path.stem for path in (self.path / "trials").glob("[!.]*.json")]
+        found = [tried for tried in map(self.trial, keys) if tried is not None]
+        return sorted(found, key=lambda tried: (tried.number, tried.key))
+
+    def keep(self, tried: Tried) -> None:
+        """Write what became of a recipe."""
+        self._write(self.path / "trials" / f"{tried.key}.json", encode(tried.plain()))
+
+    def answer(self, plain: object, plans: Sequence[tuple[str, str]]) -> None:
+        """Write the answer and the plan of each point; plans of an earlier answer go."""
+        names = {name for name, _ in plans}
+        for name, text in plans:
+            tomllib.loads(text)
+            self._write(self.points / name, text)
+        for path in self.points.glob("[!.]*.toml"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+        self._write(self.path / ANSWER, encode(plain))
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        with appearing(path) as part:
+            part.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def create(results: Path, *, model: str, digest: str, record: dict[str, Any]) -> Folder:
+    """Make the folder of a new search; raises StoreError where it cannot be written."""
+    now = datetime.now(tz=UTC)
+    folder = Folder(path=(results / SEARCHES / new_id([model], now)).resolve())
+    with writing(folder.path):
+        for name in ("trials", "points", "locks"):
+            (folder.path / name).mkdir(parents=True)
+    about = {"format": _FORMAT, "created": now.isoformat(timespec="seconds"), "digest": digest}
+    folder._write(folder.path / RECORD, encode({**about, **record}))  # noqa: SLF001 - its own module
+    return folder
+
+
+def resume(results: Path, selector: str, digest: str) -> Folder:
+    """Open a stored search of the same plan: by id, a prefix only it has, or `latest`.
+
+    `latest` is the newest search of this very plan. Raises StoreError for none, several, or one of
+    another plan.
+    """
+    root = results / SEARCHES
+    known = {path.parent.name: path for path in sorted(root.glob(f"*/{RECORD}"))}
+    digests = {name: _digest(path) for name, path in known.items()}
+    if selector == LATEST:
+        own = [name for name, found in digests.items() if found == digest]
+        if not own:
+            raise StoreError(f"no search of this plan in {root}; start one without --resume")
+        return Folder(path=(root / own[-1]).resolve())
+    names = [selector] if selector in known else [n for n in known if n.startswith(selector)]
+    if len(names) != 1:
+        what = f"is the start of {len(names)} searches" if names else "is no search"
+        raise StoreError(f'"{selector}" {what} in {root} (there: {", ".join(known) or "none"})')
+    if digests[names[0]] != digest:
+        raise StoreError(
+            f"search {names[0]} is of another plan (digest {digests[names[0]][:12]}, this one has "
+            f"{digest[:12]}); start a new one, or take the plan as it was: it is in "
+            f"{known[names[0]]}"
+        )
+    return Folder(path=(root / names[0]).resolve())
+
+
+def _digest(path: Path) -> str:
+    try:
+        return str(decode(path.read_bytes())["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: cannot be read: {error}; remove that folder") from error

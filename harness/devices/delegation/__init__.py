@@ -1,0 +1,28 @@
+"""What ran where, and whether a number may be called the accelerator's.
+
+    verdict = judge(cell, launches)
+    verdict.word, verdict.status, verdict.reason
+
+Pure functions of what was recorded; docs/accelerators.md says in words what they decide.
+"""
+
+from harness.devices.delegation.adapters import is_software
+from harness.devices.delegation.coverage import Node, graph_walk
+from harness.devices.delegation.evidence import KINDS, kinds
+from harness.devices.delegation.judging import CPU_TARGETS, SHOWN, Timing, Verdict, judge, share
+from harness.devices.delegation.outputs import disagreement
+
+__all__ = [
+    "CPU_TARGETS",
+    "KINDS",
+    "SHOWN",
+    "Node",
+    "Timing",
+    "Verdict",
+    "disagreement",
+    "graph_walk",
+    "is_software",
+    "judge",
+    "kinds",
+    "share",
+]

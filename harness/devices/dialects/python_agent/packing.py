@@ -1,0 +1,73 @@
+"""The agent as one file: a zip that Python runs, named by the digest of its sources."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import assets
+from harness.devices.dialects.python_agent import slim
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MODE = 0o644 << 16
+_DOOR = "__main__.py"
+_FORM = slim.FORM + b"; the door, and the modules as one text"
+"""Part of what the digest stands for: the same sources in another form are another zip."""
+
+
+def agent_zip() -> tuple[Path, str]:
+    """Return the zip of the Linux agent and its digest, packing it where it is not cached.
+
+    The same sources give the same digest everywhere and the same bytes with the same zlib: names
+    are sorted and times fixed. The file is `<cache>/agents/<digest>.zip`.
+    """
+    sources = _sources(assets.agents() / "python_tflite")
+    digest = _digest(sources)
+    target = assets.cache_folder() / "agents" / f"{digest}.zip"
+    if not target.is_file():
+        _write(sources, target)
+    return target, digest
+
+
+def _sources(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
+
+
+def _digest(sources: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(_FORM)
+    for name, text in sources.items():
+        digest.update(f"{name}\0{len(text)}\0".encode())
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def _members(sources: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what lies in the zip: the door, which Python runs, and all other modules as one text.
+
+    One text packs a fifth smaller than a member a module, since modules resemble each other.
+    """
+    slimmed = {name: slim.slim(text.decode()) for name, text in sources.items()}
+    door = slimmed.pop(_DOOR)
+    modules = "".join(f"{name.removesuffix('.py')}\0{text}\0" for name, text in slimmed.items())
+    return {_DOOR: door, "modules": modules}
+
+
+def _write(sources: Mapping[str, bytes], target: Path) -> None:
+    """Write the zip whole or not at all: two controllers may start at the same time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=target.parent, prefix=".agent-")
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for name, text in _members(sources).items():
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = _MODE
+                entry.create_system = 3
+                archive.writestr(entry, text, compresslevel=9)
+        Path(part).replace(target)
+    finally:
+        Path(part).unlink(missing_ok=True)

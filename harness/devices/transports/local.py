@@ -1,0 +1,312 @@
+"""This machine as a device.
+
+    [device.this-machine]
+    profile = "linux_x86_64"
+    address = "local:"
+
+Files are copied, processes are started in a session of their own, so that a deadline ends them
+with everything they started, and a Ctrl-C meant for the controller does not reach them.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from harness.devices.transports.tail import OUTPUT_BYTES, Tail
+from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
+from harness.protocols import MOST_FILE_BYTES, Reply
+from harness.types import Device
+
+_CHUNK = 1 << 18
+_COPY_BYTES = 1 << 20
+_SEND_STALL_SECONDS = 60.0
+_END_GRACE_SECONDS = 2.0
+# A missing program must read as it does over SSH (exit code 127, a line on stderr), not as an
+# exception of ours; exec leaves no shell behind and interprets nothing.
+_EXEC = ("/bin/sh", "-c", 'exec "$@"', "sh")
+
+
+class LocalTransport:
+    """Transport to this machine."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._channels: list[LocalChannel] = []
+
+    def put(self, source: Path, destination: str) -> None:
+        """Copy a file to exactly `destination`; see protocols.Transport.put."""
+        target = Path(destination)
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with source.open("rb") as file, open(target, "wb", opener=_private) as copy:
+                shutil.copyfileobj(file, copy, _COPY_BYTES)
+        except (OSError, ValueError) as error:
+            arrived = 0
+            with suppress(OSError, ValueError):
+                arrived = target.stat().st_size
+            message = (
+                f"{source}: not copied to {destination} on this machine after {arrived} bytes: "
+                f"{_words(error)}; check that the folder is writable and has room"
+            )
+            raise TransferFailed(message) from error
+
+    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+        """Copy a file from `source`; see protocols.Transport.get."""
+        part: Path | None = None
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
+            part = Path(name)
+            with os.fdopen(handle, "wb") as copy, open(source, "rb", opener=_regular) as file:
+                _copy(file, copy, most_bytes)
+            part.replace(destination)
+        except (OSError, ValueError) as error:
+            message = f"{source}: not copied to {destination}: {_words(error)}"
+            raise TransferFailed(message) from error
+        finally:
+            if part is not None:
+                part.unlink(missing_ok=True)
+
+    def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
+        """Run one command and wait for it.
+
+        Raises AgentSilent when the deadline passes (the command and its children are killed) and
+        TransportError when it writes more than 8 MiB.
+        """
+        started = time.monotonic()
+        deadline = started + timeout_seconds
+        with LocalChannel(argv, keep=OUTPUT_BYTES + 1) as channel:
+            stdout = bytearray()
+            # A command that ends without reading its input is judged by its exit code.
+            with suppress(Unreachable):
+                channel.send(stdin or b"", deadline)
+            channel.finish_sending()
+            while data := channel.read(deadline):
+                stdout += data
+                if max(len(stdout), len(channel.errors())) > OUTPUT_BYTES:
+                    message = f"{argv[0]}: wrote more than {OUTPUT_BYTES} bytes; it was ended"
+                    raise TransportError(message)
+            exit_code = channel.wait(deadline)
+            return Reply(
+                argv=tuple(argv),
+                exit_code=exit_code,
+                stdout=bytes(stdout),
+                stderr=channel.errors(),
+                seconds=time.monotonic() - started,
+            )
+
+    def talk(self, argv: Sequence[str]) -> LocalChannel:
+        """Start a process and return the stream to it."""
+        channel = LocalChannel(argv)
+        self._channels = [one for one in self._channels if not one.closed]
+        self._channels.append(channel)
+        return channel
+
+    def close(self) -> None:
+        """End every process started by `talk`."""
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+
+
+class LocalChannel:
+    """The stream to one process: stdin and stdout; stderr is drained whenever we wait."""
+
+    def __init__(self, argv: Sequence[str], keep: int | None = None) -> None:
+        """Start the process in a session of its own."""
+        self._argv = tuple(argv)
+        try:
+            self._process = subprocess.Popen(
+                [*_EXEC, *argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            message = f"{argv[0]}: cannot be started on this machine: {error}"
+            raise TransportError(message) from error
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
+        self._tail = Tail(keep) if keep else Tail()
+        self._ready = bytearray()
+        self._ended = False
+        self._selector = selectors.DefaultSelector()
+        for stream in (stdout, stderr):
+            os.set_blocking(stream.fileno(), False)
+            self._selector.register(stream, selectors.EVENT_READ)
+        os.set_blocking(stdin.fileno(), False)
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: the process ends with the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process, at once where something went wrong."""
+        self.close(grace_seconds=0.0 if error else _END_GRACE_SECONDS)
+
+    def send(self, data: bytes, deadline: float | None = None) -> None:
+        """Write all of `data`; raises Unreachable when the process no longer reads."""
+        deadline = deadline or time.monotonic() + _SEND_STALL_SECONDS
+        view = memoryview(data)
+        while view and not self.closed:
+            try:
+                written = os.write(self._stdin.fileno(), view)
+            except BlockingIOError:
+                # The pipe is full: the process may itself wait for us to read.
+                self._selector.register(self._stdin, selectors.EVENT_WRITE)
+                try:
+                    self._pump(deadline)
+                finally:
+                    self._selector.unregister(self._stdin)
+                continue
+            except OSError as error:
+                raise Unreachable(self._gone()) from error
+            view = view[written:]
+        if view:
+            raise Unreachable(self._gone())
+
+    def finish_sending(self) -> None:
+        """Close the process's stdin."""
+        self._stdin.close()
+
+    def read(self, deadline: float) -> bytes:
+        """Return at least one byte, or b"" at the end; see protocols.Channel.read."""
+        while not self._ready and not self._ended:
+            if self.closed:
+                raise Unreachable(self._gone())
+            moved = self._drain(max(0.0, deadline - time.monotonic()))
+            late = time.monotonic() >= deadline
+            # What is there already counts; endless words on stderr are no answer.
+            if late and not (moved and (self._ready or self._ended)):
+                raise AgentSilent(self._silent())
+        data = bytes(self._ready)
+        self._ready.clear()
+        return data
+
+    def errors(self) -> bytes:
+        """Return the tail of stderr so far."""
+        if not self.closed:
+            self._drain(0)
+        return self._tail.read()
+
+    def wait(self, deadline: float) -> int:
+        """Return the exit code (-N for signal N is given as 128+N, as a shell and sshd do)."""
+        while self._selector.get_map():
+            self._pump(deadline)
+        try:
+            code = self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise AgentSilent(self._silent()) from error
+        return code if code >= 0 else 128 - code
+
+    def close(self, grace_seconds: float = _END_GRACE_SECONDS) -> None:
+        """Close stdin, give the process a moment, then end it and its session; never raises."""
+        if self.closed:
+            return
+        with suppress(OSError):
+            self._stdin.close()
+        grace = time.monotonic() + grace_seconds
+        with suppress(AgentSilent, TransportError):
+            while not self._ended:
+                self._pump(grace)
+        self.closed = True
+        # Before wait(): an unreaped leader keeps its group's number from being used again.
+        with suppress(ProcessLookupError, PermissionError):
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._selector.close()
+        self._stdout.close()
+        self._stderr.close()
+
+    def _pump(self, deadline: float) -> None:
+        """Take what comes; raises AgentSilent after the deadline, however much still comes."""
+        self._drain(max(0.0, deadline - time.monotonic()))
+        if time.monotonic() >= deadline:
+            raise AgentSilent(self._silent())
+
+    def _drain(self, seconds: float) -> bool:
+        """Take what the process wrote, waiting at most `seconds`; False when nothing moved."""
+        events = self._selector.select(seconds)
+        for key, _ in events:
+            if key.fileobj is self._stdin:
+                continue
+            data = os.read(key.fd, _CHUNK)
+            if not data:
+                self._selector.unregister(key.fileobj)
+                self._ended = self._ended or key.fileobj is self._stdout
+            elif key.fileobj is self._stdout:
+                self._ready += data
+                if len(self._ready) > OUTPUT_BYTES:
+                    message = f"{self._argv[0]}: wrote more than {OUTPUT_BYTES} bytes unasked"
+                    raise TransportError(message)
+            else:
+                self._tail.add(data)
+        return bool(events)
+
+    def _silent(self) -> str:
+        return f"{self._argv[0]}: no answer before the deadline on this machine; it was ended"
+
+    def _gone(self) -> str:
+        tail = self._tail.read().decode(errors="replace").strip()[-500:]
+        return f"{self._argv[0]}: the process on this machine ended; its last words: {tail or '-'}"
+
+
+def _copy(file: IO[bytes], copy: IO[bytes], most_bytes: int) -> None:
+    left = most_bytes
+    while data := file.read(_COPY_BYTES):
+        left -= len(data)
+        if left < 0:
+            raise ValueError(f"it holds more than {most_bytes} bytes")
+        copy.write(data)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file for writing that only its owner may read, and no link to another."""
+    handle = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(handle, 0o600)
+    return handle
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a file for reading; a pipe or a device would have no end, or never open."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("it is no regular file")
+    return handle
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def open_local(device: Device) -> LocalTransport:
+    """Open this machine; raises ConfigError for an address that is not `local:`."""
+    if device.address != "local:":
+        message = f'{device.name}: address "{device.address}" is not "local:"'
+        raise ConfigError(message)
+    return LocalTransport()

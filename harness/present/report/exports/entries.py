@@ -1,0 +1,127 @@
+"""What the formats share: the rows that are numbers of a device, with names that stay."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.analysis.pick import NOT_MEASURED, enough_delegated, key_of
+from harness.errors import StoreError
+from harness.records.table import Row, display
+from harness.records.table.quantiles import LaunchQuantiles
+from harness.records.table.rows import Measured, rows_of
+from harness.types import Cell, DeviceFacts, Launch
+
+NAME_LIMIT = 1024
+"""Characters; Bencher's limit for a benchmark's name, the narrowest of the formats."""
+
+_CUT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A measured row under the name that other tools know it by."""
+
+    name: str
+    row: Row
+    cell: Cell
+    launches: tuple[tuple[Launch, LaunchQuantiles], ...]
+    """Timed launches that have samples, in order of the blocks."""
+    facts: DeviceFacts | None
+
+
+def entries(measured: Measured, *, emulated: bool) -> list[Entry]:
+    """Return the rows that a trend may be drawn of, in the plan's order.
+
+    These are the `ok` rows and those partial ones that `min_delegated` allows; an emulator's only
+    where `emulated` says so, for its times under a device's name would be a lie. Raises StoreError
+    where there is none: most tools take an empty file for a fault of theirs.
+    """
+    rows = rows_of(measured)
+    names = unique(name(row) for row in rows)
+    allowed = enough_delegated(measured, rows)
+    found = [
+        Entry(
+            name=called,
+            row=row,
+            cell=cell,
+            launches=_timed(measured, cell),
+            facts=_facts(measured, cell),
+        )
+        for called, row, cell in zip(names, rows, measured.run.record.cells, strict=True)
+        if row["latency_p50_ms"] is not None
+        and (row["status"] == "ok" or key_of(row) in allowed)
+        and (emulated or not set(row["flags"]) & set(NOT_MEASURED))
+    ]
+    if not found:
+        raise StoreError(
+            f"run {measured.run.id} has no row that was measured on a device in full, so there is "
+            "nothing to export in this format; junit, csv and summary say why for every row"
+        )
+    return found
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """Name a row the same in every run: `kws/int8/bench-pi/threads:1`.
+
+    A scenario other than `single` is named at the end: its times are of another trend.
+
+    The parts are cleaned of control characters; a slash or a per cent sign inside one is escaped as
+    in a URL, so that different rows have different names.
+    """
+    parts = [_part(row[key]) for key in ("model", "recipe", "device")]
+    parts.append(f"threads:{row['threads']}")
+    scenario = row.get("scenario") or "single"
+    if scenario != "single":
+        parts.append(_part(scenario))
+    whole = "/".join(parts)
+    if len(whole) <= NAME_LIMIT:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:_CUT]
+    return f"{whole[: NAME_LIMIT - _CUT - 1]}~{digest}"
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Number the names that cleaning has made equal: the second gets ` #2`."""
+    seen: dict[str, int] = {}
+    found = []
+    for one in names:
+        seen[one] = seen.get(one, 0) + 1
+        found.append(one if seen[one] == 1 else f"{one} #{seen[one]}")
+    return found
+
+
+def known(pairs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is null: no format has a word for "not measured"."""
+    return {key: value for key, value in pairs.items() if value is not None}
+
+
+def details(row: Row) -> str:
+    """Write what a person sees of a row in the table, a line for each column that says something."""
+    texts = ((column.title, column.text(row)) for column in display.columns([row]))
+    return "\n".join(
+        f"{title}: {text}" for title, text in texts if text not in ("", display.NOTHING)
+    )
+
+
+def _part(value: object) -> str:
+    return display.clean(value).replace("%", "%25").replace("/", "%2F") or "-"
+
+
+def _timed(measured: Measured, cell: Cell) -> tuple[tuple[Launch, LaunchQuantiles], ...]:
+    outcome = measured.outcomes.get(cell.id)
+    quantiles = measured.quantiles.launches
+    return tuple(
+        (launch, quantiles[launch.id])
+        for launch in sorted(
+            outcome.launches if outcome else (), key=lambda one: (one.block, one.position)
+        )
+        if launch.kind == "timed" and launch.id in quantiles
+    )
+
+
+def _facts(measured: Measured, cell: Cell) -> DeviceFacts | None:
+    record = measured.run.record.devices.get(cell.device)
+    return record.facts if record else None

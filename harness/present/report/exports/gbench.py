@@ -1,0 +1,94 @@
+"""Google Benchmark JSON: `compare.py benchmarks before.json after.json`, and whatever else reads it.
+
+Format: https://github.com/google/benchmark/blob/main/docs/user_guide.md#output-formats. A launch is
+a repetition: its median is `real_time`. `cpu_time` is the processor's share of it, and 0 where
+the device does not say. The median over launches is the aggregate. Failed rows are left out: the
+format writes their times as 0, which every chart takes for infinitely fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness import stats
+from harness.present.report.exports.entries import Entry, entries, known
+from harness.present.report.plain import json_text
+from harness.records.table import display
+from harness.records.table.rows import Measured
+
+SCHEMA = 1
+_COUNTERS = (
+    *("load_ms", "first_ms", "peak_rss_mb", "model_memory_mb", "size_bytes", "accuracy"),
+    *("throughput_per_s", "missed_deadlines", "sustained_ratio"),
+)
+
+
+def write(measured: Measured, *, emulated: bool) -> str:
+    """Write `{"context": ..., "benchmarks": [...]}`; times are nanoseconds an inference."""
+    record = measured.run.record
+    found = entries(measured, emulated=emulated)
+    first = next((entry.facts for entry in found if entry.facts is not None), None)
+    return json_text(
+        {
+            "context": {
+                "date": record.created,
+                "host_name": display.clean(first.hostname if first else "unknown"),
+                "executable": "edge-harness",
+                "num_cpus": first.cores if first else 0,
+                "mhz_per_cpu": 0,
+                "cpu_scaling_enabled": False,
+                "caches": [],
+                "load_avg": [],
+                "library_build_type": "release",
+                "json_schema_version": SCHEMA,
+                "edge_harness_run": record.id,
+            },
+            "benchmarks": [
+                benchmark
+                for family, entry in enumerate(found)
+                for benchmark in _benchmarks(entry, family)
+            ],
+        }
+    )
+
+
+def _benchmarks(entry: Entry, family: int) -> list[dict[str, Any]]:
+    common = {
+        "family_index": family,
+        "per_family_instance_index": 0,
+        "run_name": entry.name,
+        "repetitions": len(entry.launches),
+        "threads": entry.row["threads"],
+    }
+    times = [
+        (quantiles.p50, quantiles.p50 * (launch.cpu_share or 0.0))
+        for launch, quantiles in entry.launches
+    ]
+    repetitions = [
+        {
+            "name": entry.name,
+            **common,
+            "run_type": "iteration",
+            "repetition_index": index,
+            "iterations": max(1, launch.inferences),
+            "real_time": real,
+            "cpu_time": processor,
+            "time_unit": "ns",
+        }
+        for index, ((launch, _), (real, processor)) in enumerate(
+            zip(entry.launches, times, strict=True)
+        )
+    ]
+    aggregate = {
+        "name": f"{entry.name}_median",
+        **common,
+        "run_type": "aggregate",
+        "aggregate_name": "median",
+        "aggregate_unit": "time",
+        "iterations": len(entry.launches),
+        "real_time": stats.median([real for real, _ in times]),
+        "cpu_time": stats.median([processor for _, processor in times]),
+        "time_unit": "ns",
+        **known({name: entry.row[name] for name in _COUNTERS}),
+    }
+    return [*repetitions, aggregate]

@@ -1,0 +1,73 @@
+"""pyperf JSON 1.0: `pyperf compare_to before.json after.json`.
+
+Format: https://pyperf.readthedocs.io/en/latest/api.html#json. One run a launch and one value a
+run, the launch's median: pyperf tests all values of a file as independent, and the inferences of
+one launch are not. `loops` is how many inferences that median is of. The launch's warm-up is the
+run's, as inferences and their average.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.present.report.exports.entries import Entry, entries, known
+from harness.present.report.plain import json_text
+from harness.records.table import display
+from harness.records.table.quantiles import LaunchQuantiles
+from harness.records.table.rows import Measured
+from harness.types import Launch
+
+VERSION = "1.0"
+_NS = 1e-9
+
+
+def write(measured: Measured, *, emulated: bool) -> str:
+    """Write the suite: a benchmark for each row, seconds an inference."""
+    return json_text(
+        {
+            "version": VERSION,
+            "benchmarks": [_benchmark(entry) for entry in entries(measured, emulated=emulated)],
+            "metadata": {"unit": "second"},
+        }
+    )
+
+
+def _benchmark(entry: Entry) -> dict[str, Any]:
+    facts = entry.facts
+    metadata = {
+        "name": entry.name,
+        "hostname": facts and facts.hostname,
+        "platform": facts and f"{facts.system}-{facts.kernel}-{facts.machine}",
+        "cpu_model_name": facts and facts.chip,
+        "cpu_count": facts and facts.cores,
+        **{f"edge_{key}": entry.row[key] for key in ("run", "runtime", "delegate", "variant")},
+        "edge_flags": " ".join(entry.row["flags"]),
+    }
+    return {
+        "metadata": _plain(metadata),
+        "runs": [_run(launch, quantiles) for launch, quantiles in entry.launches],
+    }
+
+
+def _run(launch: Launch, quantiles: LaunchQuantiles) -> dict[str, Any]:
+    warmup = launch.warmup
+    metadata = {
+        "loops": max(1, launch.inferences),
+        "duration": launch.wall_ns * _NS,
+        "load_avg_1min": launch.before.load_1m,
+        "edge_launch": launch.id,
+        "edge_temperature": launch.before.temperature_c,
+    }
+    run: dict[str, Any] = {"metadata": _plain(metadata), "values": [quantiles.p50 * _NS]}
+    if warmup is not None and warmup.inferences > 0:
+        run["warmups"] = [[warmup.inferences, warmup.seconds / warmup.inferences]]
+    return run
+
+
+def _plain(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what pyperf refuses: nulls, empty texts; texts are one line."""
+    cleaned = {
+        key: display.clean(value) if isinstance(value, str) else value
+        for key, value in metadata.items()
+    }
+    return {key: value for key, value in known(cleaned).items() if value != ""}

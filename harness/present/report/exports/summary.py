@@ -1,0 +1,88 @@
+"""A step summary for GitHub: `edge-harness export latest --format summary >> "$GITHUB_STEP_SUMMARY"`.
+
+GitHub drops a summary of more than 1 MiB, so a longer one ends early and says so.
+https://docs.github.com/actions/reference/workflow-commands-for-github-actions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.present.report.exports import verdicts
+from harness.present.report.markdown import escape, markdown, records
+from harness.records.table import MEASURED, PENDING, Row
+from harness.records.table.rows import Measured, rows_of
+
+LIMIT_BYTES = 1_000_000
+"""Under GitHub's 1,048,576, with room for what other commands of the step wrote."""
+
+
+def write(measured: Measured, *, emulated: bool) -> str:
+    """Write a heading with the counts and the table of every row, whatever `emulated` is.
+
+    Of a gate's run, its verdict and its rows with the reasons.
+    """
+    del emulated
+    gate = verdicts.of(measured.run)
+    if gate is not None:
+        return _judged(gate)
+    rows = rows_of(measured)
+    heading = f"### {_heading(rows)}\n\n"
+    shown = len(rows)
+    text = _text(heading, rows, shown, measured.run.id)
+    while shown > 1 and len(text.encode(errors="replace")) > LIMIT_BYTES:
+        shown //= 2
+        text = _text(heading, rows, shown, measured.run.id)
+    return text
+
+
+def _judged(gate: Mapping[str, Any]) -> str:
+    """Write a gate's verdict, a row for each comparison, and why, the gravest news first."""
+    rows = [
+        {
+            "model": row["model"],
+            "recipe": row["recipe"],
+            "device": row["device"],
+            "metric": row["metric"],
+            "A": verdicts.side(row, "a"),
+            "B": verdicts.side(row, "b"),
+            "B / A (95 %)": verdicts.interval(row),
+            "verdict": row["verdict"] or "shown",
+        }
+        for row in gate["rows"]
+    ]
+    sides = f"A {escape(gate['baseline'])}, B {escape(gate['candidate'])}"
+    lines = [f"### edge-harness gate: {gate['verdict'] or 'no verdict'}", "", sides, ""]
+    if rows:
+        lines += [records(rows, list(rows[0]))]
+    order = {"REGRESSION": 0, "INCONCLUSIVE": 1}
+    for row in sorted(gate["rows"], key=lambda one: order.get(one["verdict"], len(order))):
+        where = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
+        lines.append(f"- {escape(where)}: {row['verdict'] or 'shown'}: {escape(row['reason'])}")
+    for one in gate["failed"]:
+        where = f"{one['model']} {one['recipe']} on {one['device']}"
+        lines.append(f"- {escape(where)}: {escape(one['kind'])}: {escape(one['reason'])}")
+    lines += [f"- {escape(one['device'])}: away: {escape(one['reason'])}" for one in gate["away"]]
+    text = "\n".join(lines) + "\n\n"
+    cut = text.encode(errors="replace")[:LIMIT_BYTES].decode(errors="ignore")
+    return text if len(cut) == len(text) else f"{cut.rpartition(chr(10))[0]}\n- ...\n"
+
+
+def _text(heading: str, rows: Sequence[Row], shown: int, run: str) -> str:
+    left = len(rows) - shown
+    more = f"\n{left} more rows: edge-harness show {escape(run)}\n" if left else ""
+    return f"{heading}{markdown(rows[:shown])}{more}\n"
+
+
+def _heading(rows: Sequence[Row]) -> str:
+    models = ", ".join(dict.fromkeys(escape(str(row["model"])) for row in rows))
+    statuses = [row["status"] for row in rows]
+    ok = sum(status in MEASURED for status in statuses)
+    pending = statuses.count(PENDING)
+    counts = [f"{ok} of {len(rows)} measured"]
+    if failed := len(rows) - ok - pending:
+        counts.append(f"{failed} failed")
+    if pending:
+        counts.append(f"{pending} pending")
+    return f"edge-harness: {models}: {', '.join(counts)}"

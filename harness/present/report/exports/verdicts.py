@@ -1,0 +1,49 @@
+"""What a gate came to, read from its run's folder (gate.json; its keys are in docs/gate.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.analysis.gate.document import FILE
+from harness.errors import StoreError
+from harness.records.store.codec import decode
+from harness.records.store.read import StoredRun
+from harness.records.table import display
+
+_NS_PER_MS = 1e6
+
+
+def of(run: StoredRun) -> Mapping[str, Any] | None:
+    """Return the gate's document; None for a run of another kind, or a gate that was cut short.
+
+    Raises StoreError where the file cannot be read.
+    """
+    path = run.path / FILE
+    try:
+        found = decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read: {error}; restore it from a copy") from error
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        raise StoreError(f"{path} is not what a gate writes; restore it from a copy")
+    return found
+
+
+def side(row: Mapping[str, Any], name: str) -> str:
+    """Write a side's value for a person: milliseconds, bytes or a share."""
+    value = row[name]
+    if value is None:
+        return display.NOTHING
+    if row["unit"] == "ns":
+        return f"{display.milliseconds(value / _NS_PER_MS)} ms"
+    return f"{value:,.10g} {row['unit'] or ''}".strip()
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """Write B over A with its 95 % interval, or nothing."""
+    if row["ratio"] is None:
+        return ""
+    low, high = row["ratio_low"], row["ratio_high"]
+    return f"{row['ratio']:.3f}" + (f" ({low:.3f}-{high:.3f})" if low != high else "")

@@ -1,0 +1,256 @@
+"""One run as one self-contained HTML page: no scripts, nothing loaded, readable on a phone.
+
+Charts are SVG drawn by :mod:`harness.present.report.charts`; the page forbids everything else by its own
+content security policy. Every text is escaped, whatever a device or a plan called itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.present.report import charts
+from harness.records.store import DeviceRecord, StoredRun
+from harness.records.store.journal import appearing
+from harness.records.table import MEASURED, PENDING, Row, display, minutes
+from harness.records.table.rows import Measured, read, rows_of
+
+_TEMPLATE = "page.html.j2"
+_NS_PER_MS = 1e6
+_CURVE_POINTS = 41
+_MAX_CURVES = 24
+"""Cells with a curve of their own; a page with more would only be scrolled past."""
+
+_NOT_RANKED = frozenset({"emulated", "simulated"})
+
+
+def write(run: StoredRun, path: Path) -> None:
+    """Write the page of a run; it appears whole or not at all.
+
+    Raises StoreError where the run cannot be read or the page not written, HarnessError where
+    jinja2 is missing.
+    """
+    text = page(run)
+    with appearing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def page(run: StoredRun) -> str:
+    """Return the page as text."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise HarnessError(
+            "the HTML page needs jinja2, which is not installed; pip install 'edge-harness[report]'"
+        ) from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_TEMPLATE).render(_context(run))
+
+
+def _context(run: StoredRun) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    measured = read(run)
+    rows = rows_of(measured)
+    columns = display.columns(rows)
+    drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped where it is drawn
+    return {
+        "run": run.record,
+        "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),
+        "counts": {
+            "measured": sum(row["status"] in MEASURED for row in rows),
+            "failed": sum(row["status"] not in (*MEASURED, PENDING) for row in rows),
+            "pending": sum(row["status"] == PENDING for row in rows),
+        },
+        "best": _best(rows),
+        "columns": columns,
+        "rows": [
+            {"status": row["status"], "cells": [column.text(row) for column in columns]}
+            for row in rows
+        ],
+        "reasons": display.explained(rows),
+        "legend": [
+            *display.legend([{**row, "flags": []} for row in rows]).splitlines(),
+            *minutes.lines(measured),
+        ],
+        "flags": display.flag_meanings(rows),
+        "boxes": {
+            name.removeprefix("box "): svg for name, svg in drawn.items() if name.startswith("box ")
+        },
+        "curves": {
+            name.removeprefix("ecdf "): svg
+            for name, svg in drawn.items()
+            if name.startswith("ecdf ")
+        },
+        "sizes": drawn.get("sizes"),
+        "trade": drawn.get("trade"),
+        "devices": [_device(name, item) for name, item in run.record.devices.items()],
+        "host": _facts(run.record.host),
+        "versions": _facts(run.record.versions),
+        "plan": json.dumps(run.record.plan, indent=2, ensure_ascii=False),
+        "damage": [display.clean(line) for line in run.damage()],
+    }
+
+
+def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Name the row with the lowest p50 of each model on each device; emulators are not ranked."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        ranked = row["status"] == "ok" and not _NOT_RANKED & set(row["flags"])
+        if not ranked or row["latency_p50_ms"] is None:
+            continue
+        key = (row["model"], row["device"])
+        if key not in found or row["latency_p50_ms"] < found[key]["latency_p50_ms"]:
+            found[key] = row
+    return [
+        {
+            "where": display.clean(f"{model} on {device}"),
+            "recipe": display.clean(row["recipe"]),
+            "p50": display.milliseconds(row["latency_p50_ms"]),
+            "interval": display.half_width(row),
+            "accuracy": display.share(row["accuracy"]),
+            "size": display.size(row["size_bytes"]),
+        }
+        for (model, device), row in found.items()
+    ]
+
+
+def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
+    """Draw what there is to draw, by name; SVG text with every label escaped."""
+    cells = measured.run.record.cells
+    shown = {
+        cell.id: row
+        for cell, row in zip(cells, rows, strict=True)
+        if row["status"] in MEASURED and row["latency_p50_ms"] is not None
+    }
+    drawn: dict[str, str] = {}
+    pooled = _pooled(measured.run)
+    by_device: dict[str, list[charts.Box]] = {}
+    for cell_id, row in shown.items():
+        if cell_id in pooled:
+            box = _box(_label(row, rows), pooled[cell_id], measured.medians(cell_id))
+            by_device.setdefault(row["device"], []).append(box)
+    for device, boxes in by_device.items():
+        drawn[f"box {display.clean(device)}"] = charts.boxes(boxes)
+    curves = _curves(measured.run)
+    for cell_id, row in list(shown.items())[:_MAX_CURVES]:
+        if cell_id in curves:
+            drawn[f"ecdf {display.name(row)}"] = charts.ecdf(curves[cell_id])
+    sizes: dict[str, charts.Bar] = {}
+    for row in rows:
+        if row["size_bytes"] is not None:
+            label = display.clean(f"{row['model']} {row['recipe']}")
+            text = display.size(row["size_bytes"])
+            sizes[label] = charts.Bar(label=label, value=row["size_bytes"], text=text)
+    if sizes:
+        drawn["sizes"] = charts.bars(list(sizes.values()))
+    devices = list(dict.fromkeys(display.clean(row["device"]) for row in rows))
+    points = _points(list(shown.values()), rows, devices)
+    if points:
+        drawn["trade"] = charts.scatter(points, devices, "p50, ms", "accuracy")
+    return drawn
+
+
+def _points(
+    shown: Sequence[Row], rows: Sequence[Row], devices: Sequence[str]
+) -> list[charts.Point]:
+    return [
+        charts.Point(
+            label=_label(row, rows),
+            x=row["latency_p50_ms"],
+            y=row["accuracy"],
+            low=row["latency_p50_low_ms"],
+            high=row["latency_p50_high_ms"],
+            group=devices.index(display.clean(row["device"])),
+        )
+        for row in shown
+        if row["accuracy"] is not None and row["latency_p50_ms"] > 0
+    ]
+
+
+def _label(row: Row, rows: Sequence[Row]) -> str:
+    """Name a row as shortly as the others allow, beside a heading with its device."""
+    words = [row["recipe"]]
+    if len({other["model"] for other in rows}) > 1:
+        words.insert(0, row["model"])
+    if len({other["threads"] for other in rows}) > 1:
+        words.append(f"{row['threads']}t")
+    return display.clean(" ".join(words))
+
+
+def _pooled(run: StoredRun) -> dict[str, list[float]]:
+    return dict(
+        run.ask(
+            "SELECT cell, quantile_cont(value, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM samples "
+            "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell"
+        )
+    )
+
+
+def _box(label: str, quantiles: Sequence[float], medians: Sequence[float]) -> charts.Box:
+    p5, p25, p50, p75, p95 = (value / _NS_PER_MS for value in quantiles)
+    inner = tuple(value / _NS_PER_MS for value in medians)
+    return charts.Box(label=label, p5=p5, p25=p25, p50=p50, p75=p75, p95=p95, medians=inner)
+
+
+def _curves(run: StoredRun) -> dict[str, list[charts.Curve]]:
+    """Return each launch's distribution up to its 99 %: a few outliers would flatten the rest."""
+    shares = [0.99 * index / (_CURVE_POINTS - 1) for index in range(_CURVE_POINTS)]
+    found: dict[str, list[charts.Curve]] = {}
+    for cell, values in run.ask(
+        f"SELECT cell, quantile_cont(value, {shares}) FROM samples "  # noqa: S608 - our own numbers
+        "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block"
+    ):
+        curve = charts.Curve(values=tuple(value / _NS_PER_MS for value in values))
+        found.setdefault(cell, []).append(curve)
+    return found
+
+
+def _device(name: str, item: DeviceRecord) -> dict[str, Any]:
+    plain: dict[str, Any] = {"profile": item.device.profile, "address": item.device.address}
+    if item.device.tags:
+        plain["tags"] = item.device.tags
+    if item.facts is not None:
+        facts = item.facts
+        runtimes = [f"{runtime.name} {runtime.version}" for runtime in facts.runtimes]
+        memory = facts.memory_total_bytes
+        plain |= {
+            "board": facts.board,
+            "chip": facts.chip,
+            "cores": facts.cores,
+            "memory": None if memory is None else f"{memory / 1e9:.1f} GB",
+            "system": f"{facts.system} {facts.kernel} {facts.machine}",
+            "libc": facts.libc,
+            "python": facts.python,
+            "runtimes": runtimes,
+            "governor": facts.governor,
+            "temperature": None if facts.temperature_c is None else f"{facts.temperature_c:.1f} °C",
+            "accelerators": facts.accelerators,
+            "identity": facts.identity,
+        }
+    failure = None if item.failure is None else f"{item.failure.kind}: {item.failure.reason}"
+    return {
+        "name": display.clean(name),
+        "facts": _facts(plain),
+        "failure": None if failure is None else display.clean(failure),
+    }
+
+
+def _facts(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Write the facts that there are, lists joined."""
+    return {
+        display.clean(key): display.clean(
+            ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        )
+        for key, value in plain.items()
+        if value not in (None, "", (), [])
+    }

@@ -1,0 +1,67 @@
+"""Rows for programs: CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.records.store import StoredRun
+from harness.records.table import COLUMNS, Row, display, rows
+
+
+def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """Write records as CSV with a heading (RFC 4180); null is empty, lists are joined by spaces.
+
+    Texts are cleaned as for a terminal; one that a spreadsheet would run as a formula gets a leading
+    apostrophe.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    for record in records:
+        writer.writerow([_cell(record[column]) for column in columns])
+    return text.getvalue()
+
+
+def to_json(run: StoredRun) -> dict[str, Any]:
+    """Return the document of `show --format json`: `{"run": id, "rows": [...]}`."""
+    return document(run.id, rows(run))
+
+
+def document(run_id: str, table: Sequence[Row]) -> dict[str, Any]:
+    """Return the same for rows that are at hand."""
+    return {"run": run_id, "rows": list(table)}
+
+
+def json_text(document: object) -> str:
+    """Write JSON for people and programs, a line for every value."""
+    return escaped(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Escape in a JSON document what a terminal would obey and no person would see.
+
+    Control characters beyond ASCII, text direction, lone surrogates; JSON escapes the others itself.
+    """
+    if text.isascii():
+        return text.replace("\x7f", "\\u007f")
+    return "".join(_harmless(char) for char in text)
+
+
+def _harmless(char: str) -> str:
+    if char == "\n" or unicodedata.category(char)[0] != "C":
+        return char
+    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        value = " ".join(str(item) for item in value)
+    if not isinstance(value, str):
+        return value
+    text = display.clean(value)
+    return "'" + text if text[:1] in {"=", "+", "-", "@"} else text

@@ -1,0 +1,1 @@
+"""What was measured: stored, and read as rows."""

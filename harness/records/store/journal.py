@@ -1,0 +1,136 @@
+"""Append-only journals of JSON lines, durable line by line, and whole files that appear at once.
+
+A line counts when its newline is there. What a kill or a power cut left behind after the last
+newline is ignored by readers and cut off by the next writer, so both see the same lines.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.errors import StoreError
+from harness.records.store.codec import decode, encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalText:
+    """What a journal holds: the lines that can be read, and what became of the others."""
+
+    lines: tuple[Any, ...]
+    damage: tuple[str, ...] = ()
+    """A sentence for every whole line that is not JSON."""
+    size_bytes: int = 0
+    """Up to the last newline."""
+
+
+def read(path: Path) -> JournalText:
+    """Read all whole lines; a missing file is an empty journal, a torn last line is no line.
+
+    A whole line that is not JSON (a disk that lost a block) is named in `damage` and the lines
+    around it still count. Raises StoreError where the file cannot be read at all.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return JournalText(lines=())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    whole = data[: data.rfind(b"\n") + 1]
+    lines, damage = [], []
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            lines.append(decode(line))
+        except ValueError as error:
+            damage.append(f"{path.name} line {number} is not JSON: {error}")
+    return JournalText(lines=tuple(lines), damage=tuple(damage), size_bytes=len(whole))
+
+
+class Journal:
+    """A journal open for appending; one writer at a time (the run's lock sees to that)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file and cut off a torn last line."""
+        self.path = path
+        with writing(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._size = read(path).size_bytes
+            os.ftruncate(self._fd, self._size)
+
+    def append(self, plain: object) -> None:
+        """Add one line; it is on the disk when this returns.
+
+        Raises StoreError (a full disk, a value that is not JSON); the journal is then as before.
+        """
+        line = (encode(plain) + "\n").encode()
+        with writing(self.path):
+            try:
+                _write_all(self._fd, line)
+                os.fsync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, self._size)
+                raise
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Let go of the file; appending again is an error."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        """Give the journal itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing into a StoreError that names the folder and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; make room or rights there, or "
+            "choose another folder with --results"
+        ) from error
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Give a `.part` path to write; it becomes `path` at once and durably, or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with writing(path):
+        try:
+            yield part
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's bytes, or a folder's names, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,225 @@
+"""A stored run as a reader sees it, also while it is being written and after a power cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.records.store import journal as journals
+from harness.records.store import samples as store_samples
+from harness.records.store.codec import SCHEMA, OutcomeLine, RunRecord, decode, load
+from harness.types import Launch, Outcome
+
+RECORD = "run.json"
+LAUNCHES = "launches.jsonl"
+OUTCOMES = "outcomes.jsonl"
+LOG = "log.jsonl"
+SAMPLES = "samples"
+VARIANTS = "variants"
+LOCK = "lock"
+QUANTILES = "quantiles.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLaunches:
+    """The launches of a run: the last line of each id, in the order they were stored."""
+
+    by_id: Mapping[str, Launch]
+    damage: tuple[str, ...]
+    size_bytes: int
+    """Of the journal they were read from: a cache made from it is stale when this changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """One run's folder, opened for reading. Every verb reads what is there now."""
+
+    path: Path
+    """The run's folder."""
+    record: RunRecord
+
+    @property
+    def id(self) -> str:
+        """The run's id, which is its folder's name."""
+        return self.record.id
+
+    @property
+    def variants(self) -> Path:
+        """Where the measured files are kept, as `<sha256>.tflite`."""
+        return self.path / VARIANTS
+
+    def stored_launches(self) -> StoredLaunches:
+        """Read the journal of launches; lines that cannot be read are named, never guessed."""
+        journal = journals.read(self.path / LAUNCHES)
+        by_id: dict[str, Launch] = {}
+        damage = list(journal.damage)
+        for line in journal.lines:
+            if isinstance(line, dict) and set(line) == {"again"}:
+                by_id.pop(str(line["again"]), None)
+                continue
+            try:
+                launch = load(Launch, line)
+            except StoreError as error:
+                damage.append(f"{LAUNCHES}: {error}")
+                continue
+            # Again at the end: a launch that was made twice is where it was made last.
+            by_id.pop(launch.id, None)
+            by_id[launch.id] = launch
+        return StoredLaunches(by_id=by_id, damage=tuple(damage), size_bytes=journal.size_bytes)
+
+    def launches(self) -> tuple[Launch, ...]:
+        """Return every stored launch without its samples; those of failed cells are evidence."""
+        return tuple(self.stored_launches().by_id.values())
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return the last outcome of each cell, in the order of the record's cells."""
+        journal = journals.read(self.path / OUTCOMES)
+        launches = self.stored_launches().by_id
+        cells = {cell.id: cell for cell in self.record.cells}
+        found: dict[str, Outcome] = {}
+        for line in journal.lines:
+            outcome = _outcome(line, cells, launches)
+            if outcome is not None:
+                found[outcome.cell.id] = outcome
+        return tuple(found[cell_id] for cell_id in cells if cell_id in found)
+
+    def damage(self) -> tuple[str, ...]:
+        """Say what of the journals cannot be read; empty for a healthy run."""
+        outcomes = journals.read(self.path / OUTCOMES)
+        log = journals.read(self.path / LOG)
+        return (*self.stored_launches().damage, *outcomes.damage, *log.damage)
+
+    def log(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the events of the run, oldest first."""
+        lines = journals.read(self.path / LOG).lines
+        return tuple(line for line in lines if isinstance(line, dict))
+
+    def samples(
+        self, *, cell: str | None = None, kind: str | None = None, series: str | None = None
+    ) -> dict[str, Any]:
+        """Return the samples as numpy columns, narrowed where asked.
+
+        Columns and units are those of docs/records.md; `at_ns` is each launch's own clock.
+        """
+        wanted = {"cell": cell, "kind": kind, "series": series}
+        given = {name: word for name, word in wanted.items() if word is not None}
+        condition = " AND ".join(f'"{name}" = ?' for name in given) or "true"
+        return store_samples.columns_of(
+            self.path / SAMPLES, self._launch_ids(), condition, list(given.values())
+        )
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """Answer a SELECT over the table `samples`, each sample once; raises StoreError."""
+        return store_samples.ask(self.path / SAMPLES, self._launch_ids(), sql)
+
+    def _launch_ids(self) -> set[str]:
+        return set(self.stored_launches().by_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One line of `runs`; a folder that cannot be read has a reason instead of figures."""
+
+    id: str
+    path: Path
+    created: str | None = None
+    kind: str | None = None
+    models: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    cells: int = 0
+    ok: int = 0
+    failed: int = 0
+    unreadable: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON's types, `pending` included."""
+        return {**asdict(self), "path": str(self.path), "pending": self.pending}
+
+    @property
+    def pending(self) -> int:
+        """Cells without an outcome: the run goes on, or was cut short."""
+        return self.cells - self.ok - self.failed
+
+
+def open_folder(folder: Path) -> StoredRun:
+    """Open a run's folder; raises StoreError where its record is missing or cannot be read."""
+    return StoredRun(path=folder, record=load(RunRecord, plain_record(folder)))
+
+
+def summarize(folder: Path) -> RunSummary:
+    """Sum a run up without its samples; never fails because of what is in the folder."""
+    try:
+        plain = plain_record(folder)
+        outcomes = journals.read(folder / OUTCOMES)
+        cells = plain["cells"]
+        failed = {
+            line["cell"]: line.get("failure") is not None
+            for line in outcomes.lines
+            if isinstance(line, dict) and isinstance(line.get("cell"), str)
+        }
+        return RunSummary(
+            id=folder.name,
+            path=folder,
+            created=str(plain["created"]),
+            kind=str(plain["kind"]),
+            models=tuple(sorted({str(cell["model"]) for cell in cells})),
+            devices=tuple(sorted({str(cell["device"]) for cell in cells})),
+            cells=len(cells),
+            ok=sum(not bad for bad in failed.values()),
+            failed=sum(failed.values()),
+        )
+    except StoreError as error:
+        return RunSummary(id=folder.name, path=folder, unreadable=str(error))
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"{folder / RECORD}: not a run's record: {error!r}"
+        return RunSummary(id=folder.name, path=folder, unreadable=reason)
+
+
+def plain_record(folder: Path) -> dict[str, Any]:
+    """Read `run.json` and check its version; raises StoreError with the way out."""
+    path = folder / RECORD
+    try:
+        plain = decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} is not a run: it has no {RECORD}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON: {error}; restore it from a copy") from error
+    version = plain.get("schema") if isinstance(plain, dict) else None
+    if not isinstance(plain, dict) or not isinstance(version, int):
+        raise StoreError(f"{path} is not a run's record: it has no schema version")
+    if version > SCHEMA:
+        raise StoreError(
+            f"{path} has schema {version}, this edge-harness reads up to {SCHEMA}; "
+            "upgrade it: pip install -U edge-harness"
+        )
+    if plain.get("id") != folder.name:
+        # A run that was copied under another name answers to that name.
+        plain["id"] = folder.name
+    return plain
+
+
+def _outcome(
+    line: object, cells: Mapping[str, Any], launches: Mapping[str, Launch]
+) -> Outcome | None:
+    """Put an outcome together; None where the line, its cell or all its launches are lost."""
+    try:
+        stored = load(OutcomeLine, line)
+    except StoreError:
+        return None
+    cell = stored.changed or cells.get(stored.cell)
+    if cell is None or cell.id not in cells:
+        return None
+    found = tuple(launches[name] for name in stored.launches if name in launches)
+    if stored.failure is None and not found:
+        return None
+    return Outcome(
+        cell=cell,
+        launches=() if stored.failure else found,
+        failure=stored.failure,
+        agreement=stored.agreement,
+    )

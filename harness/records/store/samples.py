@@ -1,0 +1,205 @@
+"""The samples of a run: Parquet through DuckDB, without pandas or pyarrow.
+
+While a run goes on, `samples/` holds one file a launch, named by the launch. At the end they are
+merged into `_merged.parquet`. Where a launch is in both (a merge that was cut short, a launch that
+was made again), its own file counts, so nothing is lost and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.records.store.journal import appearing, sync, writing
+from harness.types import Launch
+
+MERGED = "_merged.parquet"
+COLUMNS: Mapping[str, str] = {
+    "run": "VARCHAR",
+    "cell": "VARCHAR",
+    "launch": "VARCHAR",
+    "block": "INTEGER",
+    "position": "INTEGER",
+    "kind": "VARCHAR",
+    "series": "VARCHAR",
+    "at_ns": "BIGINT",
+    "value": "DOUBLE",
+    "count": "BIGINT",
+}
+"""Of every samples file, with DuckDB's types; docs/records.md says what they mean."""
+
+_LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def launch_file(folder: Path, launch_id: str) -> Path:
+    """Return where a launch's samples are; raises StoreError for an id that is no file name."""
+    if not _LAUNCH_ID.fullmatch(launch_id):
+        raise StoreError(f"{launch_id!r} is not a launch's id: letters, digits, '.', '_', '-' only")
+    return folder / f"{launch_id}.parquet"
+
+
+class SamplesWriter:
+    """Writes the samples of one run; keeps one DuckDB connection, safe to share by threads."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        """Write into `folder`, which exists."""
+        import duckdb
+
+        self.folder = folder
+        self.run_id = run_id
+        self._lock = threading.Lock()
+        self._connection = duckdb.connect(config={"threads": 1})
+
+    def write(self, launch: Launch) -> None:
+        """Put the samples of a launch on the disk, whole or not at all.
+
+        Raises StoreError for columns of unequal length, values that are not finite, a full disk.
+        """
+        import numpy as np
+
+        path = launch_file(self.folder, launch.id)
+        for part in launch.samples:
+            if not len(part.at_ns) == len(part.value) == len(part.count):
+                raise StoreError(f"launch {launch.id}: columns of {part.series} differ in length")
+        at_ns = [np.asarray(part.at_ns, dtype=np.int64) for part in launch.samples]
+        value = [np.asarray(part.value, dtype=np.float64) for part in launch.samples]
+        count = [np.asarray(part.count, dtype=np.int64) for part in launch.samples]
+        for part, values in zip(launch.samples, value, strict=True):
+            if not np.isfinite(values).all():
+                raise StoreError(
+                    f"launch {launch.id}: {part.series} holds a value that is not a finite number"
+                )
+        none = np.empty(0, dtype=np.int64)
+        columns = {
+            "series_index": np.repeat(
+                np.arange(1, len(value) + 1, dtype=np.int32), [len(values) for values in value]
+            ),
+            "at_ns": np.concatenate([none, *at_ns]),
+            "value": np.concatenate([none.astype(np.float64), *value]),
+            "count": np.concatenate([none, *count]),
+        }
+        with self._lock, appearing(path) as part_path, _store_errors(path):
+            self._connection.register("columns", columns)
+            self._connection.execute(_copy(launch, self.run_id, part_path))
+            self._connection.unregister("columns")
+
+    def merge(self, launch_ids: Collection[str]) -> None:
+        """Make one file of all; safe to be killed at any point, and to be called again."""
+        own = [path for path in own_files(self.folder) if path.stem in launch_ids]
+        if not own:
+            return
+        merged = self.folder / MERGED
+        with self._lock:
+            with appearing(merged) as part, _store_errors(merged):
+                query = samples_query(self.folder, launch_ids)
+                self._connection.execute(
+                    f"COPY ({query} ORDER BY cell, kind, block, launch, series, at_ns) "
+                    f"TO {_quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
+                )
+            with writing(self.folder):
+                for path in own:
+                    path.unlink()
+                sync(self.folder)
+
+    def forget(self, known: Collection[str]) -> None:
+        """Remove what a killed writer left: files of launches that have no line, `.part` files."""
+        with writing(self.folder):
+            for path in self.folder.iterdir():
+                orphan = path.suffix == ".parquet" and path.name != MERGED
+                if path.suffix == ".part" or (orphan and path.stem not in known):
+                    path.unlink()
+
+    def close(self) -> None:
+        """Let go of DuckDB."""
+        self._connection.close()
+
+
+def own_files(folder: Path) -> list[Path]:
+    """List the files that hold one launch each, sorted."""
+    return sorted(path for path in folder.glob("*.parquet") if path.name != MERGED)
+
+
+def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
+    """Write the SELECT of all samples of these launches, each once, with the COLUMNS."""
+    names = ", ".join(_quote(name) for name in COLUMNS)
+    names = names.replace("'", '"')
+    own = [path for path in own_files(folder) if path.stem in launch_ids]
+    parts = []
+    if own:
+        files = ", ".join(_quote(str(path)) for path in own)
+        parts.append(f"SELECT {names} FROM read_parquet([{files}])")  # noqa: S608 - quoted
+    in_merged = sorted(set(launch_ids) - {path.stem for path in own})
+    if in_merged and (folder / MERGED).exists():
+        wanted = ", ".join(_quote(launch_id) for launch_id in in_merged)
+        parts.append(
+            f"SELECT {names} FROM read_parquet({_quote(str(folder / MERGED))}) "  # noqa: S608
+            f"WHERE launch IN ({wanted})"
+        )
+    if not parts:
+        nulls = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
+        parts.append(f"SELECT {nulls} WHERE false")
+    return f"SELECT * FROM ({' UNION ALL '.join(parts)})"  # noqa: S608 - quoted parts
+
+
+def ask(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, ...]]:
+    """Answer a question put to the table `samples` (with the COLUMNS) of these launches.
+
+    Raises StoreError where a samples file is damaged or the question is not SQL.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection, _store_errors(folder):
+        query = f"WITH samples AS ({samples_query(folder, launch_ids)}) {sql}"
+        return connection.execute(query).fetchall()
+
+
+def columns_of(
+    folder: Path, launch_ids: Collection[str], condition: str, values: Sequence[object]
+) -> dict[str, Any]:
+    """Return the samples for which an SQL condition (with `?` for `values`) holds.
+
+    One numpy array for each of COLUMNS, in the order of the moments they are from.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection, _store_errors(folder):
+        query = (
+            f"SELECT * FROM ({samples_query(folder, launch_ids)}) WHERE {condition} "  # noqa: S608
+            "ORDER BY cell, kind, block, launch, series, at_ns"
+        )
+        return dict(connection.execute(query, list(values)).fetchnumpy())
+
+
+def _copy(launch: Launch, run_id: str, destination: Path) -> str:
+    series = ", ".join(_quote(part.series) for part in launch.samples)
+    return f"""
+        COPY (
+            SELECT {_quote(run_id)} AS run, {_quote(launch.cell_id)} AS cell,
+                {_quote(launch.id)} AS launch, {int(launch.block)}::INTEGER AS block,
+                {int(launch.position)}::INTEGER AS position, {_quote(launch.kind)} AS kind,
+                ([{series}]::VARCHAR[])[series_index] AS series, at_ns, value, count
+            FROM columns
+        ) TO {_quote(str(destination))} (FORMAT parquet)
+    """  # noqa: S608 - every text is quoted, every number is one
+
+
+def _quote(text: str) -> str:
+    """Quote a text for SQL. NUL ends a text in DuckDB's parser, so it is refused."""
+    if "\0" in text:
+        raise StoreError(f"{text!r} holds a NUL character and cannot be stored")
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StoreError(f"samples in {path}: {error}") from error

@@ -1,0 +1,209 @@
+"""The writer of one run: durable per launch and per outcome, one controller at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.errors import StoreError
+from harness.records.store.codec import OutcomeLine, RunRecord, decode, dump, encode
+from harness.records.store.journal import Journal, appearing, writing
+from harness.records.store.read import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS, StoredRun
+from harness.records.store.samples import SamplesWriter
+from harness.types import Launch, Outcome, Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a run has already, by cell id; empty for a new run."""
+
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    launches: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
+    """Without samples."""
+
+
+class RunWriter:
+    """Writes one run. Its verbs may be called from several threads; use it in a `with`."""
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        """Take the run's lock and open its journals; raises StoreError where another has it."""
+        self.path = folder
+        self.record = record
+        self._lock = threading.Lock()
+        self._cells = {cell.id: cell for cell in record.cells}
+        with ExitStack() as stack:
+            stack.callback(os.close, take_lock(folder))
+            with writing(folder):
+                for name in (SAMPLES, VARIANTS):
+                    (folder / name).mkdir(exist_ok=True)
+            self._launches = stack.enter_context(Journal(folder / LAUNCHES))
+            self._outcomes = stack.enter_context(Journal(folder / OUTCOMES))
+            self._log = stack.enter_context(Journal(folder / LOG))
+            run = StoredRun(path=folder, record=record)
+            launches = run.launches()
+            by_cell: dict[str, list[Launch]] = defaultdict(list)
+            for launch in launches:
+                by_cell[launch.cell_id].append(launch)
+            self.done = Progress(
+                outcomes={outcome.cell.id: outcome for outcome in run.outcomes()},
+                launches={cell: tuple(items) for cell, items in by_cell.items()},
+            )
+            self._known = {launch.id for launch in launches}
+            self._samples = SamplesWriter(folder / SAMPLES, record.id)
+            stack.callback(self._samples.close)
+            self._samples.forget(self._known)
+            self._open = stack.pop_all()
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.record.id
+
+    @property
+    def variants(self) -> Path:
+        """Where the measured files are kept, as `<sha256>.tflite`."""
+        return self.path / VARIANTS
+
+    def launch(self, launch: Launch) -> None:
+        """Store a launch: its samples first, then its line; durable when this returns.
+
+        A launch that was stored before is replaced. Raises StoreError.
+        """
+        line = dump(launch)
+        with self._lock:
+            if launch.id in self._known:
+                # Until the new line is there the launch is nowhere: its old line must never
+                # stand beside its new samples.
+                self._launches.append({"again": launch.id})
+                self._known.discard(launch.id)
+            self._samples.write(launch)
+            self._launches.append(line)
+            self._known.add(launch.id)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Store what became of a cell; a later one for the same cell replaces it."""
+        cell = outcome.cell
+        if cell.id not in self._cells:
+            raise StoreError(
+                f"cell {cell.id} ({cell.model}, {cell.device}) is not of run {self.id}"
+            )
+        line = OutcomeLine(
+            cell=cell.id,
+            launches=tuple(launch.id for launch in outcome.launches),
+            failure=outcome.failure,
+            agreement=outcome.agreement,
+            changed=None if cell == self._cells[cell.id] else cell,
+        )
+        plain = dump(line)
+        with self._lock:
+            missing = [name for name in line.launches if name not in self._known]
+            if missing:
+                raise StoreError(
+                    f"run {self.id}: the outcome of cell {cell.id} names launch {missing[0]}, "
+                    "which was never stored"
+                )
+            self._outcomes.append(plain)
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Store an event with the time it came."""
+        with self._lock:
+            self._log.append({"at": _now(), **event})
+
+    def keep_variant(self, variant: Variant) -> Path:
+        """Copy a variant's file into the run and return where it is; once per digest.
+
+        What a vendor's compiler was given is kept beside it. Raises StoreError where a file is gone or
+        no longer has its digest.
+        """
+        if variant.uncompiled is not None:
+            self._keep(variant.uncompiled.path, variant.uncompiled.digest)
+        return self._keep(variant.path, variant.digest)
+
+    def _keep(self, path: Path, digest: str) -> Path:
+        """A copy, not a link: the user may write over the original later."""
+        kept = self.variants / f"{digest}.tflite"
+        with self._lock:
+            if kept.exists():
+                return kept
+            if not path.is_file():
+                raise StoreError(f"{path} is gone; build it again before it is measured")
+            with appearing(kept) as part:
+                shutil.copyfile(path, part)
+                with part.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != digest:
+                    raise StoreError(
+                        f"{path} changed while it was in use: its digest is {found}, "
+                        f"not {digest}; build it again"
+                    )
+        return kept
+
+    def finish(self) -> None:
+        """Merge the samples into one file; may be killed at any point, or called again."""
+        with self._lock:
+            self._samples.merge(self._known)
+
+    def close(self) -> None:
+        """Let go of the run and its lock; what was stored stays."""
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        """Give the writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close; the samples are merged by :meth:`finish` only."""
+        self.close()
+
+
+def take_lock(folder: Path) -> int:
+    """Take the advisory lock of a run's folder and return its file descriptor.
+
+    The system lets go of it when the process ends, however it ends. Raises StoreError saying who
+    has it.
+    """
+    path = folder / LOCK
+    with writing(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = _holder(fd)
+        os.close(fd)
+        raise StoreError(
+            f"run {folder.name} is being written by {holder}; wait for it to end, or stop it"
+        ) from error
+    text = encode({"process": os.getpid(), "host": socket.gethostname(), "since": _now()})
+    with writing(path):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode(), 0)
+    return fd
+
+
+def _holder(fd: int) -> str:
+    try:
+        who = decode(os.pread(fd, 4096, 0))
+        return f"process {who['process']} on {who['host']} since {who['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _now() -> str:
+    return datetime.now(tz=UTC).isoformat(timespec="milliseconds")

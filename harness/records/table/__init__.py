@@ -1,0 +1,26 @@
+"""Records to tables: the rows of a run, runs side by side, a pandas frame.
+
+rows(run)             one dict for every cell, with exactly COLUMNS
+compare([a, b])       one dict for every row of every run, with exactly COMPARED
+frame(run)            the rows as a pandas frame
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.records.store import StoredRun
+from harness.records.table.compare import COMPARED, compare
+from harness.records.table.rows import COLUMNS, MEASURED, PENDING, Row, rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "COMPARED", "MEASURED", "PENDING", "Row", "compare", "frame", "rows"]
+
+
+def frame(run: StoredRun) -> pd.DataFrame:
+    """Return the rows as a pandas frame with COLUMNS; nulls are None or NaN as pandas has them."""
+    import pandas as pd
+
+    return pd.DataFrame(rows(run), columns=list(COLUMNS))

@@ -1,0 +1,98 @@
+"""Runs side by side: ratios of medians with intervals, as data.
+
+Runs that were made at different times carry the drift between those times, so this is for a look;
+a verdict needs A and B interleaved, which is a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness import stats
+from harness.errors import StoreError
+from harness.records.store import StoredRun
+from harness.records.table.rows import Measured, Row, read, rows_of
+
+KEY = ("model", "recipe", "target", "device", "threads")
+"""What makes two rows the same question."""
+
+SHOWN = ("status", "runtime", "latency_p50_ms", "peak_rss_mb", "size_bytes", "accuracy")
+RATIO = ("ratio", "ratio_low", "ratio_high", "difference")
+COMPARED = (*KEY, "run", *SHOWN, *RATIO)
+"""Columns of a comparison. `ratio` is the geometric mean of the launch medians over the first
+run's (1.05 is 5 % slower), low and high its 95 % interval; `difference` is `below noise`, `faster`,
+`slower`, or null where there is no interval. Rows of different scenarios measured different things:
+they have no ratio and are `unlike`."""
+
+MISSING = "absent"
+"""The status where a run does not have the row at all."""
+
+Key = tuple[str, str, str, str, int]
+
+
+def compare(runs: Sequence[StoredRun]) -> list[Row]:
+    """Put the rows of runs with the same KEY side by side: for each key, a row of every run.
+
+    The first run is the reference and has no ratio. The interval is unpaired
+    (:func:`stats.ratio_interval`); where it includes 1 the difference is `below noise`. Different
+    runtimes are compared, since that may be the question; they are in the rows. Raises StoreError
+    for no runs.
+    """
+    if not runs:
+        raise StoreError("compare needs at least one run")
+    measured = [read(run) for run in runs]
+    tables = [_by_key(one) for one in measured]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [
+        _row(measured, tables, key, position) for key in keys for position in range(len(measured))
+    ]
+
+
+def _by_key(measured: Measured) -> dict[Key, tuple[str, Row]]:
+    """Return each row with its cell's id."""
+    cells = measured.run.record.cells
+    return {
+        (cell.model, cell.recipe, cell.target, cell.device, cell.threads): (cell.id, row)
+        for cell, row in zip(cells, rows_of(measured), strict=True)
+    }
+
+
+def _row(
+    measured: Sequence[Measured],
+    tables: Sequence[dict[Key, tuple[str, Row]]],
+    key: Key,
+    position: int,
+) -> Row:
+    row: Row = dict.fromkeys(COMPARED)
+    row |= dict(zip(KEY, key, strict=True))
+    row["run"] = measured[position].run.id
+    if key not in tables[position]:
+        return row | {"status": MISSING}
+    cell_id, mine = tables[position][key]
+    row |= {name: mine[name] for name in SHOWN}
+    reference = tables[0].get(key)
+    if position > 0 and reference and reference[1]["scenario"] != mine["scenario"]:
+        row["difference"] = "unlike"
+    elif position > 0 and reference:
+        before = measured[0].medians(reference[0])
+        row |= _ratio(before, measured[position].medians(cell_id))
+    return row
+
+
+def _ratio(before: list[float], after: list[float]) -> Row:
+    if not before or not after or min(*before, *after) <= 0:
+        return {}
+    interval = stats.ratio_interval(before, after)
+    if interval is None:
+        return {"ratio": stats.median(after) / stats.median(before)}
+    difference = "below noise"
+    if interval.low > 1:
+        difference = "slower"
+    elif interval.high < 1:
+        difference = "faster"
+    return {
+        "ratio": interval.estimate,
+        "ratio_low": interval.low,
+        "ratio_high": interval.high,
+        "difference": difference,
+    }

@@ -1,0 +1,33 @@
+"""p50 of each minute of the sustained rows: how a device does as it heats up."""
+
+from __future__ import annotations
+
+from harness import stats
+from harness.records.table import MEASURED, Row, display
+from harness.records.table.rows import Measured, rows_of
+
+_NS_PER_MS = 1e6
+
+
+def minutes(measured: Measured) -> list[tuple[Row, tuple[float, ...]]]:
+    """Return each measured sustained row with the p50 of its minutes, ms, oldest first.
+
+    The median over the launches, minute by minute, as far as all of them go.
+    """
+    found = []
+    known = measured.quantiles.minutes
+    for cell, row in zip(measured.run.record.cells, rows_of(measured), strict=True):
+        outcome = measured.outcomes.get(cell.id)
+        launches = [known[one.id] for one in outcome.launches if one.id in known] if outcome else []
+        if row["status"] in MEASURED and launches:
+            columns = zip(*launches, strict=False)
+            found.append((row, tuple(stats.median(one) / _NS_PER_MS for one in columns)))
+    return found
+
+
+def lines(measured: Measured) -> list[str]:
+    """Write them, a line for each row."""
+    return [
+        f"{display.name(row)}: p50 of each minute, ms: {' '.join(map(display.milliseconds, found))}"
+        for row, found in minutes(measured)
+    ]

@@ -1,0 +1,158 @@
+"""Quantiles of a run's samples: one query, cached in the run's folder, rebuilt when stale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import stats
+from harness.errors import StoreError
+from harness.records.store import StoredRun
+from harness.records.store.codec import decode, dump, encode, load
+from harness.records.store.journal import appearing
+from harness.records.store.read import QUANTILES, StoredLaunches
+
+FORMULA = 3
+"""Version of what is computed here; a cache with another one is not used."""
+
+_LAUNCHES = """
+    SELECT launch, count(*), quantile_cont(value, [0.25, 0.5, 0.9, 0.99]),
+        1e9 * sum("count") / nullif(sum(value * "count"), 0)
+    FROM samples WHERE kind IN ('timed', 'cpu') AND series = 'latency' GROUP BY launch
+"""
+_POOLED = """
+    SELECT cell, count(*), quantile_cont(value, [0.9, 0.99])
+    FROM samples WHERE kind = 'timed' AND series = 'latency' AND "count" = 1 GROUP BY cell
+"""
+_SUSTAINED_CELLS = """
+    (SELECT launch, at_ns, value, min(at_ns) OVER l AS first, max(at_ns) OVER l AS last
+    FROM samples WHERE kind = 'timed' AND series = 'latency' AND cell IN ({cells})
+    WINDOW l AS (PARTITION BY launch))
+"""
+_MINUTES = f"""
+    SELECT launch, (at_ns - first) // 60000000000 AS minute, median(value)
+    FROM {_SUSTAINED_CELLS} GROUP BY launch, minute ORDER BY launch, minute
+"""  # noqa: S608 - a constant
+_RATIOS = f"""
+    SELECT launch, median(value) FILTER (WHERE at_ns >= last - width)
+        / nullif(median(value) FILTER (WHERE at_ns <= first + width), 0)
+    FROM (SELECT *, least(60000000000, (last - first) / 2) AS width FROM {_SUSTAINED_CELLS})
+    GROUP BY launch
+"""  # noqa: S608 - a constant
+_PEAKS = """
+    SELECT launch, max(value) FROM samples
+    WHERE kind IN ('memory', 'bare') AND series = 'peak_rss' GROUP BY launch
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchQuantiles:
+    """Latency of one timed launch, or of an accelerator's on the CPU, ns an inference."""
+
+    samples: int
+    p25: float
+    p50: float
+    p90: float
+    p99: float
+    per_second: float | None = None
+    """Inferences by the time they took; None where the clock read nothing but zeros."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooled:
+    """Latency over the samples of a cell that are one inference each, ns."""
+
+    samples: int
+    p90: float | None
+    """None under the least count (36)."""
+    p99: float | None
+    """None under the least count (368)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiles:
+    """Everything rows need of the samples."""
+
+    launches: Mapping[str, LaunchQuantiles] = field(default_factory=dict)
+    """By launch id."""
+    pooled: Mapping[str, Pooled] = field(default_factory=dict)
+    """By cell id."""
+    peak_rss_bytes: Mapping[str, float] = field(default_factory=dict)
+    """By launch id, of memory and bare launches."""
+    sustained_ratio: Mapping[str, float] = field(default_factory=dict)
+    """By launch id, of sustained launches: p50 of the last minute over that of the first."""
+    minutes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """By launch id, of sustained launches: p50 of each minute, ns."""
+
+
+def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
+    """Return the run's quantiles, from the cache where it was made from these very launches.
+
+    Raises StoreError where a samples file is damaged.
+    """
+    cached = _cached(run, launches)
+    if cached is not None:
+        return cached
+    made = compute(run)
+    plain = {"formula": FORMULA, "journal_bytes": launches.size_bytes, "quantiles": dump(made)}
+    try:
+        with appearing(run.path / QUANTILES) as part:
+            part.write_text(encode(plain), encoding="utf-8")
+    except StoreError:
+        # A run on a read-only disk is read all the same, only not as fast.
+        return made
+    return made
+
+
+def compute(run: StoredRun) -> Quantiles:
+    """Compute from the samples, in DuckDB (quantiles of type 7, as :func:`stats.quantile`)."""
+    ratios, minutes = _sustained(run)
+    return Quantiles(
+        launches={
+            launch: LaunchQuantiles(
+                samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3], per_second=rate
+            )
+            for launch, count, q, rate in run.ask(_LAUNCHES)
+        },
+        pooled={
+            cell: Pooled(
+                samples=count,
+                p90=q[0] if count >= stats.least_count(0.9) else None,
+                p99=q[1] if count >= stats.least_count(0.99) else None,
+            )
+            for cell, count, q in run.ask(_POOLED)
+        },
+        peak_rss_bytes=dict(run.ask(_PEAKS)),
+        sustained_ratio=ratios,
+        minutes=minutes,
+    )
+
+
+def _sustained(run: StoredRun) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+    """Return last minute over first (of under two minutes the halves), and each minute's median."""
+    cells = [cell.id for cell in run.record.cells if cell.dose.scenario == "sustained"]
+    if not cells:
+        return {}, {}
+    # A cell's id is hexadecimal, so it needs no quoting.
+    named = ", ".join(f"'{one}'" for one in cells)
+    ratios = run.ask(_RATIOS.format(cells=named))
+    minutes: dict[str, tuple[float, ...]] = {}
+    for launch, _, median in run.ask(_MINUTES.format(cells=named)):
+        minutes[launch] = (*minutes.get(launch, ()), median)
+    return {launch: ratio for launch, ratio in ratios if ratio is not None}, minutes
+
+
+def _cached(run: StoredRun, launches: StoredLaunches) -> Quantiles | None:
+    try:
+        plain: Any = decode((run.path / QUANTILES).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(plain, dict) or plain.get("formula") != FORMULA:
+        return None
+    if plain.get("journal_bytes") != launches.size_bytes:
+        return None
+    try:
+        return load(Quantiles, plain.get("quantiles"))
+    except StoreError:
+        return None
