@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.types import Compiled, Device, DeviceFacts, Launch, LaunchOrder, Samples
+    from harness.types import (
+        Compiled,
+        Device,
+        DeviceFacts,
+        Kind,
+        Launch,
+        LaunchOrder,
+        Push,
+        Samples,
+    )
 
 
 MOST_FILE_BYTES = 1 << 30
@@ -88,20 +97,23 @@ class OpenTransport(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Push:
-    """A file that was sent, and what it took."""
+class Capabilities:
+    """What a dialect can do. The bench orders nothing else; columns that need more are null."""
 
-    digest: str
-    file_bytes: int
-    travelled_bytes: int
-    """As the device counted what arrived; fewer than the file's where it was packed."""
-    codec: str | None
-    seconds: float
-    """From packing to the device's word that it is whole."""
+    launches: frozenset[Kind] = frozenset({"timed"})
+    """Kinds of launch it can make."""
+    infers: bool = False
+    """Whether it takes inputs and returns outputs (`infer`)."""
+    samples: bool = True
+    """Whether a launch brings one sample per inference; else its only sample is a summary."""
+    places: bool = False
+    """Whether it obeys `LaunchOrder.processors`."""
 
 
 class Dialect(Protocol):
     """How to speak with one kind of agent over a transport."""
+
+    can: Capabilities
 
     def deploy(self, files: Mapping[str, Path]) -> Sequence[Push]:
         """Bring the agent and these files (by sha256) to the device; what is there stays.

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, TransferFailed
-from harness.protocols import MOST_FILE_BYTES, Channel, OpenDialect, Push, Reply, Transport
+from harness.protocols import (
+    MOST_FILE_BYTES,
+    Capabilities,
+    Channel,
+    OpenDialect,
+    Reply,
+    Transport,
+)
 from harness.types import (
     Covariates,
     Delegation,
@@ -25,6 +32,7 @@ from harness.types import (
     DeviceFacts,
     Launch,
     LaunchOrder,
+    Push,
     Runtime,
     Samples,
     Warmup,
@@ -101,8 +109,14 @@ class FakeDialect:
         facts: Mapping[str, Any] | None = None,
         delegation: Delegation | None = None,
         summary: Callable[[LaunchOrder], Literal["median", "mean"] | None] = lambda _: None,
+        can: Capabilities | None = None,
     ) -> None:
         """Set what it answers."""
+        self.can = can or Capabilities(
+            launches=frozenset({"timed", "memory", "bare", "accuracy", "cpu"}),
+            infers=True,
+            places=True,
+        )
         self.device = device
         self.latency_ns = latency_ns
         self.identity = identity or f"fake-{device.name}"

@@ -538,6 +538,19 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """A file that was sent, and what it took."""
+
+    digest: str
+    file_bytes: int
+    travelled_bytes: int
+    """As the device counted what arrived; fewer than the file's where it was packed."""
+    codec: str | None
+    seconds: float
+    """From packing until the device has confirmed that it is whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of a cell: launches, or a Failure. Never both, never neither."""
 

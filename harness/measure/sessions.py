@@ -11,8 +11,8 @@ from pathlib import Path
 
 from harness import plugins
 from harness.errors import Crashed, HarnessError, LeaseError, Unreachable
-from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Push, Transport
-from harness.types import PATIENCE_SECONDS, Device, DeviceFacts
+from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Transport
+from harness.types import PATIENCE_SECONDS, Device, DeviceFacts, Push
 
 _LOOK_SECONDS = 2.0
 _MOST_BREAKS = 4

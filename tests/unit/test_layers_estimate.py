@@ -14,10 +14,10 @@ from harness.analysis.layers import Layers, OperatorTime, Subject, estimate, lin
 from harness.analysis.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.errors import HarnessError, ModelRejected, Unreachable
 from harness.measure.sessions import Session
-from harness.protocols import Push, Transport
+from harness.protocols import Transport
 from harness.testing import FakeDialect, FakeTransport
 from harness.tflite import flatbuffer
-from harness.types import Delegation, Device, Launch, LaunchOrder
+from harness.types import Delegation, Device, Launch, LaunchOrder, Push
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"

@@ -16,7 +16,6 @@ from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unre
 from harness.measure import run as loop
 from harness.measure.sessions import Patience, Session
 from harness.optimize import reference
-from harness.protocols import Push
 from harness.testing import FakeDialect, FakeTransport
 from harness.tflite import flatbuffer
 from harness.types import (
@@ -31,6 +30,7 @@ from harness.types import (
     LaunchOrder,
     Outcome,
     Profile,
+    Push,
     Uncompiled,
     Variant,
 )

@@ -38,8 +38,8 @@ from harness.errors import (
     TransferFailed,
     Unsupported,
 )
-from harness.protocols import Channel, Holder, Push, Transport
-from harness.types import Device, DeviceFacts, Launch, LaunchOrder
+from harness.protocols import Capabilities, Channel, Holder, Transport
+from harness.types import Device, DeviceFacts, Launch, LaunchOrder, Push
 
 VERSION = 1
 INLINE_BYTES = 500_000
@@ -70,6 +70,10 @@ _SLOWEST_DISK_BYTES_A_SECOND = 1e6
 
 class JsonLinesDialect:
     """The dialect of one device; not for two threads at once."""
+
+    can = Capabilities(
+        launches=frozenset({"timed", "memory", "bare", "accuracy", "cpu"}), infers=True, places=True
+    )
 
     def __init__(self, transport: Transport, device: Device) -> None:
         """Nothing is sent yet."""

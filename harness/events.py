@@ -1,0 +1,201 @@
+"""What happens while variants are built and devices measured: typed, picklable, one stream.
+
+The store, the screen, a log and other processes read the same events; each looks at the kinds it
+knows and ignores the rest. An event is a frozen dataclass with plain data in it, so it can be
+pickled to another process and written as a JSON line (`name` is its `event` key there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Push
+
+BuildStatus = Literal["started", "done", "cached", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened; `name` identifies the kind in a log."""
+
+    name: ClassVar[str] = "event"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the event as plain data for a log line."""
+        return {"event": self.name, **asdict(self)}
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildProgress(Event):
+    """A stage of a build started, ended, failed, or was found in the cache."""
+
+    name: ClassVar[str] = "build"
+    model: str
+    recipe: str | None
+    """None for a stage that several recipes share."""
+    stage: str
+    """`convert`, a step's name, or `check`."""
+    status: BuildStatus
+    seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    """Peak resident memory (VmHWM) of the worker that did it, so far."""
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuringStarted(Event):
+    """Measuring starts: these cells, and how many launches are ahead."""
+
+    name: ClassVar[str] = "measuring"
+    cells: tuple[Cell, ...]
+    launches: int
+    at_most: bool = False
+    """Whether fewer may do."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the counts; the cells are in run.json."""
+        return {"event": self.name, "cells": len(self.cells), "launches": self.launches}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchStarted(Event):
+    """A launch is under way."""
+
+    name: ClassVar[str] = "launch_started"
+    cell: Cell
+    order: LaunchOrder
+
+    def plain(self) -> dict[str, Any]:
+        """Return which launch it is."""
+        return {"event": self.name, "cell": self.cell.id, "launch": self.order.launch_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchEnded(Event):
+    """A launch is whole, samples included. Whoever stores it makes it durable before returning."""
+
+    name: ClassVar[str] = "launch"
+    launch: Launch
+
+    def plain(self) -> dict[str, Any]:
+        """Return which launch it is; its journal line has the rest."""
+        return {"event": self.name, "cell": self.launch.cell_id, "launch": self.launch.id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputsChecked(Event):
+    """A device's outputs were compared with the host's."""
+
+    name: ClassVar[str] = "checked"
+    cell: str
+    agreement: Agreement
+
+    def plain(self) -> dict[str, Any]:
+        """Return the agreement's fields beside the cell's id."""
+        return {"event": self.name, "cell": self.cell, **asdict(self.agreement)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotMeasured(Event):
+    """Something optional was left out for a cell: the dialect cannot do it, or it failed."""
+
+    name: ClassVar[str] = "not_measured"
+    cell: str
+    what: str
+    """`outputs`, or a kind of launch: `memory`, `bare`, `cpu`."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellEnded(Event):
+    """A cell has its outcome."""
+
+    name: ClassVar[str] = "outcome"
+    outcome: Outcome
+
+    def plain(self) -> dict[str, Any]:
+        """Return whose outcome it is; outcomes.jsonl has the rest."""
+        return {"event": self.name, "cell": self.outcome.cell.id}
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEvent(Event):
+    """Something that happened to a device, with the reason in words."""
+
+    device: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(DeviceEvent):
+    """Another user holds the lease; it is waited for."""
+
+    name: ClassVar[str] = "waiting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconnecting(DeviceEvent):
+    """The connection broke and is being opened again."""
+
+    name: ClassVar[str] = "reconnecting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconnected(DeviceEvent):
+    """The device answers again."""
+
+    name: ClassVar[str] = "reconnected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseLost(DeviceEvent):
+    """Another user took the device while it was being measured."""
+
+    name: ClassVar[str] = "lease_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note(DeviceEvent):
+    """Something about a device that is worth a line."""
+
+    name: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed(Event):
+    """A file was sent to a device."""
+
+    name: ClassVar[str] = "pushed"
+    device: str
+    push: Push
+
+    def plain(self) -> dict[str, Any]:
+        """Return the transfer's fields beside the device's name."""
+        return {"event": self.name, "device": self.device, **asdict(self.push)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirming(Event):
+    """A gate found a row worse and measures fresh pairs of it."""
+
+    name: ClassVar[str] = "confirming"
+    row: str
+    launches: int
+
+
+Emit = Callable[[Event], None]
+"""Takes an event; returns when whoever must have it has it."""
+
+
+def ignore(event: Event) -> None:
+    """Emit to nobody."""
