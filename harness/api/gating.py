@@ -14,7 +14,7 @@ from harness.analysis.gate import accuracy, document, judging, loop, selftests, 
 from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
-from harness.api.devices import EMBEDDED_MODEL
+from harness.api.farm import EMBEDDED_MODEL
 from harness.api.running import (
     Progress,
     Watch,

@@ -6,16 +6,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import plugins
-from harness.api.running import Progress, build_variants, read_farm
-from harness.config import plans
 from harness.errors import ConfigError
-from harness.measure import prepare
-from harness.optimize import catalog
-from harness.optimize import inspect as inspector
-from harness.types import Failure, Variant
+
+if TYPE_CHECKING:
+    from harness.api.running import Progress
+    from harness.types import Variant
 
 
 def optimize(
@@ -30,6 +28,11 @@ def optimize(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Build variants of one model into `out`; a row each: file, sizes, accuracy, agreement."""
+    from harness.api.running import build_variants, read_farm
+    from harness.config import plans
+    from harness.measure import prepare
+    from harness.types import Failure
+
     named = [f"{recipe}@{target}" if target and "@" not in recipe else recipe for recipe in recipes]
     plan = plans.quick(
         [model],
@@ -78,6 +81,8 @@ def _about(variant: Variant) -> dict[str, Any]:
 
 def inspect(file: Path) -> dict[str, Any]:
     """Say what is in a .tflite file and what this host's delegate takes of it."""
+    from harness.optimize import inspect as inspector
+
     return inspector.inspect(file).plain()
 
 
@@ -93,6 +98,8 @@ def recipes(name: str | None = None) -> list[dict[str, Any]]:
 
     Raises ConfigError for a name that nobody knows.
     """
+    from harness.optimize import catalog
+
     known = catalog.known_steps()
     if name is not None and name not in known:
         raise ConfigError(plugins.unknown("step", name, known))

@@ -11,14 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.light import LightCommand, LightGroup
+
 if TYPE_CHECKING:
     from harness.api import Run
     from harness.types import Outcome
 
 DONE, NO, INCONCLUSIVE, NOT_ASKED, AWAY, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """typer's application, with commands that start light."""
+
+    def command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - typer's own
+        """Register a command as typer does."""
+        return super().command(*args, **{"cls": LightCommand, **options})
+
+
+app = App(
     name="edge-harness",
+    cls=LightGroup,
     help="Turn a model into TFLite variants, measure them on real devices, get one honest table.\n\n"
     "Start with `edge-harness demo`, then `edge-harness init`.",
     no_args_is_help=True,
@@ -134,7 +146,7 @@ def print_json(document: object) -> None:
     """Print one JSON document on stdout; what a terminal would obey is escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if not text.isascii() or "\x7f" in text:
-        from harness.present.report.plain import escaped
+        from harness.printable import escaped
 
         text = escaped(text)
     typer.echo(text)
@@ -142,6 +154,6 @@ def print_json(document: object) -> None:
 
 def tell(text: str) -> None:
     """Write lines to stderr, cleaned of what a terminal or a CI system would obey."""
-    from harness.records.table.display import clean_lines
+    from harness.printable import clean_lines
 
     typer.echo(clean_lines(text), err=True)

@@ -20,7 +20,8 @@ from typing import Any, Self
 from harness.errors import StoreError
 from harness.records.store.codec import OutcomeLine, RunRecord, decode, dump, encode
 from harness.records.store.journal import Journal, appearing, writing
-from harness.records.store.read import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS, StoredRun
+from harness.records.store.layout import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS
+from harness.records.store.read import StoredRun
 from harness.records.store.samples import SamplesWriter
 from harness.types import Launch, Outcome, Variant
 

@@ -11,7 +11,8 @@ from harness.errors import StoreError
 from harness.records.store import StoredRun
 from harness.records.store.codec import decode, dump, encode, load
 from harness.records.store.journal import appearing
-from harness.records.store.read import QUANTILES, StoredLaunches
+from harness.records.store.layout import QUANTILES
+from harness.records.store.read import StoredLaunches
 
 FORMULA = 3
 """Version of what is computed here; a cache with another one is not used."""

@@ -6,21 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import assets, plugins
-from harness.api.running import close_all, read_farm, settle_key
-from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
-from harness.farm import cleaning, contact
-from harness.farm import doctor as examiner
-from harness.farm.patient import Check
-from harness.farm.setup import Installation, Say, install
-from harness.farm.wheels import Wanted
-from harness.measure import sessions
-from harness.protocols import Leasing, OpenDialect, Transport
-from harness.types import Device
+
+if TYPE_CHECKING:
+    from harness.config import farm as farms
+    from harness.farm import contact
+    from harness.farm.patient import Check
+    from harness.farm.setup import Installation, Say
+    from harness.measure import sessions
+    from harness.protocols import OpenDialect, Transport
+    from harness.types import Device
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
 """Small and always there: doctor launches it to see whether XNNPACK is really made."""
@@ -34,6 +33,9 @@ def devices(
     A device that somebody else has is not asked, so that nothing is measured beside the question: its row
     has the status `busy` and the holder under `busy_by`.
     """
+    from harness.api.running import close_all
+    from harness.measure import sessions
+
     chosen = _chosen(names, farm)
     live = sessions.open_all(chosen)
     try:
@@ -53,6 +55,9 @@ def clean(
 
 
 def _cleaned(device: Device) -> dict[str, Any]:
+    from harness.farm import cleaning
+    from harness.measure import sessions
+
     row: dict[str, Any] = {"name": device.name, "status": "cleaned", "reason": None}
     try:
         transport = sessions.open_transport(device)
@@ -71,6 +76,8 @@ def _held(transport: Transport, device: Device) -> Iterator[None]:
 
     Where no agent is or none starts, none measures there either.
     """
+    from harness.protocols import Leasing
+
     if transport.run(["test", "-d", f"{device.workdir}/agents"], 30.0).exit_code:
         yield
         return
@@ -99,6 +106,12 @@ def setup(
     none that works. Raises ConfigError, RuntimeMissing where no wheel fits, TransferFailed, and what
     the connection raises.
     """
+    from harness.api.running import read_farm
+    from harness.config import farm as farms
+    from harness.farm.setup import install
+    from harness.farm.wheels import Wanted
+    from harness.measure import sessions
+
     wanted = Wanted.parse(runtime) if runtime else None
     chosen = farms.select(read_farm(farm), [name])
     if len(chosen) != 1:
@@ -112,6 +125,9 @@ def setup(
 
 
 def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device]:
+    from harness.api.running import read_farm
+    from harness.config import farm as farms
+
     known = read_farm(farm)
     return list(farms.select(known, names)) if names else list(known.devices.values())
 
@@ -137,6 +153,9 @@ def doctor(
 
 
 def _examine(device: Device) -> list[Check]:
+    from harness.farm import doctor as examiner
+    from harness.measure import sessions
+
     return examiner.examine(
         device,
         sessions.open_transport,
@@ -196,6 +215,11 @@ def add(
 
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
     """
+    from harness.api.running import settle_key
+    from harness.config import farm as farms
+    from harness.farm import contact
+    from harness.measure import sessions
+
     device = farms.from_uri(uri, name)
     if identity:
         device = replace(device, identity=str(Path(identity).expanduser().resolve()))
