@@ -33,7 +33,8 @@ class Doubt(Exception):
 
 def decode(noun: type[T], plain: object) -> T:
     """Make a dataclass of a dict of JSON's types; raises Doubt for everything out of the ordinary."""
-    made: T = _decoder(noun)(plain)
+    kind: Any = noun  # mypy: a type[T] is not Hashable
+    made: T = _decoder(kind)(plain)
     return made
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.models import CommandFunctionType
 
 from harness.cli.light import LightCommand, LightGroup
 
@@ -23,9 +24,13 @@ DONE, NO, INCONCLUSIVE, NOT_ASKED, AWAY, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 4,
 class App(typer.Typer):
     """typer's application, with commands that start light."""
 
-    def command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - typer's own
+    def command(
+        self,
+        name: str | None = None,
+        **options: Any,  # noqa: ANN401 - typer's own
+    ) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """Register a command as typer does."""
-        return super().command(*args, **{"cls": LightCommand, **options})
+        return super().command(name, **{"cls": LightCommand, **options})
 
 
 app = App(
