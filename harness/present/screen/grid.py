@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO
+from unicodedata import combining, east_asian_width
 
 GAP = 2
 """Blanks between two columns."""
@@ -90,12 +91,12 @@ def terminal_width(stream: IO[str]) -> int | None:
 
 
 def cells(text: str) -> int:
-    """Count the cells that a text takes on a terminal: two for a wide character."""
+    """Count the cells that a text takes on a terminal: two for a wide character, none for an accent."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
+    return sum(
+        0 if combining(char) else 2 if east_asian_width(char) in {"W", "F"} else 1 for char in text
+    )
 
 
 def folded(text: str, width: int) -> list[str]:
