@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api.stored import open_run
-from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.analysis import pick as picking
@@ -59,15 +58,5 @@ def export(
 
     text = exports.write(read(open_run(selector, results=results)), form, emulated=emulated)
     if output is not None:
-        try:
-            output.write_bytes(encoded(text))
-        except OSError as error:
-            raise ConfigError(
-                f"-o {output}: cannot be written: {error.strerror or error}"
-            ) from error
+        exports.save(text, output)
     return text
-
-
-def encoded(text: str) -> bytes:
-    """Return the bytes of an export: UTF-8 wherever it goes; lone surrogates become escapes."""
-    return text.encode("utf-8", errors="backslashreplace")

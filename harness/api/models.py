@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from harness import plugins
-from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.api.running import Progress
@@ -100,18 +96,4 @@ def recipes(name: str | None = None) -> list[dict[str, Any]]:
     """
     from harness.optimize import catalog
 
-    known = catalog.known_steps()
-    if name is not None and name not in known:
-        raise ConfigError(plugins.unknown("step", name, known))
-    return [
-        {
-            "name": step.name,
-            "summary": step.summary,
-            "parameters": [asdict(parameter) for parameter in step.parameters],
-            "takes": list(step.takes),
-            "gives": step.gives,
-            "needs": list(step.needs),
-        }
-        for step in known.values()
-        if name in {None, step.name}
-    ]
+    return catalog.described(name)

@@ -9,6 +9,7 @@ user's own .tflite is framed as `float_tflite` where its weights are float. What
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,28 @@ COMPILING: Mapping[str, str] = {"edgetpu": "edgetpu", "aot": "npu"}
 def known_steps() -> dict[str, Step]:
     """Return every step by name, ours and those of other packages, sorted by name."""
     return {name: step() for name, step in plugins.load_all(GROUP).items()}
+
+
+def described(name: str | None = None) -> list[dict[str, Any]]:
+    """Return the known steps with their parameters as plain data, or the one named.
+
+    Raises ConfigError for a name that nobody knows.
+    """
+    known = known_steps()
+    if name is not None and name not in known:
+        raise ConfigError(plugins.unknown("step", name, known))
+    return [
+        {
+            "name": step.name,
+            "summary": step.summary,
+            "parameters": [asdict(parameter) for parameter in step.parameters],
+            "takes": list(step.takes),
+            "gives": step.gives,
+            "needs": list(step.needs),
+        }
+        for step in known.values()
+        if name in {None, step.name}
+    ]
 
 
 def check(recipe: Recipe) -> None:

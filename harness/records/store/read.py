@@ -108,11 +108,15 @@ class StoredRun:
             self.path / SAMPLES, self._launch_ids(), condition, list(given.values())
         )
 
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Answer a SELECT over the table `samples`, each sample once; raises StoreError."""
+    def ask(self, sql: str, stored: StoredLaunches | None = None) -> list[tuple[Any, ...]]:
+        """Answer a SELECT over the table `samples`, each sample once; raises StoreError.
+
+        `stored` spares the journal of launches where it was read already.
+        """
         from harness.records.store import samples as store_samples
 
-        return store_samples.ask(self.path / SAMPLES, self._launch_ids(), sql)
+        launch_ids = set(stored.by_id) if stored else self._launch_ids()
+        return store_samples.ask(self.path / SAMPLES, launch_ids, sql)
 
     def _launch_ids(self) -> set[str]:
         return set(self.stored_launches().by_id)

@@ -53,12 +53,13 @@ class RunWriter:
             self._outcomes = stack.enter_context(Journal(folder / OUTCOMES))
             self._log = stack.enter_context(Journal(folder / LOG))
             run = StoredRun(path=folder, record=record)
-            launches = run.launches()
+            stored = run.stored_launches()
+            launches = tuple(stored.by_id.values())
             by_cell: dict[str, list[Launch]] = defaultdict(list)
             for launch in launches:
                 by_cell[launch.cell_id].append(launch)
             self.done = Progress(
-                outcomes={outcome.cell.id: outcome for outcome in run.outcomes()},
+                outcomes={outcome.cell.id: outcome for outcome in run.outcomes(stored)},
                 launches={cell: tuple(items) for cell, items in by_cell.items()},
             )
             self._known = {launch.id for launch in launches}
