@@ -21,6 +21,8 @@ same file on the processor, which an accelerator's time is held against."""
 Scenario = Literal["single", "stream", "offline", "sustained"]
 """How inferences follow each other in a timed launch (docs/measurement.md, Scenarios)."""
 
+Thermal = Literal["cool", "none", "soak"]
+
 FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 """Read by pydantic at the door: a key that no field has is refused, never ignored."""
 
@@ -336,6 +338,24 @@ class Dose:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What is held while a device is measured; docs/measurement.md has the reasons.
+
+    Rows say what could not be held (`uncontrolled`, `hot_start`).
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    pin: bool = True
+    """Pin the frequency governor and place launches on the fastest processors, where allowed."""
+    thermal: Thermal = "cool"
+    """`cool` waits for the idle temperature before each launch, `none` does not, and `soak` heats
+    the device to a plateau first and measures there."""
+
+
+DEFAULT_CONDITIONS = Conditions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accept:
     """What a row must hold; an absent key is not checked."""
 
@@ -591,6 +611,7 @@ class Plan:
     threads: tuple[int, ...] = (1,)
     seed: int = 0
     patience_seconds: float = PATIENCE_SECONDS
+    conditions: Conditions = DEFAULT_CONDITIONS
     dose: Dose = Dose()
     accept: Accept = Accept()
     gate: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import assets, plugins
-from harness.api.running import close_all, read_farm, settle_key
+from harness.api.running import read_farm, settle_key
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
@@ -22,8 +22,7 @@ from harness.measure import sessions
 from harness.protocols import Leasing, OpenDialect, Transport
 from harness.types import Device
 
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
-"""Small and always there: doctor launches it to see whether XNNPACK is really made."""
+EMBEDDED_MODEL = assets.EMBEDDED_MODEL
 
 
 def devices(
@@ -39,7 +38,7 @@ def devices(
     try:
         return [_device_row(device, live[device.name]) for device in chosen]
     finally:
-        close_all(live)
+        sessions.close_all(live)
 
 
 def clean(

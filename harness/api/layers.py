@@ -14,6 +14,7 @@ from harness.api.stored import open_run
 from harness.config import farm as farms
 from harness.config import profiles
 from harness.errors import ConfigError
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.records import store
 from harness.tflite.truncate import MAX_PREFIXES
@@ -101,6 +102,7 @@ def _place(run: store.StoredRun, name: str, farm: farms.Farm | Path | None) -> _
 
 
 def _on_device(place: _Place, asked: Sequence[Subject], wanted: _Wanted) -> list[Layers]:
+    profile = profiles.load_all().get(place.device.profile)
     session = Session(place.device)
     try:
         if place.identity is not None and session.facts.identity != place.identity:
@@ -112,7 +114,8 @@ def _on_device(place: _Place, asked: Sequence[Subject], wanted: _Wanted) -> list
         fits = all(subject.target in tool.TARGETS for subject in asked)
         if binary is not None and (fits or wanted.tool is not None):
             launches = wanted.launches or tool.LAUNCHES
-            return tool.measure(asked, session, binary, launches=launches, tell=wanted.tell)
+            with Bench(session=session, profile=profile) as bench:
+                return tool.measure(asked, bench, binary, launches=launches, tell=wanted.tell)
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             return estimate.measure(
                 asked,
@@ -120,7 +123,7 @@ def _on_device(place: _Place, asked: Sequence[Subject], wanted: _Wanted) -> list
                 Path(folder),
                 launches=wanted.launches or estimate.LAUNCHES,
                 at_most=wanted.at_most,
-                profile=profiles.load_all().get(place.device.profile),
+                profile=profile,
                 tell=wanted.tell,
             )
     finally:

@@ -13,24 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import HarnessError
+from harness.events import BuildProgress
 from harness.optimize.cache import Cache, Entry
 from harness.optimize.graph import Node
 from harness.optimize.workers import Answer, Pool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildEvent:
-    """Progress: a stage of a build began, ended, failed, or was in the cache."""
-
-    model: str
-    recipe: str | None
-    """None for a stage that several recipes share."""
-    stage: str
-    """`convert`, `frame`, a step's name, `reference` or `check`."""
-    status: Literal["started", "done", "cached", "failed"]
-    seconds: float | None = None
-    peak_rss_bytes: int | None = None
-    """Peak resident memory (VmHWM) of the worker that did it, so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +35,7 @@ class Schedule:
         *,
         cache: Cache,
         pool: Pool,
-        tell: Callable[[BuildEvent], None],
+        tell: Callable[[BuildProgress], None],
     ) -> None:
         """Take the nodes by key; nothing runs before `want` and `run`."""
         self.entries: dict[str, Entry] = {}
@@ -169,7 +155,7 @@ class Schedule:
         peak: int | None = None,
     ) -> None:
         self._tell(
-            BuildEvent(
+            BuildProgress(
                 model=node.model,
                 recipe=node.recipe,
                 stage=node.stage,

@@ -8,8 +8,7 @@ import os
 import random
 import re
 import signal
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,11 @@ from harness.devices.dialects.python_agent import parcel
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import LocalTransport
 from harness.errors import TransferFailed
+from harness.events import Event
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
-from harness.measure.worker import Worker
 from harness.tflite import payload
-from harness.types import Cell, Device, Launch, LaunchOrder
+from harness.types import Device
 
 pytest_plugins = ("agent_fixtures",)
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -269,34 +269,19 @@ def test_a_link_that_damages_is_found_out(
     dialect.close()
 
 
-class Recording:
-    """An observer that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Mapping[str, Any]] = []
-
-    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
-        raise AssertionError
-
-    def launch(self, launch: Launch) -> None:
-        raise AssertionError
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-
-
 def test_over_a_real_sshd_a_run_tells_what_travelled(
     ssh_device: Device, plain: Path, own_cache: None
 ) -> None:
-    observer = Recording()
+    events: list[Event] = []
     session = Session(ssh_device)
-    worker = Worker(session=session, observer=observer, stop=threading.Event())
+    bench = Bench(session=session, emit=events.append)
     try:
         for _ in range(2):
-            worker.bring({digest_of(plain): plain})
+            bench.bring({digest_of(plain): plain})
     finally:
         session.close()
-    (event,) = observer.events
+    (pushed,) = events
+    event = pushed.plain()
     assert (event["event"], event["device"]) == ("pushed", "loopback")
     assert event["file_bytes"] == len(PLAIN)
     assert event["travelled_bytes"] < 0.6 * len(PLAIN)

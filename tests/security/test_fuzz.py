@@ -103,19 +103,14 @@ PARSERS = ("answers.py", "framing.py", "tool_log.py", "flatbuffer.py", "codecs.p
 
 def reading_modules() -> set[str]:
     found = set()
-    rooms = ("dialects", "farm", "measure", "layers", "transports", "bisect", "gate", "meters")
-    for room in rooms:
-        for path in (ROOT / "harness" / room).glob("*.py"):
+    for package in ("devices", "farm", "measure", "analysis", "tflite"):
+        for path in (ROOT / "harness" / package).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             if READS.search(text) or path.name in PARSERS:
                 found.add(str(path.relative_to(ROOT)))
-    for name in (
-        "harness/measure/worker.py",
-        "harness/measure/sessions.py",
-        "harness/measure/run.py",
-    ):
-        if READS.search((ROOT / name).read_text(encoding="utf-8")):
-            found.add(name)
+    for path in (ROOT / "harness" / "records").rglob("*.py"):
+        if path.name in PARSERS:
+            found.add(str(path.relative_to(ROOT)))
     return found
 
 
