@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.common import DATA, KEYWORD_MODEL, ROOT, NotAsked, digits, need
 from benchmarks.figure import Figure
-from harness.events import BuildProgress
 from harness.config.recipes import parse
+from harness.events import BuildProgress
 from harness.optimize import build
 from harness.types import DataSource, ModelSource, Variant
 
