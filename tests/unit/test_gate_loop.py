@@ -6,18 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.analysis.gate import judging, loop
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
 from harness.analysis.gate.document import Result, explained
 from harness.analysis.gate.findings import Key
+from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
 from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
 from harness.measure.conditions import Timing
 from harness.measure.sessions import Session
 from harness.measure.soaking import SOAKING
+from harness.optimize import reference
 from harness.testing import FakeDialect, FakeTransport
+from harness.tflite import flatbuffer
 from harness.types import (
     DEFAULT_CONDITIONS,
     Accept,
@@ -33,6 +37,7 @@ from harness.types import (
     LaunchOrder,
     Profile,
     ThermalPolicy,
+    Uncompiled,
     Variant,
 )
 
@@ -457,3 +462,34 @@ def test_the_document_is_plain_and_says_why() -> None:
     assert row["fresh"]["pairs"] == 10
     assert "exit 1" in result.summary()
     assert any("confirmed by fresh pairs" in line for line in explained(result))
+
+
+def test_outputs_of_compiled_files_are_compared_as_in_a_run(tmp_path: Path) -> None:
+    facts = flatbuffer.read(DATA / "digits.tflite")
+    taken = {tensor.name: np.zeros((3, *tensor.shape[1:]), "float32") for tensor in facts.inputs}
+    np.savez(tmp_path / "inputs.npz", **taken)
+    right = reference.host_outputs(DATA / "digits.tflite", taken)
+    wrong = {name: array[:, ::-1] for name, array in right.items()}
+    one = contest()
+    compiled = [
+        replace(
+            side,
+            cell=replace(
+                side.cell,
+                check_inputs=str(tmp_path / "inputs.npz"),
+                variant=replace(
+                    side.variant,
+                    operators={"edgetpu-custom-op": 1},
+                    inputs=facts.inputs,
+                    outputs=facts.outputs,
+                    uncompiled=Uncompiled(path=DATA / "digits.tflite", digest=facts.digest),
+                ),
+            ),
+        )
+        for side in (one.a, one.b)
+    ]
+    asked = replace(one, a=compiled[0], b=compiled[1])
+    for outputs, differ in ((right, False), (wrong, True)):
+        result, _, told = hold([asked], latencies=SAME, outputs=outputs)
+        assert len(told[0].agreements) == 2
+        assert ("outputs_differ" in only(result).labels) == differ
