@@ -208,7 +208,7 @@ def test_charts_of_one_value_are_drawn() -> None:
         charts.ecdf([charts.Curve(values=(0.0, 0.0))]),
         charts.ecdf([charts.Curve(values=(2.0,))]),
         charts.bars([charts.Bar(label="a", value=0, text="0")]),
-        charts.scatter([charts.Point(label="a", x=1, y=1)], ["d"], "x", "y"),
+        charts.scatter([charts.ChartPoint(label="a", x=1, y=1)], ["d"], "x", "y"),
     ):
         page = Page(svg)
         assert page.elements[0][0] == "svg"

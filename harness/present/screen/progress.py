@@ -47,7 +47,7 @@ class BuildEvent(Protocol):
         """How long it took."""
 
 
-class Progress:
+class ScreenProgress:
     """Tells a person how a run goes on; its verbs may be called from several threads.
 
     `quiet` leaves only what went wrong. Call `close` (or leave the `with`) at the end.

@@ -38,7 +38,7 @@ _KILL_SECONDS = 5.0
 _BROKEN = (paramiko.SSHException, OSError, EOFError, *NONSENSE)
 
 
-class Session:
+class SshChannel:
     """The stream to one process; see protocols.Channel for the verbs."""
 
     def __init__(
