@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.layers import Layers, Subject, estimate, lining, subjects, tool
+from harness.analysis.layers import Layers, Subject, alignment, estimate, subjects, tool
 from harness.api.running import read_farm
 from harness.api.stored import open_run
 from harness.config import farm as farms
@@ -27,7 +27,7 @@ class LayersFound:
     """The operators of every file asked about, and the differences of those that belong together."""
 
     layers: tuple[Layers, ...]
-    differences: tuple[lining.Difference, ...]
+    differences: tuple[alignment.Difference, ...]
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
@@ -72,7 +72,7 @@ def layers(
         found.update(zip(place.asked, measured, strict=True))
     return LayersFound(
         layers=tuple(found[number] for number in range(len(located))),
-        differences=tuple(lining.difference(found[a], found[b]) for a, b in chosen),
+        differences=tuple(alignment.difference(found[a], found[b]) for a, b in chosen),
     )
 
 
