@@ -160,7 +160,7 @@ def test_csv_holds_every_column(tmp_path: Path) -> None:
 
 def test_json_is_the_interfaces(tmp_path: Path) -> None:
     run = Store(tmp_path).open(whole_run(tmp_path))
-    document = json.loads(plain.json_text(plain.to_json(run)))
+    document = json.loads(plain.json_text(plain.document(run.id, table.rows(run))))
     assert document == {"run": run.id, "rows": table.rows(run)}
 
 

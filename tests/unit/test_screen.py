@@ -82,7 +82,7 @@ def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
         progress.measuring([of], 1)
         progress.cell_done(Outcome(cell=of, failure=Failure(kind="a", reason=HOSTILE)))
         progress.note({"event": "reconnecting", "device": HOSTILE, "reason": HOSTILE})
-        progress.device_lost(HOSTILE, HOSTILE)
+        progress.note({"event": "lease_lost", "device": HOSTILE, "reason": HOSTILE})
     text = stream.getvalue()
     assert "\x1b" not in text
     assert "\x07" not in text

@@ -147,10 +147,6 @@ class ScreenProgress:
         elif word == "reconnected":
             self._say(f"{device}: connected again")
 
-    def device_lost(self, device: str, reason: str) -> None:
-        """Tell that the rest of a device's cells cannot be measured."""
-        self._say(f"{clean(device)}: given up: {clean(reason)}")
-
     def close(self) -> None:
         """Take the live line away; may be called again."""
         with self._lock:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.devices.delegation import CPU_TARGETS
-from harness.records.table import MEASURED, PENDING, Row
+from harness.records.table import MEASURED, Row
 
 NOTHING = "-"
 
@@ -44,22 +44,6 @@ SCENARIOS: Mapping[str, str] = {
     "sustained": "sustained: last/first: p50 of the last minute over that of the first",
 }
 """What the columns of a scenario mean; `single` needs no words."""
-
-STATUSES: Mapping[str, str] = {
-    "ok": "measured",
-    "partial": "measured, with operators left on the CPU",
-    PENDING: "no outcome yet",
-    "crashed": "the process ended by a signal or without an answer",
-    "fell_back": "nothing ran on the accelerator that was asked for, so there is no number",
-    "invalid": "nothing shows that the accelerator did the work, or what is told does not fit together",
-    "inaccurate": "the device's outputs differ from the host's on the same file",
-    "not_built": "the recipe could not make the file",
-    "out_of_memory": "killed for memory",
-    "rejected": "the runtime refused the file",
-    "silent": "no answer before the deadline",
-    "unreachable": "no connection to the device",
-    "unsupported": "the device lacks what the cell asks for",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
