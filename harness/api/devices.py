@@ -17,7 +17,7 @@ from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
 from harness.farm.patient import Check
 from harness.farm.setup import Installation, Say, install
-from harness.farm.wheels import Wanted
+from harness.farm.wheels import RuntimeRequirement
 from harness.measure import sessions
 from harness.protocols import Leasing, OpenDialect, Transport
 from harness.types import Device
@@ -98,7 +98,7 @@ def setup(
     none that works. Raises ConfigError, RuntimeMissing where no wheel fits, TransferFailed, and what
     the connection raises.
     """
-    wanted = Wanted.parse(runtime) if runtime else None
+    wanted = RuntimeRequirement.parse(runtime) if runtime else None
     chosen = farms.select(read_farm(farm), [name])
     if len(chosen) != 1:
         names = ", ".join(one.name for one in chosen)
@@ -146,7 +146,7 @@ def _examine(device: Device) -> list[Check]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Met:
+class AddedDevice:
     """What first contact with a device found and wrote."""
 
     device: Device
@@ -190,7 +190,7 @@ def add(
     python: str | None = None,
     farm: Path | None = None,
     trust: contact.Trust | None = None,
-) -> Met:
+) -> AddedDevice:
     """Meet a device: settle its host key, detect what it is, write the farm entry, examine it.
 
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
@@ -215,7 +215,7 @@ def add(
     device = replace(device, profile=chosen)
     farm_file = farm or farms.default_file()
     contact.write_device(farm_file, device)
-    return Met(
+    return AddedDevice(
         device=device,
         farm=farm_file,
         profile_file=profile_file,

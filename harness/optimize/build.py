@@ -17,8 +17,8 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.events import BuildProgress
 from harness.optimize import catalog, graph
-from harness.optimize.cache import Cache, Entry
-from harness.optimize.graph import Chain, Node
+from harness.optimize.cache import Cache, CacheEntry
+from harness.optimize.graph import BuildNode, Chain
 from harness.optimize.schedule import Schedule
 from harness.optimize.targets import edgetpu, gpu
 from harness.optimize.workers import Pool
@@ -121,7 +121,7 @@ def _run(
     pool: Pool,
     tell: Callable[[BuildProgress], None],
 ) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, BuildNode] = {}
     for _, chain in wanted:
         nodes.update(chain.nodes)
     schedule = Schedule(nodes, cache=cache, pool=pool, tell=tell)
@@ -156,7 +156,7 @@ def _silent(event: BuildProgress) -> None:
     """Nobody listens."""
 
 
-def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]) -> Variant:
+def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]) -> Variant:
     """Put together what the nodes of a chain told."""
     made = entries[chain.variant]
     assert made.path is not None
@@ -198,7 +198,7 @@ def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | Non
 
 
 def _uncompiled(
-    request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]
+    request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]
 ) -> Uncompiled | None:
     """Return what the compiling step was given; None where its inputs and outputs became others."""
     made = entries[chain.variant].facts

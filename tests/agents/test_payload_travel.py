@@ -19,7 +19,7 @@ from agent_lab import RawAgent, digest_of, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.devices.dialects.python_agent import parcel
+from harness.devices.dialects.python_agent import transfer
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import LocalTransport
 from harness.errors import TransferFailed
@@ -141,7 +141,7 @@ def test_any_bytes_are_refused(raw: RawAgent, codec: str, data: bytes) -> None:
 
 def test_the_agent_stays_small_while_it_unpacks(raw: RawAgent, codec: str, tmp_path: Path) -> None:
     path = tmp_path / "large"
-    path.write_bytes(random.Random(3).randbytes(parcel.QUICK_OVER_BYTES // 8) * 8)
+    path.write_bytes(random.Random(3).randbytes(transfer.QUICK_OVER_BYTES // 8) * 8)
     pid = next(int(one.name) for one in Path("/proc").iterdir() if _is_agent(one.name, raw))
     packed = payload.get(codec).pack(path.read_bytes())
     answer = send(raw, packed, digest_of(path), codec=codec, bytes=path.stat().st_size)
@@ -294,7 +294,7 @@ def test_over_a_real_sshd_a_run_tells_what_travelled(
 
 
 def form(path: Path, device: Device, unpacks: Collection[str], folder: Path) -> str | None:
-    found = parcel.parcel(path, device, unpacks, folder)
+    found = transfer.encode(path, device, unpacks, folder)
     assert found.file_bytes == path.stat().st_size
     assert (found.path == path) == (found.codec is None)
     return found.codec
@@ -337,11 +337,11 @@ def test_a_look_that_was_wrong_is_made_good(far: Device, tmp_path: Path) -> None
 def test_a_large_file_is_packed_quickly(
     far: Device, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcel, "QUICK_OVER_BYTES", len(PLAIN) - 1)
+    monkeypatch.setattr(transfer, "QUICK_OVER_BYTES", len(PLAIN) - 1)
     assert form(plain, far, ("xz", "gzip"), tmp_path) == "gzip"
     assert form(plain, far, ("xz",), tmp_path) is None
 
 
 def test_a_file_that_is_gone_is_named(far: Device, tmp_path: Path) -> None:
     with pytest.raises(TransferFailed, match=r"gone.*bench-one"):
-        parcel.parcel(tmp_path / "gone", far, ("gzip",), tmp_path)
+        transfer.encode(tmp_path / "gone", far, ("gzip",), tmp_path)

@@ -92,7 +92,7 @@ def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
     screen.inspection({"operators": rows, "x": HOSTILE}, file=stream)
     screen.comparison(table.compare([Store(tmp_path).open("latest")] * 2), file=stream)
     screen.checks({HOSTILE: [Examined(HOSTILE)]}, file=stream)
-    with screen.Progress(file=stream) as progress:
+    with screen.ScreenProgress(file=stream) as progress:
         progress(built(model=HOSTILE, stage=HOSTILE, status=HOSTILE))
         progress(MeasuringStarted(cells=(of,), launches=1))
         progress(CellEnded(outcome=Outcome(cell=of, failure=Failure(kind="a", reason=HOSTILE))))
@@ -190,7 +190,7 @@ def order() -> LaunchOrder:
     )
 
 
-def drive(progress: screen.Progress) -> None:
+def drive(progress: screen.ScreenProgress) -> None:
     of = cell()
     with progress:
         progress(built(status="started"))
@@ -208,7 +208,7 @@ def drive(progress: screen.Progress) -> None:
 
 def test_progress_into_a_file_is_plain_lines() -> None:
     stream = io.StringIO()
-    drive(screen.Progress(file=stream))
+    drive(screen.ScreenProgress(file=stream))
     lines = stream.getvalue().splitlines()
     assert lines[:4] == [
         "kws int8: int8 done in 0.4 s",
@@ -222,7 +222,7 @@ def test_progress_into_a_file_is_plain_lines() -> None:
 
 def test_quiet_progress_says_what_went_wrong_only() -> None:
     stream = io.StringIO()
-    progress = screen.Progress(file=stream, quiet=True)
+    progress = screen.ScreenProgress(file=stream, quiet=True)
     drive(progress)
     assert stream.getvalue() == ""
     failure = Failure(kind="silent", reason="no answer")
@@ -257,7 +257,7 @@ def terminal() -> Iterator[tuple[IO[str], array[int]]]:
 def test_progress_on_a_terminal_is_a_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     with terminal() as (stream, got):
-        drive(screen.Progress(file=stream))
+        drive(screen.ScreenProgress(file=stream))
     text = got.tobytes().decode()
     assert "kws int8 on pi: ok, p50" in text
     assert "0/2" in text

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.gate import loop, verdicts
 from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
-from harness.analysis.gate.document import Result, Shown
+from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
@@ -122,7 +122,7 @@ def _told(
     judged = verdicts.confirm(first.judged, fresh, margin=rules.margin, min_effect=rules.min_effect)
     by_row = {(one.key, one.metric): one for one in judged}
     shown = tuple(
-        Shown(
+        GateRow(
             row=row,
             judged=by_row.get((row.key, row.metric)) or _shown_only(rules, row),
             is_judged=(row.key, row.metric) in by_row,

@@ -147,7 +147,7 @@ def judge(
     )
 
 
-def _bound(wanted: Sequence[sides.Wanted], plan: Plan, emit: Emit) -> list[Contest]:
+def _bound(wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit) -> list[Contest]:
     """Build what is to be built and bind the contests to the files."""
     offered = {id(c): c for one in wanted for c in (one.a, one.b)}
     requests = [c.request for c in offered.values() if c.request is not None]
@@ -181,7 +181,7 @@ def _source(candidate: sides.Candidate, plan: Plan) -> Any:  # noqa: ANN401 - a 
 
 
 def _accuracies(
-    wanted: Sequence[sides.Wanted], contests: Sequence[Contest], plan: Plan
+    wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], plan: Plan
 ) -> dict[Key, Row]:
     """Compare the host's answers, once for every pair of files."""
     named = "accuracy" in tuple(plan.gate.get("metrics", ()))
@@ -205,7 +205,7 @@ def _accuracies(
     return found
 
 
-def _refuse_unlike(wanted: Sequence[sides.Wanted], live: Live) -> None:
+def _refuse_unlike(wanted: Sequence[sides.PlannedContest], live: Live) -> None:
     for one in wanted:
         session = live[one.device]
         reason = sides.unlike(one, session.facts) if isinstance(session, sessions.Session) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import assets
-from harness.analysis.layers import Layers, Subject, estimate, lining, subjects, tool
+from harness.analysis.layers import Layers, Subject, alignment, estimate, subjects, tool
 from harness.config import farm as farms
 from harness.config import profiles
 from harness.errors import ConfigError
@@ -28,7 +28,7 @@ class LayersFound:
     """The operators of every file asked about, and the differences of those that belong together."""
 
     layers: tuple[Layers, ...]
-    differences: tuple[lining.Difference, ...]
+    differences: tuple[alignment.Difference, ...]
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
@@ -74,7 +74,7 @@ def layers(
         found.update(zip(place.asked, measured, strict=True))
     return LayersFound(
         layers=tuple(found[number] for number in range(len(located))),
-        differences=tuple(lining.difference(found[a], found[b]) for a, b in chosen),
+        differences=tuple(alignment.difference(found[a], found[b]) for a, b in chosen),
     )
 
 

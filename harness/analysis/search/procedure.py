@@ -137,9 +137,9 @@ class Searching:
 
     def finish(
         self,
-        told: Callable[[searching.Told], None] = lambda _: None,
-        began: Callable[[searching.Began], None] = lambda _: None,
-    ) -> searching.Answer:
+        told: Callable[[searching.TrialEnded], None] = lambda _: None,
+        began: Callable[[searching.TrialStarted], None] = lambda _: None,
+    ) -> searching.SearchResult:
         """Try recipes until the plan's trials are done, and say what was found.
 
         `began` hears of each recipe when work on it starts, `told` when it has ended.

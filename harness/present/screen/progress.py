@@ -39,7 +39,7 @@ _SLOW = "convert"
 """The stage that TensorFlow makes; it takes tens of seconds."""
 
 
-class Progress:
+class ScreenProgress:
     """Shows a person how a run goes on; takes events from several threads.
 
     `quiet` leaves only what went wrong. Call `close` (or leave the `with`) at the end.

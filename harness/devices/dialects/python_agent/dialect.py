@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.devices.dialects.python_agent import answers, bootstrap, packing, parcel
+from harness.devices.dialects.python_agent import answers, bootstrap, packing, transfer
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.framing import JsonLines
 from harness.devices.dialects.python_agent.renewal import TOKEN, Renewal, holder
@@ -181,7 +181,7 @@ class JsonLinesDialect:
         # A name of its own: two controllers may send the same file at the same time.
         part = f"{digest}.{secrets.token_hex(4)}.part"
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
-            sent = parcel.parcel(source, self._device, unpacks, Path(folder))
+            sent = transfer.encode(source, self._device, unpacks, Path(folder))
             self._put(sent.path, f"{self._device.workdir}/incoming/{part}")
         size = sent.file_bytes
         packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
