@@ -21,7 +21,7 @@ from harness import lazy
 if TYPE_CHECKING:
     from harness.api.asking import export, pick
     from harness.api.bisecting import bisect, bisect_commits
-    from harness.api.farm import Met, add, clean, devices, doctor, profiles, setup
+    from harness.api.farm import AddedDevice, add, clean, devices, doctor, profiles, setup
     from harness.api.gating import gate, judge, selftest
     from harness.api.layering import layers
     from harness.api.models import inspect, optimize, payload, recipes
@@ -45,7 +45,7 @@ else:
         {
             "asking": ("export", "pick"),
             "bisecting": ("bisect", "bisect_commits"),
-            "farm": ("Met", "add", "clean", "devices", "doctor", "profiles", "setup"),
+            "farm": ("AddedDevice", "add", "clean", "devices", "doctor", "profiles", "setup"),
             "gating": ("gate", "judge", "selftest"),
             "layering": ("layers",),
             "models": ("inspect", "optimize", "payload", "recipes"),
@@ -59,7 +59,7 @@ else:
     )
 
 __all__ = [
-    "Met",
+    "AddedDevice",
     "Progress",
     "Run",
     "Searching",

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from harness.protocols import OpenDialect, Transport
     from harness.types import Device
 
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
-"""Small and always there: doctor launches it to see whether XNNPACK is really made."""
+EMBEDDED_MODEL = assets.EMBEDDED_MODEL
 
 
 def devices(
@@ -33,7 +32,6 @@ def devices(
     A device that somebody else has is not asked, so that nothing is measured beside the question: its row
     has the status `busy` and the holder under `busy_by`.
     """
-    from harness.api.running import close_all
     from harness.measure import sessions
 
     chosen = _chosen(names, farm)
@@ -41,7 +39,7 @@ def devices(
     try:
         return [_device_row(device, live[device.name]) for device in chosen]
     finally:
-        close_all(live)
+        sessions.close_all(live)
 
 
 def clean(
@@ -109,10 +107,10 @@ def setup(
     from harness.api.running import read_farm
     from harness.config import farm as farms
     from harness.farm.setup import install
-    from harness.farm.wheels import Wanted
+    from harness.farm.wheels import RuntimeRequirement
     from harness.measure import sessions
 
-    wanted = Wanted.parse(runtime) if runtime else None
+    wanted = RuntimeRequirement.parse(runtime) if runtime else None
     chosen = farms.select(read_farm(farm), [name])
     if len(chosen) != 1:
         names = ", ".join(one.name for one in chosen)
@@ -166,7 +164,7 @@ def _examine(device: Device) -> list[Check]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Met:
+class AddedDevice:
     """What first contact with a device found and wrote."""
 
     device: Device
@@ -210,7 +208,7 @@ def add(
     python: str | None = None,
     farm: Path | None = None,
     trust: contact.Trust | None = None,
-) -> Met:
+) -> AddedDevice:
     """Meet a device: settle its host key, detect what it is, write the farm entry, examine it.
 
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
@@ -240,7 +238,7 @@ def add(
     device = replace(device, profile=chosen)
     farm_file = farm or farms.default_file()
     contact.write_device(farm_file, device)
-    return Met(
+    return AddedDevice(
         device=device,
         farm=farm_file,
         profile_file=profile_file,

@@ -24,9 +24,11 @@ def optimize(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Build variants of one model into `out`; a row each: file, sizes, accuracy, agreement."""
-    from harness.api.running import build_variants, read_farm
+    from harness.api.running import read_farm
     from harness.config import plans
+    from harness.events import ignore
     from harness.measure import prepare
+    from harness.measure.runs import build_variants
     from harness.types import Failure
 
     named = [f"{recipe}@{target}" if target and "@" not in recipe else recipe for recipe in recipes]
@@ -39,7 +41,7 @@ def optimize(
     decided = prepare.decide(plan, read_farm(None))
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for request, result in build_variants(decided, progress).values():
+    for request, result in build_variants(decided, progress or ignore).values():
         row: dict[str, Any] = {
             "model": request.model.name,
             "recipe": request.recipe.name,

@@ -163,7 +163,7 @@ def join(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class PlannedContest:
     """One contest before it is bound to files: a pair of candidates, a device, threads."""
 
     a: Candidate
@@ -172,18 +172,18 @@ class Wanted:
     threads: int
 
 
-def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[Wanted]:
+def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[PlannedContest]:
     """Multiply pairs by the devices and threads that the plan gives each model."""
     places = {(c.model.name, c.device.name, c.threads): None for c in decided.combinations}
     return [
-        Wanted(a=a, b=b, device=device, threads=threads)
+        PlannedContest(a=a, b=b, device=device, threads=threads)
         for a, b in pairs
         for model, device, threads in places
         if model == a.model
     ]
 
 
-def contest(one: Wanted, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
+def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
     """Bind a wanted contest to its files. Raises ConfigError for models of unlike inputs.
 
     `inputs` gives the check before timing by digest: the path of the .npz, and the cell's flags.
@@ -240,7 +240,7 @@ def _same_inputs(made: Contest) -> None:
         )
 
 
-def unlike(one: Wanted, facts: DeviceFacts) -> str | None:
+def unlike(one: PlannedContest, facts: DeviceFacts) -> str | None:
     """Say why a stored baseline, or a runtime, does not go with a device; None where it does.
 
     A stored run must be from this very machine, with the runtime that is used now and this number
@@ -259,7 +259,7 @@ def unlike(one: Wanted, facts: DeviceFacts) -> str | None:
 
 
 def _unlike_run(
-    one: Wanted, candidate: Candidate, run: StoredRun, facts: DeviceFacts, now: str
+    one: PlannedContest, candidate: Candidate, run: StoredRun, facts: DeviceFacts, now: str
 ) -> str | None:
     places = [
         cell

@@ -107,7 +107,7 @@ class EdgeTpu:
         )
 
 
-def settings(parameters: Mapping[str, Any]) -> edgetpu.Settings:
+def settings(parameters: Mapping[str, Any]) -> edgetpu.EdgeTpuSettings:
     """Turn the step's parameters into the compiler's command line."""
     from harness.optimize.targets import edgetpu
 
@@ -122,7 +122,7 @@ def settings(parameters: Mapping[str, Any]) -> edgetpu.Settings:
         flags += ["-k", str(parameters["delegate_search_step"])]
     if parameters["multiple_subgraphs"]:
         flags.append("-a")
-    return edgetpu.Settings(
+    return edgetpu.EdgeTpuSettings(
         compiler=parameters["compiler"],
         flags=tuple(flags),
         timeout_seconds=parameters["timeout_seconds"],

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 from harness import lazy
 
 if TYPE_CHECKING:
-    from harness.present.screen.printing import Check, checks, inspection, out, record, records
-    from harness.present.screen.progress import Progress
+    from harness.present.screen.printing import CheckLine, checks, inspection, out, record, records
+    from harness.present.screen.progress import ScreenProgress
     from harness.present.screen.tables import comparison, table
 else:
     __getattr__, __dir__ = lazy.attributes(
         __name__,
         {
-            "printing": ("Check", "checks", "inspection", "out", "record", "records"),
-            "progress": ("Progress",),
+            "printing": ("CheckLine", "checks", "inspection", "out", "record", "records"),
+            "progress": ("ScreenProgress",),
             "tables": ("comparison", "table"),
         },
     )
 
 __all__ = [
-    "Check",
-    "Progress",
+    "CheckLine",
+    "ScreenProgress",
     "checks",
     "comparison",
     "inspection",

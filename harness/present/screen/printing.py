@@ -23,7 +23,7 @@ _STYLES = {
 }
 
 
-class Check(Protocol):
+class CheckLine(Protocol):
     """A doctor's check, as `doctor --json` has it."""
 
     @property
@@ -73,7 +73,7 @@ def inspection(found: Mapping[str, Any], *, file: IO[str] | None = None) -> None
             record({key: value}, file=file)
 
 
-def checks(found: Mapping[str, Sequence[Check]], *, file: IO[str] | None = None) -> None:
+def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = None) -> None:
     """Print the checks of every device; what is not passed with its detail and its remedy."""
     stream = sys.stdout if file is None else file
     styled = grid.has_styles(stream)

@@ -9,7 +9,7 @@ from typing import IO, Any
 from harness.present.screen import grid
 from harness.present.screen.printing import out, status_style
 from harness.records.table import Row, display
-from harness.records.table.display import Shown
+from harness.records.table.display import TableColumn
 
 
 def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None = None) -> None:
@@ -25,7 +25,7 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
     room = width or grid.terminal_width(stream)
     columns = display.columns(rows)
     texts = {column.title: [display.clean(column.text(row)) for row in rows] for column in columns}
-    shown, hidden = list(columns), list[Shown]()
+    shown, hidden = list(columns), list[TableColumn]()
     if room is not None:
         needed = {
             title: grid.GAP + max(map(grid.cells, (title, *column)))
@@ -83,10 +83,10 @@ def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
 
 
 def _fitting(
-    columns: Iterable[Shown], needed: Mapping[str, int], width: int
-) -> tuple[list[Shown], list[Shown]]:
+    columns: Iterable[TableColumn], needed: Mapping[str, int], width: int
+) -> tuple[list[TableColumn], list[TableColumn]]:
     """Leave columns out, highest rank first, until the rest fits; words may still be folded."""
-    shown, hidden = list(columns), list[Shown]()
+    shown, hidden = list(columns), list[TableColumn]()
     while sum(needed[column.title] for column in shown) > width:
         most = max(shown, key=lambda column: column.rank)
         if most.rank == 0:

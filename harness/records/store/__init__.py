@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.records.store.layout import SCHEMA, SEARCHES
     from harness.records.store.read import StoredRun, open_folder
     from harness.records.store.summaries import RunSummary
-    from harness.records.store.write import Progress, RunWriter
+    from harness.records.store.write import RunWriter, StoredProgress
 else:
     __getattr__, __dir__ = lazy.attributes(
         __name__,
@@ -32,7 +32,7 @@ else:
             "layout": ("SCHEMA", "SEARCHES"),
             "read": ("StoredRun", "open_folder"),
             "summaries": ("RunSummary",),
-            "write": ("Progress", "RunWriter"),
+            "write": ("RunWriter", "StoredProgress"),
         },
     )
 
@@ -40,11 +40,11 @@ __all__ = [
     "SCHEMA",
     "SEARCHES",
     "DeviceRecord",
-    "Progress",
     "RunRecord",
     "RunSummary",
     "RunWriter",
     "Store",
+    "StoredProgress",
     "StoredRun",
     "new_id",
     "open_folder",
