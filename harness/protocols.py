@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Compiled,
         Device,
         DeviceFacts,
+        Exchange,
         Kind,
         Launch,
         LaunchOrder,
@@ -169,6 +170,22 @@ class Leasing(Protocol):
 
     def release(self) -> None:
         """Let go of the device; never raises."""
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A dialect whose device's monotonic clock can be read.
+
+    Optional: a Dialect without this verb maps a launch's window with the launch's own command and
+    answer (an uncertainty of half of its start-up), or leaves it null where the device gives no
+    times. Its launches use harness.devices.clocks.DeviceClock, which asks often enough.
+    """
+
+    def exchange(self) -> Exchange:
+        """Ask once, at once, for the device's clock; never while a launch is under way.
+
+        Raises AgentError where the device cannot say, and what the transport raises.
+        """
 
 
 class OpenDialect(Protocol):

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
 from harness.errors import HarnessError, TransferFailed
 from harness.protocols import (
     MOST_FILE_BYTES,
@@ -30,6 +32,7 @@ from harness.types import (
     Delegation,
     Device,
     DeviceFacts,
+    Exchange,
     Launch,
     LaunchOrder,
     Push,
@@ -89,7 +92,9 @@ class FakeDialect:
     before `latency_ns`; `noise` spreads launches log-normally around them (standard deviation of
     the logarithm; the same launch id always gets the same), `drift` makes every launch that much
     slower than the one before it. `covariates` says what a launch is accompanied by, before and
-    after, given its order.
+    after, given its order. `device_ns` is the device's monotonic clock: the host's own unless given.
+    `spend` passes the seconds that a timed launch would take (`time.sleep` does; nothing by default),
+    and its window is what passed on both clocks.
     """
 
     def __init__(
@@ -110,6 +115,8 @@ class FakeDialect:
         delegation: Delegation | None = None,
         summary: Callable[[LaunchOrder], Literal["median", "mean"] | None] = lambda _: None,
         can: Capabilities | None = None,
+        device_ns: Callable[[], int] = time.monotonic_ns,
+        spend: Callable[[float], object] = lambda _: None,
     ) -> None:
         """Set what it answers."""
         self.can = can or Capabilities(
@@ -131,6 +138,9 @@ class FakeDialect:
         self.facts = facts or {}
         self.delegation = delegation or Delegation(delegate="fake")
         self.summary = summary
+        self.device_ns = device_ns
+        self.spend = spend
+        self._clock = DeviceClock(self.exchange)
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
@@ -177,7 +187,7 @@ class FakeDialect:
         latency = self._latency(order)
         value = latency if timed else 20e6
         before, after = self.covariates(order)
-        return Launch(
+        launch = Launch(
             id=order.launch_id,
             cell_id=order.cell_id,
             kind=order.kind,
@@ -206,6 +216,37 @@ class FakeDialect:
                 ),
             ),
         )
+        return self._spent(launch) if timed else launch
+
+    def exchange(self) -> Exchange:
+        """Read the device's clock; see protocols.Clocked."""
+        return Exchange(
+            sent_ns=time.monotonic_ns(),
+            arrived_ns=self.device_ns(),
+            answered_ns=self.device_ns(),
+            received_ns=time.monotonic_ns(),
+        )
+
+    def _spent(self, launch: Launch) -> Launch:
+        """Let the launch's time pass and give it its window."""
+        self._clock.before_launch()
+        sent_ns, start_ns = time.monotonic_ns(), self.device_ns()
+        self.spend(launch.wall_ns / 1e9)
+        end_ns, received_ns = self.device_ns(), time.monotonic_ns()
+        self._clock.after_launch()
+        window = self._clock.window(
+            LaunchStamps(
+                sent_ns=sent_ns,
+                received_ns=received_ns,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                process_start_ns=start_ns,
+                process_end_ns=end_ns,
+            )
+        )
+        stepped = window is None or window.stepped
+        flags = (*launch.flags, STEPPED) if stepped else launch.flags
+        return replace(launch, window=window, flags=flags)
 
     def _latency(self, order: LaunchOrder) -> float:
         chance = random.Random(order.launch_id)  # noqa: S311 - noise, not secrets
