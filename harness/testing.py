@@ -92,9 +92,9 @@ class FakeDialect:
     before `latency_ns`; `noise` spreads launches log-normally around them (standard deviation of
     the logarithm; the same launch id always gets the same), `drift` makes every launch that much
     slower than the one before it. `covariates` says what a launch is accompanied by, before and
-    after, given its order. `device_ns` is the device's monotonic clock: the host's own unless given.
-    `spend` passes the seconds that a timed launch would take (`time.sleep` does; nothing by default),
-    and its window is what passed on both clocks.
+    after, given its order. `device_ns` is the device's monotonic clock and `host_ns` the host's: both
+    this machine's unless given. `spend` lets the seconds pass that a timed launch would take
+    (`time.sleep` does; by default none pass); its window is what passed on both clocks.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class FakeDialect:
         summary: Callable[[LaunchOrder], Literal["median", "mean"] | None] = lambda _: None,
         can: Capabilities | None = None,
         device_ns: Callable[[], int] = time.monotonic_ns,
+        host_ns: Callable[[], int] = time.monotonic_ns,
         spend: Callable[[float], object] = lambda _: None,
     ) -> None:
         """Set what it answers."""
@@ -139,8 +140,9 @@ class FakeDialect:
         self.delegation = delegation or Delegation(delegate="fake")
         self.summary = summary
         self.device_ns = device_ns
+        self.host_ns = host_ns
         self.spend = spend
-        self._clock = DeviceClock(self.exchange)
+        self._clock = DeviceClock(self.exchange, host_ns)
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
@@ -221,18 +223,18 @@ class FakeDialect:
     def exchange(self) -> Exchange:
         """Read the device's clock; see protocols.Clocked."""
         return Exchange(
-            sent_ns=time.monotonic_ns(),
+            sent_ns=self.host_ns(),
             arrived_ns=self.device_ns(),
             answered_ns=self.device_ns(),
-            received_ns=time.monotonic_ns(),
+            received_ns=self.host_ns(),
         )
 
     def _spent(self, launch: Launch) -> Launch:
         """Let the launch's time pass and give it its window."""
         self._clock.before_launch()
-        sent_ns, start_ns = time.monotonic_ns(), self.device_ns()
+        sent_ns, start_ns = self.host_ns(), self.device_ns()
         self.spend(launch.wall_ns / 1e9)
-        end_ns, received_ns = self.device_ns(), time.monotonic_ns()
+        end_ns, received_ns = self.device_ns(), self.host_ns()
         self._clock.after_launch()
         window = self._clock.window(
             LaunchStamps(

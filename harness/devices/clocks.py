@@ -42,6 +42,9 @@ _FRESH_SECONDS = 10.0
 _KNOWN_PPM = 10.0
 """A drift is stated when its own error is at most this."""
 
+_ROUNDING_NS = 4
+"""Every stamp is cut to whole nanoseconds, and so are the halves of their sums."""
+
 _MILLION = 1_000_000
 _Bounds = tuple[int, int]
 
@@ -73,8 +76,7 @@ def reading(exchanges: Sequence[Exchange]) -> Clock | None:
         return None
     round_trip, best = min(trips, key=lambda pair: pair[0])
     there, back = best.arrived_ns - best.sent_ns, best.answered_ns - best.received_ns
-    # One nanosecond for what the two halvings round off.
-    uncertainty = -(-round_trip // 2) + _drift_ns(best.received_ns - best.sent_ns) + 1
+    uncertainty = -(-round_trip // 2) + _drift_ns(best.received_ns - best.sent_ns) + _ROUNDING_NS
     return Clock(
         at_host_ns=(best.sent_ns + best.received_ns) // 2,
         offset_ns=(there + back) // 2,
@@ -136,9 +138,15 @@ class DeviceClock:
     two, so never while a launch is under way. Not for two threads at once.
     """
 
-    def __init__(self, exchange: Callable[[], Exchange]) -> None:
-        """`exchange` asks the device once (protocols.Clocked); nothing is asked yet."""
+    def __init__(
+        self, exchange: Callable[[], Exchange], host_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        """`exchange` asks the device once (protocols.Clocked); nothing is asked yet.
+
+        `host_ns` is the host's clock of its stamps.
+        """
         self._exchange = exchange
+        self._host_ns = host_ns
         self._asks = True
         self._base: Clock | None = None
         self._last: Clock | None = None
@@ -152,7 +160,7 @@ class DeviceClock:
         last = self._last
         if last is None:
             self._read(FULL_EXCHANGES, _MIN_FULL_EXCHANGES, _FULL_SECONDS)
-        elif time.monotonic_ns() - last.at_host_ns > _FRESH_SECONDS * 1e9:
+        elif self._host_ns() - last.at_host_ns > _FRESH_SECONDS * 1e9:
             self._read(SHORT_EXCHANGES, 1, _SHORT_SECONDS)
         self._used = () if self._last is None else (self._last,)
 
@@ -173,9 +181,9 @@ class DeviceClock:
     def _read(self, most: int, least: int, seconds: float) -> Clock | None:
         if not self._asks:
             return None
-        deadline = time.monotonic() + seconds
+        deadline = self._host_ns() + int(seconds * 1e9)
         exchanges: list[Exchange] = []
-        while len(exchanges) < least or (len(exchanges) < most and time.monotonic() < deadline):
+        while len(exchanges) < least or (len(exchanges) < most and self._host_ns() < deadline):
             exchanges.append(self._exchange())
         found = reading(exchanges)
         if found is None:
