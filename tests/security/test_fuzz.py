@@ -159,13 +159,16 @@ LINES = st.lists(
             "id": st.sampled_from([1, 2, None, True, "1", [1]]),
             "event": st.sampled_from(["result", "error", "progress", 5]),
         },
-        optional=dict.fromkeys(("have", "unpacks", "facts", "kind", "reason", "epoch"), JSON),
+        optional=dict.fromkeys(
+            ("have", "unpacks", "facts", "kind", "reason", "epoch", "arrived_ns", "answered_ns"),
+            JSON,
+        ),
     ).map(lambda value: json.dumps(value).encode()),
     max_size=4,
 )
 
 
-@given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "close"]))
+@given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "exchange", "close"]))
 @settings(deadline=None)
 def test_a_conversation(lines: list[bytes], verb: str) -> None:
     from harness.devices.dialects.python_agent.framing import JsonLines
@@ -179,6 +182,7 @@ def test_a_conversation(lines: list[bytes], verb: str) -> None:
         "hello": dialect.hello,
         "hold": dialect.hold,
         "holder": dialect.holder,
+        "exchange": dialect.exchange,
         "close": dialect.close,
     }
     # A file that is not here is the test's own doing: the answer was read.
@@ -397,7 +401,7 @@ def test_a_lease_of_any_bytes(tmp_path: Path, lines: list[bytes]) -> None:
     fed(tmp_path, lines)
 
 
-VERBS = ("have", "commit", "clean", "launch", "infer", "lease", "cancel", "x")
+VERBS = ("have", "commit", "clean", "clock", "launch", "infer", "lease", "cancel", "x")
 KEYS = (
     *("digests", "digest", "part", "codec", "bytes", "out", "older_seconds", "order", "n"),
     *("inputs", "epoch", "action", "token", "holder", "target"),
