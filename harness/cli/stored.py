@@ -62,7 +62,7 @@ def show(
         case Format.CSV:
             typer.echo(plain.to_csv(rows), nl=False)
         case Format.JSON:
-            print_json({"run": stored.id, "rows": rows})
+            print_json(plain.document(stored.id, rows))
 
 
 @app.command()
@@ -90,7 +90,7 @@ def compare(
         case Format.CSV:
             typer.echo(plain.to_csv(rows, COMPARED), nl=False)
         case Format.JSON:
-            print_json({"rows": rows})
+            print_json({"rows": [row.plain() for row in rows]})
 
 
 @app.command()

@@ -10,7 +10,7 @@ import pytest
 from harness.config import farm, plans, recipes, templates
 from harness.errors import ConfigError
 from harness.optimize import catalog
-from harness.types import Accept, Device, Dose, Plan
+from harness.types import Accept, Device, Dose, GateRules, Plan
 
 MODEL = '[model]\npath = "a.tflite"\n'
 RUN = '[run]\nrecipes = ["as_is"]\n'
@@ -109,7 +109,7 @@ def test_a_whole_plan(folder: Path) -> None:
     assert plan.patience_seconds == 300.0
     assert plan.dose == Dose(launches=3)
     assert plan.accept == Accept(min_agreement=0.9)
-    assert plan.gate == {"metrics": ["latency"]}
+    assert plan.gate == GateRules(metrics=("latency",))
     assert plan.text["run"]["seed"] == 7
 
 

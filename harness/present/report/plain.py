@@ -34,7 +34,7 @@ def to_json(run: StoredRun) -> dict[str, Any]:
 
 def document(run_id: str, table: Sequence[Row]) -> dict[str, Any]:
     """Return the same for rows that are at hand."""
-    return {"run": run_id, "rows": list(table)}
+    return {"run": run_id, "rows": [row.plain() for row in table]}
 
 
 def json_text(document: object) -> str:
