@@ -452,3 +452,36 @@ def better_of(metric: str) -> Direction | None:
     """Say which values of a metric of the gate are better; None for another name."""
     column = gate_metrics().get(metric)
     return column.better if column else None
+
+
+def markdown() -> str:
+    """Write the table of docs/columns.md."""
+    heads = ("Column", "What it is", "Unit", "Better", "Has a value in rows that are", "Noise")
+    rows = [
+        (
+            f"`{column.name}`",
+            column.help,
+            column.unit or "-",
+            "by the metric" if column.by_metric else column.better or "-",
+            _KNOWN[column.known],
+            _NOISE[column.noise] if column.kind == "number" else "-",
+        )
+        for column in ALL
+    ]
+    rule = tuple("---" for _ in heads)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)) + "\n"
+
+
+_KNOWN: Mapping[Known, str] = {
+    "always": "of any status",
+    "answered": "answered by the device",
+    "measured": "`ok` or `partial`",
+}
+_NOISE: Mapping[Noise, str] = {
+    "exact": "none",
+    "launches": "seen between launches",
+    "pooled": "not known per launch",
+}
+
+if __name__ == "__main__":
+    print(markdown(), end="")  # noqa: T201 - for docs/columns.md
