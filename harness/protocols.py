@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Compiled,
         Device,
         DeviceFacts,
+        Direction,
         Exchange,
         Kind,
         Launch,
@@ -242,6 +243,64 @@ class OpenEngine(Protocol):
 
     def __call__(self) -> Engine:
         """Make the engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a metric came to over all samples it was given."""
+
+    value: float
+    samples: int
+    low: float | None = None
+    """With `high` the 95 % interval of `value` over samples; None where there is none."""
+    high: float | None = None
+
+
+class Metric(Protocol):
+    """How well a file answers, summed batch by batch. The entry point `harness.metrics`.
+
+    A class that is made without arguments, an object per evaluation. It keeps sums, not samples, so
+    that a data set need not fit into memory. `harness.metrics` has the shipped ones.
+    """
+
+    name: str
+    direction: Direction
+    """`higher` for a share of right answers, `lower` for an error."""
+    summary: str
+    """One line: what the value is, and what the labels are."""
+
+    def update(
+        self,
+        outputs: Mapping[str, np.ndarray[Any, Any]],
+        labels: Mapping[str, np.ndarray[Any, Any]],
+    ) -> None:
+        """Add a batch of n samples.
+
+        Args:
+            outputs: real values, each (n, ...), by tensor name and in the file's order.
+            labels: each (n, ...); the data's "y" is `y`, its "y.NAME" is `NAME`.
+
+        Raises ConfigError for labels or outputs that do not fit.
+        """
+
+    def result(self) -> Score:
+        """Return the value over everything added so far, at least one sample."""
+
+
+@runtime_checkable
+class JudgesSamples(Protocol):
+    """A metric that says of each sample alone whether the answer is right. Optional.
+
+    The value is then the share of right answers, and the gate compares two files sample by sample
+    (McNemar). The values of a metric without this verb are compared as two numbers.
+    """
+
+    def right(
+        self,
+        outputs: Mapping[str, np.ndarray[Any, Any]],
+        labels: Mapping[str, np.ndarray[Any, Any]],
+    ) -> np.ndarray[Any, Any]:
+        """Return (n,) booleans for a batch; arguments and errors as in :meth:`Metric.update`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

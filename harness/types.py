@@ -2,7 +2,9 @@
 
 Every noun has one meaning and one home. Units are in the field names; times are nanoseconds
 where they come from a clock, seconds where a person writes them. Nothing here imports anything
-of ours, so every other module may.
+of ours, so every other module may. The limits of a plan's numbers are written beside the fields
+with annotated-types, which pydantic checks when a file is loaded. A noun that is stored with a run
+has no limits here, so that old runs stay readable whatever a limit becomes.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
 
 Kind = Literal["timed", "memory", "bare", "accuracy", "cpu"]
 """What a launch is for. Timed launches never measure memory and the reverse; `cpu` is a short one of the
@@ -22,9 +26,17 @@ Scenario = Literal["single", "stream", "offline", "sustained"]
 """How inferences follow each other in a timed launch (docs/measurement.md, Scenarios)."""
 
 Thermal = Literal["cool", "none", "soak"]
+Direction = Literal["lower", "higher"]
+"""Which values of a column or a metric are better."""
 
 FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 """Read by pydantic at the door: a key that no field has is refused, never ignored."""
+
+FINITE: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+"""The same, and NaN and infinities are refused too."""
+
+_Share = Annotated[float, Ge(0), Le(1)]
+_NotNegative = Annotated[float, Ge(0)]
 
 
 PATIENCE_SECONDS = 120.0
@@ -297,11 +309,16 @@ class Variant:
     operators: Mapping[str, int] = field(default_factory=dict)
     sparsity: float | None = None
     accuracy: float | None = None
-    """On the host, over the plan's evaluation data."""
+    """On the host, over the plan's evaluation data, by `metric`: a share or an error."""
+    accuracy_low: float | None = None
+    """With `accuracy_high` the metric's 95 % interval over samples, where it has one."""
+    accuracy_high: float | None = None
     accuracy_samples: int | None = None
     accuracy_source_model: float | None = None
     """The float file's accuracy on the same samples."""
     metric: str | None = None
+    metric_direction: Direction | None = None
+    """None in runs from before it was stored: see `accuracy_better`."""
     agreement: Agreement | None = None
     """With the source model, on real inputs where the plan gives any."""
     build_seconds: float | None = None
@@ -311,6 +328,26 @@ class Variant:
     """Of a file that a step compiled, where both have the same inputs and outputs."""
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+
+    @property
+    def accuracy_better(self) -> Direction:
+        """Which values of `accuracy` are better, by its metric."""
+        return self.metric_direction or ("lower" if self.metric in _OLD_ERRORS else "higher")
+
+    @property
+    def accuracy_drop(self) -> float | None:
+        """By how much `accuracy` is worse than the source model's; negative where it is better.
+
+        Of an error (`mse`) that is its increase. None where either is not known.
+        """
+        if self.accuracy is None or self.accuracy_source_model is None:
+            return None
+        lost = self.accuracy_source_model - self.accuracy
+        return -lost if self.accuracy_better == "lower" else lost
+
+
+_OLD_ERRORS = ("mse", "mae")
+"""The metrics of which lower was better before a variant stored its metric's direction."""
 
 
 # --- measuring ---------------------------------------------------------------------------------
@@ -361,6 +398,7 @@ class Accept:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     max_accuracy_drop: float | None = None
+    """Absolute, on the host, against the source model. Of an error (`mse`) its increase."""
     min_agreement: float = 0.95
     min_delegated: float | None = None
 
@@ -673,6 +711,81 @@ class PlannedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateRules:
+    """What a gate judges and by which limits: the [gate] table of a plan."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
+    metrics: tuple[str, ...] = ("latency", "size", "accuracy")
+    """Judged; the others are printed."""
+    margin: _Share = 0.05
+    """Relative: PASS is surely less than this much worse."""
+    min_effect: _Share = 0.02
+    """Relative: REGRESSION is at least this much worse."""
+    max_pairs: Annotated[int, Ge(2)] = 20
+    budget_seconds: Annotated[float, Ge(1)] = 300.0
+    """Of a contest, not of the whole gate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """A range of numbers, both ends in it; whole ends may mean whole numbers (the step says)."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Write it as a plan does: `0.3..0.9`."""
+        return f"{self.low}..{self.high}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf:
+    """Alternatives, two or more, no two alike."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        """Write it as a plan does: `4|8`."""
+        return "|".join(written(value) for value in self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """What every point of a search's answer holds; KB and MB are 10^3 and 10^6 bytes."""
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
+    max_accuracy_drop: _NotNegative | None = None
+    """Absolute, on the host, against the source model. Of an error (`mse`) its increase."""
+    min_accuracy: _Share | None = None
+    max_size_kb: _NotNegative | None = None
+    max_size_zstd_kb: _NotNegative | None = None
+    max_latency_ms: _NotNegative | None = None
+    """Of latency_p50_ms."""
+    max_peak_rss_mb: _NotNegative | None = None
+
+    def given(self) -> dict[str, float]:
+        """Return those that are given, by name."""
+        named = asdict(self)
+        return {name: limit for name, limit in named.items() if limit is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to search: the [search] table of a plan."""
+
+    space: tuple[Recipe, ...]
+    """Values of the recipes' parameters may be Between or OneOf."""
+    model: str | None
+    objectives: tuple[str, ...]
+    constraints: Constraints
+    device: str
+    trials: int
+    processes: int
+    accuracy_better: Direction = "higher"
+    """By the metric of the model's data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A plan.toml after the door: every path absolute, every recipe parsed."""
 
@@ -686,9 +799,8 @@ class Plan:
     conditions: Conditions = DEFAULT_CONDITIONS
     dose: Dose = Dose()
     accept: Accept = Accept()
-    gate: Mapping[str, Any] = field(default_factory=dict)
-    search: Mapping[str, Any] = field(default_factory=dict)
-    """As written, checked; harness.config.searches reads it."""
+    gate: GateRules = GateRules()
+    search: Search | None = None
     text: Mapping[str, Any] = field(default_factory=dict)
     """The plan as read, for the record."""
 

@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 def pick(
     selector: str,
     *,
-    minimize: str,
+    minimize: str | None = None,
+    maximize: str | None = None,
     where: Sequence[str] = (),
     emulated: bool = False,
+    anyway: bool = False,
     min_delegated: float | None = None,
     results: Path | None = None,
 ) -> picking.Pick:
-    """Return the row of a stored run with the least `minimize` that meets every constraint.
+    """Return the row of a stored run with the least or the most of a column under constraints.
+
+    Give one of `minimize` and `maximize`; the one that is not the column's direction (the metric's,
+    for accuracy) is refused unless `anyway`.
 
     `where` has texts like "accuracy>=0.85". Rows delegated in part are in where their share
     reaches `min_delegated` (default: the plan's), emulated ones where `emulated` says so. Raises
@@ -33,8 +38,10 @@ def pick(
     return picking.choose_of(
         read(open_run(selector, results=results)),
         minimize=minimize,
+        maximize=maximize,
         where=where,
         emulated=emulated,
+        anyway=anyway,
         min_delegated=min_delegated,
     )
 

@@ -37,10 +37,10 @@ class GateOracle:
         """Hold a gate; a candidate that cannot be compared is `untestable`, with the reason."""
         rules = Rules.of(self.plan)
         seconds = rules.budget_seconds * max(1.0, max_pairs / rules.max_pairs)
-        limits = {"max_pairs": max_pairs, "budget_seconds": seconds}
+        limits = replace(self.plan.gate, max_pairs=max_pairs, budget_seconds=seconds)
         try:
             result = gate(
-                replace(self.plan, gate={**self.plan.gate, **limits}),
+                replace(self.plan, gate=limits),
                 baseline=str(baseline),
                 candidate=str(candidate),
                 farm=self.farm,

@@ -78,7 +78,7 @@ def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
     return table.frame(open_run(selector, results=results))
 
 
-def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[dict[str, Any]]:
+def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[table.Row]:
     """Put runs side by side: ratios with intervals, "below noise" where it is."""
     from harness.records import table
 

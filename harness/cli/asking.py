@@ -26,13 +26,21 @@ class ExportFormat(StrEnum):
 @app.command()
 def pick(
     run: RunArgument,
-    minimize: Annotated[str, typer.Option("--minimize", help="A column of numbers.")],
+    minimize: Annotated[
+        str | None, typer.Option("--minimize", help="A column that is better lower.")
+    ] = None,
+    maximize: Annotated[
+        str | None, typer.Option("--maximize", help="A column that is better higher.")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option("--where", help="'COLUMN<=VALUE'; also < >= > == !=. All must hold."),
     ] = None,
     emulated: Annotated[
         bool, typer.Option("--emulated", help="Emulated and simulated rows may win.")
+    ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Look for the worst of the column on purpose.")
     ] = False,
     min_delegated: Annotated[
         float | None,
@@ -53,15 +61,17 @@ def pick(
     found = api.pick(
         run,
         minimize=minimize,
+        maximize=maximize,
         where=where or (),
         emulated=emulated,
+        anyway=anyway,
         min_delegated=min_delegated,
         results=results,
     )
     if as_json:
         print_json(found.plain())
     else:
-        screen.records(found.shown(minimize))
+        screen.records(found.shown())
         screen.out(found.reason)
     raise typer.Exit(DONE if found.winner is not None else NO)
 

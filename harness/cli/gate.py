@@ -22,11 +22,10 @@ from harness.cli.shared import (
     print_json,
     progress,
 )
+from harness.columns import NS_PER_MS
 
 if TYPE_CHECKING:
     from harness.analysis.gate.document import Result
-
-_NS_PER_MS = 1e6
 
 
 class Thermal(StrEnum):
@@ -118,7 +117,7 @@ def _tell(found: Result, *, as_json: bool) -> NoReturn:
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """Write a row of the document for a person."""
-    scale = _NS_PER_MS if row["unit"] == "ns" else 1
+    scale = NS_PER_MS if row["unit"] == "ns" else 1
     unit = "ms" if row["unit"] == "ns" else row["unit"] or ""
     ratio = row["ratio"]
     noise = row["device_half_width"]
@@ -189,7 +188,7 @@ def selftest(
         )
         word = "fit to be gated" if found.fit else "too noisy to gate (3 % is the most)"
         screen.out(
-            f"{found.device}, {found.model}, p50 {found.p50_ns / _NS_PER_MS:.4g} ms: "
+            f"{found.device}, {found.model}, p50 {found.p50_ns / NS_PER_MS:.4g} ms: "
             f"+-{found.half_width:.2%} with 20 pairs, smallest detectable effect "
             f"{found.smallest_effect:+.1%}, pairs vary by {found.spread:.1%}: {word}; "
             f"run {found.run}"

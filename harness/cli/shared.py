@@ -126,7 +126,7 @@ def finish(run: Run, *, as_json: bool) -> int:
         outcomes.extend(run)
     rows = run.rows()
     if as_json:
-        print_json({"run": run.id, "rows": rows})
+        print_json({"run": run.id, "rows": [row.plain() for row in rows]})
     else:
         screen.table(rows)
         screen.out(run.closing())

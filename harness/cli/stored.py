@@ -62,7 +62,7 @@ def show(
 
             typer.echo(plain.to_csv(found.rows), nl=False)
         case Format.JSON:
-            print_json({"run": found.id, "rows": found.rows})
+            print_json({"run": found.id, "rows": [row.plain() for row in found.rows]})
 
 
 @app.command()
@@ -90,7 +90,7 @@ def compare(
         case Format.CSV:
             typer.echo(plain.to_csv(rows, COMPARED), nl=False)
         case Format.JSON:
-            print_json({"rows": rows})
+            print_json({"rows": [row.plain() for row in rows]})
 
 
 @app.command()

@@ -1,20 +1,23 @@
-"""The numbers a plan may give: what must be at least or at most what."""
+"""Limits that are not written beside a field: of nouns that are stored, and between two keys.
+
+What is stored with a run (Dose, Accept) has its limits here, so that a limit that changes makes no
+old run unreadable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness import columns, metrics, plugins
 from harness.errors import ConfigError
-from harness.types import Dose
+from harness.protocols import JudgesSamples
+from harness.types import Dose, GateRules, PlannedModel
 
 _INFINITE = float("inf")
 
-# Key path to the least and the largest value, both allowed; a whole array is checked one by one.
+# Key path to the least and the largest value, both allowed.
 _LIMITS: dict[str, tuple[float, float]] = {
-    "run.threads": (1, 1024),
-    "run.seed": (0, 2**32 - 1),
-    "run.patience_seconds": (0, 86_400),
     "dose.launches": (1, _INFINITE),
     "dose.min_inferences": (1, _INFINITE),
     "dose.min_seconds": (0, _INFINITE),
@@ -26,13 +29,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "dose.memory_launches": (0, _INFINITE),
     "dose.period_ms": (0.001, _INFINITE),
     "dose.sustained_minutes": (0.01, 1440),
-    "accept.max_accuracy_drop": (0, 1),
+    "accept.max_accuracy_drop": (0, _INFINITE),
     "accept.min_agreement": (0, 1),
     "accept.min_delegated": (0, 1),
-    "gate.margin": (0, 1),
-    "gate.min_effect": (0, 1),
-    "gate.max_pairs": (2, _INFINITE),
-    "gate.budget_seconds": (1, _INFINITE),
 }
 
 # Pairs of which the first must not be larger than the second.
@@ -46,12 +45,11 @@ _ORDERED = (
 def check(tables: Mapping[str, Any], name: str) -> None:
     """Refuse a number outside its limits; raises ConfigError with `name` and the key path."""
     for key, (low, high) in _LIMITS.items():
-        value = _value(tables, key)
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            # Not-a-number is outside of every limit, and infinity of those that have no end.
-            if number is not None and not (low <= number <= high and number < _INFINITE):
-                end = "" if high == _INFINITE else f" and at most {high}"
-                raise ConfigError(f"{name}: {key}: must be at least {low}{end}, not {number}")
+        number = _value(tables, key)
+        # Not-a-number is outside of every limit, and infinity of those that have no end.
+        if number is not None and not (low <= number <= high and number < _INFINITE):
+            end = "" if high == _INFINITE else f" and at most {high}"
+            raise ConfigError(f"{name}: {key}: must be at least {low}{end}, not {number}")
     if not tables["run"]["threads"]:
         raise ConfigError(f"{name}: run.threads: at least one number is needed")
     for small, large in _ORDERED:
@@ -61,6 +59,40 @@ def check(tables: Mapping[str, Any], name: str) -> None:
                 f"{large} ({_value(tables, large)})"
             )
     _scenario(tables["dose"], name)
+
+
+def gate(rules: GateRules, where: str) -> GateRules:
+    """Return the rules; raises ConfigError for an unknown metric, or limits that cross.
+
+    `where` is what errors call the table: `plan.toml: gate`.
+    """
+    known = columns.gate_metrics()
+    for metric in rules.metrics:
+        if metric not in known:
+            raise ConfigError(f"{where}.metrics: {plugins.unknown('metric', metric, known)}")
+    if not rules.metrics:
+        raise ConfigError(f"{where}.metrics: at least one of {', '.join(known)}")
+    if not rules.min_effect < rules.margin:
+        raise ConfigError(
+            f"{where}: min_effect ({rules.min_effect}) must be under margin ({rules.margin})"
+        )
+    return rules
+
+
+def accuracy_drops(
+    limits: Mapping[str, float | None], planned: Iterable[PlannedModel], name: str
+) -> None:
+    """Refuse a drop over 1 of a metric that is a share; an error may grow by any amount.
+
+    `limits` are by key path. Raises ConfigError.
+    """
+    over = {key: limit for key, limit in limits.items() if limit is not None and limit > 1}
+    if not over:
+        return
+    for metric in {model.source.data.metric for model in planned}:
+        if isinstance(metrics.load(metric)(), JudgesSamples):
+            key, limit = next(iter(over.items()))
+            raise ConfigError(f"{name}: {key}: must be at least 0 and at most 1, not {limit}")
 
 
 def _scenario(dose: Mapping[str, Any], name: str) -> None:

@@ -16,14 +16,17 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from harness import plugins
+from annotated_types import Ge, Le
+
+from harness import metrics, plugins
 from harness.config import farm, limits, models, recipes, searches, toml_door
 from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
     DEFAULT_CONDITIONS,
+    FINITE,
     FORBID_UNKNOWN,
     PATIENCE_SECONDS,
     Accept,
@@ -31,10 +34,12 @@ from harness.types import (
     DataSource,
     Device,
     Dose,
+    GateRules,
     ModelSource,
     Plan,
     PlannedModel,
     Recipe,
+    Search,
     Thermal,
 )
 
@@ -83,24 +88,14 @@ class _RecipeTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RunTable:
-    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
     recipes: tuple[str, ...] = ()
     devices: tuple[str, ...] = (farm.THIS_MACHINE,)
-    threads: tuple[int, ...] = (1,)
-    seed: int = 0
-    patience_seconds: float = PATIENCE_SECONDS
+    threads: tuple[Annotated[int, Ge(1), Le(1024)], ...] = (1,)
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    patience_seconds: Annotated[float, Ge(0), Le(86_400)] = PATIENCE_SECONDS
     pin: bool = True
     thermal: Thermal = "cool"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _GateTable:
-    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
-    metrics: tuple[str, ...] = ("latency", "size", "accuracy")
-    margin: float = 0.05
-    min_effect: float = 0.02
-    max_pairs: int = 20
-    budget_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +107,7 @@ class _PlanTable:
     run: _RunTable = _RunTable()
     dose: Dose = field(default_factory=Dose)
     accept: Accept = field(default_factory=Accept)
-    gate: _GateTable = _GateTable()
+    gate: GateRules = field(default_factory=GateRules)
     search: searches.Table | None = None
 
 
@@ -139,11 +134,18 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
     named = _named(table.recipe, name)
     planned = _Planner(base=base, name=name, single=single, table=table, named=named).models()
     _unique(f"{name}: run.threads", table.run.threads, str)
+    limits.gate(table.gate, f"{name}: gate")
+    search = None
     if table.search is not None:
-        searches.check(table.search, named, planned, table.run.threads, name)
+        search = searches.read(table.search, named, planned, table.run.threads, name)
+    drops = {"accept.max_accuracy_drop": table.accept.max_accuracy_drop}
+    if table.search is not None:
+        key = "search.constraints.max_accuracy_drop"
+        drops[key] = table.search.constraints.max_accuracy_drop
+    limits.accuracy_drops(drops, planned, name)
     return Plan(
         path=None,
-        digest=_digest(planned, table, base, named),
+        digest=_digest(planned, table, base, search),
         models=planned,
         threads=table.run.threads,
         seed=table.run.seed,
@@ -151,8 +153,8 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         conditions=Conditions(pin=table.run.pin, thermal=table.run.thermal),
         dose=table.dose,
         accept=table.accept,
-        gate=mapping.get("gate", {}),
-        search=mapping.get("search", {}),
+        gate=table.gate,
+        search=search,
         text=mapping,
     )
 
@@ -257,6 +259,9 @@ class _Planner:
         own = entry.data is not None
         table = entry.data if entry.data is not None else self.table.data
         where = self._at(index, "data") if own else f"{self.name}: data"
+        if table.metric not in metrics.names():
+            unknown = plugins.unknown("metric", table.metric, metrics.names())
+            raise ConfigError(f"{where}.metric: {unknown}")
         source = ModelSource(
             name=name,
             path=path,
@@ -352,12 +357,12 @@ def _conditions_meaning(table: _RunTable) -> dict[str, Any]:
 
 
 def _digest(
-    planned: Sequence[PlannedModel], table: _PlanTable, base: Path, named: Mapping[str, str]
+    planned: Sequence[PlannedModel], table: _PlanTable, base: Path, search: Search | None
 ) -> str:
     meaning = {
         "models": [_model_meaning(model, base) for model in planned],
         **_conditions_meaning(table.run),
-        **({"search": searches.meaning(table.search, named)} if table.search else {}),
+        **({"search": searches.meaning(search)} if search else {}),
         "threads": table.run.threads,
         "seed": table.run.seed,
         "dose": dataclasses.asdict(table.dose),

@@ -11,119 +11,65 @@ a step takes them is asked of the steps (harness.analysis.search), which this pa
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
-from harness import plugins
-from harness.config import farm, recipes, toml_door
+from annotated_types import Ge
+
+from harness import columns, metrics, plugins
+from harness.config import farm, recipes
 from harness.errors import ConfigError
-from harness.types import FORBID_UNKNOWN, Plan, PlannedModel, Recipe, written
+from harness.types import (
+    FINITE,
+    Between,
+    Constraints,
+    Direction,
+    OneOf,
+    Plan,
+    PlannedModel,
+    Recipe,
+    Search,
+)
 
-Direction = Literal["minimize", "maximize"]
+Aim = Literal["minimize", "maximize"]
 
-HOST: Mapping[str, Direction] = {
-    "size_bytes": "minimize",
-    "size_zstd_bytes": "minimize",
-    "accuracy": "maximize",
-}
+_AIMS: Mapping[Direction, Aim] = {"lower": "minimize", "higher": "maximize"}
+
+
+def _searched(by: Literal["host", "device"]) -> dict[str, Aim]:
+    return {
+        column.name: _AIMS[column.better]
+        for column in columns.ALL
+        if column.searched == by and column.better is not None
+    }
+
+
+HOST: Mapping[str, Aim] = _searched("host")
 """Columns that are known as soon as the file is built, and what is better."""
 
-DEVICE: Mapping[str, Direction] = {
-    "latency_p50_ms": "minimize",
-    "latency_p90_ms": "minimize",
-    "latency_p99_ms": "minimize",
-    "load_ms": "minimize",
-    "first_ms": "minimize",
-    "peak_rss_mb": "minimize",
-    "model_memory_mb": "minimize",
-}
+DEVICE: Mapping[str, Aim] = _searched("device")
 """Columns that the device must be asked for."""
 
-OBJECTIVES: Mapping[str, Direction] = {**HOST, **DEVICE}
+OBJECTIVES: Mapping[str, Aim] = {**HOST, **DEVICE}
+"""What is better of accuracy is the metric's to say: :func:`direction`."""
 
-_LIMITS: Mapping[str, tuple[float, float]] = {
-    "max_accuracy_drop": (0, 1),
-    "min_accuracy": (0, 1),
-    "max_size_kb": (0, math.inf),
-    "max_size_zstd_kb": (0, math.inf),
-    "max_latency_ms": (0, math.inf),
-    "max_peak_rss_mb": (0, math.inf),
-}
 _OF_ACCURACY = ("max_accuracy_drop", "min_accuracy")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Between:
-    """A range of numbers, both ends in it; whole ends may mean whole numbers (the step says)."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Write it as a plan does: `0.3..0.9`."""
-        return f"{self.low}..{self.high}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OneOf:
-    """Alternatives, two or more, no two alike."""
-
-    values: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        """Write it as a plan does: `4|8`."""
-        return "|".join(written(value) for value in self.values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraints:
-    """What every point of the answer holds; KB and MB are 10^3 and 10^6 bytes."""
-
-    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
-    max_accuracy_drop: float | None = None
-    """Absolute, on the host, against the source model on the same samples."""
-    min_accuracy: float | None = None
-    max_size_kb: float | None = None
-    max_size_zstd_kb: float | None = None
-    max_latency_ms: float | None = None
-    """Of latency_p50_ms."""
-    max_peak_rss_mb: float | None = None
-
-    def given(self) -> dict[str, float]:
-        """Return those that are given, by name."""
-        named = dataclasses.asdict(self)
-        return {name: limit for name, limit in named.items() if limit is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """[search] as written."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
     space: tuple[str, ...]
     model: str | None = None
     """Which one, where the plan has several."""
     objectives: tuple[str, ...] = ("size_bytes", "latency_p50_ms", "accuracy")
-    constraints: Constraints = Constraints()
+    constraints: Constraints = field(default_factory=Constraints)
     device: str = farm.THIS_MACHINE
-    trials: int = 30
-    processes: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What to search; values of the space's recipes may be Between or OneOf."""
-
-    space: tuple[Recipe, ...]
-    model: str | None
-    objectives: tuple[str, ...]
-    constraints: Constraints
-    device: str
-    trials: int
-    processes: int
+    trials: Annotated[int, Ge(1)] = 30
+    processes: Annotated[int, Ge(1)] = 1
 
 
 class SpaceReader(recipes.RecipeReader):
@@ -143,17 +89,19 @@ class SpaceReader(recipes.RecipeReader):
             return _one_of(written)
 
 
+def direction(objective: str, accuracy: Direction) -> Aim:
+    """Say what is better of an objective, given which accuracy is better."""
+    return _AIMS[accuracy] if columns.get(objective).by_metric else OBJECTIVES[objective]
+
+
 def of(plan: Plan) -> Search:
     """Return what a plan asks to search; raises ConfigError where it has no [search]."""
-    name = str(plan.path) if plan.path else "plan"
-    if not plan.search:
+    if plan.search is None:
         raise ConfigError(
-            f"{name}: there is no [search]; give it at least "
+            f"{plan.path or 'plan'}: there is no [search]; give it at least "
             'space = ["mixed(max_drop=0.0..0.02)", "int8"] (docs/search.md)'
         )
-    table = toml_door.check(plan.search, Table, name, ("search",))
-    named = {key: entry["steps"] for key, entry in plan.text.get("recipe", {}).items()}
-    return _read(table, named, name)
+    return plan.search
 
 
 def model_of(plan: Plan) -> PlannedModel:
@@ -161,31 +109,52 @@ def model_of(plan: Plan) -> PlannedModel:
     return _model(of(plan).model, plan.models, str(plan.path or "plan"))
 
 
-def check(
+def read(
     table: Table,
     named: Mapping[str, str],
     planned: Sequence[PlannedModel],
     threads: Sequence[int],
     name: str,
-) -> None:
-    """Refuse a search that cannot be; raises ConfigError with file, key and the way out."""
-    search = _read(table, named, name)
-    model = _model(search.model, planned, name)
+) -> Search:
+    """Make the noun of a checked table.
+
+    Raises ConfigError, with file, key and the way out, for a search that cannot be.
+    """
+    space = _space(table, named, name)
+    _check_objectives(table.objectives, name)
+    model = _model(table.model, planned, name)
     if len(threads) != 1:
         raise ConfigError(
             f"{name}: search: is with one number of threads, run.threads has {len(threads)}"
         )
-    wanting = [word for word in _OF_ACCURACY if word in search.constraints.given()]
-    wanting += [word for word in search.objectives if word == "accuracy"]
+    constraints = table.constraints
+    wanting = [word for word in _OF_ACCURACY if word in constraints.given()]
+    wanting += [word for word in table.objectives if word == "accuracy"]
     if wanting and model.source.data.evaluation is None:
         raise ConfigError(
             f"{name}: search: {wanting[0]} needs data.evaluation, samples with their answers"
         )
+    metric = model.source.data.metric
+    better = metrics.direction(metric) if wanting else "higher"
+    if better == "lower" and constraints.min_accuracy is not None:
+        raise ConfigError(
+            f"{name}: search.constraints.min_accuracy: lower {metric} is better; limit its increase "
+            "with max_accuracy_drop"
+        )
+    return Search(
+        space=space,
+        model=table.model,
+        objectives=table.objectives,
+        constraints=constraints,
+        device=table.device,
+        trials=table.trials,
+        processes=table.processes,
+        accuracy_better=better,
+    )
 
 
-def meaning(table: Table, named: Mapping[str, str]) -> dict[str, Any]:
+def meaning(search: Search) -> dict[str, Any]:
     """Return what a plan's digest has of a search: what is looked for, not how long."""
-    search = _read(table, named, "plan")
     return {
         "space": [(template.chain, template.target) for template in search.space],
         "objectives": search.objectives,
@@ -195,10 +164,10 @@ def meaning(table: Table, named: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _read(table: Table, named: Mapping[str, str], name: str) -> Search:
+def _space(table: Table, named: Mapping[str, str], name: str) -> tuple[Recipe, ...]:
     if not table.space:
         raise ConfigError(f'{name}: search.space: at least one is needed, such as "int8"')
-    space = []
+    space: list[Recipe] = []
     for place, text in enumerate(table.space):
         try:
             space.append(recipes.parse(text, named, SpaceReader))
@@ -208,17 +177,7 @@ def _read(table: Table, named: Mapping[str, str], name: str) -> Search:
     for place, chain in enumerate(chains):
         if chain in chains[:place]:
             raise ConfigError(f"{name}: search.space[{place}]: is in the list already")
-    _check_objectives(table.objectives, name)
-    _check_numbers(table, name)
-    return Search(
-        space=tuple(space),
-        model=table.model,
-        objectives=table.objectives,
-        constraints=table.constraints,
-        device=table.device,
-        trials=table.trials,
-        processes=table.processes,
-    )
+    return tuple(space)
 
 
 def _model(asked: str | None, planned: Sequence[PlannedModel], name: str) -> PlannedModel:
@@ -242,19 +201,6 @@ def _check_objectives(objectives: Sequence[str], name: str) -> None:
             raise ConfigError(f"{where}: {plugins.unknown('objective', word, OBJECTIVES)}")
         if word in objectives[:place]:
             raise ConfigError(f"{where}: {word} is in the list already")
-
-
-def _check_numbers(table: Table, name: str) -> None:
-    for key, limit in table.constraints.given().items():
-        low, high = _LIMITS[key]
-        if not (low <= limit <= high and limit < math.inf):
-            end = "" if high == math.inf else f" and at most {high}"
-            raise ConfigError(
-                f"{name}: search.constraints.{key}: must be at least {low}{end}, not {limit}"
-            )
-    for key, number in (("trials", table.trials), ("processes", table.processes)):
-        if number < 1:
-            raise ConfigError(f"{name}: search.{key}: must be at least 1, not {number}")
 
 
 def _between(low: str, high: str) -> Between:

@@ -19,7 +19,9 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Le
 
 from harness import decoding
 from harness.errors import ConfigError
@@ -42,6 +44,7 @@ _EXPECTED = {
     "tuple_type": "an array",
 }
 _UNKNOWN_KEY = "unexpected_keyword_argument"
+_LIMITS = ("greater_than_equal", "less_than_equal", "finite_number")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -99,6 +102,8 @@ def check(
             location = location[:-1]
         if single and location[:2] == (single, 0):
             location = (single, *location[2:])
+        if fault["type"] in _LIMITS and isinstance(location[-1], int):
+            location = location[:-1]
         where = path_text((*within, *location))
         raise ConfigError(
             f"{name}: {where}: {message}" if where else f"{name}: {message}"
@@ -129,7 +134,36 @@ def _message(fault: ErrorDetails, kind: type) -> str:
         return f"must be {fault['ctx']['expected']}, not {_shown(fault['input'])}"
     if sort in _EXPECTED:
         return f"must be {_EXPECTED[sort]}, not {_shown(fault['input'])}"
+    if sort in _LIMITS:
+        return f"must be {_limits(kind, location)}, not {_shown(fault['input'])}"
     return f"{fault['msg']}, found {_shown(fault['input'])}"
+
+
+def _limits(kind: Any, location: Location) -> str:  # noqa: ANN401 - any annotation
+    """Write the limits of a number, both ends, from the annotations (annotated-types)."""
+    found = list(_metadata(kind, location))
+    low = next((limit.ge for limit in found if isinstance(limit, Ge)), None)
+    high = next((limit.le for limit in found if isinstance(limit, Le)), None)
+    parts = [f"at least {low}" if low is not None else "", f"at most {high}" if high else ""]
+    return " and ".join(filter(None, parts)) or "a finite number"
+
+
+def _metadata(kind: Any, location: Location) -> Iterable[Any]:  # noqa: ANN401 - any annotation
+    """List what is annotated along the way from `kind` to a place."""
+    while True:
+        kind = _without_none(kind)
+        if typing.get_origin(kind) is Annotated:
+            kind, *more = typing.get_args(kind)
+            yield from more
+        elif not location:
+            return
+        elif dataclasses.is_dataclass(kind):
+            hints = typing.get_type_hints(kind, include_extras=True)
+            kind, location = hints[str(location[0])], location[1:]
+        else:
+            inner = typing.get_args(kind)
+            kind = inner[0] if isinstance(location[0], int) else inner[-1]
+            location = location[1:]
 
 
 def _shown(value: object) -> str:

@@ -40,7 +40,7 @@ from harness.events import (
     ignore,
 )
 from harness.measure import blocks
-from harness.measure.conditions import REAL_TIME, HeldConditions, Timing
+from harness.measure.conditions import REAL_TIME, HeldConditions, WaitClock
 from harness.measure.meters import OpenMeters
 from harness.measure.sessions import Session
 from harness.optimize import reference
@@ -78,7 +78,7 @@ class Bench:
     profile: Profile | None = None
     conditions: Conditions = DEFAULT_CONDITIONS
     stop: StopFlag = field(default_factory=threading.Event)
-    timing: Timing = REAL_TIME
+    timing: WaitClock = REAL_TIME
     unchecked: set[str] = field(default_factory=set)
     """Ids of cells whose outputs could have been compared and were not returned."""
     held: HeldConditions = field(init=False)

@@ -19,14 +19,14 @@ from harness.types import DEFAULT_CONDITIONS, Conditions, LaunchOrder, Profile, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class WaitClock:
     """The clock that waiting is measured with; tests replace it."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
-REAL_TIME = Timing()
+REAL_TIME = WaitClock()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class HeldConditions:
     session: Session
     wanted: Conditions = DEFAULT_CONDITIONS
     profile: Profile | None = None
-    timing: Timing = REAL_TIME
+    timing: WaitClock = REAL_TIME
     emit: Emit = ignore
     _pin: pinning.GovernorPin | None = field(default=None, init=False)
     _cooling: thermal.Cooling | None = field(default=None, init=False)

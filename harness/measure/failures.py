@@ -21,17 +21,13 @@ def refused(cell: Cell, profile: Profile | None) -> Failure | None:
             reason=f"profile {profile.name} has no target {cell.target} "
             f"(it has: {', '.join(profile.targets)})",
         )
-    variant, accept = cell.variant, cell.accept
-    if (
-        accept.max_accuracy_drop is not None
-        and variant.accuracy is not None
-        and variant.accuracy_source_model is not None
-        and variant.accuracy_source_model - variant.accuracy > accept.max_accuracy_drop
-    ):
-        drop = variant.accuracy_source_model - variant.accuracy
+    variant, limit = cell.variant, cell.accept.max_accuracy_drop
+    drop = variant.accuracy_drop
+    if limit is not None and drop is not None and drop > limit:
+        verb = "rises" if variant.accuracy_better == "lower" else "falls"
         return Failure(
             kind=Inaccurate.kind,
-            reason=f"on the host {variant.metric} falls by {drop:.4f} against the source model "
-            f"(accept.max_accuracy_drop = {accept.max_accuracy_drop})",
+            reason=f"on the host {variant.metric} {verb} by {drop:.4f} against the source model "
+            f"(accept.max_accuracy_drop = {limit})",
         )
     return None

@@ -164,6 +164,7 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEnt
     checked: Mapping[str, Any] = entries[chain.check].facts if chain.check else {}
     mark: Mapping[str, Any] = entries[chain.reference].facts if chain.reference else {}
     agreement = checked.get("agreement")
+    score: Mapping[str, Any] = checked.get("score") or {}
     return Variant(
         model=request.model.name,
         recipe=request.recipe.name,
@@ -176,10 +177,13 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEnt
         outputs=_tensors(facts["outputs"]),
         operators=facts["operators"],
         sparsity=facts["sparsity"],
-        accuracy=checked.get("score"),
-        accuracy_samples=checked.get("samples"),
-        accuracy_source_model=mark.get("score"),
-        metric=request.model.data.metric if checked.get("score") is not None else None,
+        accuracy=score.get("value"),
+        accuracy_low=score.get("low"),
+        accuracy_high=score.get("high"),
+        accuracy_samples=score.get("samples"),
+        accuracy_source_model=(mark.get("score") or {}).get("value"),
+        metric=request.model.data.metric if score else None,
+        metric_direction=score.get("direction"),
         agreement=Agreement(**agreement) if agreement else None,
         build_seconds=facts["seconds"],
         compiled=_compiled(request, facts),

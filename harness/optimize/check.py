@@ -5,7 +5,7 @@ Loading is not acceptance: some files load, run and answer garbage. Runs in a wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from harness import metrics
 from harness.errors import ConfigError, RecipeError
 from harness.optimize import data as datasets
 from harness.optimize.runtime import Runner
+from harness.protocols import Score
 from harness.tflite import numeric
 from harness.tflite.flatbuffer import FileFacts
 from harness.tflite.numeric import Array
-from harness.types import Agreement, Tensor
+from harness.types import Agreement, Direction, Tensor
 
 CHECKED_SAMPLES = 64
+BATCH_SAMPLES = 32
+"""Samples that a metric is given at once; outputs of more would only fill the memory."""
 _RESOURCES = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE")
 
 
@@ -40,8 +44,9 @@ class Answers:
     """What a file answered: kept outputs (real values) of the first samples, and its score."""
 
     kept: list[list[Array]] = field(default_factory=list)
-    score: float | None = None
-    samples: int | None = None
+    score: Score | None = None
+    direction: Direction | None = None
+    """Of the metric: which scores are better."""
     real: bool = True
 
     def outputs(self) -> list[Array]:
@@ -88,7 +93,7 @@ def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
     """
     answers = Answers()
     runner = Runner(path, facts)
-    score = _Score(material.metric, facts.outputs) if material.evaluation else None
+    evaluation = _Evaluation(material) if material.evaluation else None
     for sample in _samples(facts.inputs, material, answers):
         fed = [
             numeric.quantise(array, tensor)
@@ -101,11 +106,17 @@ def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
         _finite(real, facts.outputs)
         if len(answers.kept) < CHECKED_SAMPLES:
             answers.kept.append(real)
-        if score is not None:
-            score.add(real, sample.label, material.evaluation or "")
-    if score is not None:
-        answers.score, answers.samples = score.mean, score.count
+        if evaluation is not None:
+            evaluation.add(dict(zip(names(facts.outputs), real, strict=True)), sample.labels)
+    if evaluation is not None:
+        answers.score, answers.direction = evaluation.result(), evaluation.direction
     return answers
+
+
+def names(outputs: Sequence[Tensor]) -> list[str]:
+    """Name outputs for a metric: as the file does, or by position where two names are equal."""
+    given = [tensor.name for tensor in outputs]
+    return given if len(set(given)) == len(given) else [str(place) for place in range(len(given))]
 
 
 def compare(answers: Answers, reference: Sequence[Array], outputs: Sequence[Tensor]) -> Agreement:
@@ -141,69 +152,49 @@ def _finite(real: Sequence[Array], outputs: Sequence[Tensor]) -> None:
             )
 
 
-class _Score:
-    """The mean of a metric, sample by sample."""
+class _Evaluation:
+    """The metric of the evaluation data, fed in batches of equal shapes."""
 
-    def __init__(self, metric: str, outputs: Sequence[Tensor]) -> None:
-        if metric not in METRICS:
-            raise ConfigError(f'unknown metric "{metric}" (allowed: {", ".join(METRICS)})')
-        if len(outputs) != 1:
-            raise ConfigError(
-                f"accuracy needs a model with one output; this one has {len(outputs)}: "
-                "leave the key evaluation out"
-            )
-        self._of = METRICS[metric]
-        self._sum = 0.0
-        self.count = 0
-
-    def add(self, real: Sequence[Array], label: Array | None, where: str) -> None:
-        if label is None:
-            raise ConfigError(f'data {where}: the key "y" is missing; evaluation needs labels')
-        self._sum += self._of(real[0].reshape(-1), label, where)
-        self.count += 1
+    def __init__(self, material: Material) -> None:
+        self._where = material.evaluation
+        self._metric = metrics.load(material.metric)()
+        self._outputs: list[Mapping[str, Array]] = []
+        self._labels: list[Mapping[str, Array]] = []
 
     @property
-    def mean(self) -> float:
-        return self._sum / self.count
+    def direction(self) -> Direction:
+        return self._metric.direction
 
-
-def _top(count: int) -> Callable[[Array, Array, str], float]:
-    def top(scores: Array, label: Array, where: str) -> float:
-        if label.size != 1 or not np.issubdtype(label.dtype, np.integer):
+    def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        if not labels:
             raise ConfigError(
-                f'data {where}: "y" is {label.dtype} of shape {label.shape} a sample; top1 and '
-                'top5 need integer classes (metric = "mse" or "mae" compares arrays)'
+                f'data {self._where}: the key "y" is missing; evaluation needs labels'
             )
-        wanted = int(label.reshape(-1)[0])
-        if not 0 <= wanted < scores.size:
-            raise ConfigError(
-                f'data {where}: "y" holds the class {wanted}; the model has {scores.size}'
-            )
-        return float(wanted in np.argsort(-scores, kind="stable")[:count])
+        if self._labels and (
+            len(self._labels) == BATCH_SAMPLES or _shapes(self._labels[0]) != _shapes(labels)
+        ):
+            self._flush()
+        self._outputs.append(outputs)
+        self._labels.append(labels)
 
-    return top
+    def result(self) -> Score:
+        self._flush()
+        return self._metric.result()
 
-
-def _error_of(measure: Callable[[Array], Array]) -> Callable[[Array, Array, str], float]:
-    def error(scores: Array, label: Array, where: str) -> float:
-        if label.size != scores.size or not np.issubdtype(label.dtype, np.number):
-            raise ConfigError(
-                f'data {where}: "y" has {label.size} numbers a sample; the model gives '
-                f"{scores.size}"
-            )
-        difference = scores.astype(np.float64) - label.reshape(-1).astype(np.float64)
-        return float(measure(difference).mean())
-
-    return error
+    def _flush(self) -> None:
+        try:
+            self._metric.update(_stacked(self._outputs), _stacked(self._labels))
+        except ConfigError as error:
+            raise ConfigError(f"data {self._where}: {error}") from None
+        self._outputs, self._labels = [], []
 
 
-METRICS: dict[str, Callable[[Array, Array, str], float]] = {
-    "top1": _top(1),
-    "top5": _top(5),
-    "mse": _error_of(np.square),
-    "mae": _error_of(np.abs),
-}
-"""Metric words of a plan. top1 and top5 are shares (higher is better), the others errors."""
+def _shapes(arrays: Mapping[str, Array]) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(name, array.shape, array.dtype.str) for name, array in arrays.items()]
+
+
+def _stacked(samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def plain(agreement: Agreement | None) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """A plan's data to samples: an .npz, a folder, a generator of the user's, or random numbers.
 
-    "calibration.npz"      "x": (n, ...), or "x.NAME" per input; "y" beside it
+    "calibration.npz"      "x": (n, ...), or "x.NAME" per input; "y" or "y.NAME" beside it
     "folder/"              .npy and .npz files in sorted order, each one sample or a batch
     "file.py:function"     yields x, (x, y) or a dict; each one sample or a batch
     "random"               normal noise from the run's seed, for latency-only variants
@@ -15,7 +15,7 @@ import hashlib
 import importlib.util
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,13 @@ class Sample:
     """One sample: an array per input, in the order of the model's inputs, without a batch."""
 
     inputs: tuple[Array, ...]
-    label: Array | None = None
+    labels: Mapping[str, Array] = field(default_factory=dict)
+    """The data's "y" as `y`, its "y.NAME" as `NAME`; empty where it has none."""
+
+    @property
+    def label(self) -> Array | None:
+        """The label under "y"."""
+        return self.labels.get("y")
 
 
 def is_generator(source: str) -> bool:
@@ -204,7 +210,7 @@ def _as_mapping(item: object) -> dict[str, Array]:
         words = {str(key): np.asarray(value) for key, value in item.items()}
         plain = {"x", "y"}
         return {
-            key if key in plain or key.startswith("x.") else f"x.{key}": value
+            key if key in plain or key.startswith(("x.", "y.")) else f"x.{key}": value
             for key, value in words.items()
         }
     if isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 - (x, y)
@@ -221,18 +227,26 @@ def _checked(where: str, item: Mapping[str, Array], tensors: Sequence[Tensor]) -
     if len(counts) > 1:
         raise ConfigError(f"data {where}: the inputs have unlike numbers of samples: {counts}")
     count = counts.pop()
-    labels = item.get("y")
-    if labels is not None and labels.ndim == 0:
-        labels = labels.reshape(1)
-    if labels is not None and len(labels) != count and count == 1:
-        labels = labels[None]
-    if labels is not None and len(labels) != count:
-        raise ConfigError(f'data {where}: "y" has {len(labels)} entries for {count} samples')
+    labels = {
+        key.removeprefix("y."): _labels(f'data {where}: "{key}"', array, count)
+        for key, array in item.items()
+        if key == "y" or key.startswith("y.")
+    }
     for i in range(count):
         yield Sample(
             inputs=tuple(column[i] for column in columns),
-            label=None if labels is None else labels[i],
+            labels={name: array[i] for name, array in labels.items()},
         )
+
+
+def _labels(where: str, array: Array, count: int) -> Array:
+    """Check the labels of `count` samples and return them as (count, ...)."""
+    labels = array.reshape(1) if array.ndim == 0 else array
+    if len(labels) != count and count == 1:
+        labels = labels[None]
+    if len(labels) != count:
+        raise ConfigError(f"{where} has {len(labels)} entries for {count} samples")
+    return labels
 
 
 def _key(where: str, item: Mapping[str, Array], tensor: Tensor, *, alone: bool) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness import metrics
 from harness.errors import RecipeError
 from harness.optimize import cache as caches
 from harness.optimize import catalog, convert, promises
@@ -274,6 +275,7 @@ class _Planner:
         return self._material() | {
             "evaluation": self.digests.data(data.evaluation),
             "calibration": self.digests.data(data.calibration),
+            "metric_source": _metric_digest(data.metric) if data.evaluation else None,
         }
 
     def _add(
@@ -322,6 +324,21 @@ def _world() -> dict[str, Any]:
     for file in sorted(files):
         code.update(file.read_bytes())
     return {"versions": versions, "harness": harness.__version__, "sources": code.hexdigest()}
+
+
+@cache
+def _metric_digest(name: str) -> str:
+    """A metric's own source is part of the score, and what the shipped ones share is too.
+
+    Raises ConfigError for an unknown name.
+    """
+    kind = metrics.load(name)
+    file = getsourcefile(kind) if isinstance(kind, type) else None
+    shared = sorted(Path(metrics.__file__).parent.glob("*.py"))
+    return caches.key(
+        own=caches.digest(Path(file)) if file else repr(kind),
+        shared=[caches.digest(item) for item in shared],
+    )
 
 
 @cache

@@ -100,7 +100,7 @@ def reference(order: Order) -> dict[str, Any]:
     answers = check.ask(path, facts, _material(order))
     out = Path(order["workdir"]) / "outputs.npz"
     _save(out, {str(i): array for i, array in enumerate(answers.outputs())})
-    return {**_made(out), "score": answers.score}
+    return {**_made(out), "score": _score(answers)}
 
 
 def check_variant(order: Order) -> dict[str, Any]:
@@ -117,7 +117,6 @@ def check_variant(order: Order) -> dict[str, Any]:
         "file": None,
         "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())) if packs else None,
         "score": None,
-        "samples": None,
         "agreement": None,
     }
     if not packs:
@@ -133,7 +132,7 @@ def check_variant(order: Order) -> dict[str, Any]:
         with np.load(order["reference"]) as stored:
             mark = [stored[str(i)] for i in range(len(stored.files))]
         result["agreement"] = check.plain(check.compare(answers, mark, facts.outputs))
-    return {**result, "score": answers.score, "samples": answers.samples, "notes": notes}
+    return {**result, "score": _score(answers), "notes": notes}
 
 
 def outputs(order: Order) -> dict[str, Any]:
@@ -216,6 +215,12 @@ def _material(order: Order) -> check.Material:
         metric=order["metric"],
         seed=order["seed"],
     )
+
+
+def _score(answers: check.Answers) -> dict[str, Any] | None:
+    if answers.score is None:
+        return None
+    return {**asdict(answers.score), "direction": answers.direction}
 
 
 def _made(path: Path) -> dict[str, Any]:

@@ -5,12 +5,16 @@ Checked in tests against scipy and numpy. Each docstring gives the formula and i
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MIN_LAUNCHES_FOR_INTERVAL = 3
 """Under three launches a t interval says nothing a person could use."""
+
+MIN_FOR_DEVIATION = 2
 
 _TINY = 1e-300
 _CONVERGED = 1e-15
@@ -104,6 +108,7 @@ def t_cdf(t: float, df: float) -> float:
     return 1.0 - tail if t >= 0 else tail
 
 
+@functools.lru_cache(maxsize=1024)
 def t_quantile(p: float, df: float) -> float:
     """Return t with P(T <= t) = p, by bisection of the tail of :func:`t_cdf`.
 
@@ -170,6 +175,41 @@ def ratio_interval(
         low=math.exp(difference - half),
         high=math.exp(difference + half),
     )
+
+
+def mean_interval(
+    count: int, mean: float, squares: float, confidence: float = 0.95
+) -> Interval | None:
+    """Return the t interval of a mean, from the count, the mean and the sum of squared deviations.
+
+    mean +- t((1 + confidence) / 2, n - 1) sqrt(squares / (n - 1) / n). None under two values.
+    """
+    if count < MIN_FOR_DEVIATION:
+        return None
+    error = math.sqrt(squares / (count - 1) / count)
+    half = t_quantile((1 + confidence) / 2, count - 1) * error
+    return Interval(estimate=mean, low=mean - half, high=mean + half)
+
+
+def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
+    """Return the Wilson interval of a share: hits of count.
+
+    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n), z the normal quantile. It keeps a
+    width where all or none hit. Source: Wilson, JASA 22 (1927); Brown, Cai & DasGupta, Statistical
+    Science 16 (2001).
+
+    Raises ValueError for no count, or hits outside 0..count.
+    """
+    if not 0 <= hits <= count or not count:
+        raise ValueError(f"a share needs 0 <= hits <= count and count > 0, not {hits} of {count}")
+    share = hits / count
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    whole = 1 + z * z / count
+    # Rounding must not push an end past the estimate.
+    low, high = min(share, (middle - half) / whole), max(share, (middle + half) / whole)
+    return Interval(estimate=share, low=max(0.0, low), high=min(1.0, high))
 
 
 def _log_moments(values: Sequence[float]) -> tuple[float, float]:

@@ -7,15 +7,18 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from harness import plugins
+from harness import api, plugins
 from harness.config import farm, profiles, recipes
+from harness.demo import DATA
 from harness.errors import ConfigError, ModelRejected, Unsupported
-from harness.optimize import catalog
+from harness.optimize import catalog, reference
 from harness.protocols import Artifact, StepData
 from harness.measure.sessions import Session
 from harness.devices.transports.local import LocalTransport
+from harness.tflite import flatbuffer
 from harness.types import Device, Dose, LaunchOrder, Profile
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -145,3 +148,33 @@ def test_a_dialect(site: Path, tmp_path: Path) -> None:
             session.dialect.infer(order, {})
     finally:
         session.close()
+
+
+def test_a_metric(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metric of the page gives the accuracy column through the real command path."""
+    install(site, "A metric")
+    # Build workers are processes of their own.
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path / "cache"))
+    with np.load(DATA / "digits_evaluation.npz") as stored:
+        x, y = stored["x"][:40], np.eye(10, dtype=np.float32)[stored["y"][:40]]
+    np.savez(tmp_path / "evaluation.npz", x=x, y=y)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f'[model]\nname = "digits"\npath = "{DATA / "digits.tflite"}"\n'
+        '[data]\nevaluation = "evaluation.npz"\nmetric = "worst"\n'
+        '[run]\nrecipes = ["as_is"]\n'
+        "[dose]\nlaunches = 1\nwarmup_seconds = 0.0\nmin_seconds = 0.01\n"
+    )
+    with api.run(plan, results=tmp_path / "runs") as going:
+        (outcome,) = list(going)
+    (row,) = going.rows()
+    taken = {tensor.name: x for tensor in flatbuffer.read(DATA / "digits.tflite").inputs}
+    (outputs,) = reference.host_outputs(DATA / "digits.tflite", taken).values()
+    assert row["status"] == "ok", row["reason"]
+    assert row["accuracy"] == pytest.approx(np.abs(outputs.reshape(40, 10) - y).max())
+    assert (row.metric, row.better("accuracy")) == ("worst", "lower")
+    assert outcome.cell.variant.accuracy_samples == 40
+    plan.write_text(plan.read_text().replace("worst", "wosrt"))
+    with pytest.raises(ConfigError, match='data.metric: unknown metric "wosrt"; did you mean "wo'):
+        api.run(plan, results=tmp_path / "runs")

@@ -181,7 +181,7 @@ def test_progress_is_told_with_seconds_and_memory(tmp_path: Path) -> None:
         ({"calibration": "flat"}, r"shape (9, 64)"),
         ({"calibration": "bytes"}, "uint8"),
         ({"calibration": "renamed"}, 'key "x" is missing'),
-        ({"metric": "f1"}, 'unknown metric "f1" (allowed: top1'),
+        ({"metric": "f1"}, 'unknown metric "f1" (known: mae, mse, top1'),
         ({"metric": "mse"}, "1 numbers a sample"),
     ],
 )
@@ -302,8 +302,11 @@ def test_data_from_a_generator_and_a_folder(
 def test_regression_metrics_compare_arrays(odd: dict[str, Variant | HarnessError]) -> None:
     found = variant(odd["arrays"])
 
-    assert found.metric == "mse"
+    assert (found.metric, found.metric_direction) == ("mse", "lower")
     assert 0 <= (found.accuracy or 0) < 0.05
+    assert found.accuracy_low is not None
+    assert found.accuracy_high is not None
+    assert found.accuracy_low <= (found.accuracy or 0) <= found.accuracy_high
 
 
 def test_a_worker_that_dies_fails_only_its_job(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from conftest import ROOT, missing
 
 from harness import api
 from harness.config import farm as farms
+from harness.records.table import Row
 from harness.types import Outcome
 
 from .device import Hosted, LabDevice
@@ -68,9 +68,7 @@ def keyword_plan(folder: Path, devices: Sequence[LabDevice]) -> Path:
     return plan
 
 
-def measured(
-    plan: Path, devices: Sequence[LabDevice]
-) -> tuple[dict[str, Outcome], dict[str, dict[str, Any]]]:
+def measured(plan: Path, devices: Sequence[LabDevice]) -> tuple[dict[str, Outcome], dict[str, Row]]:
     """Run a plan of one recipe; outcomes and rows by device."""
     with api.run(plan, farm=farm_of(devices), results=plan.parent / "runs") as going:
         outcomes = {outcome.cell.device: outcome for outcome in going}

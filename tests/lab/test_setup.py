@@ -48,5 +48,5 @@ def test_a_fresh_board_gets_its_runtime_and_a_row(
     assert not [check for check in well.values() if check.status == "fail"]
     # What its files in /sys say; qemu has none of its own.
     assert well["governor"].found.startswith("ondemand")
-    (row,) = api.clean([name], farm=farm)
-    assert row["freed_bytes"] > 50_000_000
+    (cleaned,) = api.clean([name], farm=farm)
+    assert cleaned["freed_bytes"] > 50_000_000

@@ -11,9 +11,9 @@ from typing import Any
 
 from harness.analysis.search import Folder, Job, Space, create
 from harness.config.recipes import parse
-from harness.config.searches import Constraints, Search, SpaceReader
+from harness.config.searches import SpaceReader
 from harness.errors import Unreachable
-from harness.types import Failure, Recipe, Variant
+from harness.types import Constraints, Failure, Recipe, Search, Variant
 
 SOURCE_ACCURACY = 0.95
 
@@ -31,6 +31,8 @@ class FakeWorkshop:
     """Number of the build that Ctrl-C comes in, from 0."""
     killed_at: int = -1
     """Number of the build in which the process dies."""
+    metric: str = "top1"
+    """`mse`: the same numbers as errors."""
     one_file: bool = False
     """Whether every recipe gives the same bytes."""
 
@@ -63,6 +65,8 @@ class FakeWorkshop:
             size_zstd_bytes=size // 2,
             accuracy=accuracy,
             accuracy_source_model=SOURCE_ACCURACY,
+            metric=self.metric,
+            metric_direction="lower" if self.metric == "mse" else "higher",
         )
 
     def measure(self, recipe: Recipe) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from harness.errors import Crashed, HarnessError, MeterError, Unsupported
 from harness.events import CellEnded, Event, Note, NotMeasured, Reconnecting
 from harness.measure import run as loop
 from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, Stopped
-from harness.measure.conditions import Timing
+from harness.measure.conditions import WaitClock
 from harness.measure.engines.threads import ThreadsEngine
 from harness.measure.sessions import Session
 from harness.protocols import Capabilities, Reply, StopFlag
@@ -160,7 +160,7 @@ def bench(transport: Any, conditions: Conditions | None = None, **answers: Any) 
         session=live,
         emit=Watch(),
         conditions=conditions or Conditions(),
-        timing=Timing(clock=lambda: now[0], sleep=sleep),
+        timing=WaitClock(clock=lambda: now[0], sleep=sleep),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.config import farm, plans, recipes, templates
 from harness.errors import ConfigError
 from harness.optimize import catalog
-from harness.types import Accept, Device, Dose, Plan
+from harness.types import Accept, Device, Dose, GateRules, Plan
 
 MODEL = '[model]\npath = "a.tflite"\n'
 RUN = '[run]\nrecipes = ["as_is"]\n'
@@ -109,7 +109,7 @@ def test_a_whole_plan(folder: Path) -> None:
     assert plan.patience_seconds == 300.0
     assert plan.dose == Dose(launches=3)
     assert plan.accept == Accept(min_agreement=0.9)
-    assert plan.gate == {"metrics": ["latency"]}
+    assert plan.gate == GateRules(metrics=("latency",))
     assert plan.text["run"]["seed"] == 7
 
 
@@ -273,6 +273,38 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         (MODEL + RUN + "[gate]\nmargins = 1", 'gate: unknown key "margins"; did you mean "margin"'),
         (MODEL + RUN + "[gate]\nmax_pairs = 1", "gate.max_pairs: must be at least 2"),
         (
+            MODEL + RUN + "[gate]\nmargin = 1.5",
+            "gate.margin: must be at least 0 and at most 1, not 1.5",
+        ),
+        (MODEL + RUN + "[gate]\nmargin = nan", "gate.margin: must be at least 0 and at most 1"),
+        (MODEL + RUN + "[gate]\nbudget_seconds = inf", "gate.budget_seconds: must be at least 1"),
+        (MODEL + RUN + "[gate]\nmargin = '5 %'", 'gate.margin: must be a number, not "5 %"'),
+        (
+            MODEL + RUN + "[gate]\nmetrics = ['latencey']",
+            'gate.metrics: unknown metric "latencey"; did you mean "latency"',
+        ),
+        (MODEL + RUN + "[gate]\nmetrics = []", "gate.metrics: at least one of latency, load, "),
+        (
+            MODEL + RUN + "[gate]\nmargin = 0.02",
+            "gate: min_effect (0.02) must be under margin (0.02)",
+        ),
+        (
+            MODEL + RUN + "[data]\nmetric = 'top2'",
+            'data.metric: unknown metric "top2"; did you mean "top5"? (known: mae, mse, top1, top5)',
+        ),
+        (
+            MODEL + "[model.data]\nmetric = 'f1'\n" + RUN,
+            'model.data.metric: unknown metric "f1" (known: mae, mse, top1, top5)',
+        ),
+        (
+            MODEL + RUN + "[accept]\nmax_accuracy_drop = 5",
+            "accept.max_accuracy_drop: must be at least 0 and at most 1, not 5",
+        ),
+        (
+            MODEL + RUN + "[accept]\nmax_accuracy_drop = -0.1\n[data]\nmetric = 'mse'",
+            "accept.max_accuracy_drop: must be at least 0, not -0.1",
+        ),
+        (
             MODEL + RUN + "[recipe.small]\nstep = 'int8'",
             'recipe.small: unknown key "step"; did you',
         ),
@@ -298,6 +330,11 @@ def test_a_bad_plan_is_one_line_with_file_and_key(folder: Path, text: str, messa
         load(folder, text)
     assert str(caught.value).startswith(f"{folder / 'plan.toml'}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_may_grow_by_more_than_one(folder: Path) -> None:
+    text = MODEL + RUN + "[accept]\nmax_accuracy_drop = 5\n[data]\nmetric = 'mse'"
+    assert load(folder, text).accept.max_accuracy_drop == 5
 
 
 def test_a_syntax_error_has_line_and_column(folder: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import synthetic_runs as synthetic
 
-from harness.present.report.exports import FORMATS, bmf, junit
+from harness import columns
+from harness.present.report.exports import FORMATS, junit
 from harness.records.store import Store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "exports.md").read_text(encoding="utf-8")
@@ -56,7 +57,7 @@ def test_every_format_has_its_row_and_its_words() -> None:
 
 
 def test_every_measure_and_every_fault_of_a_model_is_named() -> None:
-    for slug in ("latency", *(slug for slug, _, _ in bmf._MEASURES)):
+    for slug, _ in columns.exported("bmf"):
         assert f"`{slug}`" in PAGE
     for kind in (*junit.MODEL_FAULTS, *junit.NOBODYS):
         assert f"`{kind}`" in PAGE

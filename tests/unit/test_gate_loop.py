@@ -16,7 +16,7 @@ from harness.analysis.gate.findings import Key
 from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
 from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
-from harness.measure.conditions import Timing
+from harness.measure.conditions import WaitClock
 from harness.measure.sessions import Session
 from harness.measure.soaking import SOAKING
 from harness.optimize import reference
@@ -121,7 +121,7 @@ def hold(
         profiles={"fake": PROFILE},
         rules=rules,
         conditions=conditions,
-        **({} if clock is None else {"timing": Timing(clock=clock)}),
+        **({} if clock is None else {"timing": WaitClock(clock=clock)}),
     )
     result = judging.gate(
         context,

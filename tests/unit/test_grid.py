@@ -11,14 +11,14 @@ from test_screen import terminal
 from harness.present.screen import grid
 
 
-def lines(columns: list[grid.Column], width: int | None = None) -> list[str]:
+def lines(columns: list[grid.GridColumn], width: int | None = None) -> list[str]:
     stream = io.StringIO()
     grid.write(columns, stream, width)
     return stream.getvalue().splitlines()
 
 
-NAMES = grid.Column(title="name", texts=["a", "a longer name of two"])
-NUMBERS = grid.Column(title="n", texts=["1.5", "22.25"], numeric=True)
+NAMES = grid.GridColumn(title="name", texts=["a", "a longer name of two"])
+NUMBERS = grid.GridColumn(title="n", texts=["1.5", "22.25"], numeric=True)
 
 
 def test_texts_stand_left_and_numbers_right_under_a_rule() -> None:
@@ -50,7 +50,10 @@ def test_no_line_is_wider_than_there_is_room(width: int) -> None:
 def test_wide_characters_and_accents_take_their_cells() -> None:
     assert [grid.cells(text) for text in ("ab", "±─…", "模型", "e\u0301")] == [2, 3, 4, 1]
     first, _, second, third = lines(
-        [grid.Column(title="x", texts=["模型", "ab"]), grid.Column(title="y", texts=["1", "2"])]
+        [
+            grid.GridColumn(title="x", texts=["模型", "ab"]),
+            grid.GridColumn(title="y", texts=["1", "2"]),
+        ]
     )
     assert (first, second, third) == ("x     y", "模型  1", "ab    2")
 
@@ -76,7 +79,7 @@ def test_styles_are_for_terminals_that_know_them(
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    status = grid.Column(title="status", texts=["ok"], style=lambda _: "green")
+    status = grid.GridColumn(title="status", texts=["ok"], style=lambda _: "green")
     with terminal() as (stream, got):
         grid.write([status], stream)
     assert ("\x1b[32mok\x1b[0m" in got.tobytes().decode()) is styled
@@ -93,4 +96,4 @@ def test_a_terminal_says_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_empty_table_is_a_heading() -> None:
     empty: list[Any] = []
-    assert lines([grid.Column(title="name", texts=empty)]) == ["name", "────"]
+    assert lines([grid.GridColumn(title="name", texts=empty)]) == ["name", "────"]

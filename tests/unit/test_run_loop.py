@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -294,6 +294,31 @@ def test_a_variant_that_lost_too_much_on_the_host_is_not_measured() -> None:
     assert outcomes["a"].failure
     assert outcomes["a"].failure.kind == "inaccurate"
     assert watch.launches == []
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "says"),
+    [(0.1, 5.0, "mse rises by 4.9000 against the source model"), (5.0, 0.1, None)],
+)
+@pytest.mark.parametrize("stored", ["lower", None])
+def test_an_error_that_grew_too_much_is_not_measured(
+    source: float, own: float, says: str | None, stored: Literal["lower"] | None
+) -> None:
+    of = replace(
+        variant("a"),
+        accuracy=own,
+        accuracy_source_model=source,
+        metric="mse",
+        metric_direction=stored,
+    )
+    strict = Accept(max_accuracy_drop=0.02)
+    outcomes, watch = measure([cell("a", variant=of, accept=strict)], {"d": session()})
+    failure = outcomes["a"].failure
+    assert (failure is None) == (says is None)
+    if failure is not None and says is not None:
+        assert failure.kind == "inaccurate"
+        assert says in failure.reason
+        assert watch.launches == []
 
 
 def test_a_compiled_file_is_held_against_what_was_compiled(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from harness.analysis.search import (
 from harness.analysis.search.processes import work
 from harness.config.recipes import parse
 from harness.errors import StoreError, Unreachable
+from harness.types import Constraints
 
 CLUSTERS = "cluster(clusters=3..14)"
 
@@ -97,6 +98,28 @@ def test_what_breaks_a_constraint_on_the_host_is_never_measured(tmp_path: Path) 
     assert sorted(fake(job).calls("measure")) == [f"cluster(clusters={n})" for n in range(3, 7)]
     assert Counter(tried.status for tried in found.trials) == {"ok": 4, "pruned": 8}
     assert all("max_size_kb" in str(t.reason) for t in found.trials if t.status == "pruned")
+
+
+def test_of_an_error_the_least_is_on_the_front_and_growth_breaks_the_limit(tmp_path: Path) -> None:
+    # As errors: 0.83 with 3 clusters, 0.92 from 12 on; the source model's is 0.95.
+    search = search_of(CLUSTERS, objectives=("accuracy",), accuracy_better="lower", trials=20)
+    found = searched(job_of(tmp_path / "front", search, metric="mse"))
+    assert [point.tried.recipe for point in found.front] == ["cluster(clusters=3)"]
+    assert found.plain()["objectives"] == {"accuracy": "minimize"}
+    limited = replace(search, constraints=Constraints(max_accuracy_drop=0.0))
+    fell = searched(job_of(tmp_path / "fell", limited, metric="mse"))
+    assert {tried.status for tried in fell.trials} == {"ok"}
+    drops = [tried.values["accuracy_drop"] for tried in fell.trials]
+    assert min(drops) == pytest.approx(-0.12)
+    grew = search_of(
+        "prune(sparsity=0.7..0.9)",
+        objectives=("size_bytes",),
+        trials=3,
+        constraints={"max_accuracy_drop": 0.0},
+        accuracy_better="higher",
+    )
+    lost = searched(job_of(tmp_path / "lost", grew))
+    assert {tried.status for tried in lost.trials} == {"pruned"}
 
 
 def test_what_is_too_slow_was_measured_and_is_no_point(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from search_bench import search_of
 
 from harness.analysis.search import Space
+from harness.analysis.search.columns import directions
 from harness.analysis.search.space import TEMPLATE, key_of
 from harness.config import farm, plans, recipes
-from harness.config.searches import Between, OneOf, SpaceReader, model_of, of
+from harness.config.searches import SpaceReader, model_of, of
 from harness.errors import ConfigError
 from harness.measure import prepare
-from harness.types import Plan, Recipe, StepCall
+from harness.types import Between, OneOf, Plan, Recipe, StepCall
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -151,6 +152,16 @@ def test_accuracy_needs_samples_with_answers(folder: Path) -> None:
     for more in ('objectives = ["accuracy"]', "constraints = { max_accuracy_drop = 0.1 }"):
         with pytest.raises(ConfigError, match="needs data.evaluation"):
             plan_of(folder, f'space = ["int8"]\n{more}', head)
+
+
+def test_of_an_error_less_is_better(folder: Path) -> None:
+    head = f'{HEAD}metric = "mse"\n'
+    search = of(plan_of(folder, 'space = ["int8"]\nconstraints = { max_accuracy_drop = 5 }', head))
+    assert search.accuracy_better == "lower"
+    assert directions(search) == ["minimize", "minimize", "minimize"]
+    assert directions(of(plan_of(folder, 'space = ["int8"]')))[-1] == "maximize"
+    with pytest.raises(ConfigError, match="min_accuracy: lower mse is better; .*max_accuracy_drop"):
+        plan_of(folder, 'space = ["int8"]\nconstraints = { min_accuracy = 0.5 }', head)
 
 
 def test_one_model_and_one_number_of_threads(folder: Path) -> None:

@@ -23,6 +23,7 @@ from harness.analysis.gate.verdicts import (
     judge,
     pairs_to_confirm,
 )
+from harness.types import Direction
 
 KEY = Key(model="kws", recipe="int8", device="bench-pi", threads=1)
 
@@ -229,6 +230,38 @@ def test_exact_numbers_say_both_sides() -> None:
     judged = one(Exact(key=KEY, metric="size", a=53_936, b=60_000))
     assert judged.reason == "larger: 53,936 to 60,000 (+11.2%), the margin is +5.0%"
     assert one(Exact(key=KEY, metric="arena", a=0, b=10)).ratio is None
+
+
+@pytest.mark.parametrize(
+    ("better", "b", "verdict", "words"),
+    [
+        (
+            "higher",
+            0.8,
+            Verdict.REGRESSION,
+            "less accurate: 0.9 to 0.8 (-11.1%), the margin is -4.8%",
+        ),
+        ("higher", 0.95, Verdict.IMPROVED, "more accurate: 0.9 to 0.95 (+5.6%)"),
+        ("lower", 0.8, Verdict.IMPROVED, "more accurate: 0.9 to 0.8 (-11.1%)"),
+        ("lower", 1.0, Verdict.REGRESSION, "less accurate: 0.9 to 1 (+11.1%), the margin is +5.0%"),
+    ],
+)
+def test_an_exact_number_has_a_direction(
+    better: Direction, b: float, verdict: Verdict, words: str
+) -> None:
+    judged = one(Exact(key=KEY, metric="accuracy", a=0.9, b=b, better=better))
+    assert judged.verdict is verdict
+    assert judged.reason == words
+    # The ratio is B over A, whichever is better.
+    assert judged.ratio is not None
+    assert judged.ratio.estimate == pytest.approx(b / 0.9)
+    assert judged.drop is None
+
+
+def test_all_of_a_metric_that_is_better_higher_may_be_lost() -> None:
+    assert one(Exact(key=KEY, metric="accuracy", a=0.9, b=0, better="higher")).verdict is (
+        Verdict.REGRESSION
+    )
 
 
 @pytest.mark.parametrize(

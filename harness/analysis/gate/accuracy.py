@@ -1,20 +1,29 @@
 """Accuracy of A beside B: both files over the same evaluation inputs, on the host.
 
-Input by input, so that what both sides get right or wrong alike says nothing (McNemar). An error in
-place of a share (mse, mae) is one exact number a side.
+By a metric that judges each sample, input by input: what both sides get right or wrong alike says
+nothing (McNemar). By any other metric, such as an error, it is one exact number per side, and the
+metric's direction says which is better.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from harness import metrics
 from harness.analysis.gate.contest import Contest
 from harness.analysis.gate.findings import Accuracy, Exact
 from harness.errors import ConfigError
 from harness.optimize import check, reference
 from harness.optimize import data as datasets
+from harness.protocols import JudgesSamples
 from harness.tflite import numeric
+from harness.tflite.numeric import Array
 from harness.types import DataSource, Variant
 
-_SHARES = ("top1", "top5")
 MOST_INPUTS = 10_000
 
 
@@ -26,10 +35,46 @@ def row(contest: Contest, data: DataSource) -> Accuracy | Exact | None:
     a, b = contest.a.variant, contest.b.variant
     if not data.evaluation or not (reference.runs_here(a) and reference.runs_here(b)):
         return None
-    if data.metric not in _SHARES:
-        if a.accuracy is None or b.accuracy is None:
-            return None
-        return Exact(key=contest.key, metric="accuracy", a=a.accuracy, b=b.accuracy)
+    if isinstance(metrics.load(data.metric)(), JudgesSamples):
+        return _sample_by_sample(contest, data)
+    value_a = value(a, data)
+    return Exact(
+        key=contest.key,
+        metric="accuracy",
+        a=value_a,
+        b=value_a if a.digest == b.digest else value(b, data),
+        better=metrics.direction(data.metric),
+    )
+
+
+def right(variant: Variant, data: DataSource) -> list[bool]:
+    """Say of every evaluation input (at most 10,000) whether the file gets it right, on the host.
+
+    Raises ConfigError for a metric that does not judge single samples.
+    """
+    metric = metrics.load(data.metric)()
+    if not isinstance(metric, JudgesSamples):
+        raise ConfigError(f"{data.metric} does not say of a single input whether it is right")
+    found = _answers(variant, data)
+    try:
+        return [bool(one) for one in metric.right(found.outputs, found.labels)]
+    except ConfigError as error:
+        raise ConfigError(f"data {data.evaluation}: {error}") from None
+
+
+def value(variant: Variant, data: DataSource) -> float:
+    """Return the metric of a file over the evaluation inputs (at most 10,000), on the host."""
+    metric = metrics.load(data.metric)()
+    found = _answers(variant, data)
+    try:
+        metric.update(found.outputs, found.labels)
+    except ConfigError as error:
+        raise ConfigError(f"data {data.evaluation}: {error}") from None
+    return metric.result().value
+
+
+def _sample_by_sample(contest: Contest, data: DataSource) -> Accuracy:
+    a, b = contest.a.variant, contest.b.variant
     right_a = right(a, data)
     right_b = right_a if a.digest == b.digest else right(b, data)
     counts = [0, 0, 0, 0]
@@ -39,18 +84,27 @@ def row(contest: Contest, data: DataSource) -> Accuracy | Exact | None:
     return Accuracy(key=contest.key, both=both, only_a=only_a, only_b=only_b, neither=neither)
 
 
-def right(variant: Variant, data: DataSource) -> list[bool]:
-    """Say of every evaluation input (at most 10,000) whether the file gets it right, on the host."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answers:
+    """What a file answered to the evaluation inputs, as a metric takes it."""
+
+    outputs: Mapping[str, Array]
+    labels: Mapping[str, Array]
+
+
+def _answers(variant: Variant, data: DataSource) -> _Answers:
     source = data.evaluation or ""
-    arrays, labels = datasets.load(source, variant.inputs, limit=MOST_INPUTS)
-    if labels is None:
+    taken = list(islice(datasets.samples(source, variant.inputs), MOST_INPUTS))
+    if not all(sample.labels for sample in taken):
         raise ConfigError(f'data {source}: the key "y" is missing; evaluation needs labels')
-    given = reference.as_file_takes(variant, arrays)
-    outputs = reference.host_outputs(variant.path, given)
-    tensor = variant.outputs[0]
-    scores = numeric.dequantise(outputs[tensor.name], tensor)
-    judge = check.METRICS[data.metric]
-    return [
-        bool(judge(one.reshape(-1), label, source))
-        for one, label in zip(scores, labels, strict=True)
-    ]
+    given = reference.as_file_takes(variant, datasets.stack(taken, variant.inputs))
+    found = reference.host_outputs(variant.path, given)
+    return _Answers(
+        outputs={
+            name: numeric.dequantise(found[tensor.name], tensor)
+            for name, tensor in zip(check.names(variant.outputs), variant.outputs, strict=True)
+        },
+        labels={
+            name: np.stack([sample.labels[name] for sample in taken]) for name in taken[0].labels
+        },
+    )

@@ -10,28 +10,27 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
-from harness import plugins, stats
+from harness import columns, stats
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
 from harness.devices.delegation import CPU_TARGETS, disagreement, judge
 from harness.errors import ConfigError
 from harness.measure.pairs import (
     FIRST_PAIRS,
-    MAX_PAIRS,
     WANTED_HALF_WIDTH,
     Pair,
     discard_reason,
     log_differences,
 )
 from harness.stats import paired
-from harness.types import Agreement, Cell, Dose, Failure, Launch, Plan, Variant
+from harness.types import Agreement, Cell, Dose, Failure, GateRules, Launch, Plan, Variant
 
 LAUNCH_METRICS = ("latency", "load", "first")
 """Read off every timed launch."""
 
-METRICS = (*LAUNCH_METRICS, "memory", "size", "accuracy")
+METRICS = tuple(columns.gate_metrics())
 CONFIRMING = 10_000
 """Blocks from here on are the fresh pairs of a confirmation."""
 
@@ -39,47 +38,29 @@ SideName = Literal["baseline", "candidate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Rules(GateRules):
     """The [gate] table of a plan, with what the command line adds."""
 
-    metrics: tuple[str, ...] = ("latency", "size", "accuracy")
-    margin: float = 0.05
-    min_effect: float = 0.02
-    max_pairs: int = MAX_PAIRS
-    budget_seconds: float = 300.0
-    """Of a contest, not of the whole gate."""
     half_width: float = WANTED_HALF_WIDTH
 
     @classmethod
     def of(cls, plan: Plan) -> Rules:
-        """Read a plan's; raises ConfigError for a metric that nobody knows, or limits that cross."""
-        where = f"{plan.path or 'plan'}: gate"
-        rules = cls.read(plan.gate, where=where)
+        """Take a plan's; raises ConfigError where the budget is too small for sustained launches."""
+        rules = cls.taking(plan.gate)
         least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
         if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
             raise ConfigError(
-                f"{where}.budget_seconds: {rules.budget_seconds:g} s are not enough: "
-                f"{FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or lower "
-                "dose.sustained_minutes"
+                f"{plan.path or 'plan'}: gate.budget_seconds: {rules.budget_seconds:g} s are not "
+                f"enough: {FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or "
+                "lower dose.sustained_minutes"
             )
         return rules
 
     @classmethod
-    def read(cls, table: Mapping[str, Any], *, where: str) -> Rules:
-        """Read a [gate] table, named by `where` in what is wrong with it."""
-        given = dict(table)
-        given["metrics"] = tuple(given.get("metrics", cls().metrics))
-        rules = cls(**given)
-        for metric in rules.metrics:
-            if metric not in METRICS:
-                raise ConfigError(f"{where}.metrics: {plugins.unknown('metric', metric, METRICS)}")
-        if not rules.metrics:
-            raise ConfigError(f"{where}.metrics: at least one of {', '.join(METRICS)}")
-        if not rules.min_effect < rules.margin:
-            raise ConfigError(
-                f"{where}: min_effect ({rules.min_effect}) must be under margin ({rules.margin})"
-            )
-        return rules
+    def taking(cls, rules: GateRules) -> Rules:
+        """Take the rules of a plan as they are."""
+        given = {item.name: getattr(rules, item.name) for item in fields(GateRules)}
+        return cls(**given)
 
     @property
     def memory_pairs(self) -> int:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import columns
 from harness.analysis.gate import verdicts
 from harness.analysis.gate.contest import Contest, Evidence, quantile, sides, summaries
-from harness.analysis.gate.findings import Accuracy, Comparison, Key, Row
+from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.stats import Interval
 
@@ -20,7 +21,6 @@ FILE = "gate.json"
 """In the run's folder."""
 
 NOT_RUN, INCONCLUSIVE, AWAY = 3, 2, 4
-_UNITS = {"latency": "ns", "load": "ns", "first": "ns", "memory": "B", "size": "B"}
 _WORST = (
     Verdict.REGRESSION,
     Verdict.INCONCLUSIVE,
@@ -140,7 +140,10 @@ def _plain(one: GateRow) -> dict[str, Any]:
         "judged": one.is_judged,
         "verdict": str(judged.verdict) if one.is_judged else None,
         "reason": judged.reason,
-        "unit": _UNITS.get(judged.metric),
+        "unit": columns.base_unit_of(judged.metric),
+        "better": one.row.better
+        if isinstance(one.row, Exact)
+        else columns.better_of(judged.metric),
         "a": a,
         "b": b,
         **_interval("ratio", judged.ratio),

@@ -1,8 +1,9 @@
 """Rows of a gate and the numbers in each: what was compared, and what one row says on its own.
 
 A :class:`Finding` lives on one scale for all rows: 0 is "the same", above is worse. That is
-ln(B / A) for what is measured or counted, accuracy of A minus accuracy of B for accuracy. What the
-rows of a gate come to together is verdicts.py.
+ln(B / A) for what is measured or counted and better lower, ln(A / B) where higher is better, and
+accuracy of A minus accuracy of B for shares of the same inputs. What the rows of a gate come to
+together is verdicts.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, MOST_DISCARDED, Pair, log_differences
 from harness.stats import Interval, paired
+from harness.types import Direction
 
 ALPHA = 0.05
 """One-sided: of the bound that PASS looks at, and of the adjusted p."""
@@ -64,12 +66,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exact:
-    """A number without noise: bytes of a file, memory of a microcontroller. Lower is better."""
+    """A number without noise: bytes of a file, memory of a microcontroller, an error."""
 
     key: Key
     metric: str
     a: float
     b: float
+    better: Direction = "lower"
     labels: tuple[str, ...] = ()
 
 
@@ -193,6 +196,8 @@ def _exact(row: Exact) -> Finding:
         effect = math.inf if row.b else -math.inf
     else:
         effect = math.log(row.b / row.a)
+    if row.better == "higher":
+        effect = -effect
     return Finding(
         effect=Interval(estimate=effect, low=effect, high=effect),
         upper=effect,

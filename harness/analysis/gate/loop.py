@@ -31,7 +31,7 @@ from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Emit, Event, NotMeasured
 from harness.measure import blocks, scheduling, sessions
 from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
-from harness.measure.conditions import REAL_TIME, Timing
+from harness.measure.conditions import REAL_TIME, WaitClock
 from harness.measure.failures import failure_of, refused
 from harness.measure.pairs import FIRST_PAIRS, needs_more
 from harness.measure.run import open_engine
@@ -76,7 +76,7 @@ class GateContext:
     profiles: Mapping[str, Profile]
     rules: Rules
     conditions: Conditions = DEFAULT_CONDITIONS
-    timing: Timing = REAL_TIME
+    timing: WaitClock = REAL_TIME
     engine: Engine | None = None
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class ContestWork:
     """How many fresh pairs a contest gets; a contest without an entry is held for the first time."""
     rules: Rules
     conditions: Conditions = DEFAULT_CONDITIONS
-    timing: Timing = REAL_TIME
+    timing: WaitClock = REAL_TIME
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
         """Hold the contests one after the other; emit the evidence of each."""

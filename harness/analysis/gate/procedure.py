@@ -184,7 +184,7 @@ def _accuracies(
     wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], plan: Plan
 ) -> dict[Key, Row]:
     """Compare the host's answers, once for every pair of files."""
-    named = "accuracy" in tuple(plan.gate.get("metrics", ()))
+    named = "accuracy" in plan.text.get("gate", {}).get("metrics", ())
     known: dict[tuple[str, str, str], Row | None] = {}
     found: dict[Key, Row] = {}
     for one, contest in zip(wanted, contests, strict=True):

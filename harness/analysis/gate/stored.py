@@ -8,11 +8,13 @@ from typing import Any
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
 from harness.analysis.gate.document import FILE, Result
 from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
+from harness.config import limits as checks
+from harness.config import toml_door
 from harness.errors import StoreError
 from harness.records.store import StoredRun
 from harness.records.store.codec import decode
 from harness.stats import paired
-from harness.types import Cell, Launch
+from harness.types import Cell, Direction, GateRules, Launch
 
 _QUANTILES = (
     f"SELECT launch, count(*), quantile_cont(value, {list(paired.QUANTILES)}) FROM samples "  # noqa: S608 - our own numbers
@@ -43,11 +45,13 @@ def document(run: StoredRun) -> Mapping[str, Any]:
 def rules(run: StoredRun, **limits: float | None) -> Rules:
     """Return the rules the gate was held by, with other limits where they are given.
 
-    Raises ConfigError as :meth:`Rules.of` does.
+    Raises ConfigError where they cannot be, as for a plan.
     """
     given = dict(run.record.plan.get("gate", {}))
     given |= {name: value for name, value in limits.items() if value is not None}
-    return Rules.read(given, where=f"run {run.id}: gate")
+    name = f"run {run.id}"
+    table = toml_door.check(given, GateRules, name, ("gate",))
+    return Rules.taking(checks.gate(table, f"{name}: gate"))
 
 
 def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
@@ -100,7 +104,9 @@ def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:
             continue
         key = _key(row)
         if row["counts"] is None:
-            found[key] = Exact(key=key, metric="accuracy", a=row["a"], b=row["b"])
+            # Older documents have such rows of errors only.
+            better: Direction = "higher" if row.get("better") == "higher" else "lower"
+            found[key] = Exact(key=key, metric="accuracy", a=row["a"], b=row["b"], better=better)
         else:
             both, only_a, only_b, neither = row["counts"]
             found[key] = Accuracy(key=key, both=both, only_a=only_a, only_b=only_b, neither=neither)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from harness import columns
 from harness.analysis.gate.findings import (
     ALPHA,
     CONSTANT,
@@ -63,14 +64,6 @@ ACCURACY_MARGIN = 0.02
 
 CONFIRM_PAIRS = 10
 UNCONFIRMED = "unconfirmed"
-
-_WORDS = {
-    "latency": ("slower", "faster"),
-    "load": ("slower", "faster"),
-    "first": ("slower", "faster"),
-    "accuracy": ("less accurate", "more accurate"),
-}
-_OTHER_WORDS = ("larger", "smaller")
 
 
 class Verdict(enum.StrEnum):
@@ -198,7 +191,7 @@ def _judged(row: Row, finding: Finding, limits: _Limits, p_worse: float, p_bette
         metric=row.metric,
         verdict=verdict,
         reason=_reason(row, finding, limits, verdict=verdict, p_worse=p_worse, needed=needed),
-        ratio=None if accuracy or effect is None else _ratio(effect),
+        ratio=None if accuracy or effect is None else _ratio(row, effect),
         drop=effect if accuracy else None,
         p_adjusted=p_worse if finding.tested else None,
         hodges_lehmann=None if finding.hodges_lehmann is None else math.exp(finding.hodges_lehmann),
@@ -239,12 +232,23 @@ def _too_noisy(row: Row, finding: Finding) -> bool:
     return finding.effect.high - finding.effect.estimate > NOISY_HALF_WIDTH
 
 
-def _ratio(effect: Interval) -> Interval | None:
+def _ratio(row: Row, effect: Interval) -> Interval | None:
+    """Return B over A of an effect, whichever is better."""
     if not math.isfinite(effect.estimate):
         return None
+    sign, low, high = _sign(row), effect.low, effect.high
+    if sign < 0:
+        low, high = high, low
     return Interval(
-        estimate=math.exp(effect.estimate), low=math.exp(effect.low), high=math.exp(effect.high)
+        estimate=math.exp(sign * effect.estimate),
+        low=math.exp(sign * low),
+        high=math.exp(sign * high),
     )
+
+
+def _sign(row: Row) -> int:
+    """Return the sign of ln(B / A) where B is worse."""
+    return -1 if isinstance(row, Exact) and row.better == "higher" else 1
 
 
 # --- why, in one sentence ----------------------------------------------------------------------
@@ -263,7 +267,7 @@ def _reason(
         return finding.obstacle or "nothing was measured"
     if isinstance(row, Exact):
         return _exact_reason(row, limits, verdict)
-    worse, better = _WORDS.get(row.metric, _OTHER_WORDS)
+    worse, better = _words(row.metric)
     unit = "inputs" if isinstance(row, Accuracy) else "pairs"
     margin, upper = _change(row, limits.margin), _change(row, finding.upper)
     more = f"about {needed}" if needed else f"more than {paired.MOST_PAIRS_ASKED:,}"
@@ -289,12 +293,18 @@ def _reason(
     )
 
 
+def _words(metric: str) -> tuple[str, str]:
+    """Name a worse and a better value of a metric: `slower`, `faster`."""
+    column = columns.gate_metrics().get(metric)
+    return column.words if column else ("larger", "smaller")
+
+
 def _exact_reason(row: Exact, limits: _Limits, verdict: Verdict) -> str:
-    worse, better = _WORDS.get(row.metric, _OTHER_WORDS)
+    worse, better = _words(row.metric)
     numbers = f"{row.a:,.10g} to {row.b:,.10g}"
     if row.a == row.b:
         return f"the same: {row.a:,.10g}"
-    word = worse if row.b > row.a else better
+    word = worse if _sign(row) * (row.b - row.a) > 0 else better
     change = f" ({row.b / row.a - 1:+.1%})" if row.a else ""
     side = ""
     if verdict is Verdict.REGRESSION:
@@ -306,7 +316,7 @@ def _change(row: Row, value: float) -> str:
     """Write a value of a finding's scale: a signed percentage, or points of accuracy lost."""
     if isinstance(row, Accuracy):
         return f"{-100 * value:+.2f} points"
-    return f"{math.exp(value) - 1:+.1%}"
+    return f"{math.exp(_sign(row) * value) - 1:+.1%}"
 
 
 # --- fresh pairs, and the answer ---------------------------------------------------------------

@@ -10,14 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from harness import columns
 from harness.errors import ConfigError
-from harness.records.table import COLUMNS
-
-WORDS = (
-    *("run", "model", "recipe", "variant", "target", "device", "runtime", "delegate", "status"),
-    *("reason", "evidence", "accuracy_source", "energy_source"),
-)
-"""Columns of text: compared with == and != only."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -70,9 +64,10 @@ def parse_constraint(text: str) -> Constraint:
         )
     column, sign, value = found["column"], found["sign"], found["value"]
     check_column(column, f"--where {text!r}")
-    if column == "flags":
-        raise ConfigError(f"--where {text!r}: flags is a list and cannot be compared")
-    if column in WORDS:
+    kind = columns.get(column).kind
+    if kind == "list":
+        raise ConfigError(f"--where {text!r}: {column} is a list and cannot be compared")
+    if kind == "text":
         if sign not in {"==", "!="}:
             raise ConfigError(f"--where {text!r}: {column} is text, compared with == or != only")
         return Constraint(column=column, sign=sign, value=value.strip("\"'"))
@@ -90,9 +85,10 @@ def parse_constraint(text: str) -> Constraint:
 
 def check_column(column: str, asked: str) -> None:
     """Raise ConfigError with the nearest name for a column that rows do not have."""
-    if column in COLUMNS:
+    names = columns.names()
+    if column in names:
         return
-    starts = [known for known in COLUMNS if column and known.startswith(column)]
-    near = starts or difflib.get_close_matches(column, COLUMNS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(COLUMNS)}"
+    starts = [known for known in names if column and known.startswith(column)]
+    near = starts or difflib.get_close_matches(column, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(names)}"
     raise ConfigError(f"{asked}: unknown column {column!r}; {hint}")

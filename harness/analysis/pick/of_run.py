@@ -8,14 +8,17 @@ from typing import Any
 from harness.analysis.pick.choosing import Key, Pick, choose, key_of
 from harness.errors import ConfigError
 from harness.records.table.rows import Measured, rows_of
+from harness.records.table.sources import PER_LAUNCH, CellReading
 
 
 def choose_of(
     measured: Measured,
     *,
-    minimize: str,
+    minimize: str | None = None,
+    maximize: str | None = None,
     where: Sequence[str] = (),
     emulated: bool = False,
+    anyway: bool = False,
     min_delegated: float | None = None,
     seed: int = 0,
 ) -> Pick:
@@ -27,10 +30,12 @@ def choose_of(
     rows = rows_of(measured)
     return choose(
         rows,
-        launches_of(measured, minimize),
+        launches_of(measured, minimize or maximize or ""),
         minimize=minimize,
+        maximize=maximize,
         where=where,
         emulated=emulated,
+        anyway=anyway,
         partial=enough_delegated(measured, rows, min_delegated),
         seed=seed,
     )
@@ -41,28 +46,14 @@ def launches_of(measured: Measured, column: str) -> dict[Key, list[float]]:
 
     Empty for a column that no single launch has a number for (pooled percentiles, sizes).
     """
+    source = PER_LAUNCH.get(column)
+    if source is None:
+        return {}
     found: dict[Key, list[float]] = {}
-    quantiles = measured.quantiles
     for cell in measured.run.record.cells:
-        outcome = measured.outcomes.get(cell.id)
-        launches = outcome.launches if outcome else ()
-        timed = [launch for launch in launches if launch.kind == "timed"]
-        values: list[float | None]
-        match column:
-            case "latency_p50_ms":
-                values = [*measured.medians(cell.id)]
-            case "load_ms":
-                values = [launch.load_ns for launch in timed]
-            case "first_ms":
-                values = [launch.first_ns for launch in timed]
-            case "peak_rss_mb":
-                peaks = quantiles.peak_rss_bytes
-                values = [peaks.get(launch.id) for launch in launches if launch.kind == "memory"]
-            case _:
-                values = []
-        known = [value for value in values if value is not None]
-        if known and min(known) > 0:
-            found[cell.model, cell.recipe, cell.target, cell.device, cell.threads] = known
+        values = [value for value in source(CellReading(measured, cell)) if value is not None]
+        if values and min(values) > 0:
+            found[cell.model, cell.recipe, cell.target, cell.device, cell.threads] = values
     return found
 
 

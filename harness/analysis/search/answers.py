@@ -14,7 +14,7 @@ from harness.analysis.search.folder import Folder
 from harness.analysis.search.records import Job, Tried
 from harness.analysis.search.records import Status as Outcome
 from harness.config.recipes import parse
-from harness.config.searches import Search
+from harness.types import Search
 
 Status = Literal["found", "none", "failed"]
 

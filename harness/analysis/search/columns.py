@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.config.searches import DEVICE, OBJECTIVES, Search
-from harness.types import Variant
+from harness.columns import BYTES_PER_KB
+from harness.config.searches import DEVICE, HOST, direction
+from harness.types import Search, Variant
 
 Values = Mapping[str, float]
-
-_BYTES_PER_KB = 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +26,8 @@ class Rule:
 RULES: Mapping[str, Rule] = {
     "max_accuracy_drop": Rule(column="accuracy_drop", most=True),
     "min_accuracy": Rule(column="accuracy", most=False),
-    "max_size_kb": Rule(column="size_bytes", most=True, factor=_BYTES_PER_KB),
-    "max_size_zstd_kb": Rule(column="size_zstd_bytes", most=True, factor=_BYTES_PER_KB),
+    "max_size_kb": Rule(column="size_bytes", most=True, factor=BYTES_PER_KB),
+    "max_size_zstd_kb": Rule(column="size_zstd_bytes", most=True, factor=BYTES_PER_KB),
     "max_latency_ms": Rule(column="latency_p50_ms", most=True),
     "max_peak_rss_mb": Rule(column="peak_rss_mb", most=True),
 }
@@ -58,13 +57,8 @@ class Miss:
 
 def of_variant(variant: Variant) -> dict[str, float]:
     """Return what the host knows of a built file; what it does not know is not there."""
-    known: dict[str, float | None] = {
-        "size_bytes": variant.size_bytes,
-        "size_zstd_bytes": variant.size_zstd_bytes,
-        "accuracy": variant.accuracy,
-    }
-    if variant.accuracy is not None and variant.accuracy_source_model is not None:
-        known["accuracy_drop"] = variant.accuracy_source_model - variant.accuracy
+    known: dict[str, float | None] = {column: getattr(variant, column) for column in HOST}
+    known["accuracy_drop"] = variant.accuracy_drop
     return {column: value for column, value in known.items() if value is not None}
 
 
@@ -105,7 +99,7 @@ def misses(search: Search, values: Values) -> tuple[Miss, ...]:
 
 def directions(search: Search) -> list[str]:
     """Return what is better of each objective, in their order."""
-    return [OBJECTIVES[name] for name in search.objectives]
+    return [direction(name, search.accuracy_better) for name in search.objectives]
 
 
 def dominates(search: Search, one: Values, other: Values) -> bool:

@@ -9,9 +9,8 @@ from typing import Any, Literal, Protocol, Self
 
 from harness.analysis.search.columns import Miss
 from harness.analysis.search.space import Space
-from harness.config.searches import Search
 from harness.errors import StoreError
-from harness.types import Failure, Recipe, Variant
+from harness.types import Failure, Recipe, Search, Variant
 
 Status = Literal["ok", "misses", "pruned", "failed"]
 """`ok` holds every constraint; `misses` was measured and does not; `pruned` broke one on the host

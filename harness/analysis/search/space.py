@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
-from harness.config.searches import Between, OneOf, Search
 from harness.errors import ConfigError
 from harness.optimize import cache, catalog
-from harness.types import Recipe, StepCall
+from harness.types import Between, OneOf, Recipe, Search, StepCall
 
 TEMPLATE = "template"
 """The name under which the number of the template is drawn."""

@@ -177,7 +177,7 @@ def bars(rows: Sequence[Bar]) -> str:
 
 
 def scatter(points: Sequence[ChartPoint], groups: Sequence[str], x_title: str, y_title: str) -> str:
-    """Draw points with their intervals, coloured by group; up and to the left is better."""
+    """Draw points with their intervals, coloured by group."""
     height, left, top = 380, 70.0, 16.0 + (18.0 * len(groups) if len(groups) > 1 else 0)
     bottom, right = float(height - 44), float(WIDTH - 150)
     axis = Axis([v for p in points for v in (p.x, p.low or p.x, p.high or p.x)], left, right)

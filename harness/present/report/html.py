@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.columns import NS_PER_MS
 from harness.errors import HarnessError
 from harness.present.report import charts
 from harness.records.store import DeviceRecord, StoredRun
@@ -19,7 +20,6 @@ from harness.records.table import MEASURED, PENDING, Row, display, minutes
 from harness.records.table.rows import Measured, read, rows_of
 
 _TEMPLATE = "page.html.j2"
-_NS_PER_MS = 1e6
 _CURVE_POINTS = 41
 _MAX_CURVES = 24
 """Cells with a curve of their own; a page with more would only be scrolled past."""
@@ -79,7 +79,7 @@ def _context(run: StoredRun) -> dict[str, Any]:
         ],
         "reasons": display.explained(rows),
         "legend": [
-            *display.legend([{**row, "flags": []} for row in rows]).splitlines(),
+            *display.legend(rows, flags=False).splitlines(),
             *minutes.lines(measured),
         ],
         "flags": display.flag_meanings(rows),
@@ -92,7 +92,11 @@ def _context(run: StoredRun) -> dict[str, Any]:
             if name.startswith("ecdf ")
         },
         "sizes": drawn.get("sizes"),
-        "trade": drawn.get("trade"),
+        "trades": {
+            name.removeprefix("trade "): svg
+            for name, svg in drawn.items()
+            if name.startswith("trade ")
+        },
         "devices": [_device(name, item) for name, item in run.record.devices.items()],
         "host": _facts(run.record.host),
         "versions": _facts(run.record.versions),
@@ -117,7 +121,7 @@ def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
             "recipe": display.clean(row["recipe"]),
             "p50": display.milliseconds(row["latency_p50_ms"]),
             "interval": display.half_width(row),
-            "accuracy": display.share(row["accuracy"]),
+            "accuracy": display.accuracy(row["accuracy"], row),
             "size": display.size(row["size_bytes"]),
         }
         for (model, device), row in found.items()
@@ -154,10 +158,21 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
     if sizes:
         drawn["sizes"] = charts.bars(list(sizes.values()))
     devices = list(dict.fromkeys(display.clean(row["device"]) for row in rows))
-    points = _points(list(shown.values()), rows, devices)
-    if points:
-        drawn["trade"] = charts.scatter(points, devices, "p50, ms", "accuracy")
+    for axis, ranked in _by_accuracy(list(shown.values())).items():
+        points = _points(ranked, rows, devices)
+        drawn[f"trade {axis}"] = charts.scatter(points, devices, "p50, ms", axis)
     return drawn
+
+
+def _by_accuracy(shown: Sequence[Row]) -> dict[str, list[Row]]:
+    """Group rows by what their accuracy is, as the axis of a chart is called."""
+    found: dict[str, list[Row]] = {}
+    for row in shown:
+        if row["accuracy"] is not None and row["latency_p50_ms"] > 0:
+            lower = row.better("accuracy") == "lower"
+            metric = display.clean(row.metric or "accuracy")
+            found.setdefault(f"{metric}, lower is better" if lower else "accuracy", []).append(row)
+    return found
 
 
 def _points(
@@ -173,7 +188,6 @@ def _points(
             group=devices.index(display.clean(row["device"])),
         )
         for row in shown
-        if row["accuracy"] is not None and row["latency_p50_ms"] > 0
     ]
 
 
@@ -197,8 +211,8 @@ def _pooled(run: StoredRun) -> dict[str, list[float]]:
 
 
 def _box(label: str, quantiles: Sequence[float], medians: Sequence[float]) -> charts.Box:
-    p5, p25, p50, p75, p95 = (value / _NS_PER_MS for value in quantiles)
-    inner = tuple(value / _NS_PER_MS for value in medians)
+    p5, p25, p50, p75, p95 = (value / NS_PER_MS for value in quantiles)
+    inner = tuple(value / NS_PER_MS for value in medians)
     return charts.Box(label=label, p5=p5, p25=p25, p50=p50, p75=p75, p95=p95, medians=inner)
 
 
@@ -210,7 +224,7 @@ def _curves(run: StoredRun) -> dict[str, list[charts.Curve]]:
         f"SELECT cell, quantile_cont(value, {shares}) FROM samples "  # noqa: S608 - our own numbers
         "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block"
     ):
-        curve = charts.Curve(values=tuple(value / _NS_PER_MS for value in values))
+        curve = charts.Curve(values=tuple(value / NS_PER_MS for value in values))
         found.setdefault(cell, []).append(curve)
     return found
 

@@ -27,8 +27,8 @@ def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMN
 
 
 def document(run_id: str, table: Sequence[Row]) -> dict[str, Any]:
-    """Return the document of `show --format json`: `{"run": id, "rows": [...]}`."""
-    return {"run": run_id, "rows": list(table)}
+    """Return the same for rows that are at hand."""
+    return {"run": run_id, "rows": [row.plain() for row in table]}
 
 
 def json_text(document: object) -> str:

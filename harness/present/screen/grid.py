@@ -21,7 +21,7 @@ _USUAL_WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class GridColumn:
     """A column: its title, its texts from the top, and how they look."""
 
     title: str
@@ -37,7 +37,7 @@ class Column:
         return max(map(cells, (self.title, *self.texts)))
 
 
-def write(columns: Sequence[Column], stream: IO[str], width: int | None = None) -> None:
+def write(columns: Sequence[GridColumn], stream: IO[str], width: int | None = None) -> None:
     """Write the columns under their titles and a rule, in at most `width` cells where one is given."""
     widths = _narrowed(columns, width)
     styled = has_styles(stream)
@@ -126,7 +126,7 @@ def _parts(word: str, width: int) -> list[str]:
     return [*parts, part]
 
 
-def _narrowed(columns: Sequence[Column], width: int | None) -> list[int]:
+def _narrowed(columns: Sequence[GridColumn], width: int | None) -> list[int]:
     """Take from the widest columns what there is no room for, from the numbers last."""
     widths = [column.width for column in columns]
     room = None if width is None else width - GAP * (len(columns) - 1)
@@ -139,7 +139,7 @@ def _narrowed(columns: Sequence[Column], width: int | None) -> list[int]:
 
 def _write_row(
     row: Iterable[tuple[str, str]],
-    columns: Sequence[Column],
+    columns: Sequence[GridColumn],
     widths: Sequence[int],
     stream: IO[str],
     styled: bool,  # noqa: FBT001 - of this module alone

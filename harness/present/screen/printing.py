@@ -45,7 +45,7 @@ def records(plain: Sequence[Mapping[str, Any]], *, file: IO[str] | None = None) 
         key for key in kept if all(isinstance(record.get(key), (int, float)) for record in plain)
     }
     columns = [
-        grid.Column(
+        grid.GridColumn(
             title=key,
             texts=[_short(record.get(key)) for record in plain],
             numeric=key in numeric,

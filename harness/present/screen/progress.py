@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from harness import stats
+from harness.columns import NS_PER_MS
 from harness.devices.delegation import judge
 from harness.events import (
     BuildProgress,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _PLAIN_EVERY_SECONDS = 10.0
-_NS_PER_MS = 1e6
 _SLOW = "convert"
 """The stage that TensorFlow makes; it takes tens of seconds."""
 
@@ -137,7 +137,7 @@ class ScreenProgress:
                 return
             else:
                 medians = self._medians.get(cell.id)
-                p50 = stats.median(medians) / _NS_PER_MS if medians else None
+                p50 = stats.median(medians) / NS_PER_MS if medians else None
                 verdict = judge(cell, outcome.launches, agreement=outcome.agreement)
                 text = "ok" if verdict is None else verdict.status
                 text += "" if p50 is None else f", p50 {milliseconds(p50)} ms"

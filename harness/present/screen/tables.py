@@ -33,7 +33,7 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
         }
         shown, hidden = _fitting(columns, needed, room + grid.GAP)
     printed = [
-        grid.Column(
+        grid.GridColumn(
             title=column.title,
             texts=texts[column.title],
             numeric=column.numeric,
@@ -70,7 +70,7 @@ def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
         )
         last = key
     columns = [
-        grid.Column(
+        grid.GridColumn(
             title=title,
             texts=[display.clean(row[index]) for row in texts],
             numeric=title in {"thr", "p50 ms", "ratio", "95 %"},

@@ -1,7 +1,7 @@
 """Records to tables: the rows of a run, runs side by side, a pandas frame.
 
-rows(run)             one dict for every cell, with exactly COLUMNS
-compare([a, b])       one dict for every row of every run, with exactly COMPARED
+rows(run)             a Row per cell, with exactly COLUMNS
+compare([a, b])       a Row per row of every run, with exactly COMPARED
 frame(run)            the rows as a pandas frame
 """
 
@@ -23,4 +23,4 @@ def frame(run: StoredRun) -> pd.DataFrame:
     """Return the rows as a pandas frame with COLUMNS; nulls are None or NaN as pandas has them."""
     import pandas as pd
 
-    return pd.DataFrame(rows(run), columns=list(COLUMNS))
+    return pd.DataFrame([row.plain() for row in rows(run)], columns=list(COLUMNS))

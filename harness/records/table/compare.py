@@ -7,6 +7,7 @@ a verdict needs A and B interleaved, which is a gate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from harness import stats
 from harness.errors import StoreError
@@ -63,23 +64,23 @@ def _row(
     key: Key,
     position: int,
 ) -> Row:
-    row: Row = dict.fromkeys(COMPARED)
-    row |= dict(zip(KEY, key, strict=True))
-    row["run"] = measured[position].run.id
+    values: dict[str, Any] = dict.fromkeys(COMPARED)
+    values |= dict(zip(KEY, key, strict=True))
+    values["run"] = measured[position].run.id
     if key not in tables[position]:
-        return row | {"status": MISSING}
+        return Row(values | {"status": MISSING})
     cell_id, mine = tables[position][key]
-    row |= {name: mine[name] for name in SHOWN}
+    values |= {name: mine[name] for name in SHOWN}
     reference = tables[0].get(key)
     if position > 0 and reference and reference[1]["scenario"] != mine["scenario"]:
-        row["difference"] = "unlike"
+        values["difference"] = "unlike"
     elif position > 0 and reference:
         before = measured[0].medians(reference[0])
-        row |= _ratio(before, measured[position].medians(cell_id))
-    return row
+        values |= _ratio(before, measured[position].medians(cell_id))
+    return Row(values)
 
 
-def _ratio(before: list[float], after: list[float]) -> Row:
+def _ratio(before: list[float], after: list[float]) -> dict[str, Any]:
     if not before or not after or min(*before, *after) <= 0:
         return {}
     interval = stats.ratio_interval(before, after)

@@ -5,14 +5,18 @@ Shared by the terminal, Markdown and HTML, so a number is written the same way e
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from harness import columns as columns_of
+from harness.columns import Column, Form, Look
 from harness.devices.delegation import CPU_TARGETS
 from harness.printable import clean as clean  # noqa: PLC0414 - also offered here
 from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - also offered here
-from harness.records.table import MEASURED, Row
+from harness.records.table.row import MEASURED, better, metric_of
 
 NOTHING = "-"
 
@@ -50,11 +54,35 @@ SCENARIOS: Mapping[str, str] = {
 class TableColumn:
     """A column as a person sees it."""
 
-    title: str
-    text: Callable[[Row], str]
-    numeric: bool = True
-    rank: int = 0
-    """Columns of a higher rank go first where the page is too narrow; 0 never goes."""
+    column: Column
+    look: Look
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return self.look.title
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is aligned to the right."""
+        return self.column.kind == "number"
+
+    @property
+    def rank(self) -> int:
+        """Columns of a higher rank are left out first where the page is too narrow; 0 never is."""
+        return self.look.rank
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """Write the row's value."""
+        column, value = self.column, row[self.column.name]
+        if column.kind == "list":
+            return clean(" ".join(value))
+        if column.of is not None:
+            whole = row[column.of]
+            return NOTHING if value is None or whole is None else f"{value}/{whole}"
+        text = _FORMS[self.look.form](value, row, self.look)
+        spread = half_width(row, column) if column.low else ""
+        return f"{text} {spread}".strip()
 
 
 def number(value: float | None, decimals: int) -> str:
@@ -71,9 +99,10 @@ def milliseconds(value: float | None) -> str:
     return f"{value:,.{max(0, min(4, 2 - math.floor(math.log10(value))))}f}"
 
 
-def half_width(row: Row) -> str:
-    """Write the 95 % interval of p50 as a share, half of it to each side on the log scale."""
-    low, high = row["latency_p50_low_ms"], row["latency_p50_high_ms"]
+def half_width(row: Mapping[str, Any], column: Column | None = None) -> str:
+    """Write the 95 % interval of a column (p50) as a share, half to each side on the log scale."""
+    of = column or columns_of.get("latency_p50_ms")
+    low, high = row[of.low or ""], row[of.high or ""]
     if not low or not high:
         return ""
     return f"±{(math.sqrt(high / low) - 1) * 100:.1f}%"
@@ -88,19 +117,13 @@ def size(size_bytes: float | None) -> str:
     return f"{size_bytes / 1e6:,.2f} MB"
 
 
-def share(value: float | None) -> str:
-    """Write an accuracy as a share of 1."""
-    return NOTHING if value is None else f"{value:.4f}"
-
-
-def _delegated(row: Row) -> str:
-    if row["delegated_ops"] is None or row["total_ops"] is None:
+def accuracy(value: float | None, row: Mapping[str, Any]) -> str:
+    """Write a row's accuracy: a share of 1, or an error with its metric."""
+    if value is None:
         return NOTHING
-    return f"{row['delegated_ops']}/{row['total_ops']}"
-
-
-def _p50(row: Row) -> str:
-    return f"{milliseconds(row['latency_p50_ms'])} {half_width(row)}".strip()
+    if better(row, "accuracy") == "lower":
+        return f"{value:.4g} {clean(metric_of(row) or '')}".strip()
+    return f"{value:.4f}"
 
 
 def _rate(value: float | None) -> str:
@@ -108,60 +131,40 @@ def _rate(value: float | None) -> str:
     return number(value, 0 if value is None or value >= 100 else 2)  # noqa: PLR2004
 
 
-def _scenario(row: Row) -> str:
-    """Name a scenario that is not the usual one."""
-    return NOTHING if row["scenario"] in (None, "single") else clean(row["scenario"])
+_FORMS: Mapping[Form, Callable[[Any, Mapping[str, Any], Look], str]] = {
+    "text": lambda value, _, __: clean(NOTHING if value is None else value),
+    "usual": lambda value, _, look: NOTHING if value in (None, look.usual) else clean(value),
+    "milliseconds": lambda value, _, __: milliseconds(value),
+    "decimals": lambda value, _, look: number(value, look.digits),
+    "bytes": lambda value, _, __: size(value),
+    "rate": lambda value, _, __: _rate(value),
+    "accuracy": lambda value, row, _: accuracy(value, row),
+}
 
 
-def _word(name: str) -> Callable[[Row], str]:
-    return lambda row: clean(NOTHING if row[name] is None else row[name])
+@functools.cache
+def _all() -> tuple[TableColumn, ...]:
+    """Return every column that tables for people have, from left to right."""
+    found = [TableColumn(column=one, look=one.look) for one in columns_of.ALL if one.look]
+    return tuple(sorted(found, key=lambda one: one.look.place))
 
 
-ALL: tuple[TableColumn, ...] = (
-    TableColumn(title="model", text=_word("model"), numeric=False),
-    TableColumn(title="recipe", text=_word("recipe"), numeric=False),
-    TableColumn(title="device", text=_word("device"), numeric=False),
-    TableColumn(title="target", text=_word("target"), numeric=False, rank=8),
-    TableColumn(title="thr", text=_word("threads"), rank=4),
-    TableColumn(title="scenario", text=_scenario, numeric=False, rank=1),
-    TableColumn(title="status", text=_word("status"), numeric=False),
-    TableColumn(title="p50 ms", text=_p50),
-    TableColumn(title="p90 ms", text=lambda row: milliseconds(row["latency_p90_ms"]), rank=2),
-    TableColumn(title="p99 ms", text=lambda row: milliseconds(row["latency_p99_ms"]), rank=6),
-    TableColumn(title="inf/s", text=lambda row: _rate(row["throughput_per_s"]), rank=1),
-    TableColumn(title="missed", text=lambda row: number(row["missed_deadlines"], 0), rank=1),
-    TableColumn(title="last/first", text=lambda row: number(row["sustained_ratio"], 3), rank=1),
-    TableColumn(title="load ms", text=lambda row: milliseconds(row["load_ms"]), rank=9),
-    TableColumn(title="first ms", text=lambda row: milliseconds(row["first_ms"]), rank=10),
-    TableColumn(title="peak MB", text=lambda row: number(row["peak_rss_mb"], 1), rank=3),
-    TableColumn(title="model MB", text=lambda row: number(row["model_memory_mb"], 1), rank=11),
-    TableColumn(title="size", text=lambda row: size(row["size_bytes"]), rank=1),
-    TableColumn(title="accuracy", text=lambda row: share(row["accuracy"]), rank=1),
-    TableColumn(title="delegated", text=_delegated, rank=7),
-    TableColumn(
-        title="flags", text=lambda row: clean(" ".join(row["flags"])), numeric=False, rank=5
-    ),
-)
-
-
-def columns(rows: Sequence[Row]) -> list[TableColumn]:
-    """Choose the columns that tell these rows apart or say something; the rest would be noise.
-
-    `target` and `thr` are shown where rows differ in them, a column of dashes never.
-    """
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
+    """Choose the columns that tell these rows apart or say something; the rest would be noise."""
     chosen = []
-    for column in ALL:
+    for column in _all():
         texts = {column.text(row) for row in rows}
-        if column.title in ("target", "thr"):
-            keep = len(texts) > 1
-        else:
-            keep = column.rank == 0 or bool(texts - {"", NOTHING})
-        if keep:
+        keep = {
+            "always": True,
+            "differs": len(texts) > 1,
+            "known": bool(texts - {"", NOTHING}),
+        }
+        if keep[column.look.when]:
             chosen.append(column)
     return chosen
 
 
-def explained(rows: Sequence[Row]) -> list[str]:
+def explained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Write why rows have no numbers or only part of them, a line for each reason.
 
     Where an accelerator was asked for, every row says what ran where and how that is known.
@@ -182,20 +185,23 @@ def explained(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def name(row: Row) -> str:
+def name(row: Mapping[str, Any]) -> str:
     """Write which row this is."""
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
     return clean(f"{row['model']} {row['recipe']} on {row['device']}{threads}")
 
 
-def flag_meanings(rows: Sequence[Row]) -> dict[str, str]:
+def flag_meanings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the flags these rows have with what each means; a plug-in's own says nothing."""
     found = sorted({clean(flag) for row in rows for flag in row["flags"]})
     return {flag: FLAGS.get(flag, "") for flag in found}
 
 
-def legend(rows: Sequence[Row]) -> str:
-    """Write what a reader of the table needs to know, in as few lines as there are things to say."""
+def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
+    """Write what a reader of the table needs to know, in as few lines as there are things to say.
+
+    The page has a list of its own for the flags.
+    """
     lines = []
     if any(row["status"] in MEASURED for row in rows):
         lines.append(
@@ -204,7 +210,16 @@ def legend(rows: Sequence[Row]) -> str:
         )
     scenarios = {row["scenario"] for row in rows}
     lines += [meaning for name, meaning in SCENARIOS.items() if name in scenarios]
-    if any(row["accuracy_source"] == "host" for row in rows):
-        lines.append("accuracy: measured on the host with the same file")
-    lines += [f"{flag}: {meaning}" for flag, meaning in flag_meanings(rows).items() if meaning]
+    lines += _accuracy_legend(rows)
+    meanings = flag_meanings(rows) if flags else {}
+    lines += [f"{flag}: {meaning}" for flag, meaning in meanings.items() if meaning]
     return "\n".join(lines)
+
+
+def _accuracy_legend(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    evaluated = [row for row in rows if row["accuracy_source"] == "host"]
+    if not evaluated:
+        return []
+    errors = {metric_of(row) for row in evaluated if better(row, "accuracy") == "lower"}
+    lower = f"; {', '.join(sorted(map(clean, errors)))}: an error, lower is better"
+    return [f"accuracy: measured on the host with the same file{lower if errors else ''}"]

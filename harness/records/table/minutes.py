@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from harness import stats
+from harness.columns import NS_PER_MS
 from harness.records.table import MEASURED, Row, display
 from harness.records.table.rows import Measured, rows_of
-
-_NS_PER_MS = 1e6
 
 
 def minutes(measured: Measured) -> list[tuple[Row, tuple[float, ...]]]:
@@ -23,7 +22,7 @@ def minutes(measured: Measured) -> list[tuple[Row, tuple[float, ...]]]:
         launches = [known[one.id] for one in outcome.launches if one.id in known] if outcome else []
         if row["status"] in MEASURED and launches:
             columns = zip(*launches, strict=False)
-            found.append((row, tuple(stats.median(one) / _NS_PER_MS for one in columns)))
+            found.append((row, tuple(stats.median(one) / NS_PER_MS for one in columns)))
     return found
 
 

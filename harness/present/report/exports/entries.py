@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.pick import NOT_MEASURED, enough_delegated, key_of
+from harness.columns import Column
 from harness.errors import StoreError
 from harness.records.table import Row, display
 from harness.records.table.quantiles import LaunchQuantiles
@@ -91,6 +92,15 @@ def unique(names: Iterable[str]) -> list[str]:
         seen[one] = seen.get(one, 0) + 1
         found.append(one if seen[one] == 1 else f"{one} #{seen[one]}")
     return found
+
+
+def measure_name(row: Row, name: str, column: Column) -> str:
+    """Name a value of a row: as the format does, or by its metric where that turns the direction.
+
+    A tool that draws `accuracy` as better higher must not be given an error under that name.
+    """
+    turned = column.by_metric and row.better(column.name) != column.better
+    return display.clean(row.metric or name) if turned else name
 
 
 def known(pairs: Mapping[str, Any]) -> dict[str, Any]:

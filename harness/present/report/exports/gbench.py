@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import stats
-from harness.present.report.exports.entries import ExportEntry, entries, known
+from harness import columns, stats
+from harness.present.report.exports.entries import ExportEntry, entries, known, measure_name
 from harness.present.report.plain import json_text
 from harness.records.table import display
 from harness.records.table.rows import Measured
 
 SCHEMA = 1
-_COUNTERS = (
-    *("load_ms", "first_ms", "peak_rss_mb", "model_memory_mb", "size_bytes", "accuracy"),
-    *("throughput_per_s", "missed_deadlines", "sustained_ratio"),
-)
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
@@ -89,6 +85,11 @@ def _benchmarks(entry: ExportEntry, family: int) -> list[dict[str, Any]]:
         "real_time": stats.median([real for real, _ in times]),
         "cpu_time": stats.median([processor for _, processor in times]),
         "time_unit": "ns",
-        **known({name: entry.row[name] for name in _COUNTERS}),
+        **known(
+            {
+                measure_name(entry.row, name, column): entry.row[column.name]
+                for name, column in columns.exported("gbench")
+            }
+        ),
     }
     return [*repetitions, aggregate]

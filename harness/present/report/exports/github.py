@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.present.report.exports.entries import ExportEntry, details, entries, known
-from harness.present.report.plain import json_text
-from harness.records.table import display
-from harness.records.table.rows import Measured
-
-_CHARTS = (
-    ("latency p50", "latency_p50_ms", "ms"),
-    ("load", "load_ms", "ms"),
-    ("peak memory", "peak_rss_mb", "MB"),
-    ("size", "size_bytes", "bytes"),
+from harness import columns
+from harness.columns import Column
+from harness.present.report.exports.entries import (
+    ExportEntry,
+    details,
+    entries,
+    known,
+    measure_name,
 )
-"""Title, our column, unit."""
+from harness.present.report.plain import json_text
+from harness.records.table import Row, display
+from harness.records.table.rows import Measured
 
 # The action writes names between backticks in a table of the comment it makes.
 _HARMLESS = str.maketrans({"`": "'", "|": "\N{BROKEN BAR}"})
@@ -37,18 +37,20 @@ def _charts(entry: ExportEntry) -> list[dict[str, Any]]:
     return [
         known(
             {
-                "name": f"{entry.name} {title}".translate(_HARMLESS),
-                "unit": unit,
-                "value": row[column],
-                "range": _range(entry) if column == "latency_p50_ms" else None,
+                "name": f"{entry.name} {measure_name(row, title, column)}".translate(_HARMLESS),
+                "unit": column.unit or measure_name(row, title, column),
+                "value": row[column.name],
+                "range": _range(row, column),
                 "extra": f"{details(row)}\nlaunches: {row['launches']}\nrun: {row['run']}",
             }
         )
-        for title, column, unit in _CHARTS
-        if row[column] is not None
+        for title, column in columns.exported("github")
+        if row[column.name] is not None and row.better(column.name) == "lower"
     ]
 
 
-def _range(entry: ExportEntry) -> str | None:
-    low, high = entry.row["latency_p50_low_ms"], entry.row["latency_p50_high_ms"]
+def _range(row: Row, column: Column) -> str | None:
+    if column.low is None or column.high is None:
+        return None
+    low, high = row[column.low], row[column.high]
     return None if low is None or high is None else f"± {display.milliseconds((high - low) / 2)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness import columns
 from harness.present.report.exports.entries import ExportEntry, entries, known
 from harness.present.report.plain import json_text
 from harness.records.table import display
@@ -40,7 +41,7 @@ def _benchmark(entry: ExportEntry) -> dict[str, Any]:
         "platform": facts and f"{facts.system}-{facts.kernel}-{facts.machine}",
         "cpu_model_name": facts and facts.chip,
         "cpu_count": facts and facts.cores,
-        **{f"edge_{key}": entry.row[key] for key in ("run", "runtime", "delegate", "variant")},
+        **{name: entry.row[column.name] for name, column in columns.exported("pyperf")},
         "edge_flags": " ".join(entry.row["flags"]),
     }
     return {

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.analysis.gate.document import FILE
+from harness.columns import NS_PER_MS
 from harness.errors import StoreError
 from harness.records.store.codec import decode
 from harness.records.store.read import StoredRun
 from harness.records.table import display
-
-_NS_PER_MS = 1e6
 
 
 def of(run: StoredRun) -> Mapping[str, Any] | None:
@@ -37,7 +36,7 @@ def side(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         return display.NOTHING
     if row["unit"] == "ns":
-        return f"{display.milliseconds(value / _NS_PER_MS)} ms"
+        return f"{display.milliseconds(value / NS_PER_MS)} ms"
     return f"{value:,.10g} {row['unit'] or ''}".strip()
 
 
