@@ -1,4 +1,4 @@
-"""Find a plug-in by name, through entry points; ours come through the same door."""
+"""Find a plug-in by name, through entry points; ours come the same way."""
 
 from __future__ import annotations
 
