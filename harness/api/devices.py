@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import assets, plugins
+from harness import assets
 from harness.api.running import close_all, read_farm, settle_key
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
+from harness.devices import abilities, opening
 from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
 from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
@@ -19,7 +20,7 @@ from harness.farm.patient import Check
 from harness.farm.setup import Installation, Say, install
 from harness.farm.wheels import Wanted
 from harness.measure import sessions
-from harness.protocols import Leasing, OpenDialect, Transport
+from harness.protocols import Commands, Leasing, Transport
 from harness.types import Device
 
 EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
@@ -55,10 +56,14 @@ def clean(
 def _cleaned(device: Device) -> dict[str, Any]:
     row: dict[str, Any] = {"name": device.name, "status": "cleaned", "reason": None}
     try:
-        transport = sessions.open_transport(device)
+        transport = opening.open_transport(device)
         try:
-            with _held(transport, device):
-                return {**row, "freed_bytes": cleaning.clean(transport, device)}
+            folder = opening.workdir(device)
+            if folder is None:
+                return {**row, "freed_bytes": 0}
+            commands = abilities.commands(transport, device, "cleaning")
+            with _held(transport, commands, device, folder):
+                return {**row, "freed_bytes": cleaning.clean(commands, device, folder)}
         finally:
             transport.close()
     except HarnessError as error:
@@ -66,16 +71,15 @@ def _cleaned(device: Device) -> dict[str, Any]:
 
 
 @contextmanager
-def _held(transport: Transport, device: Device) -> Iterator[None]:
+def _held(transport: Transport, commands: Commands, device: Device, folder: str) -> Iterator[None]:
     """Have the device meanwhile; raises LeaseError where somebody else has it.
 
     Where no agent is or none starts, none measures there either.
     """
-    if transport.run(["test", "-d", f"{device.workdir}/agents"], 30.0).exit_code:
+    if commands.run(["test", "-d", f"{folder}/agents"], 30.0).exit_code:
         yield
         return
-    opener: OpenDialect = plugins.load("harness.dialects", "json_lines")
-    dialect = opener(transport, device)
+    dialect = opening.open_dialect(transport, device)
     try:
         if isinstance(dialect, Leasing):
             with suppress(AgentError, TransferFailed):
@@ -137,11 +141,12 @@ def doctor(
 
 
 def _examine(device: Device) -> list[Check]:
+    profile = known_profiles.load_all().get(device.profile)
     return examiner.examine(
         device,
-        sessions.open_transport,
-        plugins.load("harness.dialects", "json_lines"),
-        known_profiles.load_all().get(device.profile),
+        opening.open_transport,
+        lambda transport, device: opening.open_dialect(transport, device, profile),
+        profile,
         model=EMBEDDED_MODEL,
     )
 
@@ -161,10 +166,14 @@ class Met:
         facts = self.facts
         runtimes = ", ".join(f"{r['name']} {r['version']}" for r in facts["runtimes"]) or "none"
         made = f" (written to {self.profile_file})" if self.profile_file else ""
+        unknown = "unknown"
+        named = facts["board"] or facts["chip"] or facts["machine"] or facts["hostname"]
+        python = f"Python {facts['python']}" if facts["python"] else "no Python"
         lines = (
-            f"{self.device.name}: {facts['board'] or facts['chip'] or facts['machine']}",
-            f"  {facts['cores']} cores {facts['machine']}, {facts['libc']}, {facts['system']} {facts['kernel']}",
-            f"  Python {facts['python']}, runtimes: {runtimes}",
+            f"{self.device.name}: {named or self.device.name}",
+            f"  {facts['cores'] or unknown} cores {facts['machine'] or unknown}, "
+            f"{facts['libc']}, {facts['system'] or unknown} {facts['kernel'] or ''}".rstrip(),
+            f"  {python}, runtimes: {runtimes}",
             f"  accelerators: {', '.join(facts['accelerators']) or 'none seen'}",
             f"  sensors: {', '.join(facts['sensors']) or 'none seen'}",
             f"  profile {self.device.profile}{made}",
@@ -197,10 +206,10 @@ def add(
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
     """
     device = farms.from_uri(uri, name)
-    if identity:
-        device = replace(device, identity=str(Path(identity).expanduser().resolve()))
-    if python:
-        device = replace(device, python=python)
+    opening.check(device)
+    given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
+    given["python"] = python
+    device = opening.with_options(device, **{key: one for key, one in given.items() if one})
     settle_key(device, trust)
     live = sessions.Session(device)
     try:

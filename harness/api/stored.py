@@ -42,10 +42,11 @@ def places(run: store.StoredRun) -> list[str]:
         if entry.facts:
             facts = entry.facts
             runtime = facts.runtimes[0] if facts.runtimes else None
-            chip = facts.board or facts.chip or facts.machine
+            cores = f"{facts.cores} cores" if facts.cores else "cores unknown"
+            chip = facts.board or facts.chip or facts.machine or facts.hostname or name
             words = [
-                f"{chip}, {facts.cores} cores {facts.machine}",
-                f"{facts.system} {facts.kernel}",
+                " ".join(filter(None, (f"{chip},", cores, facts.machine))),
+                " ".join(filter(None, (facts.system, facts.kernel))) or "system unknown",
                 f"{runtime.name} {runtime.version}" if runtime else "no runtime",
                 *words,
             ]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import plugins
+from harness.devices import opening
 from harness.errors import Crashed, HarnessError, LeaseError, Unreachable
 from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Transport
 from harness.types import PATIENCE_SECONDS, Device, DeviceFacts, Push
@@ -44,11 +44,11 @@ class Session:
         """Connect, deploy the agent, say hello; raises a HarnessError where that fails.
 
         A device that somebody else has is left in peace: LeaseError, after the patience. It is not
-        taken yet: see `hold`. Without openers, the address's scheme names the transport and the dialect is the agent's.
+        taken yet: see `hold`. Without openers, they are the device's own (harness.devices.opening).
         """
         self.device = device
-        self._open_transport = transport or open_transport
-        self._open_dialect: OpenDialect = dialect or plugins.load("harness.dialects", "json_lines")
+        self._open_transport = transport or opening.open_transport
+        self._open_dialect: OpenDialect = dialect or opening.open_dialect
         self._patience = patience or Patience()
         self._files: dict[str, Path] = {}
         self.pushed: list[Push] = []
@@ -178,13 +178,6 @@ class Session:
             self.dialect.close()
         if hasattr(self, "transport"):
             self.transport.close()
-
-
-def open_transport(device: Device) -> Transport:
-    """Open the transport that the device's address names; an unknown scheme lists the known."""
-    scheme = device.address.partition(":")[0]
-    opener: OpenTransport = plugins.load("harness.transports", scheme)
-    return opener(device)
 
 
 def open_all(

@@ -114,7 +114,7 @@ def test_a_dialect(site: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.tflite"
     model.write_bytes(b"a model")
     digest = hashlib.sha256(b"a model").hexdigest()
-    device = Device(name="d", profile="linux_x86_64", address="local:", workdir=str(folder))
+    device = Device(name="d", profile="linux_x86_64", address="local:", dialect_options={"workdir": str(folder)},)
     order = LaunchOrder(
         cell_id="c",
         kind="timed",

@@ -39,7 +39,12 @@ from harness.types import Device, Launch
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT = ROOT / "agents" / "python_tflite"
-DEVICE = Device(name="dut", profile="p", address="local:", python="python3", workdir="/w")
+DEVICE = Device(
+    name="dut",
+    profile="p",
+    address="local:",
+    dialect_options={"python": "python3", "workdir": "/w"},
+)
 
 JSON = st.recursive(
     st.none()

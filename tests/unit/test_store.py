@@ -54,7 +54,7 @@ def test_what_is_no_number_is_refused(value: float, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be stored"):
         dump(variant(accuracy=value))
     with pytest.raises(StoreError, match="cannot be stored"):
-        dump(facts(extra={"a": [value]}))
+        dump(facts(temperature_c=value))
     with pytest.raises(ValueError, match="not a number"):
         decode('{"a": NaN}')
     with (

@@ -37,7 +37,7 @@ def _benchmark(entry: Entry) -> dict[str, Any]:
     metadata = {
         "name": entry.name,
         "hostname": facts and facts.hostname,
-        "platform": facts and f"{facts.system}-{facts.kernel}-{facts.machine}",
+        "platform": facts and "-".join(filter(None, (facts.system, facts.kernel, facts.machine))),
         "cpu_model_name": facts and facts.chip,
         "cpu_count": facts and facts.cores,
         **{f"edge_{key}": entry.row[key] for key in ("run", "runtime", "delegate", "variant")},
