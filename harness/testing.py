@@ -145,6 +145,10 @@ class FakeDialect:
         """Have everything already."""
         return ()
 
+    def path_of(self, digest: str) -> str:
+        """Name a file after its digest."""
+        return f"blobs/{digest}"
+
     def hello(self) -> DeviceFacts:
         """Say that it is a fake."""
         known = DeviceFacts(

@@ -7,7 +7,6 @@ of its averages. The binary is looked for in the device's PATH, or brought from 
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from harness import stats
 from harness.analysis.layers import tool_log
 from harness.analysis.layers.estimate import half_width
 from harness.analysis.layers.nouns import TOOL, Layers, OperatorTime, Subject
-from harness.devices import abilities, opening
+from harness.devices import abilities
 from harness.devices.delegation import CPU_TARGETS, benchmark_log, kinds
 from harness.errors import (
     ConfigError,
@@ -26,7 +25,7 @@ from harness.errors import (
     Unsupported,
 )
 from harness.measure.sessions import Session
-from harness.protocols import Commands, Reply
+from harness.protocols import Commands, KeepsFiles, Reply
 
 NAME = "benchmark_model"
 LAUNCHES = 3
@@ -61,13 +60,13 @@ def find(session: Session, binary: Path | None = None) -> str | None:
 
 def _bring(session: Session, source: Path, digest: str) -> str:
     """Have a file among the device's blobs, checked and capped as they are; return where."""
-    workdir = opening.workdir(session.device)
-    if workdir is None:
+    dialect = session.dialect
+    if not isinstance(dialect, KeepsFiles):
         raise Unsupported(
             f"{session.device.name}: its dialect keeps no files that {NAME} could read"
         )
     session.bring({digest: source})
-    return posixpath.join(workdir, "blobs", digest)
+    return dialect.path_of(digest)
 
 
 def _commands(session: Session) -> Commands:
