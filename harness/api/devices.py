@@ -36,6 +36,7 @@ def devices(
     has the status `busy` and the holder under `busy_by`.
     """
     chosen = _chosen(names, farm)
+    _refuse_alone(chosen)
     live = sessions.open_all(chosen)
     try:
         return [_device_row(device, live[device.name]) for device in chosen]
@@ -120,6 +121,12 @@ def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device
     return list(farms.select(known, names)) if names else list(known.devices.values())
 
 
+def _refuse_alone(chosen: Sequence[Device]) -> None:
+    """Raise ConfigError for a single device that cannot be reached; among others it is a row."""
+    if len(chosen) == 1:
+        opening.check(chosen[0], known_profiles.load_all().get(chosen[0].profile))
+
+
 def _device_row(device: Device, session: sessions.Session | HarnessError) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": device.name,
@@ -137,7 +144,9 @@ def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> dict[str, list[Check]]:
     """Check what a device must have; all of the farm where none is named."""
-    return {device.name: _examine(device) for device in _chosen(names, farm)}
+    chosen = _chosen(names, farm)
+    _refuse_alone(chosen)
+    return {device.name: _examine(device) for device in chosen}
 
 
 def _examine(device: Device) -> list[Check]:

@@ -13,6 +13,7 @@ from harness.api.running import read_farm
 from harness.api.stored import open_run
 from harness.config import farm as farms
 from harness.config import profiles
+from harness.devices import opening
 from harness.errors import ConfigError
 from harness.measure.sessions import Session
 from harness.records import store
@@ -97,6 +98,7 @@ def _place(run: store.StoredRun, name: str, farm: farms.Farm | Path | None) -> _
     """Take the run's entry of the device, or the farm's where a farm is given."""
     entry = run.record.devices[name]
     device = entry.device if farm is None else farms.select(read_farm(farm), [name])[0]
+    opening.check(device, profiles.load_all().get(device.profile))
     return _Place(device=device, identity=entry.facts.identity if entry.facts else None)
 
 

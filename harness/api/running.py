@@ -173,13 +173,12 @@ def decide(
     """Say which cells a plan comes to, without building or measuring anything."""
     plan = read_plan(plan)
     decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
-    targets = {(r.model.name, r.recipe.name): r.target for r in decided.requests}
     return [
         {
             "model": item.model.name,
             "recipe": item.recipe.name,
             "steps": item.recipe.chain,
-            "target": targets[item.model.name, item.recipe.name],
+            "target": item.target,
             "device": item.device.name,
             "threads": item.threads,
             "launches": plan.dose.launches,
@@ -314,10 +313,8 @@ def _no_meter(device: Device) -> dict[str, str]:
     }
 
 
-def build_variants(
-    decided: prepare.Decided, progress: Progress | None
-) -> dict[tuple[str, str], tuple[build.BuildRequest, Variant | Failure]]:
-    """Build what a decided plan takes; by model and recipe, a failed build as its Failure."""
+def build_variants(decided: prepare.Decided, progress: Progress | None) -> prepare.Built:
+    """Build what a decided plan takes, each build once; a failed one is its Failure."""
     built = prepare.build_all(
         decided.requests,
         cache=assets.cache_folder() / "build",
@@ -325,7 +322,8 @@ def build_variants(
         on_event=progress.build_event if progress else lambda _: None,
     )
     return {
-        (request.model.name, request.recipe.name): (request, result) for request, result in built
+        (request.model.name, request.recipe.name, request.target): (request, result)
+        for request, result in built
     }
 
 
