@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 import random
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.errors import HarnessError, TransferFailed
+from harness.errors import HarnessError, TransferFailed, Unsupported
 from harness.protocols import (
     MOST_FILE_BYTES,
     Capabilities,
@@ -81,6 +80,46 @@ class FakeTransport:
         self.closed = True
 
 
+class CommandsTransport:
+    """A device that runs commands and copies no files."""
+
+    def __init__(self, device: Device) -> None:
+        """Connect to nothing."""
+        self._inner = FakeTransport(device)
+
+    def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
+        """Succeed with no output."""
+        return self._inner.run(argv, timeout_seconds, stdin)
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Refuse, as FakeTransport does."""
+        return self._inner.talk(argv)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class TalkTransport:
+    """A device at the end of a line: no files, no commands."""
+
+    def __init__(self, device: Device) -> None:
+        """Connect to nothing."""
+        self._inner = FakeTransport(device)
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Refuse, as FakeTransport does."""
+        return self._inner.talk(argv)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+NO_FACTS: Mapping[str, Any] = dict.fromkeys(
+    ("hostname", "system", "kernel", "machine", "chip", "cores", "python", "agent_digest")
+)
+"""For `FakeDialect(facts=...)`: a device that says nothing of itself but its identity."""
+
+
 class FakeDialect:
     """An agent that answers at once with numbers it was told, and fails where it was told.
 
@@ -89,7 +128,8 @@ class FakeDialect:
     before `latency_ns`; `noise` spreads launches log-normally around them (standard deviation of
     the logarithm; the same launch id always gets the same), `drift` makes every launch that much
     slower than the one before it. `covariates` says what a launch is accompanied by, before and
-    after, given its order.
+    after, given its order. What `can` excludes is refused (Unsupported), and without single samples
+    every launch is a summary.
     """
 
     def __init__(
@@ -171,23 +211,22 @@ class FakeDialect:
     def launch(self, order: LaunchOrder) -> Launch:
         """Answer with constant samples: of the told latency, noise and drift, where timed."""
         self.orders.append(order)
+        if order.kind not in self.can.launches:
+            raise Unsupported(f"{self.device.name}: a fake that makes no {order.kind} launches")
         if pending := self.faults.get(order.launch_id):
             raise pending.pop(0)
         count = order.dose.min_inferences
         summary = self.summary(order) if order.kind == "timed" else None
+        if not self.can.samples and order.kind in ("timed", "cpu"):
+            summary = summary or "mean"
         lines, averaged = (1, count) if summary else (count, order.inner_loop)
         timed = order.kind in ("timed", "cpu")
         series = "latency" if timed else "peak_rss"
         latency = self._latency(order)
         value = latency if timed else 20e6
         before, after = self.covariates(order)
-        return Launch(
-            id=order.launch_id,
-            cell_id=order.cell_id,
-            kind=order.kind,
-            block=order.block,
-            position=order.position,
-            seed=order.seed,
+        return Launch.of(
+            order,
             runtime="fake 0",
             delegation=self.delegation,
             wall_ns=0 if math.isnan(latency) else int(latency * count),
@@ -201,14 +240,7 @@ class FakeDialect:
             before=before,
             after=after,
             flags=("simulated",),
-            samples=(
-                Samples(
-                    series=series,
-                    at_ns=array("q", range(lines)),
-                    value=array("d", [value] * lines),
-                    count=array("q", [averaged] * lines),
-                ),
-            ),
+            samples=(Samples.of(series, [value] * lines, count=averaged),),
         )
 
     def _latency(self, order: LaunchOrder) -> float:
@@ -221,6 +253,8 @@ class FakeDialect:
     ) -> Mapping[str, np.ndarray[Any, Any]]:
         """Answer with the outputs it was told."""
         self.orders.append(order)
+        if not self.can.infers:
+            raise Unsupported(f"{self.device.name}: a fake that returns no outputs")
         return {
             name: values[: len(next(iter(inputs.values())))]
             for name, values in self.outputs.items()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 Kind = Literal["timed", "memory", "bare", "accuracy", "cpu"]
 """What a launch is for. Timed launches never measure memory and the reverse; `cpu` is a short one of the
@@ -441,6 +441,16 @@ class Samples:
     value: array[float]
     count: array[int]
 
+    @classmethod
+    def of(cls, series: str, values: Iterable[float], count: int = 1) -> Self:
+        """Make the samples of a program that names no times: they are numbered from 0.
+
+        `count` is how many inferences each value averages.
+        """
+        column = array("d", values)
+        at_ns, counts = array("q", range(len(column))), array("q", [count] * len(column))
+        return cls(series=series, at_ns=at_ns, value=column, count=counts)
+
     def __len__(self) -> int:
         """Count the samples."""
         return len(self.value)
@@ -554,6 +564,19 @@ class Launch:
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
     """Stored apart (Parquet); empty when a launch is read back from its journal line."""
+
+    @classmethod
+    def of(cls, order: LaunchOrder, **measured: Any) -> Self:  # noqa: ANN401 - fields of this class
+        """Make the launch that an order asked for; `measured` are the fields that the order lacks."""
+        return cls(
+            id=order.launch_id,
+            cell_id=order.cell_id,
+            kind=order.kind,
+            block=order.block,
+            position=order.position,
+            seed=order.seed,
+            **measured,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

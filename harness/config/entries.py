@@ -126,9 +126,11 @@ class _Kind:
         if not self.known or not given:
             return given
         within = ("device", key, self.table) if own else ("device", key)
-        if self.options is None:
-            message = plugins.unknown("key", next(iter(given)), [])
-            raise ConfigError(f"{path}: {toml_door.path_text(within)}: {message}")
+        for one in given:
+            if one not in self.keys:
+                message = plugins.unknown("key", one, self.keys)
+                raise ConfigError(f"{path}: {toml_door.path_text(within)}: {message}")
+        assert self.options is not None
         made: object = toml_door.check(given, self.options, str(path), within)
         return {one: _beside(path, getattr(made, one), given[one]) for one in given}
 

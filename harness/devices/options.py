@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness import plugins
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ def read(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """
     from pydantic import ValidationError
 
+    known = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}: {plugins.unknown('key', key, known)}")
     hashable: Any = kind  # mypy: a type[T] is not Hashable
     try:
         made: T = _adapter(hashable).validate_python(dict(table))

@@ -18,7 +18,7 @@ from harness.devices import opening
 from harness.devices.dialects.python_agent import answers
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
-from harness.devices.dialects.python_agent.framing import MAX_LINE_BYTES, JsonLines, parse
+from harness.devices.framing import MAX_LINE_BYTES, JsonLines, parse
 from harness.devices.transports.local import LocalTransport
 from harness.errors import (
     AgentError,

@@ -173,7 +173,7 @@ LINES = st.lists(
 @given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "close"]))
 @settings(deadline=None)
 def test_a_conversation(lines: list[bytes], verb: str) -> None:
-    from harness.devices.dialects.python_agent.framing import JsonLines
+    from harness.devices.framing import JsonLines
 
     dialect = JsonLinesDialect(Saying(b""), DEVICE)
     channel = Heard(b"".join(line + b"\n" for line in lines))

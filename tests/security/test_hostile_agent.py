@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hostile import BITING, ORDER, hostile_device
 
-from harness.devices.dialects.python_agent.framing import JsonLines
 from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.framing import JsonLines
 from harness.devices.transports.local import LocalTransport
 from harness.errors import AgentError, AgentSilent, HarnessError, TransferFailed, TransportError
 from harness.farm import contact

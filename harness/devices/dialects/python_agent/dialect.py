@@ -24,9 +24,9 @@ import numpy as np
 from harness.devices import abilities
 from harness.devices.dialects.python_agent import answers, bootstrap, packing, parcel
 from harness.devices.dialects.python_agent.answers import Fields
-from harness.devices.dialects.python_agent.framing import JsonLines
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.renewal import TOKEN, Renewal, holder
+from harness.devices.framing import JsonLines
 from harness.errors import (
     AgentError,
     AgentSilent,

@@ -5,21 +5,19 @@ Apart from the dialect, so that reading a farm file does not load NumPy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 from harness.devices import options
 from harness.errors import ConfigError
 from harness.protocols import Dialect, DialectPlugin, Transport
-from harness.types import FORBID_UNKNOWN, Device
+from harness.types import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentOptions:
     """Paths on the device."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     python: str = "python3"
     workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
     """Where the agent, models and runtimes are kept."""

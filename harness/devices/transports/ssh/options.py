@@ -5,21 +5,19 @@ Apart from the transport, so that reading a farm file loads no SSH library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 from harness.devices import options
 from harness.protocols import Transport, TransportPlugin
-from harness.types import FORBID_UNKNOWN, Device
+from harness.types import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshOptions:
     """Files of this host; ssh_config, agents and jump hosts work as in OpenSSH."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     identity: Path | None = None
     """The private key that is offered."""
     known_hosts: Path | None = None
