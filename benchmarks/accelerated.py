@@ -13,7 +13,7 @@ from ai_edge_litert.compiled_model import CompiledModel
 from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.interpreter import Interpreter
 
-from harness.devices.delegation import Node, graph_walk
+from harness.devices.delegation import GraphNode, graph_walk
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         interpreter = Interpreter(name)
         interpreter.allocate_tensors()
         nodes = [
-            Node(
+            GraphNode(
                 op=one["op_name"],
                 inputs=tuple(int(i) for i in one["inputs"] if i >= 0),
                 outputs=tuple(int(i) for i in one["outputs"] if i >= 0),

@@ -15,7 +15,7 @@ from benchmarks.figure import Figure
 from harness.measure.sessions import Session
 from harness.types import Device, Dose, LaunchOrder
 
-ZIP_BYTES = 32_000
+ZIP_BYTES = 64_000
 PARENT_MB = 25.0
 CHILD_MB = 3.0
 HELLO_RATIO = 1.5

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.common import COMMAND, DATA, HERE, ROOT, NotAsked, need, run
 from benchmarks.figure import Figure
-from harness.devices.delegation import Node, Timing, graph_walk, judge
+from harness.devices.delegation import GraphNode, Timing, graph_walk, judge
 from harness.types import Cell, Delegation, Launch, Variant
 
 SEED = 20261122
@@ -50,9 +50,9 @@ def figures() -> Iterator[Figure]:
 
 def _walk() -> Figure:
     """A graph of 500 operators of which every other one is taken, alone: the most partitions there can be."""
-    nodes = [Node(op="ADD", inputs=(i,), outputs=(i + 1,)) for i in range(WALK_OPERATORS)]
+    nodes = [GraphNode(op="ADD", inputs=(i,), outputs=(i + 1,)) for i in range(WALK_OPERATORS)]
     nodes += [
-        Node(op="DELEGATE", inputs=(i,), outputs=(i + 1,)) for i in range(0, WALK_OPERATORS, 2)
+        GraphNode(op="DELEGATE", inputs=(i,), outputs=(i + 1,)) for i in range(0, WALK_OPERATORS, 2)
     ]
     times = []
     for _ in range(50):

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.common import DATA, KEYWORD_MODEL, ROOT, NotAsked, digits, need
 from benchmarks.figure import Figure
 from harness.config.recipes import parse
+from harness.events import BuildProgress
 from harness.optimize import build
 from harness.types import DataSource, ModelSource, Variant
 
@@ -26,7 +27,7 @@ MEGABYTES = 300.0
 
 
 def figures() -> Iterator[Figure]:
-    events: list[build.BuildEvent] = []
+    events: list[BuildProgress] = []
     with tempfile.TemporaryDirectory(prefix="bench-recipes-") as name:
         folder = Path(name)
         first = ModelSource(

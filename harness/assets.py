@@ -7,6 +7,9 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 
+EMBEDDED_MODEL = _HERE / "demo" / "data" / "digits.tflite"
+"""Small and always there: doctor launches it, and selftest measures it."""
+
 
 def _asset(name: str) -> Path:
     for root in (_HERE / "_assets", _HERE.parent):

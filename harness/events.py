@@ -190,6 +190,7 @@ class Confirming(Event):
 
     name: ClassVar[str] = "confirming"
     row: str
+    reason: str
     launches: int
 
 

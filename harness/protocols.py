@@ -6,7 +6,7 @@ same door. CONTRIBUTING.md shows each in ten lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import numpy as np
 
+    from harness.events import Emit, Event
     from harness.types import (
         Compiled,
         Device,
         DeviceFacts,
+        Exchange,
         Kind,
         Launch,
         LaunchOrder,
@@ -225,6 +227,22 @@ class KeepsFiles(Protocol):
         """Return where a deployed file (by sha256) lies on the device."""
 
 
+@runtime_checkable
+class Clocked(Protocol):
+    """A dialect whose device's monotonic clock can be read.
+
+    Optional: a Dialect without this verb maps a launch's window with the launch's own command and
+    answer (an uncertainty of half of its start-up), or leaves it null where the device gives no
+    times. Its launches use harness.devices.clocks.DeviceClock, which asks often enough.
+    """
+
+    def exchange(self) -> Exchange:
+        """Ask once, at once, for the device's clock; never while a launch is under way.
+
+        Raises AgentError where the device cannot say, and what the transport raises.
+        """
+
+
 class OpenDialect(Protocol):
     """The entry point `harness.dialects`."""
 
@@ -249,10 +267,51 @@ class DialectPlugin:
 
 
 class Meter(AbstractContextManager["Meter"], Protocol):
-    """Where power or temperature numbers come from, while it is open."""
+    """An instrument or sensor that is read while it is open: entered before a launch, left after.
+
+    Raises MeterError; a meter that fails costs its samples, never the launch.
+    """
 
     def samples(self) -> tuple[Samples, ...]:
-        """Return what was read since it was opened."""
+        """Return what was read since it was entered, a series per quantity (`power`, in mW)."""
+
+
+class OpenMeter(Protocol):
+    """The entry point `harness.meters`, named by the farm's key `meter`."""
+
+    def __call__(self, device: Device, transport: Transport) -> Meter:
+        """Open the meter with `device.meter_options`; raises MeterError or ConfigError.
+
+        `transport` reaches the device, for a sensor on the board itself.
+        """
+
+
+class StopFlag(Protocol):
+    """Whether work should end early; a threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+
+class Work(Protocol):
+    """A piece of work for an engine: picklable, and it reports everything as events."""
+
+    def __call__(self, emit: Emit, stop: StopFlag) -> None:
+        """Do the work; `emit` returns when the event has been dealt with."""
+
+
+class Engine(Protocol):
+    """Where work runs: a thread of this process, or another host."""
+
+    def submit(self, work: Work, stop: StopFlag) -> Iterator[Event]:
+        """Run the work; yield its events in order; raise what it raises."""
+
+
+class OpenEngine(Protocol):
+    """The entry point `harness.engines`."""
+
+    def __call__(self) -> Engine:
+        """Make the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

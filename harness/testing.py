@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
 from harness.errors import HarnessError, TransferFailed, Unsupported
 from harness.protocols import (
     MOST_FILE_BYTES,
@@ -29,6 +31,7 @@ from harness.types import (
     Delegation,
     Device,
     DeviceFacts,
+    Exchange,
     Launch,
     LaunchOrder,
     Push,
@@ -129,7 +132,9 @@ class FakeDialect:
     the logarithm; the same launch id always gets the same), `drift` makes every launch that much
     slower than the one before it. `covariates` says what a launch is accompanied by, before and
     after, given its order. What `can` excludes is refused (Unsupported), and without single samples
-    every launch is a summary.
+    every launch is a summary. `device_ns` is the device's monotonic clock and `host_ns` the host's: both
+    this machine's unless given. `spend` lets the seconds pass that a timed launch would take
+    (`time.sleep` does; by default none pass); its window is what passed on both clocks.
     """
 
     def __init__(
@@ -150,6 +155,9 @@ class FakeDialect:
         delegation: Delegation | None = None,
         summary: Callable[[LaunchOrder], Literal["median", "mean"] | None] = lambda _: None,
         can: Capabilities | None = None,
+        device_ns: Callable[[], int] = time.monotonic_ns,
+        host_ns: Callable[[], int] = time.monotonic_ns,
+        spend: Callable[[float], object] = lambda _: None,
     ) -> None:
         """Set what it answers."""
         self.can = can or Capabilities(
@@ -171,6 +179,10 @@ class FakeDialect:
         self.facts = facts or {}
         self.delegation = delegation or Delegation(delegate="fake")
         self.summary = summary
+        self.device_ns = device_ns
+        self.host_ns = host_ns
+        self.spend = spend
+        self._clock = DeviceClock(self.exchange, host_ns)
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
@@ -225,7 +237,7 @@ class FakeDialect:
         latency = self._latency(order)
         value = latency if timed else 20e6
         before, after = self.covariates(order)
-        return Launch.of(
+        launch = Launch.of(
             order,
             runtime="fake 0",
             delegation=self.delegation,
@@ -242,6 +254,37 @@ class FakeDialect:
             flags=("simulated",),
             samples=(Samples.of(series, [value] * lines, count=averaged),),
         )
+        return self._spent(launch) if timed else launch
+
+    def exchange(self) -> Exchange:
+        """Read the device's clock; see protocols.Clocked."""
+        return Exchange(
+            sent_ns=self.host_ns(),
+            arrived_ns=self.device_ns(),
+            answered_ns=self.device_ns(),
+            received_ns=self.host_ns(),
+        )
+
+    def _spent(self, launch: Launch) -> Launch:
+        """Let the launch's time pass and give it its window."""
+        self._clock.before_launch()
+        sent_ns, start_ns = self.host_ns(), self.device_ns()
+        self.spend(launch.wall_ns / 1e9)
+        end_ns, received_ns = self.device_ns(), self.host_ns()
+        self._clock.after_launch()
+        window = self._clock.window(
+            LaunchStamps(
+                sent_ns=sent_ns,
+                received_ns=received_ns,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                process_start_ns=start_ns,
+                process_end_ns=end_ns,
+            )
+        )
+        stepped = window is None or window.stepped
+        flags = (*launch.flags, STEPPED) if stepped else launch.flags
+        return replace(launch, window=window, flags=flags)
 
     def _latency(self, order: LaunchOrder) -> float:
         chance = random.Random(order.launch_id)  # noqa: S311 - noise, not secrets

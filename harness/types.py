@@ -21,6 +21,8 @@ same file on the processor, which an accelerator's time is held against."""
 Scenario = Literal["single", "stream", "offline", "sustained"]
 """How inferences follow each other in a timed launch (docs/measurement.md, Scenarios)."""
 
+Thermal = Literal["cool", "none", "soak"]
+
 FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
 """Read by pydantic at the door: a key that no field has is refused, never ignored."""
 
@@ -355,6 +357,24 @@ class Dose:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What is held while a device is measured; docs/measurement.md has the reasons.
+
+    Rows say what could not be held (`uncontrolled`, `hot_start`).
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    pin: bool = True
+    """Pin the frequency governor and place launches on the fastest processors, where allowed."""
+    thermal: Thermal = "cool"
+    """`cool` waits for the idle temperature before each launch, `none` does not, and `soak` heats
+    the device to a plateau first and measures there."""
+
+
+DEFAULT_CONDITIONS = Conditions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accept:
     """What a row must hold; an absent key is not checked."""
 
@@ -496,7 +516,7 @@ class Adapter:
     """Its name and version, or the interface it was reached by (`Vulkan`)."""
 
 
-Clock = Literal["invoke", "run", "run+read"]
+TimedPart = Literal["invoke", "run", "run+read"]
 """What one sample of latency covers: a call that ends when the work is done (`invoke`), one that only
 hands the work over (`run`), or the handing over and the reading of every output (`run+read`)."""
 
@@ -517,7 +537,7 @@ class Delegation:
     """Kinds of evidence with what each said, joined by `; ` (harness.devices.delegation.KINDS)."""
     fully: bool | None = None
     """What the runtime's `is_fully_accelerated` said; None where it was not asked."""
-    clock: Clock = "invoke"
+    clock: TimedPart = "invoke"
     library: str | None = None
     """The delegate library and what it says of its version."""
     settings: str | None = None
@@ -528,6 +548,76 @@ class Delegation:
     whole_ns: int | None = None
     """The same inferences until the last output was read."""
     adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One question to a device and its answer, as both ends' monotonic clocks saw them.
+
+    The four timestamps of NTP (RFC 5905, section 8), T1 to T4.
+    """
+
+    sent_ns: int
+    """On the host's clock (`time.monotonic_ns`)."""
+    arrived_ns: int
+    """On the device's clock."""
+    answered_ns: int
+    """On the device's clock."""
+    received_ns: int
+    """On the host's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """How a device's monotonic clock maps to the host's at one moment: the best of some exchanges."""
+
+    at_host_ns: int
+    """When it was read, on the host's monotonic clock."""
+    offset_ns: int
+    """The device's clock minus the host's. Each counts from its own machine's boot, so years are usual."""
+    uncertainty_ns: int
+    """The most that `offset_ns` may be off: half of the round trip, and the drift during it."""
+    round_trip_ns: int
+    """Of the exchange it is from, without the time that the device took to answer."""
+    exchanges: int
+    """How many were made, that one included."""
+    drift_ppm: float | None = None
+    """How much faster the device's clock runs; null until it is known to 10 ppm."""
+
+    @property
+    def at_ns(self) -> int:
+        """When it was read, on the device's clock."""
+        return self.at_host_ns + self.offset_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeWindow:
+    """When the timed part of a launch ran: from before its first timed inference to after its last.
+
+    Load, first inference and warm-up are outside of it; they are inside the process's window.
+    A host's stamps mean something until the host restarts; samples' `at_ns` are on the device's clock.
+    """
+
+    start_ns: int
+    """On the device's monotonic clock, as are the other times without `host` in their names."""
+    end_ns: int
+    start_host_ns: int
+    """On the host's monotonic clock (`time.monotonic_ns`), never before the launch was asked for."""
+    end_host_ns: int
+    """Never after its answer came."""
+    uncertainty_ns: int
+    """The most that either of the two host times may be off (harness.devices.clocks says when)."""
+    process_start_ns: int | None = None
+    """Just before the process was started; null where the device does not say."""
+    process_end_ns: int | None = None
+    """Just after it had ended."""
+    stepped: bool = False
+    """The device's clock stepped or ran over 500 ppm off; the uncertainty covers both readings."""
+    clocks: tuple[Clock, ...] = ()
+    """The readings it was mapped with, before and after the launch; none where the device's clock could not be
+    read, and the launch itself was the only exchange."""
+    answered_utc: str | None = None
+    """When the answer came, by the host's wall clock (ISO 8601): to find the place in a log, not to compute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -561,6 +651,8 @@ class Launch:
     """Frames of a stream that were not done a period after their scheduled start."""
     before: Covariates = Covariates()
     after: Covariates = Covariates()
+    window: TimeWindow | None = None
+    """Of timed launches, where the dialect can say."""
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
     """Stored apart (Parquet); empty when a launch is read back from its journal line."""
@@ -633,6 +725,7 @@ class Plan:
     threads: tuple[int, ...] = (1,)
     seed: int = 0
     patience_seconds: float = PATIENCE_SECONDS
+    conditions: Conditions = DEFAULT_CONDITIONS
     dose: Dose = Dose()
     accept: Accept = Accept()
     gate: Mapping[str, Any] = field(default_factory=dict)

@@ -41,6 +41,7 @@ class Agent:
         self._workdir = Workdir(os.path.dirname(os.path.dirname(os.path.abspath(archive))))
         self._lease = leases.Lease(facts.identity())
         self._waiting: Deque[Dict[str, Any]] = deque()
+        self._arrived_ns = 0
         self._ending = False
         self._job: Optional[jobs.Job] = None
         self._job_id: Any = None
@@ -48,6 +49,7 @@ class Agent:
         self._finish: Callable[[Dict[str, Any]], Dict[str, Any]] = lambda answer: answer
         self._verbs: Dict[str, Callable[[Any, Dict[str, Any]], None]] = {
             "hello": self._hello,
+            "clock": self._clock,
             "have": self._have,
             "commit": self._commit,
             "launch": self._launch,
@@ -118,6 +120,7 @@ class Agent:
         if not self._lines.fill():
             self._ending = True
             return
+        self._arrived_ns = time.monotonic_ns()
         while True:
             try:
                 line = self._lines.take()
@@ -130,6 +133,7 @@ class Agent:
     def _accept(self, request: Dict[str, Any]) -> None:
         """Answer `cancel` and `lease` at once; everything else waits its turn."""
         request["received_ns"] = time.time_ns()
+        request["arrived_ns"] = self._arrived_ns
         at_once = {"cancel": self._cancel, "lease": self._on_lease}.get(str(request.get("verb")))
         if at_once is not None:
             at_once(request)
@@ -184,6 +188,11 @@ class Agent:
 
         self._finish = finish
 
+    def _clock(self, identity: Any, request: Dict[str, Any]) -> None:
+        """Answer at once; during a launch it waits its turn, and that wait is in no round trip."""
+        arrived_ns = request["arrived_ns"]
+        self._result(identity, arrived_ns=arrived_ns, answered_ns=time.monotonic_ns())
+
     def _have(self, identity: Any, request: Dict[str, Any]) -> None:
         wanted = _digests(request, "digests")
         there = [digest for digest in wanted if self._workdir.has(digest)]
@@ -217,6 +226,9 @@ class Agent:
 
         def finish(answer: Dict[str, Any]) -> Dict[str, Any]:
             answer["before"], answer["after"] = before, sysfs.covariates()
+            if "window" in answer:
+                process = (job.started_ns, job.started_ns + answer["wall_ns"])
+                answer["window"]["process_start_ns"], answer["window"]["process_end_ns"] = process
             answer["delegation"] = _delegation(answer["delegation"], job.log.text())
             return {"launch": answer}
 

@@ -154,6 +154,7 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         "warmup": warmup,
         "inner_loop": inner,
         "inferences": measured["inferences"],
+        "window": measured["window"],
         "drift": measured["drift"],
         # Of an accelerator the processor's share says nothing: it waits.
         "cpu_share": measured["cpu_share"] if order["target"] == "xnnpack" else None,

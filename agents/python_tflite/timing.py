@@ -102,9 +102,10 @@ def measure(
     at, taken = array("q", bytes(8 * room)), array("q", bytes(8 * room))
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
-    cpu, wall = cpu_clock(), time.perf_counter_ns()
+    # perf_counter is CLOCK_MONOTONIC on Linux, as the agent's own stamps are.
+    cpu, start_ns = cpu_clock(), time.perf_counter_ns()
     count = loop(invoke, (at, taken), samples, dose, inner)
-    cpu, wall = cpu_clock() - cpu, time.perf_counter_ns() - wall
+    cpu, end_ns = cpu_clock() - cpu, time.perf_counter_ns()
     del at[count:], taken[count:]
     flags = ["sample_cap"] if len(at) == MAX_SAMPLES else []
     flags += ["thinned"] if count > len(at) else []
@@ -121,8 +122,9 @@ def measure(
         **stream,
         "at": at,
         "taken": taken,
+        "window": {"start_ns": start_ns, "end_ns": end_ns},
         "drift": drift,
-        "cpu_share": None if stream else cpu / (wall * threads),
+        "cpu_share": None if stream else cpu / ((end_ns - start_ns) * threads),
         "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
         "inferences": count * inner,
         "flags": flags,

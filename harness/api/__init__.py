@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from harness.api.asking import export, pick
 from harness.api.bisecting import bisect, bisect_commits
-from harness.api.devices import Met, add, clean, devices, doctor, profiles, setup
+from harness.api.devices import AddedDevice, add, clean, devices, doctor, profiles, setup
 from harness.api.gating import gate, judge, selftest
 from harness.api.layers import layers
 from harness.api.models import inspect, optimize, payload, recipes
@@ -23,7 +23,7 @@ from harness.api.searching import Searching, search
 from harness.api.stored import compare, load, minutes, open_run, places, report, rows, runs
 
 __all__ = [
-    "Met",
+    "AddedDevice",
     "Progress",
     "Run",
     "Searching",

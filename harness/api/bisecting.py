@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.analysis.bisect import Answer, Found, Oracle, Points, Step, search
+from harness.analysis.bisect import BisectResult, BisectStep, GateAnswer, Oracle, Points, search
 from harness.analysis.bisect.commits import Commits
 from harness.analysis.bisect.search import Word
 from harness.analysis.gate.contest import Rules
@@ -33,7 +33,7 @@ class GateOracle:
     results: Path | None = None
     progress: Callable[[], Progress | None] = lambda: None
 
-    def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> Answer:
+    def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
         """Hold a gate; a candidate that cannot be compared is `untestable`, with the reason."""
         rules = Rules.of(self.plan)
         seconds = rules.budget_seconds * max(1.0, max_pairs / rules.max_pairs)
@@ -49,14 +49,14 @@ class GateOracle:
                 progress=self.progress(),
             )
         except (ConfigError, RecipeError) as error:
-            return Answer(word="untestable", reason=str(error))
+            return GateAnswer(word="untestable", reason=str(error))
         return _answer(result)
 
 
-def _answer(result: Result) -> Answer:
+def _answer(result: Result) -> GateAnswer:
     """Read a gate's result; any judged metric that regressed makes the candidate bad."""
     reason = "; ".join(explained(result)) if result.failed else result.summary()
-    return Answer(word=_WORDS[result.exit_code], reason=reason, run=result.run)
+    return GateAnswer(word=_WORDS[result.exit_code], reason=reason, run=result.run)
 
 
 def bisect(
@@ -67,9 +67,9 @@ def bisect(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     results: Path | None = None,
-    told: Callable[[Step], None] = lambda _: None,
+    told: Callable[[BisectStep], None] = lambda _: None,
     progress: Callable[[], Progress | None] = lambda: None,
-) -> Found:
+) -> BisectResult:
     """Find the first of the points that is worse than the first, by the plan's gate.
 
     `points` is `harness.analysis.bisect.Files(...)` or comes from the context :func:`bisect_commits`. Each gate is a

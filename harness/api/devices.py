@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import assets
-from harness.api.running import close_all, read_farm, settle_key
+from harness.api.running import read_farm, settle_key
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.devices import abilities, opening
@@ -18,13 +18,12 @@ from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
 from harness.farm.patient import Check
 from harness.farm.setup import Installation, Say, install
-from harness.farm.wheels import Wanted
+from harness.farm.wheels import RuntimeRequirement
 from harness.measure import sessions
 from harness.protocols import Commands, Leasing, Transport
 from harness.types import Device
 
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "demo" / "data" / "digits.tflite"
-"""Small and always there: doctor launches it to see whether XNNPACK is really made."""
+EMBEDDED_MODEL = assets.EMBEDDED_MODEL
 
 
 def devices(
@@ -41,7 +40,7 @@ def devices(
     try:
         return [_device_row(device, live[device.name]) for device in chosen]
     finally:
-        close_all(live)
+        sessions.close_all(live)
 
 
 def clean(
@@ -104,7 +103,7 @@ def setup(
     none that works. Raises ConfigError, RuntimeMissing where no wheel fits, TransferFailed, and what
     the connection raises.
     """
-    wanted = Wanted.parse(runtime) if runtime else None
+    wanted = RuntimeRequirement.parse(runtime) if runtime else None
     chosen = farms.select(read_farm(farm), [name])
     if len(chosen) != 1:
         names = ", ".join(one.name for one in chosen)
@@ -161,7 +160,7 @@ def _examine(device: Device) -> list[Check]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Met:
+class AddedDevice:
     """What first contact with a device found and wrote."""
 
     device: Device
@@ -209,7 +208,7 @@ def add(
     python: str | None = None,
     farm: Path | None = None,
     trust: contact.Trust | None = None,
-) -> Met:
+) -> AddedDevice:
     """Meet a device: settle its host key, detect what it is, write the farm entry, examine it.
 
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
@@ -234,7 +233,7 @@ def add(
     device = replace(device, profile=chosen)
     farm_file = farm or farms.default_file()
     contact.write_device(farm_file, device)
-    return Met(
+    return AddedDevice(
         device=device,
         farm=farm_file,
         profile_file=profile_file,

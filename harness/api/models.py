@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import plugins
-from harness.api.running import Progress, build_variants, read_farm
+from harness.api.running import Progress, read_farm
 from harness.config import plans
 from harness.errors import ConfigError
+from harness.events import ignore
 from harness.measure import prepare
+from harness.measure.runs import build_variants
 from harness.optimize import catalog
 from harness.optimize import inspect as inspector
 from harness.types import Failure, Variant
@@ -40,7 +42,7 @@ def optimize(
     decided = prepare.decide(plan, read_farm(None))
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for request, result in build_variants(decided, progress).values():
+    for request, result in build_variants(decided, progress or ignore).values():
         row: dict[str, Any] = {
             "model": request.model.name,
             "recipe": request.recipe.name,

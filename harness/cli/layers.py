@@ -25,7 +25,7 @@ from harness.cli.shared import (
 if TYPE_CHECKING:
     from harness.analysis.bisect import Points
     from harness.analysis.layers import Layers
-    from harness.analysis.layers.lining import Difference
+    from harness.analysis.layers.alignment import Difference
 
 _NAME_WIDTH = 40
 

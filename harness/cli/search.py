@@ -21,7 +21,7 @@ from harness.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from harness.analysis.search import Answer, Began, Told
+    from harness.analysis.search import SearchResult, TrialEnded, TrialStarted
 
 _WIDTH = 79
 
@@ -65,7 +65,7 @@ def search(
     raise typer.Exit(found.exit_code)
 
 
-def _print(found: Answer, *, as_json: bool) -> None:
+def _print(found: SearchResult, *, as_json: bool) -> None:
     from harness.present import screen
 
     if as_json:
@@ -79,14 +79,14 @@ def _print(found: Answer, *, as_json: bool) -> None:
     screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
 
 
-def _show(event: Began) -> None:
+def _show(event: TrialStarted) -> None:
     """Show what is under way, on a terminal only; the next line takes its place."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{event.recipe[:_WIDTH]:<{_WIDTH}}\r")
         sys.stderr.flush()
 
 
-def _tell(event: Told, columns: Sequence[str]) -> None:
+def _tell(event: TrialEnded, columns: Sequence[str]) -> None:
     from harness.present import screen
 
     if sys.stderr.isatty():

@@ -97,7 +97,7 @@ def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported late o
     """Make the display of a run that goes on, on stderr."""
     from harness.present import screen
 
-    return screen.Progress(quiet=quiet)
+    return screen.ScreenProgress(quiet=quiet)
 
 
 def finish(run: Run, *, as_json: bool) -> int:

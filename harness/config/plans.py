@@ -23,9 +23,11 @@ from harness.config import farm, limits, models, recipes, searches, toml_door
 from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
+    DEFAULT_CONDITIONS,
     FORBID_UNKNOWN,
     PATIENCE_SECONDS,
     Accept,
+    Conditions,
     DataSource,
     Device,
     Dose,
@@ -33,6 +35,7 @@ from harness.types import (
     Plan,
     PlannedModel,
     Recipe,
+    Thermal,
 )
 
 __all__ = ["Combination", "combinations", "from_mapping", "init", "load", "quick"]
@@ -86,6 +89,8 @@ class _RunTable:
     threads: tuple[int, ...] = (1,)
     seed: int = 0
     patience_seconds: float = PATIENCE_SECONDS
+    pin: bool = True
+    thermal: Thermal = "cool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +148,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         threads=table.run.threads,
         seed=table.run.seed,
         patience_seconds=table.run.patience_seconds,
+        conditions=Conditions(pin=table.run.pin, thermal=table.run.thermal),
         dose=table.dose,
         accept=table.accept,
         gate=mapping.get("gate", {}),
@@ -337,11 +343,20 @@ def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> Non
             raise ConfigError(f"{where}[{place}]: means the same as number {first} of that list")
 
 
+def _conditions_meaning(table: _RunTable) -> dict[str, Any]:
+    """Default conditions are left out, so that a plan keeps the digest it had before there were any."""
+    conditions = Conditions(pin=table.pin, thermal=table.thermal)
+    return (
+        {} if conditions == DEFAULT_CONDITIONS else {"conditions": dataclasses.asdict(conditions)}
+    )
+
+
 def _digest(
     planned: Sequence[PlannedModel], table: _PlanTable, base: Path, named: Mapping[str, str]
 ) -> str:
     meaning = {
         "models": [_model_meaning(model, base) for model in planned],
+        **_conditions_meaning(table.run),
         **({"search": searches.meaning(table.search, named)} if table.search else {}),
         "threads": table.run.threads,
         "seed": table.run.seed,

@@ -26,7 +26,7 @@ _OPEN, _CLOSE = "[{", "]}"
 
 
 def parse(
-    text: str, named: Mapping[str, str] | None = None, reader: type[Reader] | None = None
+    text: str, named: Mapping[str, str] | None = None, reader: type[RecipeReader] | None = None
 ) -> Recipe:
     """Read a recipe as a plan writes it.
 
@@ -37,7 +37,7 @@ def parse(
     Raises ConfigError with the position in `text` and what was expected there.
     """
     written = text.strip()
-    steps, target = (reader or Reader)(written).recipe()
+    steps, target = (reader or RecipeReader)(written).recipe()
     return Recipe(name=written, steps=_expand(steps, named or {}, (), written), target=target)
 
 
@@ -69,7 +69,7 @@ def _expand(
         if step.name in within:
             circle = " > ".join((*within, step.name))
             raise ConfigError(f'recipe "{written}": recipes name each other in a circle: {circle}')
-        inner, target = Reader(named[step.name].strip()).recipe()
+        inner, target = RecipeReader(named[step.name].strip()).recipe()
         if target is not None:
             raise ConfigError(
                 f"[recipe.{step.name}] names a target (@{target}); name it where the recipe is "
@@ -79,7 +79,7 @@ def _expand(
     return tuple(expanded)
 
 
-class Reader:
+class RecipeReader:
     """Reads one recipe from left to right."""
 
     expected: ClassVar[str] = 'as in TOML: 0.5, true, "text" or [1, 2]'

@@ -126,7 +126,7 @@ class Search:
     processes: int
 
 
-class SpaceReader(recipes.Reader):
+class SpaceReader(recipes.RecipeReader):
     """Reads a recipe whose values may be ranges and alternatives."""
 
     expected = "as in TOML, a range 0.3..0.9 with the lower end first, or alternatives 4|8"
@@ -135,7 +135,7 @@ class SpaceReader(recipes.Reader):
     def value_of(written: str) -> Any:  # noqa: ANN401 - any TOML value, Between or OneOf
         """Read one value; raises ValueError for what is none of the three."""
         try:
-            return recipes.Reader.value_of(written)
+            return recipes.RecipeReader.value_of(written)
         except ValueError:
             low, dots, high = written.partition("..")
             if dots and "|" not in written:
@@ -258,7 +258,7 @@ def _check_numbers(table: Table, name: str) -> None:
 
 
 def _between(low: str, high: str) -> Between:
-    ends = [recipes.Reader.value_of(end.strip()) for end in (low, high)]
+    ends = [recipes.RecipeReader.value_of(end.strip()) for end in (low, high)]
     if not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends):
         raise ValueError(f"{low}..{high}")
     if not ends[0] < ends[1]:
@@ -273,7 +273,7 @@ def _one_of(written_text: str) -> OneOf:
     for piece in written_text.split("|"):
         pending.append(piece)
         try:
-            values.append(recipes.Reader.value_of("|".join(pending).strip()))
+            values.append(recipes.RecipeReader.value_of("|".join(pending).strip()))
         except ValueError:
             continue
         pending = []

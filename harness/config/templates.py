@@ -27,6 +27,8 @@ recipes = ["as_is"]                      # also "float32", "float16", "dynamic",
 devices = ["this-machine"]               # names in farm.toml, "profile:raspberry_pi_5", "tag:lab-a", "any:2 of tag:lab-a"
 threads = [1]
 seed = 0
+# pin = true                             # pin the governor, use the fastest processors
+# thermal = "cool"                       # before each launch; "none", or "soak": heat to a plateau first
 # patience_seconds = 120                 # how long a device that went away is waited for: a reboot
 
 # [dose]                                 # how much to measure; these are the defaults

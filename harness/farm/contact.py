@@ -35,18 +35,17 @@ def settle_host_key(device: Device, trust: Trust) -> None:
     A key that `trust` accepts is added to the device's store of known hosts. Raises
     HostKeyUnknown for one it does not accept and for a changed one, which nobody is asked about.
     """
-    from harness.devices.transports.ssh import connect as ssh_connect
-    from harness.devices.transports.ssh import keys as ssh_keys
+    from harness.devices.transports.ssh import connect, keys
 
-    while not (shown := ssh_connect.host_key(device)).known:
-        if not trust(shown.host, ssh_keys.short_type(shown.type), shown.fingerprint):
+    while not (shown := connect.host_key(device)).known:
+        if not trust(shown.host, keys.short_type(shown.type), shown.fingerprint):
             what = "jump host" if shown.jump else "host"
             raise HostKeyUnknown(
                 f"{shown.host}: the {what} key {shown.label} was not trusted; compare it with "
                 "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the device, then "
                 f"`edge-harness add {device.address} --yes-key {shown.fingerprint}`"
             )
-        ssh_keys.trust(device, shown)
+        keys.trust(device, shown)
 
 
 def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:

@@ -21,7 +21,7 @@ from harness.errors import RuntimeMissing, TransferFailed
 from harness.farm import wheels
 from harness.farm.patient import Patient
 from harness.farm.probe import Probe, ask
-from harness.farm.wheels import NoWheel, Site, Wanted, Wheel
+from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.sessions import Session
 from harness.protocols import Commands
 from harness.types import Device, DeviceFacts, Runtime
@@ -131,7 +131,9 @@ class Installation:
         )
 
 
-def install(session: Session, wanted: Wanted | None, *, dry_run: bool, say: Say) -> Installation:
+def install(
+    session: Session, wanted: RuntimeRequirement | None, *, dry_run: bool, say: Say
+) -> Installation:
     """Install a runtime on a device that answers; None takes the best that it can have.
 
     One that is there is left alone. Raises RuntimeMissing where no wheel fits, or what was unpacked
@@ -166,7 +168,7 @@ def sound(runtime: Runtime) -> bool:
     return not (runtime.name == wheels.TFLITE and (_major(runtime.numpy) or 0) > 1)
 
 
-def lacks_numpy(site: Site, wanted: Wanted) -> bool:
+def lacks_numpy(site: Site, wanted: RuntimeRequirement) -> bool:
     """Say whether NumPy has to come from the system: the index has no wheel for 32-bit Arm."""
     fits = site.numpy is not None and (wanted.name != wheels.TFLITE or _major(site.numpy) == 1)
     return site.arch == _ARM_32 and not fits
@@ -177,7 +179,7 @@ def _major(version: str | None) -> int | None:
     return int(found[0]) if found else None
 
 
-def _there(facts: DeviceFacts, wanted: Wanted | None) -> Runtime | None:
+def _there(facts: DeviceFacts, wanted: RuntimeRequirement | None) -> Runtime | None:
     """Return the runtime that makes an installation needless."""
     for one in facts.runtimes:
         if wanted is None:
@@ -188,7 +190,9 @@ def _there(facts: DeviceFacts, wanted: Wanted | None) -> Runtime | None:
     return None
 
 
-def _fetch(wanted: Wanted, site: Site, device: Device, folder: Path) -> tuple[Wheel, ...]:
+def _fetch(
+    wanted: RuntimeRequirement, site: Site, device: Device, folder: Path
+) -> tuple[Wheel, ...]:
     try:
         return wheels.fetch(wanted, site, folder)
     except NoWheel as error:
@@ -202,7 +206,7 @@ def _fetch(wanted: Wanted, site: Site, device: Device, folder: Path) -> tuple[Wh
         ) from error
 
 
-def _decide(session: Session, wanted: Wanted, found: Sequence[Wheel]) -> Installation:
+def _decide(session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]) -> Installation:
     version = found[0].version
     return Installation(
         device=session.device.name,

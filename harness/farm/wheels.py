@@ -109,7 +109,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RuntimeRequirement:
     """A runtime by its import name, and the version, where one was named."""
 
     name: str
@@ -121,7 +121,7 @@ class Wanted:
         return self.name.replace("_", "-") + (f"=={self.version}" if self.version else "")
 
     @classmethod
-    def parse(cls, text: str) -> Wanted:
+    def parse(cls, text: str) -> RuntimeRequirement:
         """Read `NAME==V`, `NAME=V` or `NAME`; raises ConfigError."""
         name, _, version = text.partition("=")
         name, version = name.strip().replace("-", "_").lower(), version.lstrip("=").strip()
@@ -154,24 +154,24 @@ def glibc(libc: str | None) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def best(site: Site) -> Wanted:
+def best(site: Site) -> RuntimeRequirement:
     """Choose the runtime for a device; raises RuntimeMissing where no wheel fits."""
     libc = site.glibc or (0, 0)
     if site.plain:
         low, high = _LITERT_PYTHONS
         if site.arch in MACHINES_64 and libc >= LEAST_GLIBC and low <= site.python <= high:
-            return Wanted(name=LITERT)
+            return RuntimeRequirement(name=LITERT)
         low, high = _TFLITE_PYTHONS
         machines = MACHINES_64 | {"armv7l"}
         if site.arch in machines and libc >= _TFLITE_GLIBC and low <= site.python <= high:
-            return Wanted(name=TFLITE, version=_TFLITE_VERSION)
+            return RuntimeRequirement(name=TFLITE, version=_TFLITE_VERSION)
     raise RuntimeMissing(
         f"no wheel of a runtime fits ({site}): a newer system image, or Python 3.10 to 3.14 beside "
         "this one, named by `python` in the farm file"
     )
 
 
-def fetch(wanted: Wanted, site: Site, folder: Path) -> tuple[Wheel, ...]:
+def fetch(wanted: RuntimeRequirement, site: Site, folder: Path) -> tuple[Wheel, ...]:
     """Fetch the runtime's wheel and those of all it requires into `folder`; the runtime is first.
 
     NumPy is left out where the device has one that fits. Raises RuntimeMissing where a wheel is
@@ -195,7 +195,7 @@ def fetch(wanted: Wanted, site: Site, folder: Path) -> tuple[Wheel, ...]:
     raise RuntimeMissing(f"{wanted.requirement}: its requirements have no end")
 
 
-def _missing(got: Mapping[str, Wheel], site: Site, wanted: Wanted) -> list[str]:
+def _missing(got: Mapping[str, Wheel], site: Site, wanted: RuntimeRequirement) -> list[str]:
     """Say what these wheels require that is neither among them nor on the device."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet

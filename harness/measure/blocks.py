@@ -88,7 +88,7 @@ def fastest(launch: Launch) -> float | None:
     return min(times, default=None)
 
 
-def order(turn: Turn, *, loops: int) -> LaunchOrder:
+def order(turn: Turn, *, loops: int, runtime: str | None = None) -> LaunchOrder:
     """Write the order of a timed launch."""
     return LaunchOrder(
         cell_id=turn.cell.id,
@@ -101,6 +101,7 @@ def order(turn: Turn, *, loops: int) -> LaunchOrder:
         dose=turn.cell.dose,
         inner_loop=loops,
         seed=turn.cell.seed,
+        runtime=runtime,
         timeout_seconds=deadline(turn.cell.dose),
     )
 

@@ -13,6 +13,7 @@ from harness.config import farm as farms
 from harness.config import plans, profiles
 from harness.devices import opening
 from harness.errors import ConfigError, HarnessError
+from harness.events import BuildProgress
 from harness.optimize import build, catalog, reference
 from harness.types import (
     Cell,
@@ -148,7 +149,7 @@ def build_all(
     *,
     cache: Path,
     seed: int,
-    on_event: Callable[[build.BuildEvent], None],
+    on_event: Callable[[BuildProgress], None],
     workers: int | None = None,
 ) -> Iterator[tuple[build.BuildRequest, Variant | Failure]]:
     """Build every variant, in parallel; one that cannot be built is its Failure."""

@@ -1,35 +1,44 @@
 """The loop: cells to outcomes.
 
-`run` is a generator, so progress, storing and testing use the same thing. One worker per machine;
-a machine is never used by two. This is the only place that turns an error into an outcome's
-failure.
+`run` is a generator, so progress, storing and testing use the same thing. The work of one machine is
+done in order; a machine is never used by two works at once.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.devices.delegation import CPU_TARGETS, disagreement, judge
-from harness.errors import (
-    AgentError,
-    FellBack,
-    HarnessError,
-    Inaccurate,
-    LeaseError,
-    TransportError,
-    Unproven,
-)
-from harness.measure import blocks
+from harness import plugins
+from harness.devices.delegation import CPU_TARGETS, judge
+from harness.errors import AgentError, FellBack, HarnessError, LeaseError, TransportError, Unproven
+from harness.events import CellEnded, Emit, NotMeasured
+from harness.measure import blocks, scheduling, sessions
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.failures import failure_of, refused
+from harness.measure.leases import Patience
 from harness.measure.sessions import Session
-from harness.measure.worker import Job, Observer, Worker, failure_of, machine_of, refused, together
+from harness.measure.soaking import HOT, soak
 from harness.optimize import reference
-from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Profile
+from harness.protocols import Engine, OpenEngine, StopFlag, Work
+from harness.types import (
+    DEFAULT_CONDITIONS,
+    Agreement,
+    Cell,
+    Conditions,
+    Device,
+    Failure,
+    Launch,
+    LaunchOrder,
+    Outcome,
+    Profile,
+)
 
-__all__ = ["Done", "Observer", "failure_of", "run"]
+__all__ = ["DeviceWork", "Done", "open_engine", "run"]
+
+DEFAULT_ENGINE = "threads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,85 +49,135 @@ class Done:
     """By cell id, without samples."""
 
 
+def open_engine(name: str = DEFAULT_ENGINE) -> Engine:
+    """Open an engine by name; raises ConfigError for an unknown one."""
+    opener: OpenEngine = plugins.load("harness.engines", name)
+    return opener()
+
+
 def run(
     cells: Sequence[Cell],
-    sessions: Mapping[str, Session | HarnessError],
-    observer: Observer,
+    live: Mapping[str, Session | HarnessError],
+    emit: Emit,
     *,
     profiles: Mapping[str, Profile],
     done: Done | None = None,
+    conditions: Conditions = DEFAULT_CONDITIONS,
+    engine: Engine | None = None,
 ) -> Iterator[Outcome]:
     """Yield one outcome for every cell, as they are known; closes the sessions at the end.
 
-    Devices that are one machine (the same identity behind two addresses) share a worker, so
-    that they are never measured at the same time.
+    Every event is emitted before its outcome is yielded. Devices that are one machine (the same
+    identity behind two addresses) are measured one after the other.
     """
     by_device: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_device[cell.device].append(cell)
-    machines: dict[str, list[Job[Outcome]]] = defaultdict(list)
+    machines: dict[str, list[Work]] = defaultdict(list)
+    known = done or Done()
     for name, share in by_device.items():
-        session = sessions[name]
-
-        def job(
-            emit: Callable[[Outcome], None],
-            stop: threading.Event,
-            share: list[Cell] = share,
-            session: Session | HarnessError = session,
-        ) -> None:
-            if isinstance(session, HarnessError):
-                _away(share, session, emit)
-                return
-            profile = profiles.get(session.device.profile)
-            worker = Worker(session=session, observer=observer, profile=profile, stop=stop)
-            _DeviceWork(cells=share, worker=worker, done=done or Done(), emit=emit).measure()
-            session.release()
-
-        machines[machine_of(name, session)].append(job)
-
+        session = live[name]
+        work: Work
+        if isinstance(session, HarnessError):
+            work = AwayWork(cells=tuple(share), failure=failure_of(session))
+        else:
+            work = DeviceWork(
+                device=session.device,
+                ticket=session.ticket,
+                profile=profiles.get(session.device.profile),
+                cells=tuple(share),
+                conditions=conditions,
+                done={cell.id: tuple(known.launches.get(cell.id, ())) for cell in share},
+            )
+        machines[scheduling.machine_of(name, session)].append(work)
     try:
-        yield from together(machines, sessions)
+        for event in scheduling.together(machines, engine or open_engine(), emit, CellEnded, live):
+            yield event.outcome
     finally:
-        for session in sessions.values():
+        for session in live.values():
             if isinstance(session, Session):
                 session.close()
 
 
-def _away(cells: Sequence[Cell], error: HarnessError, emit: Callable[[Outcome], None]) -> None:
-    for cell in cells:
-        emit(Outcome(cell=cell, failure=refused(cell, None) or failure_of(error)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwayWork:
+    """Cells of a device that could not be reached: each gets its failure."""
+
+    cells: tuple[Cell, ...]
+    failure: Failure
+
+    def __call__(self, emit: Emit, stop: StopFlag) -> None:  # noqa: ARG002 - the seam
+        """Report the outcomes."""
+        for cell in self.cells:
+            failure = refused(cell, None) or self.failure
+            emit(CellEnded(outcome=Outcome(cell=cell, failure=failure)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceWork:
+    """All cells of one device, as data: measured by calling it, in whatever process."""
+
+    device: Device
+    ticket: str | None = None
+    """Of a session of the process that made the work."""
+    profile: Profile | None = None
+    cells: tuple[Cell, ...]
+    conditions: Conditions = DEFAULT_CONDITIONS
+    done: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
+    """Launches that an earlier run stored, by cell id."""
+    wait_seconds: float = 0.0
+    """For the lease of another user, if the session is opened here."""
+
+    def __call__(self, emit: Emit, stop: StopFlag) -> None:
+        """Measure the cells, one launch at a time; emit each outcome as it is known."""
+        patience = Patience(seconds=self.wait_seconds, emit=emit)
+        try:
+            with sessions.reached(self.device, self.ticket, patience) as session:
+                bench = Bench(
+                    session=session,
+                    emit=emit,
+                    profile=self.profile,
+                    conditions=self.conditions,
+                    stop=stop,
+                )
+                with bench:
+                    _Measuring(work=self, bench=bench).measure()
+                session.release()
+        except HarnessError as error:
+            AwayWork(cells=self.cells, failure=failure_of(error))(emit, stop)
 
 
 @dataclass(slots=True, kw_only=True)
-class _DeviceWork:
-    """All cells of one device, measured one launch at a time."""
+class _Measuring:
+    """The state of a DeviceWork while it is done."""
 
-    cells: list[Cell]
-    worker: Worker
-    done: Done
-    emit: Callable[[Outcome], None]
+    work: DeviceWork
+    bench: Bench
     launches: dict[str, list[Launch]] = field(default_factory=dict)
     agreements: dict[str, Agreement] = field(default_factory=dict)
     loops: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the timed launches of a cell are flagged with."""
     live: dict[str, Cell] = field(default_factory=dict)
 
     def measure(self) -> None:
-        for cell in self.cells:
-            failure = refused(cell, self.worker.profile)
+        for cell in self.work.cells:
+            failure = refused(cell, self.work.profile) or self._impossible(cell)
             if failure:
-                self.emit(Outcome(cell=cell, failure=failure))
+                self._end(Outcome(cell=cell, failure=failure))
             else:
                 self.live[cell.id] = cell
-                self.launches[cell.id] = list(self.done.launches.get(cell.id, ()))
+                self.launches[cell.id] = list(self.work.done.get(cell.id, ()))
         if not self.live:
             return
         try:
-            self.worker.bring(
+            self.bench.bring(
                 {v.digest: v.path for c in self.live.values() for v in [blocks.built(c)]}
             )
             for cell in list(self.live.values()):
                 self._attempt(cell, self._prepare)
-            for turn in blocks.schedule(list(self.live.values()), self.cells[0].seed):
+            self._soak()
+            for turn in blocks.schedule(list(self.live.values()), self.work.cells[0].seed):
                 if turn.cell.id in self.live:
                     self._attempt(turn.cell, functools.partial(self._timed, turn))
         except HarnessError as error:
@@ -128,17 +187,25 @@ class _DeviceWork:
         for cell in list(self.live.values()):
             self._finish(cell)
 
+    def _impossible(self, cell: Cell) -> Failure | None:
+        if self.bench.can_launch("timed"):
+            return None
+        return Failure(
+            kind="unsupported",
+            reason=f"the dialect of {cell.device} makes no timed launches",
+        )
+
     # --- one cell -------------------------------------------------------------------------
 
     def _attempt(self, cell: Cell, action: Callable[[Cell], None]) -> None:
         """Do one thing for a cell; its failure ends the cell, never the device."""
         try:
-            self.worker.mending(lambda: action(cell))
+            self.bench.recovering(lambda: action(cell))
         except (TransportError, LeaseError):
             raise
         except HarnessError as error:
             self._fail(cell, error)
-            self.worker.recover(error)
+            self.bench.recover(error)
 
     def _prepare(self, cell: Cell) -> None:
         """Check the outputs, measure memory, find the inner loop: each in its own process.
@@ -150,78 +217,93 @@ class _DeviceWork:
         inference_ns = None
         have = {(launch.kind, launch.block) for launch in self.launches[cell.id]}
         if ("bare", 0) not in have and not self._bare_known(cell):
-            self._launch(cell, blocks.bare(cell))
+            self._optional(cell, blocks.bare(cell))
         if ("cpu", 0) not in have:
             self._beside_the_cpu(cell)
         for block in range(cell.dose.memory_launches):
             if ("memory", block) not in have:
-                inference_ns = blocks.fastest(self._launch(cell, blocks.memory(cell, block)))
+                launch = self._optional(cell, blocks.memory(cell, block))
+                inference_ns = blocks.fastest(launch) if launch else None
         timed = [launch for launch in self.launches[cell.id] if launch.kind == "timed"]
         if timed:
             self.loops[cell.id] = timed[0].inner_loop
-            return
-        if inference_ns is None:
-            inference_ns = self.worker.pilot(cell, blocks.pilot(cell))
-        self.loops[cell.id] = blocks.inner_loop(inference_ns, cell.dose.scenario)
+        elif not self.bench.session.dialect.can.samples:
+            # A summary is the tool's own; there is no loop of ours in it.
+            self.loops[cell.id] = 1
+        else:
+            if inference_ns is None:
+                inference_ns = self.bench.pilot(cell, blocks.pilot(cell))
+            self.loops[cell.id] = blocks.inner_loop(inference_ns, cell.dose.scenario)
 
     def _beside_the_cpu(self, cell: Cell) -> None:
-        """Time an accelerator's file on the device's CPU, where that runs it: it may look just alike."""
+        """Time an accelerator's file on the device's CPU, if that runs it: it may look just alike."""
         if cell.target in CPU_TARGETS or not reference.runs_here(blocks.built(cell)):
             return
         try:
-            self._launch(cell, blocks.companion(cell))
+            self._optional(cell, blocks.companion(cell))
         except AgentError as error:
-            told = {"event": "not_on_the_cpu", "cell": cell.id, "reason": str(error)}
-            self.worker.observer.log(told)
-            self.worker.recover(error)
+            self.bench.emit(NotMeasured(cell=cell.id, what="cpu", reason=str(error)))
+            self.bench.recover(error)
 
     def _bare_known(self, cell: Cell) -> bool:
         return any(
             launch.kind == "bare" and other.threads == cell.threads
-            for other in self.cells
+            for other in self.work.cells
             for launch in self.launches.get(other.id, ())
         )
 
     def _check(self, cell: Cell) -> None:
-        """Compare the device's outputs with the host's, before any timing."""
-        agreement = self.worker.check(cell)
-        if agreement is None:
+        try:
+            agreement = self.bench.check(cell)
+        except InaccurateOutputs as error:
+            self.agreements[cell.id] = error.agreement
+            raise
+        if agreement is not None:
+            self.agreements[cell.id] = agreement
+        elif cell.id in self.bench.unchecked:
+            self.flags[cell.id] = (OUTPUTS_UNCHECKED,)
+
+    def _soak(self) -> None:
+        """Heat the device with the first cell until its latency no longer moves."""
+        if self.work.conditions.thermal != "soak" or not self.live:
             return
-        self.agreements[cell.id] = agreement
-        reason = disagreement(agreement, cell)
-        # A compiler's rounding may be its own: there it is a doubt, which the verdict tells.
-        if reason and blocks.built(cell).uncompiled is None:
-            raise Inaccurate(reason)
+        cell = next(iter(self.live.values()))
+        self.bench.recovering(lambda: soak(self.bench, cell, loops=self.loops[cell.id]))
+        for cell_id in self.live:
+            self.flags[cell_id] = (*self.flags.get(cell_id, ()), HOT)
 
     def _timed(self, turn: blocks.Turn, cell: Cell) -> None:
         have = {(launch.kind, launch.block) for launch in self.launches[cell.id]}
         if ("timed", turn.block) not in have:
-            self._launch(cell, blocks.order(turn, loops=self.loops[cell.id]))
+            order = blocks.order(turn, loops=self.loops[cell.id])
+            flags = self.flags.get(cell.id, ())
+            self._keep(cell, self.bench.launch(cell, order, flags=flags))
 
-    def _launch(self, cell: Cell, order: LaunchOrder) -> Launch:
-        launch = self.worker.launch(cell, order)
+    def _optional(self, cell: Cell, order: LaunchOrder) -> Launch | None:
+        launch = self.bench.optional_launch(cell, order)
+        if launch is not None:
+            self._keep(cell, launch)
+        return launch
+
+    def _keep(self, cell: Cell, launch: Launch) -> None:
         self.launches[cell.id].append(replace(launch, samples=()))
         verdict = judge(cell, [launch])
         if verdict is not None and not verdict.shown:
             # No later launch can make a number of it.
             kind = FellBack if verdict.status == "fell_back" else Unproven
             raise kind(verdict.reason)
-        return launch
 
     # --- endings --------------------------------------------------------------------------
 
     def _finish(self, cell: Cell) -> None:
         del self.live[cell.id]
-        self.emit(
-            Outcome(
-                cell=cell,
-                launches=tuple(self.launches[cell.id]),
-                agreement=self.agreements.get(cell.id),
-            )
-        )
+        launches, agreement = tuple(self.launches[cell.id]), self.agreements.get(cell.id)
+        self._end(Outcome(cell=cell, launches=launches, agreement=agreement))
 
     def _fail(self, cell: Cell, error: HarnessError) -> None:
         self.live.pop(cell.id, None)
-        self.emit(
-            Outcome(cell=cell, failure=failure_of(error), agreement=self.agreements.get(cell.id))
-        )
+        agreement = self.agreements.get(cell.id)
+        self._end(Outcome(cell=cell, failure=failure_of(error), agreement=agreement))
+
+    def _end(self, outcome: Outcome) -> None:
+        self.bench.emit(CellEnded(outcome=outcome))

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from harness.devices import opening
-from harness.errors import Crashed, HarnessError, LeaseError, Unreachable
-from harness.protocols import Dialect, Leasing, OpenDialect, OpenTransport, Transport
-from harness.types import PATIENCE_SECONDS, Device, DeviceFacts, Push
+from harness.errors import Crashed, HarnessError, Unreachable
+from harness.measure import leases
+from harness.measure.leases import Patience
+from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
+from harness.types import Device, DeviceFacts, Push
 
-_LOOK_SECONDS = 2.0
-_MOST_BREAKS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a device is waited for: somebody else has it (and who is told of that), or it is away."""
-
-    seconds: float = 0.0
-    tell: Callable[[str, str], None] = lambda _device, _reason: None
-    over: threading.Event = field(default_factory=threading.Event)
-    """Set where nobody waits any more."""
-    away_seconds: float = PATIENCE_SECONDS
-    """How long a device that was there and went away is waited for."""
+_MAX_BREAKS = 4
+_OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
+"""Sessions of this process by ticket, so that picklable work can name one."""
 
 
 class Session:
@@ -41,10 +33,11 @@ class Session:
         dialect: OpenDialect | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """Connect, deploy the agent, say hello; raises a HarnessError where that fails.
+        """Connect, deploy the agent, say hello; raises a HarnessError if that fails.
 
-        A device that somebody else has is left in peace: LeaseError, after the patience. It is not
-        taken yet: see `hold`. Without openers, they are the device's own (harness.devices.opening).
+        A device whose lease another user holds is not disturbed: LeaseError, after the patience. The
+        lease is not taken yet: see `hold`. Without openers, they are the device's own
+        (harness.devices.opening).
         """
         self.device = device
         self._open_transport = transport or opening.open_transport
@@ -52,9 +45,12 @@ class Session:
         self._patience = patience or Patience()
         self._files: dict[str, Path] = {}
         self.pushed: list[Push] = []
-        """Files that were sent and that nobody has told of yet."""
+        """Files that were sent and not yet reported."""
         self._was_there = False
+        self.ticket = uuid.uuid4().hex
+        """Names this session in work that is done in this process."""
         self._open()
+        _OPEN[self.ticket] = self
 
     def _open(self) -> None:
         """Connect and start the agent; a device that answered once is waited for.
@@ -73,7 +69,7 @@ class Session:
             except Unreachable:
                 breaks += connected
                 late = time.monotonic() + pause >= deadline
-                if not self._was_there or late or breaks == _MOST_BREAKS:
+                if not self._was_there or late or breaks == _MAX_BREAKS:
                     raise
                 if self._patience.over.wait(pause):
                     raise
@@ -85,7 +81,7 @@ class Session:
         try:
             self.dialect: Dialect = self._open_dialect(self.transport, self.device)
             self.dialect.deploy({})
-            self._await_free()
+            leases.wait_until_free(self.dialect, self.device.name, self._patience)
             self.pushed += self.dialect.deploy(self._files)
             self.facts: DeviceFacts = self._hello()
         except BaseException:
@@ -99,48 +95,13 @@ class Session:
         except Crashed:
             return self.dialect.hello()
 
-    def _await_free(self) -> None:
-        """Return when nobody else has the device; raises LeaseError after the patience."""
-        if not isinstance(self.dialect, Leasing):
-            return
-        deadline = time.monotonic() + self._patience.seconds
-        told = False
-        while (other := self.dialect.holder()) is not None and not other.is_this:
-            if time.monotonic() >= deadline or self._patience.over.is_set():
-                raise LeaseError(
-                    f"{self.device.name}: {other.name} has this device, for {other.seconds:.0f} s "
-                    "more unless renewed; try again then, or wait for it (--wait)",
-                    other.name,
-                )
-            if not told:
-                self._patience.tell(self.device.name, f"{other.name} has this device")
-                told = True
-            self._patience.over.wait(_LOOK_SECONDS)
-
     def hold(self) -> None:
-        """Take the device for this controller alone; raises LeaseError after the patience.
-
-        Held until `release` or `close`, renewed meanwhile. Where others cannot reach the device
-        there is nothing to take.
-        """
-        if not isinstance(self.dialect, Leasing):
-            return
-        deadline = time.monotonic() + self._patience.seconds
-        while True:
-            self._await_free()
-            try:
-                self.dialect.hold()
-            except LeaseError:
-                # Somebody was faster.
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                return
+        """Take the device for this controller alone; see :func:`harness.measure.leases.hold`."""
+        leases.hold(self.dialect, self.device.name, self._patience)
 
     def release(self) -> None:
-        """Let others have the device; never raises."""
-        if isinstance(self.dialect, Leasing):
-            self.dialect.release()
+        """Let other users have the device; never raises."""
+        leases.release(self.dialect)
 
     def bring(self, files: Mapping[str, Path]) -> None:
         """Take the device and have these files (sha256 to path) there; what is there is not sent."""
@@ -180,6 +141,20 @@ class Session:
             self.transport.close()
 
 
+@contextmanager
+def reached(device: Device, ticket: str | None, patience: Patience | None) -> Iterator[Session]:
+    """Give the session with this ticket, or in another process one that is opened and closed here."""
+    known = _OPEN.get(ticket) if ticket else None
+    if known is not None:
+        yield known
+        return
+    session = Session(device, patience=patience)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
 def open_all(
     devices: Iterable[Device], patience: Patience | None = None
 ) -> dict[str, Session | HarnessError]:
@@ -200,3 +175,10 @@ def open_all(
             # A Ctrl-C; the pool waits for its threads.
             patience.over.set()
             raise
+
+
+def close_all(live: Mapping[str, Session | HarnessError]) -> None:
+    """Close every session that is open."""
+    for session in live.values():
+        if isinstance(session, Session):
+            session.close()

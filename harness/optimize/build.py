@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.events import BuildProgress
 from harness.optimize import catalog, graph
-from harness.optimize.cache import Cache, Entry
-from harness.optimize.graph import Chain, Node
-from harness.optimize.schedule import BuildEvent, Schedule
+from harness.optimize.cache import Cache, CacheEntry
+from harness.optimize.graph import BuildNode, Chain
+from harness.optimize.schedule import Schedule
 from harness.optimize.targets import edgetpu, gpu
 from harness.optimize.workers import Pool
 from harness.tflite import flatbuffer
@@ -34,7 +35,7 @@ from harness.types import (
     Variant,
 )
 
-__all__ = ["BuildEvent", "BuildRequest", "build_all", "own_target", "resolve_target"]
+__all__ = ["BuildRequest", "build_all", "own_target", "resolve_target"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def build_all(
     workers: int | None = None,
     check: bool = True,
     seed: int = 0,
-    on_event: Callable[[BuildEvent], None] | None = None,
+    on_event: Callable[[BuildProgress], None] | None = None,
 ) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
     """Build every request, each yielded as it finishes.
 
@@ -128,9 +129,9 @@ def _run(
     wanted: list[tuple[BuildRequest, Chain]],
     cache: Cache,
     pool: Pool,
-    tell: Callable[[BuildEvent], None],
+    tell: Callable[[BuildProgress], None],
 ) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, BuildNode] = {}
     for _, chain in wanted:
         nodes.update(chain.nodes)
     schedule = Schedule(nodes, cache=cache, pool=pool, tell=tell)
@@ -161,11 +162,11 @@ def _fit(variant: Variant) -> Variant | HarnessError:
         return error
 
 
-def _silent(event: BuildEvent) -> None:
+def _silent(event: BuildProgress) -> None:
     """Nobody listens."""
 
 
-def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]) -> Variant:
+def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]) -> Variant:
     """Put together what the nodes of a chain told."""
     made = entries[chain.variant]
     assert made.path is not None
@@ -207,7 +208,7 @@ def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | Non
 
 
 def _uncompiled(
-    request: BuildRequest, chain: Chain, entries: Mapping[str, Entry]
+    request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]
 ) -> Uncompiled | None:
     """Return what the compiling step was given; None where its inputs and outputs became others."""
     made = entries[chain.variant].facts

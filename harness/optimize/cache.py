@@ -27,7 +27,7 @@ _STALE_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CacheEntry:
     """One thing in the cache."""
 
     key: str
@@ -59,7 +59,7 @@ class Cache:
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str) -> CacheEntry | None:
         """Return the entry, its content verified; None where it is absent or damaged."""
         folder = self.root / key
         try:
@@ -68,7 +68,7 @@ class Cache:
             if path is not None and digest(path) != record["digest"]:
                 shutil.rmtree(folder, ignore_errors=True)
                 return None
-            return Entry(key=key, path=path, facts=record["facts"])
+            return CacheEntry(key=key, path=path, facts=record["facts"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -81,7 +81,7 @@ class Cache:
         """Remove a workspace and whatever is left in it."""
         shutil.rmtree(workspace, ignore_errors=True)
 
-    def keep(self, key: str, made: Path | None, facts: Mapping[str, Any]) -> Entry:
+    def keep(self, key: str, made: Path | None, facts: Mapping[str, Any]) -> CacheEntry:
         """Move what was made into the cache under its key.
 
         Raises StoreError where it cannot be written (a full disk).

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.tflite import flatbuffer
-from harness.tflite.flatbuffer import Reader
+from harness.tflite.flatbuffer import FlatbufferReader
 
 FLAG = "unfolded_batch_norm"
 _LAYERS = {
@@ -44,7 +44,7 @@ def note(names: tuple[str, ...]) -> str:
     )
 
 
-def _remnants(reader: Reader, graph: Any) -> list[str]:  # noqa: ANN401 - generated classes
+def _remnants(reader: FlatbufferReader, graph: Any) -> list[str]:  # noqa: ANN401 - generated classes
     operators = [graph.Operators(i) for i in range(reader.length(graph.OperatorsLength()))]
     words = [_word(reader, operator) for operator in operators]
     makers: dict[int, int] = {}
@@ -70,7 +70,7 @@ def _remnants(reader: Reader, graph: Any) -> list[str]:  # noqa: ANN401 - genera
     return found
 
 
-def _word(reader: Reader, operator: Any) -> str:  # noqa: ANN401 - generated classes
+def _word(reader: FlatbufferReader, operator: Any) -> str:  # noqa: ANN401 - generated classes
     return reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))[0]
 
 
@@ -86,7 +86,7 @@ def _activation(operator: Any, word: str) -> int:  # noqa: ANN401 - generated cl
     return int(options.FusedActivationFunction())
 
 
-def _by_vector(reader: Reader, graph: Any, operator: Any, makers: dict[int, int]) -> bool:  # noqa: ANN401 - generated classes
+def _by_vector(reader: FlatbufferReader, graph: Any, operator: Any, makers: dict[int, int]) -> bool:  # noqa: ANN401 - generated classes
     """Say whether one side is a constant with one number a channel."""
     for index in flatbuffer.ints(operator.InputsAsNumpy()):
         if index in makers:

@@ -38,7 +38,7 @@ _LIBRARIES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class BuildNode:
     """One job of a build."""
 
     key: str
@@ -58,7 +58,7 @@ class Node:
 class Chain:
     """All that one request takes; `variant`, `before` and `check` are keys of its nodes."""
 
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, BuildNode]
     variant: str
     before: str | None
     """What the last step was given; None where that is the user's file."""
@@ -121,7 +121,7 @@ class _Planner:
         self.digests = digests
         self.seed = seed
         self.check = check
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, BuildNode] = {}
 
     def chain(self) -> Chain:
         form = convert.source_form(self.model.path)
@@ -287,7 +287,7 @@ class _Planner:
         kind: Kind,
         shared: bool = False,
     ) -> None:
-        self.nodes[key] = Node(
+        self.nodes[key] = BuildNode(
             key=key,
             verb=verb,
             kind=kind,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.devices.delegation import Node, graph_walk
+from harness.devices.delegation import GraphNode, graph_walk
 from harness.errors import HarnessError
 from harness.optimize import workers
 from harness.tflite import flatbuffer, payload, structure
@@ -101,7 +101,7 @@ def inspect(path: Path) -> Inspection:
 def delegated(nodes: Sequence[Mapping[str, Any]]) -> Delegation:
     """Read off the runtime's nodes what this host's delegate took."""
     read = [
-        Node(op=node["op"], inputs=tuple(node["inputs"]), outputs=tuple(node["outputs"]))
+        GraphNode(op=node["op"], inputs=tuple(node["inputs"]), outputs=tuple(node["outputs"]))
         for node in nodes
     ]
     return graph_walk(read, where="on this host (ai_edge_litert)")

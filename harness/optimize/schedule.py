@@ -13,29 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import HarnessError
-from harness.optimize.cache import Cache, Entry
-from harness.optimize.graph import Node
-from harness.optimize.workers import Answer, Pool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildEvent:
-    """Progress: a stage of a build began, ended, failed, or was in the cache."""
-
-    model: str
-    recipe: str | None
-    """None for a stage that several recipes share."""
-    stage: str
-    """`convert`, `frame`, a step's name, `reference` or `check`."""
-    status: Literal["started", "done", "cached", "failed"]
-    seconds: float | None = None
-    peak_rss_bytes: int | None = None
-    """Peak resident memory (VmHWM) of the worker that did it, so far."""
+from harness.events import BuildProgress
+from harness.optimize.cache import Cache, CacheEntry
+from harness.optimize.graph import BuildNode
+from harness.optimize.workers import JobResult, Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Started:
-    node: Node
+    node: BuildNode
     workspace: Path
     at: float
 
@@ -45,20 +31,20 @@ class Schedule:
 
     def __init__(
         self,
-        nodes: Mapping[str, Node],
+        nodes: Mapping[str, BuildNode],
         *,
         cache: Cache,
         pool: Pool,
-        tell: Callable[[BuildEvent], None],
+        tell: Callable[[BuildProgress], None],
     ) -> None:
         """Take the nodes by key; nothing runs before `want` and `run`."""
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, CacheEntry] = {}
         self.errors: dict[str, HarnessError] = {}
         self._nodes = nodes
         self._cache = cache
         self._pool = pool
         self._tell = tell
-        self._pending: dict[str, Node] = {}
+        self._pending: dict[str, BuildNode] = {}
         self._started: dict[str, _Started] = {}
 
     def want(self, key: str) -> None:
@@ -119,7 +105,7 @@ class Schedule:
             if worker is not None:
                 self._pool.give(worker, None, "warm", {})
 
-    def _order(self, node: Node) -> dict[str, Any]:
+    def _order(self, node: BuildNode) -> dict[str, Any]:
         """Fill in what other nodes made: a path, or for `before` a whole artifact."""
         order = dict(node.order)
         for role, key in node.needs.items():
@@ -138,7 +124,7 @@ class Schedule:
                     order["notes"], order["flags"] = entry.facts["notes"], entry.facts["flags"]
         return order
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: JobResult) -> None:
         if answer.ticket is None:
             return
         key = str(answer.ticket)
@@ -163,13 +149,13 @@ class Schedule:
 
     def _event(
         self,
-        node: Node,
+        node: BuildNode,
         status: Literal["started", "done", "cached", "failed"],
         seconds: float | None = None,
         peak: int | None = None,
     ) -> None:
         self._tell(
-            BuildEvent(
+            BuildProgress(
                 model=node.model,
                 recipe=node.recipe,
                 stage=node.stage,

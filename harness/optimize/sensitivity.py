@@ -44,7 +44,7 @@ Chosen = frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Sensitivity:
     """What the search left in float, and what the file then loses."""
 
     chosen: Chosen
@@ -58,7 +58,7 @@ def search(
     rank: Callable[[Chosen], float],
     loss: Callable[[Chosen], float],
     max_drop: float,
-) -> Found:
+) -> Sensitivity:
     """Find few operators to leave in float so that `loss` of them is at most `max_drop`.
 
     Args:
@@ -85,7 +85,7 @@ def search(
     none: Chosen = frozenset()
     lost[none] = loss(none)
     if lost[none] <= max_drop:
-        return Found(chosen=none, loss=lost[none], all_int8=lost[none])
+        return Sensitivity(chosen=none, loss=lost[none], all_int8=lost[none])
     weights = {operator.index: operator.weights for operator in found}
     error = {group: _or_all(rank, group) for group in _groups(found)}
     worst = sorted(error, key=lambda group: -error[group])
@@ -101,7 +101,7 @@ def search(
         )
     lightest = min(held, key=lambda chosen: _total(chosen, weights))
     chosen = _given_back(lightest, weights, ask, max_drop)
-    return Found(chosen=chosen, loss=ask(chosen), all_int8=ask(none))
+    return Sensitivity(chosen=chosen, loss=ask(chosen), all_int8=ask(none))
 
 
 def _or_all(measure: Callable[[Chosen], float], chosen: Chosen) -> float:

@@ -49,7 +49,7 @@ _TRAINING = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class JobResult:
     """What became of a job."""
 
     ticket: object
@@ -60,7 +60,7 @@ class Answer:
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class BuildWorker:
     """One child process and the job it has."""
 
     kind: Kind
@@ -79,8 +79,8 @@ class Pool:
         """Start nothing yet; workers come with the first jobs that need them."""
         cores = available_cores()
         self.limit = cores if limit is None else max(1, min(limit, cores))
-        self._workers: list[Worker] = []
-        self._answers: queue.Queue[tuple[Worker, str | None]] = queue.Queue()
+        self._workers: list[BuildWorker] = []
+        self._answers: queue.Queue[tuple[BuildWorker, str | None]] = queue.Queue()
 
     def __enter__(self) -> Self:
         """Return the pool."""
@@ -91,7 +91,7 @@ class Pool:
         for worker in list(self._workers):
             self._end(worker)
 
-    def free(self, kind: Kind) -> Worker | None:
+    def free(self, kind: Kind) -> BuildWorker | None:
         """Return a worker of the kind for one job, started if need be; None where none can be."""
         if kind == "training" and not _accelerated():
             kind = "tensorflow"  # then they are alike, and a second start of TensorFlow is saved
@@ -109,7 +109,7 @@ class Pool:
 
     @staticmethod
     def give(
-        worker: Worker,
+        worker: BuildWorker,
         ticket: object,
         verb: str,
         order: Mapping[str, Any],
@@ -132,7 +132,7 @@ class Pool:
             raise answer.error
         return answer.result or {}
 
-    def wait(self) -> Answer:
+    def wait(self) -> JobResult:
         """Wait for the next job that ends."""
         while True:
             worker, line = self._answers.get()
@@ -144,22 +144,22 @@ class Pool:
                 error = RecipeError(self._last_words(worker))
                 self._end(worker)
                 if busy:
-                    return Answer(ticket=ticket, error=error)
+                    return JobResult(ticket=ticket, error=error)
                 continue
             told = json.loads(line)
             if told["memory"]["now"] > _RETIRE_BYTES:
                 self._end(worker)
             peak = told["memory"]["peak"]
             if "error" in told:
-                return Answer(ticket=ticket, error=_raised(told["error"]), peak_rss_bytes=peak)
-            return Answer(ticket=ticket, result=told["result"], peak_rss_bytes=peak)
+                return JobResult(ticket=ticket, error=_raised(told["error"]), peak_rss_bytes=peak)
+            return JobResult(ticket=ticket, result=told["result"], peak_rss_bytes=peak)
 
     def _tensorflow_is_full(self) -> bool:
         running = sum(worker.kind != "light" for worker in self._workers)
         free = _free_memory_bytes()
         return running > 0 and free is not None and free < _TENSORFLOW_BYTES
 
-    def _start(self, kind: Kind) -> Worker:
+    def _start(self, kind: Kind) -> BuildWorker:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         words = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker ends
@@ -177,19 +177,19 @@ class Pool:
                 "PYTHONPATH": path,
             },
         )
-        worker = Worker(kind=kind, process=process, words=words)
+        worker = BuildWorker(kind=kind, process=process, words=words)
         self._workers.append(worker)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
         return worker
 
-    def _listen(self, worker: Worker) -> None:
+    def _listen(self, worker: BuildWorker) -> None:
         assert worker.process.stdout is not None
         with worker.process.stdout as lines:
             for line in lines:
                 self._answers.put((worker, line))
         self._answers.put((worker, None))
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: BuildWorker) -> None:
         if worker in self._workers:
             self._workers.remove(worker)
         worker.process.kill()
@@ -200,7 +200,7 @@ class Pool:
         worker.words.close()
 
     @staticmethod
-    def _last_words(worker: Worker) -> str:
+    def _last_words(worker: BuildWorker) -> str:
         code = worker.process.wait()
         size = worker.words.seek(0, os.SEEK_END)
         worker.words.seek(max(0, size - _WORDS_BYTES))

@@ -192,19 +192,13 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Return the exact two-sided p of McNemar's test.
-
-    min(1, 2 P(X <= min(only_a, only_b))), X of Binomial(only_a + only_b, 1/2): of the inputs that
-    just one side gets right, each side gets half where neither is better. Source: McNemar,
-    Psychometrika 12 (1947); exact form: Agresti, Categorical Data Analysis, 11.1.
-    """
-    _check_counts(only_a, only_b)
-    return min(1.0, 2 * stats.binomial_cdf(min(only_a, only_b), only_a + only_b, 0.5))
-
-
 def mcnemar_worse_p(only_a: int, only_b: int) -> float:
-    """Return the exact one-sided p against "B gets as many right as A": P(X <= only_b)."""
+    """Return the exact one-sided p of McNemar's test against "B gets as many right as A".
+
+    P(X <= only_b), X of Binomial(only_a + only_b, 1/2): of the inputs that just one side gets
+    right, each side gets half if neither is better. Source: McNemar, Psychometrika 12 (1947);
+    exact form: Agresti, Categorical Data Analysis, 11.1.
+    """
     _check_counts(only_a, only_b)
     return stats.binomial_cdf(only_b, only_a + only_b, 0.5)
 

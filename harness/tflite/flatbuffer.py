@@ -166,7 +166,7 @@ def parse(data: bytes, path: Path) -> FileFacts:
 
 
 @contextmanager
-def reading(data: bytes, path: Path) -> Iterator[Reader]:
+def reading(data: bytes, path: Path) -> Iterator[FlatbufferReader]:
     """Give a reader of the bytes; a lying offset met inside ends as RecipeError. Raises as `read`."""
     if len(data) < _ROOT_BYTES or data[4:8] != IDENTIFIER:
         raise RecipeError(
@@ -175,7 +175,7 @@ def reading(data: bytes, path: Path) -> Iterator[Reader]:
         )
     schema = _schema()
     try:
-        yield Reader(data, path, schema)
+        yield FlatbufferReader(data, path, schema)
     except _MALFORMED as error:
         raise RecipeError(
             f"{path}: the file is damaged ({len(data):,} bytes; {type(error).__name__}: {error}); "
@@ -201,7 +201,7 @@ def words(enum: str) -> dict[int, str]:
     return {value: word for word, value in members.items() if isinstance(value, int)}
 
 
-class Reader:
+class FlatbufferReader:
     """One pass over one file; the generated accessors are lazy, so only what is asked is read."""
 
     def __init__(self, data: bytes, path: Path, schema: Any) -> None:  # noqa: ANN401 - as _schema

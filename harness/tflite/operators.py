@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.tflite import flatbuffer
-from harness.tflite.flatbuffer import Reader
+from harness.tflite.flatbuffer import FlatbufferReader
 
 _QUANTISER_WORDS = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Where the quantiser's word is not TFLite's."""
@@ -92,7 +92,7 @@ def quantiser_word(operator: Operator) -> Any:  # noqa: ANN401 - untyped library
     return qtyping.TFLOperationName(_QUANTISER_WORDS.get(operator.word, operator.word))
 
 
-def _constant(reader: Reader, tensor: Any) -> tuple[int, ...]:  # noqa: ANN401 - generated classes
+def _constant(reader: FlatbufferReader, tensor: Any) -> tuple[int, ...]:  # noqa: ANN401 - generated classes
     """Return the shape of a float constant of two dimensions or more; () of anything else."""
     shape = tuple(flatbuffer.ints(tensor.ShapeAsNumpy()))
     floating = flatbuffer.dtype_word(tensor).startswith("float")

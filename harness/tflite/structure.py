@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
-from harness.tflite.flatbuffer import Reader
+from harness.tflite.flatbuffer import FlatbufferReader
 from harness.tflite.numeric import Array
 
 _PASSED_THROUGH = ("DEQUANTIZE", "DENSIFY")
@@ -105,7 +105,7 @@ def int8_share(layers: Iterable[Layer]) -> float:
     return sum(layer.elements for layer in chosen if layer.narrow) / total if total else 0.0
 
 
-def _layers(reader: Reader, graph: Any, seen: set[int]) -> list[Layer]:  # noqa: ANN401 - generated
+def _layers(reader: FlatbufferReader, graph: Any, seen: set[int]) -> list[Layer]:  # noqa: ANN401 - generated
     users = _users(reader, graph)
     found = []
     for index in range(reader.length(graph.TensorsLength())):
@@ -127,7 +127,7 @@ def _layers(reader: Reader, graph: Any, seen: set[int]) -> list[Layer]:  # noqa:
     return found
 
 
-def _users(reader: Reader, graph: Any) -> dict[int, str]:  # noqa: ANN401 - generated classes
+def _users(reader: FlatbufferReader, graph: Any) -> dict[int, str]:  # noqa: ANN401 - generated classes
     """Return the operator that uses each tensor, by the tensor's index."""
     codes = [
         reader.operator_word(reader.model.OperatorCodes(i))[0]

@@ -27,7 +27,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operator:
+class GraphOperator:
     """One operator of the main graph."""
 
     index: int
@@ -104,7 +104,7 @@ class Graph:
             start = cut + 1
         return made
 
-    def _operators(self) -> list[Operator]:
+    def _operators(self) -> list[GraphOperator]:
         words = [_word(code) for code in self._model.operatorCodes]
         constants = {
             index
@@ -120,7 +120,9 @@ class Graph:
                 constants.update(made)
             name = _text(self._graph.tensors[made[0]].name) if made else ""
             found.append(
-                Operator(index=index, type=words[one.opcodeIndex], name=name, constant=constant)
+                GraphOperator(
+                    index=index, type=words[one.opcodeIndex], name=name, constant=constant
+                )
             )
         return found
 
@@ -198,7 +200,7 @@ class Graph:
         return used
 
 
-def types(operators: Sequence[Operator]) -> str:
+def types(operators: Sequence[GraphOperator]) -> str:
     """Name the types of a group: the first three, then how many more."""
     words = [one.type for one in operators]
     more = f" + {len(words) - _NAMED} more" if len(words) > _NAMED else ""

@@ -163,6 +163,7 @@ GOOD_LAUNCH: dict[str, Any] = {
         "first_ns": 2,
         "warmup": {"inferences": 3, "seconds": 0.5, "steady": True},
         "inferences": 1,
+        "window": {"start_ns": 1, "end_ns": 2, "process_start_ns": 0, "process_end_ns": 3},
         "drift": None,
         "cpu_share": 1.0,
         "involuntary_switches": 0,
@@ -186,6 +187,11 @@ def test_a_good_launch_is_read() -> None:
     assert list(launch.samples[0].at_ns) == [1]
     assert list(launch.samples[0].value) == [1.0]
     assert launch.before.temperature_c == 40.5
+    stamps = answers.stamps(Fields("dut", GOOD_LAUNCH), 10, 20)
+    assert stamps is not None
+    assert (stamps.sent_ns, stamps.start_ns, stamps.end_ns, stamps.received_ns) == (10, 1, 2, 20)
+    assert (stamps.process_start_ns, stamps.process_end_ns) == (0, 3)
+    assert answers.stamps(Fields("dut", {"launch": {}}), 10, 20) is None
 
 
 def _paths(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -215,6 +221,7 @@ def test_a_launch_with_anything_in_it_is_read_or_refused(
     _read_or_refuse(
         lambda fields: answers.launch(ORDER, fields, no_file), _with(GOOD_LAUNCH, path, new)
     )
+    _read_or_refuse(lambda fields: answers.stamps(fields, 10, 20), _with(GOOD_LAUNCH, path, new))
 
 
 GOOD_HELLO: dict[str, Any] = {

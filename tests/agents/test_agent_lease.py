@@ -24,7 +24,9 @@ from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.packing import agent_zip
 from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import LeaseError
-from harness.measure.sessions import Patience, Session
+from harness.events import Event, Waiting
+from harness.measure.leases import Patience
+from harness.measure.sessions import Session
 from harness.protocols import Leasing
 from harness.types import Device, LaunchOrder
 
@@ -334,8 +336,9 @@ def test_a_session_says_who_has_the_device_or_waits(
     assert caught.value.holder == "raw benbenbe"
     told = []
 
-    def tell(name: str, reason: str) -> None:
-        told.append((name, reason))
+    def tell(event: Event) -> None:
+        assert isinstance(event, Waiting)
+        told.append((event.device, event.reason))
         other.ask("lease", action="drop", token="benbenbe")
 
     session = Session(device, patience=Patience(60.0, tell))

@@ -39,7 +39,7 @@ def _tree(root: Path, files: dict[str, str]) -> Path:
 
 def _in_the_zip(expression: str, *words: str) -> Any:
     archive, _ = packing.agent_zip()
-    opened = "import sys, json, runpy; runpy.run_path(sys.argv[1], run_name='packed')"
+    opened = "import sys, json; sys.path.insert(0, sys.argv[1])"
     script = f"{opened}; import facts, sysfs; print(json.dumps({expression}))"
     argv = [sys.executable, "-c", script, str(archive), *words]
     return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
@@ -290,7 +290,7 @@ def test_several_inputs_are_matched_by_name(
 
 def test_a_traceback_from_the_zip_has_the_line_numbers_of_the_sources() -> None:
     archive, _ = packing.agent_zip()
-    script = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='packed'); import digests; digests.of_file(None)"
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import digests; digests.of_file(None)"
     words = [sys.executable, "-c", script, str(archive)]
     said = subprocess.run(words, check=False, capture_output=True, text=True).stderr
     source = packing.assets.agents() / "python_tflite" / "digests.py"

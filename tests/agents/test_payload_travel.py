@@ -8,8 +8,7 @@ import os
 import random
 import re
 import signal
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,16 @@ from agent_lab import RawAgent, digest_of, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.devices.dialects.python_agent import parcel
+from harness.devices.dialects.python_agent import transfer
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalTransport
 from harness.errors import TransferFailed
+from harness.events import Event
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
-from harness.measure.worker import Worker
 from harness.tflite import payload
-from harness.types import Cell, Device, Launch, LaunchOrder
+from harness.types import Device
 
 pytest_plugins = ("agent_fixtures",)
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -142,7 +142,7 @@ def test_any_bytes_are_refused(raw: RawAgent, codec: str, data: bytes) -> None:
 
 def test_the_agent_stays_small_while_it_unpacks(raw: RawAgent, codec: str, tmp_path: Path) -> None:
     path = tmp_path / "large"
-    path.write_bytes(random.Random(3).randbytes(parcel.QUICK_OVER_BYTES // 8) * 8)
+    path.write_bytes(random.Random(3).randbytes(transfer.QUICK_OVER_BYTES // 8) * 8)
     pid = next(int(one.name) for one in Path("/proc").iterdir() if _is_agent(one.name, raw))
     packed = payload.get(codec).pack(path.read_bytes())
     answer = send(raw, packed, digest_of(path), codec=codec, bytes=path.stat().st_size)
@@ -270,34 +270,19 @@ def test_a_link_that_damages_is_found_out(
     dialect.close()
 
 
-class Recording:
-    """An observer that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Mapping[str, Any]] = []
-
-    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
-        raise AssertionError
-
-    def launch(self, launch: Launch) -> None:
-        raise AssertionError
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-
-
 def test_over_a_real_sshd_a_run_tells_what_travelled(
     ssh_device: Device, plain: Path, own_cache: None
 ) -> None:
-    observer = Recording()
+    events: list[Event] = []
     session = Session(ssh_device)
-    worker = Worker(session=session, observer=observer, stop=threading.Event())
+    bench = Bench(session=session, emit=events.append)
     try:
         for _ in range(2):
-            worker.bring({digest_of(plain): plain})
+            bench.bring({digest_of(plain): plain})
     finally:
         session.close()
-    (event,) = observer.events
+    (pushed,) = events
+    event = pushed.plain()
     assert (event["event"], event["device"]) == ("pushed", "loopback")
     assert event["file_bytes"] == len(PLAIN)
     assert event["travelled_bytes"] < 0.6 * len(PLAIN)
@@ -310,7 +295,7 @@ def test_over_a_real_sshd_a_run_tells_what_travelled(
 
 
 def form(path: Path, device: Device, unpacks: Collection[str], folder: Path) -> str | None:
-    found = parcel.parcel(path, device, unpacks, folder)
+    found = transfer.encode(path, device, unpacks, folder)
     assert found.file_bytes == path.stat().st_size
     assert (found.path == path) == (found.codec is None)
     return found.codec
@@ -353,11 +338,11 @@ def test_a_look_that_was_wrong_is_made_good(far: Device, tmp_path: Path) -> None
 def test_a_large_file_is_packed_quickly(
     far: Device, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcel, "QUICK_OVER_BYTES", len(PLAIN) - 1)
+    monkeypatch.setattr(transfer, "QUICK_OVER_BYTES", len(PLAIN) - 1)
     assert form(plain, far, ("xz", "gzip"), tmp_path) == "gzip"
     assert form(plain, far, ("xz",), tmp_path) is None
 
 
 def test_a_file_that_is_gone_is_named(far: Device, tmp_path: Path) -> None:
     with pytest.raises(TransferFailed, match=r"gone.*bench-one"):
-        parcel.parcel(tmp_path / "gone", far, ("gzip",), tmp_path)
+        transfer.encode(tmp_path / "gone", far, ("gzip",), tmp_path)

@@ -27,7 +27,7 @@ from harness.errors import HarnessError, RuntimeMissing, TransferFailed
 from harness.farm import setup
 from harness.farm.probe import Probe
 from harness.farm.setup import Installation
-from harness.farm.wheels import Site, Wanted
+from harness.farm.wheels import RuntimeRequirement, Site
 from harness.measure.sessions import Session
 from harness.types import Device, Dose, LaunchOrder
 
@@ -91,7 +91,7 @@ def installed(board: Device) -> Iterator[Callable[..., Installation]]:
     def install(wanted: str | None = None, *, dry_run: bool = False) -> Installation:
         session = Session(board)
         try:
-            asked = Wanted.parse(wanted) if wanted else None
+            asked = RuntimeRequirement.parse(wanted) if wanted else None
             return setup.install(session, asked, dry_run=dry_run, say=lambda _: None)
         finally:
             session.close()
@@ -257,7 +257,7 @@ def test_numpy_of_32_bit_arm_comes_from_the_system(index: Path, tmp_path: Path) 
     (index / "numpy-3.0-py3-none-any.whl").unlink()
     device = Device(name="zero", profile="p", address="ssh://pi@10.0.0.9")
     site = Site(python=(3, 11), arch="armv7l", glibc=(2, 36), numpy=None)
-    wanted = Wanted.parse("ai_edge_litert==9.1")
+    wanted = RuntimeRequirement.parse("ai_edge_litert==9.1")
     with pytest.raises(RuntimeMissing, match=r"zero: .*`ssh -t pi@10.0.0.9 'sudo apt-get"):
         setup._fetch(wanted, site, device, tmp_path)
 

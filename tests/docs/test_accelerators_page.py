@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 from harness.config import farm, plans, profiles, recipes, toml_door
-from harness.devices.delegation import KINDS
+from harness.devices.delegation import KINDS, SHOWN
+from harness.errors import FellBack, Inaccurate, Unproven
 from harness.optimize import build, catalog
 from harness.optimize.targets import aot
 from harness.records.table import COLUMNS
-from harness.records.table.display import (FLAGS, STATUSES)
+from harness.records.table.display import FLAGS
 from harness.types import ModelSource
 
 PAGE = (Path(__file__).parents[2] / "docs" / "accelerators.md").read_text(encoding="utf-8")
@@ -48,7 +49,7 @@ def test_the_page_names_what_there_is() -> None:
         assert flag in FLAGS
         assert f"`{flag}`" in PAGE
     for status in ("partial", "fell_back", "invalid", "inaccurate"):
-        assert status in STATUSES
+        assert status in {*SHOWN, FellBack.kind, Unproven.kind, Inaccurate.kind}
         assert f"`{status}`" in PAGE
     for step in ("edgetpu", "aot"):
         for parameter in catalog.known_steps()[step].parameters:

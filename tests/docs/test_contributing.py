@@ -161,7 +161,6 @@ def test_a_dialect(vendor: str, tmp_path: Path) -> None:
 
 
 
-@pytest.mark.xfail(reason="the bench orders only what the dialect can do", strict=True)
 def test_a_dialect_gives_a_row_and_a_verdict(vendor: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(

@@ -67,7 +67,7 @@ def true_ranks() -> dict[str, Any]:
 @case
 def true_ranks_by_energy() -> dict[str, Any]:
     """The energy of kernels of known rank is in that many singular values."""
-    found = factors.choose(low_rank_net(), factors.Wish(energy=0.999999))
+    found = factors.choose(low_rank_net(), factors.DecomposeSpec(energy=0.999999))
     return {name: list(ranks) for name, ranks in found.items()}
 
 
@@ -100,7 +100,7 @@ def half_the_parameters() -> dict[str, Any]:
     left = {}
     for keep in (0.9, 0.7, 0.5):
         model = residual_net()
-        ranks = factors.choose(model, factors.Wish(keep=keep))
+        ranks = factors.choose(model, factors.DecomposeSpec(keep=keep))
         left[str(keep)] = factors.decompose(model, ranks).count_params() / model.count_params()
     return left
 
@@ -131,8 +131,10 @@ def decomposed_shared_layer() -> dict[str, Any]:
 def rank_above_full() -> dict[str, Any]:
     said = {}
     for name, ask in {
-        "everywhere": lambda: factors.choose(low_rank_net(), factors.Wish(rank=145)),
-        "named": lambda: factors.choose(low_rank_net(), factors.Wish(rank=17, layers=("point_4",))),
+        "everywhere": lambda: factors.choose(low_rank_net(), factors.DecomposeSpec(rank=145)),
+        "named": lambda: factors.choose(
+            low_rank_net(), factors.DecomposeSpec(rank=17, layers=("point_4",))
+        ),
         "decompose": lambda: factors.decompose(low_rank_net(), {"conv_5_6": (5, 17)}),
     }.items():
         try:
@@ -156,7 +158,7 @@ def bad_wishes() -> dict[str, Any]:
         "no gain": {"rank": 3, "layers": ("scores_2",)},
     }.items():
         try:
-            factors.choose(low_rank_net(), factors.Wish(**wish))
+            factors.choose(low_rank_net(), factors.DecomposeSpec(**wish))
         except RecipeError as error:
             said[name] = str(error)
     return said
@@ -166,7 +168,7 @@ def bad_wishes() -> dict[str, Any]:
 def nothing_to_decompose() -> dict[str, Any]:
     image = L.Input((8, 8, 3))
     model = keras.Model(image, L.GlobalAveragePooling2D()(L.DepthwiseConv2D(3)(image)))
-    return dict(factors.choose(model, factors.Wish(energy=0.5)))
+    return dict(factors.choose(model, factors.DecomposeSpec(energy=0.5)))
 
 
 if __name__ == "__main__":

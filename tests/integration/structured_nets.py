@@ -155,7 +155,7 @@ def difference(model: Any, other: Any) -> float:
 
 def pruned(model: Any, **wish: Any) -> Any:
     seen = groups.network(model)
-    return filters.prune(seen, filters.choose(seen, filters.Wish(**wish)))
+    return filters.prune(seen, filters.choose(seen, filters.FilterPruneSpec(**wish)))
 
 
 def widths(model: Any) -> dict[str, int]:

@@ -121,7 +121,7 @@ def batch_norm_scale() -> dict[str, Any]:
 def counted_by_hand() -> dict[str, Any]:
     seen = groups.network(small_net())
     whole = filters.cost(seen, np.ones(len(seen.roots), bool))
-    kept = filters.choose(seen, filters.Wish(keep=0.5, multiple=1))
+    kept = filters.choose(seen, filters.FilterPruneSpec(keep=0.5, multiple=1))
     less = filters.cost(seen, kept)
     return {
         "whole": [whole.parameters, whole.macs],
@@ -151,7 +151,7 @@ def shares() -> dict[str, Any]:
         seen = groups.network(model)
         whole = filters.cost(seen, np.ones(len(seen.roots), bool))
         for of in ("parameters", "macs"):
-            kept = filters.choose(seen, filters.Wish(keep=0.5, of=of, multiple=1))
+            kept = filters.choose(seen, filters.FilterPruneSpec(keep=0.5, of=of, multiple=1))
             smaller = filters.prune(seen, kept)
             again = groups.network(smaller)
             left = filters.cost(again, np.ones(len(again.roots), bool))
@@ -187,7 +187,9 @@ def unseen() -> dict[str, Any]:
     model = shaken(keras.Model(image, L.Dense(2, name="scores")(L.Flatten()(z))))
     seen = groups.network(model)
     return {
-        "widths": widths(filters.prune(seen, filters.choose(seen, filters.Wish(multiple=1)))),
+        "widths": widths(
+            filters.prune(seen, filters.choose(seen, filters.FilterPruneSpec(multiple=1)))
+        ),
         "frozen": filters.frozen(seen),
     }
 
@@ -339,7 +341,7 @@ def random_graphs() -> dict[str, Any]:
     for seed in range(40):
         model = random_net(seed)
         seen = groups.network(model)
-        kept = filters.choose(seen, filters.Wish(keep=0.6, multiple=1))
+        kept = filters.choose(seen, filters.FilterPruneSpec(keep=0.6, multiple=1))
         smaller = filters.prune(seen, kept)
         for part in seen.parts.values():
             for weight in passing.KERNELS:

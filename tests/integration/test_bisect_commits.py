@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.bisect import Answer, Found, Untestable, search
+from harness.analysis.bisect import BisectResult, GateAnswer, Untestable, search
 from harness.analysis.bisect.commits import Commits
 from harness.errors import ConfigError
 
@@ -72,9 +72,9 @@ def _repository(tmp_path: Path) -> Repository:
 
 
 def by_text(first_bad: int) -> object:
-    def oracle(baseline: Path, candidate: Path, max_pairs: int) -> Answer:
+    def oracle(baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
         value = int(candidate.read_text().rsplit(maxsplit=1)[-1])
-        return Answer(word="bad" if value >= first_bad else "good", reason=f"value {value}")
+        return GateAnswer(word="bad" if value >= first_bad else "good", reason=f"value {value}")
 
     return oracle
 
@@ -92,7 +92,9 @@ def history(repository: Repository) -> list[str]:
     return made
 
 
-def found_in(repository: Repository, space: Path, path: str, good: str, **how: object) -> Found:
+def found_in(
+    repository: Repository, space: Path, path: str, good: str, **how: object
+) -> BisectResult:
     space.mkdir()
     points = Commits(repository.root, good, "HEAD", path=path, space=space, **how)  # type: ignore[arg-type]
     return search(points, by_text(4), max_pairs=20)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_no_compiler_is_said_with_the_way_to_get_it(data: Path, tmp_path: Path) 
     text.write_text("not a program")
     text.chmod(0o755)
     with pytest.raises(RecipeError, match="cannot be started"):
-        edgetpu.compile_model(model, tmp_path, edgetpu.Settings(compiler=str(text)))
+        edgetpu.compile_model(model, tmp_path, edgetpu.EdgeTpuSettings(compiler=str(text)))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,9 @@ def test_failures_end_with_the_compilers_words(
     given.write_bytes((data / "kws" / "kws_ref_model.tflite").read_bytes())
     (tmp_path / "work").mkdir()
     with pytest.raises(RecipeError) as caught:
-        edgetpu.compile_model(given, tmp_path / "work", edgetpu.Settings(compiler=str(program)))
+        edgetpu.compile_model(
+            given, tmp_path / "work", edgetpu.EdgeTpuSettings(compiler=str(program))
+        )
     assert words in str(caught.value)
     assert len((tmp_path / "bin" / "told").read_text().splitlines()) == calls
 
@@ -123,7 +125,9 @@ def test_failures_end_with_the_compilers_words(
 def test_a_compiler_that_crashes_once_is_asked_again(data: Path, tmp_path: Path, mode: str) -> None:
     program = compiler.install(tmp_path / "bin", mode)
     model = data / "kws" / "kws_ref_model.tflite"
-    made, account = edgetpu.compile_model(model, tmp_path, edgetpu.Settings(compiler=str(program)))
+    made, account = edgetpu.compile_model(
+        model, tmp_path, edgetpu.EdgeTpuSettings(compiler=str(program))
+    )
     assert flatbuffer.read(made).operators[EDGETPU] == 1
     assert account.mapped_ops == 12
 
@@ -143,7 +147,9 @@ def test_any_way_of_saying_it_comes_to_the_same(
 ) -> None:
     program = compiler.install(tmp_path / "bin", mode)
     model = data / "kws" / "kws_ref_model.tflite"
-    _, account = edgetpu.compile_model(model, tmp_path, edgetpu.Settings(compiler=str(program)))
+    _, account = edgetpu.compile_model(
+        model, tmp_path, edgetpu.EdgeTpuSettings(compiler=str(program))
+    )
     assert (account.mapped_ops, account.total_ops, list(account.left)) == (12, 13, ["SOFTMAX"])
     assert (account.source, account.contradiction) == (source, None)
     assert account.compiler == f"Edge TPU Compiler {version}"
@@ -152,7 +158,9 @@ def test_any_way_of_saying_it_comes_to_the_same(
 def test_a_log_of_another_model_is_a_contradiction(data: Path, tmp_path: Path) -> None:
     program = compiler.install(tmp_path / "bin", "contradict")
     model = data / "kws" / "kws_ref_model.tflite"
-    _, account = edgetpu.compile_model(model, tmp_path, edgetpu.Settings(compiler=str(program)))
+    _, account = edgetpu.compile_model(
+        model, tmp_path, edgetpu.EdgeTpuSettings(compiler=str(program))
+    )
     assert account.contradiction == "2 ADD left on the CPU by the log, 0 in the file"
 
 
@@ -161,7 +169,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(
 ) -> None:
     monkeypatch.setattr(edgetpu, "_GRACE_SECONDS", 1.0)
     program = compiler.install(tmp_path / "bin", "hang")
-    settings = edgetpu.Settings(compiler=str(program), timeout_seconds=2, tries=1)
+    settings = edgetpu.EdgeTpuSettings(compiler=str(program), timeout_seconds=2, tries=1)
     began = time.monotonic()
     with pytest.raises(RecipeError, match="still running after 3 s and was killed"):
         edgetpu.compile_model(data / "kws" / "kws_ref_model.tflite", tmp_path, settings)

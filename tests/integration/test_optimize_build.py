@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError, HarnessError, RecipeError
+from harness.events import BuildProgress
 from harness.optimize import build, inspect, reference, workers
 from harness.tflite import flatbuffer
 from harness.types import DataSource, ModelSource, Recipe, StepCall, Variant
@@ -127,7 +128,7 @@ def test_int8_can_keep_float_ends(cache: Path) -> None:
 
 
 def test_again_it_comes_from_the_cache(cache: Path, variants: dict[str, Variant]) -> None:
-    events: list[build.BuildEvent] = []
+    events: list[BuildProgress] = []
     start = time.monotonic()
     again = built(digits(), *POST_TRAINING, "as_is", cache=cache, on_event=events.append)
 
@@ -159,7 +160,7 @@ def test_a_damaged_cache_entry_is_built_again(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_with_seconds_and_memory(tmp_path: Path) -> None:
-    events: list[build.BuildEvent] = []
+    events: list[BuildProgress] = []
     built(digits(), "int8", cache=tmp_path, on_event=events.append)
 
     done = {event.stage: event for event in events if event.status == "done"}

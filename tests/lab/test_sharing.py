@@ -13,7 +13,8 @@ import pytest
 
 from harness import api
 from harness.devices.dialects.python_agent import renewal
-from harness.measure.sessions import Patience, Session
+from harness.measure.leases import Patience
+from harness.measure.sessions import Session
 
 from .__main__ import farm_entry
 from .device import Hosted
@@ -66,7 +67,8 @@ def test_a_controller_that_falls_silent_is_taken_over(host: Hosted, tmp_path: Pa
         theirs.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
         session = Session(
-            host.entry, patience=Patience(90.0, lambda _, reason: waited.append(reason))
+            host.entry,
+            patience=Patience(90.0, lambda event: waited.append(event.plain()["reason"])),
         )
         try:
             session.hold()

@@ -65,6 +65,7 @@ FUZZERS: dict[str, tuple[str, ...]] = {
 """By module: fuzz tests, as FILE::TEST under tests/."""
 
 NOT_A_DEVICE: dict[str, str] = {
+    "harness/analysis/search/answers.py": "reads trials of ours",
     "harness/analysis/bisect/commits.py": "git of this machine",
     "harness/farm/doctor.py": "looks at exit codes and at its own random bytes",
     "harness/farm/wheels.py": "pip of this machine",

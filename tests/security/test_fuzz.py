@@ -108,19 +108,14 @@ PARSERS = ("answers.py", "framing.py", "tool_log.py", "flatbuffer.py", "codecs.p
 
 def reading_modules() -> set[str]:
     found = set()
-    rooms = ("dialects", "farm", "measure", "layers", "transports", "bisect", "gate", "meters")
-    for room in rooms:
-        for path in (ROOT / "harness" / room).glob("*.py"):
+    for package in ("devices", "farm", "measure", "analysis", "tflite"):
+        for path in (ROOT / "harness" / package).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             if READS.search(text) or path.name in PARSERS:
                 found.add(str(path.relative_to(ROOT)))
-    for name in (
-        "harness/measure/worker.py",
-        "harness/measure/sessions.py",
-        "harness/measure/run.py",
-    ):
-        if READS.search((ROOT / name).read_text(encoding="utf-8")):
-            found.add(name)
+    for path in (ROOT / "harness" / "records").rglob("*.py"):
+        if path.name in PARSERS:
+            found.add(str(path.relative_to(ROOT)))
     return found
 
 
@@ -164,13 +159,16 @@ LINES = st.lists(
             "id": st.sampled_from([1, 2, None, True, "1", [1]]),
             "event": st.sampled_from(["result", "error", "progress", 5]),
         },
-        optional=dict.fromkeys(("have", "unpacks", "facts", "kind", "reason", "epoch"), JSON),
+        optional=dict.fromkeys(
+            ("have", "unpacks", "facts", "kind", "reason", "epoch", "arrived_ns", "answered_ns"),
+            JSON,
+        ),
     ).map(lambda value: json.dumps(value).encode()),
     max_size=4,
 )
 
 
-@given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "close"]))
+@given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "exchange", "close"]))
 @settings(deadline=None)
 def test_a_conversation(lines: list[bytes], verb: str) -> None:
     from harness.devices.framing import JsonLines
@@ -184,6 +182,7 @@ def test_a_conversation(lines: list[bytes], verb: str) -> None:
         "hello": dialect.hello,
         "hold": dialect.hold,
         "holder": dialect.holder,
+        "exchange": dialect.exchange,
         "close": dialect.close,
     }
     # A file that is not here is the test's own doing: the answer was read.
@@ -402,7 +401,7 @@ def test_a_lease_of_any_bytes(tmp_path: Path, lines: list[bytes]) -> None:
     fed(tmp_path, lines)
 
 
-VERBS = ("have", "commit", "clean", "launch", "infer", "lease", "cancel", "x")
+VERBS = ("have", "commit", "clean", "clock", "launch", "infer", "lease", "cancel", "x")
 KEYS = (
     *("digests", "digest", "part", "codec", "bytes", "out", "older_seconds", "order", "n"),
     *("inputs", "epoch", "action", "token", "holder", "target"),

@@ -20,6 +20,8 @@ from harness.errors import AgentError, AgentSilent, HarnessError, TransferFailed
 from harness.farm import contact
 from harness.measure import pinning
 from harness.measure.sessions import Session
+from harness.records.store import codec
+from harness.types import Launch
 
 MEGABYTES = 1 << 10
 """Of what getrusage counts on Linux."""
@@ -97,6 +99,10 @@ BAD_LAUNCHES = {
     "a flag that is none": "a['launch']['flags'] = [1]",
     "no delegation's words": "a['launch']['delegation'] = {}",
     "names of megahertz": "a['launch']['before'] = {'seconds_at_mhz': {'x': 'y'}}",
+    "a window of words": "a['launch']['window'] = {'start_ns': 'x', 'end_ns': 2}",
+    "a window without an end": "a['launch']['window'] = {'start_ns': 1}",
+    "a window before the boot": "a['launch']['window'] = {'start_ns': -5, 'end_ns': 2}",
+    "a window that is none": "a['launch']['window'] = [1, 2]",
 }
 
 
@@ -108,6 +114,51 @@ def test_a_launch_that_lies_is_refused(name: str, tmp_path: Path) -> None:
             session.dialect.launch(ORDER)
     finally:
         session.close()
+
+
+BAD_CLOCKS = {
+    "says nothing": "pass",
+    "words": "a.update(arrived_ns='x', answered_ns=[])",
+    "fractions": "a.update(arrived_ns=0.5, answered_ns=1.5)",
+    "before the boot": "a.update(arrived_ns=-1, answered_ns=1)",
+    "backwards": "a.update(arrived_ns=9, answered_ns=1)",
+    "worked for centuries": "a.update(arrived_ns=0, answered_ns=2**63 - 1)",
+    "another time each time": "import random; now = random.randrange(2**62)"
+    "; a.update(arrived_ns=now, answered_ns=now)",
+    "centuries ahead": "a.update(arrived_ns=2**63 - 1, answered_ns=2**63 - 1)",
+    "no clock": "a.update(event='error', kind='protocol', reason='unknown verb')",
+}
+WINDOWS = {
+    "right": (0, 20_000_000),
+    "centuries": (0, 2**63 - 1),
+    "backwards": (20_000_000, 0),
+}
+
+
+@pytest.mark.parametrize("length", WINDOWS)
+@pytest.mark.parametrize("name", BAD_CLOCKS)
+def test_a_clock_that_lies_costs_only_the_window(name: str, length: str, tmp_path: Path) -> None:
+    start, end = WINDOWS[length]
+    evil = (
+        f"def evil(request, a):\n if request['verb'] == 'clock':\n  {BAD_CLOCKS[name]}\n"
+        " if request['verb'] == 'launch':\n"
+        f"  a['launch']['window'] = {{'start_ns': {start}, 'end_ns': {end}}}\n return [a]\n"
+    )
+    session = Session(hostile_device(tmp_path / "board", evil))
+    try:
+        sent = time.monotonic_ns()
+        launch = session.dialect.launch(ORDER)
+        received = time.monotonic_ns()
+    finally:
+        session.close()
+    assert len(launch.samples[0]) == 20
+    if launch.window is None:
+        assert length == "backwards"
+        assert "clock_stepped" in launch.flags
+    else:
+        assert sent <= launch.window.start_host_ns <= launch.window.end_host_ns <= received
+        assert launch.window.uncertainty_ns <= received - sent
+        codec.load(Launch, codec.decode(codec.encode(codec.dump(launch))))
 
 
 BAD_OUTPUTS = {

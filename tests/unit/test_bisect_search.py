@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.bisect import Answer, Files, Found, Point, Untestable, search
+from harness.analysis.bisect import BisectPoint, BisectResult, Files, GateAnswer, Untestable, search
 from harness.analysis.bisect.search import Word
 from harness.errors import ConfigError
 
@@ -24,8 +24,8 @@ class Simulated:
         self.folder, self.contents, self.untestable = folder, contents, set(untestable)
 
     @property
-    def all(self) -> Sequence[Point]:
-        return [Point(name=f"p{at}") for at in range(len(self.contents))]
+    def all(self) -> Sequence[BisectPoint]:
+        return [BisectPoint(name=f"p{at}") for at in range(len(self.contents))]
 
     def model(self, at: int) -> Path:
         if at in self.untestable:
@@ -42,12 +42,12 @@ class Oracle:
         self.answer = answer
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> Answer:
+    def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
         assert baseline.stem == "0"
         at = int(candidate.stem)
         before = sum(one == at for one, _ in self.asked)
         self.asked.append((at, max_pairs))
-        return Answer(word=self.answer(at, before), reason="simulated", run=f"run-{at}")
+        return GateAnswer(word=self.answer(at, before), reason="simulated", run=f"run-{at}")
 
 
 def searched(
@@ -56,7 +56,7 @@ def searched(
     count: int = 16,
     untestable: Sequence[int] = (),
     contents: Sequence[str] | None = None,
-) -> tuple[Found, Oracle]:
+) -> tuple[BisectResult, Oracle]:
     oracle = Oracle(answer)
     points = Simulated(folder, contents or [str(at) for at in range(count)], untestable)
     return search(points, oracle, max_pairs=20), oracle
@@ -74,9 +74,9 @@ def test_finds_the_first_bad_one_wherever_it_is(
     found, oracle = searched(folder, lambda at, _: "bad" if at >= first else "good", count)
 
     assert (found.status, found.exit_code) == ("found", 0)
-    assert found.first_bad == Point(name=f"p{first}")
-    assert found.last_good == Point(name=f"p{first - 1}")
-    assert found.remaining == (Point(name=f"p{first}"),)
+    assert found.first_bad == BisectPoint(name=f"p{first}")
+    assert found.last_good == BisectPoint(name=f"p{first - 1}")
+    assert found.remaining == (BisectPoint(name=f"p{first}"),)
     assert len(oracle.asked) <= 1 + (count - 1).bit_length()
     assert len({at for at, _ in oracle.asked}) == len(oracle.asked)
 
@@ -98,7 +98,7 @@ def test_an_inconclusive_step_is_retried_with_twice_the_pairs(tmp_path: Path) ->
 
     found, oracle = searched(tmp_path, answer)
 
-    assert found.first_bad == Point(name="p5")
+    assert found.first_bad == BisectPoint(name="p5")
     assert [pairs for at, pairs in oracle.asked if at == 7] == [20, 40]
 
 
@@ -112,7 +112,7 @@ def test_what_stays_inconclusive_ends_the_search_with_what_remains(tmp_path: Pat
 
     assert (found.status, found.exit_code) == ("inconclusive", 2)
     assert found.first_bad is None
-    assert found.last_good == Point(name="p7")
+    assert found.last_good == BisectPoint(name="p7")
     assert [point.name for point in found.remaining] == [f"p{at}" for at in range(8, 16)]
     assert oracle.asked[-2:] == [(11, 20), (11, 40)]
     assert "p11 stayed inconclusive with 2 times the pairs" in found.sentence()
@@ -134,10 +134,10 @@ def test_a_noisy_oracle_that_says_so_never_names_the_wrong_one(
     found, _ = searched(tmp_path_factory.mktemp("noisy"), answer, 20)
 
     if found.status == "found":
-        assert found.first_bad == Point(name=f"p{first}")
+        assert found.first_bad == BisectPoint(name=f"p{first}")
     else:
         assert found.status == "inconclusive"
-        assert Point(name=f"p{first}") in found.remaining
+        assert BisectPoint(name=f"p{first}") in found.remaining
 
 
 def test_points_without_a_model_are_stepped_around(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_points_without_a_model_are_stepped_around(tmp_path: Path) -> None:
         tmp_path, lambda at, _: "bad" if at >= 9 else "good", untestable=(6, 7)
     )
 
-    assert found.first_bad == Point(name="p9")
+    assert found.first_bad == BisectPoint(name="p9")
     assert not {6, 7} & {at for at, _ in oracle.asked}
     assert [step.answer.word for step in found.steps].count("untestable") == 1
 
@@ -154,7 +154,7 @@ def test_a_first_bad_one_behind_untestable_points_is_not_guessed(tmp_path: Path)
     found, _ = searched(tmp_path, lambda at, _: "bad" if at >= 8 else "good", untestable=(6, 7))
 
     assert (found.status, found.exit_code) == ("untestable", 2)
-    assert found.last_good == Point(name="p5")
+    assert found.last_good == BisectPoint(name="p5")
     assert [point.name for point in found.remaining] == ["p6", "p7", "p8"]
 
 
@@ -165,7 +165,7 @@ def test_an_oracle_may_call_a_point_untestable_but_not_the_bad_end(tmp_path: Pat
         return "bad" if at >= 3 else "good"
 
     found, _ = searched(tmp_path, answer)
-    assert found.first_bad == Point(name="p3")
+    assert found.first_bad == BisectPoint(name="p3")
 
     with pytest.raises(ConfigError, match="the bad end cannot be asked about"):
         searched(tmp_path, lambda _, __: "untestable")
@@ -182,7 +182,7 @@ def test_the_same_bytes_are_asked_about_once(tmp_path: Path) -> None:
         tmp_path, lambda at, _: "bad" if at >= 3 else "good", contents=contents
     )
 
-    assert found.first_bad == Point(name="p3")
+    assert found.first_bad == BisectPoint(name="p3")
     assert len(oracle.asked) == 2, "c at the end, b once"
     assert any("the same bytes as p" in step.answer.reason for step in found.steps)
 

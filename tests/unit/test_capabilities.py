@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from plugin_site import install
@@ -77,26 +76,7 @@ LACKS = {
 }
 """What the fake lacks: its transport, and its dialect where that is not the transport's own."""
 
-BENCH = "the bench orders only what the dialect can do"
-NOT_YET = {
-    ("run", "memory"): BENCH,
-    ("run", "all but timed launches"): BENCH,
-    ("run", "outputs"): BENCH,
-    ("gate", "all but timed launches"): BENCH,
-    ("gate", "memory"): BENCH,
-    ("gate", "outputs"): BENCH,
-}
-"""What is not built yet, by command and lack; the mark is strict, so it goes with the part."""
-
-
-def each(command: str) -> Any:
-    """Every lack, marked where the command cannot do with it yet."""
-    made = []
-    for lack in LACKS:
-        reason = NOT_YET.get((command, lack))
-        marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-        made.append(pytest.param(lack, marks=marks, id=lack.replace(" ", "-")))
-    return pytest.mark.parametrize("lack", made)
+EACH = pytest.mark.parametrize("lack", list(LACKS), ids=lambda lack: lack.replace(" ", "-"))
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +109,7 @@ def plan_of(folder: Path) -> Path:
     return path
 
 
-@each("run")
+@EACH
 def test_run_measures_the_rest(lack: str, tmp_path: Path) -> None:
     plan, farm = plan_of(tmp_path), farm_of(lack, tmp_path)
     with api.run(plan, farm=farm, results=tmp_path / "runs") as going:
@@ -159,7 +139,7 @@ def left_out(run: Path) -> set[str]:
     return {line["what"] for line in notes}
 
 
-@each("gate")
+@EACH
 def test_gate_gives_a_verdict(lack: str, tmp_path: Path) -> None:
     result = api.gate(
         plan_of(tmp_path),
@@ -175,7 +155,7 @@ def test_gate_gives_a_verdict(lack: str, tmp_path: Path) -> None:
     assert result.exit_code == 0
 
 
-@each("layers")
+@EACH
 def test_layers_are_timed(lack: str, tmp_path: Path) -> None:
     whole = farm_of("nothing", tmp_path)
     with api.run(plan_of(tmp_path), farm=whole, results=tmp_path / "runs") as going:
@@ -189,7 +169,7 @@ def test_layers_are_timed(lack: str, tmp_path: Path) -> None:
     assert layers.estimate
 
 
-@each("doctor")
+@EACH
 def test_doctor_skips_what_cannot_be_asked(lack: str, tmp_path: Path) -> None:
     (checks,) = api.doctor(["it"], farm=farm_of(lack, tmp_path)).values()
     assert {check.name: check.found for check in checks if check.status == "fail"} == {}

@@ -10,9 +10,9 @@ import pytest
 
 from harness.devices.delegation import (
     KINDS,
-    Node,
+    DelegationVerdict,
+    GraphNode,
     Timing,
-    Verdict,
     graph_walk,
     is_software,
     judge,
@@ -74,7 +74,7 @@ def launch(told: Delegation, *flags: str, kind: Any = "timed") -> Launch:
     )
 
 
-def verdict(of: Cell, *told: Delegation, timing: Timing | None = None) -> Verdict:
+def verdict(of: Cell, *told: Delegation, timing: Timing | None = None) -> DelegationVerdict:
     found = judge(of, [launch(one) for one in told], timing)
     assert found is not None
     return found
@@ -280,8 +280,8 @@ def test_software_adapters(adapter: Adapter, software: bool) -> None:
 
 
 def test_the_walk_stops_at_a_partitions_edge() -> None:
-    chain = [Node(op=f"OP_{i}", inputs=(i,), outputs=(i + 1,)) for i in range(6)]
-    taken = Node(op="DELEGATE", inputs=(2,), outputs=(4,))
+    chain = [GraphNode(op=f"OP_{i}", inputs=(i,), outputs=(i + 1,)) for i in range(6)]
+    taken = GraphNode(op="DELEGATE", inputs=(2,), outputs=(4,))
     found = graph_walk([*chain, taken], delegate="npu")
     assert (found.delegated_ops, found.total_ops, found.partitions) == (2, 6, 1)
     assert found.left == ("OP_0", "OP_1", "OP_4", "OP_5")

@@ -10,7 +10,7 @@ import pytest
 import synthetic_runs as synthetic
 
 from harness import api
-from harness.analysis.gate.document import FILE, Result, Shown
+from harness.analysis.gate.document import FILE, GateRow, Result
 from harness.analysis.gate.findings import Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import judge
 from harness.errors import StoreError
@@ -33,7 +33,7 @@ def result(devices: tuple[str, str]) -> Result:
         baseline="main.tflite",
         candidate="branch.tflite",
         shown=tuple(
-            Shown(row=row, judged=judged, is_judged=row.metric != "load")
+            GateRow(row=row, judged=judged, is_judged=row.metric != "load")
             for row, judged in zip(rows, judge(rows), strict=True)
         ),
         failed=((first, "rejected", "bad file"), (second, "silent", "no answer")),

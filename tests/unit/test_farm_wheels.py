@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.errors import ConfigError, RuntimeMissing
 from harness.farm import wheels
 from harness.farm.probe import Probe
-from harness.farm.wheels import Site, Wanted
+from harness.farm.wheels import RuntimeRequirement, Site
 
 PI = Site(python=(3, 11), arch="aarch64", glibc=(2, 36), numpy=None)
 PI_32 = dataclasses.replace(PI, arch="armv7l")
@@ -47,7 +47,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fetched(wanted: str, site: Site, folder: Path) -> list[str]:
     into = folder / "into"
     into.mkdir()
-    return [one.path.name for one in wheels.fetch(Wanted.parse(wanted), site, into)]
+    return [one.path.name for one in wheels.fetch(RuntimeRequirement.parse(wanted), site, into)]
 
 
 def test_the_platforms_of_a_raspberry_pi() -> None:
@@ -95,13 +95,13 @@ def test_a_newer_c_library_takes_all_that_an_older_one_does(minor: int, arch: st
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("ai_edge_litert==2.3.0", Wanted(name="ai_edge_litert", version="2.3.0")),
-        ("ai-edge-litert=2.3.0", Wanted(name="ai_edge_litert", version="2.3.0")),
-        ("tflite-runtime", Wanted(name="tflite_runtime")),
+        ("ai_edge_litert==2.3.0", RuntimeRequirement(name="ai_edge_litert", version="2.3.0")),
+        ("ai-edge-litert=2.3.0", RuntimeRequirement(name="ai_edge_litert", version="2.3.0")),
+        ("tflite-runtime", RuntimeRequirement(name="tflite_runtime")),
     ],
 )
-def test_a_runtime_that_is_asked_for(text: str, wanted: Wanted) -> None:
-    assert Wanted.parse(text) == wanted
+def test_a_runtime_that_is_asked_for(text: str, wanted: RuntimeRequirement) -> None:
+    assert RuntimeRequirement.parse(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_runtime_that_is_asked_for(text: str, wanted: Wanted) -> None:
 )
 def test_what_is_no_runtime(text: str) -> None:
     with pytest.raises(ConfigError, match="--runtime"):
-        Wanted.parse(text)
+        RuntimeRequirement.parse(text)
 
 
 def test_wheels_are_for_the_device_and_conditions_too(index: Path, tmp_path: Path) -> None:

@@ -6,18 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.analysis.gate import judging, loop
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
 from harness.analysis.gate.document import Result, explained
 from harness.analysis.gate.findings import Key
+from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
+from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
+from harness.measure.conditions import Timing
 from harness.measure.sessions import Session
+from harness.measure.soaking import SOAKING
+from harness.optimize import reference
 from harness.testing import FakeDialect, FakeTransport
+from harness.tflite import flatbuffer
 from harness.types import (
+    DEFAULT_CONDITIONS,
     Accept,
     Cell,
+    Conditions,
     Covariates,
     Delegation,
     Device,
@@ -28,6 +37,7 @@ from harness.types import (
     LaunchOrder,
     Profile,
     ThermalPolicy,
+    Uncompiled,
     Variant,
 )
 
@@ -48,16 +58,15 @@ class Watch:
     def __init__(self) -> None:
         self.launches: list[Launch] = []
         self.orders: list[LaunchOrder] = []
-        self.events: list[Mapping[str, Any]] = []
+        self.events: list[Event] = []
 
-    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
-        self.orders.append(order)
-
-    def launch(self, launch: Launch) -> None:
-        self.launches.append(launch)
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, LaunchStarted):
+            self.orders.append(event.order)
+        elif isinstance(event, LaunchEnded):
+            self.launches.append(event.launch)
+        elif isinstance(event, DeviceEvent):
+            self.events.append(event)
 
 
 def side(name: str, digest: str, model: str, device: str, size: int = 1000) -> Side:
@@ -102,24 +111,26 @@ def hold(
     noise: float | None = None,
     clock: Any = None,
     noise_of_launches: float = 0.0,
+    conditions: Conditions = DEFAULT_CONDITIONS,
     **answers: Any,
 ) -> tuple[Result, Watch, list[Evidence]]:
     watch, told = Watch(), list[Evidence]()
-    lab = loop.Lab(
+    context = loop.GateContext(
         sessions=sessions or {"d": session(noise=noise_of_launches, **answers)},
-        observer=watch,
+        emit=watch,
         profiles={"fake": PROFILE},
         rules=rules,
-        **({} if clock is None else {"clock": clock}),
+        conditions=conditions,
+        **({} if clock is None else {"timing": Timing(clock=clock)}),
     )
     result = judging.gate(
-        lab,
+        context,
         contests or [contest()],
         Result(baseline="a", candidate="b"),
         noise=lambda _: noise,
         tell=told.append,
     )
-    lab.close()
+    context.close()
     return result, watch, told
 
 
@@ -268,7 +279,7 @@ def test_a_link_that_comes_back_costs_nothing() -> None:
     }
     result, watch, _ = hold([one], latencies=SAME, faults=faults)
     assert only(result).verdict == "EQUIVALENT"
-    assert [event["event"] for event in watch.events] == ["reconnecting", "reconnected"]
+    assert [event.name for event in watch.events] == ["reconnecting", "reconnected"]
 
 
 def test_a_candidate_missing_on_the_device_is_sent_again() -> None:
@@ -392,13 +403,17 @@ def test_launches_are_pinned_to_the_fastest_processors_where_there_is_a_choice()
 
 def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
     ticks = itertools.count(step=0.5)
-    rules = Rules(metrics=("latency",), soak=True, budget_seconds=1e6)
+    rules = Rules(metrics=("latency",), budget_seconds=1e6)
     orders: list[LaunchOrder] = []
     result, watch, _ = hold(
-        rules=rules, latencies=SAME, orders=orders, clock=lambda: float(next(ticks))
+        rules=rules,
+        conditions=Conditions(thermal="soak"),
+        latencies=SAME,
+        orders=orders,
+        clock=lambda: float(next(ticks)),
     )
     assert "hot" in only(result).labels
-    assert len([order for order in orders if order.block == loop.SOAKING]) > 8
+    assert len([order for order in orders if order.block == SOAKING]) > 8
     assert all(launch.block >= 0 for launch in watch.launches)
 
 
@@ -447,3 +462,34 @@ def test_the_document_is_plain_and_says_why() -> None:
     assert row["fresh"]["pairs"] == 10
     assert "exit 1" in result.summary()
     assert any("confirmed by fresh pairs" in line for line in explained(result))
+
+
+def test_outputs_of_compiled_files_are_compared_as_in_a_run(tmp_path: Path) -> None:
+    facts = flatbuffer.read(DATA / "digits.tflite")
+    taken = {tensor.name: np.zeros((3, *tensor.shape[1:]), "float32") for tensor in facts.inputs}
+    np.savez(tmp_path / "inputs.npz", **taken)
+    right = reference.host_outputs(DATA / "digits.tflite", taken)
+    wrong = {name: array[:, ::-1] for name, array in right.items()}
+    one = contest()
+    compiled = [
+        replace(
+            side,
+            cell=replace(
+                side.cell,
+                check_inputs=str(tmp_path / "inputs.npz"),
+                variant=replace(
+                    side.variant,
+                    operators={"edgetpu-custom-op": 1},
+                    inputs=facts.inputs,
+                    outputs=facts.outputs,
+                    uncompiled=Uncompiled(path=DATA / "digits.tflite", digest=facts.digest),
+                ),
+            ),
+        )
+        for side in (one.a, one.b)
+    ]
+    asked = replace(one, a=compiled[0], b=compiled[1])
+    for outputs, differ in ((right, False), (wrong, True)):
+        result, _, told = hold([asked], latencies=SAME, outputs=outputs)
+        assert len(told[0].agreements) == 2
+        assert ("outputs_differ" in only(result).labels) == differ

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.layers import Layers, OperatorTime, Subject, estimate, lining
+from harness.analysis.layers import Layers, OperatorTime, Subject, alignment, estimate
 from harness.analysis.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.errors import HarnessError, ModelRejected, Unreachable
 from harness.measure.sessions import Session
@@ -209,7 +209,7 @@ def test_two_files_line_up_by_type_and_name_then_by_type(tmp_path: Path) -> None
         ("DEQUANTIZE", "d", 1),
     )
 
-    found = lining.difference(a, b)
+    found = alignment.difference(a, b)
 
     rows = found.rows()
     assert [(row["a"], row["b"]) for row in rows] == [

@@ -11,6 +11,7 @@ from test_benchmark_log import CREATED, NOTHING, PART, TIMES, WHOLE
 from harness.analysis.layers import tool
 from harness.analysis.layers.nouns import Subject
 from harness.errors import FellBack, HarnessError, Unproven
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.protocols import Reply
 from harness.testing import FakeDialect, FakeTransport
@@ -45,7 +46,8 @@ def measured(log: str, target: str, folder: Path) -> int:
     )
     device = Device(name="d", profile="fake", address="fake:")
     session = Session(device, transport=Tool, dialect=FakeDialect.opener())
-    (found,) = tool.measure([subject], session, "benchmark_model", launches=1)
+    with Bench(session=session) as bench:
+        (found,) = tool.measure([subject], bench, "benchmark_model", launches=1)
     return len(found.operators)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
-from harness.tflite.truncate import Graph, Operator, types
+from harness.tflite.truncate import Graph, GraphOperator, types
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"
@@ -102,7 +102,7 @@ def test_many_operators_are_grouped_without_a_gap() -> None:
 
 def test_a_group_names_three_types_and_how_many_more() -> None:
     many = [
-        Operator(index=i, type=word, name="t", constant=False)
+        GraphOperator(index=i, type=word, name="t", constant=False)
         for i, word in enumerate(("CONV_2D", "ADD", "MUL", "SUB", "MEAN"))
     ]
 

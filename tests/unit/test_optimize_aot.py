@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.errors import RecipeError
 from harness.optimize.targets import aot
 
-SETTINGS = aot.Settings(vendor="qualcomm", soc="SM8750")
+SETTINGS = aot.AotSettings(vendor="qualcomm", soc="SM8750")
 
 
 class Facts:
@@ -27,7 +27,7 @@ def account(
 ) -> aot.Compiled:
     read = {"made": made, "source": Facts(CONV_2D=6, SOFTMAX=1)}
     monkeypatch.setattr(aot.flatbuffer, "read", lambda path: read[path.name])
-    told = [aot.Part(offloaded=a, total=b, partitions=c) for a, b, c in parts]
+    told = [aot.SubgraphReport(offloaded=a, total=b, partitions=c) for a, b, c in parts]
     return aot.account(told, Path("made"), Path("source"), SETTINGS)
 
 
@@ -79,5 +79,5 @@ def test_the_words_of_a_log() -> None:
 @given(st.text() | st.binary().map(lambda data: data.decode("utf-8", "replace")))
 def test_any_log_is_some_reason(log: str) -> None:
     for vendor in aot.PACKAGES:
-        found = aot.why(log * 50, aot.Settings(vendor=vendor, soc="X"), "m.tflite")
+        found = aot.why(log * 50, aot.AotSettings(vendor=vendor, soc="X"), "m.tflite")
         assert 0 < len(found) < 2500

@@ -20,8 +20,6 @@ from harness.devices import opening
 from harness.errors import Unsupported
 from harness.protocols import Commands, Files
 
-NOT_YET = pytest.mark.xfail(reason="the bench orders only what the dialect can do", strict=True)
-
 LINE = '''
 """line: a program at the other end of a line. address = "line:/path/of/the/program" """
 
@@ -139,7 +137,6 @@ def test_a_line_has_neither_files_nor_commands(farm: farms.Farm) -> None:
     transport.close()
 
 
-@NOT_YET
 def test_the_real_run_gives_a_row(farm: farms.Farm, tmp_path: Path) -> None:
     with api.run(plan_of(tmp_path), farm=farm, results=tmp_path / "runs") as going:
         for _ in going:
@@ -151,7 +148,6 @@ def test_the_real_run_gives_a_row(farm: farms.Farm, tmp_path: Path) -> None:
     assert [row[key] for key in nulls] == [None] * len(nulls)
 
 
-@NOT_YET
 def test_the_real_gate_gives_a_verdict(farm: farms.Farm, tmp_path: Path) -> None:
     result = api.gate(
         plan_of(tmp_path),

@@ -160,7 +160,7 @@ def test_csv_holds_every_column(tmp_path: Path) -> None:
 
 def test_json_is_the_interfaces(tmp_path: Path) -> None:
     run = Store(tmp_path).open(whole_run(tmp_path))
-    document = json.loads(plain.json_text(plain.to_json(run)))
+    document = json.loads(plain.json_text(plain.document(run.id, table.rows(run))))
     assert document == {"run": run.id, "rows": table.rows(run)}
 
 
@@ -208,7 +208,7 @@ def test_charts_of_one_value_are_drawn() -> None:
         charts.ecdf([charts.Curve(values=(0.0, 0.0))]),
         charts.ecdf([charts.Curve(values=(2.0,))]),
         charts.bars([charts.Bar(label="a", value=0, text="0")]),
-        charts.scatter([charts.Point(label="a", x=1, y=1)], ["d"], "x", "y"),
+        charts.scatter([charts.ChartPoint(label="a", x=1, y=1)], ["d"], "x", "y"),
     ):
         page = Page(svg)
         assert page.elements[0][0] == "svg"

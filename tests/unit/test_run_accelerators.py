@@ -10,6 +10,7 @@ from test_run_loop import DEVICE, Watch, cell
 from test_run_loop import variant as plain_variant
 
 from harness.errors import Crashed, HarnessError, ModelRejected
+from harness.events import NotMeasured
 from harness.measure import run as loop
 from harness.measure.sessions import Session
 from harness.testing import FakeDialect, FakeTransport
@@ -105,8 +106,10 @@ def test_an_accelerators_file_is_timed_on_the_cpu_once() -> None:
     for error in (ModelRejected("no such operator"), Crashed("SIGSEGV")):
         outcome, watch, _ = measure(asked, FULL, faults={f"{asked.id}-cpu-0-0": [error]})
         assert outcome.failure is None
-        (told,) = [one for one in watch.events if one["event"] == "not_on_the_cpu"]
-        assert told["reason"] == str(error)
+        (told,) = [
+            one for one in watch.events if isinstance(one, NotMeasured) and one.what == "cpu"
+        ]
+        assert told.reason == str(error)
 
 
 def test_a_crash_names_the_library_that_was_in_the_process() -> None:

@@ -13,8 +13,10 @@ import pytest
 from harness.demo import DATA
 from harness.devices.delegation import disagreement
 from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unreachable
+from harness.events import CellEnded, Event, LaunchEnded, LaunchStarted, OutputsChecked
 from harness.measure import run as loop
-from harness.measure.sessions import Patience, Session
+from harness.measure.leases import Patience
+from harness.measure.sessions import Session
 from harness.optimize import reference
 from harness.testing import FakeDialect, FakeTransport
 from harness.tflite import flatbuffer
@@ -45,16 +47,15 @@ class Watch:
     def __init__(self) -> None:
         self.started: list[LaunchOrder] = []
         self.launches: list[Launch] = []
-        self.events: list[Mapping[str, Any]] = []
+        self.events: list[Event] = []
 
-    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
-        self.started.append(order)
-
-    def launch(self, launch: Launch) -> None:
-        self.launches.append(launch)
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, LaunchStarted):
+            self.started.append(event.order)
+        elif isinstance(event, LaunchEnded):
+            self.launches.append(event.launch)
+        elif not isinstance(event, CellEnded | OutputsChecked):
+            self.events.append(event)
 
 
 def variant(name: str) -> Variant:
@@ -130,7 +131,7 @@ def test_a_broken_connection_is_mended_and_the_launch_made_again() -> None:
     faults: dict[str, list[HarnessError]] = {f"{only.id}-timed-2-0": [Unreachable("link down")]}
     outcomes, watch = measure([only], {"d": session(faults=faults)})
     assert timed(outcomes["a"]) == [0, 1, 2, 3]
-    assert [event["event"] for event in watch.events] == ["reconnecting", "reconnected"]
+    assert [event.name for event in watch.events] == ["reconnecting", "reconnected"]
 
 
 def test_a_device_that_is_away_fails_its_cells_and_no_others() -> None:

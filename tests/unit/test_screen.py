@@ -16,11 +16,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synthetic_runs import cell, latencies, launch, measure, record, whole_run
 
+from harness.events import (
+    BuildProgress,
+    CellEnded,
+    Confirming,
+    LaunchEnded,
+    LaunchStarted,
+    LeaseLost,
+    MeasuringStarted,
+    Note,
+    NotMeasured,
+    OutputsChecked,
+    Reconnected,
+    Reconnecting,
+    Waiting,
+)
 from harness.present import screen
 from harness.records import table
 from harness.records.store import Store
 from harness.records.table import display
-from harness.types import Failure, LaunchOrder, Outcome
+from harness.types import Agreement, Failure, LaunchOrder, Outcome
 
 HOSTILE = "[red]x[/red]\x1b[31m\x1b]0;title\x07\r\n\u202egpj.exe"
 
@@ -77,12 +92,14 @@ def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
     screen.inspection({"operators": rows, "x": HOSTILE}, file=stream)
     screen.comparison(table.compare([Store(tmp_path).open("latest")] * 2), file=stream)
     screen.checks({HOSTILE: [Examined(HOSTILE)]}, file=stream)
-    with screen.Progress(file=stream) as progress:
-        progress.build_event(Built(model=HOSTILE, stage=HOSTILE, status=HOSTILE))
-        progress.measuring([of], 1)
-        progress.cell_done(Outcome(cell=of, failure=Failure(kind="a", reason=HOSTILE)))
-        progress.note({"event": "reconnecting", "device": HOSTILE, "reason": HOSTILE})
-        progress.device_lost(HOSTILE, HOSTILE)
+    with screen.ScreenProgress(file=stream) as progress:
+        progress(built(model=HOSTILE, stage=HOSTILE, status=HOSTILE))
+        progress(MeasuringStarted(cells=(of,), launches=1))
+        progress(CellEnded(outcome=Outcome(cell=of, failure=Failure(kind="a", reason=HOSTILE))))
+        for kind in (Waiting, Reconnecting, LeaseLost, Reconnected, Note):
+            progress(kind(device=HOSTILE, reason=HOSTILE))
+        progress(NotMeasured(cell=HOSTILE, what=HOSTILE, reason=HOSTILE))
+        progress(Confirming(row=HOSTILE, reason=HOSTILE, launches=2))
     text = stream.getvalue()
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -90,13 +107,12 @@ def test_hostile_text_is_harmless_everywhere(tmp_path: Path) -> None:
     assert "[red]x[/red]" in text
 
 
-@dataclass(frozen=True)
-class Built:
-    model: str = "kws"
-    recipe: str | None = "int8"
-    stage: str = "int8"
-    status: str = "done"
-    seconds: float | None = None
+AGREEMENT = Agreement(samples=1, top1=1.0, relative_error=0.0)
+
+
+def built(**changes: Any) -> BuildProgress:
+    usual: dict[str, Any] = {"model": "kws", "recipe": "int8", "stage": "int8", "status": "done"}
+    return BuildProgress(**{**usual, **changes})
 
 
 @dataclass(frozen=True)
@@ -174,25 +190,25 @@ def order() -> LaunchOrder:
     )
 
 
-def drive(progress: screen.Progress) -> None:
+def drive(progress: screen.ScreenProgress) -> None:
     of = cell()
     with progress:
-        progress.build_event(Built(status="started"))
-        progress.build_event(Built(seconds=0.4))
-        progress.build_event(Built(recipe=None, stage="convert", status="started"))
-        progress.build_event(Built(recipe=None, stage="convert", status="cached"))
-        progress.measuring([of], 2)
+        progress(built(status="started"))
+        progress(built(seconds=0.4))
+        progress(built(recipe=None, stage="convert", status="started"))
+        progress(built(recipe=None, stage="convert", status="cached"))
+        progress(MeasuringStarted(cells=(of,), launches=2))
         made = launch(of, latencies(of, 0))
         for _ in range(2):
-            progress.launch_started(of, order())
-            progress.launch_done(made)
-        progress.note({"event": "checked", "cell": of.id})
-        progress.cell_done(Outcome(cell=of, launches=(replace(made, samples=()),)))
+            progress(LaunchStarted(cell=of, order=order()))
+            progress(LaunchEnded(launch=made))
+        progress(OutputsChecked(cell=of.id, agreement=AGREEMENT))
+        progress(CellEnded(outcome=Outcome(cell=of, launches=(replace(made, samples=()),))))
 
 
 def test_progress_into_a_file_is_plain_lines() -> None:
     stream = io.StringIO()
-    drive(screen.Progress(file=stream))
+    drive(screen.ScreenProgress(file=stream))
     lines = stream.getvalue().splitlines()
     assert lines[:4] == [
         "kws int8: int8 done in 0.4 s",
@@ -206,10 +222,11 @@ def test_progress_into_a_file_is_plain_lines() -> None:
 
 def test_quiet_progress_says_what_went_wrong_only() -> None:
     stream = io.StringIO()
-    progress = screen.Progress(file=stream, quiet=True)
+    progress = screen.ScreenProgress(file=stream, quiet=True)
     drive(progress)
     assert stream.getvalue() == ""
-    progress.cell_done(Outcome(cell=cell(), failure=Failure(kind="silent", reason="no answer")))
+    failure = Failure(kind="silent", reason="no answer")
+    progress(CellEnded(outcome=Outcome(cell=cell(), failure=failure)))
     assert "silent: no answer" in stream.getvalue()
 
 
@@ -240,7 +257,7 @@ def terminal() -> Iterator[tuple[IO[str], array[int]]]:
 def test_progress_on_a_terminal_is_a_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     with terminal() as (stream, got):
-        drive(screen.Progress(file=stream))
+        drive(screen.ScreenProgress(file=stream))
     text = got.tobytes().decode()
     assert "kws int8 on pi: ok, p50" in text
     assert "0/2" in text

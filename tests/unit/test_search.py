@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from search_bench import FakeWorkshop, formula, job_of, search_of
 
-from harness.analysis.search import Answer, Began, Folder, Job, Told, answer, create, resume, run
+from harness.analysis.search import (
+    Folder,
+    Job,
+    SearchResult,
+    TrialEnded,
+    TrialStarted,
+    answer,
+    create,
+    resume,
+    run,
+)
 from harness.analysis.search.processes import work
 from harness.config.recipes import parse
 from harness.errors import StoreError, Unreachable
@@ -18,11 +28,11 @@ from harness.errors import StoreError, Unreachable
 CLUSTERS = "cluster(clusters=3..14)"
 
 
-def nobody(event: Began | Told) -> None:
+def nobody(event: TrialStarted | TrialEnded) -> None:
     """Nobody listens."""
 
 
-def searched(job: Job, processes: int = 1) -> Answer:
+def searched(job: Job, processes: int = 1) -> SearchResult:
     return answer(job, run(job, processes=processes, tell=nobody))
 
 
@@ -47,8 +57,8 @@ def front_by_hand(texts: list[str]) -> set[str]:
 
 def test_the_whole_of_a_small_space_is_tried_and_its_front_is_the_known_one(tmp_path: Path) -> None:
     job = job_of(tmp_path, search_of(CLUSTERS, "int8", trials=40))
-    told: list[Told] = []
-    began: list[Began] = []
+    told: list[TrialEnded] = []
+    began: list[TrialStarted] = []
     found = answer(job, run(job, processes=1, tell=told.append, began=began.append))
     texts = [f"cluster(clusters={n})" for n in range(3, 15)] + ["int8"]
     assert {point.tried.recipe for point in found.front} == front_by_hand(texts)

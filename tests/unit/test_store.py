@@ -21,15 +21,17 @@ from synthetic_runs import cell, facts, latencies, launch, measure, record, vari
 from harness.errors import StoreError
 from harness.measure.blocks import built
 from harness.records.store import DeviceRecord, RunRecord, Store
-from harness.records.store.codec import decode, dump, load
+from harness.records.store.codec import decode, dump, encode, load
 from harness.types import (
     Agreement,
     Cell,
+    Clock,
     Device,
     DeviceFacts,
     Failure,
     Launch,
     Outcome,
+    TimeWindow,
     Uncompiled,
 )
 
@@ -47,6 +49,35 @@ def test_nouns_come_back_as_they_were() -> None:
     )
     whole = replace(record([cell()]), devices={"b": away})
     assert load(RunRecord, json.loads(json.dumps(dump(whole)))) == whole
+
+
+def test_a_window_is_stored_exactly_and_old_lines_have_none() -> None:
+    years = 10 * 31_557_600 * 10**9 + 1
+    read = Clock(
+        at_host_ns=3,
+        offset_ns=-years,
+        uncertainty_ns=25_001,
+        round_trip_ns=49_999,
+        exchanges=50,
+        drift_ppm=-12.5,
+    )
+    found = TimeWindow(
+        start_ns=years,
+        end_ns=years + 2,
+        start_host_ns=5,
+        end_host_ns=7,
+        uncertainty_ns=30_000,
+        process_start_ns=years - 1,
+        stepped=True,
+        clocks=(read, replace(read, drift_ppm=None)),
+        answered_utc="2026-11-30T10:36:44.123+00:00",
+    )
+    one = replace(launch(cell(), [1.0]), window=found)
+    line = encode(dump(one))
+    assert load(Launch, decode(line)) == replace(one, samples=())
+    old = decode(line)
+    del old["window"]
+    assert load(Launch, old) == replace(one, samples=(), window=None)
 
 
 OLD_DEVICE = {

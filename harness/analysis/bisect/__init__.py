@@ -7,17 +7,17 @@ commits.py   the list: commits, each checked out and built in a worktree of its 
 
 from __future__ import annotations
 
-from harness.analysis.bisect.points import Files, Point, Points, Untestable
-from harness.analysis.bisect.search import Answer, Found, Oracle, Step, search
+from harness.analysis.bisect.points import BisectPoint, Files, Points, Untestable
+from harness.analysis.bisect.search import BisectResult, BisectStep, GateAnswer, Oracle, search
 
 __all__ = [
-    "Answer",
+    "BisectPoint",
+    "BisectResult",
+    "BisectStep",
     "Files",
-    "Found",
+    "GateAnswer",
     "Oracle",
-    "Point",
     "Points",
-    "Step",
     "Untestable",
     "search",
 ]

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from harness.analysis.bisect.points import Point, Untestable
+from harness.analysis.bisect.points import BisectPoint, Untestable
 from harness.errors import ConfigError
 
 BUILD_SECONDS = 3600.0
@@ -52,10 +52,10 @@ class Commits:
         listed = _git(self._root, "rev-list", "--reverse", "--first-parent", f"{first}..{last}")
         self._commits = [first, *listed.split()]
         self._models: dict[int, Path] = {}
-        self._points = [Point(name=one[:12], title=self._title(one)) for one in self._commits]
+        self._points = [BisectPoint(name=one[:12], title=self._title(one)) for one in self._commits]
 
     @property
-    def all(self) -> Sequence[Point]:
+    def all(self) -> Sequence[BisectPoint]:
         """The commits, the good one first."""
         return self._points
 

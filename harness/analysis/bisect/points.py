@@ -19,7 +19,7 @@ class Untestable(HarnessError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class BisectPoint:
     """One place in the list."""
 
     name: str
@@ -36,7 +36,7 @@ class Points(Protocol):
     """An ordered list of models; the first is good, the last is bad."""
 
     @property
-    def all(self) -> Sequence[Point]:
+    def all(self) -> Sequence[BisectPoint]:
         """The points, oldest first."""
 
     def model(self, at: int) -> Path:
@@ -62,9 +62,9 @@ class Files:
         self._files = files[start : end + 1]
 
     @property
-    def all(self) -> Sequence[Point]:
+    def all(self) -> Sequence[BisectPoint]:
         """The files, as they were given."""
-        return [Point(name=str(file)) for file in self._files]
+        return [BisectPoint(name=str(file)) for file in self._files]
 
     def model(self, at: int) -> Path:
         """Return the file."""

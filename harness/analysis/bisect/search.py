@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.analysis.bisect.points import Point, Points, Untestable
+from harness.analysis.bisect.points import BisectPoint, Points, Untestable
 from harness.errors import ConfigError
 from harness.optimize import cache
 
@@ -32,7 +32,7 @@ _EXIT: dict[Status, int] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class GateAnswer:
     """What the oracle says of a candidate beside the baseline."""
 
     word: Word
@@ -41,16 +41,16 @@ class Answer:
     """Where the evidence is stored."""
 
 
-Oracle = Callable[[Path, Path, int], Answer]
+Oracle = Callable[[Path, Path, int], GateAnswer]
 """(baseline, candidate, most pairs) to an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class BisectStep:
     """One answer of the search."""
 
-    point: Point
-    answer: Answer
+    point: BisectPoint
+    answer: GateAnswer
     max_pairs: int | None
     """Null where nothing was measured: the same bytes are known, or there is no model."""
 
@@ -61,16 +61,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class BisectResult:
     """What a search came to."""
 
     status: Status
-    last_good: Point
-    first_bad: Point | None
+    last_good: BisectPoint
+    first_bad: BisectPoint | None
     """Null unless the status is `found`."""
-    remaining: tuple[Point, ...]
+    remaining: tuple[BisectPoint, ...]
     """The first bad one is among these; just one where it is found, none where nothing is bad."""
-    steps: tuple[Step, ...]
+    steps: tuple[BisectStep, ...]
 
     @property
     def exit_code(self) -> int:
@@ -118,8 +118,8 @@ def search(
     oracle: Oracle,
     *,
     max_pairs: int,
-    told: Callable[[Step], None] = lambda _: None,
-) -> Found:
+    told: Callable[[BisectStep], None] = lambda _: None,
+) -> BisectResult:
     """Find the first point that the oracle calls bad beside the first one.
 
     An inconclusive answer is asked for once more with twice the pairs, then ends the search with
@@ -135,12 +135,12 @@ class _Search:
     points: Points
     oracle: Oracle
     max_pairs: int
-    told: Callable[[Step], None]
-    steps: list[Step] = field(default_factory=list)
-    known: dict[str, tuple[Point, Word]] = field(default_factory=dict)
+    told: Callable[[BisectStep], None]
+    steps: list[BisectStep] = field(default_factory=list)
+    known: dict[str, tuple[BisectPoint, Word]] = field(default_factory=dict)
     """By digest: the point that was asked about, and whether it was good or bad."""
 
-    def run(self) -> Found:
+    def run(self) -> BisectResult:
         names = self.points.all
         good, bad = 0, len(names) - 1
         baseline = self._end(good)
@@ -180,11 +180,13 @@ class _Search:
         try:
             model = self.points.model(at)
         except Untestable as error:
-            return self._keep(point, Answer(word="untestable", reason=str(error)), None)
+            return self._keep(point, GateAnswer(word="untestable", reason=str(error)), None)
         digest = cache.digest(model)
         if digest in self.known:
             same, word = self.known[digest]
-            return self._keep(point, Answer(word=word, reason=f"the same bytes as {same}"), None)
+            return self._keep(
+                point, GateAnswer(word=word, reason=f"the same bytes as {same}"), None
+            )
         pairs = self.max_pairs
         word = self._keep(point, self.oracle(baseline, model, pairs), pairs)
         if word == "inconclusive":
@@ -194,15 +196,15 @@ class _Search:
             self.known[digest] = point, word
         return word
 
-    def _keep(self, point: Point, answer: Answer, pairs: int | None) -> Word:
-        step = Step(point=point, answer=answer, max_pairs=pairs)
+    def _keep(self, point: BisectPoint, answer: GateAnswer, pairs: int | None) -> Word:
+        step = BisectStep(point=point, answer=answer, max_pairs=pairs)
         self.steps.append(step)
         self.told(step)
         return answer.word
 
-    def _found(self, status: Status, good: int, bad: int) -> Found:
+    def _found(self, status: Status, good: int, bad: int) -> BisectResult:
         names = self.points.all
-        return Found(
+        return BisectResult(
             status=status,
             last_good=names[good],
             first_bad=names[bad] if status == "found" else None,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness import plugins, stats
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
-from harness.devices.delegation import CPU_TARGETS, judge
+from harness.devices.delegation import CPU_TARGETS, disagreement, judge
 from harness.errors import ConfigError
 from harness.measure.pairs import (
     FIRST_PAIRS,
@@ -49,13 +49,12 @@ class Rules:
     budget_seconds: float = 300.0
     """Of a contest, not of the whole gate."""
     half_width: float = WANTED_HALF_WIDTH
-    soak: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, *, soak: bool = False) -> Rules:
+    def of(cls, plan: Plan) -> Rules:
         """Read a plan's; raises ConfigError for a metric that nobody knows, or limits that cross."""
         where = f"{plan.path or 'plan'}: gate"
-        rules = replace(cls.read(plan.gate, where=where), soak=soak)
+        rules = cls.read(plan.gate, where=where)
         least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
         if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
             raise ConfigError(
@@ -304,11 +303,21 @@ def comparison(
         labels=(
             *((HOT,) if evidence.hot else ()),
             *(("fixed_performance",) if evidence.fixed_performance else ()),
+            *(("outputs_differ",) if _outputs_differ(evidence) else ()),
             *(f"summary_{word}" for word in told if word),
         ),
         cut_short=evidence.cut_short or (unlike if len(told) > 1 else None),
         device_half_width=noise if metric == "latency" else None,
     )
+
+
+def _outputs_differ(evidence: Evidence) -> bool:
+    """Whether a compiled file's outputs differ from those of the file it was compiled from."""
+    for side in (evidence.contest.a, evidence.contest.b):
+        found = evidence.agreements.get(side.cell.id)
+        if found is not None and disagreement(found, side.cell):
+            return True
+    return False
 
 
 def size(contest: Contest) -> Exact:

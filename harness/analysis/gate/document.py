@@ -32,7 +32,7 @@ _WORST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class GateRow:
     """One row as it is printed: judged, or only shown."""
 
     row: Row
@@ -48,7 +48,7 @@ class Result:
     baseline: str
     candidate: str
     run: str | None = None
-    shown: tuple[Shown, ...] = ()
+    shown: tuple[GateRow, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     """Of every contest that was to be measured."""
     identical: tuple[Contest, ...] = ()
@@ -130,7 +130,7 @@ def _key(key: Key) -> dict[str, Any]:
     }
 
 
-def _plain(one: Shown) -> dict[str, Any]:
+def _plain(one: GateRow) -> dict[str, Any]:
     judged, evidence = one.judged, one.evidence
     a, b = sides(one.row)
     measured = isinstance(one.row, Comparison)
@@ -213,7 +213,7 @@ def _same(contest: Contest) -> dict[str, Any]:
         confirmed=False,
     )
     row = verdicts.Exact(key=contest.key, metric="bytes", a=0.0, b=0.0)
-    plain = _plain(Shown(row=row, judged=judged, is_judged=True))
+    plain = _plain(GateRow(row=row, judged=judged, is_judged=True))
     size = contest.a.variant.size_bytes
     return {**plain, "a": size, "b": size, "unit": "B"}
 

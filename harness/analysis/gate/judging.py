@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.gate import loop, verdicts
 from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
-from harness.analysis.gate.document import Result, Shown
+from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
+from harness.events import Confirming
 
 
 def gate(
-    lab: loop.Lab,
+    context: loop.GateContext,
     contests: Sequence[Contest],
     result: Result,
     *,
@@ -28,7 +29,7 @@ def gate(
     """Hold the contests and return `result` with what they came to. The sessions stay open.
 
     Args:
-        lab: The devices and the rules.
+        context: The devices and the rules.
         contests: To be measured; same bytes are measured too.
         result: What is known already: names, contests that are identical or failed.
         accuracies: Rows of the host's answers, by key.
@@ -36,11 +37,11 @@ def gate(
         tell: Is given the evidence of every contest as it is whole, and again when confirmed.
     """
     found: dict[Key, Evidence] = {}
-    for evidence in loop.first(lab, contests):
+    for evidence in loop.first(context, contests):
         tell(evidence)
         found[evidence.contest.key] = evidence
-    first = _FirstLook.of(found, lab.rules, accuracies or {}, noise)
-    for evidence in loop.again(lab, _to_confirm(lab, first, found)):
+    first = _FirstLook.of(found, context.rules, accuracies or {}, noise)
+    for evidence in loop.again(context, _to_confirm(context, first, found)):
         tell(evidence)
         found[evidence.contest.key] = evidence
     return _told(first, found, [one.key for one in contests], result)
@@ -102,20 +103,13 @@ class _FirstLook:
 
 
 def _to_confirm(
-    lab: loop.Lab, first: _FirstLook, found: Mapping[Key, Evidence]
+    context: loop.GateContext, first: _FirstLook, found: Mapping[Key, Evidence]
 ) -> list[tuple[Evidence, int]]:
     """Say how many fresh pairs each contest needs, and tell who waits."""
     counts: dict[Key, int] = {}
     for one in first.to_confirm:
         counts[one.key] = max(counts.get(one.key, 0), verdicts.pairs_to_confirm(one))
-        lab.observer.log(
-            {
-                "event": "confirming",
-                "row": str(one.key),
-                "reason": one.reason,
-                "launches": 2 * counts[one.key],
-            }
-        )
+        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=2 * counts[one.key]))
     return [(found[key], count) for key, count in counts.items()]
 
 
@@ -128,7 +122,7 @@ def _told(
     judged = verdicts.confirm(first.judged, fresh, margin=rules.margin, min_effect=rules.min_effect)
     by_row = {(one.key, one.metric): one for one in judged}
     shown = tuple(
-        Shown(
+        GateRow(
             row=row,
             judged=by_row.get((row.key, row.metric)) or _shown_only(rules, row),
             is_judged=(row.key, row.metric) in by_row,

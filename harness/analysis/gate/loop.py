@@ -1,8 +1,8 @@
 """Hold contests: pilot, mirrored blocks of one launch of A and one of B, until there is enough.
 
-`first` and `again` are generators over all contests, one machine a thread; the sessions stay open
-for the caller to close. What a contest came to is always told: lost half-way, its evidence is cut
-short; a side that cannot be measured is its failure; a device that was never there is away.
+`first` and `again` are generators over all contests; the sessions stay open for the caller to close.
+Every contest ends with its evidence: if the device is lost half-way, it is cut short; a side that
+cannot be measured is its failure; a device that could not be reached is away.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.analysis.gate.contest import (
@@ -29,16 +27,27 @@ from harness.analysis.gate.contest import (
     unfit,
 )
 from harness.analysis.gate.findings import Key
-from harness.devices.delegation import disagreement
-from harness.errors import HarnessError, Inaccurate, LeaseError, TransportError
-from harness.measure import blocks, pinning, thermal
+from harness.errors import HarnessError, LeaseError, TransportError
+from harness.events import Emit, Event, NotMeasured
+from harness.measure import blocks, scheduling, sessions
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.conditions import REAL_TIME, Timing
+from harness.measure.failures import failure_of, refused
 from harness.measure.pairs import FIRST_PAIRS, needs_more
+from harness.measure.run import open_engine
 from harness.measure.sessions import Session
-from harness.measure.worker import Job, Observer, Worker, failure_of, machine_of, refused, together
-from harness.types import Agreement, Cell, Failure, LaunchOrder, Profile, ThermalPolicy
-
-SOAKING = -1_000
-"""Blocks from here up to the pilot's are launches that only heat."""
+from harness.measure.soaking import soak
+from harness.protocols import Engine, StopFlag, Work
+from harness.types import (
+    DEFAULT_CONDITIONS,
+    Agreement,
+    Cell,
+    Conditions,
+    Device,
+    Failure,
+    LaunchOrder,
+    Profile,
+)
 
 _PILOTS = 2
 
@@ -52,116 +61,131 @@ class _Unfit(HarnessError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lab:
-    """What contests are held with: live devices, the rules, who is told."""
+class ContestEnded(Event):
+    """A contest has its evidence."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateContext:
+    """What contests are held with: live devices, the rules and conditions, who gets the events."""
 
     sessions: Mapping[str, Session | HarnessError]
-    observer: Observer
+    emit: Emit
     profiles: Mapping[str, Profile]
     rules: Rules
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    conditions: Conditions = DEFAULT_CONDITIONS
+    timing: Timing = REAL_TIME
+    engine: Engine | None = None
 
     def close(self) -> None:
-        """Let go of every device."""
+        """Close every session."""
         for session in self.sessions.values():
             if isinstance(session, Session):
                 session.close()
 
 
-def first(lab: Lab, contests: Sequence[Contest]) -> Iterator[Evidence]:
+def first(context: GateContext, contests: Sequence[Contest]) -> Iterator[Evidence]:
     """Hold every contest once; yield the evidence of each as it is whole."""
-    yield from _hold(lab, [Evidence(contest=one) for one in contests], {})
+    yield from _hold(context, [Evidence(contest=one) for one in contests], {})
 
 
-def again(lab: Lab, found: Sequence[tuple[Evidence, int]]) -> Iterator[Evidence]:
+def again(context: GateContext, found: Sequence[tuple[Evidence, int]]) -> Iterator[Evidence]:
     """Measure so many fresh pairs of every contest; yield its evidence with them added.
 
     The fresh blocks are numbered from CONFIRMING on.
     """
     wanted = {evidence.contest.key: count for evidence, count in found}
-    yield from _hold(lab, [evidence for evidence, _ in found], wanted)
+    yield from _hold(context, [evidence for evidence, _ in found], wanted)
 
 
-def _hold(lab: Lab, found: Sequence[Evidence], fresh: Mapping[Key, int]) -> Iterator[Evidence]:
+def _hold(
+    context: GateContext, found: Sequence[Evidence], fresh: Mapping[Key, int]
+) -> Iterator[Evidence]:
     by_device: dict[str, list[Evidence]] = defaultdict(list)
     for evidence in found:
         by_device[evidence.contest.key.device].append(evidence)
-    machines: dict[str, list[Job[Evidence]]] = defaultdict(list)
+    machines: dict[str, list[Work]] = defaultdict(list)
     for name, share in by_device.items():
-        session = lab.sessions[name]
-
-        def job(
-            emit: Callable[[Evidence], None],
-            stop: threading.Event,
-            share: list[Evidence] = share,
-            session: Session | HarnessError = session,
-        ) -> None:
-            if isinstance(session, HarnessError):
-                for evidence in share:
-                    emit(replace(evidence, away=str(session)))
-                return
-            profile = lab.profiles.get(session.device.profile)
-            worker = Worker(session=session, observer=lab.observer, profile=profile, stop=stop)
-            _DeviceGate(lab=lab, worker=worker).hold(share, fresh, emit)
-            session.release()
-
-        machines[machine_of(name, session)].append(job)
-    yield from together(machines, lab.sessions)
-
-
-@dataclass(slots=True, kw_only=True)
-class _DeviceGate:
-    """The contests of one device, one launch at a time."""
-
-    lab: Lab
-    worker: Worker
-    pin: pinning.GovernorPin | None = None
-    cooling: thermal.Cooling | None = None
-    lost: str | None = None
-
-    def hold(
-        self,
-        share: Sequence[Evidence],
-        fresh: Mapping[Key, int],
-        emit: Callable[[Evidence], None],
-    ) -> None:
-        try:
-            for evidence in share:
-                held = _Held(gate=self, evidence=evidence)
-                if self.lost is None:
-                    self.lost = held.hold(fresh.get(evidence.contest.key))
-                    emit(held.evidence)
-                else:
-                    emit(replace(evidence, cut_short=self.lost))
-        finally:
-            if self.pin is not None:
-                self.pin.close()
-
-    def settle(self) -> None:
-        """Have the governor pinned on the connection there is now, and the idle temperature known."""
-        transport = self.worker.session.transport
-        if self.cooling is None:
-            policy = self.worker.profile.thermal if self.worker.profile else ThermalPolicy()
-            if self.lab.rules.soak:
-                policy = replace(policy, gate=False)
-            self.cooling = thermal.Cooling(
-                lambda: thermal.celsius(self.worker.session.transport),
-                policy,
-                clock=self.lab.clock,
-                sleep=self.lab.sleep,
+        session = context.sessions[name]
+        work: Work
+        if isinstance(session, HarnessError):
+            work = AwayContests(share=tuple(replace(one, away=str(session)) for one in share))
+        else:
+            work = ContestWork(
+                device=session.device,
+                ticket=session.ticket,
+                profile=context.profiles.get(session.device.profile),
+                share=tuple(share),
+                fresh=fresh,
+                rules=context.rules,
+                conditions=context.conditions,
+                timing=context.timing,
             )
-        if self.pin is None or self.pin.transport is not transport:
-            if self.pin is not None:
-                self.pin.close()
-            self.pin = pinning.GovernorPin(transport)
+        machines[scheduling.machine_of(name, session)].append(work)
+    engine = context.engine or open_engine()
+    for event in scheduling.together(
+        machines, engine, context.emit, ContestEnded, context.sessions
+    ):
+        yield event.evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwayContests:
+    """Contests on a device that could not be reached."""
+
+    share: tuple[Evidence, ...]
+
+    def __call__(self, emit: Emit, stop: StopFlag) -> None:  # noqa: ARG002 - the seam
+        """Report them."""
+        for evidence in self.share:
+            emit(ContestEnded(evidence=evidence))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestWork:
+    """The contests of one device, as data: held by calling it."""
+
+    device: Device
+    ticket: str | None = None
+    profile: Profile | None = None
+    share: tuple[Evidence, ...]
+    fresh: Mapping[Key, int] = field(default_factory=dict)
+    """How many fresh pairs a contest gets; a contest without an entry is held for the first time."""
+    rules: Rules
+    conditions: Conditions = DEFAULT_CONDITIONS
+    timing: Timing = REAL_TIME
+
+    def __call__(self, emit: Emit, stop: StopFlag) -> None:
+        """Hold the contests one after the other; emit the evidence of each."""
+        lost: str | None = None
+        with sessions.reached(self.device, self.ticket, None) as session:
+            bench = Bench(
+                session=session,
+                emit=emit,
+                profile=self.profile,
+                conditions=self.conditions,
+                stop=stop,
+                timing=self.timing,
+            )
+            with bench:
+                for evidence in self.share:
+                    if lost is not None:
+                        emit(ContestEnded(evidence=replace(evidence, cut_short=lost)))
+                        continue
+                    held = _Held(rules=self.rules, bench=bench, evidence=evidence)
+                    lost = held.hold(self.fresh.get(evidence.contest.key))
+                    emit(ContestEnded(evidence=held.evidence))
+            session.release()
 
 
 @dataclass(slots=True, kw_only=True)
 class _Held:
     """One contest while it is held."""
 
-    gate: _DeviceGate
+    rules: Rules
+    bench: Bench
     evidence: Evidence
     loops: int = 1
     deadline: float = math.inf
@@ -171,18 +195,20 @@ class _Held:
         contest = self.evidence.contest
         self.order_cells = (contest.a.cell, contest.b.cell)
 
+    def _clock(self) -> float:
+        return self.bench.timing.clock()
+
     def hold(self, fresh: int | None) -> str | None:
         """Measure; returns why the device is lost for the contests after this one, or None."""
-        worker, contest = self.gate.worker, self.evidence.contest
-        self.deadline = self.gate.lab.clock() + self.gate.lab.rules.budget_seconds
+        bench, contest = self.bench, self.evidence.contest
+        self.deadline = self._clock() + self.rules.budget_seconds
         try:
-            worker.bring({s.variant.digest: s.variant.path for s in (contest.a, contest.b)})
-            worker.mending(self.gate.settle)
-            assert self.gate.pin is not None
+            bench.bring({s.variant.digest: s.variant.path for s in (contest.a, contest.b)})
+            bench.settle()
             self.evidence = replace(
                 self.evidence,
-                pinned_mhz=self.gate.pin.pinned_mhz,
-                fixed_performance=self.gate.pin.fixed_performance,
+                pinned_mhz=bench.held.pinned_mhz,
+                fixed_performance=bench.held.fixed_performance,
             )
             if fresh is None:
                 self._prepare()
@@ -201,7 +227,7 @@ class _Held:
         except HarnessError as error:
             self.evidence = replace(self.evidence, failure=failure_of(error))
             try:
-                worker.recover(error)
+                bench.recover(error)
             except HarnessError as another:
                 return f"{contest.key.device} was lost ({another})"
         return None
@@ -209,62 +235,60 @@ class _Held:
     # --- before the first block -------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Check both sides' outputs, find the inner loop, measure memory, heat where asked."""
-        contest, worker = self.evidence.contest, self.gate.worker
+        """Check both sides' outputs, find the inner loop, measure memory, heat if asked."""
+        contest, bench = self.evidence.contest, self.bench
         for side in (contest.a, contest.b):
-            failure = refused(side.cell, worker.profile)
+            failure = refused(side.cell, bench.profile)
             if failure is not None:
                 self.evidence = replace(self.evidence, failure=failure)
                 return
             self._check(side)
-        pilot = blocks.pilot(contest.a.cell)
-        times = []
-        for place in range(_PILOTS):
-            order = self._placed(contest.a, replace(pilot, position=place))
-            times.append(worker.mending(functools.partial(worker.pilot, contest.a.cell, order)))
-        scenario = contest.a.cell.dose.scenario
-        inference_ns = sorted(times)[len(times) // 2]
-        self.loops = blocks.inner_loop(inference_ns, scenario)
+        inference_ns = self._pilot(contest.a)
         dose = contest.a.cell.dose
+        if bench.session.dialect.can.samples:
+            self.loops = blocks.inner_loop(inference_ns, dose.scenario)
         if contest.stretch:
             dose = blocks.stretched(dose, inference_ns)
         self.evidence = replace(self.evidence, dose=dose)
-        self._memory(self.gate.lab.rules.memory_pairs, 0)
-        if self.gate.lab.rules.soak:
-            self._soak()
+        self._memory(self.rules.memory_pairs, 0)
+        if bench.conditions.thermal == "soak":
+            soak(bench, contest.a.cell, loops=self.loops, runtime=contest.a.runtime)
+            self.deadline = self._clock() + self.rules.budget_seconds
+            self.evidence = replace(self.evidence, hot=True)
+
+    def _pilot(self, side: Side) -> float:
+        """Return the larger time of an inference, ns, of two short launches."""
+        pilot = replace(blocks.pilot(side.cell), runtime=side.runtime)
+        times = []
+        for place in range(_PILOTS):
+            order = replace(pilot, position=place)
+            pilot_once = functools.partial(self.bench.pilot, side.cell, order)
+            times.append(self.bench.recovering(pilot_once))
+        return sorted(times)[len(times) // 2]
 
     def _check(self, side: Side) -> None:
-        agreement = self.gate.worker.mending(
-            lambda: self.gate.worker.check(side.cell, side.runtime)
-        )
-        if agreement is None:
-            return
+        try:
+            agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
+        except InaccurateOutputs as error:
+            self._agreed(side, error.agreement)
+            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
+        if agreement is not None:
+            self._agreed(side, agreement)
+
+    def _agreed(self, side: Side, agreement: Agreement) -> None:
         known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}
         self.evidence = replace(self.evidence, agreements=known)
-        reason = disagreement(agreement, side.cell)
-        if reason:
-            raise Inaccurate(f"{side.cell.recipe}: {reason}")
 
     def _memory(self, count: int, start: int) -> None:
+        if not self.bench.can_launch("memory"):
+            reason = f"the dialect of {self.bench.name} makes no memory launches"
+            for cell in self.order_cells:
+                self.bench.emit(NotMeasured(cell=cell.id, what="memory", reason=reason))
+            return
         for block in self._turns(count, start):
             for turn in block:
                 order = replace(blocks.memory(turn.cell, turn.block), position=turn.position)
                 self._launch(turn.cell, order)
-
-    def _soak(self) -> None:
-        """Launch A until its latency no longer moves; the launches only heat and are not kept."""
-        lab, contest = self.gate.lab, self.evidence.contest
-        start = lab.clock()
-        points: list[tuple[float, float]] = []
-        turn = blocks.Turn(block=SOAKING, position=0, cell=contest.a.cell)
-        order = self._placed(contest.a, blocks.order(turn, loops=self.loops))
-        while lab.clock() - start < thermal.MAX_SOAK_SECONDS and not thermal.on_plateau(points):
-            latency = self.gate.worker.mending(
-                lambda: self.gate.worker.pilot(contest.a.cell, order)
-            )
-            points.append((lab.clock() - start, latency))
-        self.deadline = lab.clock() + lab.rules.budget_seconds
-        self.evidence = replace(self.evidence, hot=True)
 
     # --- blocks -------------------------------------------------------------------------------
 
@@ -272,7 +296,7 @@ class _Held:
         """Measure blocks until the stop rule is met, or the time is up."""
         if self.evidence.failure is not None:
             return
-        rules = self.gate.lab.rules
+        rules = self.rules
         judged = [metric for metric in LAUNCH_METRICS if metric in rules.metrics]
         most = rules.max_pairs if judged else FIRST_PAIRS
         for count, block in enumerate(self._turns(most, 0), start=1):
@@ -286,7 +310,7 @@ class _Held:
                 for metric in judged or ["latency"]
             ):
                 return
-            if self.gate.lab.clock() >= self.deadline:
+            if self._clock() >= self.deadline:
                 if count < FIRST_PAIRS:
                     reason = (
                         f"the budget of {rules.budget_seconds:g} s was over after block {count - 1}"
@@ -295,12 +319,12 @@ class _Held:
                 return
 
     def _again(self, count: int) -> None:
-        """Measure this many fresh blocks, or fewer where the time is up."""
+        """Measure this many fresh blocks, or fewer if the time is up."""
         for block in self._turns(count, CONFIRMING):
             self._block(block)
-            if self.gate.lab.clock() >= self.deadline:
+            if self._clock() >= self.deadline:
                 return
-        if "memory" in self.gate.lab.rules.metrics:
+        if "memory" in self.rules.metrics:
             self._memory(count, CONFIRMING)
 
     def _block(self, block: Sequence[blocks.Turn]) -> None:
@@ -319,28 +343,24 @@ class _Held:
             yield [replace(turn, block=start + turn.block) for turn in block]
 
     def _launch(self, cell: Cell, order: LaunchOrder) -> None:
-        contest, worker = self.evidence.contest, self.gate.worker
+        contest, bench = self.evidence.contest, self.bench
         name: SideName = "baseline" if cell.id == contest.a.cell.id else "candidate"
         side = contest.a if name == "baseline" else contest.b
-        worker.mending(self.gate.settle)
-        cooling = self.gate.cooling
-        assert cooling is not None
-        flags = worker.mending(lambda: cooling.wait(self.deadline))
-        launch = worker.mending(
-            lambda: worker.launch(side.cell, self._placed(side, order), flags=flags)
-        )
+        order = replace(order, runtime=side.runtime)
+        if order.kind == "memory":
+            launch = bench.recovering(lambda: bench.optional_launch(side.cell, order))
+            if launch is None:
+                return
+        else:
+            flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
+            launch = bench.recovering(
+                lambda: bench.launch(side.cell, order, flags=flags, until=self.deadline)
+            )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
         failure = unfit(side.cell, launch)
         if failure is not None:
             raise _Unfit(failure)
-
-    def _placed(self, side: Side, order: LaunchOrder) -> LaunchOrder:
-        """Say on which processors and by which runtime a launch is made."""
-        facts = self.gate.worker.session.facts
-        return replace(
-            order, runtime=side.runtime, processors=pinning.processors(facts, side.cell.threads)
-        )
 
     def _loops_before(self) -> int:
         """Return the inner loop of the first look."""

@@ -168,7 +168,7 @@ def join(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class PlannedContest:
     """One contest before it is bound to files: a pair of candidates, a device, threads."""
 
     a: Candidate
@@ -177,7 +177,7 @@ class Wanted:
     threads: int
 
 
-def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[Wanted]:
+def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[PlannedContest]:
     """Multiply pairs by the devices and threads that the plan gives each model.
 
     Devices with the same target share a candidate, so that it is built once.
@@ -191,7 +191,7 @@ def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> li
         return shared.setdefault((id(candidate), _target(made)), made)
 
     return [
-        Wanted(a=of(a, device), b=of(b, device), device=device, threads=threads)
+        PlannedContest(a=of(a, device), b=of(b, device), device=device, threads=threads)
         for a, b in pairs
         for model, device, threads in places
         if model == a.model
@@ -207,7 +207,7 @@ def _for_target(candidate: Candidate, default: str) -> Candidate:
     return replace(candidate, variant=candidate.variants.get(default, candidate.variant))
 
 
-def contest(one: Wanted, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
+def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
     """Bind a wanted contest to its files. Raises ConfigError for models of unlike inputs.
 
     `inputs` gives the check before timing by digest: the path of the .npz, and the cell's flags.
@@ -266,7 +266,7 @@ def _same_inputs(made: Contest) -> None:
         )
 
 
-def unlike(one: Wanted, facts: DeviceFacts) -> str | None:
+def unlike(one: PlannedContest, facts: DeviceFacts) -> str | None:
     """Say why a stored baseline, or a runtime, does not go with a device; None where it does.
 
     A stored run must be from this very machine, with the runtime that is used now and this number
@@ -285,7 +285,7 @@ def unlike(one: Wanted, facts: DeviceFacts) -> str | None:
 
 
 def _unlike_run(
-    one: Wanted, candidate: Candidate, run: StoredRun, facts: DeviceFacts, now: str
+    one: PlannedContest, candidate: Candidate, run: StoredRun, facts: DeviceFacts, now: str
 ) -> str | None:
     places = [
         cell

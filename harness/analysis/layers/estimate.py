@@ -14,10 +14,9 @@ import hashlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from harness import stats
 from harness.analysis.layers.nouns import (
@@ -30,11 +29,12 @@ from harness.analysis.layers.nouns import (
     Subject,
 )
 from harness.errors import HarnessError, LeaseError, TransportError
+from harness.events import Event, LaunchStarted
 from harness.measure import blocks
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
-from harness.measure.worker import Worker
 from harness.tflite.truncate import MAX_PREFIXES, Graph, Prefix
-from harness.types import Cell, Dose, Launch, LaunchOrder, Profile, Variant
+from harness.types import Cell, Dose, Profile, Variant
 
 LAUNCHES = 4
 """Two mirrored pairs of blocks: enough for an interval, and 64 prefixes stay minutes."""
@@ -61,23 +61,20 @@ def short_dose(launches: int = LAUNCHES) -> Dose:
 
 
 @dataclass(slots=True, kw_only=True)
-class Quiet:
-    """Says which launch starts, of how many, and keeps nothing."""
+class LaunchCounter:
+    """Says which launch starts, of how many; every other event is ignored."""
 
     tell: Callable[[str], None]
     total: int
     done: int = 0
 
-    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:  # noqa: ARG002 - the seam
-        """Say it."""
-        self.done += 1
-        self.tell(f"{cell.device}: launch {self.done} of {self.total}, {cell.model} {cell.recipe}")
-
-    def launch(self, launch: Launch) -> None:
-        """Keep nothing: whoever ordered it has it."""
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        """Keep nothing."""
+    def __call__(self, event: Event) -> None:
+        """Count a launch that starts."""
+        if isinstance(event, LaunchStarted):
+            self.done += 1
+            cell = event.cell
+            of = f"launch {self.done} of {self.total}"
+            self.tell(f"{cell.device}: {of}, {cell.model} {cell.recipe}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,8 +114,9 @@ def measure(
     ]
     every = [piece for share in pieces for piece in share]
     total = sum(1 + piece.cell.dose.launches for piece in every)
-    worker = Worker(session=session, observer=Quiet(tell=tell, total=total), profile=profile)
-    _measure(every, worker, seed)
+    counter = LaunchCounter(tell=tell, total=total)
+    with Bench(session=session, emit=counter, profile=profile) as bench:
+        _measure(every, bench, seed)
     return [_layers(subject, share) for subject, share in zip(subjects, pieces, strict=True)]
 
 
@@ -165,37 +163,37 @@ def _pieces(
     return pieces
 
 
-def _measure(pieces: Sequence[_Piece], worker: Worker, seed: int) -> None:
+def _measure(pieces: Sequence[_Piece], bench: Bench, seed: int) -> None:
     variants = [blocks.built(piece.cell) for piece in pieces]
-    worker.bring({variant.digest: variant.path for variant in variants})
+    bench.bring({variant.digest: variant.path for variant in variants})
     by_id = {piece.cell.id: piece for piece in pieces}
     for piece in pieces:
-        _attempt(worker, piece, _pilot)
+        _attempt(bench, piece, _pilot)
     for turn in blocks.schedule([piece.cell for piece in pieces], seed):
         piece = by_id[turn.cell.id]
         if piece.refused is None:
-            _attempt(worker, piece, functools.partial(_timed, turn))
+            _attempt(bench, piece, functools.partial(_timed, turn))
 
 
-def _attempt(worker: Worker, piece: _Piece, action: Callable[[Worker, _Piece], None]) -> None:
+def _attempt(bench: Bench, piece: _Piece, action: Callable[[Bench, _Piece], None]) -> None:
     """Do one launch; a prefix that cannot run is left out, the whole file must."""
     try:
-        worker.mending(lambda: action(worker, piece))
+        bench.recovering(lambda: action(bench, piece))
     except (TransportError, LeaseError):
         raise
     except HarnessError as error:
         if piece.prefix is None:
             raise
         piece.refused = f"{error.kind}: {error}"
-        worker.recover(error)
+        bench.recover(error)
 
 
-def _pilot(worker: Worker, piece: _Piece) -> None:
-    piece.loops = blocks.inner_loop(worker.pilot(piece.cell, blocks.pilot(piece.cell)))
+def _pilot(bench: Bench, piece: _Piece) -> None:
+    piece.loops = blocks.inner_loop(bench.pilot(piece.cell, blocks.pilot(piece.cell)))
 
 
-def _timed(turn: blocks.Turn, worker: Worker, piece: _Piece) -> None:
-    launch = worker.launch(piece.cell, blocks.order(turn, loops=piece.loops))
+def _timed(turn: blocks.Turn, bench: Bench, piece: _Piece) -> None:
+    launch = bench.launch(piece.cell, blocks.order(turn, loops=piece.loops))
     latencies = [
         value for part in launch.samples if part.series == "latency" for value in part.value
     ]

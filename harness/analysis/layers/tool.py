@@ -24,6 +24,7 @@ from harness.errors import (
     Unproven,
     Unsupported,
 )
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.protocols import Commands, KeepsFiles, Reply
 
@@ -75,7 +76,7 @@ def _commands(session: Session) -> Commands:
 
 def measure(
     subjects: Sequence[Subject],
-    session: Session,
+    bench: Bench,
     tool: str,
     *,
     launches: int = LAUNCHES,
@@ -91,8 +92,10 @@ def measure(
     order = list(range(len(subjects)))
     for _ in range(launches):
         for number in order:
-            tell(f"{session.device.name}: {NAME} on {subjects[number]}")
-            profiles[number].append(_launch(subjects[number], session, tool))
+            tell(f"{bench.name}: {NAME} on {subjects[number]}")
+            bench.settle()
+            bench.held.wait()
+            profiles[number].append(_launch(subjects[number], bench.session, tool))
         order.reverse()
     return [_layers(one, found) for one, found in zip(subjects, profiles, strict=True)]
 

@@ -9,16 +9,16 @@
 from __future__ import annotations
 
 from harness.analysis.pick.chance import probability_least
-from harness.analysis.pick.choosing import NOT_MEASURED, Candidate, Key, Pick, choose, key_of
+from harness.analysis.pick.choosing import NOT_MEASURED, Key, Pick, RankedRow, choose, key_of
 from harness.analysis.pick.constraints import Constraint, parse_constraint
 from harness.analysis.pick.of_run import choose_of, enough_delegated, launches_of
 
 __all__ = [
     "NOT_MEASURED",
-    "Candidate",
     "Constraint",
     "Key",
     "Pick",
+    "RankedRow",
     "choose",
     "choose_of",
     "enough_delegated",

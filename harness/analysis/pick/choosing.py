@@ -40,7 +40,7 @@ class _Door:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class RankedRow:
     """A row and whether it was in the choice."""
 
     row: Mapping[str, Any]
@@ -57,7 +57,7 @@ class Pick:
     reason: str
     probability: float | None
     """Among the rows that qualify; null without a winner or where the column's noise is unknown."""
-    rows: tuple[Candidate, ...]
+    rows: tuple[RankedRow, ...]
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form; each row carries `qualifies` and `why` beside its columns."""
@@ -119,7 +119,7 @@ def choose(
             reason=_none_reason(rows, outs, constraints, door),
             probability=None,
             rows=tuple(
-                Candidate(row=row, qualifies=False, why=out or "")
+                RankedRow(row=row, qualifies=False, why=out or "")
                 for row, out in zip(rows, outs, strict=True)
             ),
         )
@@ -130,7 +130,7 @@ def choose(
         reason=_reason(winner, inside, minimize, constraints, probability),
         probability=probability,
         rows=tuple(
-            Candidate(row=row, qualifies=out is None, why=out or _place(row, winner, minimize))
+            RankedRow(row=row, qualifies=out is None, why=out or _place(row, winner, minimize))
             for row, out in zip(rows, outs, strict=True)
         ),
     )

@@ -28,7 +28,7 @@ _WORD_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class ParetoPoint:
     """A point of the front."""
 
     tried: Tried
@@ -37,13 +37,13 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class SearchResult:
     """The front, and everything that was tried on the way."""
 
     id: str
     path: Path
     search: Search
-    front: tuple[Point, ...]
+    front: tuple[ParetoPoint, ...]
     """In the order of the first objective; no point is worse than another in all of them."""
     trials: tuple[Tried, ...]
     notes: tuple[str, ...] = ()
@@ -107,16 +107,16 @@ class Answer:
         }
 
 
-def answer(job: Job, notes: Sequence[str] = ()) -> Answer:
+def answer(job: Job, notes: Sequence[str] = ()) -> SearchResult:
     """Compute the answer of what was tried so far, and write it with the points' plans."""
     folder = Folder(path=job.folder)
     trials = folder.trials()
     best = front(job.search, trials)
     points = tuple(
-        Point(tried=tried, plan=folder.points / _name(place, tried))
+        ParetoPoint(tried=tried, plan=folder.points / _name(place, tried))
         for place, tried in enumerate(best, start=1)
     )
-    found = Answer(
+    found = SearchResult(
         id=folder.id,
         path=folder.path,
         search=job.search,

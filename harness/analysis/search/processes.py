@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness import errors
 from harness.analysis.search import studies
 from harness.analysis.search.folder import Folder
-from harness.analysis.search.records import Began, Job, Told
+from harness.analysis.search.records import Job, TrialEnded, TrialStarted
 from harness.analysis.search.trials import attempt
 from harness.errors import HarnessError
 from harness.optimize import workers
@@ -19,7 +19,7 @@ from harness.optimize import workers
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-Tell = Callable[[Began | Told], None]
+Tell = Callable[[TrialStarted | TrialEnded], None]
 
 _LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.5, 0.1
 _LAST_SECONDS = 30.0
@@ -35,8 +35,8 @@ def run(
     job: Job,
     *,
     processes: int,
-    tell: Callable[[Told], None],
-    began: Callable[[Began], None] = lambda _: None,
+    tell: Callable[[TrialEnded], None],
+    began: Callable[[TrialStarted], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """Try recipes until the plan's trials are done; returns what is to be said beside the answer.
 
@@ -46,8 +46,8 @@ def run(
     when every process has ended; what was tried is kept, and the same call goes on from there.
     """
 
-    def pass_on(event: Began | Told) -> None:
-        if isinstance(event, Told):
+    def pass_on(event: TrialStarted | TrialEnded) -> None:
+        if isinstance(event, TrialEnded):
             tell(event)
         else:
             began(event)
@@ -66,10 +66,10 @@ def work(job: Job, process: int, tell: Tell, alive: Callable[[], bool] = lambda:
     with studies.opened(job, process=process) as study:
         while alive() and (trial := study.next()) is not None:
             recipe = job.space.draw(trial)
-            tell(Began(recipe=recipe.name, process=process))
+            tell(TrialStarted(recipe=recipe.name, process=process))
             tried, again = attempt(job, recipe, trial.number)
             study.tell(trial, tried)
-            tell(Told(tried=tried, again=again, done=study.done(), of=study.wanted))
+            tell(TrialEnded(tried=tried, again=again, done=study.done(), of=study.wanted))
 
 
 def _together(job: Job, processes: int, tell: Tell) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def _take(told: Any, tell: Tell, failures: list[HarnessError], seconds: float) -
         item = told.get(timeout=seconds)
     except queue.Empty:
         return False
-    if isinstance(item, (Began, Told)):
+    if isinstance(item, (TrialStarted, TrialEnded)):
         tell(item)
     else:
         word, message = item

@@ -82,7 +82,7 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Began:
+class TrialStarted:
     """Progress: work on a recipe starts."""
 
     recipe: str
@@ -91,7 +91,7 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class TrialEnded:
     """Progress: a trial has ended."""
 
     tried: Tried

@@ -7,18 +7,25 @@ Pure functions of what was recorded; docs/accelerators.md says in words what the
 """
 
 from harness.devices.delegation.adapters import is_software
-from harness.devices.delegation.coverage import Node, graph_walk
+from harness.devices.delegation.coverage import GraphNode, graph_walk
 from harness.devices.delegation.evidence import KINDS, kinds
-from harness.devices.delegation.judging import CPU_TARGETS, SHOWN, Timing, Verdict, judge, share
+from harness.devices.delegation.judging import (
+    CPU_TARGETS,
+    SHOWN,
+    DelegationVerdict,
+    Timing,
+    judge,
+    share,
+)
 from harness.devices.delegation.outputs import disagreement
 
 __all__ = [
     "CPU_TARGETS",
     "KINDS",
     "SHOWN",
-    "Node",
+    "DelegationVerdict",
+    "GraphNode",
     "Timing",
-    "Verdict",
     "disagreement",
     "graph_walk",
     "is_software",

@@ -16,7 +16,7 @@ DELEGATE = "DELEGATE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class GraphNode:
     """An operator of the graph, or a partition of a delegate; tensors by index."""
 
     op: str
@@ -24,7 +24,9 @@ class Node:
     outputs: tuple[int, ...]
 
 
-def graph_walk(nodes: Sequence[Node], *, delegate: str = "xnnpack", where: str = "") -> Delegation:
+def graph_walk(
+    nodes: Sequence[GraphNode], *, delegate: str = "xnnpack", where: str = ""
+) -> Delegation:
     """Return what a delegate took of the nodes; `none` where there is no partition.
 
     `where` follows the kind of evidence. Time and memory are linear in the graph.

@@ -51,7 +51,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class DelegationVerdict:
     """What a cell's launches are worth, and the counts that a row shows."""
 
     word: Word
@@ -95,7 +95,7 @@ def judge(
     launches: Sequence[Launch],
     timing: Timing | None = None,
     agreement: Agreement | None = None,
-) -> Verdict | None:
+) -> DelegationVerdict | None:
     """Judge a measured cell; None where no launch ran the model.
 
     `launches` may hold any kind; those of no model (`bare`) are passed over. Without `timing` the time is
@@ -113,19 +113,23 @@ def judge(
         found = rule(case)
         if found is not None:
             status, reason = found
-            return Verdict(word="INVALID", status=status, reason=reason, delegation=case.worst)
+            return DelegationVerdict(
+                word="INVALID", status=status, reason=reason, delegation=case.worst
+            )
     left = _left_over(case)
     if left is not None and not _allowed(case):
-        return Verdict(word="INVALID", status="partial", reason=left, delegation=case.worst)
+        return DelegationVerdict(
+            word="INVALID", status="partial", reason=left, delegation=case.worst
+        )
     status = "ok" if left is None else "partial"
     doubt = disagreement(agreement, cell) if agreement else None
     doubt = doubt or _implausible(timing, to_the_end=all(one.whole_ns for one in case.every))
     reason = left or _in_full(case)
     if doubt is not None:
-        return Verdict(
+        return DelegationVerdict(
             word="SUSPECT", status=status, reason=f"{doubt}; {reason}", delegation=case.worst
         )
-    return Verdict(word="VALID", status=status, reason=reason, delegation=case.worst)
+    return DelegationVerdict(word="VALID", status=status, reason=reason, delegation=case.worst)
 
 
 def share(delegation: Delegation) -> float | None:
@@ -142,20 +146,20 @@ def _own_ns(launches: Sequence[Launch]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _cpu(told: Sequence[Delegation], *, promised: bool) -> Verdict:
+def _cpu(told: Sequence[Delegation], *, promised: bool) -> DelegationVerdict:
     """On the CPU the only question is whether XNNPACK was made where it is promised."""
     first = next((one for one in told if one.delegate == "none"), told[0])
     counts = _counts(first)
     if first.delegate != "none":
         reason = f"{first.delegate} was made on the CPU{counts and f', {counts}'}"
-        return Verdict(word="VALID", status="ok", reason=reason, delegation=told[0])
+        return DelegationVerdict(word="VALID", status="ok", reason=reason, delegation=told[0])
     if not promised:
         reason = "the CPU's own kernels; no delegate is promised here"
-        return Verdict(word="VALID", status="ok", reason=reason, delegation=told[0])
+        return DelegationVerdict(word="VALID", status="ok", reason=reason, delegation=told[0])
     reason = (
         f"XNNPACK is promised by the profile and was not made; evidence: {first.evidence or 'none'}"
     )
-    return Verdict(word="SUSPECT", status="ok", reason=reason, delegation=told[0])
+    return DelegationVerdict(word="SUSPECT", status="ok", reason=reason, delegation=told[0])
 
 
 def _case(cell: Cell, told: tuple[Delegation, ...], own_ns: float | None) -> _Case:

@@ -57,7 +57,7 @@ class Aot:
         made, account = aot.compile_model(
             source.path,
             workdir,
-            aot.Settings(
+            aot.AotSettings(
                 vendor=parameters["vendor"],
                 soc=parameters["soc"],
                 libraries=parameters["libraries"],

@@ -80,8 +80,10 @@ def _decompose(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str
     keep = given["keep"]
     if keep is None and given["energy"] is None and given["rank"] is None:
         keep = _KEEP
-    wish = factors.Wish(keep=keep, energy=given["energy"], rank=given["rank"], layers=names)
-    ranks = factors.choose(model, wish)
+    spec = factors.DecomposeSpec(
+        keep=keep, energy=given["energy"], rank=given["rank"], layers=names
+    )
+    ranks = factors.choose(model, spec)
     less = factors.decompose(model, ranks)
     words = ", ".join(f"{name} {' and '.join(map(str, rank))}" for name, rank in ranks.items())
     before, after = model.count_params(), less.count_params()

@@ -60,13 +60,13 @@ class Distill:
         with fit.prepared(data.seed) as place:
             student = models.load(source)
             task = fit.task(student, data, fit.settings(parameters), place)
-            wish = distilled.Wish(
+            spec = distilled.DistillSpec(
                 temperature=parameters["temperature"],
                 alpha=parameters["alpha"],
                 features=parameters["features"],
             )
             teacher = distilled.teacher(
-                Path(parameters["teacher"]), student, features=wish.features
+                Path(parameters["teacher"]), student, features=spec.features
             )
-            notes = distilled.distill(student, task, teacher, wish)
+            notes = distilled.distill(student, task, teacher, spec)
             return models.keep(student, source, workdir, notes=notes)

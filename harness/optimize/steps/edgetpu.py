@@ -102,7 +102,7 @@ class EdgeTpu:
         )
 
 
-def settings(parameters: Mapping[str, Any]) -> edgetpu.Settings:
+def settings(parameters: Mapping[str, Any]) -> edgetpu.EdgeTpuSettings:
     """Turn the step's parameters into the compiler's command line."""
     flags: list[str] = []
     if parameters["min_runtime_version"]:
@@ -115,7 +115,7 @@ def settings(parameters: Mapping[str, Any]) -> edgetpu.Settings:
         flags += ["-k", str(parameters["delegate_search_step"])]
     if parameters["multiple_subgraphs"]:
         flags.append("-a")
-    return edgetpu.Settings(
+    return edgetpu.EdgeTpuSettings(
         compiler=parameters["compiler"],
         flags=tuple(flags),
         timeout_seconds=parameters["timeout_seconds"],

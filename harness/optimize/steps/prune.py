@@ -54,12 +54,12 @@ class Prune:
         with fit.prepared(data.seed) as place:
             model = models.load(source)
             task = fit.task(model, data, fit.settings(parameters), place)
-            wish = sparse.Wish(
+            spec = sparse.PruneSpec(
                 sparsity=parameters["sparsity"],
                 schedule=parameters["schedule"],
                 pattern=parameters["pattern"],
             )
-            notes = sparse.prune(model, task, wish)
+            notes = sparse.prune(model, task, spec)
             return models.keep(model, source, workdir, notes=notes)
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:

@@ -76,7 +76,7 @@ class PruneFilters:
 
 
 def _prune(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str, ...]]:
-    wish = filters.Wish(
+    spec = filters.FilterPruneSpec(
         keep=given["keep"],
         of=given["of"],
         criterion=given["criterion"],
@@ -84,9 +84,9 @@ def _prune(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str, ..
         least=given["least"],
     )
     seen = groups.network(model)
-    kept = filters.choose(seen, wish)
+    kept = filters.choose(seen, spec)
     notes = [filters.told(seen, kept), *filters.frozen(seen)]
-    without = filters.without_scale(seen) if wish.criterion == "bn_scale" else []
+    without = filters.without_scale(seen) if spec.criterion == "bn_scale" else []
     if without:
         notes.append(f"no batch norm behind {', '.join(without)}: ranked by l1")
     return filters.prune(seen, kept), tuple(notes)

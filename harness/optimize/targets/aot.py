@@ -45,7 +45,7 @@ _ERRORS = re.compile(r"^ERROR: (?:\[[^\]\n]*\] ?)?(.*\S)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class AotSettings:
     """What is compiled for, and with what."""
 
     vendor: str
@@ -57,7 +57,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class SubgraphReport:
     """What the tool says of a subgraph."""
 
     offloaded: int
@@ -77,7 +77,7 @@ def chips(vendor: str) -> list[str]:
     return [one.value for one in target.SocModel if one.value != "ALL"]
 
 
-def compile_model(source: Path, workdir: Path, settings: Settings) -> tuple[Path, Compiled]:
+def compile_model(source: Path, workdir: Path, settings: AotSettings) -> tuple[Path, Compiled]:
     """Compile a file in `workdir`; return what came out and the tool's account of it.
 
     Raises RecipeError: no such chip, the vendor's compiler is not here (with what is missing), refused
@@ -94,11 +94,13 @@ def compile_model(source: Path, workdir: Path, settings: Settings) -> tuple[Path
     given.write_bytes(rewrite.static(source.read_bytes()))
     told = _called(given, workdir, settings, source.name)
     made = Path(told["path"])
-    parts = [Part(**part) for part in told["parts"]]
+    parts = [SubgraphReport(**part) for part in told["parts"]]
     return made, account(parts, made, source, settings)
 
 
-def account(parts: list[Part], made: Path, source: Path, settings: Settings) -> Compiled:
+def account(
+    parts: list[SubgraphReport], made: Path, source: Path, settings: AotSettings
+) -> Compiled:
     """Hold what the tool says against both files; raises RecipeError where no operator was taken."""
     operators = flatbuffer.read(made).operators
     before = sum(flatbuffer.read(source).operators.values())
@@ -127,7 +129,7 @@ def account(parts: list[Part], made: Path, source: Path, settings: Settings) -> 
     )
 
 
-def _called(given: Path, workdir: Path, settings: Settings, name: str) -> dict[str, Any]:
+def _called(given: Path, workdir: Path, settings: AotSettings, name: str) -> dict[str, Any]:
     """Call the tool in a process of its own: a vendor's library may crash or hang."""
     logs = workdir / "logs"
     logs.mkdir(exist_ok=True)
@@ -157,7 +159,7 @@ def _called(given: Path, workdir: Path, settings: Settings, name: str) -> dict[s
     raise RecipeError(why(logged or ended.text, settings, name))
 
 
-def why(log: str, settings: Settings, name: str) -> str:
+def why(log: str, settings: AotSettings, name: str) -> str:
     """Say why there is no file, from the tool's log, and what to do."""
     vendor, package = settings.vendor, PACKAGES[settings.vendor]
     lacks = _LACKING.findall(log)

@@ -45,7 +45,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class EdgeTpuSettings:
     """How the compiler is called."""
 
     compiler: str = PROGRAM
@@ -109,7 +109,7 @@ def _quantised(path: Path) -> None:
         )
 
 
-def compile_model(source: Path, workdir: Path, settings: Settings) -> tuple[Path, Compiled]:
+def compile_model(source: Path, workdir: Path, settings: EdgeTpuSettings) -> tuple[Path, Compiled]:
     """Compile a file in `workdir`; return what came out and the compiler's account of it.
 
     Raises RecipeError: no compiler, refused (with its words), not done after `tries` attempts, no
@@ -150,7 +150,7 @@ def find(compiler: str) -> str:
     return found
 
 
-def _once(program: str, given: Path, workdir: Path, settings: Settings) -> str:
+def _once(program: str, given: Path, workdir: Path, settings: EdgeTpuSettings) -> str:
     """Run the compiler once, under a deadline of ours; return what it printed and how it ended."""
     command = [program, "-s", "-t", str(settings.timeout_seconds), "-o", str(workdir)]
     deadline = settings.timeout_seconds + _GRACE_SECONDS

@@ -103,7 +103,7 @@ def _structured(
         if sparse.has(model, parameters["sparsity"]):
             notes.append("pruned already: its zeros are kept")
         else:
-            notes += sparse.prune(model, task, sparse.Wish(sparsity=parameters["sparsity"]))
+            notes += sparse.prune(model, task, sparse.PruneSpec(sparsity=parameters["sparsity"]))
     if shared:
         if clustered.has(model, parameters["clusters"]):
             notes.append("clustered already: its values are kept")

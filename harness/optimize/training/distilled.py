@@ -28,7 +28,7 @@ _HINT_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DistillSpec:
     """How the teacher is listened to."""
 
     temperature: float
@@ -79,9 +79,9 @@ def teacher(path: Path, student: Keras, *, features: bool) -> Teacher:
     return Teacher(path=path, ask=ask, from_logits=logits, feature_shape=shape)
 
 
-def distill(student: Keras, task: fit.Task, of: Teacher, wish: Wish) -> tuple[str, ...]:
+def distill(student: Keras, task: fit.Task, of: Teacher, spec: DistillSpec) -> tuple[str, ...]:
     """Train the student in place; return notes. Raises RecipeError as `fit`."""
-    listener = _listener(student, task.objective, of, wish)
+    listener = _listener(student, task.objective, of, spec)
     told = fit.fit(listener, task, what=f"distilled from {of.path.name}")
     return told.notes
 
@@ -125,13 +125,13 @@ def _model_class(model: Keras) -> Keras:
     return keras3.Model
 
 
-def _listener(student: Keras, objective: Objective, of: Teacher, wish: Wish) -> Keras:
+def _listener(student: Keras, objective: Objective, of: Teacher, spec: DistillSpec) -> Keras:
     """Make the student's outer model whose training step also listens to the teacher."""
     tf = libraries.tensorflow()
     keras: Keras = libraries.keras()
-    hints = _hints(student, of) if wish.features else None
+    hints = _hints(student, of) if spec.features else None
     hard = objective.loss()
-    softened = _Softened(from_logits=of.from_logits, temperature=wish.temperature)
+    softened = _Softened(from_logits=of.from_logits, temperature=spec.temperature)
 
     class Listener(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -151,10 +151,10 @@ def _listener(student: Keras, objective: Objective, of: Teacher, wish: Wish) -> 
                     scores = self.student(inputs, training=True)
                 else:
                     scores, own = self.hints(inputs, training=True)
-                loss = (1 - wish.alpha) * hard(labels, scores)
-                loss += wish.alpha * _soft(tf, scores, answer, objective, softened)
+                loss = (1 - spec.alpha) * hard(labels, scores)
+                loss += spec.alpha * _soft(tf, scores, answer, objective, softened)
                 if own is not None:
-                    loss += wish.alpha * _HINT_WEIGHT * _distance(tf, own, features)
+                    loss += spec.alpha * _HINT_WEIGHT * _distance(tf, own, features)
                 loss += tf.add_n(self.student.losses) if self.student.losses else 0.0
                 shared = loss / tf.distribute.get_strategy().num_replicas_in_sync
             variables = self.trainable_variables

@@ -1,6 +1,6 @@
 """Decomposition: a dense layer or a convolution as a product of smaller ones.
 
-    ranks = choose(model, Wish(keep=0.5))
+    ranks = choose(model, DecomposeSpec(keep=0.5))
     smaller = decompose(model, ranks)
 
 A dense layer and a 1x1 convolution become two of them by a truncated singular value decomposition;
@@ -29,7 +29,7 @@ _HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DecomposeSpec:
     """How small: exactly one of `keep`, `energy` and `rank` is given."""
 
     keep: float | None = None
@@ -42,7 +42,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class DecomposableLayer:
     """A layer that can be decomposed, and what it is made of."""
 
     layer: Keras
@@ -86,34 +86,34 @@ class Layer:
         return tuple(_leading(spectrum, energy) for spectrum in self.spectra)
 
 
-def candidates(model: Keras) -> list[Layer]:
+def candidates(model: Keras) -> list[DecomposableLayer]:
     """Find the dense layers and plain convolutions of a model, in its order.
 
     Raises RecipeError for a subclassed model and for one with a model for a layer.
     """
     return [
-        Layer(layer=layer, kernel=kernel, spectra=_spectra(kernel))
+        DecomposableLayer(layer=layer, kernel=kernel, spectra=_spectra(kernel))
         for layer in functional(model).layers
         if _decomposable(layer)
         for kernel in [layer.kernel.numpy().astype(np.float64)]
     ]
 
 
-def choose(model: Keras, wish: Wish) -> dict[str, Ranks]:
+def choose(model: Keras, spec: DecomposeSpec) -> dict[str, Ranks]:
     """Decide the ranks of the layers that are worth decomposing, by name.
 
     Raises RecipeError: not exactly one measure, one out of range, a layer that is not there or
     cannot be decomposed, a rank above full rank, a share that cannot be reached, nothing gained.
     """
-    _check(wish)
-    found = _named(candidates(model), wish.layers)
-    if wish.rank is not None:
-        ranks = _explicit(found, wish.rank, named=bool(wish.layers))
-    elif wish.energy is not None:
-        ranks = {layer.name: layer.holding(wish.energy) for layer in found}
+    _check(spec)
+    found = _named(candidates(model), spec.layers)
+    if spec.rank is not None:
+        ranks = _explicit(found, spec.rank, named=bool(spec.layers))
+    elif spec.energy is not None:
+        ranks = {layer.name: layer.holding(spec.energy) for layer in found}
     else:
-        assert wish.keep is not None
-        ranks = _within(model.count_params(), found, wish.keep)
+        assert spec.keep is not None
+        ranks = _within(model.count_params(), found, spec.keep)
     gaining = {layer.name: ranks[layer.name] for layer in found if _gains(layer, ranks)}
     if not gaining:
         told = "; ".join(_words(layer, ranks) for layer in found)
@@ -136,19 +136,19 @@ def decompose(model: Keras, ranks: Mapping[str, Ranks]) -> Keras:
     return rebuild(model, {name: _pieces(found[name], wanted) for name, wanted in ranks.items()})
 
 
-def _check(wish: Wish) -> None:
-    given = [name for name in ("keep", "energy", "rank") if getattr(wish, name) is not None]
+def _check(spec: DecomposeSpec) -> None:
+    given = [name for name in ("keep", "energy", "rank") if getattr(spec, name) is not None]
     if len(given) != 1:
         raise RecipeError(
             "give one of keep (share of the parameters), energy (share of each layer's) and rank; "
             f"given: {', '.join(given) or 'none'}"
         )
-    if wish.keep is not None and not 0 < wish.keep < 1:
-        raise RecipeError(f"keep = {wish.keep:g} is out of range: more than 0, less than 1")
-    if wish.energy is not None and not 0 < wish.energy < 1:
-        raise RecipeError(f"energy = {wish.energy:g} is out of range: more than 0, less than 1")
-    if wish.rank is not None and wish.rank < 1:
-        raise RecipeError(f"rank = {wish.rank} is out of range: 1 is the smallest rank")
+    if spec.keep is not None and not 0 < spec.keep < 1:
+        raise RecipeError(f"keep = {spec.keep:g} is out of range: more than 0, less than 1")
+    if spec.energy is not None and not 0 < spec.energy < 1:
+        raise RecipeError(f"energy = {spec.energy:g} is out of range: more than 0, less than 1")
+    if spec.rank is not None and spec.rank < 1:
+        raise RecipeError(f"rank = {spec.rank} is out of range: 1 is the smallest rank")
 
 
 def _decomposable(layer: Keras) -> bool:
@@ -160,7 +160,7 @@ def _decomposable(layer: Keras) -> bool:
     return kind.__name__ == "Dense"
 
 
-def _named(found: list[Layer], names: Sequence[str]) -> list[Layer]:
+def _named(found: list[DecomposableLayer], names: Sequence[str]) -> list[DecomposableLayer]:
     known = {layer.name: layer for layer in found}
     for name in names:
         if name not in known:
@@ -173,7 +173,7 @@ def _named(found: list[Layer], names: Sequence[str]) -> list[Layer]:
     return [known[name] for name in names] if names else found
 
 
-def _explicit(found: list[Layer], rank: int, *, named: bool) -> dict[str, Ranks]:
+def _explicit(found: list[DecomposableLayer], rank: int, *, named: bool) -> dict[str, Ranks]:
     """The same rank everywhere; a mode that has not as much keeps its full rank."""
     largest = max(found, key=lambda layer: max(layer.full), default=None)
     if largest is not None:
@@ -188,7 +188,7 @@ def _refuse_above(rank: int, full: int, name: str) -> None:
         raise RecipeError(f'rank {rank} is above the full rank of "{name}", which is {full}')
 
 
-def _within(whole: int, found: list[Layer], keep: float) -> dict[str, Ranks]:
+def _within(whole: int, found: list[DecomposableLayer], keep: float) -> dict[str, Ranks]:
     """Search the one share of energy that brings the model down to `keep` of its parameters."""
 
     def size(energy: float) -> int:
@@ -212,11 +212,11 @@ def _within(whole: int, found: list[Layer], keep: float) -> dict[str, Ranks]:
     return {layer.name: layer.holding(low) for layer in found}
 
 
-def _gains(layer: Layer, ranks: Mapping[str, Ranks]) -> bool:
+def _gains(layer: DecomposableLayer, ranks: Mapping[str, Ranks]) -> bool:
     return layer.saves(ranks[layer.name])
 
 
-def _words(layer: Layer, ranks: Mapping[str, Ranks]) -> str:
+def _words(layer: DecomposableLayer, ranks: Mapping[str, Ranks]) -> str:
     wanted = ranks[layer.name]
     return (
         f"{layer.name} of {layer.kernel.size:,} weights would have {layer.size(wanted):,} "
@@ -258,13 +258,13 @@ def _leading(spectrum: Array, energy: float) -> int:
 # --- the layers that stand for one -----------------------------------------------------------
 
 
-def _pieces(layer: Layer, ranks: Ranks) -> list[Piece]:
+def _pieces(layer: DecomposableLayer, ranks: Ranks) -> list[Piece]:
     if type(layer.layer).__name__ == "Dense":
         return _dense_pair(layer, ranks[0])
     return _pointwise_pair(layer, ranks[0]) if layer.matrix else _three(layer, ranks)
 
 
-def _dense_pair(layer: Layer, rank: int) -> list[Piece]:
+def _dense_pair(layer: DecomposableLayer, rank: int) -> list[Piece]:
     config = layer.layer.get_config()
     first, second = _halves(layer.kernel, rank)
     bare = {**_bare(config), "units": rank}
@@ -274,7 +274,7 @@ def _dense_pair(layer: Layer, rank: int) -> list[Piece]:
     ]
 
 
-def _pointwise_pair(layer: Layer, rank: int) -> list[Piece]:
+def _pointwise_pair(layer: DecomposableLayer, rank: int) -> list[Piece]:
     """Two 1x1 convolutions; the first one strides, so that the second has less to do."""
     config = layer.layer.get_config()
     first, second = _halves(layer.kernel[0, 0], rank)
@@ -290,7 +290,7 @@ def _pointwise_pair(layer: Layer, rank: int) -> list[Piece]:
     ]
 
 
-def _three(layer: Layer, ranks: Ranks) -> list[Piece]:
+def _three(layer: DecomposableLayer, ranks: Ranks) -> list[Piece]:
     """1x1, k x k, 1x1. A mode of full size needs no factor: the core takes it in."""
     config = layer.layer.get_config()
     inputs, outputs = layer.kernel.shape[-2:]
@@ -322,7 +322,7 @@ def _convolution(name: str, config: Mapping[str, Any], kernel: Array) -> Piece:
     return Piece(name=name, kind="Conv2D", config=config, weights={"kernel": kernel})
 
 
-def _last(layer: Layer, config: Mapping[str, Any], kernel: Array) -> Piece:
+def _last(layer: DecomposableLayer, config: Mapping[str, Any], kernel: Array) -> Piece:
     """The piece with the layer's name, bias and activation."""
     weights = {"kernel": kernel}
     if layer.layer.use_bias:

@@ -1,7 +1,7 @@
 """Structured pruning: which filters and units go, and the smaller model without them.
 
     seen = groups.network(model)
-    kept = choose(seen, Wish(keep=0.5, of="macs"))
+    kept = choose(seen, FilterPruneSpec(keep=0.5, of="macs"))
     smaller = prune(seen, kept)
 
 Filters are ranked inside their group by how large their weights are (Li et al., "Pruning Filters
@@ -24,7 +24,7 @@ from harness.optimize.training.groups import Group, Network
 from harness.optimize.training.libraries import Keras
 from harness.optimize.training.passing import KERNELS
 from harness.optimize.training.rebuild import Array, Piece, rebuild
-from harness.optimize.training.walk import OUTPUT, Part
+from harness.optimize.training.walk import OUTPUT, ChannelLayer
 
 Criterion = Literal["l1", "l2", "bn_scale"]
 Of = Literal["channels", "parameters", "macs"]
@@ -32,7 +32,7 @@ _HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class FilterPruneSpec:
     """How much is to be kept, of what, and what decides."""
 
     keep: float = 0.5
@@ -53,7 +53,7 @@ class Cost:
     """None where an open size makes them unknown."""
 
 
-def choose(network: Network, wish: Wish) -> Array:
+def choose(network: Network, spec: FilterPruneSpec) -> Array:
     """Say of each channel's number whether it is kept, as an array of booleans.
 
     `of="channels"` keeps the ratio in every group; `of="parameters"` and `of="macs"` search the
@@ -62,26 +62,26 @@ def choose(network: Network, wish: Wish) -> Array:
     Raises RecipeError: a ratio out of range, nothing that can be pruned (with the reasons), a
     share that cannot be reached, a ratio that removes nothing.
     """
-    if not 0 < wish.keep < 1:
-        raise RecipeError(f"keep = {wish.keep:g} is out of range: keep more than 0, less than 1")
+    if not 0 < spec.keep < 1:
+        raise RecipeError(f"keep = {spec.keep:g} is out of range: keep more than 0, less than 1")
     free = [group for group in network.groups if group.frozen is None]
     if not free:
         raise RecipeError(
             "nothing can be pruned: there is no hidden convolution or dense layer whose channels "
             f"this step can follow{_reasons(network)}"
         )
-    ranked = [_ranked(network, group, wish.criterion) for group in free]
+    ranked = [_ranked(network, group, spec.criterion) for group in free]
 
     def kept_at(ratio: float) -> Array:
-        removed = [order[: len(order) - _count(len(order), ratio, wish)] for order in ranked]
+        removed = [order[: len(order) - _count(len(order), ratio, spec)] for order in ranked]
         return ~np.isin(network.roots, np.concatenate(removed))
 
-    kept = kept_at(wish.keep) if wish.of == "channels" else _within(network, wish, kept_at)
+    kept = kept_at(spec.keep) if spec.of == "channels" else _within(network, spec, kept_at)
     if kept.all():
         raise RecipeError(
-            f"keep = {wish.keep:g} removes nothing: the layers have "
+            f"keep = {spec.keep:g} removes nothing: the layers have "
             f"{', '.join(f'{len(order)}' for order in ranked)} channels, rounded to a multiple of "
-            f"{wish.multiple} and never fewer than {max(wish.multiple, wish.least)}; "
+            f"{spec.multiple} and never fewer than {max(spec.multiple, spec.least)}; "
             "lower multiple or least"
         )
     return kept
@@ -150,26 +150,26 @@ def without_scale(network: Network) -> list[str]:
     ]
 
 
-def _count(count: int, ratio: float, wish: Wish) -> int:
-    nearest = wish.multiple * int(count * ratio / wish.multiple + 0.5)
-    return min(count, max(nearest, wish.multiple, wish.least))
+def _count(count: int, ratio: float, spec: FilterPruneSpec) -> int:
+    nearest = spec.multiple * int(count * ratio / spec.multiple + 0.5)
+    return min(count, max(nearest, spec.multiple, spec.least))
 
 
-def _within(network: Network, wish: Wish, kept_at: Callable[[float], Array]) -> Array:
+def _within(network: Network, spec: FilterPruneSpec, kept_at: Callable[[float], Array]) -> Array:
     """The most channels that cost no more than the wished share; the cost never falls as they grow."""
-    whole = _counted(cost(network, np.ones(len(network.roots), dtype=bool)), wish.of)
-    bound = wish.keep * whole
-    smallest = _counted(cost(network, kept_at(0.0)), wish.of)
+    whole = _counted(cost(network, np.ones(len(network.roots), dtype=bool)), spec.of)
+    bound = spec.keep * whole
+    smallest = _counted(cost(network, kept_at(0.0)), spec.of)
     if smallest > bound:
         raise RecipeError(
-            f"keep = {wish.keep:g} of the {wish.of} cannot be reached: with {wish.multiple} "
+            f"keep = {spec.keep:g} of the {spec.of} cannot be reached: with {spec.multiple} "
             f"channels a layer there are still {smallest / whole:.1%} (the rest is in layers that "
             f"are not pruned){_reasons(network)}; raise keep, or lower multiple"
         )
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = _counted(cost(network, kept_at(middle)), wish.of) <= bound
+        fits = _counted(cost(network, kept_at(middle)), spec.of) <= bound
         low, high = (middle, high) if fits else (low, middle)
     return kept_at(low)
 
@@ -201,7 +201,7 @@ def _ranked(network: Network, group: Group, criterion: Criterion) -> Array:
     return ranked
 
 
-def _scales(network: Network, group: Group) -> list[tuple[Part, Array]]:
+def _scales(network: Network, group: Group) -> list[tuple[ChannelLayer, Array]]:
     """The batch norms that a group's channels go through, each with its absolute scales."""
     wanted = set(map(int, group.channels))
     return [
@@ -211,7 +211,7 @@ def _scales(network: Network, group: Group) -> list[tuple[Part, Array]]:
     ]
 
 
-def _norms(part: Part, criterion: Criterion) -> Array:
+def _norms(part: ChannelLayer, criterion: Criterion) -> Array:
     assert part.makes is not None
     weight, axis = part.makes
     values = getattr(part.layer, weight).numpy()
@@ -221,7 +221,7 @@ def _norms(part: Part, criterion: Criterion) -> Array:
     return np.asarray(np.abs(values).sum(axis=others))
 
 
-def _piece(part: Part, kept: Array) -> Piece:
+def _piece(part: ChannelLayer, kept: Array) -> Piece:
     config = dict(part.layer.get_config())
     for key, numbers in part.sizes.items():
         count = int(kept[numbers].sum())
@@ -244,14 +244,14 @@ def _whole(layer: Keras, name: str) -> int:
     return int(np.prod(getattr(layer, name).shape))
 
 
-def _size(part: Part, name: str, kept: Array) -> int:
+def _size(part: ChannelLayer, name: str, kept: Array) -> int:
     shape = list(getattr(part.layer, name).shape)
     for axis, numbers in part.cuts[name].items():
         shape[axis] = int(kept[numbers].sum())
     return int(np.prod(shape))
 
 
-def _numbers(part: Part) -> list[Array]:
+def _numbers(part: ChannelLayer) -> list[Array]:
     return [*part.sizes.values(), *(n for axes in part.cuts.values() for n in axes.values())]
 
 

@@ -37,7 +37,7 @@ _MUCH_WORSE = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class TrainingSettings:
     """How to train; each is a parameter of every training step."""
 
     epochs: int
@@ -87,9 +87,9 @@ def parameters(*, epochs: int = 10, learning_rate: float = 1e-3) -> tuple[Parame
     )
 
 
-def settings(given: Mapping[str, Any]) -> Settings:
+def settings(given: Mapping[str, Any]) -> TrainingSettings:
     """Take the training parameters out of a step's parameters."""
-    return Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
+    return TrainingSettings(**{name: given[name] for name in TrainingSettings.__dataclass_fields__})
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def prepared(
 class Task:
     """What is to be learned: data split and checked, the loss, and the score before any change."""
 
-    settings: Settings
+    settings: TrainingSettings
     objective: Objective
     inputs: tuple[str, ...]
     train: tuple[tuple[Array, ...], Array]
@@ -140,7 +140,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class TrainingResult:
     """What training came to."""
 
     epochs: int
@@ -153,7 +153,12 @@ class Told:
 
 
 def task(
-    model: Keras, data: StepData, chosen: Settings, place: places.Place, *, score: bool = True
+    model: Keras,
+    data: StepData,
+    chosen: TrainingSettings,
+    place: places.Place,
+    *,
+    score: bool = True,
 ) -> Task:
     """Check the training data against the model and split it.
 
@@ -227,7 +232,7 @@ def fit(
     first_best: int = 1,
     loss: Keras | None = None,
     what: str = "trained",
-) -> Told:
+) -> TrainingResult:
     """Train the model in place; it ends with the weights of its best epoch.
 
     Args:
@@ -269,7 +274,7 @@ def fit(
     return _told(model, of, state, what)
 
 
-def _told(model: Keras, of: Task, state: _State, what: str) -> Told:
+def _told(model: Keras, of: Task, state: _State, what: str) -> TrainingResult:
     loss, accuracy = evaluate(model, of)
     early = f", stopped early of {of.settings.epochs}" if state.epochs < of.settings.epochs else ""
     part = "validation" if of.held else "training"
@@ -280,7 +285,7 @@ def _told(model: Keras, of: Task, state: _State, what: str) -> Told:
     if accuracy is not None:
         words += f", accuracy {_change(of.before[1], accuracy)}"
     words += f"; {len(of.train[1])} samples, seed {of.seed}, on {of.place.words}"
-    return Told(
+    return TrainingResult(
         epochs=state.epochs,
         best=state.best_epoch,
         loss=loss,
@@ -298,7 +303,7 @@ def _change(before: float | None, after: float) -> str:
 def _watch(keras: Keras, model: Keras, of: Task, state: _State, first_best: int) -> Keras:
     """Make the callback that stops on NaN, keeps the best epoch's weights and stops early."""
 
-    class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+    class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
             loss = (logs or {}).get("loss", 0.0)
             if not math.isfinite(loss):
@@ -321,7 +326,7 @@ def _watch(keras: Keras, model: Keras, of: Task, state: _State, first_best: int)
             if of.settings.patience and waited >= of.settings.patience:
                 self.model.stop_training = True
 
-    return Watch()
+    return BestWeights()
 
 
 def _batches(of: Task) -> Keras:
@@ -336,7 +341,7 @@ def _batches(of: Task) -> Keras:
     return shuffled.batch(of.settings.batch, drop_remainder=True).with_options(options)
 
 
-def _optimizer(chosen: Settings, total: int) -> Keras:
+def _optimizer(chosen: TrainingSettings, total: int) -> Keras:
     optimizers = libraries.keras().optimizers
     rate = optimizers.schedules.CosineDecay(chosen.learning_rate, max(1, total))
     made: dict[str, Callable[[], Keras]] = {

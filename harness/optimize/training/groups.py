@@ -18,7 +18,7 @@ import numpy as np
 from harness.optimize.training import libraries, passing
 from harness.optimize.training.libraries import Keras
 from harness.optimize.training.rebuild import Array, functional
-from harness.optimize.training.walk import OUTPUT, Call, Part, Walk
+from harness.optimize.training.walk import OUTPUT, ChannelLayer, LayerCall, Walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Network:
     """A model as channels see it."""
 
     model: Keras
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ChannelLayer]
     """By layer name, in the order of the graph."""
     roots: Array
     """Of each number, the one that stands for all it is joined with."""
@@ -56,7 +56,7 @@ def network(model: Keras) -> Network:
     made: dict[tuple[str, int, int], Array | None] = {}
     positions: dict[str, int | None] = {}
     for node in _nodes(graph):
-        call = Call(
+        call = LayerCall(
             layer=node.layer,
             inputs=[made[_place(tensor)] for tensor in node.keras_inputs],
             constants=[each for each in _flat((node.call_args, node.call_kwargs)) if _plain(each)],

@@ -9,13 +9,13 @@ import numpy as np
 
 from harness.optimize.training.libraries import Keras
 from harness.optimize.training.rebuild import Array
-from harness.optimize.training.walk import Call, Opaque, Part, Walk
+from harness.optimize.training.walk import ChannelLayer, LayerCall, Opaque, Walk
 
 KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 """Weights that are multiplied with at every position; the others are added or scale."""
 
 
-def positions(call: Call) -> int | None:
+def positions(call: LayerCall) -> int | None:
     """How often a call applies its layer's kernels to a sample; None where a size is open."""
     kind = type(call.layer).__name__
     if kind not in _APPLIED:
@@ -26,7 +26,7 @@ def positions(call: Call) -> int | None:
     return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
 
-def follow(walk: Walk, call: Call) -> list[Array | None]:
+def follow(walk: Walk, call: LayerCall) -> list[Array | None]:
     """Follow the channels through one call; one array for each of its outputs."""
     try:
         return [_handler(walk, call.layer)(walk, call)]
@@ -34,7 +34,7 @@ def follow(walk: Walk, call: Call) -> list[Array | None]:
         return walk.block(call, str(reason))
 
 
-def _input(walk: Walk, call: Call) -> Array | None:
+def _input(walk: Walk, call: LayerCall) -> Array | None:
     shape = call.output_shapes[0]
     size = shape[-1] if len(shape) > 1 else None
     channels = None if size is None else walk.fresh(size)
@@ -42,26 +42,26 @@ def _input(walk: Walk, call: Call) -> Array | None:
     return channels
 
 
-def _same(walk: Walk, call: Call) -> Array | None:
+def _same(walk: Walk, call: LayerCall) -> Array | None:
     del walk
     return call.inputs[0]
 
 
-def _activation(walk: Walk, call: Call) -> Array | None:
+def _activation(walk: Walk, call: LayerCall) -> Array | None:
     if _mixes(call.layer):
         raise Opaque("every channel depends on all the others")
     return _same(walk, call)
 
 
-def _convolution(walk: Walk, call: Call) -> Array | None:
+def _convolution(walk: Walk, call: LayerCall) -> Array | None:
     layer = call.layer
     if layer.groups != 1:
         raise Opaque("a grouped convolution")
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         gives = walk.fresh(layer.filters)
         last = len(layer.kernel.shape) - 1
-        return Part(
+        return ChannelLayer(
             layer=layer,
             reads=reads,
             gives=gives,
@@ -73,13 +73,13 @@ def _convolution(walk: Walk, call: Call) -> Array | None:
     return _maker(walk, call, make)
 
 
-def _transposed(walk: Walk, call: Call) -> Array | None:
+def _transposed(walk: Walk, call: LayerCall) -> Array | None:
     layer = call.layer
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         gives = walk.fresh(layer.filters)
         last = len(layer.kernel.shape) - 1
-        return Part(
+        return ChannelLayer(
             layer=layer,
             reads=reads,
             gives=gives,
@@ -91,12 +91,12 @@ def _transposed(walk: Walk, call: Call) -> Array | None:
     return _maker(walk, call, make)
 
 
-def _dense(walk: Walk, call: Call) -> Array | None:
+def _dense(walk: Walk, call: LayerCall) -> Array | None:
     layer = call.layer
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         gives = walk.fresh(layer.units)
-        return Part(
+        return ChannelLayer(
             layer=layer,
             reads=reads,
             gives=gives,
@@ -108,14 +108,14 @@ def _dense(walk: Walk, call: Call) -> Array | None:
     return _maker(walk, call, make)
 
 
-def _separable(walk: Walk, call: Call) -> Array | None:
+def _separable(walk: Walk, call: LayerCall) -> Array | None:
     layer = call.layer
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         gives = walk.fresh(layer.filters)
         last = len(layer.pointwise_kernel.shape) - 1
         middle = np.repeat(reads, layer.depth_multiplier)
-        return Part(
+        return ChannelLayer(
             layer=layer,
             reads=reads,
             gives=gives,
@@ -131,19 +131,19 @@ def _separable(walk: Walk, call: Call) -> Array | None:
     return _maker(walk, call, make)
 
 
-def _depthwise(walk: Walk, call: Call) -> Array | None:
+def _depthwise(walk: Walk, call: LayerCall) -> Array | None:
     layer = call.layer
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         gives = np.repeat(reads, layer.depth_multiplier)
         axis = len(layer.depthwise_kernel.shape) - 2
         cuts = {"depthwise_kernel": {axis: reads}, "bias": {0: gives}}
-        return Part(layer=layer, reads=reads, gives=gives, cuts=cuts)
+        return ChannelLayer(layer=layer, reads=reads, gives=gives, cuts=cuts)
 
     return _maker(walk, call, make)
 
 
-def _maker(walk: Walk, call: Call, make: Callable[[Array], Part]) -> Array:
+def _maker(walk: Walk, call: LayerCall, make: Callable[[Array], ChannelLayer]) -> Array:
     """A layer with kernels, whose own activation is minded."""
     part = walk.part(call, make)
     if _mixes(call.layer):
@@ -152,36 +152,36 @@ def _maker(walk: Walk, call: Call, make: Callable[[Array], Part]) -> Array:
     return part.gives
 
 
-def _normalisation(walk: Walk, call: Call) -> Array | None:
+def _normalisation(walk: Walk, call: LayerCall) -> Array | None:
     axes = call.layer.axis
     if [axis % call.rank for axis in np.atleast_1d(axes)] != [call.rank - 1]:
         raise Opaque("it normalises another axis than the channels'")
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         names = ("gamma", "beta", "moving_mean", "moving_variance")
         cuts = {name: {0: reads} for name in names}
-        return Part(layer=call.layer, reads=reads, gives=reads, cuts=cuts)
+        return ChannelLayer(layer=call.layer, reads=reads, gives=reads, cuts=cuts)
 
     return walk.part(call, make).gives
 
 
-def _prelu(walk: Walk, call: Call) -> Array | None:
-    def make(reads: Array) -> Part:
+def _prelu(walk: Walk, call: LayerCall) -> Array | None:
+    def make(reads: Array) -> ChannelLayer:
         shape = call.layer.alpha.shape
         last = len(shape) - 1
         cuts = {"alpha": {last: reads} if shape[last] == len(reads) else {}}
-        return Part(layer=call.layer, reads=reads, gives=reads, cuts=cuts)
+        return ChannelLayer(layer=call.layer, reads=reads, gives=reads, cuts=cuts)
 
     return walk.part(call, make).gives
 
 
-def _rescaling(walk: Walk, call: Call) -> Array | None:
+def _rescaling(walk: Walk, call: LayerCall) -> Array | None:
     if np.ndim(call.layer.scale) or np.ndim(call.layer.offset):
         raise Opaque("it scales each channel apart")
     return _same(walk, call)
 
 
-def _merged(walk: Walk, call: Call) -> Array | None:
+def _merged(walk: Walk, call: LayerCall) -> Array | None:
     """Add and its like: the channels that meet are one; a tensor of one channel meets them all."""
     known = [channels for channels in call.inputs if channels is not None]
     if len(known) != len(call.inputs):
@@ -195,7 +195,7 @@ def _merged(walk: Walk, call: Call) -> Array | None:
     return widest
 
 
-def _operator(walk: Walk, call: Call) -> Array | None:
+def _operator(walk: Walk, call: LayerCall) -> Array | None:
     """An operator of TensorFlow that computes each element apart, its other arguments numbers."""
     function = str(call.layer.get_config()["function"]).removeprefix("__operators__.")
     if function.rpartition(".")[2] not in _ELEMENTWISE or any(
@@ -205,7 +205,7 @@ def _operator(walk: Walk, call: Call) -> Array | None:
     return _merged(walk, call)
 
 
-def _concatenated(walk: Walk, call: Call) -> Array | None:
+def _concatenated(walk: Walk, call: LayerCall) -> Array | None:
     known = [channels for channels in call.inputs if channels is not None]
     if len(known) != len(call.inputs):
         raise Opaque("its number of channels is open")
@@ -216,31 +216,33 @@ def _concatenated(walk: Walk, call: Call) -> Array | None:
     return known[0]
 
 
-def _flattened(walk: Walk, call: Call) -> Array | None:
+def _flattened(walk: Walk, call: LayerCall) -> Array | None:
     del walk
     return _tiled(call)
 
 
-def _reshaped(walk: Walk, call: Call) -> Array | None:
+def _reshaped(walk: Walk, call: LayerCall) -> Array | None:
     before, after = call.input_shapes[0], call.output_shapes[0]
     if before[-1] != after[-1] and len(after) != 2:  # noqa: PLR2004 - a batch of features
         raise Opaque("it breaks up the channels' axis")
 
-    def make(reads: Array) -> Part:
+    def make(reads: Array) -> ChannelLayer:
         gives = reads if before[-1] == after[-1] else _tiled(call)
         assert gives is not None
-        return Part(layer=call.layer, reads=reads, gives=gives, sizes={"target_shape": gives})
+        return ChannelLayer(
+            layer=call.layer, reads=reads, gives=gives, sizes={"target_shape": gives}
+        )
 
     return walk.part(call, make).gives
 
 
-def _permuted(walk: Walk, call: Call) -> Array | None:
+def _permuted(walk: Walk, call: LayerCall) -> Array | None:
     if call.layer.dims[-1] != call.rank - 1:
         raise Opaque("it moves the channels' axis")
     return _same(walk, call)
 
 
-def _tiled(call: Call) -> Array | None:
+def _tiled(call: LayerCall) -> Array | None:
     """Features of a flattened tensor, row-major: the channels again and again."""
     channels, size = call.inputs[0], call.output_shapes[0][-1]
     if channels is None or size is None:
@@ -273,7 +275,7 @@ _ELEMENTWISE = (
 )
 _MIXING = ("softmax", "log_softmax")
 
-_HANDLERS: dict[str, Callable[[Walk, Call], Array | None]] = {
+_HANDLERS: dict[str, Callable[[Walk, LayerCall], Array | None]] = {
     "InputLayer": _input,
     "Activation": _activation,
     "Conv1D": _convolution,
@@ -298,7 +300,7 @@ _HANDLERS: dict[str, Callable[[Walk, Call], Array | None]] = {
 }
 
 
-def _handler(walk: Walk, layer: Keras) -> Callable[[Walk, Call], Array | None]:
+def _handler(walk: Walk, layer: Keras) -> Callable[[Walk, LayerCall], Array | None]:
     """Find what follows channels through a layer. Raises Opaque where nothing does."""
     kind, refused = type(layer), walk.refused(layer.name)
     if refused:

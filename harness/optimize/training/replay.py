@@ -25,7 +25,7 @@ _WORDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class ReplayedCall:
     """One output of one call of a layer, in both graphs."""
 
     layer: str
@@ -40,7 +40,7 @@ class Replayed:
     """The model made, and which of its tensors stands for which of the source's."""
 
     model: Keras = None
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ReplayedCall] = field(default_factory=list)
     """In order; a model used as a layer is one call, whatever it holds."""
 
 
@@ -94,7 +94,9 @@ class _Replay:
                 tensors[id(theirs)] = ours
                 if not prefix:
                     name = node.operation.name
-                    self._told.calls.append(Call(layer=name, theirs=theirs, ours=ours, fed=fed))
+                    self._told.calls.append(
+                        ReplayedCall(layer=name, theirs=theirs, ours=ours, fed=fed)
+                    )
 
     def _call(
         self, operation: Keras, args: Sequence[Any], kwargs: Mapping[str, Any], prefix: str

@@ -29,7 +29,7 @@ _RANKS_OF_PATTERN = (2, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class PruneSpec:
     """What is to become zero, and how."""
 
     sparsity: float
@@ -44,7 +44,7 @@ class _Timing:
     """First epoch, from 1, at whose end the sparsity is the one asked for."""
 
 
-def prune(model: Keras, task: fit.Task, wish: Wish) -> tuple[str, ...]:
+def prune(model: Keras, task: fit.Task, spec: PruneSpec) -> tuple[str, ...]:
     """Prune the model in place while it is trained; return notes.
 
     Raises RecipeError: nothing to prune, a sparsity that the pattern cannot have, and as `fit`.
@@ -56,10 +56,10 @@ def prune(model: Keras, task: fit.Task, wish: Wish) -> tuple[str, ...]:
             "prune: no layer of this model can be pruned (Conv, Dense, SeparableConv and Embedding "
             "can, depthwise convolutions and normalisations cannot); use another recipe"
         )
-    _check_pattern(model, layers, wish)
-    timing = _timing(tfmot, task, wish)
+    _check_pattern(model, layers, spec)
+    timing = _timing(tfmot, task, spec)
     options: dict[str, Any] = {"pruning_schedule": timing.schedule}
-    if wish.pattern == "2:4":
+    if spec.pattern == "2:4":
         options["sparsity_m_by_n"] = (2, 4)
 
     def wrap(layer: Keras) -> Keras:
@@ -74,7 +74,7 @@ def prune(model: Keras, task: fit.Task, wish: Wish) -> tuple[str, ...]:
         task,
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
         first_best=timing.full_epoch,
-        what="pruned (2:4)" if wish.pattern == "2:4" else f"pruned (unstructured, {wish.schedule})",
+        what="pruned (2:4)" if spec.pattern == "2:4" else f"pruned (unstructured, {spec.schedule})",
     )
     plain = tfmot.sparsity.keras.strip_pruning(wrapped)
     for layer in plain.layers:
@@ -123,12 +123,12 @@ def _registry() -> Keras:
     return prune_registry.PruneRegistry
 
 
-def _check_pattern(model: Keras, layers: Sequence[str], wish: Wish) -> None:
-    if wish.pattern != "2:4":
+def _check_pattern(model: Keras, layers: Sequence[str], spec: PruneSpec) -> None:
+    if spec.pattern != "2:4":
         return
-    if wish.sparsity != _PATTERN_SPARSITY:
+    if spec.sparsity != _PATTERN_SPARSITY:
         raise RecipeError(
-            f'prune: the pattern "2:4" is a sparsity of 0.5, not {wish.sparsity:g}; leave sparsity '
+            f'prune: the pattern "2:4" is a sparsity of 0.5, not {spec.sparsity:g}; leave sparsity '
             'out, or use pattern="unstructured"'
         )
     for name in layers:
@@ -140,19 +140,19 @@ def _check_pattern(model: Keras, layers: Sequence[str], wish: Wish) -> None:
             )
 
 
-def _timing(tfmot: Keras, task: fit.Task, wish: Wish) -> _Timing:
+def _timing(tfmot: Keras, task: fit.Task, spec: PruneSpec) -> _Timing:
     """Place the ramp in the steps there are. The wrapper counts its steps from 1."""
     sparsity = tfmot.sparsity.keras
     total = task.steps * task.settings.epochs
     ramp = int(total * _RAMP)
     every = max(1, ramp // _UPDATES)
     ramp -= ramp % every  # the last update is the one that reaches the whole sparsity
-    if wish.schedule == "constant" or wish.pattern == "2:4" or ramp < 1:
-        schedule = sparsity.ConstantSparsity(wish.sparsity, begin_step=1, frequency=every)
+    if spec.schedule == "constant" or spec.pattern == "2:4" or ramp < 1:
+        schedule = sparsity.ConstantSparsity(spec.sparsity, begin_step=1, frequency=every)
         return _Timing(schedule=schedule, full_epoch=1)
     schedule = sparsity.PolynomialDecay(
         initial_sparsity=0.0,
-        final_sparsity=wish.sparsity,
+        final_sparsity=spec.sparsity,
         begin_step=0,
         end_step=ramp,
         frequency=every,

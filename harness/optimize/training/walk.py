@@ -16,7 +16,7 @@ OUTPUT = "the model's output"
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
+class ChannelLayer:
     """A layer whose weights or config have channels in them."""
 
     layer: Keras
@@ -33,7 +33,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class LayerCall:
     """One call of a layer: shapes with None where a size is open, the batch first."""
 
     layer: Keras
@@ -59,7 +59,7 @@ class Walk:
 
     def __init__(self) -> None:
         """Begin with no channels."""
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, ChannelLayer] = {}
         self._parents: list[int] = []
         self._frozen: dict[int, str] = {}
         self._refused: dict[str, str] = {}
@@ -83,7 +83,7 @@ class Walk:
                     self._frozen[number] = why
                 self._frozen.setdefault(number, why)
 
-    def part(self, call: Call, make: Callable[[Array], Part]) -> Part:
+    def part(self, call: LayerCall, make: Callable[[Array], ChannelLayer]) -> ChannelLayer:
         """Return the layer's part, made at its first call; later calls are joined with the first."""
         (reads,) = call.inputs
         if reads is None:
@@ -104,7 +104,7 @@ class Walk:
         """Return why an earlier call of a layer could not be followed; None where it could."""
         return self._refused.get(layer)
 
-    def block(self, call: Call, reason: str) -> list[Array | None]:
+    def block(self, call: LayerCall, reason: str) -> list[Array | None]:
         """Hold all that a call reads and gives, and all that the layer's other calls do."""
         self._refused[call.layer.name] = reason
         why = f'"{call.layer.name}" ({type(call.layer).__name__}): {reason}'

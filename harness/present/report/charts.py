@@ -54,7 +54,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class ChartPoint:
     """A labelled point; `low` and `high` are its interval along x, where it has one."""
 
     label: str
@@ -176,7 +176,7 @@ def bars(rows: Sequence[Bar]) -> str:
     return _svg(WIDTH, len(rows) * _ROW + 4, parts, "Sizes")
 
 
-def scatter(points: Sequence[Point], groups: Sequence[str], x_title: str, y_title: str) -> str:
+def scatter(points: Sequence[ChartPoint], groups: Sequence[str], x_title: str, y_title: str) -> str:
     """Draw points with their intervals, coloured by group; up and to the left is better."""
     height, left, top = 380, 70.0, 16.0 + (18.0 * len(groups) if len(groups) > 1 else 0)
     bottom, right = float(height - 44), float(WIDTH - 150)

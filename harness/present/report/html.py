@@ -162,9 +162,9 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
 
 def _points(
     shown: Sequence[Row], rows: Sequence[Row], devices: Sequence[str]
-) -> list[charts.Point]:
+) -> list[charts.ChartPoint]:
     return [
-        charts.Point(
+        charts.ChartPoint(
             label=_label(row, rows),
             x=row["latency_p50_ms"],
             y=row["accuracy"],

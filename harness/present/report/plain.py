@@ -9,8 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.records.store import StoredRun
-from harness.records.table import COLUMNS, Row, display, rows
+from harness.records.table import COLUMNS, Row, display
 
 
 def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
@@ -27,13 +26,8 @@ def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMN
     return text.getvalue()
 
 
-def to_json(run: StoredRun) -> dict[str, Any]:
-    """Return the document of `show --format json`: `{"run": id, "rows": [...]}`."""
-    return document(run.id, rows(run))
-
-
 def document(run_id: str, table: Sequence[Row]) -> dict[str, Any]:
-    """Return the same for rows that are at hand."""
+    """Return the document of `show --format json`: `{"run": id, "rows": [...]}`."""
     return {"run": run_id, "rows": list(table)}
 
 

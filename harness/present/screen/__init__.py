@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from harness.present.screen.progress import Progress
+from harness.present.screen.progress import ScreenProgress
 from harness.records.table import Row, display
-from harness.records.table.display import Shown
+from harness.records.table.display import TableColumn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MIN_PIPED_WIDTH = 120
 __all__ = [
-    "Check",
-    "Progress",
+    "CheckLine",
+    "ScreenProgress",
     "checks",
     "comparison",
     "inspection",
@@ -43,7 +43,7 @@ _STYLES = {
 _ASCII = str.maketrans({"±": "+-", "…": "..."})
 
 
-class Check(Protocol):
+class CheckLine(Protocol):
     """A doctor's check, as `doctor --json` has it."""
 
     @property
@@ -145,7 +145,7 @@ def inspection(found: Mapping[str, Any], *, file: IO[str] | None = None) -> None
             record({key: value}, file=file)
 
 
-def checks(found: Mapping[str, Sequence[Check]], *, file: IO[str] | None = None) -> None:
+def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = None) -> None:
     """Print the checks of every device; what is not passed with its detail and its remedy."""
     from rich.text import Text
 
@@ -254,7 +254,7 @@ def _style(status: str) -> str:
     return _STYLES.get(status, "red")
 
 
-def _widths(columns: Sequence[Shown], rows: Sequence[Row]) -> dict[str, int]:
+def _widths(columns: Sequence[TableColumn], rows: Sequence[Row]) -> dict[str, int]:
     from rich.cells import cell_len
 
     return {
@@ -265,10 +265,10 @@ def _widths(columns: Sequence[Shown], rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _fitting(
-    columns: Iterable[Shown], needed: Mapping[str, int], width: int
-) -> tuple[list[Shown], list[Shown]]:
+    columns: Iterable[TableColumn], needed: Mapping[str, int], width: int
+) -> tuple[list[TableColumn], list[TableColumn]]:
     """Leave columns out, highest rank first, until the rest fits; words may still be folded."""
-    shown, hidden = list(columns), list[Shown]()
+    shown, hidden = list(columns), list[TableColumn]()
     while sum(needed[column.title] for column in shown) > width:
         most = max(shown, key=lambda column: column.rank)
         if most.rank == 0:

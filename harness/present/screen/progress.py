@@ -5,13 +5,29 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Callable, Mapping
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from harness import stats
 from harness.devices.delegation import judge
+from harness.events import (
+    BuildProgress,
+    CellEnded,
+    Confirming,
+    DeviceEvent,
+    Event,
+    LaunchEnded,
+    LaunchStarted,
+    LeaseLost,
+    MeasuringStarted,
+    Note,
+    NotMeasured,
+    Reconnected,
+    Reconnecting,
+    Waiting,
+)
 from harness.records.table.display import clean, milliseconds
-from harness.types import Cell, Launch, LaunchOrder, Outcome
+from harness.types import Cell
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Live
@@ -23,32 +39,8 @@ _SLOW = "convert"
 """The stage that TensorFlow makes; it takes tens of seconds."""
 
 
-class BuildEvent(Protocol):
-    """A stage of a build began, ended, failed, or was in the cache (harness.optimize)."""
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-
-    @property
-    def recipe(self) -> str | None:
-        """The recipe's name; None for a stage that several share."""
-
-    @property
-    def stage(self) -> str:
-        """What is done: `convert`, a step's name, `check`."""
-
-    @property
-    def status(self) -> str:
-        """One of started, done, cached, failed."""
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took."""
-
-
-class Progress:
-    """Tells a person how a run goes on; its verbs may be called from several threads.
+class ScreenProgress:
+    """Shows a person how a run goes on; takes events from several threads.
 
     `quiet` leaves only what went wrong. Call `close` (or leave the `with`) at the end.
     """
@@ -67,9 +59,26 @@ class Progress:
         self._told_at = time.monotonic()
         self._live: Live | None = None
         self._task: TaskID | None = None
+        self._shows: Mapping[type[Event], Callable[[Any], None]] = {
+            BuildProgress: self.build,
+            MeasuringStarted: self.measuring,
+            LaunchStarted: self.launch_started,
+            LaunchEnded: self.launch_ended,
+            CellEnded: self.cell_ended,
+            Confirming: self.confirming,
+            NotMeasured: self.not_measured,
+            DeviceEvent: self.device,
+        }
 
-    def build_event(self, event: BuildEvent) -> None:
-        """Tell of a stage of a build; of its start only where it takes long."""
+    def __call__(self, event: Event) -> None:
+        """Take an event; what a person does not wait for is ignored."""
+        for kind, show in self._shows.items():
+            if isinstance(event, kind):
+                show(event)
+                return
+
+    def build(self, event: BuildProgress) -> None:
+        """Show a stage of a build; its start only if it takes long."""
         status, seconds = event.status, event.seconds
         if (self._quiet and status != "failed") or (status == "started" and event.stage != _SLOW):
             return
@@ -78,27 +87,30 @@ class Progress:
         name = f"{event.model} {event.recipe or ''}".strip()
         self._say(f"{name}: {event.stage}{words.get(status, f' {status}')}")
 
-    def measuring(self, cells: Sequence[Cell], launches: int, *, at_most: bool = False) -> None:
+    def measuring(self, event: MeasuringStarted) -> None:
         """Start counting: these cells, this many launches, or as many at most."""
         with self._lock:
-            self._bound = "at most " if at_most else ""
-            self._cells = {cell.id: cell for cell in cells}
-            self._launches = launches
+            self._bound = "at most " if event.at_most else ""
+            self._cells = {cell.id: cell for cell in event.cells}
+            self._launches = event.launches
             if self._quiet:
                 return
             if self._file.isatty():
                 self._draw()
             else:
-                self._say(f"measuring {len(cells)} cells, {self._bound}{launches} launches")
+                count = len(event.cells)
+                self._say(f"measuring {count} cells, {self._bound}{event.launches} launches")
 
-    def launch_started(self, cell: Cell, order: LaunchOrder) -> None:
+    def launch_started(self, event: LaunchStarted) -> None:
         """Show which launch is under way."""
         with self._lock:
             if self._live is not None and self._task is not None:
-                self._live.update(self._task, what=f"{_name(cell)}: {clean(order.kind)}")
+                what = f"{_name(event.cell)}: {clean(event.order.kind)}"
+                self._live.update(self._task, what=what)
 
-    def launch_done(self, launch: Launch) -> None:
+    def launch_ended(self, event: LaunchEnded) -> None:
         """Count a launch and keep its median for the cell's line."""
+        launch = event.launch
         with self._lock:
             self._done_launches += launch.kind in ("timed", "memory")
             if launch.kind == "timed":
@@ -113,43 +125,53 @@ class Progress:
             elif not self._quiet and time.monotonic() - self._told_at > _PLAIN_EVERY_SECONDS:
                 self._say(f"launch {self._done_launches} of {self._bound}{self._launches}")
 
-    def cell_done(self, outcome: Outcome) -> None:
-        """Tell what became of a cell."""
+    def cell_ended(self, event: CellEnded) -> None:
+        """Show what became of a cell."""
+        outcome = event.outcome
         with self._lock:
             self._done.add(outcome.cell.id)
             cell, failure = outcome.cell, outcome.failure
             if failure is not None:
-                told = f"{failure.kind}: {failure.reason}"
+                text = f"{failure.kind}: {failure.reason}"
             elif self._quiet:
                 return
             else:
                 medians = self._medians.get(cell.id)
                 p50 = stats.median(medians) / _NS_PER_MS if medians else None
                 verdict = judge(cell, outcome.launches, agreement=outcome.agreement)
-                told = "ok" if verdict is None else verdict.status
-                told += "" if p50 is None else f", p50 {milliseconds(p50)} ms"
-            self._say(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {told}")
+                text = "ok" if verdict is None else verdict.status
+                text += "" if p50 is None else f", p50 {milliseconds(p50)} ms"
+            self._say(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {text}")
 
-    def note(self, event: Mapping[str, Any]) -> None:
-        """Tell of an event that a person waits on: a lost device, a reconnection."""
-        word, device = clean(event.get("event", "")), clean(event.get("device", ""))
-        if word == "reconnecting":
-            self._say(f"{device}: connection lost ({clean(event.get('reason', ''))}); reconnecting")
-        elif word == "confirming":
-            with self._lock:
-                # What was spared by stopping early is spared; the fresh pairs come on top.
-                self._launches = self._done_launches + int(event.get("launches", 0))
-            self._say(f"{clean(event.get('row', ''))}: looks worse; measuring fresh pairs")
-        elif word == "waiting":
-            self._say(f"{device}: {clean(event.get('reason', ''))}; waiting until it is free")
-        elif word == "lease_lost":
-            self._say(f"{device}: lost to somebody else ({clean(event.get('reason', ''))})")
-        elif word == "reconnected":
-            self._say(f"{device}: connected again")
+    def confirming(self, event: Confirming) -> None:
+        """Say that fresh pairs are measured."""
+        with self._lock:
+            # What was spared by stopping early is spared; the fresh pairs come on top.
+            self._launches = self._done_launches + event.launches
+        self._say(f"{clean(event.row)}: looks worse; measuring fresh pairs")
 
-    def device_lost(self, device: str, reason: str) -> None:
-        """Tell that the rest of a device's cells cannot be measured."""
-        self._say(f"{clean(device)}: given up: {clean(reason)}")
+    def device(self, event: DeviceEvent) -> None:
+        """Say what happened to a device that a person waits for."""
+        device, reason = clean(event.device), clean(event.reason)
+        texts = {
+            Reconnecting: f"connection lost ({reason}); reconnecting",
+            Waiting: f"{reason}; waiting until it is free",
+            LeaseLost: f"lost to another user ({reason})",
+            Reconnected: "connected again",
+            Note: reason,
+        }
+        text = texts.get(type(event))
+        if text is not None:
+            self._say(f"{device}: {text}")
+
+    def not_measured(self, event: NotMeasured) -> None:
+        """Say once per cell and thing what could not be measured."""
+        if self._quiet:
+            return
+        cell = self._cells.get(event.cell)
+        name = _name(cell) if cell else clean(event.cell)
+        what = event.what if event.what == "outputs" else f"{event.what} launches"
+        self._say(f"{name}: no {clean(what)}: {clean(event.reason)}")
 
     def close(self) -> None:
         """Take the live line away; may be called again."""

@@ -31,17 +31,17 @@ from harness.records.store.read import (
     plain_record,
     summarize,
 )
-from harness.records.store.write import Progress, RunWriter
+from harness.records.store.write import RunWriter, StoredProgress
 
 __all__ = [
     "SCHEMA",
     "SEARCHES",
     "DeviceRecord",
-    "Progress",
     "RunRecord",
     "RunSummary",
     "RunWriter",
     "Store",
+    "StoredProgress",
     "StoredRun",
     "new_id",
     "open_folder",

@@ -26,7 +26,7 @@ from harness.types import Launch, Outcome, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class StoredProgress:
     """What a run has already, by cell id; empty for a new run."""
 
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class RunWriter:
             by_cell: dict[str, list[Launch]] = defaultdict(list)
             for launch in launches:
                 by_cell[launch.cell_id].append(launch)
-            self.done = Progress(
+            self.done = StoredProgress(
                 outcomes={outcome.cell.id: outcome for outcome in run.outcomes()},
                 launches={cell: tuple(items) for cell, items in by_cell.items()},
             )

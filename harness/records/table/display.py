@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.devices.delegation import CPU_TARGETS
-from harness.records.table import MEASURED, PENDING, Row
+from harness.records.table import MEASURED, Row
 
 NOTHING = "-"
 
@@ -45,25 +45,9 @@ SCENARIOS: Mapping[str, str] = {
 }
 """What the columns of a scenario mean; `single` needs no words."""
 
-STATUSES: Mapping[str, str] = {
-    "ok": "measured",
-    "partial": "measured, with operators left on the CPU",
-    PENDING: "no outcome yet",
-    "crashed": "the process ended by a signal or without an answer",
-    "fell_back": "nothing ran on the accelerator that was asked for, so there is no number",
-    "invalid": "nothing shows that the accelerator did the work, or what is told does not fit together",
-    "inaccurate": "the device's outputs differ from the host's on the same file",
-    "not_built": "the recipe could not make the file",
-    "out_of_memory": "killed for memory",
-    "rejected": "the runtime refused the file",
-    "silent": "no answer before the deadline",
-    "unreachable": "no connection to the device",
-    "unsupported": "the device lacks what the cell asks for",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class TableColumn:
     """A column as a person sees it."""
 
     title: str
@@ -165,32 +149,34 @@ def _word(name: str) -> Callable[[Row], str]:
     return lambda row: clean(NOTHING if row[name] is None else row[name])
 
 
-ALL: tuple[Shown, ...] = (
-    Shown(title="model", text=_word("model"), numeric=False),
-    Shown(title="recipe", text=_word("recipe"), numeric=False),
-    Shown(title="device", text=_word("device"), numeric=False),
-    Shown(title="target", text=_word("target"), numeric=False, rank=8),
-    Shown(title="thr", text=_word("threads"), rank=4),
-    Shown(title="scenario", text=_scenario, numeric=False, rank=1),
-    Shown(title="status", text=_word("status"), numeric=False),
-    Shown(title="p50 ms", text=_p50),
-    Shown(title="p90 ms", text=lambda row: milliseconds(row["latency_p90_ms"]), rank=2),
-    Shown(title="p99 ms", text=lambda row: milliseconds(row["latency_p99_ms"]), rank=6),
-    Shown(title="inf/s", text=lambda row: _rate(row["throughput_per_s"]), rank=1),
-    Shown(title="missed", text=lambda row: number(row["missed_deadlines"], 0), rank=1),
-    Shown(title="last/first", text=lambda row: number(row["sustained_ratio"], 3), rank=1),
-    Shown(title="load ms", text=lambda row: milliseconds(row["load_ms"]), rank=9),
-    Shown(title="first ms", text=lambda row: milliseconds(row["first_ms"]), rank=10),
-    Shown(title="peak MB", text=lambda row: number(row["peak_rss_mb"], 1), rank=3),
-    Shown(title="model MB", text=lambda row: number(row["model_memory_mb"], 1), rank=11),
-    Shown(title="size", text=lambda row: size(row["size_bytes"]), rank=1),
-    Shown(title="accuracy", text=lambda row: share(row["accuracy"]), rank=1),
-    Shown(title="delegated", text=_delegated, rank=7),
-    Shown(title="flags", text=lambda row: clean(" ".join(row["flags"])), numeric=False, rank=5),
+ALL: tuple[TableColumn, ...] = (
+    TableColumn(title="model", text=_word("model"), numeric=False),
+    TableColumn(title="recipe", text=_word("recipe"), numeric=False),
+    TableColumn(title="device", text=_word("device"), numeric=False),
+    TableColumn(title="target", text=_word("target"), numeric=False, rank=8),
+    TableColumn(title="thr", text=_word("threads"), rank=4),
+    TableColumn(title="scenario", text=_scenario, numeric=False, rank=1),
+    TableColumn(title="status", text=_word("status"), numeric=False),
+    TableColumn(title="p50 ms", text=_p50),
+    TableColumn(title="p90 ms", text=lambda row: milliseconds(row["latency_p90_ms"]), rank=2),
+    TableColumn(title="p99 ms", text=lambda row: milliseconds(row["latency_p99_ms"]), rank=6),
+    TableColumn(title="inf/s", text=lambda row: _rate(row["throughput_per_s"]), rank=1),
+    TableColumn(title="missed", text=lambda row: number(row["missed_deadlines"], 0), rank=1),
+    TableColumn(title="last/first", text=lambda row: number(row["sustained_ratio"], 3), rank=1),
+    TableColumn(title="load ms", text=lambda row: milliseconds(row["load_ms"]), rank=9),
+    TableColumn(title="first ms", text=lambda row: milliseconds(row["first_ms"]), rank=10),
+    TableColumn(title="peak MB", text=lambda row: number(row["peak_rss_mb"], 1), rank=3),
+    TableColumn(title="model MB", text=lambda row: number(row["model_memory_mb"], 1), rank=11),
+    TableColumn(title="size", text=lambda row: size(row["size_bytes"]), rank=1),
+    TableColumn(title="accuracy", text=lambda row: share(row["accuracy"]), rank=1),
+    TableColumn(title="delegated", text=_delegated, rank=7),
+    TableColumn(
+        title="flags", text=lambda row: clean(" ".join(row["flags"])), numeric=False, rank=5
+    ),
 )
 
 
-def columns(rows: Sequence[Row]) -> list[Shown]:
+def columns(rows: Sequence[Row]) -> list[TableColumn]:
     """Choose the columns that tell these rows apart or say something; the rest would be noise.
 
     `target` and `thr` are shown where rows differ in them, a column of dashes never.

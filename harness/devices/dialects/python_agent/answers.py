@@ -16,10 +16,10 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 
+from harness.devices.clocks import LaunchStamps
 from harness.errors import AgentError
 from harness.types import (
     Adapter,
-    Clock,
     Covariates,
     Delegation,
     DeviceFacts,
@@ -27,6 +27,7 @@ from harness.types import (
     LaunchOrder,
     Runtime,
     Samples,
+    TimedPart,
     Warmup,
 )
 
@@ -283,6 +284,25 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
     )
 
 
+def stamps(answer: Fields, sent_ns: int, received_ns: int) -> LaunchStamps | None:
+    """Read when a launch's timed part ran; None where nothing was timed or the agent does not say.
+
+    `sent_ns` and `received_ns` are the host's (`time.monotonic_ns`).
+    """
+    found = answer.object("launch")
+    if found.value.get("window") is None:
+        return None
+    window = found.object("window")
+    return LaunchStamps(
+        sent_ns=sent_ns,
+        received_ns=received_ns,
+        start_ns=window.integer("start_ns"),
+        end_ns=window.integer("end_ns"),
+        process_start_ns=window.integer_or_none("process_start_ns"),
+        process_end_ns=window.integer_or_none("process_end_ns"),
+    )
+
+
 def outputs(answer: Fields, fetch: Fetch) -> dict[str, np.ndarray[Any, Any]]:
     """Read the answer to `infer`: every output by tensor name."""
     entries = answer.objects("outputs")
@@ -318,11 +338,11 @@ def _delegation(found: Fields) -> Delegation:
     )
 
 
-def _clock(told: Fields) -> Clock:
+def _clock(told: Fields) -> TimedPart:
     word = told.text_or_none("clock") or "invoke"
-    if word not in get_args(Clock):
+    if word not in get_args(TimedPart):
         raise AgentError(f"{told.where}: an unknown clock {word[:80]!r}")
-    return cast("Clock", word)
+    return cast("TimedPart", word)
 
 
 def _adapter(told: Fields) -> Adapter:

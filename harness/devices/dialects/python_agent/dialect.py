@@ -15,14 +15,16 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.devices import abilities
-from harness.devices.dialects.python_agent import answers, bootstrap, packing, parcel
+from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
+from harness.devices.dialects.python_agent import answers, bootstrap, packing, transfer
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.renewal import TOKEN, Renewal, holder
@@ -41,7 +43,7 @@ from harness.errors import (
     Unsupported,
 )
 from harness.protocols import Capabilities, Channel, FullTransport, Holder, Transport
-from harness.types import Device, DeviceFacts, Launch, LaunchOrder, Push
+from harness.types import Device, DeviceFacts, Exchange, Launch, LaunchOrder, Push
 
 VERSION = 1
 INLINE_BYTES = 500_000
@@ -63,6 +65,7 @@ _ERRORS: dict[str, type[HarnessError]] = {
         Unsupported,
     )
 }
+_TIMED = ("timed", "cpu")
 _ANSWER_SECONDS = 30.0
 _HELLO_SECONDS = 150.0
 _LAUNCH_GRACE_SECONDS = 20.0
@@ -84,6 +87,7 @@ class JsonLinesDialect:
         self._options = AgentOptions.of(device)
         self._channel: Channel | None = None
         self._lines: JsonLines | None = None
+        self._clock = DeviceClock(self.exchange)
         self._next_id = 0
         self._epoch = 0
         self._renewal: Renewal | None = None
@@ -120,13 +124,37 @@ class JsonLinesDialect:
     def launch(self, order: LaunchOrder) -> Launch:
         """Make one launch and return it whole.
 
-        Raises ModelRejected, RuntimeMissing, OutOfMemory, Crashed, AgentSilent (the launch passed
+        A timed one has its window: the device's clock is read before and after it. Raises ModelRejected, RuntimeMissing, OutOfMemory, Crashed, AgentSilent (the launch passed
         its deadline), Unsupported, LeaseError, AgentError, TransferFailed or Unreachable.
         """
         self.hold()
         seconds = order.timeout_seconds + _LAUNCH_GRACE_SECONDS
+        timed = order.kind in _TIMED
+        if timed:
+            self._read_clock()
+        sent_ns = time.monotonic_ns()
         answer = self._ask("launch", seconds, order=_wire(order))
-        return answers.launch(order, answer, self._fetch)
+        received_ns = time.monotonic_ns()
+        if timed:
+            # Before the samples are fetched: the less time between, the less drift. What breaks here
+            # breaks nothing that was measured.
+            with suppress(HarnessError):
+                self._clock.after_launch()
+        launch = answers.launch(order, answer, self._fetch)
+        return self._placed(launch, answers.stamps(answer, sent_ns, received_ns))
+
+    def exchange(self) -> Exchange:
+        """Ask once for the device's clock; see protocols.Clocked."""
+        self._start()
+        sent_ns = time.monotonic_ns()
+        answer = self._ask("clock", _ANSWER_SECONDS)
+        received_ns = time.monotonic_ns()
+        return Exchange(
+            sent_ns=sent_ns,
+            arrived_ns=answer.integer("arrived_ns"),
+            answered_ns=answer.integer("answered_ns"),
+            received_ns=received_ns,
+        )
 
     def infer(
         self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
@@ -181,6 +209,27 @@ class JsonLinesDialect:
                 self._ask("bye", _ANSWER_SECONDS)
         self._forget()
 
+    # --- the clock -------------------------------------------------------------------------------
+
+    def _read_clock(self) -> None:
+        try:
+            self._clock.before_launch()
+        except AgentError:
+            if self._lines is None:
+                raise
+            self._clock.ask_no_more()
+
+    def _placed(self, launch: Launch, stamps: LaunchStamps | None) -> Launch:
+        """Give a launch its window on both clocks; what the device's clock did wrong is flagged."""
+        if stamps is None:
+            return launch
+        window = self._clock.window(stamps)
+        if window is None:
+            return replace(launch, flags=(*launch.flags, STEPPED))
+        window = replace(window, answered_utc=datetime.now(tz=UTC).isoformat("T", "milliseconds"))
+        flags = (*launch.flags, STEPPED) if window.stepped else launch.flags
+        return replace(launch, window=window, flags=flags)
+
     # --- files -----------------------------------------------------------------------------------
 
     def _push(self, digest: str, source: Path, unpacks: Collection[str]) -> Push:
@@ -188,7 +237,7 @@ class JsonLinesDialect:
         # A name of its own: two controllers may send the same file at the same time.
         part = f"{digest}.{secrets.token_hex(4)}.part"
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
-            sent = parcel.parcel(source, self._device, unpacks, Path(folder))
+            sent = transfer.encode(source, self._device, unpacks, Path(folder))
             self._put(sent.path, f"{self._options.workdir}/incoming/{part}")
         size = sent.file_bytes
         packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
@@ -255,6 +304,7 @@ class JsonLinesDialect:
         path = bootstrap.bring(self._transport, self._device, archive, digest)
         self._channel = self._transport.talk([self._options.python, path])
         self._lines = JsonLines(self._channel, self._device.name)
+        self._clock = DeviceClock(self.exchange)
 
     def _lease(self, action: str, **fields: str) -> Fields:
         return self._ask("lease", _ANSWER_SECONDS, action=action, token=TOKEN, **fields)

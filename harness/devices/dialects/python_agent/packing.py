@@ -10,20 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness import assets
-from harness.devices.dialects.python_agent import slim
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
-_DOOR = "__main__.py"
-_FORM = slim.FORM + b"; the door, and the modules as one text"
-"""Part of what the digest stands for: the same sources in another form are another zip."""
+_FORM = b"a zip of the modules as they are"
+"""Part of the digest: the same sources in another form are another zip."""
 
 
 def agent_zip() -> tuple[Path, str]:
-    """Return the zip of the Linux agent and its digest, packing it where it is not cached.
+    """Return the zip of the Linux agent and its digest, packing it if it is not cached.
 
     The same sources give the same digest everywhere and the same bytes with the same zlib: names
-    are sorted and times fixed. The file is `<cache>/agents/<digest>.zip`.
+    are sorted and times fixed. The file is `<cache>/agents/<digest>.zip`. Its members are deflated,
+    so the device's Python needs zlib, as the agent itself does.
     """
     sources = _sources(assets.agents() / "python_tflite")
     digest = _digest(sources)
@@ -45,24 +44,13 @@ def _digest(sources: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _members(sources: Mapping[str, bytes]) -> dict[str, str]:
-    """Return what lies in the zip: the door, which Python runs, and all other modules as one text.
-
-    One text packs a fifth smaller than a member a module, since modules resemble each other.
-    """
-    slimmed = {name: slim.slim(text.decode()) for name, text in sources.items()}
-    door = slimmed.pop(_DOOR)
-    modules = "".join(f"{name.removesuffix('.py')}\0{text}\0" for name, text in slimmed.items())
-    return {_DOOR: door, "modules": modules}
-
-
 def _write(sources: Mapping[str, bytes], target: Path) -> None:
     """Write the zip whole or not at all: two controllers may start at the same time."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=".agent-")
     try:
         with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, text in _members(sources).items():
+            for name, text in sources.items():
                 entry = zipfile.ZipInfo(name, _EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = _MODE

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import paramiko
 
-from harness.devices.transports.ssh import account as ssh_account
+from harness.devices.transports.ssh import account
 from harness.devices.transports.ssh.bounds import NONSENSE, Within
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, TransportError, Unreachable
@@ -38,7 +38,7 @@ _KILL_SECONDS = 5.0
 _BROKEN = (paramiko.SSHException, OSError, EOFError, *NONSENSE)
 
 
-class Session:
+class SshChannel:
     """The stream to one process; see protocols.Channel for the verbs."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Session:
                 )
                 raise AgentSilent(late) from error
             message = f"{where}: it runs no commands ({error}); the account needs a shell"
-            raise ssh_account.NoShell(message) from error
+            raise account.NoShell(message) from error
         self._channel.settimeout(_SEND_SLICE_SECONDS)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._channel.fileno(), selectors.EVENT_READ)
@@ -199,7 +199,7 @@ class Session:
                 raise Unreachable(
                     f"{self._where}: {self._argv[0]} ended as it began: it was killed"
                 )
-            raise ssh_account.refusal(self._transport, self._where, self._argv[0], said)
+            raise account.refusal(self._transport, self._where, self._argv[0], said)
 
     def _kill(self) -> None:
         if self._pid is None or not self._transport.is_active():

@@ -27,7 +27,7 @@ from typing import IO
 import paramiko
 
 from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, Within
-from harness.devices.transports.ssh.channel import Session
+from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.connect import CHANNEL_SECONDS, Connection
 from harness.devices.transports.tail import OUTPUT_BYTES
 from harness.errors import AgentSilent, TransferFailed, TransportError, Unreachable
@@ -62,7 +62,7 @@ class SshTransport:
         openssh = "OpenSSH" in self._connection.transport.remote_version
         self._write_bytes = _WRITE_BYTES_OPENSSH if openssh else _WRITE_BYTES
         self._sftp: paramiko.SFTPClient | None = None
-        self._sessions: list[Session] = []
+        self._sessions: list[SshChannel] = []
 
     def put(self, source: Path, destination: str) -> None:
         """Copy a file (0600) to exactly `destination`, creating its folder (0700).
@@ -153,7 +153,7 @@ class SshTransport:
             seconds=time.monotonic() - started,
         )
 
-    def talk(self, argv: Sequence[str]) -> Session:
+    def talk(self, argv: Sequence[str]) -> SshChannel:
         """Start a process (no terminal) and return the stream to it."""
         session = self._session(argv)
         self._sessions = [one for one in self._sessions if not one.closed]
@@ -168,8 +168,8 @@ class SshTransport:
         self._drop_sftp()
         self._connection.close()
 
-    def _session(self, argv: Sequence[str], keep: int | None = None) -> Session:
-        return Session(self._connection.transport, argv, self._where, keep=keep)
+    def _session(self, argv: Sequence[str], keep: int | None = None) -> SshChannel:
+        return SshChannel(self._connection.transport, argv, self._where, keep=keep)
 
     def _open_sftp(self) -> paramiko.SFTPClient:
         if self._sftp is not None:

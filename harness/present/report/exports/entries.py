@@ -21,7 +21,7 @@ _CUT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ExportEntry:
     """A measured row under the name that other tools know it by."""
 
     name: str
@@ -32,7 +32,7 @@ class Entry:
     facts: DeviceFacts | None
 
 
-def entries(measured: Measured, *, emulated: bool) -> list[Entry]:
+def entries(measured: Measured, *, emulated: bool) -> list[ExportEntry]:
     """Return the rows that a trend may be drawn of, in the plan's order.
 
     These are the `ok` rows and those partial ones that `min_delegated` allows; an emulator's only
@@ -43,7 +43,7 @@ def entries(measured: Measured, *, emulated: bool) -> list[Entry]:
     names = unique(name(row) for row in rows)
     allowed = enough_delegated(measured, rows)
     found = [
-        Entry(
+        ExportEntry(
             name=called,
             row=row,
             cell=cell,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness import stats
-from harness.present.report.exports.entries import Entry, entries, known
+from harness.present.report.exports.entries import ExportEntry, entries, known
 from harness.present.report.plain import json_text
 from harness.records.table import display
 from harness.records.table.rows import Measured
@@ -52,7 +52,7 @@ def write(measured: Measured, *, emulated: bool) -> str:
     )
 
 
-def _benchmarks(entry: Entry, family: int) -> list[dict[str, Any]]:
+def _benchmarks(entry: ExportEntry, family: int) -> list[dict[str, Any]]:
     common = {
         "family_index": family,
         "per_family_instance_index": 0,

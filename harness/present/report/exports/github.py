@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.present.report.exports.entries import Entry, details, entries, known
+from harness.present.report.exports.entries import ExportEntry, details, entries, known
 from harness.present.report.plain import json_text
 from harness.records.table import display
 from harness.records.table.rows import Measured
@@ -32,7 +32,7 @@ def write(measured: Measured, *, emulated: bool) -> str:
     )
 
 
-def _charts(entry: Entry) -> list[dict[str, Any]]:
+def _charts(entry: ExportEntry) -> list[dict[str, Any]]:
     row = entry.row
     return [
         known(
@@ -49,6 +49,6 @@ def _charts(entry: Entry) -> list[dict[str, Any]]:
     ]
 
 
-def _range(entry: Entry) -> str | None:
+def _range(entry: ExportEntry) -> str | None:
     low, high = entry.row["latency_p50_low_ms"], entry.row["latency_p50_high_ms"]
     return None if low is None or high is None else f"± {display.milliseconds((high - low) / 2)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.present.report.exports.entries import Entry, entries, known
+from harness.present.report.exports.entries import ExportEntry, entries, known
 from harness.present.report.plain import json_text
 from harness.records.table import display
 from harness.records.table.quantiles import LaunchQuantiles
@@ -32,7 +32,7 @@ def write(measured: Measured, *, emulated: bool) -> str:
     )
 
 
-def _benchmark(entry: Entry) -> dict[str, Any]:
+def _benchmark(entry: ExportEntry) -> dict[str, Any]:
     facts = entry.facts
     metadata = {
         "name": entry.name,

@@ -1,8 +1,9 @@
-"""In what form a file travels to a device: as it is, or packed by a codec that both ends know.
+"""The transfer encoding of a file: none, or a codec that host and agent both know.
 
-Packing pays where bytes cost more than the host's time, so files to this machine go as they are,
-and elsewhere only what a quick look says shrinks by a tenth or more: plain float and int8 weights
-do not, pruned and clustered ones do. docs/agent-protocol.md says what the agent does.
+Packing pays if bytes cost more than the host's time. So files to this machine are sent as they are,
+and to other devices only a file is packed that a quick estimate says shrinks by a tenth or more:
+plain float and int8 weights do not, pruned and clustered ones do. docs/agent-protocol.md says what
+the agent does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ QUICK_OVER_BYTES = 8_000_000
 """Files over this are packed quickly or not at all: xz does 1 MB/s, a link in a lab 10. An xz
 dictionary is as large as the file, and the agent stays under 25 MB while it unpacks."""
 
-LEAST_BYTES = 4096
+MIN_BYTES = 4096
 """Under this a file is one packet or two in any form."""
 
 WORTH = 0.9
@@ -35,31 +36,31 @@ _LOOK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
-    """What to send for a file."""
+class EncodedFile:
+    """What is sent for a file, and how it is encoded."""
 
     path: Path
     codec: str | None
-    """None where the file goes as it is."""
+    """None if the file is sent as it is."""
     file_bytes: int
-    """Of the file itself."""
+    """Size of the original file."""
 
 
-def parcel(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> Parcel:
-    """Pack a file for a device that unpacks these; the packed file lies in `folder`.
+def encode(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> EncodedFile:
+    """Pack a file for a device that unpacks these codecs; a packed file is written to `folder`.
 
-    Raises TransferFailed where the file cannot be read.
+    Raises TransferFailed if the file cannot be read.
     """
     try:
-        return _parcel(source, device, unpacks, folder)
+        return _encode(source, device, unpacks, folder)
     except OSError as error:
         raise TransferFailed(f"{source}: not sent to {device.name}: {error}") from error
 
 
-def _parcel(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> Parcel:
+def _encode(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> EncodedFile:
     size = source.stat().st_size
-    plain = Parcel(path=source, codec=None, file_bytes=size)
-    if device.address.startswith("local:") or size < LEAST_BYTES or _look(source, size) > WORTH:
+    plain = EncodedFile(path=source, codec=None, file_bytes=size)
+    if device.address.startswith("local:") or size < MIN_BYTES or _estimate(source, size) > WORTH:
         return plain
     wanted = QUICK if size > QUICK_OVER_BYTES else PREFERRED
     codec = next((name for name in wanted if name in unpacks and payload.is_here(name)), None)
@@ -70,11 +71,11 @@ def _parcel(source: Path, device: Device, unpacks: Collection[str], folder: Path
         return plain
     target = folder / f"{source.name}.{codec}"
     target.write_bytes(packed)
-    return Parcel(path=target, codec=codec, file_bytes=size)
+    return EncodedFile(path=target, codec=codec, file_bytes=size)
 
 
-def _look(source: Path, size: int) -> float:
-    """Estimate what packing leaves: four pieces, evenly spread, by the fastest of zlib."""
+def _estimate(source: Path, size: int) -> float:
+    """Estimate packed bytes over bytes: four pieces, evenly spread, by the fastest of zlib."""
     with source.open("rb") as file:
         pieces = []
         for look in range(_LOOKS):

@@ -1,0 +1,355 @@
+"""The gate: A beside B on the same devices; and the selftest that says what it can see there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import assets
+from harness.analysis.gate import accuracy, document, judging, loop, selftests, sides, stored
+from harness.analysis.gate.contest import Contest, Evidence, Rules
+from harness.analysis.gate.document import Result
+from harness.analysis.gate.findings import Key, Row
+from harness.config import farm as farms
+from harness.config import plans
+from harness.config import profiles as known_profiles
+from harness.errors import ConfigError, HarnessError
+from harness.events import CellEnded, Emit, MeasuringStarted, ignore
+from harness.measure import prepare, runs, sessions
+from harness.measure.runs import Live, Progress
+from harness.optimize import reference
+from harness.records import store
+from harness.records.store.codec import encode
+from harness.records.store.journal import appearing
+from harness.records.store.recorder import Recorder
+from harness.types import Device, Failure, Outcome, Plan, Variant
+
+
+def gate(
+    plan: Plan,
+    *,
+    baseline: str,
+    candidate: str,
+    farm: farms.Farm | Path | None = None,
+    devices: Sequence[str] = (),
+    measure_identical: bool = False,
+    soak: bool = False,
+    results: Path | None = None,
+    wait: bool | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure a candidate beside a baseline on the plan's devices and judge the difference.
+
+    `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
+    run. Same bytes are measured only where `measure_identical` says so; `soak` heats every device
+    to a plateau first. A device that somebody else has is waited for as `wait` says in `run`. What
+    was measured is a stored run of kind gate.
+
+    Raises ConfigError where the question cannot be asked (what is neither of these, models of
+    unlike inputs, a baseline from an unlike machine), StoreError for the results folder.
+    """
+    decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
+    rules = Rules.of(plan)
+    stores = store.Store(results or assets.results_folder())
+    stores.check_writable()
+    xs = sides.resolve(baseline, decided, stores, "--baseline")
+    ys = sides.resolve(candidate, decided, stores, "--candidate")
+    wanted = sides.wanted(sides.join(xs, ys, plan), decided)
+    contests = _bound(wanted, plan, progress or ignore)
+    accuracies = _accuracies(wanted, contests, plan)
+    result = Result(
+        baseline=baseline,
+        candidate=candidate,
+        identical=tuple(
+            one for one in contests if not one.failure and one.identical and not measure_identical
+        ),
+        failed=tuple(
+            (one.key, one.failure.kind, one.failure.reason) for one in contests if one.failure
+        ),
+    )
+    settled = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
+    asked = [
+        (one, contest)
+        for one, contest in zip(wanted, contests, strict=True)
+        if contest.key not in settled
+    ]
+    if not asked:
+        if progress:
+            progress.close()
+        return result
+    live = sessions.open_all(
+        [d for d in decided.devices if d.name in {contest.key.device for _, contest in asked}],
+        runs.patience(plan, wait, progress or ignore),
+    )
+    try:
+        _refuse_unlike([one for one, _ in asked], live)
+        with _recorded(
+            "gate",
+            plan,
+            [contest for _, contest in asked],
+            live,
+            rules=rules,
+            stores=stores,
+            progress=progress,
+            soak=soak,
+        ) as kept:
+            found = judging.gate(
+                kept.context,
+                [contest for _, contest in asked],
+                replace(result, run=kept.writer.id),
+                accuracies=accuracies,
+                noise=lambda evidence: _noise(evidence, live),
+                tell=kept.tell,
+            )
+            with appearing(kept.writer.path / document.FILE) as part:
+                part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
+        return found
+    finally:
+        sessions.close_all(live)
+        if progress:
+            progress.close()
+
+
+def judge(
+    run: str,
+    *,
+    margin: float | None = None,
+    min_effect: float | None = None,
+    results: Path | None = None,
+) -> Result:
+    """Judge a stored gate again, by its own limits or others, without measuring.
+
+    Raises StoreError where the run is no gate or is damaged, ConfigError for limits that cross.
+    """
+    kept = store.Store(results or assets.results_folder()).open(run)
+    plain = stored.document(kept)
+    found = stored.evidence(kept, plain)
+    known: dict[str, tuple[selftests.Selftest, ...]] = {}
+
+    def noise(evidence: Evidence) -> float | None:
+        device = kept.record.devices.get(evidence.contest.key.device)
+        if device is None or device.facts is None:
+            return None
+        identity = device.facts.identity
+        known.setdefault(identity, selftests.read(identity))
+        return selftests.half_width(known[identity], evidence)
+
+    return judging.judge_again(
+        found,
+        stored.result(kept, plain),
+        rules=stored.rules(kept, margin=margin, min_effect=min_effect),
+        accuracies=stored.accuracies(plain),
+        noise=noise,
+    )
+
+
+def _bound(wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit) -> list[Contest]:
+    """Build what is to be built and bind the contests to the files."""
+    offered = {id(c): c for one in wanted for c in (one.a, one.b)}
+    requests = [c.request for c in offered.values() if c.request is not None]
+    built: dict[int, Variant | Failure] = {}
+    for request, variant in prepare.build_all(
+        requests,
+        cache=assets.cache_folder() / "build",
+        seed=plan.seed,
+        on_event=emit,
+    ):
+        built[id(request)] = variant
+    inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for candidate in offered.values():
+        made = candidate.variant or built[id(candidate.request)]
+        if (
+            isinstance(made, Variant)
+            and reference.on_host(made) is not None
+            and made.digest not in inputs
+        ):
+            source = _source(candidate, plan)
+            chosen = reference.check_inputs(
+                source, made, assets.cache_folder() / "inputs", seed=plan.seed
+            )
+            inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
+    return [sides.contest(one, built, plan, inputs) for one in wanted]
+
+
+def _source(candidate: sides.Candidate, plan: Plan) -> Any:  # noqa: ANN401 - a ModelSource
+    """Return the plan's model, with its data, of a candidate; a stored one knows no data."""
+    return next(m.source for m in plan.models if m.source.name == candidate.model)
+
+
+def _accuracies(
+    wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], plan: Plan
+) -> dict[Key, Row]:
+    """Compare the host's answers, once for every pair of files."""
+    named = "accuracy" in tuple(plan.gate.get("metrics", ()))
+    known: dict[tuple[str, str, str], Row | None] = {}
+    found: dict[Key, Row] = {}
+    for one, contest in zip(wanted, contests, strict=True):
+        if contest.failure:
+            continue
+        data = _source(one.a, plan).data
+        if named and not data.evaluation:
+            raise ConfigError(
+                f'{plan.path or "plan"}: gate.metrics has "accuracy", and model {one.a.model} has '
+                "no data.evaluation to judge it by; give it, or leave accuracy out"
+            )
+        files = (one.a.model, contest.a.variant.digest, contest.b.variant.digest)
+        if files not in known:
+            known[files] = accuracy.row(contest, data)
+        row = known[files]
+        if row is not None:
+            found[contest.key] = replace(row, key=contest.key)
+    return found
+
+
+def _refuse_unlike(wanted: Sequence[sides.PlannedContest], live: Live) -> None:
+    for one in wanted:
+        session = live[one.device]
+        reason = sides.unlike(one, session.facts) if isinstance(session, sessions.Session) else None
+        if reason:
+            raise ConfigError(reason)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Recorded:
+    """A gate's stored run while it is held."""
+
+    writer: store.RunWriter
+    context: loop.GateContext
+    emit: Emit
+
+    def tell(self, evidence: Evidence) -> None:
+        """Store what became of both cells."""
+        for outcome in _outcomes(evidence):
+            self.emit(CellEnded(outcome=outcome))
+
+
+@contextmanager
+def _recorded(
+    kind: str,
+    plan: Plan,
+    contests: Sequence[Contest],
+    live: Live,
+    *,
+    rules: Rules,
+    stores: store.Store,
+    progress: Progress | None,
+    soak: bool = False,
+) -> Iterator[_Recorded]:
+    """Make the run that keeps what is measured; its samples are merged at the end."""
+    cells = [side.cell for one in contests for side in (one.a, one.b)]
+    record = store.RunRecord.new(
+        plan=plan, cells=cells, devices=runs.device_records(_devices(live), live), kind=kind
+    )
+    # Not the plan's own digest: `run --resume` has nothing to go on with here.
+    digest = hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+    with stores.create(replace(record, plan_digest=digest)) as writer:
+        for cell in cells:
+            if isinstance(cell.variant, Variant):
+                writer.keep_variant(cell.variant)
+        emit = Recorder(writer, progress or ignore)
+        most = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests)
+        emit(MeasuringStarted(cells=tuple(cells), launches=most, at_most=True))
+        conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
+        context = loop.GateContext(
+            sessions=live,
+            emit=emit,
+            profiles=known_profiles.load_all(),
+            rules=rules,
+            conditions=conditions,
+        )
+        yield _Recorded(writer=writer, context=context, emit=emit)
+        writer.finish()
+
+
+def selftest(
+    device: str,
+    *,
+    model: Path = assets.EMBEDDED_MODEL,
+    threads: int = 1,
+    farm: farms.Farm | Path | None = None,
+    results: Path | None = None,
+    progress: Progress | None = None,
+) -> selftests.Selftest:
+    """Measure a file against itself on a device, and say what a gate can see there.
+
+    Kept for the gate, which shows the figure and refuses a device that is too noisy.
+
+    Raises the device's error where it is away or cannot run the file, StoreError where too few
+    pairs count.
+    """
+    plan = plans.quick([model], devices=[device], threads=[threads])
+    decided = prepare.decide(plan, runs.farm_of(farm))
+    if len(decided.devices) != 1:
+        names = ", ".join(one.name for one in decided.devices)
+        raise ConfigError(f"selftest takes one device at a time; {device} is {names}")
+    # All pairs: the figure is the half-width at 20.
+    rules = Rules(metrics=("latency",), half_width=0.0)
+    stores = store.Store(results or assets.results_folder())
+    stores.check_writable()
+    xs = sides.resolve(str(model), decided, stores, "--model")
+    wanted = sides.wanted(sides.join(xs, xs, plan), decided)
+    contests = _bound(wanted, plan, progress or ignore)
+    if contests[0].failure is not None:
+        raise ConfigError(f"{model}: {contests[0].failure.reason}")
+    live = sessions.open_all(decided.devices)
+    session = live[decided.devices[0].name]
+    try:
+        if isinstance(session, HarnessError):
+            raise session
+        with _recorded(
+            "selftest", plan, contests, live, rules=rules, stores=stores, progress=progress
+        ) as kept:
+            (evidence,) = loop.first(kept.context, contests)
+            kept.tell(evidence)
+            record = kept.writer.record
+        if evidence.failure is not None:
+            raise HarnessError(f"{device}: {evidence.failure.reason}")
+        made = selftests.analyse(
+            evidence,
+            rules,
+            identity=session.facts.identity,
+            run=record.id,
+            created=record.created,
+        )
+        selftests.keep(made)
+        return made
+    finally:
+        sessions.close_all(live)
+        if progress:
+            progress.close()
+
+
+def _devices(live: Live) -> list[Device]:
+    return [one.device for one in live.values() if isinstance(one, sessions.Session)]
+
+
+def _outcomes(evidence: Evidence) -> list[Outcome]:
+    """Say what became of both cells of a contest."""
+    contest, made = evidence.contest, []
+    for name, side in (("baseline", contest.a), ("candidate", contest.b)):
+        launches = evidence.launches("baseline" if name == "baseline" else "candidate")
+        failure = evidence.failure
+        if evidence.away is not None:
+            failure = Failure(kind="unreachable", reason=evidence.away)
+        elif failure is None and not launches:
+            failure = Failure(kind="unreachable", reason=evidence.cut_short or "nothing measured")
+        made.append(
+            Outcome(
+                cell=side.cell,
+                launches=() if failure else launches,
+                failure=failure,
+                agreement=evidence.agreements.get(side.cell.id),
+            )
+        )
+    return made
+
+
+def _noise(evidence: Evidence, live: Live) -> float | None:
+    session = live[evidence.contest.key.device]
+    if not isinstance(session, sessions.Session):
+        return None
+    return selftests.half_width(selftests.read(session.facts.identity), evidence)

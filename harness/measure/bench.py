@@ -1,0 +1,316 @@
+"""The bench: one device and the launches that are made on it.
+
+Whatever is measured goes through here: `run`, `gate`, `selftest`, `layers`, `search` and `doctor`'s
+trial launches. The bench holds the lease and the conditions, checks outputs, makes only launches that
+the dialect can make, reconnects, and undoes the conditions whatever happens. What to measure, and
+what a result means, is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from harness import assets
+from harness.devices.delegation import disagreement, is_software
+from harness.errors import (
+    AgentSilent,
+    Crashed,
+    HarnessError,
+    Inaccurate,
+    LeaseError,
+    TransportError,
+    Unsupported,
+)
+from harness.events import (
+    Emit,
+    LaunchEnded,
+    LaunchStarted,
+    LeaseLost,
+    NotMeasured,
+    OutputsChecked,
+    Pushed,
+    Reconnected,
+    Reconnecting,
+    ignore,
+)
+from harness.measure import blocks
+from harness.measure.conditions import REAL_TIME, HeldConditions, Timing
+from harness.measure.meters import OpenMeters
+from harness.measure.sessions import Session
+from harness.optimize import reference
+from harness.protocols import StopFlag
+from harness.types import (
+    DEFAULT_CONDITIONS,
+    Agreement,
+    Cell,
+    Conditions,
+    Kind,
+    Launch,
+    LaunchOrder,
+    Profile,
+)
+
+OUTPUTS_UNCHECKED = "outputs_unchecked"
+"""Flag of launches whose file's outputs could not be compared because the dialect returns none."""
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The work was asked to stop."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """One device that answers, and how launches are made on it; not for two threads at once.
+
+    Use it in a `with` block: leaving it undoes the conditions. The session stays open.
+    """
+
+    session: Session
+    emit: Emit = ignore
+    profile: Profile | None = None
+    conditions: Conditions = DEFAULT_CONDITIONS
+    stop: StopFlag = field(default_factory=threading.Event)
+    timing: Timing = REAL_TIME
+    unchecked: set[str] = field(default_factory=set)
+    """Ids of cells whose outputs could have been compared and were not returned."""
+    held: HeldConditions = field(init=False)
+    meters: OpenMeters = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare the conditions; nothing is changed on the device yet."""
+        self.held = HeldConditions(
+            session=self.session,
+            wanted=self.conditions,
+            profile=self.profile,
+            timing=self.timing,
+            emit=self.emit,
+        )
+        self.meters = OpenMeters(self.session.device)
+
+    def __enter__(self) -> Self:
+        """Open the device's meter."""
+        self.meters.open(self.session, self.emit)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Undo the conditions."""
+        self.held.undo()
+        self.meters.close()
+
+    @property
+    def name(self) -> str:
+        """The device's name."""
+        return self.session.device.name
+
+    def can_launch(self, kind: Kind) -> bool:
+        """Whether the dialect can make launches of this kind."""
+        return kind in self.session.dialect.can.launches
+
+    # --- the connection -----------------------------------------------------------------------
+
+    def bring(self, files: Mapping[str, Path]) -> None:
+        """Hold the lease and have these files (sha256 to path) on the device."""
+        self.recovering(lambda: self.session.bring(files))
+        self._report_pushes()
+
+    def recovering(self, action: Callable[[], T]) -> T:
+        """Do it; if the connection breaks or the lease is lost, reconnect and do it once more.
+
+        Raises Stopped if the work was stopped meanwhile, else what the action raises.
+        """
+        if self.stop.is_set():
+            raise Stopped
+        try:
+            return action()
+        except (TransportError, LeaseError) as error:
+            self._raise_if_stopped(error)
+            lost = LeaseLost if isinstance(error, LeaseError) else Reconnecting
+            self.emit(lost(device=self.name, reason=str(error)))
+            # An agent that lost its lease ends, so that is a new connection too.
+            self.session.reopen()
+            self.emit(Reconnected(device=self.name))
+            self._report_pushes()
+        try:
+            return action()
+        except TransportError as error:
+            self._raise_if_stopped(error)
+            raise
+
+    def recover(self, error: HarnessError) -> None:
+        """Make sure that the agent still answers after a launch that ended badly."""
+        if not isinstance(error, AgentSilent | Crashed):
+            return
+        try:
+            self.session.dialect.hello()
+        except HarnessError as another:
+            self._raise_if_stopped(another)
+            self.session.reopen()
+
+    def settle(self) -> None:
+        """Hold the conditions on the connection there is now, so that they are known."""
+        self.recovering(self.held.settle)
+
+    def _report_pushes(self) -> None:
+        """Report what was sent since the last time, also while reconnecting."""
+        pushes, self.session.pushed = self.session.pushed, []
+        for push in pushes:
+            self.emit(Pushed(device=self.name, push=push))
+
+    def _raise_if_stopped(self, error: HarnessError) -> None:
+        """A session that was closed to stop the work looks like one that was lost."""
+        if self.stop.is_set():
+            raise Stopped from error
+
+    # --- launches -----------------------------------------------------------------------------
+
+    def launch(
+        self,
+        cell: Cell,
+        order: LaunchOrder,
+        *,
+        flags: Sequence[str] = (),
+        until: float = math.inf,
+    ) -> Launch:
+        """Make a launch under the conditions, emit it (which stores it) and return it.
+
+        `until` bounds the wait for a cool device, on the bench's clock. Raises what the dialect
+        raises.
+        """
+        heat = self._ready(until)
+        self.emit(LaunchStarted(cell=cell, order=order))
+        launch = self._launched(order)
+        known = (*launch.flags, *self._flags(launch), *heat, *flags)
+        launch = replace(launch, flags=tuple(dict.fromkeys(known)))
+        self.emit(LaunchEnded(launch=launch))
+        return launch
+
+    def optional_launch(self, cell: Cell, order: LaunchOrder) -> Launch | None:
+        """Make a launch that a row can do without; None, with an event, if the device cannot."""
+        if not self.can_launch(order.kind):
+            reason = f"the dialect of {self.name} makes no {order.kind} launches"
+            self.emit(NotMeasured(cell=cell.id, what=order.kind, reason=reason))
+            return None
+        try:
+            return self.launch(cell, order)
+        except Unsupported as error:
+            self.emit(NotMeasured(cell=cell.id, what=order.kind, reason=str(error)))
+            return None
+
+    def pilot(self, cell: Cell, order: LaunchOrder, until: float = math.inf) -> float:
+        """Make a launch that is not kept; return the median time of an inference, ns."""
+        self._ready(until)
+        self.emit(LaunchStarted(cell=cell, order=order))
+        launch = self._launched(order)
+        latencies = sorted(
+            value for part in launch.samples if part.series == "latency" for value in part.value
+        )
+        return latencies[len(latencies) // 2]
+
+    def _ready(self, until: float) -> tuple[str, ...]:
+        self.held.settle()
+        return self.held.wait(until)
+
+    def _launched(self, order: LaunchOrder) -> Launch:
+        """Make a launch; a crash names the foreign library that was in the process."""
+        placed = self.held.place(self._with_delegate(order))
+        try:
+            with self.meters.over(placed) as metered:
+                launch = self.session.dialect.launch(placed)
+        except Crashed as error:
+            if placed.delegate is None:
+                raise
+            raise Crashed(
+                f"{error}; {placed.delegate} was loaded in it: one that was built for another "
+                "version of the runtime ends like that"
+            ) from error
+        return replace(launch, samples=(*launch.samples, *metered.samples))
+
+    def _with_delegate(self, order: LaunchOrder) -> LaunchOrder:
+        """Name the delegate library of the order's target, as the profile and the farm have it."""
+        known = self.profile.accelerators if self.profile else ()
+        own = self.session.device.delegate_options.get(order.target, {})
+        found = next((one for one in known if one.target == order.target), None)
+        if found is None:
+            return replace(order, delegate_options=own)
+        return replace(
+            order,
+            delegate=found.external_delegate,
+            delegate_options={**found.options, **own},
+        )
+
+    def _flags(self, launch: Launch) -> list[str]:
+        flags = []
+        adapter = launch.delegation.adapter
+        if "emulated" in self.session.device.tags or (adapter and is_software(adapter)):
+            flags.append("emulated")
+        if launch.before.governor != "performance" and not self.held.fixed_performance:
+            flags.append("uncontrolled")
+        if (
+            self.profile
+            and self.profile.xnnpack
+            and launch.kind in ("timed", "memory")
+            and launch.delegation.delegate == "none"
+        ):
+            flags.append("no_xnnpack")
+        return flags
+
+    # --- outputs ------------------------------------------------------------------------------
+
+    def check(self, cell: Cell, runtime: str | None = None) -> Agreement | None:
+        """Compare the device's outputs with the host's on the same file, before any timing.
+
+        The host runs what a compiled file was compiled from; a compiler's rounding is its own, so
+        there a difference is a doubt of the verdict (SUSPECT) and not a failure. None without
+        inputs, if the host cannot run the file, or if the device returns no outputs (with an event).
+        `runtime` is as in a LaunchOrder. Raises Inaccurate if the outputs differ too much.
+        """
+        if cell.check_inputs is None:
+            return None
+        variant = blocks.built(cell)
+        file = reference.on_host(variant)
+        if file is None:
+            return None
+        if not self.session.dialect.can.infers:
+            self._no_outputs(cell, f"the dialect of {self.name} returns no outputs")
+            return None
+        inputs = reference.load_inputs(cell.check_inputs)
+        order = self._with_delegate(replace(blocks.accuracy(cell), runtime=runtime))
+        try:
+            outputs = self.session.dialect.infer(self.held.place(order), inputs)
+        except Unsupported as error:
+            self._no_outputs(cell, str(error))
+            return None
+        kept = assets.cache_folder() / "outputs"
+        expected = reference.host_outputs(file, inputs, keep=kept)
+        agreement = reference.compare(outputs, expected, variant)
+        self.emit(OutputsChecked(cell=cell.id, agreement=agreement))
+        reason = disagreement(agreement, cell)
+        if reason and variant.uncompiled is None:
+            raise InaccurateOutputs(reason, agreement)
+        return agreement
+
+    def _no_outputs(self, cell: Cell, reason: str) -> None:
+        self.unchecked.add(cell.id)
+        self.emit(NotMeasured(cell=cell.id, what="outputs", reason=reason))
+
+
+class InaccurateOutputs(Inaccurate):
+    """The device's outputs differ too much from the host's; `agreement` says by how much."""
+
+    def __init__(self, reason: str, agreement: Agreement) -> None:
+        """Keep the figures beside the reason."""
+        super().__init__(reason)
+        self.agreement = agreement

@@ -1,0 +1,58 @@
+"""threads: run the work in a thread of this process.
+
+An event is handed over only when the one before it was taken and dealt with. So whoever stores a
+launch has stored it before the work goes on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+from harness.events import Event
+from harness.protocols import StopFlag, Work
+
+
+class ThreadsEngine:
+    """One thread for each submitted work."""
+
+    def submit(self, work: Work, stop: StopFlag) -> Iterator[Event]:
+        """Run the work; yield its events as they come; raise what it raises."""
+        handover: queue.Queue[Event | None] = queue.Queue(maxsize=1)
+        taken = threading.Semaphore(0)
+        failures: list[BaseException] = []
+        abandoned = threading.Event()
+
+        def emit(event: Event) -> None:
+            if abandoned.is_set():
+                return
+            handover.put(event)
+            taken.acquire()
+
+        def run() -> None:
+            try:
+                work(emit, stop)
+            except BaseException as error:  # noqa: BLE001 - raised again by the consumer
+                failures.append(error)
+            finally:
+                handover.put(None)
+
+        thread = threading.Thread(target=run, name="work", daemon=True)
+        thread.start()
+        try:
+            while (event := handover.get()) is not None:
+                yield event
+                taken.release()
+        finally:
+            # If the consumer leaves early, the work must not wait for it.
+            abandoned.set()
+            taken.release()
+        thread.join()
+        if failures:
+            raise failures[0]
+
+
+def open_threads() -> ThreadsEngine:
+    """Open the engine; the entry point `threads` of `harness.engines`."""
+    return ThreadsEngine()

@@ -1,0 +1,81 @@
+"""A device's meter while the device is measured: opened once, read over each launch.
+
+`[device.NAME] meter` names a plug-in of the group `harness.meters`. Its samples are stored with the
+launch that they were read over, as series of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from harness import plugins
+from harness.errors import HarnessError, MeterError
+from harness.events import Emit, Note
+from harness.measure.sessions import Session
+from harness.protocols import Meter, OpenMeter
+from harness.types import Device, LaunchOrder, Samples
+
+
+@dataclass(slots=True)
+class Metered:
+    """What the meter read over one launch."""
+
+    samples: tuple[Samples, ...] = ()
+
+
+@dataclass(slots=True)
+class OpenMeters:
+    """The meter of one device, if it has one that is installed."""
+
+    device: Device
+    _meter: Meter | None = field(default=None, init=False)
+    _emit: Emit | None = field(default=None, init=False)
+
+    def open(self, session: Session, emit: Emit) -> None:
+        """Open the meter that the farm names; one that is not installed or fails is reported."""
+        self._emit = emit
+        name = self.device.meter
+        if name is None:
+            return
+        try:
+            opener: OpenMeter = plugins.load("harness.meters", name)
+            self._meter = opener(self.device, session.transport)
+        except HarnessError as error:
+            self._note(f"meter {name} is not read ({error}); energy stays empty")
+
+    @contextmanager
+    def over(self, order: LaunchOrder) -> Iterator[Metered]:
+        """Read the meter over a timed launch; a meter that fails costs its samples, not the launch."""
+        found = Metered()
+        meter = self._meter if order.kind == "timed" else None
+        if meter is None:
+            yield found
+            return
+        try:
+            meter.__enter__()
+        except MeterError as error:
+            self._lost(error)
+            yield found
+            return
+        try:
+            yield found
+        finally:
+            try:
+                meter.__exit__(None, None, None)
+                found.samples = meter.samples()
+            except MeterError as error:
+                self._lost(error)
+
+    def close(self) -> None:
+        """Release the meter; never raises."""
+        self._meter = None
+
+    def _lost(self, error: MeterError) -> None:
+        self._meter = None
+        self._note(f"meter {self.device.meter} failed ({error}); energy stays empty from here")
+
+    def _note(self, reason: str) -> None:
+        if self._emit is not None:
+            self._emit(Note(device=self.device.name, reason=reason))

@@ -1,0 +1,117 @@
+"""Which device does what next: machines side by side, the work of one machine in order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from harness.errors import HarnessError
+from harness.events import Emit, Event
+from harness.measure.bench import Stopped
+from harness.measure.sessions import Session
+from harness.protocols import Engine, Work
+
+STOP_SECONDS = 5.0
+"""How long a launch may go on after the work was stopped, before its connection is cut."""
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(slots=True)
+class _Ended:
+    error: BaseException | None = None
+
+
+def machine_of(name: str, session: Session | HarnessError) -> str:
+    """Name the machine behind a device: two addresses with one identity are one."""
+    return session.facts.identity if isinstance(session, Session) else f"away:{name}"
+
+
+def together(
+    machines: Mapping[str, Sequence[Work]],
+    engine: Engine,
+    emit: Emit,
+    wanted: type[E],
+    sessions: Mapping[str, Session | HarnessError],
+) -> Iterator[E]:
+    """Do the work of all machines, one machine a thread; yield the events of the wanted kind.
+
+    Every event is emitted, in the thread of its machine. The work of one machine is done in order,
+    so that it is never measured twice at once. An error of a work is raised here. Left early, the
+    launches under way may end; after five seconds the sessions are cut off. Closing them is the
+    caller's.
+    """
+    found: queue.Queue[E | _Ended] = queue.Queue()
+    stop = threading.Event()
+    queues = [
+        _MachineQueue(share=share, engine=engine, emit=emit, wanted=wanted, found=found, stop=stop)
+        for share in machines.values()
+    ]
+    threads = [
+        threading.Thread(target=one.run, name=f"device-{index}", daemon=True)
+        for index, one in enumerate(queues)
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            item = found.get()
+            if not isinstance(item, _Ended):
+                yield item
+                continue
+            running -= 1
+            if item.error is not None:
+                raise item.error
+    finally:
+        stop.set()
+        _wait(threads, STOP_SECONDS)
+        if any(thread.is_alive() for thread in threads):
+            _interrupt(sessions.values())
+            _wait(threads, STOP_SECONDS)
+
+
+@dataclass(slots=True, kw_only=True)
+class _MachineQueue(Generic[E]):
+    """The work of one machine, done in order in a thread of its own."""
+
+    share: Sequence[Work]
+    engine: Engine
+    emit: Emit
+    wanted: type[E]
+    found: queue.Queue[E | _Ended]
+    stop: threading.Event
+
+    def run(self) -> None:
+        ended = _Ended()
+        try:
+            for work in self.share:
+                for event in self.engine.submit(work, self.stop):
+                    self.emit(event)
+                    if isinstance(event, self.wanted):
+                        self.found.put(event)
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed whole to the caller's thread
+            ended.error = error
+        finally:
+            self.found.put(ended)
+
+
+def _interrupt(sessions: Iterable[Session | HarnessError]) -> None:
+    for session in sessions:
+        # A connection cut under its reader may complain; it is to be cut all the same.
+        if isinstance(session, Session):
+            with suppress(OSError, KeyError, ValueError):
+                session.interrupt()
+
+
+def _wait(threads: Sequence[threading.Thread], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(timeout=max(0.0, deadline - time.monotonic()))

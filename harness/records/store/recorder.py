@@ -1,0 +1,40 @@
+"""Events to a stored run: whatever must last is stored before anyone else gets the event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.events import (
+    CellEnded,
+    Confirming,
+    DeviceEvent,
+    Emit,
+    Event,
+    LaunchEnded,
+    NotMeasured,
+    OutputsChecked,
+    Pushed,
+    ignore,
+)
+from harness.records.store.write import RunWriter
+
+LOGGED = (DeviceEvent, Pushed, OutputsChecked, NotMeasured, Confirming)
+"""Events that get a line in log.jsonl."""
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Stores a run's events, then hands them on; may be called from several threads."""
+
+    writer: RunWriter
+    listener: Emit = ignore
+
+    def __call__(self, event: Event) -> None:
+        """Store a launch, an outcome or a log line; durable when this returns. Raises StoreError."""
+        if isinstance(event, LaunchEnded):
+            self.writer.launch(event.launch)
+        elif isinstance(event, CellEnded):
+            self.writer.outcome(event.outcome)
+        elif isinstance(event, LOGGED):
+            self.writer.log(event.plain())
+        self.listener(event)
