@@ -159,14 +159,15 @@ def write_device(farm: Path, device: Device) -> None:
         before = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{farm}: cannot be read: {error}") from error
-    entries = _entries(device)
+    tables = before.get("device", {})
+    known = tables.get(device.name, {})
+    entries, in_tables = _placed(_entries(device), known)
     header = ("device", device.name)
     changed = toml_text.with_table(text, header, entries)
-    tables = before.get("device", {})
-    wanted = {
-        **before,
-        "device": {**tables, device.name: {**tables.get(device.name, {}), **entries}},
-    }
+    for name, inside in in_tables.items():
+        changed = toml_text.with_table(changed, (*header, name), inside)
+    nested = {name: {**known[name], **inside} for name, inside in in_tables.items()}
+    wanted = {**before, "device": {**tables, device.name: {**known, **entries, **nested}}}
     try:
         as_wanted = tomllib.loads(changed) == wanted
     except tomllib.TOMLDecodeError:
@@ -189,6 +190,18 @@ def _entries(device: Device) -> dict[str, Any]:
         usual = farms.this_machine().dialect_options
         dialect = {key: item for key, item in dialect.items() if item != usual.get(key)}
     return {**plain, **transport, **dialect}
+
+
+def _placed(
+    entries: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Split entries into keys of the device and those that its file has in a table of options."""
+    beside, in_tables = dict(entries), dict[str, dict[str, Any]]()
+    for name in ("transport_options", "dialect_options"):
+        for key in known.get(name, {}):
+            if key in beside:
+                in_tables.setdefault(name, {})[key] = beside.pop(key)
+    return beside, in_tables
 
 
 def _plain(noun: Any) -> dict[str, Any]:  # noqa: ANN401 - any noun of harness.types

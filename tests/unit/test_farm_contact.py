@@ -184,6 +184,19 @@ def test_this_machine_is_written_without_what_the_door_knows(
     assert sorted(table) == ["address", "profile"]
 
 
+def test_an_option_is_changed_in_the_table_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "farm.toml"
+    path.write_text(
+        '[device.bench-pi]\nprofile = "raspberry_pi_4"\naddress = "ssh://old"\n'
+        '[device.bench-pi.dialect_options]\nworkdir = "/old"\npython = "/opt/python3"\n'
+    )
+    contact.write_device(path, PI)
+    device = farms.load(path).devices["bench-pi"]
+    assert device.dialect_options == {"workdir": '/data/"work"', "python": "/opt/python3"}
+    assert device.transport_options == {"identity": "/home/me/my 'keys'/id"}
+    assert "dialect_options" in tomllib.loads(path.read_text())["device"]["bench-pi"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
