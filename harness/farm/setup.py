@@ -23,13 +23,13 @@ from harness.farm.patient import Patient
 from harness.farm.probe import Probe, ask
 from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.sessions import Session
-from harness.protocols import Commands
 from harness.types import Device, DeviceFacts, Runtime
 
 _SPARE_BYTES = 50_000_000
 _UNPACK_SECONDS = 900.0
 _DONE = b"edge-harness unpacked"
 _NUMPY = "numpy"
+_PURPOSE = "installing a runtime"
 _ARM_32 = "armv7l"
 NUMPY_BY_APT = "sudo apt-get install -y python3-numpy"
 """For 32-bit Arm; Debian's and Raspberry Pi OS's."""
@@ -144,7 +144,7 @@ def install(
         return Installation(
             device=session.device.name, runtime=there.name, version=there.version, folder=None
         )
-    transport = abilities.commands(session.transport, session.device, "installing a runtime")
+    transport = abilities.commands(session.transport, session.device, _PURPOSE)
     probe = ask(transport, session.device)
     site = Site.of(probe)
     wanted = wanted or wheels.best(site)
@@ -159,7 +159,7 @@ def install(
         say(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
         session.dialect.deploy({wheel.digest: wheel.path for wheel in found})
     say(f"unpacking and trying it on {session.device.name}")
-    _unpack(session, transport, made, found)
+    _unpack(session, made, found)
     return replace(made, done=True)
 
 
@@ -236,9 +236,8 @@ def _refuse_no_room(device: Device, probe: Probe, made: Installation) -> None:
         )
 
 
-def _unpack(
-    session: Session, transport: Commands, made: Installation, found: Sequence[Wheel]
-) -> None:
+def _unpack(session: Session, made: Installation, found: Sequence[Wheel]) -> None:
+    transport = abilities.commands(session.transport, session.device, _PURPOSE)
     agent = AgentOptions.of(session.device)
     order = {
         "workdir": agent.workdir,

@@ -34,7 +34,7 @@ from harness.farm.setup import Installation
 from harness.measure import pinning, thermal
 from harness.protocols import Reply
 from harness.records.store import codec, journal
-from harness.testing import FakeTransport
+from harness.testing import FakeDialect, FakeTransport
 from harness.types import Device, Launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,7 +232,7 @@ PROFILES = profiles.load_all()
 def test_what_cleaning_says(digits: str, noise: str, code: int) -> None:
     said = f"{noise}edge-harness cleaned {digits}\n{noise}".encode()
     with suppress(HarnessError):
-        freed = cleaning.clean(Saying(said, exit_code=code), DEVICE)
+        freed = cleaning.clean(Saying(said, exit_code=code), DEVICE, "/w")
         assert 0 <= freed / 1e6 < 1e15
 
 
@@ -306,6 +306,7 @@ def test_a_tool_says_anything(stdout: bytes, stderr: bytes, code: int) -> None:
     class OfDevice:
         device = DEVICE
         transport = Saying(stdout, stderr, code)
+        dialect = FakeDialect(DEVICE)
 
         def bring(self, files: object) -> None:
             pass
