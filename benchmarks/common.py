@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -33,6 +34,8 @@ class Done:
     stdout: str
     stderr: str
     seconds: float
+    cpu_seconds: float
+    """Of the process and of those that it waited for."""
 
 
 def run(
@@ -43,7 +46,7 @@ def run(
     **environment: str,
 ) -> Done:
     """Run a command to its end; another exit than `ends` raises with the tail of what it said."""
-    began = time.perf_counter()
+    used, began = _children_seconds(), time.perf_counter()
     done = subprocess.run(
         [str(word) for word in argv],
         capture_output=True,
@@ -53,13 +56,18 @@ def run(
         cwd=ROOT,
         env=os.environ | environment,
     )
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, _children_seconds() - used
     if done.returncode not in ends:
         raise RuntimeError(
             f"{' '.join(map(str, argv))} ended with {done.returncode}:\n"
             f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
         )
-    return Done(stdout=done.stdout, stderr=done.stderr, seconds=seconds)
+    return Done(stdout=done.stdout, stderr=done.stderr, seconds=seconds, cpu_seconds=cpu_seconds)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def need(path: Path, what: str) -> Path:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, HarnessError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 def names(group: str) -> list[str]:
     """List the plug-ins of a group, sorted."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted(_points(group))
 
 
 def load(group: str, name: str) -> Any:  # noqa: ANN401 - what a plug-in is depends on the group
@@ -20,22 +21,40 @@ def load(group: str, name: str) -> Any:  # noqa: ANN401 - what a plug-in is depe
     Raises ConfigError for an unknown name (with the known ones) and HarnessError where the
     plug-in's own libraries are missing (with the extra that brings them).
     """
-    points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=group)}
+    points = _points(group)
     if name not in points:
         raise ConfigError(unknown(group.removeprefix("harness.").removesuffix("s"), name, points))
-    try:
-        return points[name].load()
-    except ImportError as error:
-        message = (
-            f"{name} needs a package that is not installed ({error}); "
-            "pip install 'edge-harness[all]' has everything"
-        )
-        raise HarnessError(message) from error
+    return _loaded(points[name])
+
+
+def load_all(group: str) -> dict[str, Any]:
+    """Load every plug-in of a group, by name, sorted; raises HarnessError as :func:`load` does."""
+    return {name: _loaded(point) for name, point in sorted(_points(group).items())}
 
 
 def unknown(what: str, name: str, known: Any) -> str:  # noqa: ANN401 - any iterable of words
     """Write the message for an unknown word: what, which, did you mean, the known ones."""
+    import difflib
+
     words = sorted(known)
     near = difflib.get_close_matches(name, words, n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     return f'unknown {what} "{name}"{hint} (known: {", ".join(words) or "none"})'
+
+
+def _points(group: str) -> dict[str, EntryPoint]:
+    """Look for the entry points of a group in everything that is installed: some milliseconds."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def _loaded(point: EntryPoint) -> Any:  # noqa: ANN401 - as load
+    try:
+        return point.load()
+    except ImportError as error:
+        message = (
+            f"{point.name} needs a package that is not installed ({error}); "
+            "pip install 'edge-harness[all]' has everything"
+        )
+        raise HarnessError(message) from error

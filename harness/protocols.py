@@ -231,15 +231,15 @@ class KeepsFiles(Protocol):
 class Clocked(Protocol):
     """A dialect whose device's monotonic clock can be read.
 
-    Optional: a Dialect without this verb maps a launch's window with the launch's own command and
-    answer (an uncertainty of half of its start-up), or leaves it null where the device gives no
-    times. Its launches use harness.devices.clocks.DeviceClock, which asks often enough.
+    Optional. harness.devices.clocks.DeviceClock calls it around each launch. Without it, a dialect
+    whose device reports when its launch ran passes no readings to harness.devices.clocks.window;
+    one whose device reports no times leaves `Launch.window` None.
     """
 
     def exchange(self) -> Exchange:
-        """Ask once, at once, for the device's clock; never while a launch is under way.
+        """Read the device's clock once; not called while a launch is under way.
 
-        Raises AgentError where the device cannot say, and what the transport raises.
+        Raises AgentError if the device reports none, and what the transport raises.
         """
 
 

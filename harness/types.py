@@ -608,16 +608,16 @@ class TimeWindow:
     uncertainty_ns: int
     """The most that either of the two host times may be off (harness.devices.clocks says when)."""
     process_start_ns: int | None = None
-    """Just before the process was started; null where the device does not say."""
+    """Just before the process was started; null if the device does not report it."""
     process_end_ns: int | None = None
     """Just after it had ended."""
     stepped: bool = False
     """The device's clock stepped or ran over 500 ppm off; the uncertainty covers both readings."""
     clocks: tuple[Clock, ...] = ()
-    """The readings it was mapped with, before and after the launch; none where the device's clock could not be
-    read, and the launch itself was the only exchange."""
+    """The readings it was mapped with, before and after the launch. Empty if the device's clock could not be
+    read: then the launch's own command and answer were the only exchange."""
     answered_utc: str | None = None
-    """When the answer came, by the host's wall clock (ISO 8601): to find the place in a log, not to compute."""
+    """When the answer came, by the host's wall clock (ISO 8601). For finding the place in a log only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -652,7 +652,7 @@ class Launch:
     before: Covariates = Covariates()
     after: Covariates = Covariates()
     window: TimeWindow | None = None
-    """Of timed launches, where the dialect can say."""
+    """Of timed launches whose device reports its times."""
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
     """Stored apart (Parquet); empty when a launch is read back from its journal line."""

@@ -8,25 +8,62 @@
         for outcome in going:
             print(outcome.cell.device, outcome.cell.recipe, outcome.failure or "ok")
     frame = api.load("latest")
+
+Importing this package imports none of its modules: each is imported when a name of it is first used.
 """
 
 from __future__ import annotations
 
-from harness.api.asking import export, pick
-from harness.api.bisecting import bisect, bisect_commits
-from harness.api.devices import AddedDevice, add, clean, devices, doctor, profiles, setup
-from harness.api.gating import gate, judge, selftest
-from harness.api.layers import layers
-from harness.api.models import inspect, optimize, payload, recipes
-from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
-from harness.api.searching import Searching, search
-from harness.api.stored import compare, load, minutes, open_run, places, report, rows, runs
+from typing import TYPE_CHECKING
+
+from harness import lazy
+
+if TYPE_CHECKING:
+    from harness.api.asking import export, pick
+    from harness.api.bisecting import bisect, bisect_commits
+    from harness.api.farm import AddedDevice, add, clean, devices, doctor, profiles, setup
+    from harness.api.gating import gate, judge, selftest
+    from harness.api.layering import layers
+    from harness.api.models import inspect, optimize, payload, recipes
+    from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
+    from harness.api.searching import Searching, search
+    from harness.api.stored import (
+        ShownRun,
+        compare,
+        load,
+        minutes,
+        open_run,
+        places,
+        report,
+        rows,
+        runs,
+        show,
+    )
+else:
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "asking": ("export", "pick"),
+            "bisecting": ("bisect", "bisect_commits"),
+            "farm": ("AddedDevice", "add", "clean", "devices", "doctor", "profiles", "setup"),
+            "gating": ("gate", "judge", "selftest"),
+            "layering": ("layers",),
+            "models": ("inspect", "optimize", "payload", "recipes"),
+            "running": ("Progress", "Run", "bench", "decide", "read_farm", "read_plan", "run"),
+            "searching": ("Searching", "search"),
+            "stored": (
+                *("ShownRun", "compare", "load", "minutes", "open_run", "places", "report"),
+                *("rows", "runs", "show"),
+            ),
+        },
+    )
 
 __all__ = [
     "AddedDevice",
     "Progress",
     "Run",
     "Searching",
+    "ShownRun",
     "add",
     "bench",
     "bisect",
@@ -59,4 +96,5 @@ __all__ = [
     "search",
     "selftest",
     "setup",
+    "show",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.analysis import pick as picking
 from harness.api.stored import open_run
-from harness.errors import ConfigError
-from harness.records.table.rows import read
+
+if TYPE_CHECKING:
+    from harness.analysis import pick as picking
 
 
 def pick(
@@ -26,6 +27,9 @@ def pick(
     reaches `min_delegated` (default: the plan's), emulated ones where `emulated` says so. Raises
     ConfigError for a column or a constraint that cannot be, StoreError for the run.
     """
+    from harness.analysis import pick as picking
+    from harness.records.table.rows import read
+
     return picking.choose_of(
         read(open_run(selector, results=results)),
         minimize=minimize,
@@ -50,18 +54,9 @@ def export(
     the run has none.
     """
     from harness.present.report import exports
+    from harness.records.table.rows import read
 
     text = exports.write(read(open_run(selector, results=results)), form, emulated=emulated)
     if output is not None:
-        try:
-            output.write_bytes(encoded(text))
-        except OSError as error:
-            raise ConfigError(
-                f"-o {output}: cannot be written: {error.strerror or error}"
-            ) from error
+        exports.save(text, output)
     return text
-
-
-def encoded(text: str) -> bytes:
-    """Return the bytes of an export: UTF-8 wherever it goes; lone surrogates become escapes."""
-    return text.encode("utf-8", errors="backslashreplace")

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import plugins
-from harness.api.running import Progress, read_farm
-from harness.config import plans
-from harness.errors import ConfigError
-from harness.events import ignore
-from harness.measure import prepare
-from harness.measure.runs import build_variants
-from harness.optimize import catalog
-from harness.optimize import inspect as inspector
-from harness.types import Failure, Variant
+if TYPE_CHECKING:
+    from harness.api.running import Progress
+    from harness.types import Variant
 
 
 def optimize(
@@ -32,6 +24,13 @@ def optimize(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Build variants of one model into `out`; a row each: file, sizes, accuracy, agreement."""
+    from harness.api.running import read_farm
+    from harness.config import plans
+    from harness.events import ignore
+    from harness.measure import prepare
+    from harness.measure.runs import build_variants
+    from harness.types import Failure
+
     named = [f"{recipe}@{target}" if target and "@" not in recipe else recipe for recipe in recipes]
     plan = plans.quick(
         [model],
@@ -80,6 +79,8 @@ def _about(variant: Variant) -> dict[str, Any]:
 
 def inspect(file: Path) -> dict[str, Any]:
     """Say what is in a .tflite file and what this host's delegate takes of it."""
+    from harness.optimize import inspect as inspector
+
     return inspector.inspect(file).plain()
 
 
@@ -95,18 +96,6 @@ def recipes(name: str | None = None) -> list[dict[str, Any]]:
 
     Raises ConfigError for a name that nobody knows.
     """
-    known = catalog.known_steps()
-    if name is not None and name not in known:
-        raise ConfigError(plugins.unknown("step", name, known))
-    return [
-        {
-            "name": step.name,
-            "summary": step.summary,
-            "parameters": [asdict(parameter) for parameter in step.parameters],
-            "takes": list(step.takes),
-            "gives": step.gives,
-            "needs": list(step.needs),
-        }
-        for step in known.values()
-        if name in {None, step.name}
-    ]
+    from harness.optimize import catalog
+
+    return catalog.described(name)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import assets
-from harness.config import profiles as known_profiles
-from harness.records import store, table
-from harness.records.table import minutes as table_minutes
-from harness.records.table.rows import read
+from harness.records import store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.records import table
 
 
 def runs(*, results: Path | None = None) -> list[dict[str, Any]]:
@@ -28,44 +28,60 @@ def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
 
 def rows(selector: str, *, results: Path | None = None) -> list[table.Row]:
     """Return the rows of a stored run; the columns are `harness.records.table.COLUMNS`."""
+    from harness.records import table
+
     return table.rows(open_run(selector, results=results))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRun:
+    """A stored run as `show` prints it."""
+
+    id: str
+    rows: list[table.Row]
+    lines: list[str]
+    """What stands below the table: :func:`minutes`, then :func:`places`."""
+
+
+def show(selector: str, *, results: Path | None = None) -> ShownRun:
+    """Read a stored run once, for its rows and for the lines below them."""
+    from harness.records.table import minutes, places
+    from harness.records.table.rows import read, rows_of
+
+    measured = read(open_run(selector, results=results))
+    return ShownRun(
+        id=measured.run.id,
+        rows=rows_of(measured),
+        lines=[*minutes.lines(measured), *places.lines(measured.run)],
+    )
 
 
 def places(run: store.StoredRun) -> list[str]:
     """Say on which devices a run was made, a line each, and how far their profiles are proved."""
-    known = known_profiles.load_all()
-    lines = []
-    for name, entry in run.record.devices.items():
-        profile = known.get(entry.device.profile)
-        proved = f"verified: {profile.verified}" if profile else "not among the known profiles"
-        words = [f"profile {entry.device.profile} ({proved})"]
-        if entry.facts:
-            facts = entry.facts
-            runtime = facts.runtimes[0] if facts.runtimes else None
-            cores = f"{facts.cores} cores" if facts.cores else "cores unknown"
-            chip = facts.board or facts.chip or facts.machine or facts.hostname or name
-            words = [
-                " ".join(filter(None, (f"{chip},", cores, facts.machine))),
-                " ".join(filter(None, (facts.system, facts.kernel))) or "system unknown",
-                f"{runtime.name} {runtime.version}" if runtime else "no runtime",
-                *words,
-            ]
-        lines.append(f"{name}: {'; '.join(words)}")
-    return lines
+    from harness.records.table import places as table_places
+
+    return table_places.lines(run)
 
 
 def minutes(run: store.StoredRun) -> list[str]:
     """Write the p50 of each minute of the sustained rows of a run, a line each."""
+    from harness.records.table import minutes as table_minutes
+    from harness.records.table.rows import read
+
     return table_minutes.lines(read(run))
 
 
 def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
     """Return a run's rows as a pandas frame."""
+    from harness.records import table
+
     return table.frame(open_run(selector, results=results))
 
 
 def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[dict[str, Any]]:
     """Put runs side by side: ratios with intervals, "below noise" where it is."""
+    from harness.records import table
+
     return table.compare([open_run(selector, results=results) for selector in selectors])
 
 

@@ -1,34 +1,41 @@
 """The command line: words in, verbs of :mod:`harness.api`, a table or one JSON document out.
 
-Thin and quick to start: everything heavy is imported by the command that needs it. The only place
-that turns an error into a line and an exit code.
+Thin and quick to start: only the module of the command that was asked for is imported, and everything
+heavy by the command that needs it. The only place that turns an error into a line and an exit code.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-# The commands register themselves in this order.
-from harness.cli import measure, stored, asking, search, gate, layers, farm, files  # isort: skip
-from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, app, tell
+from harness.cli import shared
+from harness.cli.shared import DONE, INTERRUPTED, NOT_ASKED, OUR_FAULT, tell
 
-__all__ = [
-    "app",
-    "asking",
-    "farm",
-    "files",
-    "gate",
-    "layers",
-    "main",
-    "measure",
-    "search",
-    "stored",
-]
+if TYPE_CHECKING:
+    from typer.models import CommandInfo
+
+    from harness.cli.shared import app
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "measure": ("demo", "bench", "run", "optimize"),
+    "stored": ("runs", "show", "compare", "report"),
+    "asking": ("pick", "export"),
+    "search": ("search",),
+    "gate": ("gate", "judge", "selftest"),
+    "layers": ("layers", "bisect"),
+    "farm": ("add", "devices", "doctor", "setup", "profiles"),
+    "files": ("init", "inspect", "recipes"),
+}
+"""By module, in the order of `--help`; importing a module registers its commands."""
 
 # typer carries its own click or uses the installed one; its base class is reached by its child.
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -42,11 +49,35 @@ def main() -> None:
     sys.exit(_guarded(debug=debug))
 
 
+def __getattr__(name: str) -> typer.Typer:
+    """Give `app`, with every command (PEP 562)."""
+    if name != "app":
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    _register(COMMANDS)
+    return shared.app
+
+
+def _register(modules: Iterable[str]) -> None:
+    """Import modules of commands; those of another order than `--help`'s are put into it."""
+    for module in modules:
+        importlib.import_module(f"{__name__}.{module}")
+    order = [name for names in COMMANDS.values() for name in names]
+    shared.app.registered_commands.sort(key=lambda one: order.index(_name(one)))
+
+
+def _name(command: CommandInfo) -> str:
+    return command.callback.__name__ if command.callback else ""
+
+
 def _guarded(*, debug: bool) -> int:
     from harness.errors import HarnessError
 
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    home = [module for module, names in COMMANDS.items() if asked in names]
+    _register(home or COMMANDS)
     try:
-        code = app(standalone_mode=False)
+        code = shared.app(standalone_mode=False)
     except USAGE_ERROR as error:
         error.show()
         return NOT_ASKED

@@ -81,7 +81,7 @@ def export(
     Example: edge-harness export latest --format junit -o report.xml
     """
     from harness import api
-    from harness.api.asking import encoded
+    from harness.present.report.exports import encoded
 
     text = api.export(run, form.value, output, emulated=emulated, results=results)
     if output is None:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.models import CommandFunctionType
+
+from harness.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
     from harness.api import Run
@@ -17,8 +20,22 @@ if TYPE_CHECKING:
 
 DONE, NO, INCONCLUSIVE, NOT_ASKED, AWAY, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """typer's application, with commands that start light."""
+
+    def command(
+        self,
+        name: str | None = None,
+        **options: Any,  # noqa: ANN401 - typer's own
+    ) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        """Register a command as typer does."""
+        return super().command(name, **{"cls": LightCommand, **options})
+
+
+app = App(
     name="edge-harness",
+    cls=LightGroup,
     help="Turn a model into TFLite variants, measure them on real devices, get one honest table.\n\n"
     "Start with `edge-harness demo`, then `edge-harness init`.",
     no_args_is_help=True,
@@ -134,7 +151,7 @@ def print_json(document: object) -> None:
     """Print one JSON document on stdout; what a terminal would obey is escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if not text.isascii() or "\x7f" in text:
-        from harness.present.report.plain import escaped
+        from harness.printable import escaped
 
         text = escaped(text)
     typer.echo(text)
@@ -142,6 +159,6 @@ def print_json(document: object) -> None:
 
 def tell(text: str) -> None:
     """Write lines to stderr, cleaned of what a terminal or a CI system would obey."""
-    from harness.records.table.display import clean_lines
+    from harness.printable import clean_lines
 
     typer.echo(clean_lines(text), err=True)

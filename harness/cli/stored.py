@@ -47,22 +47,22 @@ def show(
     """
     from harness import api
     from harness.present import screen
-    from harness.present.report import markdown, plain
 
-    stored = api.open_run(run, results=results)
-    rows = api.rows(stored.id, results=results)
+    found = api.show(run, results=results)
     match Format.JSON if as_json else form:
         case Format.TABLE:
-            screen.table(rows)
-            screen.out("\n".join([*api.minutes(stored), *api.places(stored)]))
+            screen.table(found.rows)
+            screen.out("\n".join(found.lines))
         case Format.MARKDOWN:
-            typer.echo(
-                markdown.markdown(rows, [*api.minutes(stored), *api.places(stored)]), nl=False
-            )
+            from harness.present.report import markdown
+
+            typer.echo(markdown.markdown(found.rows, found.lines), nl=False)
         case Format.CSV:
-            typer.echo(plain.to_csv(rows), nl=False)
+            from harness.present.report import plain
+
+            typer.echo(plain.to_csv(found.rows), nl=False)
         case Format.JSON:
-            print_json({"run": stored.id, "rows": rows})
+            print_json({"run": found.id, "rows": found.rows})
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness import assets, plugins
@@ -21,12 +21,18 @@ def load_all(extra: Path | None = None) -> dict[str, Profile]:
     `extra` is the user's profile folder when None; it may not exist. A profile there replaces
     the shipped one of its name. Raises ConfigError for the first file that is not a profile.
     """
+    return {name: load(path) for name, path in sorted(_files(extra).items())}
+
+
+def load_named(names: Collection[str], extra: Path | None = None) -> dict[str, Profile]:
+    """Read those of these profiles that there are, as :func:`load_all` would; the others are left out."""
+    return {name: load(path) for name, path in _files(extra).items() if name in names}
+
+
+def _files(extra: Path | None) -> dict[str, Path]:
     own = extra if extra is not None else assets.config_folder() / "profiles"
-    found: dict[str, Profile] = {}
-    for folder in (assets.profiles(), own):
-        for path in sorted(folder.glob("*.toml")):
-            found[path.stem] = load(path)
-    return dict(sorted(found.items()))
+    folders = (assets.profiles(), own)
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
 def load(path: Path) -> Profile:
@@ -60,7 +66,9 @@ def load(path: Path) -> Profile:
 
 def get(name: str, known: Mapping[str, Profile] | None = None) -> Profile:
     """Return the profile `name` of `known` (all, when None); raises ConfigError."""
-    profiles = load_all() if known is None else known
+    profiles = load_named({name}) if known is None else known
     if name not in profiles:
-        raise ConfigError(plugins.unknown("profile", name, profiles))
+        raise ConfigError(
+            plugins.unknown("profile", name, _files(None) if known is None else known)
+        )
     return profiles[name]

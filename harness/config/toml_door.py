@@ -10,6 +10,7 @@ a misspelt key is often also a missing one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -20,9 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pydantic
-
-from harness import plugins
+from harness import decoding
 from harness.errors import ConfigError
 
 if typing.TYPE_CHECKING:
@@ -84,6 +83,10 @@ def check(
         ConfigError: file, key path, what is known or allowed there.
     """
     _refuse_dates(mapping, name, within)
+    with contextlib.suppress(decoding.Doubt):
+        return decoding.decode(kind, mapping)
+    import pydantic
+
     try:
         # As JSON, because strictly checked Python values would have to be the nouns already.
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(mapping), strict=True)
@@ -128,6 +131,8 @@ def _message(fault: ErrorDetails, kind: type) -> str:
     """Say in our words what pydantic found."""
     sort, location = fault["type"], fault["loc"]
     if sort == _UNKNOWN_KEY:
+        from harness import plugins
+
         return plugins.unknown("key", str(location[-1]), _keys(kind, location[:-1]))
     if sort == "missing":
         return f'the key "{location[-1]}" is missing'

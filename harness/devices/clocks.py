@@ -105,9 +105,9 @@ def drift_ppm(earlier: Clock, later: Clock) -> float | None:
 def window(stamps: LaunchStamps, clocks: Sequence[Clock] = ()) -> TimeWindow | None:
     """Map a launch's timed part to the host's clock.
 
-    `clocks` are the readings before and after the launch, either or none of them: without any, the
-    launch itself is the exchange, and the uncertainty half of the time that was not measured. None
-    where the device's own times are in no order; what is wrong then is its clock.
+    `clocks` are the readings before and after the launch: two, one or none. Without any, the launch
+    itself is the exchange, and the uncertainty is half of the time outside the timed part. Returns
+    None if the device's own times are out of order, which is a fault of its clock.
     """
     places = (stamps.process_start_ns, stamps.start_ns, stamps.end_ns, stamps.process_end_ns)
     times = [place for place in places if place is not None]
@@ -170,8 +170,8 @@ class DeviceClock:
         if found is not None:
             self._used += (found,)
 
-    def ask_no_more(self) -> None:
-        """Note that the device cannot say: launches are mapped by their own command and answer."""
+    def stop_asking(self) -> None:
+        """Ask no more: launches are mapped by their own command and answer."""
         self._asks, self._used = False, ()
 
     def window(self, stamps: LaunchStamps) -> TimeWindow | None:
@@ -223,7 +223,7 @@ def _bounds(stamps: LaunchStamps, clocks: Sequence[Clock]) -> tuple[_Bounds, _Bo
     if fits and starts is not None and ends is not None:
         return starts, ends, False
     if fits:
-        # The readings are of one mind, and the launch was not in their time: nothing else is known.
+        # The readings agree but contradict the command and the answer: only these two are sure.
         return around, around, True
     # One step between the readings: each moment is on one of its sides.
     first, last = (_overlap([_hull(some), around]) or around for some in (started, ended))
@@ -246,7 +246,7 @@ def _hull(every: Sequence[_Bounds]) -> _Bounds:
 
 
 def _estimate(at_ns: int, bounds: _Bounds, clocks: Sequence[Clock]) -> int:
-    """Return the likeliest host time: on the line between the readings, else amid the bounds."""
+    """Return the likeliest host time: on the line between the readings, else mid-bounds."""
     if not clocks:
         return (bounds[0] + bounds[1]) // 2
     first, last = clocks[0], clocks[-1]

@@ -8,16 +8,18 @@ user's own .tflite is framed as `float_tflite` where its weights are float. What
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import plugins
 from harness.errors import ConfigError
-from harness.protocols import Parameter, Promise, Promising, Step
-from harness.types import Recipe, StepCall
+
+if TYPE_CHECKING:
+    from harness.protocols import Parameter, Promise, Step
+    from harness.types import Recipe, StepCall
 
 GROUP = "harness.steps"
 FLOAT = "float_tflite"
@@ -53,7 +55,29 @@ COMPILING: Mapping[str, str] = {"edgetpu": "edgetpu", "aot": "npu"}
 @cache
 def known_steps() -> dict[str, Step]:
     """Return every step by name, ours and those of other packages, sorted by name."""
-    return {name: plugins.load(GROUP, name)() for name in plugins.names(GROUP)}
+    return {name: step() for name, step in plugins.load_all(GROUP).items()}
+
+
+def described(name: str | None = None) -> list[dict[str, Any]]:
+    """Return the known steps with their parameters as plain data, or the one named.
+
+    Raises ConfigError for a name that nobody knows.
+    """
+    known = known_steps()
+    if name is not None and name not in known:
+        raise ConfigError(plugins.unknown("step", name, known))
+    return [
+        {
+            "name": step.name,
+            "summary": step.summary,
+            "parameters": [asdict(parameter) for parameter in step.parameters],
+            "takes": list(step.takes),
+            "gives": step.gives,
+            "needs": list(step.needs),
+        }
+        for step in known.values()
+        if name in {None, step.name}
+    ]
 
 
 def check(recipe: Recipe) -> None:
@@ -84,6 +108,8 @@ def parameters(call: StepCall) -> dict[str, Any]:
 
 def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
     """Return what the steps of a recipe promise of its finished file, each with its step's name."""
+    from harness.protocols import Promising
+
     found: list[tuple[str, Promise]] = []
     for call in recipe.steps:
         step = known_steps()[call.name]
@@ -104,6 +130,8 @@ def programs(call: StepCall) -> dict[str, str]:
 
     A program makes the file, so its bytes are part of the work; one that is missing is the step's to tell.
     """
+    import shutil
+
     given = parameters(call)
     step = known_steps()[call.name]
     named = {item.name: given[item.name] for item in step.parameters if item.type == "program"}

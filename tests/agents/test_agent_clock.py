@@ -24,6 +24,7 @@ from harness.devices.clocks import STEPPED, reading
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalChannel, LocalTransport
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import Unreachable
 from harness.protocols import Clocked
 from harness.records.store import codec
@@ -250,7 +251,7 @@ def test_a_device_whose_clock_steps_during_a_launch(
 
 
 class WatchedChannel:
-    """The stream to a real agent; `keep` looks at every line that is sent, and may change it."""
+    """The stream to a real agent; every line that is sent goes through `Watching.look`."""
 
     def __init__(self, channel: LocalChannel, watching: Watching) -> None:
         self._channel = channel
@@ -285,6 +286,46 @@ class Watching(LocalTransport):
 
     def sent(self, verb: str) -> int:
         return sum(f'"verb":"{verb}"'.encode() in line for line in self.lines)
+
+
+class Lopsided(Watching):
+    """This machine, but what is sent takes 5 ms longer than what comes back."""
+
+    def look(self, data: bytes) -> bytes:
+        time.sleep(0.005)
+        return super().look(data)
+
+
+def test_ways_that_take_unlike_times_are_inside_the_uncertainty(
+    device: Device, model: Path, order: LaunchOrder
+) -> None:
+    dialect = open_json_lines(Lopsided(), device)
+    dialect.deploy({order.variant_digest: model})
+    for _ in range(2):
+        launch, sent, received = measured(dialect, order)
+        found = timed_part(launch)
+        assert sent <= found.start_host_ns < found.end_host_ns <= received
+        assert all(clock.offset_ns > 2_000_000 for clock in found.clocks)
+        assert abs(found.start_host_ns - found.start_ns) <= found.uncertainty_ns
+        assert abs(found.end_host_ns - found.end_ns) <= found.uncertainty_ns
+        assert STEPPED not in launch.flags
+    dialect.close()
+
+
+def test_a_device_over_ssh_has_windows_too(
+    ssh_device: Device, own_cache: None, model: Path, order: LaunchOrder
+) -> None:
+    transport = open_ssh(opening.with_options(ssh_device, python=sys.executable))
+    dialect = open_json_lines(transport, opening.with_options(ssh_device, python=sys.executable))
+    dialect.deploy({order.variant_digest: model})
+    launch, sent, received = measured(dialect, order)
+    dialect.close()
+    transport.close()
+    found = timed_part(launch)
+    assert sent <= found.start_host_ns < found.end_host_ns <= received
+    assert abs(found.start_host_ns - found.start_ns) <= found.uncertainty_ns
+    assert abs(found.end_host_ns - found.end_ns) <= found.uncertainty_ns
+    assert found.uncertainty_ns < (received - sent) / 10
 
 
 class WithoutTheVerb(Watching):

@@ -20,13 +20,13 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import tf_keras
 from harness.errors import RecipeError
-from harness.optimize.training import fit, models, objectives, strategy
+from harness.optimize.training import fit, models, objectives, offers, strategy
 from harness.protocols import Artifact, StepData
 
 generator = np.random.default_rng(0)
 X = generator.normal(size=(200, 6)).astype(np.float32)
 Y = (X[:, 0] + X[:, 1] > 0).astype(np.int64) + (X[:, 2] > 0)
-DEFAULTS = {item.name: item.default for item in fit.parameters(epochs=4)}
+DEFAULTS = {item.name: item.default for item in offers.training(epochs=4)}
 TWO = lambda: strategy.Place(
     strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), words="2 stand-ins, mirrored"
 )

@@ -48,6 +48,11 @@ FUZZERS: dict[str, tuple[str, ...]] = {
         "unit/test_payload_huffman.py::test_any_side_is_read_or_refused",
         "unit/test_payload_delta.py::test_any_bytes_are_refused",
     ),
+    "harness/decoding.py": (
+        "unit/test_decoding.py::test_a_damaged_record_is_noticed_as_pydantic_notices_it",
+        "unit/test_decoding.py::test_a_wrong_file_is_refused_as_pydantic_refuses_it",
+    ),
+    "harness/records/store/text.py": ("security/test_fuzz.py::test_a_journal_of_anything",),
     "harness/records/store/codec.py": (
         "unit/test_store.py::test_garbled_journals_never_hide_the_good_lines_before",
         "security/test_fuzz.py::test_a_journal_of_anything",

@@ -373,7 +373,7 @@ def test_after_a_step_the_drift_is_that_of_the_clock_since() -> None:
 def test_a_device_that_cannot_say_is_mapped_by_the_launch_itself() -> None:
     link = SimulatedLink(SimulatedClock(offset_ns=YEAR))
     clock = DeviceClock(link.exchange, link.host_ns)
-    clock.ask_no_more()
+    clock.stop_asking()
     found, error = link.launch(clock)
     assert link.asked == 0
     assert found.clocks == ()

@@ -139,3 +139,21 @@ def test_a_profile_that_is_not_utf_8_or_not_a_file_is_refused(tmp_path: Path) ->
         profiles.load(folder)
     with pytest.raises(ConfigError, match="there is no such file"):
         profiles.load(tmp_path / "none.toml")
+
+
+def test_profiles_by_name_are_read_alone(tmp_path: Path) -> None:
+    write(tmp_path, SMALL, "mine")
+    write(tmp_path, "title = 3", "broken")
+    found = profiles.load_named({"mine", "raspberry_pi_5", "nonesuch", "../mine"}, tmp_path)
+    assert sorted(found) == ["mine", "raspberry_pi_5"]
+    assert found["raspberry_pi_5"] == profiles.load(assets.profiles() / "raspberry_pi_5.toml")
+    with pytest.raises(ConfigError, match="broken"):
+        profiles.load_named({"broken"}, tmp_path)
+    with pytest.raises(ConfigError, match="broken"):
+        profiles.load_all(tmp_path)
+
+
+def test_an_own_profile_replaces_the_shipped_one(tmp_path: Path) -> None:
+    write(tmp_path, SMALL, "raspberry_pi_5")
+    for known in (profiles.load_all(tmp_path), profiles.load_named({"raspberry_pi_5"}, tmp_path)):
+        assert known["raspberry_pi_5"].arch == "riscv64"

@@ -8,12 +8,12 @@ that does not apply says nothing, and without evidence there is no number.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness import stats
 from harness.devices.delegation.evidence import kinds
 from harness.devices.delegation.outputs import disagreement
 from harness.tflite.compiled import EDGETPU, compiled_ops
@@ -143,7 +143,7 @@ def _own_ns(launches: Sequence[Launch]) -> float | None:
     timed = [one for one in launches if one.delegation.whole_ns]
     parts = [part for one in timed for part in one.samples if part.series == "latency"]
     values = [value for part in parts for value in part.value]
-    return statistics.median(values) if values else None
+    return stats.median(values) if values else None
 
 
 def _cpu(told: Sequence[Delegation], *, promised: bool) -> DelegationVerdict:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize.targets import aot
+from harness.optimize.targets.compilers import PACKAGES
 from harness.protocols import Artifact, Parameter, StepData
 
 
@@ -22,7 +22,7 @@ class Aot:
     parameters: tuple[Parameter, ...] = (
         Parameter(
             name="vendor",
-            type=" | ".join(f'"{vendor}"' for vendor in aot.PACKAGES),
+            type=" | ".join(f'"{vendor}"' for vendor in PACKAGES),
             default="qualcomm",
             help="whose NPU it is",
         ),
@@ -53,6 +53,8 @@ class Aot:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Compile; raises RecipeError with what has to change or what is missing."""
+        from harness.optimize.targets import aot
+
         del data
         made, account = aot.compile_model(
             source.path,

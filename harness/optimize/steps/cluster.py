@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize.training import clustered, fit, models
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
@@ -29,16 +29,18 @@ class Cluster:
             default=False,
             help="whether weights that are zero stay so (after prune)",
         ),
-        *fit.parameters(),
+        *offers.training(),
     )
-    takes: tuple[str, ...] = models.TAKES
-    gives = models.FORM
+    takes: tuple[str, ...] = offers.TAKES
+    gives = offers.FORM
     needs: tuple[str, ...] = ("training",)
 
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Cluster and train; raises RecipeError where nothing can be clustered or training fails."""
+        from harness.optimize.training import clustered, fit, models
+
         with fit.prepared(data.seed) as place:
             model = models.load(source)
             task = fit.task(model, data, fit.settings(parameters), place)

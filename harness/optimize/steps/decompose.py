@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RecipeError
-from harness.optimize.training import factors, models, smaller
-from harness.optimize.training.libraries import Keras
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, StepData
+
+if TYPE_CHECKING:
+    from harness.optimize.training.libraries import Keras
 
 _KEEP = 0.5
 
@@ -55,10 +57,10 @@ class Decompose:
             default=(),
             help="names of the layers to decompose; empty for all that get smaller",
         ),
-        *smaller.parameters(),
+        *offers.optional_training(),
     )
-    takes = models.TAKES
-    gives = models.FORM
+    takes = offers.TAKES
+    gives = offers.FORM
     needs: tuple[str, ...] = ()
     wants: tuple[str, ...] = ("training",)
 
@@ -70,10 +72,14 @@ class Decompose:
         Raises RecipeError: two measures given, a rank above full rank, a layer that is not there, a
         share that cannot be reached, nothing saved, no training data for the epochs.
         """
+        from harness.optimize.training import smaller
+
         return smaller.make(_decompose, source, parameters, data, workdir)
 
 
 def _decompose(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str, ...]]:
+    from harness.optimize.training import factors
+
     names = given["layers"]
     if not all(isinstance(name, str) for name in names):
         raise RecipeError(f"layers = {list(names)!r} is not a list of layer names")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize.training import distilled, fit, models
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, StepData
 
 
@@ -45,16 +45,18 @@ class Distill:
             default=False,
             help="whether the last feature map is drawn to the teacher's too",
         ),
-        *fit.parameters(epochs=20),
+        *offers.training(epochs=20),
     )
-    takes: tuple[str, ...] = models.TAKES
-    gives = models.FORM
+    takes: tuple[str, ...] = offers.TAKES
+    gives = offers.FORM
     needs: tuple[str, ...] = ("training",)
 
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Train the student; raises RecipeError for a teacher of another task, or without one."""
+        from harness.optimize.training import distilled, fit, models
+
         if not parameters["teacher"]:
             raise RecipeError('distill needs a teacher: distill(teacher="big.keras")')
         with fit.prepared(data.seed) as place:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import quantise, weights
 from harness.protocols import Artifact, Parameter, StepData
 
 _FOUR = 4
@@ -39,6 +38,8 @@ class Dynamic:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Quantise the weights; raises RecipeError where the graph cannot be taken."""
+        from harness.optimize import quantise, weights
+
         del data
         out = workdir / "model.tflite"
         bits = parameters["bits"]

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.optimize.targets import edgetpu
+from harness.optimize.targets.compilers import EDGETPU_COMPILER
 from harness.protocols import Artifact, Parameter, StepData
+
+if TYPE_CHECKING:
+    from harness.optimize.targets import edgetpu
 
 
 class EdgeTpu:
@@ -23,7 +26,7 @@ class EdgeTpu:
         Parameter(
             name="compiler",
             type="program",
-            default=edgetpu.PROGRAM,
+            default=EDGETPU_COMPILER,
             help="its name on PATH, or its path",
         ),
         Parameter(
@@ -77,6 +80,8 @@ class EdgeTpu:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Compile; raises RecipeError with what has to change or what is missing."""
+        from harness.optimize.targets import edgetpu
+
         del data
         notes = edgetpu.fit(source.path)
         made, account = edgetpu.compile_model(source.path, workdir, settings(parameters))
@@ -104,6 +109,8 @@ class EdgeTpu:
 
 def settings(parameters: Mapping[str, Any]) -> edgetpu.EdgeTpuSettings:
     """Turn the step's parameters into the compiler's command line."""
+    from harness.optimize.targets import edgetpu
+
     flags: list[str] = []
     if parameters["min_runtime_version"]:
         flags += ["-m", str(parameters["min_runtime_version"])]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import quantise
 from harness.protocols import Artifact, Parameter, StepData
 
 
@@ -27,6 +26,8 @@ class Float16:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Cast the weights; raises RecipeError where the graph cannot be taken."""
+        from harness.optimize import quantise
+
         del parameters, data
         out = workdir / "model.tflite"
         quantise.quantise(source.path, out, _half)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import quantise
 from harness.protocols import Artifact, Parameter, StepData
 
 
@@ -35,6 +34,8 @@ class Int16x8:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Calibrate and quantise; raises RecipeError where the graph cannot be taken."""
+        from harness.optimize import quantise
+
         out = workdir / "model.tflite"
         configure = quantise.integer(16)
         if parameters["io"] == "float":

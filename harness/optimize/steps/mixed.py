@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RecipeError
-from harness.optimize import quantise, sensitivity
 from harness.protocols import Artifact, Parameter, Promise, StepData
-from harness.tflite import operators, structure
-from harness.tflite.operators import Operator
+
+if TYPE_CHECKING:
+    from harness.optimize import sensitivity
+    from harness.tflite.operators import Operator
 
 _NAMED = 12
 _NAME_LENGTH = 60
@@ -86,6 +87,9 @@ class Mixed:
         Raises RecipeError for a rule that is none or matches nothing, a graph that cannot be taken,
         and a tolerance that no mix holds.
         """
+        from harness.optimize import quantise, sensitivity
+        from harness.tflite import operators
+
         quantise.prepare()
         found = operators.read(source.path, operators.integer_words())
         ruled = _ruled(parameters["rules"], found)
@@ -105,6 +109,8 @@ class Mixed:
 
 def _ruled(rules: Sequence[object], found: Sequence[Operator]) -> dict[int, str]:
     """Read the rules and say which operators they name; the first that matches decides."""
+    from harness.optimize import sensitivity
+
     precision: dict[int, str] = {}
     for rule in rules:
         pattern, equals, word = str(rule).rpartition("=")
@@ -135,6 +141,7 @@ def _searched(
     ruled: Mapping[int, str],
 ) -> tuple[dict[int, str], tuple[str, ...]]:
     """Leave in float what the tolerance needs; say what was lost, on what, after how many builds."""
+    from harness.optimize import sensitivity
 
     def with_float(chosen: frozenset[int]) -> dict[int, str]:
         return {**ruled, **dict.fromkeys(chosen, "float")}
@@ -152,6 +159,8 @@ def _searched(
 
 def _described(found: Sequence[Operator], chosen: Mapping[int, str], out: Path) -> tuple[str, ...]:
     """Name what is not int8, and the share of weights that is."""
+    from harness.tflite import structure
+
     share = structure.int8_share(structure.read(out))
     told = [f"mixed: {share:.1%} of the weights in int8"]
     for word in ("float", "int16"):

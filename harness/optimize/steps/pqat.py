@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize.training import collaborative, models
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
@@ -20,10 +20,10 @@ class Pqat:
     name = "pqat"
     summary = "pruned, then trained with int8 in the way; the zeros stay"
     parameters: tuple[Parameter, ...] = (
-        collaborative.SPARSITY,
-        *collaborative.SHARED,
+        offers.SPARSITY,
+        *offers.SHARED,
     )
-    takes: tuple[str, ...] = models.TAKES
+    takes: tuple[str, ...] = offers.TAKES
     gives = "tflite"
     needs: tuple[str, ...] = ("training",)
 
@@ -31,8 +31,10 @@ class Pqat:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        from harness.optimize.training import collaborative
+
         return collaborative.build(source, parameters, data, workdir, preserve="zeros")
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
         """Say what of its structure the finished file shows."""
-        return collaborative.promises(parameters)
+        return offers.promises(parameters)

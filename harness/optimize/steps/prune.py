@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize.training import fit, models, sparse
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, Promise, StepData
 
 _PRUNED = ("CONV_2D", "FULLY_CONNECTED")
@@ -41,16 +41,18 @@ class Prune:
             default="unstructured",
             help="zeros anywhere, or two in every four neighbouring input channels",
         ),
-        *fit.parameters(),
+        *offers.training(),
     )
-    takes: tuple[str, ...] = models.TAKES
-    gives = models.FORM
+    takes: tuple[str, ...] = offers.TAKES
+    gives = offers.FORM
     needs: tuple[str, ...] = ("training",)
 
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Prune and train; raises RecipeError where nothing can be pruned or training fails."""
+        from harness.optimize.training import fit, models, sparse
+
         with fit.prepared(data.seed) as place:
             model = models.load(source)
             task = fit.task(model, data, fit.settings(parameters), place)

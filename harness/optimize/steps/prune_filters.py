@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.optimize.training import filters, groups, models, smaller
-from harness.optimize.training.libraries import Keras
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, StepData
+
+if TYPE_CHECKING:
+    from harness.optimize.training.libraries import Keras
 
 
 class PruneFilters:
@@ -57,10 +59,10 @@ class PruneFilters:
             default=1,
             help="never fewer channels than this in a layer",
         ),
-        *smaller.parameters(),
+        *offers.optional_training(),
     )
-    takes = models.TAKES
-    gives = models.FORM
+    takes = offers.TAKES
+    gives = offers.FORM
     needs: tuple[str, ...] = ()
     wants: tuple[str, ...] = ("training",)
 
@@ -72,10 +74,14 @@ class PruneFilters:
         Raises RecipeError: nothing that can be pruned (with the reasons), a share that cannot be
         reached, a model that is no graph of layers, no training data for the epochs.
         """
+        from harness.optimize.training import smaller
+
         return smaller.make(_prune, source, parameters, data, workdir)
 
 
 def _prune(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str, ...]]:
+    from harness.optimize.training import filters, groups
+
     spec = filters.FilterPruneSpec(
         keep=given["keep"],
         of=given["of"],

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize.training import finish, fit, models, quantised
+from harness.optimize.training import offers
 from harness.protocols import Artifact, Parameter, StepData
 
 
@@ -26,9 +26,9 @@ class Qat:
             default="int8",
             help="dtype of the model's inputs and outputs",
         ),
-        *fit.parameters(learning_rate=3e-4),
+        *offers.training(learning_rate=3e-4),
     )
-    takes: tuple[str, ...] = models.TAKES
+    takes: tuple[str, ...] = offers.TAKES
     gives = "tflite"
     needs: tuple[str, ...] = ("training",)
 
@@ -36,6 +36,8 @@ class Qat:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Train and convert; raises RecipeError with the layer that has no quantised form."""
+        from harness.optimize.training import finish, fit, models, quantised
+
         with fit.prepared(data.seed) as place:
             model = models.load(source)
             task = fit.task(model, data, fit.settings(parameters), place)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.optimize import quantise, weights
 from harness.protocols import Artifact, Parameter, StepData
 
 
@@ -52,6 +51,8 @@ class WeightOnly:
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
         """Quantise the weights; raises RecipeError where the graph cannot be taken."""
+        from harness.optimize import quantise, weights
+
         del data
         out = workdir / "model.tflite"
         bits, granularity = parameters["bits"], parameters["granularity"]

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,18 +18,10 @@ from typing import Any
 
 from harness.errors import RecipeError
 from harness.optimize.targets import programs
+from harness.optimize.targets.compilers import PACKAGES as PACKAGES  # noqa: PLC0414 - also offered here
 from harness.tflite import flatbuffer, rewrite
 from harness.tflite.compiled import DISPATCH
 from harness.types import Compiled
-
-PACKAGES: Mapping[str, str | None] = {
-    "qualcomm": "ai-edge-litert-sdk-qualcomm",
-    "mediatek": "ai-edge-litert-sdk-mediatek",
-    "google_tensor": "ai-edge-litert-sdk-google-tensor",
-    "intel_openvino": "ai-edge-litert-sdk-intel",
-    "samsung": None,
-}
-"""Vendors that ai-edge-litert knows, and the package that brings each one's compiler."""
 
 MARK = "edge-harness-aot "
 """Before the answer of the child (`aot_call`)."""

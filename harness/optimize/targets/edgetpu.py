@@ -13,11 +13,12 @@ from pathlib import Path
 
 from harness.errors import RecipeError
 from harness.optimize.targets import edgetpu_log, programs
+from harness.optimize.targets.compilers import EDGETPU_COMPILER
 from harness.tflite import flatbuffer, rewrite
 from harness.tflite.compiled import EDGETPU
 from harness.types import Compiled
 
-PROGRAM = "edgetpu_compiler"
+PROGRAM = EDGETPU_COMPILER
 INSTALL = (
     "the compiler is Google's, for Debian and Ubuntu on x86-64: "
     "https://coral.ai/docs/edgetpu/compiler/ has the three commands; or name it in the plan: "

@@ -13,36 +13,7 @@ from typing import Any
 
 from harness.optimize.training import clustered, finish, fit, models, quantised, sparse
 from harness.optimize.training.libraries import Keras
-from harness.protocols import Artifact, Parameter, Promise, StepData
-
-SPARSITY = Parameter(
-    name="sparsity",
-    type="number 0.01..0.98",
-    default=0.5,
-    help="share of zeros in each pruned layer; a model that has them already is not pruned again",
-)
-CLUSTERS = Parameter(
-    name="clusters",
-    type="integer 3..256",
-    default=16,
-    help="values a layer may keep; a model that has no more is not clustered again",
-)
-SHARED: tuple[Parameter, ...] = (
-    Parameter(
-        name="io",
-        type='"int8" | "float"',
-        default="int8",
-        help="dtype of the model's inputs and outputs",
-    ),
-    Parameter(
-        name="fine_rate",
-        type="number 0..10",
-        default=3e-4,
-        help="learning_rate of the quantisation-aware stage; learning_rate is the other stages'",
-    ),
-    *fit.parameters(),
-)
-_OPERATORS = ("CONV_2D", "FULLY_CONNECTED")
+from harness.protocols import Artifact, StepData
 
 
 def build(
@@ -73,24 +44,6 @@ def build(
         emulated, told = quantised.quantise(model, fine, preserve=preserve)
         noted = models.noted(source, (*notes, *told))
         return finish.int8(emulated, model, fine, noted, workdir, io=parameters["io"])
-
-
-def promises(parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-    """Say that the finished file shows the zeros and the few values that were asked for."""
-    told = []
-    if "sparsity" in parameters:
-        told.append(
-            Promise(measure="sparsity", at_least=parameters["sparsity"], operators=_OPERATORS)
-        )
-    if "clusters" in parameters:
-        told.append(
-            Promise(
-                measure="unique_per_channel",
-                at_most=parameters["clusters"],
-                operators=_OPERATORS,
-            )
-        )
-    return tuple(told)
 
 
 def _structured(

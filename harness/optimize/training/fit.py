@@ -25,7 +25,7 @@ from harness.optimize.training import libraries, objectives
 from harness.optimize.training import strategy as places
 from harness.optimize.training.libraries import Keras
 from harness.optimize.training.objectives import Array, Objective
-from harness.protocols import Parameter, StepData
+from harness.protocols import StepData
 
 LABELS = "y"
 _SETTLED = 10.0
@@ -48,43 +48,6 @@ class TrainingSettings:
     """Share of the training data that is set apart to judge each epoch."""
     patience: int
     """Epochs without a better loss after which training stops; 0 trains every epoch."""
-
-
-def parameters(*, epochs: int = 10, learning_rate: float = 1e-3) -> tuple[Parameter, ...]:
-    """Return the parameters of training for a step, with its own defaults."""
-    return (
-        Parameter(
-            name="epochs",
-            type="integer 1..100000",
-            default=epochs,
-            help="times through the training data, at most",
-        ),
-        Parameter(name="batch", type="integer 1..65536", default=32, help="samples a batch"),
-        Parameter(
-            name="learning_rate",
-            type="number 0..10",
-            default=learning_rate,
-            help="at the start; falls along a cosine to zero",
-        ),
-        Parameter(
-            name="optimizer",
-            type='"adam" | "sgd" | "rmsprop"',
-            default="adam",
-            help="how weights are moved; sgd has momentum 0.9",
-        ),
-        Parameter(
-            name="validation",
-            type="number 0..0.5",
-            default=0.1,
-            help="share of the training data kept apart to judge each epoch; 0 judges by training loss",
-        ),
-        Parameter(
-            name="patience",
-            type="integer 0..100000",
-            default=5,
-            help="epochs without a better loss before it stops; the best epoch's weights are kept",
-        ),
-    )
 
 
 def settings(given: Mapping[str, Any]) -> TrainingSettings:

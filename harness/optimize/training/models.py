@@ -21,12 +21,8 @@ import numpy as np
 from harness.errors import RecipeError
 from harness.optimize.training import carry
 from harness.optimize.training.libraries import Keras
+from harness.optimize.training.offers import FORM
 from harness.protocols import Artifact
-
-TAKES = ("keras", "h5", "saved_model")
-"""Forms that a training step takes: the user's model, or what a training step made."""
-FORM = "h5"
-"""The form between training steps."""
 
 
 def load(source: Artifact) -> Keras:

@@ -6,31 +6,16 @@ return smaller.make(_change, source, parameters, data, workdir)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
 from harness.optimize.training import fit, models
 from harness.optimize.training.libraries import Keras
-from harness.protocols import Artifact, Parameter, StepData
+from harness.protocols import Artifact, StepData
 
 Change = Callable[[Keras, Mapping[str, Any]], tuple[Keras, tuple[str, ...]]]
 """From the model and the step's parameters to the smaller model and notes on what was done."""
-
-
-def parameters(*, epochs: int = 10, learning_rate: float = 1e-3) -> tuple[Parameter, ...]:
-    """Return the parameters of training, where it may also be left out."""
-    return tuple(
-        replace(
-            item,
-            type="integer 0..100000",
-            help="times through the training data, at most; 0 leaves the weights as they are",
-        )
-        if item.name == "epochs"
-        else item
-        for item in fit.parameters(epochs=epochs, learning_rate=learning_rate)
-    )
 
 
 def make(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.printable import escaped
 from harness.records.table import COLUMNS, Row, display
 
 
@@ -34,22 +34,6 @@ def document(run_id: str, table: Sequence[Row]) -> dict[str, Any]:
 def json_text(document: object) -> str:
     """Write JSON for people and programs, a line for every value."""
     return escaped(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Escape in a JSON document what a terminal would obey and no person would see.
-
-    Control characters beyond ASCII, text direction, lone surrogates; JSON escapes the others itself.
-    """
-    if text.isascii():
-        return text.replace("\x7f", "\\u007f")
-    return "".join(_harmless(char) for char in text)
-
-
-def _harmless(char: str) -> str:
-    if char == "\n" or unicodedata.category(char)[0] != "C":
-        return char
-    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
 def _cell(value: object) -> object:

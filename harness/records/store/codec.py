@@ -11,25 +11,34 @@ import contextlib
 import functools
 import json
 import os
-import platform
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import harness
+from harness import decoding
 from harness.errors import StoreError
+from harness.records.store.layout import SCHEMA
+from harness.records.store.text import decode, encode
 from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch, Plan
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-SCHEMA = 1
-"""Version of the record's format; docs/records.md has its history."""
+__all__ = [
+    "SCHEMA",
+    "DeviceRecord",
+    "OutcomeLine",
+    "RunRecord",
+    "decode",
+    "dump",
+    "encode",
+    "load",
+    "new_id",
+]
 
 _LIBRARIES = (
     *("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "tf-keras", "numpy", "duckdb"),
@@ -107,6 +116,8 @@ class OutcomeLine:
 
 def new_id(models: Sequence[str], moment: datetime) -> str:
     """Make a run's id: UTC time to the second, the first model, six random hex digits."""
+    import secrets
+
     first = re.sub(r"[^a-z0-9_.]+", "-", (models[0] if models else "run").lower()).strip("-.")
     more = f"-and-{len(models) - 1}" if len(models) > 1 else ""
     stamp = moment.astimezone(UTC).strftime("%Y%m%d-%H%M%S")
@@ -114,6 +125,8 @@ def new_id(models: Sequence[str], moment: datetime) -> str:
 
 
 def _host_facts() -> dict[str, Any]:
+    import platform
+
     return {
         "hostname": platform.node(),
         "system": platform.system(),
@@ -126,6 +139,8 @@ def _host_facts() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """Find what is installed of the libraries that make or measure a variant."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"edge-harness": harness.__version__}
     for name in _LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -152,6 +167,8 @@ def dump(value: object) -> Any:  # noqa: ANN401 - JSON
 
 def load(noun: type[T], plain: object) -> T:
     """Turn JSON's types into a noun; raises StoreError (which field, why) where they do not fit."""
+    with contextlib.suppress(decoding.Doubt):
+        return decoding.decode(noun, plain)
     from pydantic import ValidationError
 
     hashable: Any = noun  # mypy: a type[T] is not Hashable
@@ -226,30 +243,10 @@ def _fits(key: str, value: object) -> bool:
     )
 
 
-def encode(plain: object) -> str:
-    """Write one line of JSON; raises StoreError for NaN and infinities."""
-    try:
-        return json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"a record cannot be stored as JSON: {error}") from error
-
-
-def decode(text: str | bytes) -> Any:  # noqa: ANN401 - JSON
-    """Read JSON; raises ValueError where it is not (RecursionError is one of its ways)."""
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
 def _path(value: object) -> str:
     if isinstance(value, PurePath):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number that can be stored")
 
 
 class _Wire:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.errors import StoreError
-from harness.records.store.codec import decode, encode
+from harness.records.store.text import decode, encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
 from harness.records.store import journal as journals
-from harness.records.store import samples as store_samples
-from harness.records.store.codec import SCHEMA, OutcomeLine, RunRecord, decode, load
+from harness.records.store.codec import OutcomeLine, RunRecord, load
+from harness.records.store.layout import LAUNCHES, LOG, OUTCOMES, SAMPLES, VARIANTS
+from harness.records.store.summaries import plain_record
 from harness.types import Launch, Outcome
-
-RECORD = "run.json"
-LAUNCHES = "launches.jsonl"
-OUTCOMES = "outcomes.jsonl"
-LOG = "log.jsonl"
-SAMPLES = "samples"
-VARIANTS = "variants"
-LOCK = "lock"
-QUANTILES = "quantiles.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +66,13 @@ class StoredRun:
         """Return every stored launch without its samples; those of failed cells are evidence."""
         return tuple(self.stored_launches().by_id.values())
 
-    def outcomes(self) -> tuple[Outcome, ...]:
-        """Return the last outcome of each cell, in the order of the record's cells."""
+    def outcomes(self, stored: StoredLaunches | None = None) -> tuple[Outcome, ...]:
+        """Return the last outcome of each cell, in the order of the record's cells.
+
+        `stored` spares the journal of launches where it was read already.
+        """
         journal = journals.read(self.path / OUTCOMES)
-        launches = self.stored_launches().by_id
+        launches = (stored or self.stored_launches()).by_id
         cells = {cell.id: cell for cell in self.record.cells}
         found: dict[str, Outcome] = {}
         for line in journal.lines:
@@ -104,6 +99,8 @@ class StoredRun:
 
         Columns and units are those of docs/records.md; `at_ns` is each launch's own clock.
         """
+        from harness.records.store import samples as store_samples
+
         wanted = {"cell": cell, "kind": kind, "series": series}
         given = {name: word for name, word in wanted.items() if word is not None}
         condition = " AND ".join(f'"{name}" = ?' for name in given) or "true"
@@ -111,96 +108,23 @@ class StoredRun:
             self.path / SAMPLES, self._launch_ids(), condition, list(given.values())
         )
 
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Answer a SELECT over the table `samples`, each sample once; raises StoreError."""
-        return store_samples.ask(self.path / SAMPLES, self._launch_ids(), sql)
+    def ask(self, sql: str, stored: StoredLaunches | None = None) -> list[tuple[Any, ...]]:
+        """Answer a SELECT over the table `samples`, each sample once; raises StoreError.
+
+        `stored` spares the journal of launches where it was read already.
+        """
+        from harness.records.store import samples as store_samples
+
+        launch_ids = set(stored.by_id) if stored else self._launch_ids()
+        return store_samples.ask(self.path / SAMPLES, launch_ids, sql)
 
     def _launch_ids(self) -> set[str]:
         return set(self.stored_launches().by_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """One line of `runs`; a folder that cannot be read has a reason instead of figures."""
-
-    id: str
-    path: Path
-    created: str | None = None
-    kind: str | None = None
-    models: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-    cells: int = 0
-    ok: int = 0
-    failed: int = 0
-    unreadable: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON's types, `pending` included."""
-        return {**asdict(self), "path": str(self.path), "pending": self.pending}
-
-    @property
-    def pending(self) -> int:
-        """Cells without an outcome: the run goes on, or was cut short."""
-        return self.cells - self.ok - self.failed
-
-
 def open_folder(folder: Path) -> StoredRun:
     """Open a run's folder; raises StoreError where its record is missing or cannot be read."""
     return StoredRun(path=folder, record=load(RunRecord, plain_record(folder)))
-
-
-def summarize(folder: Path) -> RunSummary:
-    """Sum a run up without its samples; never fails because of what is in the folder."""
-    try:
-        plain = plain_record(folder)
-        outcomes = journals.read(folder / OUTCOMES)
-        cells = plain["cells"]
-        failed = {
-            line["cell"]: line.get("failure") is not None
-            for line in outcomes.lines
-            if isinstance(line, dict) and isinstance(line.get("cell"), str)
-        }
-        return RunSummary(
-            id=folder.name,
-            path=folder,
-            created=str(plain["created"]),
-            kind=str(plain["kind"]),
-            models=tuple(sorted({str(cell["model"]) for cell in cells})),
-            devices=tuple(sorted({str(cell["device"]) for cell in cells})),
-            cells=len(cells),
-            ok=sum(not bad for bad in failed.values()),
-            failed=sum(failed.values()),
-        )
-    except StoreError as error:
-        return RunSummary(id=folder.name, path=folder, unreadable=str(error))
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{folder / RECORD}: not a run's record: {error!r}"
-        return RunSummary(id=folder.name, path=folder, unreadable=reason)
-
-
-def plain_record(folder: Path) -> dict[str, Any]:
-    """Read `run.json` and check its version; raises StoreError with the way out."""
-    path = folder / RECORD
-    try:
-        plain = decode(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"{folder} is not a run: it has no {RECORD}") from error
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}; restore it from a copy") from error
-    version = plain.get("schema") if isinstance(plain, dict) else None
-    if not isinstance(plain, dict) or not isinstance(version, int):
-        raise StoreError(f"{path} is not a run's record: it has no schema version")
-    if version > SCHEMA:
-        raise StoreError(
-            f"{path} has schema {version}, this edge-harness reads up to {SCHEMA}; "
-            "upgrade it: pip install -U edge-harness"
-        )
-    if plain.get("id") != folder.name:
-        # A run that was copied under another name answers to that name.
-        plain["id"] = folder.name
-    return plain
 
 
 def _outcome(

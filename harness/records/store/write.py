@@ -20,7 +20,8 @@ from typing import Any, Self
 from harness.errors import StoreError
 from harness.records.store.codec import OutcomeLine, RunRecord, decode, dump, encode
 from harness.records.store.journal import Journal, appearing, writing
-from harness.records.store.read import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS, StoredRun
+from harness.records.store.layout import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS
+from harness.records.store.read import StoredRun
 from harness.records.store.samples import SamplesWriter
 from harness.types import Launch, Outcome, Variant
 
@@ -52,12 +53,13 @@ class RunWriter:
             self._outcomes = stack.enter_context(Journal(folder / OUTCOMES))
             self._log = stack.enter_context(Journal(folder / LOG))
             run = StoredRun(path=folder, record=record)
-            launches = run.launches()
+            stored = run.stored_launches()
+            launches = tuple(stored.by_id.values())
             by_cell: dict[str, list[Launch]] = defaultdict(list)
             for launch in launches:
                 by_cell[launch.cell_id].append(launch)
             self.done = StoredProgress(
-                outcomes={outcome.cell.id: outcome for outcome in run.outcomes()},
+                outcomes={outcome.cell.id: outcome for outcome in run.outcomes(stored)},
                 launches={cell: tuple(items) for cell, items in by_cell.items()},
             )
             self._known = {launch.id for launch in launches}

@@ -6,12 +6,12 @@ Shared by the terminal, Markdown and HTML, so a number is written the same way e
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.devices.delegation import CPU_TARGETS
+from harness.printable import clean as clean  # noqa: PLC0414 - also offered here
+from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - also offered here
 from harness.records.table import MEASURED, Row
 
 NOTHING = "-"
@@ -55,38 +55,6 @@ class TableColumn:
     numeric: bool = True
     rank: int = 0
     """Columns of a higher rank go first where the page is too narrow; 0 never goes."""
-
-
-_COMMAND = re.compile(r"(?<!\S)(:|##)(:|\[)")
-
-_BREAKS = "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-"""Everything that `str.splitlines` takes for the end of a line, and the tab."""
-
-
-def clean(value: object) -> str:
-    """Make a text that came from a device harmless on a terminal: one line, no control characters.
-
-    Categories Cc, Cf, Cs, Co and Cn go (escape sequences, text direction, lone surrogates). A word
-    that begins as a command to a CI system (`::error::`, `##[group]`) is taken apart: GitHub obeys it
-    wherever a line of a log begins with it.
-    """
-    text = str(value)
-    if "::" in text or "##[" in text:
-        text = _COMMAND.sub(r"\1 \2", text)
-    if text.isascii() and text.isprintable():
-        return text
-    kept = (
-        " " if char in _BREAKS else "" if unicodedata.category(char)[0] == "C" else char
-        for char in text
-    )
-    return "".join(kept).strip()
-
-
-def clean_lines(text: str) -> str:
-    """Clean a text line by line; how far a line is indented stays."""
-    lines = (clean(line.strip()) for line in text.splitlines())
-    indents = (line[: len(line) - len(line.lstrip(" "))] for line in text.splitlines())
-    return "\n".join(indent + line for indent, line in zip(indents, lines, strict=True))
 
 
 def number(value: float | None, decimals: int) -> str:

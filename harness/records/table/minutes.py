@@ -16,6 +16,8 @@ def minutes(measured: Measured) -> list[tuple[Row, tuple[float, ...]]]:
     """
     found = []
     known = measured.quantiles.minutes
+    if not known:
+        return []
     for cell, row in zip(measured.run.record.cells, rows_of(measured), strict=True):
         outcome = measured.outcomes.get(cell.id)
         launches = [known[one.id] for one in outcome.launches if one.id in known] if outcome else []

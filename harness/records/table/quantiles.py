@@ -11,7 +11,8 @@ from harness.errors import StoreError
 from harness.records.store import StoredRun
 from harness.records.store.codec import decode, dump, encode, load
 from harness.records.store.journal import appearing
-from harness.records.store.read import QUANTILES, StoredLaunches
+from harness.records.store.layout import QUANTILES
+from harness.records.store.read import StoredLaunches
 
 FORMULA = 3
 """Version of what is computed here; a cache with another one is not used."""
@@ -94,7 +95,7 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
     cached = _cached(run, launches)
     if cached is not None:
         return cached
-    made = compute(run)
+    made = compute(run, launches)
     plain = {"formula": FORMULA, "journal_bytes": launches.size_bytes, "quantiles": dump(made)}
     try:
         with appearing(run.path / QUANTILES) as part:
@@ -105,15 +106,15 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
     return made
 
 
-def compute(run: StoredRun) -> Quantiles:
+def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
     """Compute from the samples, in DuckDB (quantiles of type 7, as :func:`stats.quantile`)."""
-    ratios, minutes = _sustained(run)
+    ratios, minutes = _sustained(run, stored)
     return Quantiles(
         launches={
             launch: LaunchQuantiles(
                 samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3], per_second=rate
             )
-            for launch, count, q, rate in run.ask(_LAUNCHES)
+            for launch, count, q, rate in run.ask(_LAUNCHES, stored)
         },
         pooled={
             cell: Pooled(
@@ -121,24 +122,26 @@ def compute(run: StoredRun) -> Quantiles:
                 p90=q[0] if count >= stats.least_count(0.9) else None,
                 p99=q[1] if count >= stats.least_count(0.99) else None,
             )
-            for cell, count, q in run.ask(_POOLED)
+            for cell, count, q in run.ask(_POOLED, stored)
         },
-        peak_rss_bytes=dict(run.ask(_PEAKS)),
+        peak_rss_bytes=dict(run.ask(_PEAKS, stored)),
         sustained_ratio=ratios,
         minutes=minutes,
     )
 
 
-def _sustained(run: StoredRun) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+def _sustained(
+    run: StoredRun, stored: StoredLaunches
+) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
     """Return last minute over first (of under two minutes the halves), and each minute's median."""
     cells = [cell.id for cell in run.record.cells if cell.dose.scenario == "sustained"]
     if not cells:
         return {}, {}
     # A cell's id is hexadecimal, so it needs no quoting.
     named = ", ".join(f"'{one}'" for one in cells)
-    ratios = run.ask(_RATIOS.format(cells=named))
+    ratios = run.ask(_RATIOS.format(cells=named), stored)
     minutes: dict[str, tuple[float, ...]] = {}
-    for launch, _, median in run.ask(_MINUTES.format(cells=named)):
+    for launch, _, median in run.ask(_MINUTES.format(cells=named), stored):
         minutes[launch] = (*minutes.get(launch, ()), median)
     return {launch: ratio for launch, ratio in ratios if ratio is not None}, minutes
 

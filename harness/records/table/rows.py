@@ -68,7 +68,7 @@ def read(run: StoredRun) -> Measured:
         by_cell.setdefault(launch.cell_id, []).append(launch)
     return Measured(
         run=run,
-        outcomes={outcome.cell.id: outcome for outcome in run.outcomes()},
+        outcomes={outcome.cell.id: outcome for outcome in run.outcomes(stored)},
         launches={cell: tuple(launches) for cell, launches in by_cell.items()},
         quantiles=quantiles(run, stored),
     )

@@ -136,12 +136,12 @@ class JsonLinesDialect:
         answer = self._ask("launch", seconds, order=_wire(order))
         received_ns = time.monotonic_ns()
         if timed:
-            # Before the samples are fetched: the less time between, the less drift. What breaks here
-            # breaks nothing that was measured.
+            # Before the samples are fetched: less time means less drift. An error here does not
+            # invalidate what was measured.
             with suppress(HarnessError):
                 self._clock.after_launch()
         launch = answers.launch(order, answer, self._fetch)
-        return self._placed(launch, answers.stamps(answer, sent_ns, received_ns))
+        return self._with_window(launch, answers.stamps(answer, sent_ns, received_ns))
 
     def exchange(self) -> Exchange:
         """Ask once for the device's clock; see protocols.Clocked."""
@@ -217,10 +217,11 @@ class JsonLinesDialect:
         except AgentError:
             if self._lines is None:
                 raise
-            self._clock.ask_no_more()
+            # An agent without the verb, or whose answer makes no sense.
+            self._clock.stop_asking()
 
-    def _placed(self, launch: Launch, stamps: LaunchStamps | None) -> Launch:
-        """Give a launch its window on both clocks; what the device's clock did wrong is flagged."""
+    def _with_window(self, launch: Launch, stamps: LaunchStamps | None) -> Launch:
+        """Add the launch's window on both clocks, and a flag if the device's clock stepped."""
         if stamps is None:
             return launch
         window = self._clock.window(stamps)

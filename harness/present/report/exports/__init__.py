@@ -9,13 +9,14 @@ hold only rows that are numbers of a device (:mod:`harness.present.report.export
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from harness.errors import ConfigError
 from harness.present.report.exports import bmf, csv, gbench, github, junit, pyperf, summary
 from harness.records.table.rows import Measured
 
-__all__ = ["FORMATS", "write"]
+__all__ = ["FORMATS", "encoded", "save", "write"]
 
 
 class Writer(Protocol):
@@ -45,3 +46,16 @@ def write(measured: Measured, form: str, *, emulated: bool = False) -> str:
     if form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}; formats are {', '.join(FORMATS)}")
     return FORMATS[form](measured, emulated=emulated)
+
+
+def save(text: str, path: Path) -> None:
+    """Write an export into a file; raises ConfigError where that cannot be written."""
+    try:
+        path.write_bytes(encoded(text))
+    except OSError as error:
+        raise ConfigError(f"-o {path}: cannot be written: {error.strerror or error}") from error
+
+
+def encoded(text: str) -> bytes:
+    """Return the bytes of an export: UTF-8 wherever it goes; lone surrogates become escapes."""
+    return text.encode("utf-8", errors="backslashreplace")

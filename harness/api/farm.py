@@ -6,22 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import assets
-from harness.api.running import read_farm, settle_key
-from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.devices import abilities, opening
 from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
-from harness.farm import cleaning, contact
-from harness.farm import doctor as examiner
-from harness.farm.patient import Check
-from harness.farm.setup import Installation, Say, install
-from harness.farm.wheels import RuntimeRequirement
-from harness.measure import sessions
-from harness.protocols import Commands, Leasing, Transport
-from harness.types import Device
+
+if TYPE_CHECKING:
+    from harness.config import farm as farms
+    from harness.farm import contact
+    from harness.farm.patient import Check
+    from harness.farm.setup import Installation, Say
+    from harness.measure import sessions
+    from harness.protocols import Commands, Transport
+    from harness.types import Device
 
 EMBEDDED_MODEL = assets.EMBEDDED_MODEL
 
@@ -34,6 +33,8 @@ def devices(
     A device that somebody else has is not asked, so that nothing is measured beside the question: its row
     has the status `busy` and the holder under `busy_by`.
     """
+    from harness.measure import sessions
+
     chosen = _chosen(names, farm)
     _refuse_alone(chosen)
     live = sessions.open_all(chosen)
@@ -54,6 +55,8 @@ def clean(
 
 
 def _cleaned(device: Device) -> dict[str, Any]:
+    from harness.farm import cleaning
+
     row: dict[str, Any] = {"name": device.name, "status": "cleaned", "reason": None}
     try:
         transport = opening.open_transport(device)
@@ -76,6 +79,8 @@ def _held(transport: Transport, commands: Commands, device: Device, folder: str)
 
     Where no agent is or none starts, none measures there either.
     """
+    from harness.protocols import Leasing
+
     if commands.run(["test", "-d", f"{folder}/agents"], 30.0).exit_code:
         yield
         return
@@ -103,6 +108,12 @@ def setup(
     none that works. Raises ConfigError, RuntimeMissing where no wheel fits, TransferFailed, and what
     the connection raises.
     """
+    from harness.api.running import read_farm
+    from harness.config import farm as farms
+    from harness.farm.setup import install
+    from harness.farm.wheels import RuntimeRequirement
+    from harness.measure import sessions
+
     wanted = RuntimeRequirement.parse(runtime) if runtime else None
     chosen = farms.select(read_farm(farm), [name])
     if len(chosen) != 1:
@@ -116,6 +127,9 @@ def setup(
 
 
 def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device]:
+    from harness.api.running import read_farm
+    from harness.config import farm as farms
+
     known = read_farm(farm)
     return list(farms.select(known, names)) if names else list(known.devices.values())
 
@@ -149,6 +163,8 @@ def doctor(
 
 
 def _examine(device: Device) -> list[Check]:
+    from harness.farm import doctor as examiner
+
     profile = known_profiles.load_all().get(device.profile)
     return examiner.examine(
         device,
@@ -213,6 +229,11 @@ def add(
 
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
     """
+    from harness.api.running import settle_key
+    from harness.config import farm as farms
+    from harness.farm import contact
+    from harness.measure import sessions
+
     device = farms.from_uri(uri, name)
     opening.check(device)
     given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}

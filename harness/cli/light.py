@@ -1,0 +1,65 @@
+"""Commands that take texts, paths and choices from the command line without pydantic.
+
+typer converts every value with it, also one that is not given, and importing it takes as long as
+`edge-harness --help`. What is plain is converted here as typer would; for everything else, whatever is
+wrong included, typer is asked.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+
+class LightCommand(TyperCommand):
+    """A command whose plain values need no pydantic."""
+
+    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - of typer's own click, or of click's
+        """Return the parameters, made light."""
+        return _lightened(super().get_params(ctx))
+
+
+class LightGroup(TyperGroup):
+    """The same for the options before a command's name."""
+
+    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - of typer's own click, or of click's
+        """Return the parameters, made light."""
+        return _lightened(super().get_params(ctx))
+
+
+def converted(annotation: object, value: object) -> Any:  # noqa: ANN401 - as the annotation says
+    """Return the value as the command takes it; NotImplemented where that is typer's to say."""
+    if value is None:
+        return None
+    if annotation is str and type(value) is str:
+        return value
+    if annotation is Path and type(value) is str and "\0" not in value:
+        path = Path(value)
+        # typer refuses what is there and may not be read.
+        return path if os.access(path, os.R_OK) or not path.exists() else NotImplemented
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return next((one for one in annotation if value in (one, one.value)), NotImplemented)
+    return NotImplemented
+
+
+def _lightened(parameters: Any) -> Any:  # noqa: ANN401 - as get_params
+    for parameter in parameters:
+        described = getattr(parameter, "type_descriptor", None)
+        single = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
+        if described is not None and single and "process_value" not in vars(parameter):
+            usual = parameter.process_value
+            parameter.process_value = partial(_process, parameter, described.annotation, usual)
+    return parameters
+
+
+def _process(parameter: Any, annotation: object, usual: Any, context: Any, value: object) -> Any:  # noqa: ANN401
+    """Do what click's Parameter.process_value does: convert, refuse what is missing, call back."""
+    found = converted(annotation, value)
+    if found is NotImplemented or (found is None and parameter.required):
+        return usual(context, value)
+    return found if parameter.callback is None else parameter.callback(context, parameter, found)

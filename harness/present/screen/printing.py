@@ -1,0 +1,136 @@
+"""Lines, records and checks for a person; nothing here knows the columns of a row."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any, Protocol
+
+from harness.present.screen import grid
+from harness.printable import clean
+
+_LONG_TEXT = 60
+
+_STYLES = {
+    "ok": "green",
+    "pass": "green",
+    "ready": "green",
+    "partial": "yellow",
+    "warn": "yellow",
+    "pending": "dim",
+    "absent": "dim",
+    "skip": "dim",
+}
+
+
+class CheckLine(Protocol):
+    """A doctor's check, as `doctor --json` has it."""
+
+    @property
+    def status(self) -> str:
+        """One of pass, warn, fail, skip."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return name, status, detail and the command that mends it."""
+
+
+def records(plain: Sequence[Mapping[str, Any]], *, file: IO[str] | None = None) -> None:
+    """Print any records as a table; keys are the columns, empty ones are left out."""
+    if not plain:
+        out("nothing", file=file)
+        return
+    keys = list(dict.fromkeys(key for record in plain for key in record))
+    kept = [key for key in keys if any(record.get(key) not in (None, "", []) for record in plain)]
+    numeric = {
+        key for key in kept if all(isinstance(record.get(key), (int, float)) for record in plain)
+    }
+    columns = [
+        grid.Column(
+            title=key,
+            texts=[_short(record.get(key)) for record in plain],
+            numeric=key in numeric,
+            style=status_style if key == "status" else None,
+        )
+        for key in kept
+    ]
+    stream = sys.stdout if file is None else file
+    grid.write(columns, stream, grid.terminal_width(stream))
+
+
+def record(plain: Mapping[str, Any], *, file: IO[str] | None = None) -> None:
+    """Print one record, a line for every value, what is inside another indented."""
+    for line in _lines(plain):
+        out(line, file=file)
+
+
+def inspection(found: Mapping[str, Any], *, file: IO[str] | None = None) -> None:
+    """Print what `inspect` found in a file; lists of records as tables."""
+    for key, value in found.items():
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            out(f"{key}:", file=file)
+            records(value, file=file)
+        else:
+            record({key: value}, file=file)
+
+
+def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = None) -> None:
+    """Print the checks of every device; what is not passed with its detail and its remedy."""
+    stream = sys.stdout if file is None else file
+    styled = grid.has_styles(stream)
+    for device, made in found.items():
+        name = clean(device)
+        grid.print_line(grid.style(name, "bold") if styled else name, stream)
+        for check in made:
+            plain = check.plain()
+            status = f"{clean(check.status):5}"
+            if styled:
+                status = grid.style(status, status_style(check.status))
+            line = f"  {status} {clean(plain.pop('name', ''))}"
+            plain.pop("status", None)
+            if detail := plain.pop("detail", None):
+                line += f": {clean(detail)}"
+            grid.print_line(line, stream)
+            for key, value in plain.items():
+                if value:
+                    grid.print_line(f"          {key}: {clean(value)}", stream)
+
+
+def out(text: str, *, file: IO[str] | None = None) -> None:
+    """Print lines of text, each cleaned, in characters that the stream can carry."""
+    stream = sys.stdout if file is None else file
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        stream.write(grid.carried(indent + clean(line.strip()), stream) + "\n")
+    stream.flush()
+
+
+def status_style(status: str) -> str:
+    """Return the style of a status: green for what is well, red for what is not."""
+    return _STYLES.get(status, "red")
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_short(item) for item in value)
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_short(item)}" for key, item in value.items() if item is not None)
+    return clean(value)
+
+
+def _lines(plain: Mapping[str, Any], indent: str = "") -> Iterable[str]:
+    for key, value in plain.items():
+        text = _short(value)
+        if isinstance(value, Mapping) and value and len(text) > _LONG_TEXT:
+            yield f"{indent}{key}:"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, (list, tuple)) and len(text) > _LONG_TEXT:
+            yield f"{indent}{key}:"
+            yield from (f"{indent}  {_short(item)}" for item in value)
+        elif value not in (None, "", [], (), {}):
+            yield f"{indent}{key}: {text}"

@@ -1,0 +1,170 @@
+"""The folder of runs: make one, find one, list them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import StoreError
+from harness.records.store.layout import RECORD, SEARCHES
+from harness.records.store.summaries import RunSummary, plain_record, summarize
+
+if TYPE_CHECKING:
+    from harness.records.store.codec import RunRecord
+    from harness.records.store.read import StoredRun
+    from harness.records.store.write import RunWriter
+
+_LATEST = "latest"
+_TRIES = 8
+_SHOWN = 5
+_STAMP_LENGTH = len("20261122-082712")
+
+
+class Store:
+    """The folder of runs."""
+
+    def __init__(self, root: Path) -> None:
+        """Use `root`; it is made by the first run that is written."""
+        self.root = root
+
+    def create(self, record: RunRecord) -> RunWriter:
+        """Make a run's folder with its record and return its writer.
+
+        Two runs at once never share a folder: where the id is taken, the run gets another one
+        (`writer.id` says which). Raises StoreError where `root` cannot be written.
+        """
+        from harness.records.store.codec import dump, encode
+        from harness.records.store.journal import appearing, sync, writing
+        from harness.records.store.write import RunWriter
+
+        self.check_writable()
+        for _ in range(_TRIES):
+            folder = self.root / record.id
+            try:
+                with writing(folder):
+                    folder.mkdir()
+            except StoreError as error:
+                if not isinstance(error.__cause__, FileExistsError):
+                    raise
+                record = replace(record, id=f"{record.id.rpartition('-')[0]}-{_hex()}")
+                continue
+            with appearing(folder / RECORD) as part:
+                part.write_text(encode(dump(record)) + "\n", encoding="utf-8")
+            with writing(self.root):
+                sync(self.root)
+            return RunWriter(folder, record)
+        raise StoreError(f"{self.root}: no free name for a run after {_TRIES} tries")
+
+    def check_writable(self) -> None:
+        """Make the folder and try it, before hours are spent; raises StoreError."""
+        import tempfile
+
+        from harness.records.store.journal import writing
+
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+
+    def open(self, selector: str) -> StoredRun:
+        """Open a run by its id, a prefix that only it has, or `latest`.
+
+        Raises StoreError for none (with the nearest ids), several (with them), or one whose
+        record cannot be read.
+        """
+        from harness.records.store.read import open_folder
+
+        return open_folder(self.root / self._find(selector))
+
+    def resume(self, selector: str, plan_digest: str) -> RunWriter:
+        """Open a run to write on; `writer.done` says what it has already.
+
+        Raises StoreError where the plan is not the one it was started with, or another process
+        writes it.
+        """
+        from harness.records.store.write import RunWriter
+
+        run = self.open(selector)
+        if run.record.plan_digest != plan_digest:
+            raise StoreError(
+                f"run {run.id} was made from another plan (digest {run.record.plan_digest[:12]}, "
+                f"this one has {plan_digest[:12]}); start a new run, or take the plan as it was: "
+                f"it is in {run.path / RECORD}"
+            )
+        return RunWriter(run.path, run.record)
+
+    def runs(self) -> list[RunSummary]:
+        """List all runs, newest first; a broken one is listed with the reason."""
+        summaries = [summarize(self.root / name) for name in self._names()]
+        return sorted(
+            summaries,
+            key=lambda run: (run.id[:_STAMP_LENGTH], run.created or "", run.id),
+            reverse=True,
+        )
+
+    def _find(self, selector: str) -> str:
+        names = self._names()
+        if selector == _LATEST:
+            return self._latest(names)
+        if selector in names:
+            return selector
+        found = [name for name in names if selector and name.startswith(selector)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            some = ", ".join(found[-_SHOWN:])
+            raise StoreError(f'"{selector}" is the start of {len(found)} runs: {some}; say more')
+        import difflib
+
+        near = difflib.get_close_matches(selector, names, n=_SHOWN, cutoff=0.4)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise StoreError(
+            f'no run "{selector}" in {self.root}{hint} (edge-harness runs lists them; '
+            "--results chooses another folder)"
+        )
+
+    def _latest(self, names: Sequence[str]) -> str:
+        """Return the newest run; within one second the record's own time decides."""
+        readable: list[tuple[str, str]] = []
+        second = ""
+        for name in sorted(names, reverse=True):
+            if readable and name[:_STAMP_LENGTH] != second:
+                break
+            try:
+                created = str(plain_record(self.root / name).get("created"))
+            except StoreError:
+                continue
+            second = name[:_STAMP_LENGTH]
+            readable.append((created, name))
+        if not readable:
+            raise StoreError(
+                f"no runs in {self.root}: make one with `edge-harness demo` or "
+                "`edge-harness run PLAN`, or choose another folder with --results"
+            )
+        return max(readable)[1]
+
+    def _names(self) -> list[str]:
+        """List the folders that may be runs, oldest first."""
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if entry.is_dir() and not entry.name.startswith(".") and entry.name != SEARCHES
+                )
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: cannot be read: {error.strerror or error}; choose another folder "
+                "with --results"
+            ) from error
+
+
+def _hex() -> str:
+    import secrets
+
+    return secrets.token_hex(3)

@@ -1,0 +1,91 @@
+"""What `runs` lists of a stored run, read without making its nouns: a store may hold thousands."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+from harness.records.store import journal as journals
+from harness.records.store.layout import OUTCOMES, RECORD, SCHEMA
+from harness.records.store.text import decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One line of `runs`; a folder that cannot be read has a reason instead of figures."""
+
+    id: str
+    path: Path
+    created: str | None = None
+    kind: str | None = None
+    models: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    cells: int = 0
+    ok: int = 0
+    failed: int = 0
+    unreadable: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON's types, `pending` included."""
+        return {**asdict(self), "path": str(self.path), "pending": self.pending}
+
+    @property
+    def pending(self) -> int:
+        """Cells without an outcome: the run goes on, or was cut short."""
+        return self.cells - self.ok - self.failed
+
+
+def summarize(folder: Path) -> RunSummary:
+    """Sum a run up without its samples; never fails because of what is in the folder."""
+    try:
+        plain = plain_record(folder)
+        outcomes = journals.read(folder / OUTCOMES)
+        cells = plain["cells"]
+        failed = {
+            line["cell"]: line.get("failure") is not None
+            for line in outcomes.lines
+            if isinstance(line, dict) and isinstance(line.get("cell"), str)
+        }
+        return RunSummary(
+            id=folder.name,
+            path=folder,
+            created=str(plain["created"]),
+            kind=str(plain["kind"]),
+            models=tuple(sorted({str(cell["model"]) for cell in cells})),
+            devices=tuple(sorted({str(cell["device"]) for cell in cells})),
+            cells=len(cells),
+            ok=sum(not bad for bad in failed.values()),
+            failed=sum(failed.values()),
+        )
+    except StoreError as error:
+        return RunSummary(id=folder.name, path=folder, unreadable=str(error))
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"{folder / RECORD}: not a run's record: {error!r}"
+        return RunSummary(id=folder.name, path=folder, unreadable=reason)
+
+
+def plain_record(folder: Path) -> dict[str, Any]:
+    """Read `run.json` and check its version; raises StoreError with the way out."""
+    path = folder / RECORD
+    try:
+        plain = decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} is not a run: it has no {RECORD}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON: {error}; restore it from a copy") from error
+    version = plain.get("schema") if isinstance(plain, dict) else None
+    if not isinstance(plain, dict) or not isinstance(version, int):
+        raise StoreError(f"{path} is not a run's record: it has no schema version")
+    if version > SCHEMA:
+        raise StoreError(
+            f"{path} has schema {version}, this edge-harness reads up to {SCHEMA}; "
+            "upgrade it: pip install -U edge-harness"
+        )
+    if plain.get("id") != folder.name:
+        # A run that was copied under another name answers to that name.
+        plain["id"] = folder.name
+    return plain

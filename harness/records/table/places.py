@@ -1,0 +1,32 @@
+"""On which devices a run was made, and how far their profiles are proved."""
+
+from __future__ import annotations
+
+from harness.config import profiles
+from harness.records.store import DeviceRecord, StoredRun
+from harness.types import DeviceFacts, Profile
+
+
+def lines(run: StoredRun) -> list[str]:
+    """Write a line for each device of the run."""
+    devices = run.record.devices
+    known = profiles.load_named({entry.device.profile for entry in devices.values()})
+    return [f"{name}: {_text(entry, known)}" for name, entry in devices.items()]
+
+
+def _text(entry: DeviceRecord, known: dict[str, Profile]) -> str:
+    profile = known.get(entry.device.profile)
+    proved = f"verified: {profile.verified}" if profile else "not among the known profiles"
+    parts = _machine(entry.facts) if entry.facts else []
+    return "; ".join([*parts, f"profile {entry.device.profile} ({proved})"])
+
+
+def _machine(facts: DeviceFacts) -> list[str]:
+    runtime = facts.runtimes[0] if facts.runtimes else None
+    named = facts.board or facts.chip or facts.machine or facts.hostname or facts.identity
+    cores = "cores unknown" if facts.cores is None else f"{facts.cores} cores"
+    return [
+        " ".join(filter(None, (f"{named},", cores, facts.machine))),
+        " ".join(filter(None, (facts.system, facts.kernel))) or "system unknown",
+        f"{runtime.name} {runtime.version}" if runtime else "no runtime",
+    ]
