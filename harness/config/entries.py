@@ -29,7 +29,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):")
 _STICK = re.compile(r"(usb|pci)(:\d{1,3})?")
 _KEYS = tuple(one.name for one in dataclasses.fields(Device) if one.name != "name")
-_TABLES = ("transport_options", "dialect_options")
 
 
 def device(
@@ -41,8 +40,8 @@ def device(
 ) -> Device:
     """Make the device of a [device.KEY]; raises ConfigError with file and key.
 
-    A device whose scheme has no transport keeps what the table says, unchecked: it is refused when
-    it is used, and the rest of the farm can be used meanwhile.
+    If the scheme has no transport, the options are kept unchecked: the device is refused when it is
+    used, and the rest of the farm works.
     """
     name, within = str(path), ("device", key)
     where = f"{name}: {toml_door.path_text(within)}"
@@ -68,8 +67,8 @@ def device(
     made = dataclasses.replace(
         made,
         dialect=options.dialect,
-        transport_options=options.transport.checked(table, path, key),
-        dialect_options=options.spoken.checked(table, path, key),
+        transport_options=options.of_transport.checked(table, path, key),
+        dialect_options=options.of_dialect.checked(table, path, key),
     )
     return completed(made)
 
@@ -99,12 +98,12 @@ class _Kind:
     """The options of one plug-in, and where farm.toml has them."""
 
     table: str
-    """The key of the table that has nothing else: `transport_options`."""
+    """The key of the table that holds only them: `transport_options`."""
     options: type | None
     known: bool = True
-    """Whether the plug-in is there; one that is not takes any key."""
+    """Whether the plug-in is installed; if not, its keys are not checked."""
     extra: tuple[str, ...] = ()
-    """Keys beside the device's own that are taken for its options all the same."""
+    """Further keys of the table that count as its options, if the plug-in is unknown."""
 
     @property
     def keys(self) -> list[str]:
@@ -139,16 +138,16 @@ class _Kind:
 class _Options:
     """What the plug-ins of one device take."""
 
-    transport: _Kind
-    spoken: _Kind
+    of_transport: _Kind
+    of_dialect: _Kind
     dialect: str | None = None
     """As the farm or the profile names it."""
-    others: tuple[str, ...] = field(default=())
+    any_transport: tuple[str, ...] = field(default=())
     """Keys that some transport takes, where the table does not say which one it is."""
 
     @classmethod
     def of(cls, table: Mapping[str, Any], profiles: Mapping[str, Profile]) -> _Options:
-        """Find the plug-ins that a table names; what it does not name rightly is found later."""
+        """Find the plug-ins that a table names; wrong names are reported later."""
         address, dialect = table.get("address"), table.get("dialect")
         match = _SCHEME.match(address) if isinstance(address, str) else None
         profile = profiles.get(str(table.get("profile")))
@@ -157,33 +156,33 @@ class _Options:
         if not (dialect is None or isinstance(dialect, str)):
             dialect = None
         name = match.group(1) if match else ""
-        there = opening.has_transport(name)
-        plugin = opening.transport_plugin(name) if there else None
-        speaks = dialect or (plugin and plugin.dialect) or opening.DEFAULT_DIALECT
-        speaking = opening.has_dialect(speaks)
-        spoken = opening.dialect_plugin(speaks).options if speaking else None
-        mine = opening.fields(spoken)
-        unsorted = tuple(key for key in table if key not in _KEYS and key not in mine)
+        has_transport = opening.has_transport(name)
+        plugin = opening.transport_plugin(name) if has_transport else None
+        dialect_name = dialect or (plugin and plugin.dialect) or opening.DEFAULT_DIALECT
+        has_dialect = opening.has_dialect(dialect_name)
+        dialect_options = opening.dialect_plugin(dialect_name).options if has_dialect else None
+        dialect_keys = opening.fields(dialect_options)
+        others = tuple(key for key in table if key not in _KEYS and key not in dialect_keys)
         return cls(
-            transport=_Kind(
+            of_transport=_Kind(
                 table="transport_options",
                 options=plugin.options if plugin else None,
-                known=there,
-                extra=() if there or match is None else unsorted,
+                known=has_transport,
+                extra=() if has_transport or match is None else others,
             ),
-            spoken=_Kind(
+            of_dialect=_Kind(
                 table="dialect_options",
-                options=spoken,
-                known=speaking,
-                extra=() if speaking else unsorted,
+                options=dialect_options,
+                known=has_dialect,
+                extra=() if has_dialect else others,
             ),
             dialect=dialect,
-            others=() if match else tuple(_every_transport_key()),
+            any_transport=() if match else tuple(_every_transport_key()),
         )
 
     def refuse_unknown(self, table: Mapping[str, Any], where: str) -> None:
-        """Raise ConfigError for a key that is nobody's."""
-        known = [*_KEYS, *self.transport.keys, *self.spoken.keys, *self.others]
+        """Raise ConfigError for a key that neither device, transport nor dialect has."""
+        known = [*_KEYS, *self.of_transport.keys, *self.of_dialect.keys, *self.any_transport]
         for key in table:
             if key not in known:
                 raise ConfigError(f"{where}: {plugins.unknown('key', key, known)}")
@@ -197,8 +196,8 @@ def _every_transport_key() -> Iterable[str]:
 def check_address(uri: str, where: str) -> str:
     """Check the form of an address and return its scheme.
 
-    Whether there is a transport for the scheme is found out when it is opened. Raises
-    ConfigError with `where` in front.
+    Whether there is a transport for the scheme is not checked (harness.devices.opening.check).
+    Raises ConfigError with `where` in front.
     """
     match = _SCHEME.match(uri)
     shown = without_password(uri)
