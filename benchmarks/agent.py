@@ -32,8 +32,7 @@ def figures() -> Iterator[Figure]:
                 name="bench",
                 profile="linux_x86_64",
                 address="local:",
-                python=sys.executable,
-                workdir=folder,
+                dialect_options={"python": sys.executable, "workdir": folder},
             )
         )
         try:

@@ -99,7 +99,12 @@ def busy(*, wanted: bool) -> Iterator[None]:
 def collect(names: list[str], rounds: int) -> None:
     """Add so many chunks to every series named."""
     known = wanted()
-    device = Device(name="here", profile="linux_x86_64", address="local:", python=sys.executable)
+    device = Device(
+        name="here",
+        profile="linux_x86_64",
+        address="local:",
+        dialect_options={"python": sys.executable},
+    )
     session = Session(device)
     try:
         files = {arm.path for name in names for arm in (known[name].a, known[name].b)}

@@ -8,13 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import server
 from benchmarks.common import ROOT, digest
 from benchmarks.figure import Figure
 from harness.api.farm import EMBEDDED_MODEL
+from harness.devices import opening
 from harness.measure.sessions import Session
 from harness.protocols import Leasing
 from harness.types import Dose, LaunchOrder
@@ -31,7 +31,7 @@ def figures() -> Iterator[Figure]:
         os.environ["EDGE_HARNESS_LEASES"] = name
         try:
             with server.device(folder) as device:
-                session = Session(replace(device, python=sys.executable))
+                session = Session(opening.with_options(device, python=sys.executable))
                 try:
                     yield _cell(session)
                 finally:

@@ -26,10 +26,12 @@ def device(folder: Path) -> Iterator[Device]:
             name="loopback",
             profile=f"linux_{platform.machine()}",
             address=server.uri,
-            identity=str(server.identity),
-            known_hosts=str(server.known_hosts),
-            python=sys.executable,  # stands for the device's own: it has a runtime
-            workdir=str(folder / "device"),
+            transport_options={
+                "identity": str(server.identity),
+                "known_hosts": str(server.known_hosts),
+            },
+            # Its Python stands for the device's own: it has a runtime.
+            dialect_options={"python": sys.executable, "workdir": str(folder / "device")},
         )
 
 
@@ -37,8 +39,9 @@ def device(folder: Path) -> Iterator[Device]:
 def farm_file(folder: Path) -> Iterator[Path]:
     """Start the server; gives a farm.toml whose device `loopback` it is."""
     with device(folder) as known:
-        keys = ("profile", "address", "identity", "known_hosts", "python", "workdir")
-        lines = [f"{key} = {json.dumps(getattr(known, key))}" for key in keys]
+        plain = {"profile": known.profile, "address": known.address}
+        entries = {**plain, **known.transport_options, **known.dialect_options}
+        lines = [f"{key} = {json.dumps(item)}" for key, item in entries.items()]
         farm = folder / "farm.toml"
         farm.write_text("\n".join(["[device.loopback]", *lines, ""]))
         yield farm

@@ -16,6 +16,8 @@ from benchmarks import server
 from benchmarks.common import NotAsked, digest, run
 from benchmarks.figure import Figure
 from benchmarks.relay import Relay
+from harness.devices import opening
+from harness.devices.transports.ssh.options import SshOptions
 from harness.measure.sessions import Session
 from harness.types import Device
 
@@ -86,11 +88,11 @@ def _push(session: Session, device: Device, folder: Path) -> Figure:
         "-P",
         str(address.port),
         "-i",
-        str(device.identity),
+        str(SshOptions.of(device).identity),
         "-o",
         "IdentitiesOnly=yes",
     ]
-    options += ["-o", f"UserKnownHostsFile={device.known_hosts}", "-F", "none"]
+    options += ["-o", f"UserKnownHostsFile={SshOptions.of(device).known_hosts}", "-F", "none"]
     ours: list[float] = []
     theirs: list[float] = []
     hashing: list[float] = []
@@ -141,9 +143,11 @@ def _again(device: Device, folder: Path) -> Figure:
     with Relay(address.hostname, address.port) as relay:
         there = device.address.replace(f":{address.port}", f":{relay.port}")
         known = folder / "known_hosts-relay"
-        text = Path(str(device.known_hosts)).read_text()
+        text = Path(str(SshOptions.of(device).known_hosts)).read_text()
         known.write_text(text.replace(f"]:{address.port} ", f"]:{relay.port} "))
-        session = Session(replace(device, address=there, known_hosts=str(known)))
+        session = Session(
+            opening.with_options(replace(device, address=there), known_hosts=str(known))
+        )
         try:
             start = relay.sent
             session.dialect.deploy(files)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, HarnessError
@@ -42,11 +46,27 @@ def unknown(what: str, name: str, known: Any) -> str:  # noqa: ANN401 - any iter
     return f'unknown {what} "{name}"{hint} (known: {", ".join(words) or "none"})'
 
 
-def _points(group: str) -> dict[str, EntryPoint]:
-    """Look for the entry points of a group in everything that is installed: some milliseconds."""
+def _points(group: str) -> Mapping[str, EntryPoint]:
+    """Return the entry points of a group by name.
+
+    Reading them takes milliseconds, and a farm file asks for each device: they are read again only
+    after something was installed or the search path has changed.
+    """
+    return _read(group, tuple((folder, _changed_ns(folder)) for folder in sys.path))
+
+
+@functools.lru_cache(maxsize=32)
+def _read(group: str, path: tuple[tuple[str, int], ...]) -> Mapping[str, EntryPoint]:  # noqa: ARG001 - the key
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=group)}
+
+
+def _changed_ns(folder: str) -> int:
+    try:
+        return Path(folder or ".").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _loaded(point: EntryPoint) -> Any:  # noqa: ANN401 - as load

@@ -6,7 +6,7 @@ same door. CONTRIBUTING.md shows each in ten lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +64,27 @@ class Channel(Protocol):
         """End the process and the stream; never raises."""
 
 
+@runtime_checkable
 class Transport(Protocol):
-    """How bytes and commands reach one device. Every call has a deadline."""
+    """How to reach one device. Every call has a deadline.
+
+    Every transport has a channel; :class:`Files` and :class:`Commands` are what it may have
+    besides. A serial line has neither. :mod:`harness.devices.abilities` narrows a transport.
+    """
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Start a process and return the stream to it.
+
+        A transport that reaches one fixed program (a serial line) ignores `argv`.
+        """
+
+    def close(self) -> None:
+        """Release the device; never raises."""
+
+
+@runtime_checkable
+class Files(Protocol):
+    """A transport that can copy files."""
 
     def put(self, source: Path, destination: str) -> None:
         """Copy a file to exactly `destination`, creating its folder.
@@ -78,25 +97,49 @@ class Transport(Protocol):
     def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
         """Copy a file from the device; `destination` appears whole or not at all.
 
-        Raises TransferFailed, also for a file that holds more than `most_bytes`, whatever size
-        the device says it has.
+        Raises TransferFailed, also if the file holds more than `most_bytes`, whatever size
+        the device reports.
         """
+
+
+@runtime_checkable
+class Commands(Protocol):
+    """A transport that can run commands."""
 
     def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
         """Run one command without a shell's interpretation and wait for it."""
 
-    def talk(self, argv: Sequence[str]) -> Channel:
-        """Start a process and return the stream to it."""
 
-    def close(self) -> None:
-        """Let go of the device; never raises."""
+@runtime_checkable
+class FullTransport(Transport, Files, Commands, Protocol):
+    """A transport with all three: what an agent on a Linux board needs."""
 
 
 class OpenTransport(Protocol):
     """The entry point `harness.transports`, named by the address's scheme."""
 
-    def __call__(self, device: Device) -> Transport:
+    def __call__(self, device: Device, /) -> Transport:
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportPlugin:
+    """The entry point `harness.transports` of a transport that has options or a dialect of its own.
+
+    A plain :class:`OpenTransport` is one without options, for the default dialect.
+    """
+
+    open: OpenTransport
+    options: type | None = None
+    """A frozen dataclass of what farm.toml may say: its fields are the keys, each with a default.
+
+    A field of type `Path` is a file of this host; a relative one is beside farm.toml.
+    """
+    dialect: str | None = None
+    """What devices at such an address speak, if neither farm nor profile says; None for the
+    default (harness.devices.opening.DEFAULT_DIALECT)."""
+    dialect_options: Callable[[], Mapping[str, Any]] = dict
+    """Gives the dialect's options that the farm leaves out, where they are not the dialect's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +218,17 @@ class Leasing(Protocol):
 
 
 @runtime_checkable
+class KeepsFiles(Protocol):
+    """A dialect whose deployed files are files on the device, which other programs can read.
+
+    Optional: a microcontroller has no files.
+    """
+
+    def path_of(self, digest: str) -> str:
+        """Return where a deployed file (by sha256) lies on the device."""
+
+
+@runtime_checkable
 class Clocked(Protocol):
     """A dialect whose device's monotonic clock can be read.
 
@@ -193,8 +247,24 @@ class Clocked(Protocol):
 class OpenDialect(Protocol):
     """The entry point `harness.dialects`."""
 
-    def __call__(self, transport: Transport, device: Device) -> Dialect:
-        """Make the dialect; nothing is sent before `deploy` or `hello`."""
+    def __call__(self, transport: Transport, device: Device, /) -> Dialect:
+        """Make the dialect; nothing is sent before `deploy` or `hello`.
+
+        Raises Unsupported where the transport lacks what the dialect needs.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialectPlugin:
+    """The entry point `harness.dialects` of a dialect that has options.
+
+    A plain :class:`OpenDialect` is one without options.
+    """
+
+    open: OpenDialect
+    options: type | None = None
+    """As those of a :class:`TransportPlugin`. A dialect that keeps files on the device calls the
+    folder `workdir`."""
 
 
 class Meter(AbstractContextManager["Meter"], Protocol):

@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 import random
 import time
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
-from harness.errors import HarnessError, TransferFailed
+from harness.errors import HarnessError, TransferFailed, Unsupported
 from harness.protocols import (
     MOST_FILE_BYTES,
     Capabilities,
@@ -84,6 +83,46 @@ class FakeTransport:
         self.closed = True
 
 
+class CommandsTransport:
+    """A device that runs commands and copies no files."""
+
+    def __init__(self, device: Device) -> None:
+        """Connect to nothing."""
+        self._inner = FakeTransport(device)
+
+    def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
+        """Succeed with no output."""
+        return self._inner.run(argv, timeout_seconds, stdin)
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Refuse, as FakeTransport does."""
+        return self._inner.talk(argv)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class TalkTransport:
+    """A device at the end of a line: no files, no commands."""
+
+    def __init__(self, device: Device) -> None:
+        """Connect to nothing."""
+        self._inner = FakeTransport(device)
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        """Refuse, as FakeTransport does."""
+        return self._inner.talk(argv)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+NO_FACTS: Mapping[str, Any] = dict.fromkeys(
+    ("hostname", "system", "kernel", "machine", "chip", "cores", "python", "agent_digest")
+)
+"""For `FakeDialect(facts=...)`: a device that says nothing of itself but its identity."""
+
+
 class FakeDialect:
     """An agent that answers at once with numbers it was told, and fails where it was told.
 
@@ -92,7 +131,8 @@ class FakeDialect:
     before `latency_ns`; `noise` spreads launches log-normally around them (standard deviation of
     the logarithm; the same launch id always gets the same), `drift` makes every launch that much
     slower than the one before it. `covariates` says what a launch is accompanied by, before and
-    after, given its order. `device_ns` is the device's monotonic clock and `host_ns` the host's: both
+    after, given its order. What `can` excludes is refused (Unsupported), and without single samples
+    every launch is a summary. `device_ns` is the device's monotonic clock and `host_ns` the host's: both
     this machine's unless given. `spend` lets the seconds pass that a timed launch would take
     (`time.sleep` does; by default none pass); its window is what passed on both clocks.
     """
@@ -157,6 +197,10 @@ class FakeDialect:
         """Have everything already."""
         return ()
 
+    def path_of(self, digest: str) -> str:
+        """Name a file after its digest."""
+        return f"blobs/{digest}"
+
     def hello(self) -> DeviceFacts:
         """Say that it is a fake."""
         known = DeviceFacts(
@@ -179,23 +223,22 @@ class FakeDialect:
     def launch(self, order: LaunchOrder) -> Launch:
         """Answer with constant samples: of the told latency, noise and drift, where timed."""
         self.orders.append(order)
+        if order.kind not in self.can.launches:
+            raise Unsupported(f"{self.device.name}: a fake that makes no {order.kind} launches")
         if pending := self.faults.get(order.launch_id):
             raise pending.pop(0)
         count = order.dose.min_inferences
         summary = self.summary(order) if order.kind == "timed" else None
+        if not self.can.samples and order.kind in ("timed", "cpu"):
+            summary = summary or "mean"
         lines, averaged = (1, count) if summary else (count, order.inner_loop)
         timed = order.kind in ("timed", "cpu")
         series = "latency" if timed else "peak_rss"
         latency = self._latency(order)
         value = latency if timed else 20e6
         before, after = self.covariates(order)
-        launch = Launch(
-            id=order.launch_id,
-            cell_id=order.cell_id,
-            kind=order.kind,
-            block=order.block,
-            position=order.position,
-            seed=order.seed,
+        launch = Launch.of(
+            order,
             runtime="fake 0",
             delegation=self.delegation,
             wall_ns=0 if math.isnan(latency) else int(latency * count),
@@ -209,14 +252,7 @@ class FakeDialect:
             before=before,
             after=after,
             flags=("simulated",),
-            samples=(
-                Samples(
-                    series=series,
-                    at_ns=array("q", range(lines)),
-                    value=array("d", [value] * lines),
-                    count=array("q", [averaged] * lines),
-                ),
-            ),
+            samples=(Samples.of(series, [value] * lines, count=averaged),),
         )
         return self._spent(launch) if timed else launch
 
@@ -260,6 +296,8 @@ class FakeDialect:
     ) -> Mapping[str, np.ndarray[Any, Any]]:
         """Answer with the outputs it was told."""
         self.orders.append(order)
+        if not self.can.infers:
+            raise Unsupported(f"{self.device.name}: a fake that returns no outputs")
         return {
             name: values[: len(next(iter(inputs.values())))]
             for name, values in self.outputs.items()

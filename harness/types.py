@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Le
 
@@ -108,6 +108,10 @@ class Profile:
     """Sizes this class is sold with, MB of 10^6 bytes."""
     runtimes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("xnnpack",)
+    default_target: str = "xnnpack"
+    """What a recipe without `@target` is built for, unless the file itself says."""
+    dialect: str | None = None
+    """What its devices speak, unless the farm says; None leaves it to the address."""
     accelerators: tuple[Accelerator, ...] = ()
     xnnpack: bool = True
     """Whether the CPU path is promised to be XNNPACK; its silent absence is then flagged."""
@@ -130,12 +134,13 @@ class Device:
     profile: str
     address: str
     """A URI: `local:`, `ssh://user@host:port`, `adb:SERIAL`, `serial:/dev/ttyACM0?baud=115200`."""
-    identity: str | None = None
-    known_hosts: str | None = None
-    ssh_config: str | None = None
-    python: str = "python3"
-    workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
     tags: tuple[str, ...] = ()
+    dialect: str | None = None
+    """Its name; None leaves it to the profile and the address (harness.devices.opening)."""
+    transport_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keys and values of the transport's own options, as harness.protocols.TransportPlugin has them."""
+    dialect_options: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the dialect's."""
     delegate_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By target, over those of the profile: `{ edgetpu = { device = "usb:1" } }`."""
     meter: str | None = None
@@ -154,22 +159,23 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
-    """What a device said of itself in `hello`."""
+    """What a device said of itself in `hello`; None is what it cannot say."""
 
     identity: str
     """Stable over reboots and addresses: machine id or board serial, hashed."""
-    hostname: str
-    system: str
-    kernel: str
-    machine: str
-    chip: str | None
-    board: str | None
-    cores: int
-    memory_total_bytes: int | None
-    libc: str | None
-    python: str
-    runtimes: tuple[Runtime, ...]
-    agent_digest: str
+    hostname: str | None = None
+    system: str | None = None
+    kernel: str | None = None
+    machine: str | None = None
+    """`uname -m`, or the name of the processor's architecture."""
+    chip: str | None = None
+    board: str | None = None
+    cores: int | None = None
+    memory_total_bytes: int | None = None
+    libc: str | None = None
+    python: str | None = None
+    runtimes: tuple[Runtime, ...] = ()
+    agent_digest: str | None = None
     boot_id: str | None = None
     clock_offset_seconds: float | None = None
     """Device wall clock minus ours; too small by what an answer takes to come."""
@@ -179,7 +185,20 @@ class DeviceFacts:
     free_bytes: int | None = None
     accelerators: tuple[str, ...] = ()
     sensors: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    python_bits: int | None = None
+    """32 or 64: a 32-bit Python on a 64-bit kernel needs other wheels than `machine` suggests."""
+    usable_cores: int | None = None
+    """How many processors the agent may run on."""
+    processors: tuple[int, ...] = ()
+    """Their numbers, the fastest first."""
+    throttled: int | None = None
+    """Bits of `vcgencmd get_throttled`, as in :class:`Covariates`."""
+    unpacks: tuple[str, ...] = ()
+    """Codecs in which files may be sent."""
+    usb: tuple[str, ...] = ()
+    """USB vendor:product ids of what is plugged in."""
+    runtime_problems: tuple[str, ...] = ()
+    """Runtimes that are there and do not import, with the reason."""
 
 
 # --- models and what is made of them -----------------------------------------------------------
@@ -480,6 +499,16 @@ class Samples:
     value: array[float]
     count: array[int]
 
+    @classmethod
+    def of(cls, series: str, values: Iterable[float], count: int = 1) -> Self:
+        """Make the samples of a program that names no times: they are numbered from 0.
+
+        `count` is how many inferences each value averages.
+        """
+        column = array("d", values)
+        at_ns, counts = array("q", range(len(column))), array("q", [count] * len(column))
+        return cls(series=series, at_ns=at_ns, value=column, count=counts)
+
     def __len__(self) -> int:
         """Count the samples."""
         return len(self.value)
@@ -665,6 +694,19 @@ class Launch:
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
     """Stored apart (Parquet); empty when a launch is read back from its journal line."""
+
+    @classmethod
+    def of(cls, order: LaunchOrder, **measured: Any) -> Self:  # noqa: ANN401 - fields of this class
+        """Make the launch that an order asked for; `measured` are the fields that the order lacks."""
+        return cls(
+            id=order.launch_id,
+            cell_id=order.cell_id,
+            kind=order.kind,
+            block=order.block,
+            position=order.position,
+            seed=order.seed,
+            **measured,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,9 +77,11 @@ def device_on(home: Path, tmp_path: Path) -> Callable[[LoopbackSshd], Device]:
             name="loopback",
             profile="linux_x86_64",
             address=server.uri,
-            identity=str(server.identity),
-            known_hosts=str(server.known_hosts),
-            workdir=str(tmp_path / "work dir"),
+            transport_options={
+                "identity": str(server.identity),
+                "known_hosts": str(server.known_hosts),
+            },
+            dialect_options={"workdir": str(tmp_path / "work dir")},
         )
 
     return make

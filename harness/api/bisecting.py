@@ -72,7 +72,7 @@ def bisect(
 ) -> BisectResult:
     """Find the first of the points that is worse than the first, by the plan's gate.
 
-    `points` is `harness.analysis.bisect.Files(...)` or comes from the context :func:`bisect_commits`. Each gate is a
+    `points` is `harness.analysis.bisect.ModelFiles(...)` or comes from the context :func:`bisect_commits`. Each gate is a
     stored run; `oracle` takes the gate's place. Raises ConfigError for a plan or ends that cannot be used, and what a gate raises.
     """
     read = read_plan(plan)

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import assets, plugins
+from harness import assets
 from harness.config import profiles as known_profiles
+from harness.devices import abilities, opening
 from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from harness.farm.patient import Check
     from harness.farm.setup import Installation, Say
     from harness.measure import sessions
-    from harness.protocols import OpenDialect, Transport
+    from harness.protocols import Commands, Transport
     from harness.types import Device
 
 EMBEDDED_MODEL = assets.EMBEDDED_MODEL
@@ -35,6 +36,7 @@ def devices(
     from harness.measure import sessions
 
     chosen = _chosen(names, farm)
+    _refuse_alone(chosen)
     live = sessions.open_all(chosen)
     try:
         return [_device_row(device, live[device.name]) for device in chosen]
@@ -54,14 +56,17 @@ def clean(
 
 def _cleaned(device: Device) -> dict[str, Any]:
     from harness.farm import cleaning
-    from harness.measure import sessions
 
     row: dict[str, Any] = {"name": device.name, "status": "cleaned", "reason": None}
     try:
-        transport = sessions.open_transport(device)
+        transport = opening.open_transport(device)
         try:
-            with _held(transport, device):
-                return {**row, "freed_bytes": cleaning.clean(transport, device)}
+            folder = opening.workdir(device)
+            if folder is None:
+                return {**row, "freed_bytes": 0}
+            commands = abilities.commands(transport, device, "cleaning")
+            with _held(transport, commands, device, folder):
+                return {**row, "freed_bytes": cleaning.clean(commands, device, folder)}
         finally:
             transport.close()
     except HarnessError as error:
@@ -69,18 +74,17 @@ def _cleaned(device: Device) -> dict[str, Any]:
 
 
 @contextmanager
-def _held(transport: Transport, device: Device) -> Iterator[None]:
+def _held(transport: Transport, commands: Commands, device: Device, folder: str) -> Iterator[None]:
     """Have the device meanwhile; raises LeaseError where somebody else has it.
 
     Where no agent is or none starts, none measures there either.
     """
     from harness.protocols import Leasing
 
-    if transport.run(["test", "-d", f"{device.workdir}/agents"], 30.0).exit_code:
+    if commands.run(["test", "-d", f"{folder}/agents"], 30.0).exit_code:
         yield
         return
-    opener: OpenDialect = plugins.load("harness.dialects", "json_lines")
-    dialect = opener(transport, device)
+    dialect = opening.open_dialect(transport, device)
     try:
         if isinstance(dialect, Leasing):
             with suppress(AgentError, TransferFailed):
@@ -130,6 +134,12 @@ def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device
     return list(farms.select(known, names)) if names else list(known.devices.values())
 
 
+def _refuse_alone(chosen: Sequence[Device]) -> None:
+    """Raise ConfigError for a single device that cannot be reached; among others it is a row."""
+    if len(chosen) == 1:
+        opening.check(chosen[0], known_profiles.load_all().get(chosen[0].profile))
+
+
 def _device_row(device: Device, session: sessions.Session | HarnessError) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": device.name,
@@ -147,18 +157,20 @@ def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> dict[str, list[Check]]:
     """Check what a device must have; all of the farm where none is named."""
-    return {device.name: _examine(device) for device in _chosen(names, farm)}
+    chosen = _chosen(names, farm)
+    _refuse_alone(chosen)
+    return {device.name: _examine(device) for device in chosen}
 
 
 def _examine(device: Device) -> list[Check]:
     from harness.farm import doctor as examiner
-    from harness.measure import sessions
 
+    profile = known_profiles.load_all().get(device.profile)
     return examiner.examine(
         device,
-        sessions.open_transport,
-        plugins.load("harness.dialects", "json_lines"),
-        known_profiles.load_all().get(device.profile),
+        opening.open_transport,
+        lambda transport, device: opening.open_dialect(transport, device, profile),
+        profile,
         model=EMBEDDED_MODEL,
     )
 
@@ -178,10 +190,14 @@ class AddedDevice:
         facts = self.facts
         runtimes = ", ".join(f"{r['name']} {r['version']}" for r in facts["runtimes"]) or "none"
         made = f" (written to {self.profile_file})" if self.profile_file else ""
+        unknown = "unknown"
+        named = facts["board"] or facts["chip"] or facts["machine"] or facts["hostname"]
+        python = f"Python {facts['python']}" if facts["python"] else "no Python"
         lines = (
-            f"{self.device.name}: {facts['board'] or facts['chip'] or facts['machine']}",
-            f"  {facts['cores']} cores {facts['machine']}, {facts['libc']}, {facts['system']} {facts['kernel']}",
-            f"  Python {facts['python']}, runtimes: {runtimes}",
+            f"{self.device.name}: {named or self.device.name}",
+            f"  {facts['cores'] or unknown} cores {facts['machine'] or unknown}, "
+            f"{facts['libc']}, {facts['system'] or unknown} {facts['kernel'] or ''}".rstrip(),
+            f"  {python}, runtimes: {runtimes}",
             f"  accelerators: {', '.join(facts['accelerators']) or 'none seen'}",
             f"  sensors: {', '.join(facts['sensors']) or 'none seen'}",
             f"  profile {self.device.profile}{made}",
@@ -219,10 +235,10 @@ def add(
     from harness.measure import sessions
 
     device = farms.from_uri(uri, name)
-    if identity:
-        device = replace(device, identity=str(Path(identity).expanduser().resolve()))
-    if python:
-        device = replace(device, python=python)
+    opening.check(device)
+    given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
+    given["python"] = python
+    device = opening.with_options(device, **{key: one for key, one in given.items() if one})
     settle_key(device, trust)
     live = sessions.Session(device)
     try:

@@ -121,14 +121,14 @@ def bisect(
     Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
     """
     from harness import api
-    from harness.analysis.bisect import Files
+    from harness.analysis.bisect import ModelFiles
     from harness.errors import ConfigError
     from harness.present import screen
 
     with ExitStack() as stack:
         points: Points
         if models and not (git or path or build):
-            points = Files(models, good=good, bad=bad)
+            points = ModelFiles(models, good=good, bad=bad)
         elif path and not (models or files):
             first, last = _ends(git, good, bad)
             argv = _argv(build)

@@ -52,6 +52,11 @@ def load(path: Path) -> Profile:
                 f'{path}: accelerators[{index}].target: "{accelerator.target}" is not among '
                 f"targets ({', '.join(profile.targets)}); add it there"
             )
+    if profile.default_target not in profile.targets:
+        raise ConfigError(
+            f'{path}: default_target: "{profile.default_target}" is not among targets '
+            f"({', '.join(profile.targets)}); add it there"
+        )
     fields = [field.name for field in dataclasses.fields(Profile)]
     for key in profile.sources:
         if key not in fields:

@@ -56,6 +56,7 @@ TEMPLATE_FARM = """\
 # python = "/usr/bin/python3"            # on the device
 # workdir = "/var/tmp/edge-harness"      # on the device
 # tags = ["lab-a"]
+# dialect = "json_lines"                 # how its agent is spoken with, if neither profile nor address says
 """
 
 

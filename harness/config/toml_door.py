@@ -98,6 +98,8 @@ def check(
         fault = min(faults, key=lambda item: item["type"] != _UNKNOWN_KEY)
         location = fault["loc"]
         message = _message(fault, kind)
+        if fault["type"] == "value_error":
+            location, message = _own_check(fault, kind)
         if fault["type"] in {_UNKNOWN_KEY, "missing"}:
             location = location[:-1]
         if single and location[:2] == (single, 0):
@@ -108,6 +110,15 @@ def check(
         raise ConfigError(
             f"{name}: {where}: {message}" if where else f"{name}: {message}"
         ) from None
+
+
+def _own_check(fault: ErrorDetails, kind: type) -> tuple[Location, str]:
+    """Read what a dataclass's own check said: `field: reason`, or a reason alone."""
+    said = str(fault["ctx"]["error"])
+    key, _, reason = said.partition(": ")
+    if reason and key in _keys(kind, fault["loc"]):
+        return (*fault["loc"], key), reason
+    return fault["loc"], said
 
 
 def path_text(location: Iterable[int | str]) -> str:

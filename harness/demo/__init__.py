@@ -17,6 +17,7 @@ from typing import Any
 from harness.config import farm as farms
 from harness.config import plans
 from harness.demo import loopback_sshd as sshd
+from harness.devices import opening
 from harness.types import Device, Plan
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -53,11 +54,7 @@ def _plan(devices: list[str]) -> dict[str, Any]:
 
 def _device(farm: farms.Farm, server: sshd.LoopbackSshd) -> Device:
     here = farm.devices["this-machine"]
-    return replace(
-        here,
-        name=LOOPBACK,
-        address=server.uri,
-        identity=str(server.identity),
-        known_hosts=str(server.known_hosts),
-        tags=(),
+    device = replace(here, name=LOOPBACK, address=server.uri, tags=())
+    return opening.with_options(
+        device, identity=str(server.identity), known_hosts=str(server.known_hosts)
     )

@@ -2,7 +2,7 @@
 
     with loopback_sshd(folder) as server:
         device = Device(name="loopback", profile="linux_x86_64", address=server.uri,
-                        identity=str(server.identity), known_hosts=str(server.known_hosts))
+                        transport_options={"identity": str(server.identity), "known_hosts": str(server.known_hosts)})
 
 It has its own host key, its own client key and its own configuration in `folder`; nothing of the
 machine's SSH set-up is read or changed. Only the user who starts it can log in.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from harness.protocols import Transport
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.protocols import Commands
 from harness.types import Device
 
 _SECONDS = 30.0
@@ -51,9 +52,9 @@ class Busy:
     """Of one processor; 2.0 uses two of them."""
 
 
-def ask(transport: Transport, device: Device) -> tuple[Busy, ...] | None:
+def ask(transport: Commands, device: Device) -> tuple[Busy, ...] | None:
     """Return the busiest processes, five at most; None where the device does not tell."""
-    reply = transport.run([device.python, "-c", _SCRIPT], _SECONDS)
+    reply = transport.run([AgentOptions.of(device).python, "-c", _SCRIPT], _SECONDS)
     lines = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     return read(lines[-1][len(_MARK) :]) if lines else None
 

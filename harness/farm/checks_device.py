@@ -21,7 +21,7 @@ def disk(patient: Patient) -> Check:
     """Room for agents, models and outputs in the work folder's file system."""
     assert patient.probe is not None
     free = patient.probe.free_bytes
-    workdir = patient.device.workdir
+    workdir = patient.agent.workdir
     if free is None:
         return Check(name="disk", status="skip", found="the free space cannot be read there")
     found = f"{free / 1e6:.0f} MB free for {workdir}"
@@ -37,7 +37,7 @@ def disk(patient: Patient) -> Check:
 def read_only(patient: Patient) -> Check:
     """The work folder's file system can be written: a card that fails is remounted read-only."""
     assert patient.probe is not None
-    workdir = patient.device.workdir
+    workdir = patient.agent.workdir
     if not patient.probe.read_only:
         return Check(name="read_only", status="ok", found=f"{workdir} is mounted for writing")
     return Check(
@@ -52,7 +52,7 @@ def read_only(patient: Patient) -> Check:
 def noexec(patient: Patient) -> Check:
     """Libraries can be loaded from the work folder; a runtime or delegate put there needs it."""
     assert patient.probe is not None
-    workdir = patient.device.workdir
+    workdir = patient.agent.workdir
     if not patient.probe.noexec:
         return Check(name="noexec", status="ok", found=f"libraries load from {workdir}")
     return Check(
@@ -124,8 +124,8 @@ def throttled(patient: Patient) -> Check:
 def _throttle_bits(patient: Patient, name: str, bits: int, cure: str) -> Check:
     """Judge some of the bits of `vcgencmd get_throttled`: the lower half is now, the upper since boot."""
     assert patient.facts is not None
-    said = patient.facts.extra.get("throttled")
-    if not isinstance(said, int):
+    said = patient.facts.throttled
+    if said is None:
         return Check(name=name, status="skip", found="no vcgencmd there: no Raspberry Pi")
     if not said & bits:
         return Check(name=name, status="ok", found=f"not since boot ({said:#x})")
@@ -140,8 +140,7 @@ def _throttle_bits(patient: Patient, name: str, bits: int, cure: str) -> Check:
 
 def processors(patient: Patient) -> Check:
     """No other process uses the processors right now."""
-    assert patient.transport is not None
-    found = busy.ask(patient.transport, patient.device)
+    found = busy.ask(patient.commands("a look at /proc"), patient.device)
     if found is None:
         return Check(name="processors", status="skip", found="/proc cannot be read there")
     if not found:
@@ -156,7 +155,7 @@ def load(patient: Patient) -> Check:
     """Nothing else keeps the processors busy."""
     assert patient.facts is not None
     now, cores = patient.facts.load_1m, patient.facts.cores
-    if now is None:
+    if now is None or cores is None:
         return Check(name="load", status="skip", found="the load cannot be read there")
     found = f"{now:.2f} over the last minute on {cores} cores"
     if now <= _BUSY_SHARE * cores:

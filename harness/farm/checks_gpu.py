@@ -86,8 +86,7 @@ def _absent(patient: Patient, found: str) -> Check:
 
 def _passed_over(patient: Patient) -> tuple[str, str | None]:
     """Say which installed driver does not load, and what mends it; nothing where there is none."""
-    assert patient.transport is not None
-    for driver in vulkan.ask(patient.transport, patient.device):
+    for driver in vulkan.ask(patient.commands("a look at Vulkan's drivers"), patient.device):
         if not driver.fault:
             continue
         why = f"; the driver {driver.library} of {driver.manifest} does not load: {driver.fault}"

@@ -40,10 +40,9 @@ def runtime(patient: Patient) -> Check:
     if found:
         words = ", ".join(f"{one.name} {one.version}" for one in found)
         return Check(name="runtime", status="ok", found=words)
-    problems = patient.facts.extra.get("runtime_problems")
-    words = f"no runtime imports in {patient.device.python}"
-    if problems:
-        words += f": {_problems(problems)}"
+    words = f"no runtime imports in {patient.agent.python}"
+    if patient.facts.runtime_problems:
+        words += f": {'; '.join(patient.facts.runtime_problems)}"
     return Check(name="runtime", status="fail", found=words, mend=_install(patient))
 
 
@@ -117,12 +116,3 @@ def _install(patient: Patient) -> str:
     if setup.lacks_numpy(site, wanted):
         return f"{patient.there(setup.NUMPY_BY_APT)}; then {command}"
     return command
-
-
-def _problems(problems: object) -> str:
-    """Put the agent's account of imports that failed into one line."""
-    if isinstance(problems, dict):
-        return "; ".join(f"{name}: {why}" for name, why in problems.items())
-    if isinstance(problems, (list, tuple)):
-        return "; ".join(str(one) for one in problems)
-    return str(problems)

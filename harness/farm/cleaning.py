@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.errors import HarnessError
-from harness.protocols import Transport
+from harness.protocols import Commands
 from harness.types import Device
 
 _SECONDS = 300.0
@@ -35,15 +35,15 @@ echo "edge-harness cleaned $kilobytes"
 """
 
 
-def clean(transport: Transport, device: Device) -> int:
+def clean(transport: Commands, device: Device, workdir: str) -> int:
     """Remove our folders from the device's work folder; returns how many bytes that freed.
 
     Needs no Python there. Raises HarnessError where the device refuses.
     """
-    reply = transport.run(["sh", "-c", _SCRIPT, "sh", device.workdir], _SECONDS)
+    reply = transport.run(["sh", "-c", _SCRIPT, "sh", workdir], _SECONDS)
     said = reply.stdout.decode(errors="replace")
     kilobytes = said.rpartition(_MARK)[2].strip()
     if reply.exit_code or _MARK not in said or _KILOBYTES.fullmatch(kilobytes) is None:
         why = reply.stderr.decode(errors="replace").strip()[-300:] or said.strip()[-300:]
-        raise HarnessError(f"{device.name}: {device.workdir} was not cleaned: {why}")
+        raise HarnessError(f"{device.name}: {workdir} was not cleaned: {why}")
     return int(kilobytes) * 1024

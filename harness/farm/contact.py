@@ -23,6 +23,7 @@ Trust = Callable[[str, str, str], bool]
 
 _SAYS_SO = "the device's own answer at first contact"
 _BITS_32 = 32
+_UNKNOWN = "unknown"
 _LONGEST_SLUG = 60
 _ARCHS_32 = {"aarch64": "armv7l", "x86_64": "i686"}
 _HAS_XNNPACK = frozenset({"x86_64", "aarch64"})
@@ -71,15 +72,9 @@ def _fit(facts: DeviceFacts, detect: Detect) -> tuple[bool, int, bool] | None:
     named = [len(word) for word in detect.model if word in board]
     if detect.model and not named:
         return None
-    if detect.usb and not any(one in detect.usb for one in _usb(facts)):
+    if detect.usb and not any(one in detect.usb for one in facts.usb):
         return None
     return bool(detect.usb), max(named, default=0), bool(detect.machine)
-
-
-def _usb(facts: DeviceFacts) -> list[object]:
-    """Return what a device says is plugged in; nothing where it says what is no list."""
-    said = facts.extra.get("usb")
-    return list(said) if isinstance(said, (list, tuple)) else []
 
 
 def new_profile(facts: DeviceFacts) -> Profile:
@@ -88,7 +83,8 @@ def new_profile(facts: DeviceFacts) -> Profile:
     It is `verified = "none"`, and recognises this board by its name, or by its machine word where
     the board has none.
     """
-    title = facts.board or f"{facts.system} on {facts.machine}"
+    system, machine = facts.system or _UNKNOWN, facts.machine or _UNKNOWN
+    cores = (CoreGroup(count=facts.cores, name=facts.chip or machine),) if facts.cores else ()
     arch = _arch(facts)
     accelerators = tuple(
         Accelerator(name=name, target="edgetpu", external_delegate="libedgetpu.so.1")
@@ -97,7 +93,7 @@ def new_profile(facts: DeviceFacts) -> Profile:
     )
     known = {
         "chip": facts.chip,
-        "cores": (CoreGroup(count=facts.cores, name=facts.chip or facts.machine),),
+        "cores": cores,
         "memory_mb": (round(facts.memory_total_bytes / 1e6),) if facts.memory_total_bytes else (),
         "runtimes": tuple(dict.fromkeys(runtime.name for runtime in facts.runtimes)),
         "accelerators": accelerators,
@@ -105,8 +101,8 @@ def new_profile(facts: DeviceFacts) -> Profile:
     }
     given = {field: item for field, item in known.items() if item}
     return Profile(
-        name=_slug(facts.board or f"{facts.system}_{facts.machine}"),
-        title=title,
+        name=_slug(facts.board or f"{system}_{machine}"),
+        title=facts.board or f"{system} on {machine}",
         arch=arch,
         targets=(
             "xnnpack",
@@ -114,7 +110,10 @@ def new_profile(facts: DeviceFacts) -> Profile:
             *(["gpu"] if "vulkan-library" in facts.accelerators else []),
         ),
         xnnpack=arch in _HAS_XNNPACK,
-        detect=Detect(machine=(facts.machine,), model=(facts.board,) if facts.board else ()),
+        detect=Detect(
+            machine=(facts.machine,) if facts.machine else (),
+            model=(facts.board,) if facts.board else (),
+        ),
         verified="none",
         sources=dict.fromkeys(given, _SAYS_SO),
         notes="Written by `edge-harness add`; put right what the device could not know of itself.",
@@ -160,14 +159,15 @@ def write_device(farm: Path, device: Device) -> None:
         before = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{farm}: cannot be read: {error}") from error
-    entries = _entries(device)
+    tables = before.get("device", {})
+    known = tables.get(device.name, {})
+    entries, in_tables = _placed(_entries(device), known)
     header = ("device", device.name)
     changed = toml_text.with_table(text, header, entries)
-    tables = before.get("device", {})
-    wanted = {
-        **before,
-        "device": {**tables, device.name: {**tables.get(device.name, {}), **entries}},
-    }
+    for name, inside in in_tables.items():
+        changed = toml_text.with_table(changed, (*header, name), inside)
+    nested = {name: {**known[name], **inside} for name, inside in in_tables.items()}
+    wanted = {**before, "device": {**tables, device.name: {**known, **entries, **nested}}}
     try:
         as_wanted = tomllib.loads(changed) == wanted
     except tomllib.TOMLDecodeError:
@@ -183,14 +183,25 @@ def write_device(farm: Path, device: Device) -> None:
 
 def _entries(device: Device) -> dict[str, Any]:
     """Return the keys of farm.toml that this device needs."""
-    found = {name: item for name, item in _plain(device).items() if name != "name"}
+    plain = {name: item for name, item in _plain(device).items() if name != "name"}
+    transport, dialect = plain.pop("transport_options", {}), plain.pop("dialect_options", {})
     if device.address == "local:":
-        # The door knows both of this machine; written down they would only grow stale.
-        usual = farms.this_machine()
-        for name in ("workdir", "python"):
-            if getattr(device, name) == getattr(usual, name):
-                found.pop(name, None)
-    return found
+        # Known of this machine without being written down, where they would only grow stale.
+        usual = farms.this_machine().dialect_options
+        dialect = {key: item for key, item in dialect.items() if item != usual.get(key)}
+    return {**plain, **transport, **dialect}
+
+
+def _placed(
+    entries: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Split entries into keys of the device and those that its file has in a table of options."""
+    beside, in_tables = dict(entries), dict[str, dict[str, Any]]()
+    for name in ("transport_options", "dialect_options"):
+        for key in known.get(name, {}):
+            if key in beside:
+                in_tables.setdefault(name, {})[key] = beside.pop(key)
+    return beside, in_tables
 
 
 def _plain(noun: Any) -> dict[str, Any]:  # noqa: ANN401 - any noun of harness.types
@@ -217,9 +228,8 @@ def _wire(item: Any) -> Any:  # noqa: ANN401 - a noun, a collection or a plain v
 
 def _arch(facts: DeviceFacts) -> str:
     """Return the machine word of the device's Python, which decides what wheels it takes."""
-    if facts.extra.get("python_bits") == _BITS_32:
-        return _ARCHS_32.get(facts.machine, facts.machine)
-    return facts.machine
+    machine = facts.machine or _UNKNOWN
+    return _ARCHS_32.get(machine, machine) if facts.python_bits == _BITS_32 else machine
 
 
 def _slug(text: str) -> str:

@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.devices import abilities, opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import HarnessError, HostKeyUnknown, LeaseError
 from harness.farm import checks_accelerators, checks_device, checks_gpu, checks_runtime
 from harness.farm.patient import Check, Examination, Patient
 from harness.farm.probe import NoPython, ask
-from harness.protocols import Leasing, OpenDialect, OpenTransport
+from harness.protocols import Commands, Leasing, OpenDialect, OpenTransport
 from harness.types import Device, Profile
 
 _LEAST_PYTHON = (3, 9)
@@ -48,11 +50,13 @@ def examine(
     try:
         checks = _contact(patient, open_transport)
         checks += _all(patient, (_commands,), met=patient.transport is not None)
-        runs = checks[-1].status == "ok"
+        runs = checks[-1].status == "ok" and _needs_python(patient)
         checks += _all(patient, _ON_COMMANDS, met=runs)
         checks += _all(patient, _ON_PYTHON, met=patient.probe is not None)
         checks.append(_agent(patient, open_dialect))
-        checks += _all(patient, _ON_FACTS, met=patient.facts is not None)
+        known = patient.facts is not None
+        checks += _all(patient, _ON_RUNTIME, met=known and patient.probe is not None)
+        checks += _all(patient, _ON_FACTS, met=known)
         return checks
     finally:
         if patient.dialect is not None:
@@ -111,8 +115,11 @@ def _way_there(patient: Patient) -> str:
 def _commands(patient: Patient) -> Check:
     """Look whether the account runs commands: one for files only, or for one command, does not."""
     assert patient.transport is not None
+    transport = patient.transport
+    if not isinstance(transport, Commands):
+        return Check(name="commands", status="skip", found="the transport runs no commands")
     try:
-        patient.transport.run(["true"], _COMMAND_SECONDS)
+        transport.run(["true"], _COMMAND_SECONDS)
     except HarnessError as error:
         mend = f"take away what is in the way; {patient.there('true')} must end without a word"
         return Check(name="commands", status="fail", found=str(error), mend=mend)
@@ -121,17 +128,17 @@ def _commands(patient: Patient) -> Check:
 
 def _python(patient: Patient) -> Check:
     """Look whether a Python new enough for the agent is there."""
-    assert patient.transport is not None
+    transport = patient.commands("asking for Python")
     device = patient.device
     least = ".".join(str(part) for part in _LEAST_PYTHON)
     mend = patient.there("sudo apt-get install -y python3") + (
         f", or name a Python {least} or newer by `python` in the farm file"
     )
     try:
-        probe = ask(patient.transport, device)
+        probe = ask(transport, device)
     except NoPython as error:
         return Check(name="python", status="fail", found=str(error), mend=mend)
-    found = f"{device.python} is {'.'.join(str(part) for part in probe.version)}, {probe.bits} bits"
+    found = f"{patient.agent.python} is {'.'.join(str(part) for part in probe.version)}, {probe.bits} bits"
     if probe.version[:2] < _LEAST_PYTHON:
         found += f"; the agent needs {least}"
         return Check(name="python", status="fail", found=found, mend=mend)
@@ -142,7 +149,8 @@ def _python(patient: Patient) -> Check:
 def _files(patient: Patient) -> Check:
     """Look whether a file goes to the work folder and comes back as it was."""
     assert patient.transport is not None
-    workdir = patient.device.workdir
+    transport = abilities.everything(patient.transport, patient.device, "sending a file and back")
+    workdir = patient.agent.workdir
     there = f"{workdir}/doctor-{secrets.token_hex(4)}.part"
     quoted = shlex.quote(workdir)
     mend = patient.there(f"sudo install -d -m 700 -o $USER {quoted}") + (
@@ -152,23 +160,28 @@ def _files(patient: Patient) -> Check:
         source, back = Path(folder) / "there", Path(folder) / "back"
         source.write_bytes(os.urandom(_TRIAL_BYTES))
         try:
-            patient.transport.put(source, there)
-            patient.transport.get(there, back, _TRIAL_BYTES)
+            transport.put(source, there)
+            transport.get(there, back, _TRIAL_BYTES)
         except HarnessError as error:
             if _NO_SFTP in str(error):
                 mend = patient.there(_GIVE_SFTP)
             return Check(name="files", status="fail", found=str(error), mend=mend)
         finally:
-            patient.transport.run(["rm", "-f", there], timeout_seconds=30.0)
+            transport.run(["rm", "-f", there], timeout_seconds=30.0)
         if back.read_bytes() != source.read_bytes():
             found = f"what comes back from {workdir} is not what was sent"
             return Check(name="files", status="fail", found=found, mend=mend)
     return Check(name="files", status="ok", found=f"arrive in {workdir} and come back whole")
 
 
+def _needs_python(patient: Patient) -> bool:
+    """Say whether the device's dialect is the Python agent, which all checks of Python are for."""
+    return isinstance(opening.dialect_options(patient.device, patient.profile), AgentOptions)
+
+
 def _agent(patient: Patient, open_dialect: OpenDialect) -> Check:
     """Look whether the agent starts and says what the device is."""
-    if patient.transport is None or patient.probe is None:
+    if patient.transport is None or (_needs_python(patient) and patient.probe is None):
         return Check(name="agent", status="skip", found="something before it failed")
     try:
         patient.dialect = open_dialect(patient.transport, patient.device)
@@ -180,12 +193,14 @@ def _agent(patient: Patient, open_dialect: OpenDialect) -> Check:
         patient.facts = patient.dialect.hello()
     except HarnessError as error:
         mend = (
-            patient.there(f"rm -rf {shlex.quote(patient.device.workdir)}/agents")
+            patient.there(f"rm -rf {shlex.quote(patient.agent.workdir)}/agents")
             + ", then try again"
         )
         return Check(name="agent", status="fail", found=str(error), mend=mend)
     facts = patient.facts
-    found = f"{facts.board or facts.chip or facts.machine}, {facts.cores} cores, {facts.kernel}"
+    cores = None if facts.cores is None else f"{facts.cores} cores"
+    named = facts.board or facts.chip or facts.machine or facts.hostname or facts.identity
+    found = ", ".join(filter(None, (named, cores, facts.kernel)))
     return Check(name="agent", status="ok", found=found)
 
 
@@ -197,11 +212,13 @@ _ON_PYTHON: tuple[Examination, ...] = (
     checks_device.swap,
     checks_device.processors,
 )
-_ON_FACTS: tuple[Examination, ...] = (
+_ON_RUNTIME: tuple[Examination, ...] = (
     checks_runtime.libc,
     checks_runtime.runtime,
     checks_runtime.numpy,
     checks_runtime.xnnpack,
+)
+_ON_FACTS: tuple[Examination, ...] = (
     checks_accelerators.delegates,
     checks_accelerators.compiler,
     checks_gpu.gpu,

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from harness.devices import abilities
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.transports.ssh.options import SshOptions
 from harness.farm.probe import Probe
-from harness.protocols import Dialect, Transport
+from harness.protocols import Commands, Dialect, Transport
 from harness.types import Device, DeviceFacts, Profile
 
 Status = Literal["ok", "warn", "fail", "skip"]
@@ -49,15 +52,26 @@ class Patient:
         """Whether it is the machine we run on."""
         return self.device.address == "local:"
 
+    @property
+    def agent(self) -> AgentOptions:
+        """The paths of the Python agent there; only of a device that has one."""
+        return AgentOptions.of(self.device)
+
+    def commands(self, purpose: str) -> Commands:
+        """Return the transport as one that runs commands; raises Unsupported with the purpose."""
+        assert self.transport is not None
+        return abilities.commands(self.transport, self.device, purpose)
+
     def there(self, command: str) -> str:
         """Write a command so that it can be typed here and runs on the device."""
         if self.is_local or not self.device.address.startswith("ssh:"):
             return command
         parts = urlsplit(self.device.address)
-        options = ["-F", self.device.ssh_config] if self.device.ssh_config else []
-        options += ["-i", self.device.identity] if self.device.identity else []
-        if self.device.known_hosts:
-            options += ["-o", f'UserKnownHostsFile="{self.device.known_hosts}"']
+        given = SshOptions.of(self.device)
+        options = ["-F", str(given.ssh_config)] if given.ssh_config else []
+        options += ["-i", str(given.identity)] if given.identity else []
+        if given.known_hosts:
+            options += ["-o", f'UserKnownHostsFile="{given.known_hosts}"']
         options += ["-p", str(parts.port)] if parts.port else []
         host = parts.hostname or ""
         who = f"{parts.username}@{host}" if parts.username else host

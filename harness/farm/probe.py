@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import AgentError
-from harness.protocols import Transport
+from harness.protocols import Commands
 from harness.types import Device
 
 T = TypeVar("T")
@@ -83,23 +84,24 @@ class Probe:
 
 
 class NoPython(AgentError):
-    """`device.python` does not run."""
+    """The device's `python` does not run."""
 
     kind = "no_runtime"
 
 
-def ask(transport: Transport, device: Device) -> Probe:
+def ask(transport: Commands, device: Device) -> Probe:
     """Run the script on the device; raises NoPython with what was said instead."""
-    reply = transport.run([device.python, "-c", _SCRIPT, device.workdir], _SECONDS)
+    agent = AgentOptions.of(device)
+    reply = transport.run([agent.python, "-c", _SCRIPT, agent.workdir], _SECONDS)
     lines = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     if reply.exit_code != 0 or not lines:
         said = reply.stderr.decode(errors="replace").strip()[-300:]
-        raise NoPython(f"{device.python} ends with {reply.exit_code}: {said or 'no message'}")
+        raise NoPython(f"{agent.python} ends with {reply.exit_code}: {said or 'no message'}")
     try:
         return read(lines[-1][len(_MARK) :])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         said = lines[-1].decode(errors="replace")[:300]
-        raise NoPython(f"{device.python} answers what no Python of ours would: {said}") from error
+        raise NoPython(f"{agent.python} answers what no Python of ours would: {said}") from error
 
 
 def read(line: bytes) -> Probe:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.devices import abilities
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import RuntimeMissing, TransferFailed
 from harness.farm import wheels
 from harness.farm.patient import Patient
@@ -27,6 +29,7 @@ _SPARE_BYTES = 50_000_000
 _UNPACK_SECONDS = 900.0
 _DONE = b"edge-harness unpacked"
 _NUMPY = "numpy"
+_PURPOSE = "installing a runtime"
 _ARM_32 = "armv7l"
 NUMPY_BY_APT = "sudo apt-get install -y python3-numpy"
 """For 32-bit Arm; Debian's and Raspberry Pi OS's."""
@@ -141,7 +144,8 @@ def install(
         return Installation(
             device=session.device.name, runtime=there.name, version=there.version, folder=None
         )
-    probe = ask(session.transport, session.device)
+    transport = abilities.commands(session.transport, session.device, _PURPOSE)
+    probe = ask(transport, session.device)
     site = Site.of(probe)
     wanted = wanted or wheels.best(site)
     with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
@@ -208,7 +212,7 @@ def _decide(session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]
         device=session.device.name,
         runtime=wanted.name,
         version=version,
-        folder=f"{session.device.workdir}/runtimes/{wanted.name}-{version}",
+        folder=f"{AgentOptions.of(session.device).workdir}/runtimes/{wanted.name}-{version}",
         wheels=tuple(wheel.path.name for wheel in found),
         wheel_bytes=sum(wheel.size_bytes for wheel in found),
         unpacked_bytes=sum(wheel.unpacked_bytes for wheel in found),
@@ -217,31 +221,34 @@ def _decide(session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]
 
 
 def _refuse_no_room(device: Device, probe: Probe, made: Installation) -> None:
+    workdir = AgentOptions.of(device).workdir
     needed = made.wheel_bytes + made.unpacked_bytes + _SPARE_BYTES
     if probe.noexec:
         raise RuntimeMissing(
-            f"{device.name}: {device.workdir} is on a file system mounted noexec, so no runtime "
+            f"{device.name}: {workdir} is on a file system mounted noexec, so no runtime "
             "loads from there; set another workdir in the farm file"
         )
     if probe.free_bytes is not None and probe.free_bytes < needed:
         raise TransferFailed(
             f"{device.name}: {made.runtime} takes {needed / 1e6:.0f} MB while it is unpacked, and "
-            f"{probe.free_bytes / 1e6:.0f} MB are free for {device.workdir}; make room "
+            f"{probe.free_bytes / 1e6:.0f} MB are free for {workdir}; make room "
             f"(`edge-harness devices {device.name} --clean`), or set another workdir"
         )
 
 
 def _unpack(session: Session, made: Installation, found: Sequence[Wheel]) -> None:
+    transport = abilities.commands(session.transport, session.device, _PURPOSE)
+    agent = AgentOptions.of(session.device)
     order = {
-        "workdir": session.device.workdir,
+        "workdir": agent.workdir,
         "name": f"{made.runtime}-{made.version}",
         "module": f"{made.runtime}.interpreter",
         "digests": [wheel.digest for wheel in found],
         "default": made.default,
         "token": secrets.token_hex(4),
     }
-    argv = [session.device.python, "-c", _UNPACK]
-    reply = session.transport.run(argv, _UNPACK_SECONDS, stdin=json.dumps(order).encode())
+    argv = [agent.python, "-c", _UNPACK]
+    reply = transport.run(argv, _UNPACK_SECONDS, stdin=json.dumps(order).encode())
     if reply.exit_code or _DONE not in reply.stdout:
         said = reply.stderr.decode(errors="replace").strip()[-1000:]
         raise RuntimeMissing(

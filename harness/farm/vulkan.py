@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from harness.protocols import Transport
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.protocols import Commands
 from harness.types import Device
 
 _SECONDS = 30.0
@@ -51,9 +52,9 @@ class Driver:
     """Why its library, or its manifest, does not load, in the loader's words; empty where it does."""
 
 
-def ask(transport: Transport, device: Device) -> tuple[Driver, ...]:
+def ask(transport: Commands, device: Device) -> tuple[Driver, ...]:
     """Return the drivers that the device has; each is loaded once, in a process of its own there."""
-    reply = transport.run([device.python, "-c", _SCRIPT], _SECONDS)
+    reply = transport.run([AgentOptions.of(device).python, "-c", _SCRIPT], _SECONDS)
     marked = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     drivers = (read(line[len(_MARK) :]) for line in marked[:_MOST])
     return tuple(one for one in drivers if one is not None)

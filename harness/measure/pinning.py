@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from harness.errors import HarnessError, TransportError
-from harness.protocols import Channel, Transport
+from harness.protocols import Channel, Commands, Transport
 from harness.types import DeviceFacts
 
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"
@@ -24,7 +24,6 @@ _ANSWER_SECONDS = 10.0
 _AT_FULL_SPEED = 0.98
 _SPEED = re.compile(r"^speed ([0-9]{1,12}) ([0-9]{1,12})$", re.MULTILINE)
 _MOST_TEXT = 1 << 16
-_MOST_PROCESSORS = 1 << 16
 
 _SCRIPT = r"""
 trap '' HUP INT TERM
@@ -59,12 +58,8 @@ def processors(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
     Several threads get a processor each. Empty where the device names none or fewer than there are
     threads, and for one thread on one processor: then there is nothing to choose.
     """
-    usable = facts.extra.get("processors")
-    if not isinstance(usable, (list, tuple)) or len(usable) < max(threads, 2):
-        return ()
-    chosen = tuple(usable[:threads])
-    known = all(type(one) is int and 0 <= one < _MOST_PROCESSORS for one in chosen)
-    return chosen if known else ()
+    usable = facts.processors
+    return usable[:threads] if len(usable) >= max(threads, 2) else ()
 
 
 class GovernorPin:
@@ -73,13 +68,18 @@ class GovernorPin:
     def __init__(
         self, transport: Transport, folder: str = CPUFREQ, android_cmd: str = ANDROID_CMD
     ) -> None:
-        """Pin what may be pinned; raises TransportError where the device cannot be reached."""
+        """Pin what may be pinned; raises TransportError where the device cannot be reached.
+
+        A transport that runs no commands has no shell at its other end, so nothing is pinned.
+        """
         self.transport = transport
         self.pinned_mhz: float | None = None
         """The frequency it stands at, where it does: a processor with a turbo does not."""
         self.fixed_performance = False
         """Whether Android promised a sustained clock (`set-fixed-performance-mode-enabled`)."""
         self._channel: Channel | None = None
+        if not isinstance(transport, Commands):
+            return
         try:
             self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder, android_cmd])
             answer = self._until("ready")

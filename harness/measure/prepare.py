@@ -5,16 +5,47 @@ Deciding asks nothing of any device and builds nothing, so a dry run prints exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.config import farm as farms
-from harness.config import plans
+from harness.config import plans, profiles
+from harness.devices import opening
 from harness.errors import ConfigError, HarnessError
 from harness.events import BuildProgress
 from harness.optimize import build, catalog, reference
-from harness.types import Cell, Device, Failure, Plan, Variant
+from harness.types import (
+    Cell,
+    Device,
+    Failure,
+    ModelSource,
+    Plan,
+    Profile,
+    Recipe,
+    Variant,
+)
+
+BuildKey = tuple[str, str, str]
+"""What a build is of: model, recipe and target, by name. All devices that share it share its file."""
+
+Built = Mapping[BuildKey, tuple[build.BuildRequest, Variant | Failure]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """One model, recipe, target, device and number of threads: a cell before its variant."""
+
+    model: ModelSource
+    recipe: Recipe
+    target: str
+    device: Device
+    threads: int
+
+    @property
+    def build(self) -> BuildKey:
+        """The build that its variant comes from."""
+        return self.model.name, self.recipe.name, self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,17 +54,17 @@ class Decided:
 
     plan: Plan
     devices: tuple[Device, ...]
-    combinations: tuple[plans.Combination, ...]
+    combinations: tuple[PlannedCell, ...]
+    default_targets: Mapping[str, str] = field(default_factory=dict)
+    """What a recipe without `@target` is built for, by device."""
 
     @property
     def requests(self) -> list[build.BuildRequest]:
         """The builds it takes, each once."""
-        wanted: dict[tuple[str, str], build.BuildRequest] = {}
-        for item in self.combinations:
-            target = build.resolve_target(item.recipe, item.model)
-            wanted[item.model.name, item.recipe.name] = build.BuildRequest(
-                model=item.model, recipe=item.recipe, target=target
-            )
+        wanted = {
+            item.build: build.BuildRequest(model=item.model, recipe=item.recipe, target=item.target)
+            for item in self.combinations
+        }
         return list(wanted.values())
 
 
@@ -43,7 +74,7 @@ def decide(
     """Expand a plan over a farm; `devices` and `recipes` narrow it where given.
 
     Raises ConfigError for a selector or a recipe that matches nothing, an unknown step, a wrong
-    parameter.
+    parameter, a device that nothing of this version can reach or speak with.
     """
     if recipes:
         plan = _only_recipes(plan, recipes)
@@ -63,7 +94,40 @@ def decide(
         selected = farms.select(farm, model.devices)
         chosen.update({device.name: device for device in selected})
         combinations += plans.combinations(replace(plan, models=(model,)), selected)
-    return Decided(plan=plan, devices=tuple(chosen.values()), combinations=tuple(combinations))
+    known = profiles.load_all()
+    for device in chosen.values():
+        opening.check(device, known.get(device.profile))
+    defaults = {device.name: default_target(device, known) for device in chosen.values()}
+    return Decided(
+        plan=plan,
+        devices=tuple(chosen.values()),
+        combinations=tuple(_with_targets(combinations, defaults)),
+        default_targets=defaults,
+    )
+
+
+def default_target(device: Device, known: Mapping[str, Profile]) -> str:
+    """Return what a recipe without `@target` is built for on a device, as its profile says."""
+    profile = known.get(device.profile)
+    return profile.default_target if profile else build.DEFAULT_TARGET
+
+
+def _with_targets(
+    combinations: Iterable[plans.Combination], defaults: Mapping[str, str]
+) -> Iterator[PlannedCell]:
+    """Say which target each combination is built for; a model's file is looked into once."""
+    own: dict[tuple[str, str], str | None] = {}
+    for item in combinations:
+        key = (item.model.name, item.recipe.name)
+        if key not in own:
+            own[key] = build.own_target(item.recipe, item.model)
+        yield PlannedCell(
+            model=item.model,
+            recipe=item.recipe,
+            target=own[key] or defaults[item.device.name],
+            device=item.device,
+            threads=item.threads,
+        )
 
 
 def _only_recipes(plan: Plan, names: Sequence[str]) -> Plan:
@@ -100,7 +164,7 @@ def build_all(
 
 def bind(
     decided: Decided,
-    built: dict[tuple[str, str], tuple[build.BuildRequest, Variant | Failure]],
+    built: Built,
     inputs: Path,
 ) -> tuple[Cell, ...]:
     """Make the cells; the inputs of each variant's check before timing are written to `inputs`."""
@@ -108,7 +172,7 @@ def bind(
     cells = []
     plan = decided.plan
     for item in decided.combinations:
-        request, variant = built[item.model.name, item.recipe.name]
+        request, variant = built[item.build]
         path: str | None = None
         flags: tuple[str, ...] = ()
         if isinstance(variant, Variant) and reference.on_host(variant):
@@ -120,7 +184,7 @@ def bind(
             Cell(
                 model=item.model.name,
                 recipe=item.recipe.name,
-                target=request.target,
+                target=item.target,
                 device=item.device.name,
                 threads=item.threads,
                 variant=variant,

@@ -18,7 +18,6 @@ from harness.measure import prepare, sessions
 from harness.measure import run as loop
 from harness.measure.failures import failure_of
 from harness.measure.leases import Patience
-from harness.optimize import build
 from harness.records import store, table
 from harness.records.store.recorder import Recorder
 from harness.types import Cell, Device, Failure, Outcome, Plan, Variant
@@ -220,10 +219,8 @@ def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FB
     return Patience(seconds, emit, away_seconds=plan.patience_seconds)
 
 
-def build_variants(
-    decided: prepare.Decided, emit: Emit
-) -> dict[tuple[str, str], tuple[build.BuildRequest, Variant | Failure]]:
-    """Build what a decided plan takes; by model and recipe, a failed build as its Failure."""
+def build_variants(decided: prepare.Decided, emit: Emit) -> prepare.Built:
+    """Build what a decided plan takes, each build once; a failed one is its Failure."""
     built = prepare.build_all(
         decided.requests,
         cache=assets.cache_folder() / "build",
@@ -231,7 +228,8 @@ def build_variants(
         on_event=emit,
     )
     return {
-        (request.model.name, request.recipe.name): (request, result) for request, result in built
+        (request.model.name, request.recipe.name, request.target): (request, result)
+        for request, result in built
     }
 
 
@@ -250,13 +248,12 @@ def device_records(devices: Iterable[Device], live: Live) -> dict[str, store.Dev
 
 def dry_run(decided: prepare.Decided) -> list[dict[str, object]]:
     """Return the cells a plan comes to, as plain rows."""
-    targets = {(r.model.name, r.recipe.name): r.target for r in decided.requests}
     return [
         {
             "model": item.model.name,
             "recipe": item.recipe.name,
             "steps": item.recipe.chain,
-            "target": targets[item.model.name, item.recipe.name],
+            "target": item.target,
             "device": item.device.name,
             "threads": item.threads,
             "launches": decided.plan.dose.launches,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from harness import plugins
+from harness.devices import opening
 from harness.errors import Crashed, HarnessError, Unreachable
 from harness.measure import leases
 from harness.measure.leases import Patience
@@ -36,12 +36,12 @@ class Session:
         """Connect, deploy the agent, say hello; raises a HarnessError if that fails.
 
         A device whose lease another user holds is not disturbed: LeaseError, after the patience. The
-        lease is not taken yet: see `hold`. Without openers, the address's scheme names the
-        transport, and the dialect is the agent's.
+        lease is not taken yet: see `hold`. Without openers, they are the device's own
+        (harness.devices.opening).
         """
         self.device = device
-        self._open_transport = transport or open_transport
-        self._open_dialect: OpenDialect = dialect or plugins.load("harness.dialects", "json_lines")
+        self._open_transport = transport or opening.open_transport
+        self._open_dialect: OpenDialect = dialect or opening.open_dialect
         self._patience = patience or Patience()
         self._files: dict[str, Path] = {}
         self.pushed: list[Push] = []
@@ -153,13 +153,6 @@ def reached(device: Device, ticket: str | None, patience: Patience | None) -> It
         yield session
     finally:
         session.close()
-
-
-def open_transport(device: Device) -> Transport:
-    """Open the transport that the device's address names; an unknown scheme lists the known."""
-    scheme = device.address.partition(":")[0]
-    opener: OpenTransport = plugins.load("harness.transports", scheme)
-    return opener(device)
 
 
 def open_all(

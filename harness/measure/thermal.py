@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from harness.protocols import Transport
+from harness.protocols import Commands, Transport
 from harness.types import ThermalPolicy
 
 HOT_START = "hot_start"
@@ -30,8 +30,11 @@ _READ = "cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null"
 def celsius(transport: Transport) -> float | None:
     """Read the hottest thermal zone of a Linux device, degC; None where it has none.
 
-    Far cheaper than asking the agent, which would warm the processor up.
+    None too where the transport runs no commands. Far cheaper than asking the agent, which would
+    warm the processor up.
     """
+    if not isinstance(transport, Commands):
+        return None
     reply = transport.run(["sh", "-c", _READ], _READ_SECONDS)
     words = reply.stdout.decode("ascii", "replace").split()
     found = [int(word) for word in words if _MILLIDEGREES.fullmatch(word)]

@@ -35,7 +35,7 @@ from harness.types import (
     Variant,
 )
 
-__all__ = ["BuildRequest", "build_all", "resolve_target"]
+__all__ = ["BuildRequest", "build_all", "own_target", "resolve_target"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +51,21 @@ FINISHING: Mapping[str, str] = {"edgetpu": "edgetpu"}
 """The step that makes a file fit for a target, by target; a recipe for the target ends with it."""
 
 
-def resolve_target(recipe: Recipe, model: ModelSource) -> str:
-    """Return the recipe's target word; without one, that of a compiled file, else `xnnpack`.
+DEFAULT_TARGET = "xnnpack"
+"""Of a device whose profile says nothing else."""
 
-    A file that cannot be read is `xnnpack`: its build says what is wrong with it.
+
+def resolve_target(recipe: Recipe, model: ModelSource, default: str = DEFAULT_TARGET) -> str:
+    """Return the target that a recipe is built for on a device.
+
+    It is the recipe's own (`@target`); without one, that of a compiled file; else `default`, the
+    device's. A file that cannot be read has the default: its build says what is wrong with it.
     """
+    return own_target(recipe, model) or default
+
+
+def own_target(recipe: Recipe, model: ModelSource) -> str | None:
+    """Return the target that recipe or file name themselves; None leaves it to the device."""
     if recipe.target is not None:
         return recipe.target
     last = recipe.steps[-1].name if recipe.steps else ""
@@ -64,8 +74,8 @@ def resolve_target(recipe: Recipe, model: ModelSource) -> str:
     path = model.path
     if path.suffix.lower() in {".tflite", ".lite"} and path.is_file():
         data = path.read_bytes()
-        return next((to for name, to in COMPILED_FOR.items() if name.encode() in data), "xnnpack")
-    return "xnnpack"
+        return next((to for name, to in COMPILED_FOR.items() if name.encode() in data), None)
+    return None
 
 
 def finished(recipe: Recipe, target: str) -> Recipe:

@@ -15,6 +15,7 @@ from agent_lab import ROOT, SECONDS, SHORT, RawAgent, digest_of
 from conftest import missing
 
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.packing import agent_zip
 from harness.devices.transports.local import LocalTransport, open_local
 from harness.types import Device, LaunchOrder
@@ -51,8 +52,7 @@ def device(workdir: Path, own_cache: None) -> Device:
         name="bench-one",
         profile="linux_x86_64",
         address="local:",
-        python=sys.executable,
-        workdir=str(workdir),
+        dialect_options={"python": sys.executable, "workdir": str(workdir)},
     )
 
 
@@ -91,7 +91,7 @@ def raw(transport: LocalTransport, device: Device, workdir: Path) -> Iterator[Ra
     archive, digest = agent_zip()
     target = workdir / "agents" / f"{digest}.zip"
     transport.put(archive, str(target))
-    channel = transport.talk([device.python, str(target)])
+    channel = transport.talk([AgentOptions.of(device).python, str(target)])
     agent = RawAgent(channel, workdir)
     agent.take()
     yield agent

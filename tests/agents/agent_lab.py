@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.devices.dialects.python_agent.framing import JsonLines
+from harness.devices.framing import JsonLines
 from harness.protocols import Channel
 from harness.types import Dose
 

@@ -19,8 +19,10 @@ import pytest
 from agent_lab import ROOT, SECONDS, SHORT, RawAgent, digest_of, launch_processes, wait_until
 from conftest import missing
 
+from harness.devices import opening
 from harness.devices.clocks import STEPPED, reading
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalChannel, LocalTransport
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import Unreachable
@@ -141,11 +143,11 @@ def test_a_device_whose_clock_is_years_off(device: Device, model: Path, order: L
     off = ["unshare", "--time", "--monotonic", str(FOUR_YEARS), "--fork"]
     if not shutil.which("unshare") or subprocess.run([*off, "true"], check=False).returncode:
         missing("time namespaces are not to be had here (unshare --time)")
-    python = Path(device.workdir).parent / "python3"
+    python = Path(AgentOptions.of(device).workdir).parent / "python3"
     python.write_text(f'#!/bin/sh\nexec {shlex.join(off)} {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     transport = LocalTransport()
-    dialect = open_json_lines(transport, replace(device, python=str(python)))
+    dialect = open_json_lines(transport, opening.with_options(device, python=str(python)))
     dialect.deploy({order.variant_digest: model})
     launch, sent, received = measured(dialect, order)
     dialect.close()
@@ -179,7 +181,9 @@ class Skewed:
         )
         python.chmod(0o755)
         self.transport = LocalTransport()
-        self.dialect = open_json_lines(self.transport, replace(device, python=str(python)))
+        self.dialect = open_json_lines(
+            self.transport, opening.with_options(device, python=str(python))
+        )
 
     def step_at(self, at_ns: int, step_ns: int) -> None:
         self.step = (at_ns, step_ns)
@@ -311,8 +315,8 @@ def test_ways_that_take_unlike_times_are_inside_the_uncertainty(
 def test_a_device_over_ssh_has_windows_too(
     ssh_device: Device, own_cache: None, model: Path, order: LaunchOrder
 ) -> None:
-    transport = open_ssh(replace(ssh_device, python=sys.executable))
-    dialect = open_json_lines(transport, replace(ssh_device, python=sys.executable))
+    transport = open_ssh(opening.with_options(ssh_device, python=sys.executable))
+    dialect = open_json_lines(transport, opening.with_options(ssh_device, python=sys.executable))
     dialect.deploy({order.variant_digest: model})
     launch, sent, received = measured(dialect, order)
     dialect.close()

@@ -14,6 +14,7 @@ import pytest
 from agent_lab import ROOT, digest_of
 from standins import graphs
 
+from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
 from harness.devices.transports.local import LocalTransport
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
@@ -246,7 +247,7 @@ def test_a_stick_without_rights_and_a_module(external: ModuleType, tmp_path: Pat
 def _old(
     transport: LocalTransport, device: Device, second_python: str
 ) -> Iterator[JsonLinesDialect]:
-    opened = open_json_lines(transport, replace(device, python=second_python))
+    opened = open_json_lines(transport, opening.with_options(device, python=second_python))
     yield opened
     opened.close()
 

@@ -14,10 +14,11 @@ from agent_lab import digest_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.devices import opening
 from harness.devices.dialects.python_agent import answers
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
-from harness.devices.dialects.python_agent.framing import MAX_LINE_BYTES, JsonLines, parse
+from harness.devices.framing import MAX_LINE_BYTES, JsonLines, parse
 from harness.devices.transports.local import LocalTransport
 from harness.errors import (
     AgentError,
@@ -322,7 +323,7 @@ def test_error_answers_become_our_errors(
 
 
 def test_no_python_on_the_device(transport: LocalTransport, device: Device) -> None:
-    dialect = open_json_lines(transport, replace(device, python="/no/such/python3"))
+    dialect = open_json_lines(transport, opening.with_options(device, python="/no/such/python3"))
     with pytest.raises(RuntimeMissing, match=r"farm\.toml") as caught:
         dialect.deploy({})
     assert "bench-one" in str(caught.value)
@@ -347,7 +348,7 @@ def test_a_python_that_does_not_do(
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     with pytest.raises(RuntimeMissing, match=words):
-        open_json_lines(transport, replace(device, python=str(python))).deploy({})
+        open_json_lines(transport, opening.with_options(device, python=str(python))).deploy({})
 
 
 class Losing(LocalTransport):

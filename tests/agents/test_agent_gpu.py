@@ -20,6 +20,7 @@ from lab.swiftshader import crashing
 from standins import graphs
 
 from harness import assets
+from harness.devices import opening
 from harness.devices.delegation import Timing, is_software, judge
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
 from harness.devices.transports.local import open_local
@@ -260,7 +261,7 @@ def test_a_time_of_handing_over_alone_is_invalid(
 def test_another_runtime_has_no_gpu(
     device: Device, order: LaunchOrder, kws_float: Path, second_python: str
 ) -> None:
-    other = dataclasses.replace(device, python=second_python)
+    other = opening.with_options(device, python=second_python)
     transport = open_local(other)
     dialect = open_json_lines(transport, other)
     try:

@@ -17,7 +17,9 @@ import pytest
 from agent_lab import LONG, SHORT, digest_of, launch_processes, wait_until
 from conftest import missing
 
+from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalTransport
 from harness.errors import (
     AgentError,
@@ -246,9 +248,11 @@ def test_too_little_memory_is_said(  # noqa: PLR0917 - fixtures
         model = _huge_model(tmp_path / "huge.tflite")
         digest = digest_of(model)
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nulimit -v {kilobytes}\nexec "{device.python}" "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nulimit -v {kilobytes}\nexec "{AgentOptions.of(device).python}" "$@"\n'
+    )
     python.chmod(0o755)
-    dialect = open_json_lines(transport, replace(device, python=str(python)))
+    dialect = open_json_lines(transport, opening.with_options(device, python=str(python)))
     dialect.deploy({digest: model})
     with pytest.raises(OutOfMemory):
         dialect.launch(replace(order, variant_digest=digest))
@@ -336,7 +340,7 @@ def test_the_second_runtime_is_served(  # noqa: PLR0917 - fixtures
     order: LaunchOrder,
     shared_data: Path,
 ) -> None:
-    dialect = open_json_lines(transport, replace(device, python=second_python))
+    dialect = open_json_lines(transport, opening.with_options(device, python=second_python))
     dialect.deploy({order.variant_digest: kws})
     (runtime,) = dialect.hello().runtimes
     assert (runtime.name, runtime.version) == ("tflite_runtime", "2.14.0")
@@ -356,7 +360,7 @@ def test_no_runtime_on_the_device(
 ) -> None:
     venv.create(tmp_path / "bare", symlinks=True)
     python = str(tmp_path / "bare" / "bin" / "python")
-    dialect = open_json_lines(transport, replace(device, python=python))
+    dialect = open_json_lines(transport, opening.with_options(device, python=python))
     dialect.deploy({order.variant_digest: kws})
     assert dialect.hello().runtimes == ()
     with pytest.raises(RuntimeMissing, match="edge-harness setup"):

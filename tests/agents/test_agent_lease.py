@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 from agent_lab import LONG, ROOT, RawAgent, digest_of, launch_processes, wait_until
 
+from harness.devices import opening
 from harness.devices.dialects.python_agent import renewal
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, _wire, open_json_lines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.packing import agent_zip
 from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import LeaseError
@@ -50,11 +52,11 @@ def start(leases: Path, device: Device, tmp_path: Path) -> Iterator[Start]:
 
     def make(name: str) -> RawAgent:
         workdir = tmp_path / name
-        transport = open_local(replace(device, workdir=str(workdir)))
+        transport = open_local(opening.with_options(device, workdir=str(workdir)))
         archive, digest = agent_zip()
         target = workdir / "agents" / f"{digest}.zip"
         transport.put(archive, str(target))
-        channel = transport.talk([device.python, str(target)])
+        channel = transport.talk([AgentOptions.of(device).python, str(target)])
         agent = RawAgent(channel, workdir)
         agent.ask("have", digests=[])
         opened.append((channel, transport))

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from agent_lab import SHORT, agent_module, digest_of
 
+from harness.devices import opening
 from harness.devices.dialects.python_agent import packing
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalTransport
 from harness.errors import RuntimeMissing
 from harness.types import Device, Dose, LaunchOrder
@@ -215,9 +217,11 @@ def test_tflite_runtime_with_numpy_2_names_the_mend(  # noqa: PLR0917 - fixtures
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "tflite_runtime").symlink_to(package)
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/path exec "{device.python}" "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH={tmp_path}/path exec "{AgentOptions.of(device).python}" "$@"\n'
+    )
     python.chmod(0o755)
-    dialect = open_json_lines(transport, replace(device, python=str(python)))
+    dialect = open_json_lines(transport, opening.with_options(device, python=str(python)))
     dialect.deploy({order.variant_digest: kws})
     assert [one.name for one in dialect.hello().runtimes][:2] == [
         "ai_edge_litert",

@@ -17,6 +17,7 @@ import pytest
 from agent_lab import LONG, ROOT, SECONDS, SHORT, RawAgent, digest_of, launch_processes, wait_until
 
 from harness.devices.dialects.python_agent import packing
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalTransport
 from harness.types import Device, Dose
 
@@ -236,7 +237,11 @@ def test_a_folder_of_somebody_else_is_refused(device: Device, workdir: Path) -> 
     target = shutil.copyfile(archive, workdir / "agents" / f"{digest}.zip")
     os.chown(workdir, 12345, 12345)
     reply = subprocess.run(
-        [device.python, str(target)], input=b"", capture_output=True, check=False, timeout=SECONDS
+        [AgentOptions.of(device).python, str(target)],
+        input=b"",
+        capture_output=True,
+        check=False,
+        timeout=SECONDS,
     )
     answer = json.loads(reply.stdout)
     assert (reply.returncode, answer["kind"]) == (1, "workdir")

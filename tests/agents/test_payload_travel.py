@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from harness.devices.dialects.python_agent import transfer
 from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalTransport
 from harness.errors import TransferFailed
 from harness.events import Event
@@ -232,7 +233,7 @@ def test_fewer_bytes_travel_and_none_the_second_time(far: Device, plain: Path) -
     assert push.seconds > 0
     assert dialect.deploy({digest: plain}) == ()
     assert len(transport.sent) == 1
-    assert (Path(far.workdir) / "blobs" / digest).read_bytes() == PLAIN
+    assert (Path(AgentOptions.of(far).workdir) / "blobs" / digest).read_bytes() == PLAIN
     dialect.close()
 
 
@@ -261,7 +262,7 @@ def test_a_link_that_damages_is_found_out(
     with pytest.raises(TransferFailed, match="bench-one"):
         dialect.deploy({digest_of(plain): plain})
     for folder in ("incoming", "blobs"):
-        assert not list((Path(far.workdir) / folder).iterdir())
+        assert not list((Path(AgentOptions.of(far).workdir) / folder).iterdir())
     # Damaged once is not damaged for ever: the next attempt is a whole one.
     dialect.close()
     dialect = open_json_lines(Counting(), far)
@@ -286,7 +287,7 @@ def test_over_a_real_sshd_a_run_tells_what_travelled(
     assert event["file_bytes"] == len(PLAIN)
     assert event["travelled_bytes"] < 0.6 * len(PLAIN)
     assert event["codec"] in {"zstd", "xz", "gzip"}
-    blob = Path(ssh_device.workdir) / "blobs" / digest_of(plain)
+    blob = Path(AgentOptions.of(ssh_device).workdir) / "blobs" / digest_of(plain)
     assert blob.read_bytes() == PLAIN
 
 

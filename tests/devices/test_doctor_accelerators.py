@@ -21,9 +21,8 @@ def examined(folder: Path, *accelerators: Accelerator, **farm: str) -> dict[str,
         name="here",
         profile="p",
         address="local:",
-        python=sys.executable,
-        workdir=str(folder / "work"),
         delegate_options={"edgetpu": farm},
+        dialect_options={"python": sys.executable, "workdir": str(folder / "work")},
     )
     targets = ("xnnpack", *(one.target for one in accelerators))
     profile = Profile(name="p", title="P", arch="any", targets=targets, accelerators=accelerators)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ import pytest
 from conftest import missing
 
 from harness.demo.loopback_sshd import LoopbackSshd, loopback_sshd, sshd_path
+from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
@@ -78,10 +78,8 @@ def boxed(server: LoopbackSshd, folder: Path, script: str) -> Iterator[Device]:
             name="sick",
             profile="linux_x86_64",
             address=f"ssh://{server.user}@127.0.0.1:{port}",
-            identity=str(server.identity),
-            known_hosts=str(known),
-            python=sys.executable,
-            workdir=str(work),
+            transport_options={"identity": str(server.identity), "known_hosts": str(known)},
+            dialect_options={"python": sys.executable, "workdir": str(work)},
         )
     finally:
         process.terminate()
@@ -146,7 +144,7 @@ def test_an_sshd_without_sftp(
     tmp_path: Path, device_on: Callable[[LoopbackSshd], Device], sshd: LoopbackSshd
 ) -> None:
     with loopback_sshd(tmp_path / "no sftp", extra="") as server:
-        found = examined(dataclasses.replace(device_on(server), python=sys.executable))
+        found = examined(opening.with_options(device_on(server), python=sys.executable))
     assert found["files"].status == "fail"
     assert "no SFTP there" in found["files"].found
     command = shlex.split(str(found["files"].mend))[-1]
@@ -171,8 +169,7 @@ def _with(python: Path | str, tmp_path: Path, sitecustomize: str, path: str = ""
         name="here",
         profile="linux_x86_64",
         address="local:",
-        python=str(wrapper),
-        workdir=str(tmp_path / "work"),
+        dialect_options={"python": str(wrapper), "workdir": str(tmp_path / "work")},
     )
 
 

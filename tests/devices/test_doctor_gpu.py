@@ -30,8 +30,7 @@ def here(tmp_path: Path) -> Device:
         name="here",
         profile="linux_x86_64",
         address="local:",
-        python=sys.executable,
-        workdir=str(tmp_path / "work"),
+        dialect_options={"python": sys.executable, "workdir": str(tmp_path / "work")},
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from harness import assets
 from harness.config import farm as farms
 from harness.config import profiles
+from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import HostKeyUnknown
@@ -23,7 +24,7 @@ MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "dig
 
 
 def test_a_key_nobody_trusts_is_refused_with_the_way_out(ssh_device: Device) -> None:
-    device = dataclasses.replace(ssh_device, known_hosts=None)
+    device = opening.with_options(ssh_device, known_hosts=None)
     asked = []
 
     def refuse(host: str, kind: str, fingerprint: str) -> bool:
@@ -41,8 +42,10 @@ def test_a_key_nobody_trusts_is_refused_with_the_way_out(ssh_device: Device) -> 
 
 
 def test_first_contact_from_key_to_farm_entry(ssh_device: Device, tmp_path: Path) -> None:
-    device = dataclasses.replace(
-        ssh_device, known_hosts=None, profile=farms.UNKNOWN_PROFILE, python=sys.executable
+    device = opening.with_options(
+        dataclasses.replace(ssh_device, profile=farms.UNKNOWN_PROFILE),
+        known_hosts=None,
+        python=sys.executable,
     )
     asked = []
 
@@ -65,7 +68,7 @@ def test_first_contact_from_key_to_farm_entry(ssh_device: Device, tmp_path: Path
 
 
 def test_doctor_on_a_real_device(ssh_device: Device) -> None:
-    device = dataclasses.replace(ssh_device, python=sys.executable)
+    device = opening.with_options(ssh_device, python=sys.executable)
     checks = examine(device, open_ssh, open_json_lines, None, MODEL)
     found = {check.name: check for check in checks}
     for name in ("reachable", "host_key", "files", "python", "agent", "libc", "runtime", "xnnpack"):
@@ -78,7 +81,7 @@ def test_doctor_where_the_python_has_no_runtime(ssh_device: Device, tmp_path: Pa
     # -I -S: no site-packages, so that whatever this machine has does not count.
     bare.write_text(f'#!/bin/sh\nexec "{sys.base_prefix}/bin/python3" -I -S "$@"\n')
     bare.chmod(0o700)
-    device = dataclasses.replace(ssh_device, python=str(bare))
+    device = opening.with_options(ssh_device, python=str(bare))
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines, None, MODEL)}
     assert found["python"].status == "ok"
     assert found["runtime"].status == "fail"
@@ -88,7 +91,7 @@ def test_doctor_where_the_python_has_no_runtime(ssh_device: Device, tmp_path: Pa
 
 def test_doctor_where_the_key_is_not_known(ssh_device: Device, tmp_path: Path) -> None:
     known = tmp_path / "known"
-    device = dataclasses.replace(ssh_device, known_hosts=str(known))
+    device = opening.with_options(ssh_device, known_hosts=str(known))
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines)}
     assert found["host_key"].status == "fail"
     assert "SHA256:" in found["host_key"].found

@@ -21,6 +21,8 @@ import pytest
 from harness import api
 from harness.config import farm as farms
 from harness.demo.loopback_sshd import LoopbackSshd
+from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import HarnessError, RuntimeMissing, TransferFailed
 from harness.farm import setup
 from harness.farm.probe import Probe
@@ -75,8 +77,10 @@ def board(home: Path, tmp_path: Path) -> Device:
         name="board",
         profile="linux_x86_64",
         address="local:",
-        python=str(tmp_path / "board" / "bin" / "python"),
-        workdir=str(tmp_path / "wörk dir"),
+        dialect_options={
+            "python": str(tmp_path / "board" / "bin" / "python"),
+            "workdir": str(tmp_path / "wörk dir"),
+        },
     )
 
 
@@ -93,8 +97,10 @@ def installed(board: Device) -> Iterator[Callable[..., Installation]]:
             session.close()
 
     yield install
-    assert not list(Path(board.workdir).glob("runtimes/.*")), "half a folder was left"
-    assert not list(Path(board.workdir).glob("blobs/*")), "a wheel was left"
+    assert not list(Path(AgentOptions.of(board).workdir).glob("runtimes/.*")), (
+        "half a folder was left"
+    )
+    assert not list(Path(AgentOptions.of(board).workdir).glob("blobs/*")), "a wheel was left"
 
 
 def runtimes_of(board: Device) -> list[tuple[str, str, str | None]]:
@@ -104,7 +110,7 @@ def runtimes_of(board: Device) -> list[tuple[str, str, str | None]]:
 
 
 def names_in(board: Device) -> set[str]:
-    folder = Path(board.workdir) / "runtimes"
+    folder = Path(AgentOptions.of(board).workdir) / "runtimes"
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
@@ -118,7 +124,7 @@ def test_a_dry_run_says_it_all_and_does_nothing(
         True,
         False,
     )
-    assert made.folder == f"{board.workdir}/runtimes/ai_edge_litert-9.10"
+    assert made.folder == f"{AgentOptions.of(board).workdir}/runtimes/ai_edge_litert-9.10"
     assert made.wheels == ("ai_edge_litert-9.10-py3-none-any.whl", "numpy-3.0-py3-none-any.whl")
     assert "would install ai_edge_litert 9.10" in made.text()
     assert names_in(board) == set()
@@ -134,7 +140,7 @@ def test_versions_lie_side_by_side_and_the_first_is_used(
         ("ai_edge_litert", "9.1", "3.0"),
         ("ai_edge_litert", "9.10", None),
     ]
-    folder = Path(board.workdir) / "runtimes" / "ai_edge_litert-9.1"
+    folder = Path(AgentOptions.of(board).workdir) / "runtimes" / "ai_edge_litert-9.1"
     assert (folder / "ai_edge_litert" / "interpreter.py").is_file()
     assert not list(folder.rglob("tflite-tool"))
     # What would climb out of the folder stays in it.
@@ -151,7 +157,7 @@ def test_what_is_there_is_left_alone_and_asks_no_index(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     installed("ai_edge_litert==9.1")
-    folder = Path(board.workdir) / "runtimes" / "ai_edge_litert-9.1"
+    folder = Path(AgentOptions.of(board).workdir) / "runtimes" / "ai_edge_litert-9.1"
     before = folder.stat().st_ino, folder.stat().st_mtime_ns
     monkeypatch.setenv("PIP_FIND_LINKS", str(index / "nowhere"))
     for wanted in (None, "ai_edge_litert", "ai_edge_litert==9.1"):
@@ -171,7 +177,7 @@ def test_a_runtime_that_does_not_import_gets_no_name(
         installed()
     assert names_in(board) == set()
     # The wheels of a setup that failed stay: they are whole, and the next one need not send them.
-    for left in Path(board.workdir).glob("blobs/*"):
+    for left in Path(AgentOptions.of(board).workdir).glob("blobs/*"):
         left.unlink()
     installed("ai_edge_litert==9.10")
     assert names_in(board) == {"ai_edge_litert-9.10", "default"}
@@ -181,7 +187,9 @@ def test_a_runtime_that_was_damaged_is_put_there_again(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
     installed()
-    interpreter = Path(board.workdir) / "runtimes/default/ai_edge_litert/interpreter.py"
+    interpreter = (
+        Path(AgentOptions.of(board).workdir) / "runtimes/default/ai_edge_litert/interpreter.py"
+    )
     interpreter.write_text("raise ImportError('the card forgot it')\n")
     assert runtimes_of(board) == []
     assert installed().done
@@ -191,7 +199,7 @@ def test_a_runtime_that_was_damaged_is_put_there_again(
 def test_what_a_setup_that_was_cut_off_left_goes_with_the_next(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
-    folder = Path(board.workdir) / "runtimes"
+    folder = Path(AgentOptions.of(board).workdir) / "runtimes"
     old, new = folder / ".ai_edge_litert-9.1.aa", folder / ".ai_edge_litert-9.1.bb"
     for part in (old, new):
         part.mkdir(parents=True)
@@ -217,8 +225,8 @@ def test_a_setup_whose_process_is_killed_leaves_no_name(
     assert half.startswith(".ai_edge_litert-9.11.")
     assert runtimes_of(board) == []
     long_ago = time.time() - 7200
-    os.utime(Path(board.workdir) / "runtimes" / half, (long_ago, long_ago))
-    for left in Path(board.workdir).glob("blobs/*"):
+    os.utime(Path(AgentOptions.of(board).workdir) / "runtimes" / half, (long_ago, long_ago))
+    for left in Path(AgentOptions.of(board).workdir).glob("blobs/*"):
         left.unlink()
     installed("ai_edge_litert==9.1")
     assert names_in(board) == {"ai_edge_litert-9.1", "default"}
@@ -262,7 +270,7 @@ def test_clean_takes_away_ours_and_nothing_else(
     index: Path, board: Device, installed: Callable[..., Installation], tmp_path: Path
 ) -> None:
     installed()
-    work = Path(board.workdir)
+    work = Path(AgentOptions.of(board).workdir)
     (work / "blobs" / ("0" * 64)).write_bytes(bytes(300_000))
     (work / "notes.txt").write_text("mine")
     (row,) = api.clean(["board"], farm=_farm(tmp_path, board))
@@ -284,13 +292,13 @@ def test_clean_says_what_it_could_not_do(board: Device, tmp_path: Path) -> None:
 
 
 def test_no_python_is_said_by_setup(board: Device, tmp_path: Path) -> None:
-    device = dataclasses.replace(board, python="no-such-python")
+    device = opening.with_options(board, python="no-such-python")
     with pytest.raises(HarnessError, match="no Python on the device"):
         api.setup("board", farm=_farm(tmp_path, device))
 
 
 def test_a_launch_is_made_by_the_version_it_names_or_by_none(board: Device) -> None:
-    here = dataclasses.replace(board, python=sys.executable)
+    here = opening.with_options(board, python=sys.executable)
     session = Session(here)
     try:
         (runtime, *_) = session.facts.runtimes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import signal
@@ -19,8 +18,10 @@ from conftest import missing
 
 from harness import assets
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, available, loopback_sshd, sessions
+from harness.devices import opening
 from harness.devices.transports.ssh.connect import host_key
 from harness.devices.transports.ssh.keys import trust
+from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import (
     AgentSilent,
@@ -78,7 +79,12 @@ def test_a_server_that_never_speaks(home: Path, silent_port: int) -> None:
     config = home / "config"
     config.write_text("Host *\n  ConnectTimeout 1\n")
     address = f"ssh://pi@127.0.0.1:{silent_port}"
-    device = Device(name="mute", profile="p", address=address, ssh_config=str(config))
+    device = Device(
+        name="mute",
+        profile="p",
+        address=address,
+        transport_options={"ssh_config": str(config)},
+    )
     started = time.monotonic()
     with pytest.raises(Unreachable, match="no SSH server answered within 1 s"):
         open_ssh(device)
@@ -91,7 +97,7 @@ def test_a_refused_key_names_the_user_and_the_keys_tried(
     ssh_device: Device, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wrong = make_key(tmp_path / "wrong key")
-    device = dataclasses.replace(ssh_device, identity=str(wrong))
+    device = opening.with_options(ssh_device, identity=str(wrong))
     with pytest.raises(Unreachable) as caught:
         open_ssh(device)
     message = str(caught.value)
@@ -108,19 +114,19 @@ def test_keys_that_cannot_be_read_are_named_with_the_way_out(
     argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(locked)]
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
     with pytest.raises(Unreachable, match=r"locked \(encrypted: `ssh-add"):
-        open_ssh(dataclasses.replace(ssh_device, identity=str(locked)))
+        open_ssh(opening.with_options(ssh_device, identity=str(locked)))
     with pytest.raises(Unreachable, match=r"nothing \(not there\)"):
-        open_ssh(dataclasses.replace(ssh_device, identity=str(tmp_path / "nothing")))
+        open_ssh(opening.with_options(ssh_device, identity=str(tmp_path / "nothing")))
     garbage = tmp_path / "garbage"
     garbage.write_text("not a key")
     with pytest.raises(Unreachable, match=r"garbage \(unreadable"):
-        open_ssh(dataclasses.replace(ssh_device, identity=str(garbage)))
+        open_ssh(opening.with_options(ssh_device, identity=str(garbage)))
 
 
 def test_an_unknown_host_key_names_file_and_fingerprint(
     sshd: LoopbackSshd, ssh_device: Device, tmp_path: Path
 ) -> None:
-    device = dataclasses.replace(ssh_device, known_hosts=str(tmp_path / "none yet"))
+    device = opening.with_options(ssh_device, known_hosts=str(tmp_path / "none yet"))
     with pytest.raises(HostKeyUnknown) as caught:
         open_ssh(device)
     message = str(caught.value)
@@ -138,7 +144,7 @@ def test_a_changed_host_key_names_both_fingerprints(
     known = tmp_path / "known"
     public = " ".join((tmp_path / "other.pub").read_text().split()[:2])
     known.write_text(f"[127.0.0.1]:{sshd.port} {public}\n")
-    device = dataclasses.replace(ssh_device, known_hosts=str(known))
+    device = opening.with_options(ssh_device, known_hosts=str(known))
     for attempt in (open_ssh, host_key):
         with pytest.raises(HostKeyUnknown) as caught:
             attempt(device)
@@ -154,7 +160,7 @@ def test_a_changed_host_key_names_both_fingerprints(
 
 
 def test_a_key_is_shown_trusted_and_then_known(sshd: LoopbackSshd, ssh_device: Device) -> None:
-    device = dataclasses.replace(ssh_device, known_hosts=None)
+    device = opening.with_options(ssh_device, known_hosts=None)
     key = host_key(device)
     assert not key.known
     assert not key.jump
@@ -174,7 +180,7 @@ def test_the_users_own_known_hosts_count(
     hosts.write_text(sshd.known_hosts.read_text())
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(hosts)], check=True, capture_output=True)
     assert "127.0.0.1" not in hosts.read_text()
-    open_ssh(dataclasses.replace(ssh_device, known_hosts=None)).close()
+    open_ssh(opening.with_options(ssh_device, known_hosts=None)).close()
 
 
 @pytest.fixture
@@ -207,8 +213,7 @@ Host board
             name="board",
             profile="p",
             address="ssh://board",
-            known_hosts=str(known),
-            ssh_config=str(config),
+            transport_options={"known_hosts": str(known), "ssh_config": str(config)},
         )
         yield device, jump, known
 
@@ -256,7 +261,7 @@ def test_a_board_that_is_down_behind_its_jump_host(
     known.write_text(known.read_text() + jump.known_hosts.read_text())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        config = Path(str(device.ssh_config))
+        config = Path(str(SshOptions.of(device).ssh_config))
         port = f"Port {free.getsockname()[1]}"
         config.write_text(config.read_text().replace(f"Port {sshd.port}", port))
         with pytest.raises(Unreachable, match="the jump host could not reach it"):
@@ -403,13 +408,13 @@ def test_an_address_that_is_none(home: Path, address: str, words: str) -> None:
 
 def test_an_ssh_config_that_cannot_be_used(ssh_device: Device, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ssh_config .* is not there"):
-        open_ssh(dataclasses.replace(ssh_device, ssh_config=str(tmp_path / "none")))
+        open_ssh(opening.with_options(ssh_device, ssh_config=str(tmp_path / "none")))
     broken = tmp_path / "broken"
     broken.write_text("Host a\n  ThisIsNotALine\n")
     with pytest.raises(ConfigError, match="ssh_config cannot be read"):
-        open_ssh(dataclasses.replace(ssh_device, ssh_config=str(broken)))
+        open_ssh(opening.with_options(ssh_device, ssh_config=str(broken)))
 
 
 def test_a_known_hosts_file_that_cannot_be_read(ssh_device: Device, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="known hosts cannot be read"):
-        open_ssh(dataclasses.replace(ssh_device, known_hosts=str(tmp_path)))
+        open_ssh(opening.with_options(ssh_device, known_hosts=str(tmp_path)))

@@ -1,7 +1,11 @@
 """CONTRIBUTING.md's recipes, run as they stand there: its blocks become files, loaded by the real doors."""
 
 import hashlib
+import os
+import platform
 import re
+import secrets
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -107,17 +111,30 @@ def test_a_transport(site: Path, tmp_path: Path) -> None:
         plain.close()
 
 
-def test_a_dialect(site: Path, tmp_path: Path) -> None:
+@pytest.fixture(name="vendor")
+def _vendor(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The dialect of CONTRIBUTING.md and a program it can drive; the name of a device of its own."""
     install(site, "A dialect")
-    folder = tmp_path / "device"
+    folder = tmp_path / "bin"
     folder.mkdir()
-    vendor = folder / "vendor-bench"
-    vendor.write_text('#!/bin/sh\ntest -s "$1" || exit 1\necho 120000\necho 119000.5\n')
-    vendor.chmod(0o755)
+    program = folder / "vendor-bench"
+    program.write_text('#!/bin/sh\ntest -s "$1" || exit 1\necho "119000.$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    shutil.rmtree(f"/tmp/vendor-{name}", ignore_errors=True)
+
+
+def test_a_dialect(vendor: str, tmp_path: Path) -> None:
     model = tmp_path / "model.tflite"
     model.write_bytes(b"a model")
     digest = hashlib.sha256(b"a model").hexdigest()
-    device = Device(name="d", profile="linux_x86_64", address="local:", workdir=str(folder))
+    file = tmp_path / "farm.toml"
+    file.write_text(
+        f'[device.{vendor}]\nprofile = "linux_x86_64"\naddress = "local:"\ndialect = "vendor"\n'
+    )
+    device = farm.load(file).devices[vendor]
     order = LaunchOrder(
         cell_id="c",
         kind="timed",
@@ -128,24 +145,19 @@ def test_a_dialect(site: Path, tmp_path: Path) -> None:
         threads=1,
         dose=Dose(),
     )
-
-    def open_local(device: Device) -> LocalTransport:
-        return LocalTransport()
-
-    session = Session(
-        device,
-        transport=open_local,
-        dialect=plugins.load("harness.dialects", "vendor"),
-    )
+    session = Session(device)
     try:
-        assert session.facts.system == "Linux"
+        assert session.facts.machine == platform.machine()
+        assert (session.facts.python, session.facts.cores) == (None, None)
+        assert session.dialect.can.launches == {"timed"}
         with pytest.raises(ModelRejected):
             session.dialect.launch(order)
         session.bring({digest: model})
         launch = session.dialect.launch(order)
-        assert list(launch.samples[0].value) == [120000.0, 119000.5]
-        with pytest.raises(Unsupported):
-            session.dialect.infer(order, {})
+        assert list(launch.samples[0].value) == [119000.1]
+        assert list(launch.samples[0].count) == [100]
+        assert launch.summary == "mean"
+        assert not session.dialect.can.infers
     finally:
         session.close()
 
@@ -178,3 +190,31 @@ def test_a_metric(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     plan.write_text(plan.read_text().replace("worst", "wosrt"))
     with pytest.raises(ConfigError, match='data.metric: unknown metric "wosrt"; did you mean "wo'):
         api.run(plan, results=tmp_path / "runs")
+
+
+def test_a_dialect_gives_a_row_and_a_verdict(vendor: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        f'[model]\nname = "digits"\npath = "{DATA / "digits.tflite"}"\n[run]\nrecipes = ["as_is"]\n'
+        f'devices = ["{vendor}"]\n[dose]\nlaunches = 3\nmin_seconds = 0.01\n'
+        '[gate]\nmetrics = ["latency"]\nmax_pairs = 8\n'
+    )
+    (tmp_path / "farm.toml").write_text(
+        f'[device.{vendor}]\nprofile = "linux_x86_64"\naddress = "local:"\ndialect = "vendor"\n'
+    )
+    with api.run(path, results=tmp_path / "runs") as going:
+        for _ in going:
+            pass
+    (row,) = going.rows()
+    assert (row["status"], row["reason"]) == ("ok", None)
+    assert row["latency_p50_ms"] == pytest.approx(0.119, rel=0.01)
+    assert (row["latency_p90_ms"], row["peak_rss_mb"]) == (None, None)
+    result = api.gate(
+        path,
+        baseline="as_is",
+        candidate="as_is",
+        measure_identical=True,
+        results=tmp_path / "runs",
+    )
+    (latency,) = (one for one in result.judged if one.metric == "latency")
+    assert str(latency.verdict) == "EQUIVALENT"

@@ -177,6 +177,14 @@ def test_an_unknown_profile_names_the_known(tmp_path: Path) -> None:
     assert 'did you mean "raspberry_pi_4"' in err
 
 
+def test_a_scheme_without_a_transport_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    code, out, err = edge(tmp_path, "bench", DATA / "digits.tflite", "--on", "adb:R5CT1234")
+    assert (code, out) == (3, "")
+    assert "this version has no transport for adb: yet" in err
+    assert "local:, ssh:" in err
+    assert not (tmp_path / "results").exists()
+
+
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
     code, _, err = edge(tmp_path, "run", write_plan(tmp_path))

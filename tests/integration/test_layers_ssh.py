@@ -2,13 +2,14 @@
 
 import hashlib
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.analysis.layers import Subject, estimate, tool
 from harness.demo import DATA
+from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import Crashed, Unsupported
 from harness.measure.sessions import Session
 from harness.types import Device
@@ -33,12 +34,12 @@ def subject(target: str = "xnnpack", path: Path = DIGITS) -> Subject:
 def test_the_tool_and_the_graphs_run_on_the_device(ssh_device: Device, tmp_path: Path) -> None:
     other = tmp_path / "other.tflite"
     other.write_bytes(b"\0\0\0\0XXXX")
-    session = Session(replace(ssh_device, python=sys.executable))
+    session = Session(opening.with_options(ssh_device, python=sys.executable))
     try:
         assert tool.find(session) is None, "no such tool in the PATH of this machine"
         place = tool.find(session, STANDIN)
         assert place is not None
-        assert place.startswith(ssh_device.workdir)
+        assert place.startswith(AgentOptions.of(ssh_device).workdir)
         (found,) = tool.measure([subject()], session, place, launches=3)
         (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
         with pytest.raises(Crashed, match="Failed to load the model"):

@@ -16,6 +16,7 @@ from conftest import ROOT, missing
 from harness import api
 from harness.config import farm as farms
 from harness.config import plans
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.types import Device
 
 KWS = ROOT.parent / "shared" / "data" / "kws"
@@ -49,13 +50,12 @@ def test_a_variant_that_answers_garbage_on_an_old_runtime_is_not_measured(
     plan = plans.load(keyword_plan(tmp_path))
     here = farms.this_machine()
     farm = farms.Farm(devices={})
-    for name, python in (("here", here.python), ("old-board", second_python)):
+    for name, python in (("here", AgentOptions.of(here).python), ("old-board", second_python)):
         device = Device(
             name=name,
             profile="linux_x86_64",
             address="local:",
-            python=python,
-            workdir=str(tmp_path / name),
+            dialect_options={"python": python, "workdir": str(tmp_path / name)},
         )
         farm = farms.with_device(farm, device)
     with api.run(plan, farm=farm, results=tmp_path / "results") as going:

@@ -35,10 +35,14 @@ def taken(leases: Path, own_sshd: LoopbackSshd, tmp_path: Path) -> Iterator[Sess
             name="board",
             profile="linux_x86_64",
             address=own_sshd.uri,
-            identity=str(own_sshd.identity),
-            known_hosts=str(own_sshd.known_hosts),
-            python=sys.executable,
-            workdir=str(tmp_path / "the other user's"),
+            transport_options={
+                "identity": str(own_sshd.identity),
+                "known_hosts": str(own_sshd.known_hosts),
+            },
+            dialect_options={
+                "python": sys.executable,
+                "workdir": str(tmp_path / "the other user's"),
+            },
         )
     )
     session.hold()

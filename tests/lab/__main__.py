@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.transports.ssh.options import SshOptions
 from harness.types import Device
 
 from . import arm, machine, x86
@@ -35,8 +37,9 @@ def farm_entry(device: Device) -> str:
     return (
         f"[device.{device.name}]\n"
         f'profile = "{device.profile}"\naddress = "{device.address}"\n'
-        f'identity = "{device.identity}"\nknown_hosts = "{device.known_hosts}"\n'
-        f'python = "{device.python}"\ntags = [{tags}]\n'
+        f'identity = "{SshOptions.of(device).identity}"\n'
+        f'known_hosts = "{SshOptions.of(device).known_hosts}"\n'
+        f'python = "{AgentOptions.of(device).python}"\ntags = [{tags}]\n'
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import duckdb
 
 from harness import api
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.records import store
 from harness.records.store import StoredRun
 
@@ -72,7 +73,7 @@ def of_device(device: LabDevice) -> Iterator[Problem]:
     """Look at the files and processes of a device that is up."""
     for process in left_processes(device):
         yield Problem("orphan", f"{device.name}: {process}")
-    files = device.files(device.entry.workdir)
+    files = device.files(AgentOptions.of(device.entry).workdir)
     for name, content in files.items():
         reason = _wrong(name, content)
         if reason:
@@ -81,7 +82,7 @@ def of_device(device: LabDevice) -> Iterator[Problem]:
 
 def strays(device: LabDevice) -> set[str]:
     """List the files of the device's user outside of the work folder; leases are meant to be."""
-    own = f"{device.entry.workdir}/"
+    own = f"{AgentOptions.of(device.entry).workdir}/"
     return {
         name for name in device.of_user() if not name.startswith(own) and not _LEASE.fullmatch(name)
     }
@@ -89,7 +90,7 @@ def strays(device: LabDevice) -> set[str]:
 
 def ours(device: LabDevice) -> dict[int, str]:
     """List the processes of a device that are our agent or were started by it: id to command."""
-    agents = f"{device.entry.workdir}/agents/"
+    agents = f"{AgentOptions.of(device.entry).workdir}/agents/"
     return {pid: words for pid, words in device.commands().items() if agents in words}
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.records import store
 
 from . import plans
@@ -149,7 +150,7 @@ def _power_cut(host: Hosted, later: Later) -> bool:
 
 def _disk_full(host: Hosted, later: Later) -> bool:
     """Put a small disk, soon full, over the work folder, and take it away again."""
-    folder = host.entry.workdir
+    folder = AgentOptions.of(host.entry).workdir
     host.as_root(["mkdir", "-p", "-m", "700", folder])
     host.as_root(["chown", "pi", folder])
     host.as_root(["mount", "-t", "tmpfs", "-o", "size=100k,mode=700,uid=54321", "tmpfs", folder])
@@ -363,7 +364,7 @@ def _prepared(folder: Path, hosts: Sequence[Hosted], wounds: Sequence[Wound]) ->
     folder.mkdir()
     for host, wound in zip(hosts, wounds, strict=True):
         if wound.state == "pushing agent":
-            host.as_root(["rm", "-rf", f"{host.entry.workdir}/agents"])
+            host.as_root(["rm", "-rf", f"{AgentOptions.of(host.entry).workdir}/agents"])
     file = plans.model(folder / "model.tflite", MODEL_BYTES)
     if any(wound.state == "fetching" for wound in wounds):
         plans.wide(file, FETCHED_NUMBERS)

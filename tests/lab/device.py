@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.devices.transports.ssh.options import SshOptions
 from harness.types import Device
 
 from . import ssh_server
@@ -173,8 +174,8 @@ class LabDevice(ABC):
         """Return the `ssh` call that logs in without reading any configuration of the user."""
         options = [
             "-F/dev/null",
-            f"-i{self.entry.identity}",
-            f"-oUserKnownHostsFile={self.entry.known_hosts}",
+            f"-i{SshOptions.of(self.entry).identity}",
+            f"-oUserKnownHostsFile={SshOptions.of(self.entry).known_hosts}",
             "-oIdentitiesOnly=yes",
             "-oBatchMode=yes",
         ]

@@ -167,8 +167,7 @@ class Lab:
             name=name,
             profile=profile,
             address=f"ssh://{ssh_server.USER}@{address}",
-            identity=str(self._key),
-            known_hosts=str(known_hosts),
-            python=python,
             tags=("lab", *tags),
+            transport_options={"identity": str(self._key), "known_hosts": str(known_hosts)},
+            dialect_options={"python": python},
         )

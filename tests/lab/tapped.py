@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import main as command_line
+from harness.devices import abilities, opening
 from harness.errors import TransportError
-from harness.measure import blocks, sessions
-from harness.protocols import Channel, Reply, Transport
+from harness.measure import blocks
+from harness.protocols import Channel, FullTransport, Reply, Transport
 from harness.types import Device
 
 Tell = Callable[[str, str], None]
@@ -104,7 +105,7 @@ class TappedChannel:
 class TappedTransport:
     """A transport."""
 
-    def __init__(self, inner: Transport, tell: Tell) -> None:
+    def __init__(self, inner: FullTransport, tell: Tell) -> None:
         """Listen to `inner`."""
         self._inner = inner
         self._tell = tell
@@ -139,15 +140,16 @@ class TappedTransport:
 
 def main(path: str, arguments: Sequence[str]) -> None:
     """Run the command."""
-    open_transport = sessions.open_transport
+    open_transport = opening.open_transport
 
     def tapped(device: Device) -> Transport:
         tell = ear(path, device.name)
         tell("connecting", "")
         with losing(tell):
-            return TappedTransport(open_transport(device), tell)
+            whole = abilities.everything(open_transport(device), device, "the lab")
+            return TappedTransport(whole, tell)
 
-    vars(sessions)["open_transport"] = tapped
+    vars(opening)["open_transport"] = tapped
     if "EDGE_LAB_HANG_SECONDS" in os.environ:
         # A hanging launch is waited for as long as a slow board may take; that is minutes.
         vars(blocks)["deadline"] = lambda _: float(os.environ["EDGE_LAB_HANG_SECONDS"])

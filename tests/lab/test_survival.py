@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from conftest import missing
 
+from harness.devices.dialects.python_agent.options import AgentOptions
+
 from . import plans
 from .aftermath import Aftermath, journal, ours
 from .controller import Controller, Moment
@@ -367,7 +369,7 @@ def only_the_greedy_one_fails(rows: Sequence[Mapping[str, Any]]) -> None:
 @pytest.fixture
 def small_disk(host: Hosted) -> Iterator[Hosted]:
     """A host whose work folder has 1 MB."""
-    folder = host.entry.workdir
+    folder = AgentOptions.of(host.entry).workdir
     host.as_root(["mkdir", "-p", folder])
     host.as_root(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700,uid=54321", "tmpfs", folder])
     yield host
@@ -384,7 +386,8 @@ def test_a_disk_that_is_full(
     assert "bytes are free there" in rows[small_disk.name][0]["reason"]
     course.check()
     # What could not be kept is not in the way of what could.
-    assert sum(map(len, small_disk.files(small_disk.entry.workdir).values())) < 400_000
+    kept = small_disk.files(AgentOptions.of(small_disk.entry).workdir)
+    assert sum(map(len, kept.values())) < 400_000
 
 
 def test_a_file_that_is_damaged_on_the_device_is_sent_again(
@@ -406,7 +409,7 @@ def test_a_file_that_is_damaged_on_the_device_is_sent_again(
 
 def damage(host: Hosted, digest: str) -> None:
     """Turn the last byte of a file there, as a worn-out card does."""
-    path = host.path(f"{host.entry.workdir}/blobs/{digest}")
+    path = host.path(f"{AgentOptions.of(host.entry).workdir}/blobs/{digest}")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 

@@ -15,7 +15,7 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/dialects/python_agent/bootstrap.py": (
         "security/test_fuzz.py::test_the_first_answer",
     ),
-    "harness/devices/dialects/python_agent/framing.py": (
+    "harness/devices/framing.py": (
         "agents/test_agent_dialect.py::test_any_bytes_give_objects_or_our_errors",
         "agents/test_agent_dialect.py::test_any_json_is_an_object_or_a_value_error",
     ),

@@ -60,8 +60,7 @@ def hostile_device(folder: Path, evil: str = "", name: str = "bench") -> Device:
         name=name,
         profile="linux_x86_64",
         address="local:",
-        python=str(python),
-        workdir=str(folder / "work"),
+        dialect_options={"python": str(python), "workdir": str(folder / "work")},
     )
 
 

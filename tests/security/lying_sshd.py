@@ -162,9 +162,8 @@ def lying_sshd(folder: Path, lies: Lies) -> Iterator[Device]:
             name="liar",
             profile="linux_x86_64",
             address=f"ssh://pi@127.0.0.1:{port}",
-            identity=_key(folder / "client"),
-            known_hosts=str(known),
-            workdir=str(folder / "work"),
+            transport_options={"identity": _key(folder / "client"), "known_hosts": str(known)},
+            dialect_options={"workdir": str(folder / "work")},
         )
     finally:
         # A blocked accept() is only woken by shutdown.

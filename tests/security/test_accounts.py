@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from harness.cli import main
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, available, loopback_sshd
+from harness.devices import opening
 from harness.devices.transports.ssh.account import NoShell
 from harness.errors import TransportError
 from harness.types import Device
@@ -168,7 +168,7 @@ def test_a_login_shell_that_prints_breaks_nothing(
     # A forced command takes the place of internal-sftp as well.
     extra = f"Subsystem sftp {sftp_server()}\nForceCommand {script}"
     with loopback_sshd(tmp_path / "server", extra=extra) as server:
-        device = dataclasses.replace(device_on(server), python=sys.executable)
+        device = opening.with_options(device_on(server), python=sys.executable)
         checks = api.doctor(farm=Farm(devices={device.name: device}))["loopback"]
     assert not [check for check in checks if check.status == "fail"]
     assert {check.name: check.status for check in checks}["xnnpack"] == "ok"

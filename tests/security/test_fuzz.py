@@ -34,12 +34,17 @@ from harness.farm.setup import Installation
 from harness.measure import pinning, thermal
 from harness.protocols import Reply
 from harness.records.store import codec, journal
-from harness.testing import FakeTransport
+from harness.testing import FakeDialect, FakeTransport
 from harness.types import Device, Launch
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT = ROOT / "agents" / "python_tflite"
-DEVICE = Device(name="dut", profile="p", address="local:", python="python3", workdir="/w")
+DEVICE = Device(
+    name="dut",
+    profile="p",
+    address="local:",
+    dialect_options={"python": "python3", "workdir": "/w"},
+)
 
 JSON = st.recursive(
     st.none()
@@ -166,7 +171,7 @@ LINES = st.lists(
 @given(LINES, st.sampled_from(["deploy", "hello", "hold", "holder", "exchange", "close"]))
 @settings(deadline=None)
 def test_a_conversation(lines: list[bytes], verb: str) -> None:
-    from harness.devices.dialects.python_agent.framing import JsonLines
+    from harness.devices.framing import JsonLines
 
     dialect = JsonLinesDialect(Saying(b""), DEVICE)
     channel = Heard(b"".join(line + b"\n" for line in lines))
@@ -227,7 +232,7 @@ PROFILES = profiles.load_all()
 def test_what_cleaning_says(digits: str, noise: str, code: int) -> None:
     said = f"{noise}edge-harness cleaned {digits}\n{noise}".encode()
     with suppress(HarnessError):
-        freed = cleaning.clean(Saying(said, exit_code=code), DEVICE)
+        freed = cleaning.clean(Saying(said, exit_code=code), DEVICE, "/w")
         assert 0 <= freed / 1e6 < 1e15
 
 
@@ -301,6 +306,7 @@ def test_a_tool_says_anything(stdout: bytes, stderr: bytes, code: int) -> None:
     class OfDevice:
         device = DEVICE
         transport = Saying(stdout, stderr, code)
+        dialect = FakeDialect(DEVICE)
 
         def bring(self, files: object) -> None:
             pass

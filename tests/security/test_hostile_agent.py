@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hostile import BITING, ORDER, hostile_device
 
-from harness.devices.dialects.python_agent.framing import JsonLines
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.framing import JsonLines
 from harness.devices.transports.local import LocalTransport
 from harness.errors import AgentError, AgentSilent, HarnessError, TransferFailed, TransportError
 from harness.farm import contact
@@ -185,7 +186,7 @@ def test_an_output_that_is_no_file_of_its_size_is_refused(kind: str, tmp_path: P
     entry = {"name": "y", "dtype": "int8", "shape": [1000], "blob": digest}
     device = hostile_device(tmp_path / "board", on("infer", f"a['outputs'] = [{entry!r}]"))
     session = Session(device)
-    there = Path(device.workdir) / "out" / digest
+    there = Path(AgentOptions.of(device).workdir) / "out" / digest
     there.parent.mkdir(exist_ok=True)
     if kind == "pipe":
         os.mkfifo(there)
@@ -209,7 +210,7 @@ def test_what_a_device_calls_itself_is_cut_and_kept_apart(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "extra",
     [
-        {"usb": 5, "processors": 7},
+        {"usb": 5, "processors": "3", "throttled": "much"},
         {"usb": [{"a": 1}, ["b"]], "processors": ["a", None, {}]},
         {"usb": {"a": 1}, "processors": [10**18, -1, True], "python_bits": [], "throttled": "x"},
     ],
@@ -221,6 +222,8 @@ def test_extras_of_any_shape_are_only_not_used(extra: dict[str, object], tmp_pat
     from harness.config import profiles
 
     assert pinning.processors(session.facts, 2) == ()
+    assert session.facts.processors == ()
+    assert (session.facts.throttled, session.facts.python_bits) == (None, None)
     assert contact.survey(session.facts, profiles.load_all())
 
 
@@ -297,7 +300,7 @@ BOOTSTRAPS = {
 @pytest.mark.parametrize("name", BOOTSTRAPS)
 def test_a_first_answer_that_is_none(name: str, tmp_path: Path) -> None:
     device = hostile_device(tmp_path / "board")
-    liar = Path(device.python)
+    liar = Path(AgentOptions.of(device).python)
     liar.write_text(f"#!{sys.executable}\nprint('edge-harness ' + {BOOTSTRAPS[name]})\n")
     with pytest.raises(HarnessError, match="is not a Python that works"):
         Session(device)

@@ -160,7 +160,12 @@ def test_a_banner_without_end(tmp_path: Path, home: Path, small: Callable[[], in
         thread = threading.Thread(target=talk, daemon=True)
         thread.start()
         address = f"ssh://pi@127.0.0.1:{server.getsockname()[1]}"
-        device = Device(name="liar", profile="p", address=address, ssh_config=str(config))
+        device = Device(
+            name="liar",
+            profile="p",
+            address=address,
+            transport_options={"ssh_config": str(config)},
+        )
         began = time.monotonic()
         with pytest.raises(Unreachable):
             open_ssh(device)

@@ -23,6 +23,8 @@ from harness.config import farm as farms
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd, available, loopback_sshd
+from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.packing import agent_zip
 from harness.devices.transports.local import LocalTransport
 from harness.devices.transports.ssh.transport import open_ssh
@@ -60,7 +62,7 @@ def careless(tmp_path: Path, device_on: Callable[[LoopbackSshd], Device]) -> Ite
         missing("no sshd or no sftp-server: `sudo apt-get install openssh-sftp-server`")
     extra = f'Subsystem sftp {sftp} -u 0000\nForceCommand umask 000; eval "$SSH_ORIGINAL_COMMAND"'
     with loopback_sshd(tmp_path / "server", extra=extra) as server:
-        yield dataclasses.replace(device_on(server), python=sys.executable)
+        yield opening.with_options(device_on(server), python=sys.executable)
 
 
 def readable_by_others(folder: Path) -> dict[str, str]:
@@ -72,9 +74,9 @@ def test_nothing_is_readable_by_others_whatever_the_umask(careless: Device, tmp_
     transport = open_ssh(careless)
     transport.run(["sh", "-c", 'echo > "$1"', "sh", str(check)], 10.0)
     assert stat.S_IMODE(check.stat().st_mode) == 0o666, "the account is as careless as it should be"
-    transport.put(MODEL, f"{careless.workdir}/incoming/some.part")
+    transport.put(MODEL, f"{AgentOptions.of(careless).workdir}/incoming/some.part")
     transport.close()
-    work = Path(careless.workdir)
+    work = Path(AgentOptions.of(careless).workdir)
     assert stat.S_IMODE((work / "incoming" / "some.part").stat().st_mode) == 0o600
     assert not readable_by_others(work)
 
@@ -97,7 +99,7 @@ def input_shape() -> tuple[int, ...]:
 
 
 def test_a_folder_that_was_open_to_all_is_closed(careless: Device) -> None:
-    work = Path(careless.workdir)
+    work = Path(AgentOptions.of(careless).workdir)
     for name in ("", "agents", "out"):
         (work / name).mkdir(parents=True, exist_ok=True)
         (work / name).chmod(0o777)
@@ -114,8 +116,8 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     if request.param == "local":
         device = farms.this_machine()
     else:
-        device = dataclasses.replace(request.getfixturevalue("ssh_device"), python=sys.executable)
-    return dataclasses.replace(device, workdir=str(tmp_path / "shared" / "work"))
+        device = opening.with_options(request.getfixturevalue("ssh_device"), python=sys.executable)
+    return opening.with_options(device, workdir=str(tmp_path / "shared" / "work"))
 
 
 def refused(device: Device, words: str) -> None:
@@ -136,24 +138,24 @@ OTHER = 65534
 @pytest.mark.parametrize("which", ["", "agents", "blobs", "runtimes"])
 def test_a_folder_that_another_user_made_is_refused(which: str, anywhere: Device) -> None:
     needs_root()
-    made = Path(anywhere.workdir) / which
+    made = Path(AgentOptions.of(anywhere).workdir) / which
     made.mkdir(parents=True, mode=0o777)
     os.chown(made, OTHER, OTHER)
-    before = sorted(Path(anywhere.workdir).rglob("*.zip"))
+    before = sorted(Path(AgentOptions.of(anywhere).workdir).rglob("*.zip"))
     refused(anywhere, f"belongs to another user \\(uid {OTHER}\\)")
-    assert sorted(Path(anywhere.workdir).rglob("*.zip")) == before
+    assert sorted(Path(AgentOptions.of(anywhere).workdir).rglob("*.zip")) == before
 
 
 def test_a_folder_inside_another_users_is_refused(anywhere: Device) -> None:
     needs_root()
-    above = Path(anywhere.workdir).parent
+    above = Path(AgentOptions.of(anywhere).workdir).parent
     above.mkdir()
     os.chown(above, OTHER, OTHER)
     refused(anywhere, "belongs to another user")
 
 
 def test_a_folder_that_everybody_may_replace_is_refused(anywhere: Device) -> None:
-    above = Path(anywhere.workdir).parent
+    above = Path(AgentOptions.of(anywhere).workdir).parent
     above.mkdir()
     above.chmod(0o777)
     refused(anywhere, "everybody may replace")
@@ -167,7 +169,7 @@ def test_a_symbolic_link_is_refused(which: str, anywhere: Device, tmp_path: Path
     victim = tmp_path / "victim"
     (victim / "out").mkdir(parents=True)
     (victim / "out" / "precious").write_text("mine")
-    place = Path(anywhere.workdir) / which
+    place = Path(AgentOptions.of(anywhere).workdir) / which
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(victim)
     refused(anywhere, "is a symbolic link")
@@ -183,7 +185,7 @@ def test_a_symbolic_link_is_refused(which: str, anywhere: Device, tmp_path: Path
 
 def test_an_agent_that_was_changed_there_is_not_run(anywhere: Device, tmp_path: Path) -> None:
     archive, digest = agent_zip()
-    there = Path(anywhere.workdir) / "agents" / f"{digest}.zip"
+    there = Path(AgentOptions.of(anywhere).workdir) / "agents" / f"{digest}.zip"
     there.parent.mkdir(parents=True, mode=0o700)
     mark = tmp_path / "it ran"
     with zipfile.ZipFile(there, "w") as evil:
@@ -198,7 +200,7 @@ def test_a_file_that_was_changed_after_its_commit_is_not_loaded(anywhere: Device
     session = Session(anywhere)
     session.bring({DIGEST: MODEL})
     session.dialect.launch(ORDER)
-    blob = Path(anywhere.workdir) / "blobs" / DIGEST
+    blob = Path(AgentOptions.of(anywhere).workdir) / "blobs" / DIGEST
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 1
     blob.write_bytes(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from harness.config.farm import Farm
 from harness.config.plans import load as load_plan
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
+from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import ConfigError, HarnessError
 from harness.measure.sessions import Session
 from harness.types import Device
@@ -51,7 +52,7 @@ def biting(device: Device, named: str, folder: Path) -> Device:
     python = place / f"python {named}"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o700)
-    return dataclasses.replace(device, python=str(python), workdir=str(folder / "w" / named / "x"))
+    return opening.with_options(device, python=str(python), workdir=str(folder / "w" / named / "x"))
 
 
 def all_verbs(device: Device) -> None:
@@ -60,10 +61,10 @@ def all_verbs(device: Device) -> None:
     checks = api.doctor(farm=farm)[device.name]
     assert not [check for check in checks if check.status == "fail"], checks
     assert {check.name: check.status for check in checks}["xnnpack"] == "ok"
-    assert Path(device.workdir).is_dir()
+    assert Path(AgentOptions.of(device).workdir).is_dir()
     assert api.devices(farm=farm)[0]["status"] in {"ready", "busy"}
     assert api.clean(farm=farm)[0]["status"] == "cleaned"
-    assert not Path(device.workdir).exists()
+    assert not Path(AgentOptions.of(device).workdir).exists()
 
 
 def test_over_a_real_sshd(named: str, ssh_device: Device, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_nul_that_came_by_the_api_is_an_error_of_ours(ssh_device: Device, tmp_
     for device in (ssh_device, farms.this_machine()):
         for key in ("workdir", "python"):
             with pytest.raises(HarnessError):
-                Session(dataclasses.replace(device, **{key: "/a\0b"}))
+                Session(opening.with_options(device, **{key: "/a\0b"}))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ import pytest
 
 from harness import api
 from harness.addresses import without_password
+from harness.config import entries
 from harness.config import farm as farms
 from harness.config.farm import Farm
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
+from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import ConfigError, HarnessError
 from harness.types import Device
@@ -46,7 +49,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(
     farm = tmp_path / "farm.toml"
     farm.write_text(f'[device.a]\nprofile="linux_x86_64"\naddress="{address}"\n')
     attempts = (
-        lambda: farms.check_address(address, "address"),
+        lambda: entries.check_address(address, "address"),
         lambda: farms.from_uri(address),
         lambda: farms.load(farm),
         lambda: open_ssh(Device(name="a", profile="p", address=address)),
@@ -92,14 +95,13 @@ def test_the_command_line_does_not_repeat_it(verb: str, tmp_path: Path) -> None:
 def test_a_key_that_cannot_be_read_is_not_quoted(
     sshd: LoopbackSshd, ssh_device: Device, tmp_path: Path
 ) -> None:
-    import dataclasses
 
     whole = sshd.identity.read_text()
     for number, text in enumerate((whole[:-80], whole.replace("=", "!"), f"{PASSWORD}\n" * 5)):
         broken = tmp_path / f"key{number}"
         broken.write_text(text)
         with pytest.raises(HarnessError) as caught:
-            open_ssh(dataclasses.replace(ssh_device, identity=str(broken)))
+            open_ssh(opening.with_options(ssh_device, identity=str(broken)))
         for line in text.splitlines()[1:-1] or [PASSWORD]:
             assert line not in str(caught.value)
             assert line not in str(caught.value.__cause__)
@@ -131,9 +133,9 @@ def test_a_whole_run_keeps_no_secret(  # noqa: PLR0917 - fixtures
         '[run]\nrecipes=["as_is"]\ndevices=["loopback", "wrong"]\n'
         "[dose]\nlaunches=1\nmin_inferences=5\nmin_seconds=0.01\nwarmup_seconds=0.0\n"
     )
-    device = dataclasses.replace(ssh_device, python=sys.executable)
-    wrong = dataclasses.replace(
-        device, name="wrong", identity=str(tmp_path / "plan" / "digits.tflite")
+    device = opening.with_options(ssh_device, python=sys.executable)
+    wrong = opening.with_options(
+        dataclasses.replace(device, name="wrong"), identity=str(tmp_path / "plan" / "digits.tflite")
     )
     farm = Farm(devices={device.name: device, wrong.name: wrong})
     results = tmp_path / "results"
@@ -151,7 +153,7 @@ def test_a_whole_run_keeps_no_secret(  # noqa: PLR0917 - fixtures
     secrets = [PASSWORD, *(line[:40] for line in key)]
     files = [
         path
-        for root in (results, tmp_path / "cache", Path(device.workdir))
+        for root in (results, tmp_path / "cache", Path(AgentOptions.of(device).workdir))
         for path in root.rglob("*")
         if path.is_file()
     ]
@@ -165,4 +167,4 @@ def test_a_whole_run_keeps_no_secret(  # noqa: PLR0917 - fixtures
 
 def test_a_name_like_a_password_is_only_a_name() -> None:
     with pytest.raises(ConfigError, match="no password in an address"):
-        farms.check_address("ssh://pi:x@host", "address")
+        entries.check_address("ssh://pi:x@host", "address")

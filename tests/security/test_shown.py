@@ -23,6 +23,7 @@ from harness import api
 from harness.cli import main
 from harness.config.farm import Farm
 from harness.demo import DATA
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.farm import toml_text
 from harness.measure.sessions import Session
 from harness.present.report.exports import FORMATS
@@ -135,10 +136,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         patch.setenv("EDGE_HARNESS_RESULTS", str(folder / "results"))
         device = hostile_device(folder / "board", EVIL)
         farm = folder / "farm.toml"
-        keys = ("profile", "address", "python", "workdir")
+        plain = {"profile": device.profile, "address": device.address}
+        keys = {**plain, **device.dialect_options}
         farm.write_text(
             "[device.bench]\n"
-            + "".join(f"{key} = {toml_text.value(getattr(device, key))}\n" for key in keys)
+            + "".join(f"{key} = {toml_text.value(item)}\n" for key, item in keys.items())
         )
         shutil.copy(DATA / "digits.tflite", folder)
         plan = folder / "plan.toml"
@@ -197,14 +199,14 @@ def test_every_command_that_shows_a_device(words: list[str], shown: Shown) -> No
 
 def test_debug_shows_it_no_rawer(shown: Shown, tmp_path: Path) -> None:
     liar = hostile_device(tmp_path / "liar", "def evil(request, a):\n return [%r]" % (b"{}" * 9))
-    script = Path(liar.python)
+    script = Path(AgentOptions.of(liar).python)
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.stderr.write({BITING!r})\nsys.exit(3)\n"
     )
     farm = tmp_path / "farm.toml"
     farm.write_text(
         f'[device.liar]\nprofile="linux_x86_64"\naddress="local:"\npython="{script}"\n'
-        f'workdir="{liar.workdir}"\n'
+        f'workdir="{AgentOptions.of(liar).workdir}"\n'
     )
     for more in ([], ["--debug"]):
         code, _, stderr = spoken(["setup", "liar", "--farm", str(farm), *more], tmp_path)

@@ -131,7 +131,7 @@ def facts(**changes: Any) -> DeviceFacts:
         "agent_digest": "cd34",
         "governor": "performance",
         "temperature_c": 41.0,
-        "extra": {"cpuinfo": ["a", "b"]},
+        "usb": ("18d1:9302",),
     }
     return DeviceFacts(**(known | changes))
 

@@ -192,7 +192,7 @@ def test_the_governor_is_pinned_for_the_launches_and_restored_also_after_a_crash
 def test_nothing_is_pinned_or_placed_if_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Shell, "log", [])
     orders: list[LaunchOrder] = []
-    facts = {"extra": {"processors": [3, 1]}}
+    facts = {"processors": (3, 1)}
     with bench(Pinned, Conditions(pin=False), orders=orders, facts=facts) as held:
         held.launch(cell("a"), order_of(cell("a")))
     with bench(Pinned, orders=orders, facts=facts) as held:

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.bisect import BisectPoint, BisectResult, Files, GateAnswer, Untestable, search
+from harness.analysis.bisect import (
+    BisectPoint,
+    BisectResult,
+    GateAnswer,
+    ModelFiles,
+    Untestable,
+    search,
+)
 from harness.analysis.bisect.search import Word
 from harness.errors import ConfigError
 
@@ -217,15 +224,15 @@ def test_files_are_taken_from_the_good_one_to_the_bad_one(tmp_path: Path) -> Non
         files.append(tmp_path / f"{name}.tflite")
         files[-1].touch()
 
-    chosen = Files(files, good=str(files[1]), bad=str(files[3]))
+    chosen = ModelFiles(files, good=str(files[1]), bad=str(files[3]))
 
     assert [Path(point.name).stem for point in chosen.all] == ["b", "c", "d"]
     assert chosen.model(0) == files[1]
     with pytest.raises(ConfigError, match="good one before the bad one"):
-        Files(files, good=str(files[3]), bad=str(files[1]))
+        ModelFiles(files, good=str(files[3]), bad=str(files[1]))
     with pytest.raises(ConfigError, match="two models or more"):
-        Files(files[:1])
+        ModelFiles(files[:1])
     with pytest.raises(ConfigError, match="no such model"):
-        Files([tmp_path / "x"])
+        ModelFiles([tmp_path / "x"])
     with pytest.raises(ConfigError, match="not one of the files"):
-        Files(files, good="z")
+        ModelFiles(files, good="z")

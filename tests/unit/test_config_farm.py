@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.config import farm
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.transports.ssh.options import SshOptions
 from harness.errors import ConfigError
 
 FARM = """
@@ -57,7 +59,7 @@ def test_this_machine_exists_without_any_file(tmp_path: Path) -> None:
     device = found.devices["this-machine"]
     assert device.address == "local:"
     assert device.profile == f"linux_{platform.machine()}"
-    assert device.workdir == str(tmp_path / "cache" / "device")
+    assert AgentOptions.of(device).workdir == str(tmp_path / "cache" / "device")
 
 
 def test_a_farm_is_found_in_the_promised_order(tmp_path: Path) -> None:
@@ -76,17 +78,17 @@ def test_devices_are_read_whole(tmp_path: Path) -> None:
     found = farm.load(written(tmp_path))
     assert list(found.devices) == ["pi-a", "pi-b", "old", "this-machine"]
     device = found.devices["pi-a"]
-    assert device.identity == str(tmp_path / "keys" / "id_ed25519")
-    assert device.known_hosts == str(tmp_path / "home" / "known")
-    assert device.python == "python3"
-    assert device.workdir == "/var/tmp/edge-harness"
+    assert SshOptions.of(device).identity == tmp_path / "keys" / "id_ed25519"
+    assert SshOptions.of(device).known_hosts == tmp_path / "home" / "known"
+    assert AgentOptions.of(device).python == "python3"
+    assert AgentOptions.of(device).workdir == "/var/tmp/edge-harness"
     assert found.devices["pi-b"].meter_options == {"bus": 1, "rails": ["5V"]}
 
 
 def test_this_machine_can_be_described_in_the_file(tmp_path: Path) -> None:
     text = '[device.this-machine]\nprofile = "linux_x86_64"\naddress = "local:"\nworkdir = "~/w"'
     device = farm.load(written(tmp_path, text)).devices["this-machine"]
-    assert device.workdir == str(tmp_path / "home" / "w")
+    assert AgentOptions.of(device).workdir == str(tmp_path / "home" / "w")
 
 
 def test_selectors_unite_and_name_a_device_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ FACTS = DeviceFacts(
     runtimes=(Runtime(name="ai_edge_litert", version="2.3.0"),),
     agent_digest="0" * 64,
     sensors=("thermal_zone", "cpufreq"),
-    extra={"python_bits": 64, "usb": []},
+    python_bits=64,
 )
 
 
@@ -48,9 +48,9 @@ def said(**changes: object) -> DeviceFacts:
         ({"board": "TI AM335x BeagleBone Black", "machine": "armv7l"}, "beaglebone"),
         ({"board": "Some Board"}, "linux_aarch64"),
         ({"machine": "x86_64", "board": None}, "linux_x86_64"),
-        ({"machine": "x86_64", "extra": {"usb": ["18d1:9302"]}}, "coral_usb"),
+        ({"machine": "x86_64", "usb": ("18d1:9302",)}, "coral_usb"),
         (
-            {"board": "Raspberry Pi 5 Model B", "extra": {"usb": ["1d6b:0002", "1a6e:089a"]}},
+            {"board": "Raspberry Pi 5 Model B", "usb": ("1d6b:0002", "1a6e:089a")},
             "coral_usb",
         ),
         ({"machine": "riscv64", "board": "StarFive VisionFive V2"}, None),
@@ -97,7 +97,7 @@ def test_a_board_nobody_knows_gets_a_profile_that_recognises_it(tmp_path: Path) 
 
 
 def test_a_32_bit_python_on_a_64_bit_kernel_is_a_32_bit_device(tmp_path: Path) -> None:
-    facts = said(board="Odd Board", extra={"python_bits": 32, "usb": ["18d1:9302"]})
+    facts = said(board="Odd Board", python_bits=32, usb=("18d1:9302",))
     profile = contact.new_profile(dataclasses.replace(facts, accelerators=("edgetpu-usb",)))
     assert profile.arch == "armv7l"
     assert profile.targets == ("xnnpack", "edgetpu")
@@ -110,8 +110,8 @@ PI = Device(
     name="bench-pi",
     profile="raspberry_pi_5",
     address="ssh://pi@10.0.0.7",
-    identity="/home/me/my 'keys'/id",
-    workdir='/data/"work"',
+    transport_options={"identity": "/home/me/my 'keys'/id"},
+    dialect_options={"workdir": '/data/"work"'},
 )
 
 FARM = """\
@@ -182,6 +182,19 @@ def test_this_machine_is_written_without_what_the_door_knows(
     contact.write_device(path, farms.this_machine())
     table = tomllib.loads(path.read_text())["device"]["this-machine"]
     assert sorted(table) == ["address", "profile"]
+
+
+def test_an_option_is_changed_in_the_table_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "farm.toml"
+    path.write_text(
+        '[device.bench-pi]\nprofile = "raspberry_pi_4"\naddress = "ssh://old"\n'
+        '[device.bench-pi.dialect_options]\nworkdir = "/old"\npython = "/opt/python3"\n'
+    )
+    contact.write_device(path, PI)
+    device = farms.load(path).devices["bench-pi"]
+    assert device.dialect_options == {"workdir": '/data/"work"', "python": "/opt/python3"}
+    assert device.transport_options == {"identity": "/home/me/my 'keys'/id"}
+    assert "dialect_options" in tomllib.loads(path.read_text())["device"]["bench-pi"]
 
 
 @pytest.mark.parametrize(

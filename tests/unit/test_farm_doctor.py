@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
 from harness.farm import checks_device, checks_runtime
@@ -36,8 +38,7 @@ def here(tmp_path: Path) -> Device:
         name="here",
         profile="linux_x86_64",
         address="local:",
-        python=sys.executable,
-        workdir=str(tmp_path / "it's work"),
+        dialect_options={"python": sys.executable, "workdir": str(tmp_path / "it's work")},
     )
 
 
@@ -57,7 +58,12 @@ def facts(device: Device, **changes: object) -> DeviceFacts:
 
 
 def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patient:
-    device = Device(name="pi", profile="raspberry_pi_5", address=address, identity="/k y")
+    device = Device(
+        name="pi",
+        profile="raspberry_pi_5",
+        address=address,
+        transport_options={"identity": "/k y"},
+    )
     probe = changes.pop("probe", PROBE)
     assert isinstance(probe, Probe)
     return Patient(device=device, probe=probe, facts=facts(device, **changes))
@@ -110,7 +116,7 @@ def test_a_device_in_order_passes_every_check(here: Device, tmp_path: Path) -> N
     others |= {"delegates", "compiler", "gpu"}  # nor has it an accelerator
     assert {name for name, check in checks.items() if check.status != "ok"} <= others
     assert checks["host_key"].status == "skip"
-    assert list(Path(here.workdir).iterdir()) == []
+    assert list(Path(AgentOptions.of(here).workdir).iterdir()) == []
 
 
 def test_an_unreachable_device_is_one_failure_and_the_rest_is_skipped(here: Device) -> None:
@@ -126,7 +132,7 @@ def test_an_unreachable_device_is_one_failure_and_the_rest_is_skipped(here: Devi
 
 
 def test_a_device_without_python_says_so(here: Device) -> None:
-    device = dataclasses.replace(here, python="no-python-3")
+    device = opening.with_options(here, python="no-python-3")
     checks = by_name(examine(device, open_local, saying(facts(device))))
     assert checks["python"].status == "fail"
     assert "no-python-3" in checks["python"].found
@@ -142,7 +148,7 @@ def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> N
     )
     old.chmod(0o700)
     checks = by_name(
-        examine(dataclasses.replace(here, python=str(old)), open_local, saying(facts(here)))
+        examine(opening.with_options(here, python=str(old)), open_local, saying(facts(here)))
     )
     assert checks["python"].status == "fail"
     assert "3.7.3" in checks["python"].found
@@ -150,7 +156,7 @@ def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> N
 
 
 def test_a_workdir_that_cannot_be_written(here: Device) -> None:
-    device = dataclasses.replace(here, workdir="/proc/nowhere")
+    device = opening.with_options(here, workdir="/proc/nowhere")
     checks = by_name(examine(device, open_local, saying(facts(device))))
     assert checks["files"].status == "fail"
     assert "/proc/nowhere" in checks["files"].found
@@ -190,14 +196,14 @@ def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> 
         (checks_device.clock, {"clock_offset_seconds": None}, "skip", "time", None),
         (checks_device.governor, {"governor": "ondemand"}, "warn", "ondemand", "scaling_governor"),
         (checks_device.governor, {"governor": None}, "skip", "cpufreq", None),
-        (checks_device.under_voltage, {"extra": {"throttled": 0x50005}}, "fail", "now", "supply"),
-        (checks_device.under_voltage, {"extra": {"throttled": 0x10000}}, "warn", "boot", "supply"),
-        (checks_device.under_voltage, {"extra": {"throttled": 0xE000E}}, "ok", "0xe000e", None),
-        (checks_device.under_voltage, {"extra": {"throttled": "much"}}, "skip", "vcgencmd", None),
-        (checks_device.throttled, {"extra": {"throttled": 0x4}}, "fail", "0x4", "heatsink"),
-        (checks_device.throttled, {"extra": {"throttled": 0x80000}}, "warn", "boot", "reboot"),
-        (checks_device.throttled, {"extra": {"throttled": 0x10001}}, "ok", "0x10001", None),
-        (checks_device.throttled, {"extra": {"throttled": None}}, "skip", "vcgencmd", None),
+        (checks_device.under_voltage, {"throttled": 0x50005}, "fail", "now", "supply"),
+        (checks_device.under_voltage, {"throttled": 0x10000}, "warn", "boot", "supply"),
+        (checks_device.under_voltage, {"throttled": 0xE000E}, "ok", "0xe000e", None),
+        (checks_device.under_voltage, {"throttled": None}, "skip", "vcgencmd", None),
+        (checks_device.throttled, {"throttled": 0x4}, "fail", "0x4", "heatsink"),
+        (checks_device.throttled, {"throttled": 0x80000}, "warn", "boot", "reboot"),
+        (checks_device.throttled, {"throttled": 0x10001}, "ok", "0x10001", None),
+        (checks_device.throttled, {"throttled": None}, "skip", "vcgencmd", None),
         (checks_device.load, {"load_1m": 3.0}, "warn", "3.00", "top"),
         (checks_device.load, {"load_1m": 0.9}, "ok", "0.90", None),
         (checks_device.load, {"load_1m": None}, "skip", "load", None),
@@ -281,8 +287,9 @@ def test_the_runtime_that_a_device_can_have_is_named(probed: dict[str, object], 
 
 
 def test_why_a_runtime_does_not_import_is_told() -> None:
-    extra = {"runtime_problems": ["ai_edge_litert: libpython is missing"]}
-    made = checks_runtime.runtime(patient(runtimes=(), extra=extra))
+    made = checks_runtime.runtime(
+        patient(runtimes=(), runtime_problems=("ai_edge_litert: libpython is missing",))
+    )
     assert "libpython is missing" in made.found
 
 

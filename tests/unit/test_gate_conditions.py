@@ -81,18 +81,17 @@ def test_a_plateau_is_a_minute_under_one_per_cent() -> None:
     assert not thermal.on_plateau([])
 
 
-def facts(**extra: Any) -> DeviceFacts:
+def facts(**changes: Any) -> DeviceFacts:
     device = Device(name="d", profile="fake", address="fake:")
-    return dataclasses.replace(FakeDialect(device).hello(), extra=extra)
+    return dataclasses.replace(FakeDialect(device).hello(), **changes)
 
 
 def test_processors_are_the_first_that_the_device_names() -> None:
-    assert pinning.processors(facts(processors=[7, 6, 0, 1]), 2) == (7, 6)
-    assert pinning.processors(facts(processors=[1, 0]), 2) == (1, 0)
-    assert pinning.processors(facts(processors=[1, 0]), 3) == ()
-    assert pinning.processors(facts(processors=[0]), 1) == ()
+    assert pinning.processors(facts(processors=(7, 6, 0, 1)), 2) == (7, 6)
+    assert pinning.processors(facts(processors=(1, 0)), 2) == (1, 0)
+    assert pinning.processors(facts(processors=(1, 0)), 3) == ()
+    assert pinning.processors(facts(processors=(0,)), 1) == ()
     assert pinning.processors(facts(), 1) == ()
-    assert pinning.processors(facts(processors="3"), 1) == ()
 
 
 @pytest.fixture(name="cpufreq")
@@ -113,7 +112,10 @@ def governors(folder: Path) -> list[str]:
 @pytest.fixture(name="transport")
 def _transport(tmp_path: Path) -> Iterator[Any]:
     device = Device(
-        name="d", profile="linux_x86_64", address="local:", workdir=str(tmp_path / "work")
+        name="d",
+        profile="linux_x86_64",
+        address="local:",
+        dialect_options={"workdir": str(tmp_path / "work")},
     )
     opened = open_local(device)
     yield opened

@@ -394,10 +394,10 @@ def test_figures_of_unlike_kinds_are_not_compared() -> None:
 
 def test_launches_are_pinned_to_the_fastest_processors_where_there_is_a_choice() -> None:
     orders: list[LaunchOrder] = []
-    hold(latencies=SAME, orders=orders, facts={"extra": {"processors": [3, 1, 0]}})
+    hold(latencies=SAME, orders=orders, facts={"processors": (3, 1, 0)})
     assert {order.processors for order in orders if order.kind == "timed"} == {(3,)}
     alone: list[LaunchOrder] = []
-    hold(latencies=SAME, orders=alone, facts={"extra": {"processors": [0]}})
+    hold(latencies=SAME, orders=alone, facts={"processors": (0,)})
     assert {order.processors for order in alone} == {()}
 
 

@@ -159,12 +159,12 @@ class Dying(FakeDialect):
     dead = False
 
     def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
-        if files and "bring" in self.facts["extra"]:
+        if files and "bring" in self.facts["sensors"]:
             raise AgentSilent("no answer to commit")
         return ()
 
     def launch(self, order: LaunchOrder) -> Launch:
-        if "launch" in self.facts["extra"] and order.kind == "timed":
+        if "launch" in self.facts["sensors"] and order.kind == "timed":
             Dying.dead = True
             raise Crashed("SIGSEGV")
         return super().launch(order)
@@ -183,7 +183,7 @@ def test_an_agent_that_cannot_be_mended_costs_its_device_and_no_other(
 ) -> None:
     monkeypatch.setattr(Dying, "dead", False)
     other = Device(name="e", profile="fake", address="fake:")
-    facts = {"extra": {when: True}}
+    facts = {"sensors": (when,)}
     live = Session(DEVICE, transport=FakeTransport, dialect=Dying.opener(facts=facts))
     cells = [cell("a"), cell("b"), cell("c", device="e")]
     outcomes, _ = measure(cells, {"d": live, "e": session(other)})

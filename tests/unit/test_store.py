@@ -80,12 +80,52 @@ def test_a_window_is_stored_exactly_and_old_lines_have_none() -> None:
     assert load(Launch, old) == replace(one, samples=(), window=None)
 
 
+OLD_DEVICE = {
+    "name": "bench-pi",
+    "profile": "raspberry_pi_5",
+    "address": "ssh://pi@10.0.0.7",
+    "identity": "/home/me/.ssh/id",
+    "known_hosts": None,
+    "ssh_config": None,
+    "python": "python3",
+    "workdir": "/var/tmp/edge-harness",
+    "tags": ["lab-a"],
+    "delegate_options": {},
+    "meter": None,
+    "meter_options": {},
+}
+"""As earlier versions stored one: options of plug-ins beside its own keys."""
+
+
+def test_a_record_from_before_options_had_tables_is_readable() -> None:
+    plain = json.loads(json.dumps(dump(record([cell()]))))
+    (name,) = plain["devices"]
+    entry = plain["devices"][name]
+    entry["device"] = OLD_DEVICE
+    old = {"python_bits": 64, "processors": [3, 2], "usb": ["1a6e:089a"], "throttled": "much"}
+    gone = ("python_bits", "usable_cores", "processors", "throttled", "unpacks", "usb")
+    entry["facts"] = {key: one for key, one in entry["facts"].items() if key not in gone}
+    entry["facts"]["extra"] = {**old, "cpuinfo": ["a", "b"]}
+    found = load(RunRecord, plain).devices[name]
+    assert found.device.transport_options == {"identity": "/home/me/.ssh/id"}
+    assert found.device.dialect_options == {
+        "python": "python3",
+        "workdir": "/var/tmp/edge-harness",
+    }
+    assert found.device.tags == ("lab-a",)
+    assert found.device.dialect is None
+    assert found.facts is not None
+    assert (found.facts.python_bits, found.facts.processors) == (64, (3, 2))
+    assert (found.facts.usb, found.facts.throttled) == (("1a6e:089a",), None)
+    assert load(RunRecord, dump(load(RunRecord, plain))) == load(RunRecord, plain)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_refused(value: float, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be stored"):
         dump(variant(accuracy=value))
     with pytest.raises(StoreError, match="cannot be stored"):
-        dump(facts(extra={"a": [value]}))
+        dump(facts(temperature_c=value))
     with pytest.raises(ValueError, match="not a number"):
         decode('{"a": NaN}')
     with (

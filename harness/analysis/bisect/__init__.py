@@ -7,15 +7,15 @@ commits.py   the list: commits, each checked out and built in a worktree of its 
 
 from __future__ import annotations
 
-from harness.analysis.bisect.points import BisectPoint, Files, Points, Untestable
+from harness.analysis.bisect.points import BisectPoint, ModelFiles, Points, Untestable
 from harness.analysis.bisect.search import BisectResult, BisectStep, GateAnswer, Oracle, search
 
 __all__ = [
     "BisectPoint",
     "BisectResult",
     "BisectStep",
-    "Files",
     "GateAnswer",
+    "ModelFiles",
     "Oracle",
     "Points",
     "Untestable",

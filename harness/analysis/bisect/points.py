@@ -43,7 +43,7 @@ class Points(Protocol):
         """Return the model of a point; raises Untestable where it has none."""
 
 
-class Files:
+class ModelFiles:
     """Model files as they are, in the order given."""
 
     def __init__(

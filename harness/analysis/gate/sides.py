@@ -8,7 +8,7 @@ Deciding is data; building and connecting are the caller's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Candidate:
     request: build.BuildRequest | None = None
     """To be built; None where the variant is known already."""
     variant: Variant | None = None
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    """What a stored run kept of it, by target."""
     runtime: str | None = None
     run: StoredRun | None = None
     """Where it was measured before: the gate must be held on a like machine."""
@@ -126,11 +128,14 @@ def _of_run(run: StoredRun) -> list[Candidate]:
     for cell in run.record.cells:
         if isinstance(cell.variant, Variant):
             kept = run.variants / f"{cell.variant.digest}.tflite"
+            variant = replace(cell.variant, path=kept)
+            known = found.get((cell.model, cell.recipe))
             found[cell.model, cell.recipe] = Candidate(
                 model=cell.model,
                 recipe=cell.recipe,
                 source=ModelSource(name=cell.model, path=kept),
-                variant=replace(cell.variant, path=kept),
+                variant=variant,
+                variants={**(known.variants if known else {}), cell.target: variant},
                 run=run,
             )
     if not found:
@@ -173,14 +178,33 @@ class PlannedContest:
 
 
 def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[PlannedContest]:
-    """Multiply pairs by the devices and threads that the plan gives each model."""
+    """Multiply pairs by the devices and threads that the plan gives each model.
+
+    Devices with the same target share a candidate, so that it is built once.
+    """
     places = {(c.model.name, c.device.name, c.threads): None for c in decided.combinations}
+    shared: dict[tuple[int, str], Candidate] = {}
+
+    def of(candidate: Candidate, device: str) -> Candidate:
+        default = decided.default_targets.get(device, build.DEFAULT_TARGET)
+        made = _for_target(candidate, default)
+        return shared.setdefault((id(candidate), _target(made)), made)
+
     return [
-        PlannedContest(a=a, b=b, device=device, threads=threads)
+        PlannedContest(a=of(a, device), b=of(b, device), device=device, threads=threads)
         for a, b in pairs
         for model, device, threads in places
         if model == a.model
     ]
+
+
+def _for_target(candidate: Candidate, default: str) -> Candidate:
+    """Return a candidate for devices of this default target."""
+    if candidate.request is not None:
+        recipe, source = candidate.request.recipe, candidate.source
+        target = build.resolve_target(recipe, source, default)
+        return replace(candidate, request=replace(candidate.request, target=target))
+    return replace(candidate, variant=candidate.variants.get(default, candidate.variant))
 
 
 def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
@@ -227,7 +251,9 @@ def dose(plan: Plan) -> Dose:
 
 
 def _target(candidate: Candidate) -> str:
-    return candidate.request.target if candidate.request else "xnnpack"
+    if candidate.request is not None:
+        return candidate.request.target
+    return candidate.variant.target if candidate.variant else build.DEFAULT_TARGET
 
 
 def _same_inputs(made: Contest) -> None:

@@ -12,6 +12,7 @@ from harness import assets
 from harness.analysis.layers import Layers, Subject, alignment, estimate, subjects, tool
 from harness.config import farm as farms
 from harness.config import profiles
+from harness.devices import opening
 from harness.errors import ConfigError
 from harness.measure.bench import Bench
 from harness.measure.runs import farm_of
@@ -99,6 +100,7 @@ def _place(run: store.StoredRun, name: str, farm: farms.Farm | Path | None) -> _
     """Take the run's entry of the device, or the farm's where a farm is given."""
     entry = run.record.devices[name]
     device = entry.device if farm is None else farms.select(farm_of(farm), [name])[0]
+    opening.check(device, profiles.load_all().get(device.profile))
     return _Place(device=device, identity=entry.facts.identity if entry.facts else None)
 
 

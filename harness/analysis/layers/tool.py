@@ -7,7 +7,6 @@ of its averages. The binary is looked for in the device's PATH, or brought from 
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from harness import stats
 from harness.analysis.layers import tool_log
 from harness.analysis.layers.estimate import half_width
 from harness.analysis.layers.nouns import TOOL, Layers, OperatorTime, Subject
+from harness.devices import abilities
 from harness.devices.delegation import CPU_TARGETS, benchmark_log, kinds
 from harness.errors import (
     ConfigError,
@@ -26,7 +26,7 @@ from harness.errors import (
 )
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session
-from harness.protocols import Reply
+from harness.protocols import Commands, KeepsFiles, Reply
 
 NAME = "benchmark_model"
 LAUNCHES = 3
@@ -43,23 +43,35 @@ def find(session: Session, binary: Path | None = None) -> str | None:
     """Return how to start the tool on the device; None where it has none.
 
     `binary` is a file of this machine, made for the device; it is brought there. Raises ConfigError
-    where there is no such file.
+    where there is no such file, Unsupported where the device's transport runs no commands.
     """
     if binary is None:
+        if not isinstance(session.transport, Commands):
+            return None
         asked = session.transport.run(["sh", "-c", f"command -v {NAME}"], 20.0)
         found = asked.stdout.decode("utf-8", "replace").strip()
         return found if asked.exit_code == 0 and found else None
     if not binary.is_file():
         raise ConfigError(f"--benchmark-model {binary}: no such file")
+    transport = _commands(session)
     place = _bring(session, binary, hashlib.sha256(binary.read_bytes()).hexdigest())
-    _checked(session, session.transport.run(["chmod", "u+rx", place], 20.0))
+    _checked(session, transport.run(["chmod", "u+rx", place], 20.0))
     return place
 
 
 def _bring(session: Session, source: Path, digest: str) -> str:
     """Have a file among the device's blobs, checked and capped as they are; return where."""
+    dialect = session.dialect
+    if not isinstance(dialect, KeepsFiles):
+        raise Unsupported(
+            f"{session.device.name}: its dialect keeps no files that {NAME} could read"
+        )
     session.bring({digest: source})
-    return posixpath.join(session.device.workdir, "blobs", digest)
+    return dialect.path_of(digest)
+
+
+def _commands(session: Session) -> Commands:
+    return abilities.commands(session.transport, session.device, NAME)
 
 
 def measure(
@@ -105,7 +117,7 @@ def _launch(subject: Subject, session: Session, tool: str) -> tool_log.ToolProfi
         "--min_secs=0.5",
         "--max_secs=10",
     ]
-    reply = _checked(session, session.transport.run(argv, _LIMIT_SECONDS))
+    reply = _checked(session, _commands(session).run(argv, _LIMIT_SECONDS))
     log = (reply.stdout + b"\n" + reply.stderr).decode("utf-8", "replace")
     _ran_there(subject, log)
     profile = tool_log.parse(log)

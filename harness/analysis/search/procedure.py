@@ -11,6 +11,8 @@ from harness import assets
 from harness.analysis import search as searching
 from harness.config import farm as farms
 from harness.config import plans, searches, toml_door
+from harness.config import profiles as known_profiles
+from harness.devices import opening
 from harness.errors import (
     ConfigError,
     HostKeyUnknown,
@@ -49,13 +51,14 @@ class PlanWorkshop:
     """Where the points' plans are; a trial's run has the digest of its point's plan."""
     dose: Dose
     workers: int
+    default_target: str = build.DEFAULT_TARGET
+    """What a recipe without `@target` is built for on the device."""
 
     def build(self, recipe: Recipe) -> Variant | Failure:
         """Build by the build cache and its workers."""
         source = self.source
-        request = build.BuildRequest(
-            model=source, recipe=recipe, target=build.resolve_target(recipe, source)
-        )
+        target = build.resolve_target(recipe, source, self.default_target)
+        request = build.BuildRequest(model=source, recipe=recipe, target=target)
         built = prepare.build_all(
             [request],
             cache=assets.cache_folder() / "build",
@@ -172,6 +175,8 @@ def search(
         raise ConfigError(
             f'search.device: "{wanted.device}" names {len(chosen)} devices; a search is on one'
         )
+    profiles = known_profiles.load_all()
+    opening.check(chosen[0], profiles.get(chosen[0].profile))
     searching.check_installed()
     kept = (results or assets.results_folder()).resolve()
     stores.Store(kept).check_writable()
@@ -188,6 +193,7 @@ def search(
         base=folder.points,
         dose=_dose(plan),
         workers=max(1, available_cores() // processes),
+        default_target=prepare.default_target(chosen[0], profiles),
     )
     job = searching.Job(
         folder=folder.path,

@@ -16,6 +16,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,9 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from harness import assets
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
-from harness.protocols import MOST_FILE_BYTES, Reply
+from harness.protocols import MOST_FILE_BYTES, Reply, TransportPlugin
 from harness.types import Device
 
 _CHUNK = 1 << 18
@@ -46,7 +48,7 @@ class LocalTransport:
         self._channels: list[LocalChannel] = []
 
     def put(self, source: Path, destination: str) -> None:
-        """Copy a file to exactly `destination`; see protocols.Transport.put."""
+        """Copy a file to exactly `destination`; see protocols.Files.put."""
         target = Path(destination)
         try:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +65,7 @@ class LocalTransport:
             raise TransferFailed(message) from error
 
     def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
-        """Copy a file from `source`; see protocols.Transport.get."""
+        """Copy a file from `source`; see protocols.Files.get."""
         part: Path | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -310,3 +312,11 @@ def open_local(device: Device) -> LocalTransport:
         message = f'{device.name}: address "{device.address}" is not "local:"'
         raise ConfigError(message)
     return LocalTransport()
+
+
+def _here() -> dict[str, str]:
+    """The runtime is where we are installed, not with whatever python3 is first on PATH."""
+    return {"python": sys.executable, "workdir": str(assets.cache_folder() / "device")}
+
+
+LOCAL = TransportPlugin(open=open_local, dialect_options=_here)

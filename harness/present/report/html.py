@@ -242,7 +242,7 @@ def _device(name: str, item: DeviceRecord) -> dict[str, Any]:
             "chip": facts.chip,
             "cores": facts.cores,
             "memory": None if memory is None else f"{memory / 1e9:.1f} GB",
-            "system": f"{facts.system} {facts.kernel} {facts.machine}",
+            "system": " ".join(filter(None, (facts.system, facts.kernel, facts.machine))) or None,
             "libc": facts.libc,
             "python": facts.python,
             "runtimes": runtimes,

@@ -172,6 +172,8 @@ def load(noun: type[T], plain: object) -> T:
     from pydantic import ValidationError
 
     hashable: Any = noun  # mypy: a type[T] is not Hashable
+    if noun is RunRecord:
+        plain = _with_tables(plain)
     try:
         value = _adapter(hashable).validate_python(plain)
     except ValidationError as error:
@@ -182,6 +184,63 @@ def load(noun: type[T], plain: object) -> T:
             "hand or written by another version of edge-harness"
         ) from error
     return value if isinstance(value, noun) else noun(**_Wire.unpack(value))
+
+
+_OLD_TABLES = {
+    "identity": "transport_options",
+    "known_hosts": "transport_options",
+    "ssh_config": "transport_options",
+    "python": "dialect_options",
+    "workdir": "dialect_options",
+}
+"""Keys that a device had itself until its plug-ins' options had tables, and their tables now."""
+
+
+_OLD_EXTRAS = {
+    "python_bits": "number",
+    "usable_cores": "number",
+    "processors": "numbers",
+    "throttled": "number",
+    "unpacks": "texts",
+    "usb": "texts",
+    "runtime_problems": "texts",
+}
+"""What a device's facts had under `extra`, and of which shape it has to be."""
+
+
+def _with_tables(plain: object) -> object:
+    """Return a run's record in which every device and its facts have the fields of today."""
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("devices"), Mapping):
+        return plain
+    return {**plain, "devices": {name: _entry(one) for name, one in plain["devices"].items()}}
+
+
+def _entry(entry: object) -> object:
+    if not isinstance(entry, Mapping):
+        return entry
+    made = dict(entry)
+    device, facts = made.get("device"), made.get("facts")
+    if isinstance(device, Mapping) and any(key in device for key in _OLD_TABLES):
+        kept = {key: value for key, value in device.items() if key not in _OLD_TABLES}
+        tables: dict[str, dict[str, Any]] = {"transport_options": {}, "dialect_options": {}}
+        for key, table in _OLD_TABLES.items():
+            if device.get(key) is not None:
+                tables[table][key] = device[key]
+        made["device"] = {**tables, **kept}
+    if isinstance(facts, Mapping) and isinstance(facts.get("extra"), Mapping):
+        extra = {key: value for key, value in facts["extra"].items() if _fits(key, value)}
+        made["facts"] = {**extra, **{key: one for key, one in facts.items() if key != "extra"}}
+    return made
+
+
+def _fits(key: str, value: object) -> bool:
+    """Say whether an extra of an old record, which nobody checked, is a field of today."""
+    kind = _OLD_EXTRAS.get(key)
+    if kind in {"number", None}:
+        return kind is not None and type(value) is int
+    return isinstance(value, list) and all(
+        type(one) is (int if kind == "numbers" else str) for one in value
+    )
 
 
 def _path(value: object) -> str:

@@ -23,9 +23,10 @@ def _text(entry: DeviceRecord, known: dict[str, Profile]) -> str:
 
 def _machine(facts: DeviceFacts) -> list[str]:
     runtime = facts.runtimes[0] if facts.runtimes else None
-    chip = facts.board or facts.chip or facts.machine
+    named = facts.board or facts.chip or facts.machine or facts.hostname or facts.identity
+    cores = "cores unknown" if facts.cores is None else f"{facts.cores} cores"
     return [
-        f"{chip}, {facts.cores} cores {facts.machine}",
-        f"{facts.system} {facts.kernel}",
+        " ".join(filter(None, (f"{named},", cores, facts.machine))),
+        " ".join(filter(None, (facts.system, facts.kernel))) or "system unknown",
         f"{runtime.name} {runtime.version}" if runtime else "no runtime",
     ]

@@ -185,6 +185,7 @@ class Fields:
 def device_facts(answer: Fields, clock_offset_seconds: float) -> DeviceFacts:
     """Read the answer to `hello`."""
     facts = answer.object("facts")
+    extra = facts.object("extra")
     return DeviceFacts(
         identity=facts.word("identity"),
         hostname=facts.word("hostname"),
@@ -212,8 +213,36 @@ def device_facts(answer: Fields, clock_offset_seconds: float) -> DeviceFacts:
         free_bytes=facts.integer_or_none("free_bytes"),
         accelerators=facts.words("accelerators"),
         sensors=facts.words("sensors"),
-        extra=dict(facts.object("extra").value),
+        python_bits=_small_or_none(extra, "python_bits"),
+        usable_cores=_small_or_none(extra, "usable_cores"),
+        processors=_processors(extra),
+        throttled=_small_or_none(extra, "throttled"),
+        unpacks=_words_there(extra, "unpacks"),
+        usb=_words_there(extra, "usb"),
+        runtime_problems=_words_there(extra, "runtime_problems"),
     )
+
+
+def _small_or_none(extra: Fields, key: str) -> int | None:
+    """Read an extra; one that is of another shape is only not used."""
+    value = extra.value.get(key)
+    return value if type(value) is int and 0 <= value < _MAX_INT else None
+
+
+def _words_there(extra: Fields, key: str) -> tuple[str, ...]:
+    value = extra.value.get(key)
+    if not isinstance(value, list):
+        return ()
+    return tuple(one[:_LONGEST_REASON] for one in value[:_MAX_WORDS] if isinstance(one, str))
+
+
+def _processors(extra: Fields) -> tuple[int, ...]:
+    """Read the numbers of the processors; all of them or none, since their order means something."""
+    value = extra.value.get("processors")
+    if not isinstance(value, list) or len(value) > _MOST_CORES:
+        return ()
+    known = all(type(one) is int and 0 <= one < _MOST_CORES for one in value)
+    return tuple(value) if known else ()
 
 
 def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:

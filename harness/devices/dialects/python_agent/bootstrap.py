@@ -7,8 +7,9 @@ import json
 import secrets
 from pathlib import Path
 
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import AgentError, RuntimeMissing, TransferFailed
-from harness.protocols import Reply, Transport
+from harness.protocols import Commands, FullTransport, Reply
 from harness.types import Device
 
 LEAST_PYTHON = (3, 9)
@@ -92,32 +93,34 @@ class WorkdirRefused(AgentError):
     kind = "workdir"
 
 
-def bring(transport: Transport, device: Device, archive: Path, digest: str) -> str:
+def bring(transport: FullTransport, device: Device, archive: Path, digest: str) -> str:
     """Make sure the agent is on the device; returns its path there.
 
-    One command where it is there already. Raises RuntimeMissing where `device.python` is missing
-    or too old, WorkdirRefused where others could change what is in `device.workdir`,
+    One command where it is there already. Raises RuntimeMissing where its `python` is missing
+    or too old, WorkdirRefused where others could change what is in its `workdir`,
     TransferFailed where the zip does not arrive whole.
     """
-    path = f"{device.workdir}/agents/{digest}.zip"
+    agent = AgentOptions.of(device)
+    path = f"{agent.workdir}/agents/{digest}.zip"
     wanted = hashlib.sha256(archive.read_bytes()).hexdigest()
     if _look(transport, device, path) == wanted:
         return path
     part = f"{path}.{secrets.token_hex(4)}.part"
     transport.put(archive, part)
-    reply = transport.run([device.python, "-c", _FINISH, part, path, wanted], _SECONDS)
+    reply = transport.run([agent.python, "-c", _FINISH, part, path, wanted], _SECONDS)
     if reply.exit_code != 0 or b"edge-harness done" not in reply.stdout:
         message = f"{device.name}: the agent did not arrive whole at {path}: {_words(reply)}"
         raise TransferFailed(message)
     return path
 
 
-def _look(transport: Transport, device: Device, path: str) -> str | None:
+def _look(transport: Commands, device: Device, path: str) -> str | None:
     """Return the sha256 of what is at `path` on the device; checks its Python on the way."""
-    reply = transport.run([device.python, "-c", _LOOK, path], _SECONDS)
+    python = AgentOptions.of(device).python
+    reply = transport.run([python, "-c", _LOOK, path], _SECONDS)
     if reply.exit_code in {_NOT_FOUND, _NOT_EXECUTABLE}:
         message = (
-            f'{device.name}: no Python on the device: tried "{device.python}" ({_words(reply)}); '
+            f'{device.name}: no Python on the device: tried "{python}" ({_words(reply)}); '
             f"install Python {_dotted(LEAST_PYTHON)} or newer there, or set the key `python` of "
             f"[device.{device.name}] in farm.toml to where it is"
         )
@@ -125,14 +128,14 @@ def _look(transport: Transport, device: Device, path: str) -> str | None:
     said = _read(reply.stdout)
     if said is None:
         message = (
-            f'{device.name}: "{device.python}" on the device is not a Python that works: '
+            f'{device.name}: "{python}" on the device is not a Python that works: '
             f"{_words(reply)}; set the key `python` of [device.{device.name}] in farm.toml"
         )
         raise RuntimeMissing(message)
     version, found, trouble = said
     if version < LEAST_PYTHON:
         message = (
-            f'{device.name}: "{device.python}" on the device is Python {_dotted(version)}, the '
+            f'{device.name}: "{python}" on the device is Python {_dotted(version)}, the '
             f"agent needs {_dotted(LEAST_PYTHON)} or newer; set the key `python` of "
             f"[device.{device.name}] in farm.toml to a newer one"
         )

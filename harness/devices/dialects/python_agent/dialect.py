@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from harness.devices import abilities
 from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
 from harness.devices.dialects.python_agent import answers, bootstrap, packing, transfer
 from harness.devices.dialects.python_agent.answers import Fields
-from harness.devices.dialects.python_agent.framing import JsonLines
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.renewal import TOKEN, Renewal, holder
+from harness.devices.framing import JsonLines
 from harness.errors import (
     AgentError,
     AgentSilent,
@@ -40,7 +42,7 @@ from harness.errors import (
     TransferFailed,
     Unsupported,
 )
-from harness.protocols import Capabilities, Channel, Holder, Transport
+from harness.protocols import Capabilities, Channel, FullTransport, Holder, Transport
 from harness.types import Device, DeviceFacts, Exchange, Launch, LaunchOrder, Push
 
 VERSION = 1
@@ -78,10 +80,11 @@ class JsonLinesDialect:
         launches=frozenset({"timed", "memory", "bare", "accuracy", "cpu"}), infers=True, places=True
     )
 
-    def __init__(self, transport: Transport, device: Device) -> None:
+    def __init__(self, transport: FullTransport, device: Device) -> None:
         """Nothing is sent yet."""
         self._transport = transport
         self._device = device
+        self._options = AgentOptions.of(device)
         self._channel: Channel | None = None
         self._lines: JsonLines | None = None
         self._clock = DeviceClock(self.exchange)
@@ -104,6 +107,10 @@ class JsonLinesDialect:
         if missing:
             self.hold()
         return tuple(self._push(digest, files[digest], unpacks) for digest in missing)
+
+    def path_of(self, digest: str) -> str:
+        """Return where a deployed file lies on the device; see protocols.KeepsFiles."""
+        return f"{self._options.workdir}/blobs/{digest}"
 
     def hello(self) -> DeviceFacts:
         """Ask the device what it is; its clock is compared with ours on the way."""
@@ -232,7 +239,7 @@ class JsonLinesDialect:
         part = f"{digest}.{secrets.token_hex(4)}.part"
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             sent = transfer.encode(source, self._device, unpacks, Path(folder))
-            self._put(sent.path, f"{self._device.workdir}/incoming/{part}")
+            self._put(sent.path, f"{self._options.workdir}/incoming/{part}")
         size = sent.file_bytes
         packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
         seconds = _ANSWER_SECONDS + size / _SLOWEST_DISK_BYTES_A_SECOND
@@ -263,7 +270,7 @@ class JsonLinesDialect:
             )
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             target = Path(folder) / "out"
-            self._transport.get(f"{self._device.workdir}/out/{digest}", target, size)
+            self._transport.get(f"{self._options.workdir}/out/{digest}", target, size)
             data = target.read_bytes()
         if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             message = (
@@ -296,7 +303,7 @@ class JsonLinesDialect:
             return
         archive, digest = packing.agent_zip()
         path = bootstrap.bring(self._transport, self._device, archive, digest)
-        self._channel = self._transport.talk([self._device.python, path])
+        self._channel = self._transport.talk([self._options.python, path])
         self._lines = JsonLines(self._channel, self._device.name)
         self._clock = DeviceClock(self.exchange)
 
@@ -353,8 +360,11 @@ class JsonLinesDialect:
 
 
 def open_json_lines(transport: Transport, device: Device) -> JsonLinesDialect:
-    """Make the dialect; nothing is sent before `deploy` or `hello`."""
-    return JsonLinesDialect(transport, device)
+    """Make the dialect; nothing is sent before `deploy` or `hello`.
+
+    Raises Unsupported where the transport copies no files or runs no commands.
+    """
+    return JsonLinesDialect(abilities.everything(transport, device, "the Python agent"), device)
 
 
 def _wire(order: LaunchOrder) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +21,7 @@ from harness.addresses import without_password
 from harness.devices.transports.ssh.auth import Keys, Refused
 from harness.devices.transports.ssh.bounds import NONSENSE, BoundedPackets, BoundedTransport
 from harness.devices.transports.ssh.keys import HostKey, KeySeen, KnownHosts, KnownOnly, files_of
+from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.pulse import HeardSocket, Pulse, open_socket
 from harness.errors import ConfigError, HarnessError, Unreachable
 from harness.types import Device
@@ -158,13 +158,14 @@ def _resolve(device: Device) -> Any:  # noqa: ANN401 - fabric has no types
     address = parse(device.address, device.name)
     # lazy: fabric's own configuration files (some of them Python) are none of our business.
     config = fabric.Config(lazy=True)
-    path = Path(device.ssh_config).expanduser() if device.ssh_config else None
+    given = SshOptions.of(device)
+    path = given.ssh_config.expanduser() if given.ssh_config else None
     if path is not None:
         config.set_runtime_ssh_path(str(path))
     try:
         config.load_ssh_config()
         config.authentication.strategy_class = Keys
-        config.authentication.identities = [device.identity] if device.identity else []
+        config.authentication.identities = [str(given.identity)] if given.identity else []
         said: SSHConfig = config.base_ssh_config
         jump = said.lookup(address.host).get("proxyjump", "")
         return fabric.Connection(

@@ -1,6 +1,6 @@
 """Host keys: which are known, what to say of one that is not, and how one is trusted.
 
-Known hosts are read from `device.known_hosts` alone where it is given; else from our own store
+Known hosts are read from the device's `known_hosts` alone where it is given; else from our own store
 (`known_hosts` in our configuration folder) and from what ssh_config names (`UserKnownHostsFile`),
 or `~/.ssh/known_hosts`. Nothing is ever added by connecting.
 """
@@ -20,6 +20,7 @@ import paramiko
 from paramiko.hostkeys import HostKeys, InvalidHostKey
 
 from harness import assets
+from harness.devices.transports.ssh.options import SshOptions
 from harness.errors import ConfigError, HostKeyUnknown
 from harness.types import Device
 
@@ -73,13 +74,15 @@ def own_store() -> Path:
 
 def store_of(device: Device) -> Path:
     """Return the file `trust` appends to for this device."""
-    return Path(device.known_hosts).expanduser() if device.known_hosts else own_store()
+    given = SshOptions.of(device).known_hosts
+    return given.expanduser() if given else own_store()
 
 
 def files_of(device: Device, ssh_config: Mapping[str, Any]) -> tuple[Path, ...]:
     """List the known_hosts files that count for this device, existing or not."""
-    if device.known_hosts:
-        return (Path(device.known_hosts).expanduser(),)
+    given = SshOptions.of(device).known_hosts
+    if given:
+        return (given.expanduser(),)
     user = str(ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
     return (own_store(), *(Path(name.strip('"')).expanduser() for name in user))
 

@@ -53,7 +53,7 @@ _BROKEN = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError, *NONSEN
 
 
 class SshTransport:
-    """Transport over one SSH connection; see protocols.Transport for the verbs."""
+    """Transport over one SSH connection; see protocols.FullTransport for the verbs."""
 
     def __init__(self, device: Device) -> None:
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
@@ -98,7 +98,7 @@ class SshTransport:
             raise self._failed(source, destination, sent, size, short)
 
     def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
-        """Copy a file from the device; see protocols.Transport.get."""
+        """Copy a file from the device; see protocols.Files.get."""
         sftp = self._open_sftp()
         guard = _within(most_bytes, sftp)
         part: Path | None = None

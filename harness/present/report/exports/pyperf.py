@@ -38,7 +38,7 @@ def _benchmark(entry: ExportEntry) -> dict[str, Any]:
     metadata = {
         "name": entry.name,
         "hostname": facts and facts.hostname,
-        "platform": facts and f"{facts.system}-{facts.kernel}-{facts.machine}",
+        "platform": facts and "-".join(filter(None, (facts.system, facts.kernel, facts.machine))),
         "cpu_model_name": facts and facts.chip,
         "cpu_count": facts and facts.cores,
         **{name: entry.row[column.name] for name, column in columns.exported("pyperf")},

@@ -1,0 +1,45 @@
+"""What farm.toml may say of a device with the Python agent, and the entry point `json_lines`.
+
+Apart from the dialect, so that reading a farm file does not load NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from harness.devices import options
+from harness.errors import ConfigError
+from harness.protocols import Dialect, DialectPlugin, Transport
+from harness.types import Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """Paths on the device."""
+
+    python: str = "python3"
+    workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
+    """Where the agent, models and runtimes are kept."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no path can be, or what a command there would take for an option."""
+        for key, path in (("python", self.python), ("workdir", self.workdir)):
+            if not path or "\0" in path or path.startswith("-"):
+                raise ConfigError(
+                    f"{key}: {path!r} is no path; write one such as /var/tmp/edge-harness"
+                )
+
+    @classmethod
+    def of(cls, device: Device) -> Self:
+        """Return a device's; raises ConfigError for a key or a value that cannot be."""
+        return options.read(cls, device.dialect_options, device.name)
+
+
+def _open(transport: Transport, device: Device) -> Dialect:
+    from harness.devices.dialects.python_agent.dialect import open_json_lines
+
+    return open_json_lines(transport, device)
+
+
+JSON_LINES = DialectPlugin(open=_open, options=AgentOptions)

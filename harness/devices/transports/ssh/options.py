@@ -1,0 +1,40 @@
+"""What farm.toml may say of a device behind SSH, and the entry point `ssh`.
+
+Apart from the transport, so that reading a farm file loads no SSH library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from harness.devices import options
+from harness.protocols import Transport, TransportPlugin
+from harness.types import Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshOptions:
+    """Files of this host; ssh_config, agents and jump hosts work as in OpenSSH."""
+
+    identity: Path | None = None
+    """The private key that is offered."""
+    known_hosts: Path | None = None
+    """Alone read and written for this device, where it is given."""
+    ssh_config: Path | None = None
+    """Read instead of `~/.ssh/config`."""
+
+    @classmethod
+    def of(cls, device: Device) -> Self:
+        """Return a device's; raises ConfigError for a key or a value that cannot be."""
+        return options.read(cls, device.transport_options, device.name)
+
+
+def _open(device: Device) -> Transport:
+    from harness.devices.transports.ssh.transport import open_ssh
+
+    return open_ssh(device)
+
+
+SSH = TransportPlugin(open=_open, options=SshOptions)
