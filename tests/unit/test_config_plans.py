@@ -377,6 +377,28 @@ def test_the_digest_is_of_the_meaning(
     assert load(copy, text).digest == digest
 
 
+def test_a_digest_stays_what_it_was(folder: Path) -> None:
+    """As the first version computed it: runs that were stored then can be resumed."""
+    plan = load(
+        folder,
+        """
+        [model]
+        path = "a.tflite"
+        [data]
+        evaluation = "calibration.npz"
+        [run]
+        recipes = ["int8"]
+        [gate]
+        margin = 0.1
+        metrics = ["latency", "memory"]
+        [search]
+        space = ["prune(sparsity=0.3..0.9) > int8", "weight_only(bits=4|8)"]
+        constraints = { max_accuracy_drop = 0.02, max_size_kb = 300 }
+        """,
+    )
+    assert plan.digest == "32e3db8e4ff41f90ee3e672178804315cbd9466fc15dc0f8a6ec342ba7acc9eb"
+
+
 @pytest.mark.parametrize(
     "change",
     [
