@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, missing
 from one_build import built
+from shared_data import shared_file
 from standins import compiler, graphs
 
 from harness.config import recipes
@@ -23,10 +23,7 @@ from harness.types import DataSource, ModelSource, Variant
 
 @pytest.fixture(name="data")
 def _data() -> Path:
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        missing("../shared/data is not there")
-    return folder
+    return shared_file("")
 
 
 def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, missing
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import shared_file
 
 from harness.optimize.targets import edgetpu, edgetpu_log
 from harness.tflite import flatbuffer
@@ -50,10 +50,7 @@ FILE = {EDGETPU: 1, "LOGISTIC": 2, "CONCATENATION": 1, "TFLite_Detection_PostPro
 
 @pytest.fixture(name="coral")
 def _coral() -> Path:
-    folder = ROOT.parent / "shared" / "data" / "coral"
-    if not folder.is_dir():
-        missing("../shared/data/coral is not there")
-    return folder
+    return shared_file("coral")
 
 
 def test_the_whole_account_is_read() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from shared_data import shared_file
 
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
@@ -16,16 +16,6 @@ from harness.tflite.truncate import Graph, GraphOperator, types
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"
-SHARED = ROOT.parent / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} of ../shared/data is missing")
-        pytest.skip(f"../shared/data/{name} is not on this machine")
-    return path
 
 
 def answers(source: dict[str, Any], wanted: list[int] | None = None) -> dict[int, Any]:
@@ -56,7 +46,7 @@ def answers(source: dict[str, Any], wanted: list[int] | None = None) -> dict[int
     ],
 )
 def test_every_prefix_gives_what_the_whole_graph_has_there(name: str) -> None:
-    path = DIGITS if name == "digits" else shared(name)
+    path = DIGITS if name == "digits" else shared_file(name)
     prefixes = Graph(path).prefixes(at_most=12)
 
     found = [answers({"model_content": prefix.data}) for prefix in prefixes]
@@ -88,7 +78,7 @@ def test_a_prefix_has_only_its_operators_and_their_weights() -> None:
 
 
 def test_many_operators_are_grouped_without_a_gap() -> None:
-    graph = Graph(shared("coral/movenet_single_pose_lightning_ptq.tflite"))
+    graph = Graph(shared_file("coral/movenet_single_pose_lightning_ptq.tflite"))
 
     prefixes = graph.prefixes(at_most=10)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,22 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import shared_file
 
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"
-SHARED = ROOT.parent / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} of ../shared/data is missing")
-        pytest.skip(f"../shared/data/{name} is not on this machine")
-    return path
 
 
 def test_reads_a_float_model() -> None:
@@ -43,7 +33,7 @@ def test_reads_a_float_model() -> None:
 
 
 def test_reads_a_quantised_model_with_its_scales() -> None:
-    facts = flatbuffer.read(shared("kws/kws_ref_model.tflite"))
+    facts = flatbuffer.read(shared_file("kws/kws_ref_model.tflite"))
 
     assert facts.inputs[0].dtype == "int8"
     assert facts.inputs[0].zero_point == 83
@@ -52,18 +42,18 @@ def test_reads_a_quantised_model_with_its_scales() -> None:
 
 
 def test_float32_in_its_name_is_not_float() -> None:
-    assert flatbuffer.read(shared("kws/kws_ref_model_float32.tflite")).quantised
+    assert flatbuffer.read(shared_file("kws/kws_ref_model_float32.tflite")).quantised
 
 
 def test_knows_a_compiled_edge_tpu_file() -> None:
-    facts = flatbuffer.read(shared("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
+    facts = flatbuffer.read(shared_file("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
 
     assert "Edge TPU" in (facts.elsewhere or "")
     assert facts.operators == {"edgetpu-custom-op": 1}
 
 
 def test_a_file_without_buffers_is_read() -> None:
-    assert flatbuffer.read(shared("coral/model_invoking_error.tflite")).custom == (
+    assert flatbuffer.read(shared_file("coral/model_invoking_error.tflite")).custom == (
         "fake-op-double",
     )
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import brotli
 import pytest
 import zstandard
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shared_data import shared_folder
 
 from harness.demo import DATA
 from harness.errors import PayloadError
@@ -23,8 +23,8 @@ from harness.tflite import payload
 from harness.tflite.payload import codecs
 
 DIGITS = (DATA / "digits.tflite").read_bytes()
-KEYWORD = ROOT.parent / "shared" / "data" / "kws"
-MODELS = [DATA / "digits.tflite", *sorted(KEYWORD.glob("*.tflite"))]
+BESIDE = shared_folder()
+MODELS = [DATA / "digits.tflite", *(sorted((BESIDE / "kws").glob("*.tflite")) if BESIDE else [])]
 NAMES = ("zstd", "brotli", "gzip", "xz", "huffman")
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
