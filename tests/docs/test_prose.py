@@ -22,7 +22,7 @@ MAX_COLUMNS = 100
 NOT_PLAIN = {
     r"told|tells?|telling": "reported, says, is notified",
     r"mend(?:s|ed|ing)?": "fix, the command that fixes it",
-    r"doors?|rooms?|house": "entry point, package, project",
+    r"doors?|house|rooms|(?:the|a|this|each|every) room": "entry point, project, package",
     r"somebody|nobody": "another user, no user",
     r"parcel|slim|lining": "transfer encoding, minify, alignment",
     r"could not be asked": "invalid input or usage",
