@@ -15,7 +15,7 @@ from harness.config import profiles as known_profiles
 from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, TransferFailed
 from harness.farm import cleaning, contact
 from harness.farm import doctor as examiner
-from harness.farm.patient import Check
+from harness.farm.checks import CheckResult
 from harness.farm.setup import Installation, Say, install
 from harness.farm.wheels import Wanted
 from harness.measure import sessions
@@ -131,18 +131,20 @@ def _device_row(device: Device, session: sessions.Session | HarnessError) -> dic
 
 def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
-) -> dict[str, list[Check]]:
+) -> dict[str, list[CheckResult]]:
     """Check what a device must have; all of the farm where none is named."""
-    return {device.name: _examine(device) for device in _chosen(names, farm)}
+    named = farm if isinstance(farm, Path) else None
+    return {device.name: _examine(device, named) for device in _chosen(names, farm)}
 
 
-def _examine(device: Device) -> list[Check]:
+def _examine(device: Device, farm: Path | None) -> list[CheckResult]:
     return examiner.examine(
         device,
         sessions.open_transport,
         plugins.load("harness.dialects", "json_lines"),
         known_profiles.load_all().get(device.profile),
         model=EMBEDDED_MODEL,
+        farm=farm,
     )
 
 
@@ -154,7 +156,7 @@ class Met:
     farm: Path
     profile_file: Path | None
     facts: Mapping[str, Any]
-    checks: list[Check]
+    checks: list[CheckResult]
 
     def text(self) -> str:
         """Say what was found and written, for a person."""
@@ -221,7 +223,7 @@ def add(
         farm=farm_file,
         profile_file=profile_file,
         facts=asdict(facts),
-        checks=_examine(device),
+        checks=_examine(device, farm),
     )
 
 

@@ -1,34 +1,35 @@
-"""What a doctor's check gets and gives."""
+"""A device under examination: what is known of it so far, and how a fix is written for it."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
+from harness.errors import HarnessError, HostKeyUnknown
+from harness.farm.checks import Fix, FixKind
+from harness.farm.linux.survey import System
 from harness.farm.probe import Probe
-from harness.protocols import Dialect, Transport
+from harness.protocols import Dialect, OpenDialect, OpenTransport, Reply, Transport
 from harness.types import Device, DeviceFacts, Profile
 
-Status = Literal["ok", "warn", "fail", "skip"]
+
+@runtime_checkable
+class _Commands(Protocol):
+    def run(self, argv: list[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
+        """Run one command."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One check: what was looked at, how it is, what was found, what mends it."""
+@runtime_checkable
+class _Files(Protocol):
+    def put(self, source: Path, destination: str) -> None:
+        """Copy a file to the device."""
 
-    name: str
-    status: Status
-    found: str
-    mend: str | None = None
-    """The command, or the change, that mends it; every failed check has one."""
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON and the screen."""
-        return {"name": self.name, "status": self.status, "detail": self.found, "mend": self.mend}
+    def get(self, source: str, destination: Path) -> None:
+        """Copy a file from the device."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,20 +40,87 @@ class Patient:
     profile: Profile | None = None
     model: Path | None = None
     """A small .tflite file for the checks that make a launch."""
+    farm: Path | None = None
+    """The farm file that was named on the command line; commands that are printed name it too."""
+    open_transport: OpenTransport | None = None
+    open_dialect: OpenDialect | None = None
     transport: Transport | None = None
+    key_problem: HostKeyUnknown | None = None
+    system: System | None = None
     probe: Probe | None = None
     dialect: Dialect | None = None
     facts: DeviceFacts | None = None
+    files_problem: HarnessError | None = None
+    files_fix: Fix | None = None
 
     @property
-    def is_local(self) -> bool:
-        """Whether it is the machine we run on."""
-        return self.device.address == "local:"
+    def is_ssh(self) -> bool:
+        """Whether it is reached by SSH."""
+        return self.device.address.startswith("ssh:")
 
-    def there(self, command: str) -> str:
+    @property
+    def has_commands(self) -> bool:
+        """Whether its transport runs commands; a serial line does not."""
+        return isinstance(self.transport, _Commands)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its transport copies files."""
+        return isinstance(self.transport, _Files)
+
+    @property
+    def commands(self) -> Transport:
+        """Return the transport, which runs commands (the need `commands`)."""
+        assert self.transport is not None
+        return self.transport
+
+    def remote_command(self, command: str) -> str:
         """Write a command so that it can be typed here and runs on the device."""
-        if self.is_local or not self.device.address.startswith("ssh:"):
+        if not self.is_ssh:
             return command
+        return shlex.join([*self._ssh(), command])
+
+    def by_command(self, kind: FixKind, command: str, note: str = "") -> Fix:
+        """Make a fix of a command for the device's own account."""
+        typed = self.remote_command(command)
+        return Fix(kind=kind, command=typed, text=typed + note)
+
+    def as_root(self, kind: FixKind, command: str, note: str = "") -> Fix:
+        """Make a fix of a command for root on the device.
+
+        `{sudo}` in it becomes `sudo ` if the account needs it and has it; without a `{sudo}` it
+        is put in front.
+        """
+        if "{sudo}" not in command:
+            command = "{sudo}" + command
+        if self.system is None or self.system.can_sudo:
+            return self.by_command(kind, command.replace("{sudo}", "sudo "), note)
+        command = command.replace("{sudo}", "")
+        if self.system.uid == 0:
+            return self.by_command(kind, command, note)
+        text = f"as root on the device (this account has no sudo): {command}{note}"
+        return Fix(kind=kind, root_command=command, text=text)
+
+    def by_harness(self, kind: FixKind, *words: str, note: str = "") -> Fix:
+        """Make a fix of an edge-harness command on this host."""
+        typed = shlex.join(["edge-harness", *words, *self._farm()])
+        return Fix(kind=kind, command=typed, text=typed + note)
+
+    def by_setting(self, kind: FixKind, key: str, value: str, note: str = "") -> Fix:
+        """Make a fix of a key of the device's entry in the farm file."""
+        # JSON's strings are TOML's.
+        line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        where = f"[device.{self.device.name}] of the farm file"
+        return Fix(kind=kind, setting={key: value}, text=f"set {line} in {where}{note}")
+
+    def by_hand(self, kind: FixKind, advice: str) -> Fix:
+        """Make a fix of advice."""
+        return Fix(kind=kind, text=advice)
+
+    def _farm(self) -> list[str]:
+        return ["--farm", str(self.farm)] if self.farm else []
+
+    def _ssh(self) -> list[str]:
         parts = urlsplit(self.device.address)
         options = ["-F", self.device.ssh_config] if self.device.ssh_config else []
         options += ["-i", self.device.identity] if self.device.identity else []
@@ -61,8 +129,4 @@ class Patient:
         options += ["-p", str(parts.port)] if parts.port else []
         host = parts.hostname or ""
         who = f"{parts.username}@{host}" if parts.username else host
-        return shlex.join(["ssh", "-t", *options, who, command])
-
-
-Examination = Callable[[Patient], Check]
-"""A check; it raises nothing but a HarnessError, which is then its finding."""
+        return ["ssh", "-t", *options, who]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from harness.errors import RuntimeMissing, TransferFailed
 from harness.farm import wheels
+from harness.farm.checks import Fix, FixKind
+from harness.farm.linux import packages, survey
 from harness.farm.patient import Patient
 from harness.farm.probe import Probe, ask
 from harness.farm.wheels import NoWheel, Site, Wanted, Wheel
@@ -28,8 +30,14 @@ _UNPACK_SECONDS = 900.0
 _DONE = b"edge-harness unpacked"
 _NUMPY = "numpy"
 _ARM_32 = "armv7l"
-NUMPY_BY_APT = "sudo apt-get install -y python3-numpy"
-"""For 32-bit Arm; Debian's and Raspberry Pi OS's."""
+NUMPY_FIRST = FixKind(
+    id="numpy-first", does="Install the system's NumPy for 32-bit Arm, then the runtime"
+)
+NUMPY_BY_HAND = FixKind(
+    id="numpy-by-hand",
+    does="Bring a NumPy for 32-bit Arm",
+    by_hand="no package manager is known there that has one",
+)
 
 # Python 3.9 or newer runs it there; the order is one JSON object on its stdin.
 _UNPACK = r"""
@@ -144,7 +152,8 @@ def install(session: Session, wanted: Wanted | None, *, dry_run: bool, say: Say)
     wanted = wanted or wheels.best(site)
     with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
         say(f"{session.device.name} is {site}: fetching {wanted.requirement} for it")
-        found = _fetch(wanted, site, session.device, Path(folder))
+        patient = Patient(device=session.device, transport=session.transport)
+        found = _fetch(wanted, site, patient, Path(folder))
         made = _decide(session, wanted, found)
         _refuse_no_room(session.device, probe, made)
         if dry_run:
@@ -184,17 +193,27 @@ def _there(facts: DeviceFacts, wanted: Wanted | None) -> Runtime | None:
     return None
 
 
-def _fetch(wanted: Wanted, site: Site, device: Device, folder: Path) -> tuple[Wheel, ...]:
+def numpy_fix(patient: Patient) -> Fix:
+    """Write what brings NumPy onto a 32-bit Arm: the package index has no wheel of it."""
+    install_numpy = packages.install(patient.system, "numpy")
+    if install_numpy:
+        return patient.as_root(NUMPY_FIRST, install_numpy)
+    advice = f"a NumPy of the system's own for {patient.device.python} on 32-bit Arm"
+    return patient.by_hand(NUMPY_BY_HAND, advice)
+
+
+def _fetch(wanted: Wanted, site: Site, patient: Patient, folder: Path) -> tuple[Wheel, ...]:
     try:
         return wheels.fetch(wanted, site, folder)
     except NoWheel as error:
         if _NUMPY not in error.names or not lacks_numpy(site, wanted):
             raise
-        mend = Patient(device=device).there(NUMPY_BY_APT)
+        if patient.transport is not None:
+            patient.system = survey.ask(patient.commands, patient.device)
         has = f"NumPy {site.numpy} there does not fit" if site.numpy else "it has none"
         raise RuntimeMissing(
-            f"{device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
-            f"install the system's own, `{mend}`, and try again"
+            f"{patient.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
+            f"install the system's own, `{numpy_fix(patient).text}`, and try again"
         ) from error
 
 

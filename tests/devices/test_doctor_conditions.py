@@ -22,9 +22,10 @@ from harness.demo.loopback_sshd import LoopbackSshd, loopback_sshd, sshd_path
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
-from harness.farm import checks_device
+from harness.farm.checks import CheckResult
 from harness.farm.doctor import examine
-from harness.farm.patient import Check, Patient
+from harness.farm.linux import checks as linux
+from harness.farm.patient import Patient
 from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
@@ -98,7 +99,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     missing(f"no sshd with mounts of its own: {log.read_text()}")
 
 
-def examined(device: Device, model: Path | None = None) -> dict[str, Check]:
+def examined(device: Device, model: Path | None = None) -> dict[str, CheckResult]:
     opener = open_ssh if device.address.startswith("ssh:") else open_local
     found = {c.name: c for c in examine(device, opener, open_json_lines, None, model)}
     for check in found.values():
@@ -107,7 +108,9 @@ def examined(device: Device, model: Path | None = None) -> dict[str, Check]:
 
 
 @pytest.fixture(scope="module")
-def sick_board(sshd: LoopbackSshd, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
+def sick_board(
+    sshd: LoopbackSshd, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, CheckResult]:
     with boxed(sshd, tmp_path_factory.mktemp("sick board"), SICK_BOARD) as device:
         return examined(device)
 
@@ -126,7 +129,7 @@ def sick_board(sshd: LoopbackSshd, tmp_path_factory: pytest.TempPathFactory) -> 
     ],
 )
 def test_a_board_with_every_ill(
-    sick_board: dict[str, Check], name: str, status: str, found: str, mend: str | None
+    sick_board: dict[str, CheckResult], name: str, status: str, found: str, mend: str | None
 ) -> None:
     check = sick_board[name]
     assert check.status == status
@@ -244,7 +247,7 @@ def test_another_process_that_uses_the_processors(home: Path, tmp_path: Path) ->
     try:
         deadline = time.monotonic() + 30
         # A machine that is busy otherwise may give it less than its share for a while.
-        while f"pid {spinning.pid}" not in (check := checks_device.processors(patient)).found:
+        while f"pid {spinning.pid}" not in (check := linux.processors(patient)).found:
             assert time.monotonic() < deadline, check
     finally:
         spinning.kill()

@@ -17,8 +17,9 @@ from harness.config import profiles
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.farm import checks_gpu
+from harness.farm.checks import CheckResult
 from harness.farm.checks_gpu import gpu
-from harness.farm.patient import Check, Patient
+from harness.farm.patient import Patient
 from harness.types import Accelerator, Device, Profile
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
@@ -35,7 +36,9 @@ def here(tmp_path: Path) -> Device:
     )
 
 
-def checked(device: Device, profile: Profile, model: Path | None = MODEL, *seen: str) -> Check:
+def checked(
+    device: Device, profile: Profile, model: Path | None = MODEL, *seen: str
+) -> CheckResult:
     transport = open_local(device)
     dialect = open_json_lines(transport, device)
     try:

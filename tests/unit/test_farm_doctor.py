@@ -3,16 +3,18 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.devices.transports.local import open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
-from harness.farm import checks_device, checks_runtime
+from harness.farm import checks_runtime
+from harness.farm.checks import Check, CheckResult
 from harness.farm.doctor import examine
-from harness.farm.patient import Check, Patient
+from harness.farm.linux import checks as linux
+from harness.farm.linux.survey import Mount, System
+from harness.farm.patient import Patient
 from harness.farm.probe import Probe
 from harness.protocols import OpenDialect, Transport
 from harness.testing import FakeDialect
@@ -26,6 +28,22 @@ PROBE = Probe(
     noexec=False,
     swap_used_bytes=0,
     machine="aarch64",
+    libc="glibc 2.36",
+)
+SYSTEM = System(
+    kernel="Linux",
+    release="6.6",
+    machine="aarch64",
+    os_ids=("debian",),
+    tools=frozenset({"apt-get", "sudo", "systemd", "timedatectl"}),
+    uid=1000,
+    user="pi",
+    cores=4,
+    free_bytes=10**10,
+    swap_used_bytes=0,
+    mount=Mount(point="/", read_only=False, noexec=False, kind="ext4"),
+    governors=("performance",),
+    load_1m=0.1,
     libc="glibc 2.36",
 )
 
@@ -60,7 +78,12 @@ def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patie
     device = Device(name="pi", profile="raspberry_pi_5", address=address, identity="/k y")
     probe = changes.pop("probe", PROBE)
     assert isinstance(probe, Probe)
-    return Patient(device=device, probe=probe, facts=facts(device, **changes))
+    of_system = {one.name for one in dataclasses.fields(System)} - {"clock_offset_seconds", "libc"}
+    told = {name: changes.pop(name) for name in of_system & set(changes)}
+    system = dataclasses.replace(SYSTEM, **told)
+    if "libc" in changes:
+        probe = dataclasses.replace(probe, libc=changes["libc"])
+    return Patient(device=device, system=system, probe=probe, facts=facts(device, **changes))
 
 
 class Says(FakeDialect):
@@ -92,7 +115,7 @@ def saying(told: DeviceFacts, **answers: object) -> OpenDialect:
     return open_says
 
 
-def by_name(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[CheckResult]) -> dict[str, CheckResult]:
     found = {check.name: check for check in checks}
     assert len(found) == len(checks)
     for check in checks:
@@ -106,7 +129,8 @@ def test_a_device_in_order_passes_every_check(here: Device, tmp_path: Path) -> N
     model.write_bytes(b"x")
     checks = by_name(examine(here, open_local, saying(facts(here)), None, model))
     # This machine may swap and be busy; it is no Raspberry Pi.
-    others = {"host_key", "swap", "processors", "under_voltage", "throttled"}
+    others = {"host_key", "swap", "processors", "under_voltage", "throttled", "usb"}
+    others |= {"governor", "temperature", "load", "disk", "device_nodes"}
     others |= {"delegates", "compiler", "gpu"}  # nor has it an accelerator
     assert {name for name, check in checks.items() if check.status != "ok"} <= others
     assert checks["host_key"].status == "skip"
@@ -186,21 +210,39 @@ def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("check", "changes", "status", "found", "mend"),
     [
-        (checks_device.clock, {"clock_offset_seconds": 86400.0}, "warn", "+86400", "set-ntp"),
-        (checks_device.clock, {"clock_offset_seconds": None}, "skip", "time", None),
-        (checks_device.governor, {"governor": "ondemand"}, "warn", "ondemand", "scaling_governor"),
-        (checks_device.governor, {"governor": None}, "skip", "cpufreq", None),
-        (checks_device.under_voltage, {"extra": {"throttled": 0x50005}}, "fail", "now", "supply"),
-        (checks_device.under_voltage, {"extra": {"throttled": 0x10000}}, "warn", "boot", "supply"),
-        (checks_device.under_voltage, {"extra": {"throttled": 0xE000E}}, "ok", "0xe000e", None),
-        (checks_device.under_voltage, {"extra": {"throttled": "much"}}, "skip", "vcgencmd", None),
-        (checks_device.throttled, {"extra": {"throttled": 0x4}}, "fail", "0x4", "heatsink"),
-        (checks_device.throttled, {"extra": {"throttled": 0x80000}}, "warn", "boot", "reboot"),
-        (checks_device.throttled, {"extra": {"throttled": 0x10001}}, "ok", "0x10001", None),
-        (checks_device.throttled, {"extra": {"throttled": None}}, "skip", "vcgencmd", None),
-        (checks_device.load, {"load_1m": 3.0}, "warn", "3.00", "top"),
-        (checks_device.load, {"load_1m": 0.9}, "ok", "0.90", None),
-        (checks_device.load, {"load_1m": None}, "skip", "load", None),
+        (linux.clock, {"clock_offset_seconds": 86400.0}, "warn", "+86400", "set-ntp"),
+        (linux.clock, {"clock_offset_seconds": None}, "skip", "time", None),
+        (linux.governor, {"governors": ("ondemand",)}, "warn", "ondemand", "scaling_governor"),
+        (linux.governor, {"governors": ()}, "skip", "cpufreq", None),
+        (linux.governor, {"governors": ("performance",)}, "ok", "performance", None),
+        (
+            linux.governor,
+            {"governors": ("performance", "powersave")},
+            "warn",
+            "performance, powersave: not pinned",
+            "sudo tee",
+        ),
+        (
+            linux.governor,
+            {"governors": ("schedutil",), "governor_choices": ("schedutil", "userspace")},
+            "warn",
+            "schedutil",
+            "a kernel with the governor performance",
+        ),
+        (linux.temperature, {"temperature_c": 84.5}, "warn", "84.5", "heatsink"),
+        (linux.temperature, {"temperature_c": 48.0}, "ok", "48.0", None),
+        (linux.temperature, {"temperature_c": None}, "skip", "thermal zone", None),
+        (linux.under_voltage, {"throttled": 0x50005}, "fail", "now", "supply"),
+        (linux.under_voltage, {"throttled": 0x10000}, "warn", "boot", "supply"),
+        (linux.under_voltage, {"throttled": 0xE000E}, "ok", "0xe000e", None),
+        (linux.under_voltage, {"throttled": None}, "skip", "vcgencmd", None),
+        (linux.throttled, {"throttled": 0x4}, "fail", "0x4", "heatsink"),
+        (linux.throttled, {"throttled": 0x80000}, "warn", "boot", "reboot"),
+        (linux.throttled, {"throttled": 0x10001}, "ok", "0x10001", None),
+        (linux.throttled, {"throttled": None}, "skip", "vcgencmd", None),
+        (linux.load, {"load_1m": 3.0}, "warn", "3.00", "top"),
+        (linux.load, {"load_1m": 0.9}, "ok", "0.90", None),
+        (linux.load, {"load_1m": None}, "skip", "load", None),
         (checks_runtime.libc, {"libc": "glibc 2.24", "runtimes": ()}, "fail", "2.27", "image"),
         (checks_runtime.libc, {"libc": "musl", "runtimes": ()}, "fail", "musl", "image"),
         (checks_runtime.libc, {"libc": "glibc 2.24"}, "ok", "works", None),
@@ -222,7 +264,7 @@ def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> 
     ],
 )
 def test_what_a_fact_comes_to(
-    check: Callable[[Patient], Check],
+    check: Check,
     changes: dict[str, object],
     status: str,
     found: str,
@@ -239,22 +281,21 @@ def test_what_a_fact_comes_to(
 @pytest.mark.parametrize(
     ("check", "changes", "status"),
     [
-        (checks_device.disk, {"free_bytes": 10**10}, "ok"),
-        (checks_device.disk, {"free_bytes": 10**8}, "warn"),
-        (checks_device.disk, {"free_bytes": 10**6}, "fail"),
-        (checks_device.disk, {"free_bytes": None}, "skip"),
-        (checks_device.read_only, {"read_only": True}, "fail"),
-        (checks_device.read_only, {"read_only": False}, "ok"),
-        (checks_device.noexec, {"noexec": True}, "warn"),
-        (checks_device.noexec, {"noexec": None}, "ok"),
-        (checks_device.swap, {"swap_used_bytes": 10**8}, "warn"),
-        (checks_device.swap, {"swap_used_bytes": None}, "skip"),
+        (linux.disk, {"free_bytes": 10**10}, "ok"),
+        (linux.disk, {"free_bytes": 10**8}, "warn"),
+        (linux.disk, {"free_bytes": 10**6}, "fail"),
+        (linux.disk, {"free_bytes": None}, "skip"),
+        (linux.read_only, {"mount": Mount(point="/", read_only=True, noexec=False)}, "fail"),
+        (linux.read_only, {"mount": Mount(point="/", read_only=False, noexec=True)}, "ok"),
+        (linux.read_only, {"mount": None}, "skip"),
+        (linux.noexec, {"mount": Mount(point="/", read_only=False, noexec=True)}, "warn"),
+        (linux.noexec, {"mount": None}, "skip"),
+        (linux.swap, {"swap_used_bytes": 10**8}, "warn"),
+        (linux.swap, {"swap_used_bytes": None}, "skip"),
     ],
 )
-def test_what_the_probe_comes_to(
-    check: Callable[[Patient], Check], changes: dict[str, object], status: str
-) -> None:
-    made = check(patient(probe=dataclasses.replace(PROBE, **changes)))
+def test_what_the_survey_comes_to(check: Check, changes: dict[str, object], status: str) -> None:
+    made = check(patient(**changes))
     assert made.status == status
     assert (made.mend is not None) == (status in {"warn", "fail"})
 
@@ -287,7 +328,7 @@ def test_why_a_runtime_does_not_import_is_told() -> None:
 
 
 def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
-    command = patient().there("echo 'a b'; echo $HOME")
+    command = patient().remote_command("echo 'a b'; echo $HOME")
     shown = subprocess.run(
         ["sh", "-c", f"ssh() {{ printf '%s\\n' \"$@\"; }}; {command}"],
         capture_output=True,
@@ -302,4 +343,4 @@ def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
         "pi@10.0.0.7",
         "echo 'a b'; echo $HOME",
     ]
-    assert patient("local:").there("true") == "true"
+    assert patient("local:").remote_command("true") == "true"

@@ -157,9 +157,8 @@ def checks(found: Mapping[str, Sequence[Check]], *, file: IO[str] | None = None)
             line = Text("  ")
             line.append(f"{display.clean(check.status):5}", style=_style(check.status))
             line.append(f" {display.clean(plain.pop('name', ''))}")
-            plain.pop("status", None)
-            for key, value in plain.items():
-                if value:
+            for key in ("detail", "mend"):
+                if value := plain.get(key):
                     text = display.clean(value)
                     line.append(f"\n          {key}: {text}" if key != "detail" else f": {text}")
             _print(console, line)
