@@ -198,7 +198,7 @@ def add(
 
     Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
     """
-    device = farms.from_uri(uri, name)
+    device = _entry(farms.from_uri(uri, name), farm)
     if identity:
         device = replace(device, identity=str(Path(identity).expanduser().resolve()))
     if python:
@@ -225,6 +225,15 @@ def add(
         facts=asdict(facts),
         checks=_examine(device, farm),
     )
+
+
+def _entry(device: Device, farm: Path | None) -> Device:
+    """Return the farm's entry of a device that is added once more: its keys and files go on to count."""
+    try:
+        known = farms.load(farm or farms.default_file()).devices.get(device.name)
+    except ConfigError:
+        return device
+    return known if known and known.address == device.address else device
 
 
 def profiles(name: str | None = None) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ class Check:
     """What it looks for, in one sentence."""
     examine: Callable[[Patient], CheckResult]
     needs: tuple[str, ...] = ()
-    """Checks that must have passed, and conditions (`profile:TARGET`, `model`)."""
+    """Checks that must have passed, and conditions (`profile:TARGET`, `library`, `model`)."""
     unless_failed: tuple[str, ...] = ()
     """Checks that must not have failed; one that does not apply to the device is no obstacle."""
     fixes: tuple[FixKind, ...] = ()
@@ -133,9 +133,8 @@ class Check:
 
     def __call__(self, patient: Patient) -> CheckResult:
         """Examine the device; what the device refuses is a failed check, not an exception."""
-        for need in self.needs:
-            if missing := _missing(need, patient):
-                return self._named(skip(missing))
+        if result := self.inapplicable(patient):
+            return result
         try:
             result = self.examine(patient)
         except LeaseError as error:
@@ -144,6 +143,11 @@ class Check:
             log = patient.remote_command("dmesg | tail")
             result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may say why"))
         return self._named(result)
+
+    def inapplicable(self, patient: Patient) -> CheckResult | None:
+        """Return the result where a condition of the device is not met; None if all are."""
+        missing = next(filter(None, (_missing(need, patient) for need in self.needs)), None)
+        return self._named(skip(missing)) if missing else None
 
     def waiting(self, other: str, why: str) -> CheckResult:
         """Make the result of this check where `other` failed."""
@@ -200,7 +204,7 @@ def run(checks: Sequence[Check], patient: Patient) -> list[CheckResult]:
     """Make every check in order of need; none raises a HarnessError."""
     results: dict[str, CheckResult] = {}
     for one in ordered(checks):
-        results[one.name] = _obstacle(one, results) or one(patient)
+        results[one.name] = one.inapplicable(patient) or _obstacle(one, results) or one(patient)
     return list(results.values())
 
 
@@ -223,9 +227,13 @@ def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | N
 def _missing(need: str, patient: Patient) -> str | None:
     """Say why a condition of the device is not met; None if it is, or if `need` names a check."""
     topic, _, target = need.partition(":")
-    if topic == "profile":
-        if patient.profile is None or target not in patient.profile.targets:
-            return f"the profile has no target {target}"
-    elif need == "model" and patient.model is None:
+    profile = patient.profile
+    if topic == "profile" and (profile is None or target not in profile.targets):
+        return f"the profile has no target {target}"
+    if need == "library" and not (
+        profile and any(one.external_delegate for one in profile.accelerators)
+    ):
+        return "the profile names no delegate library"
+    if need == "model" and patient.model is None:
         return "no model was given to try it with"
     return None

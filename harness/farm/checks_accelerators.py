@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errors import AgentError, Crashed, FellBack, HarnessError, ModelRejected, RecipeError
-from harness.farm.checks import CheckResult, FixKind, Status, check, fail, ok, skip, warn
+from harness.farm.checks import CheckResult, FixKind, Status, check, fail, ok, warn
 from harness.farm.patient import Patient
 from harness.farm.trial import trial_launch
 from harness.optimize.targets import edgetpu
@@ -27,7 +27,7 @@ COMPILER = FixKind(
 )
 
 
-@check(needs=("model", "runtime"), fixes=(LIBRARY,))
+@check(needs=("library", "model", "runtime"), fixes=(LIBRARY,))
 def delegates(patient: Patient) -> CheckResult:
     """Each delegate library of the profile is loaded in a launch of its own, with a small model.
 
@@ -35,8 +35,6 @@ def delegates(patient: Patient) -> CheckResult:
     """
     known = patient.profile.accelerators if patient.profile else ()
     named = [one for one in known if one.external_delegate]
-    if not named:
-        return skip("the profile names no delegate library")
     tried = [_tried(patient, one) for one in named]
     found = "; ".join(words for _, words in tried)
     advice = {

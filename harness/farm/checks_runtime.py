@@ -40,6 +40,8 @@ def libc(patient: Patient) -> CheckResult:
         patient.probe.libc if patient.probe else None
     )
     known = known or patient.system.libc
+    if known is None and patient.facts is None and patient.probe is None:
+        return skip("nothing there says the version of the C library")
     found = known or "unknown"
     version = wheels.glibc(known)
     if version is not None and version >= LEAST_GLIBC:

@@ -162,7 +162,7 @@ def processors(patient: Patient) -> CheckResult:
 
 def _stop(patient: Patient, found: tuple[Busy, ...]) -> Fix:
     pids = [str(one.pid) for one in found]
-    look = patient.remote_command(f"top -b -n 1 -p {','.join(pids)}")
+    look = patient.remote_command("top -b -n 1 | head -n 15")
     note = f"; only if they may end ({look} shows them), else wait for their end"
     kill = f"kill {' '.join(pids)}"
     uid = patient.system.uid if patient.system else 0

@@ -78,21 +78,23 @@ elif [ -e "$work" ]; then echo file; else echo absent; fi
 [ -w "$work" ] && [ -x "$work" ] && echo writable
 say owner; ls -ld -- "$work"
 dir=$work
-while [ ! -d "$dir" ]; do dir=$(dirname -- "$dir"); done
+while [ ! -d "$dir" ] || [ ! -x "$dir" ]; do dir=$(dirname -- "$dir"); done
 say above; (cd -P -- "$dir" && pwd -P); [ -w "$dir" ] && echo writable
 say df; df -Pk -- "$dir"
 say ours; (cd -- "$work" && du -sk agents blobs incoming out runtimes)
 say mounts; cat /proc/self/mounts || cat /proc/mounts
 say places
-for one in "$HOME" /var/tmp /data /srv /mnt /mnt/* /media/*/* /tmp; do
+for one in /var/tmp "$HOME" /data /srv /mnt /mnt/* /media/*/* /tmp; do
     [ -d "$one" ] && [ -w "$one" ] || continue
     printf '%s\t' "$one"; df -Pk -- "$one" | tail -n 1
 done
-say ancestors
+say servers
 pid=$$
 while [ "${pid:-0}" -gt 0 ]; do
-    printf '%s\t%s\t' "$pid" "$(sed -n 's/^Name:[[:space:]]*//p' "/proc/$pid/status")"
-    tr '\000' ' ' < "/proc/$pid/cmdline"; echo
+    name=$(sed -n 's/^Name:[[:space:]]*//p' "/proc/$pid/status")
+    case $name in sshd*|dropbear*)
+        printf '%s\t%s\t' "$pid" "$name"; tr '\000\n' '  ' < "/proc/$pid/cmdline"; echo ;;
+    esac
     pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")
 done
 say forced; [ -n "$SSH_ORIGINAL_COMMAND" ] && echo yes
@@ -266,7 +268,7 @@ def read(answer: bytes, now: float) -> System | None:
         free_bytes=room[0] if room else None,
         mount=_on(mounts, above[0]) if above else None,
         places=_places(said.get("places", ()), mounts),
-        server=_server(said.get("ancestors", ())),
+        server=_server(said.get("servers", ())),
         is_forced=bool(said.get("forced")),
     )
 
