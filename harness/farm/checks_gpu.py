@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from harness.devices.delegation import is_software
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
@@ -36,7 +37,11 @@ GPU_RUNTIME = FixKind(
     does="Use a version of ai-edge-litert that runs this GPU",
     by_hand="the runtime refuses the GPU, and only hardware shows which version takes it",
 )
-GPU_SETUP = FixKind(id="gpu-setup", does="Install ai-edge-litert, which runs models on GPUs")
+GPU_SETUP = FixKind(
+    id="gpu-setup",
+    does="Install ai-edge-litert, which runs models on GPUs, into the Python there",
+    by_hand="a runtime that works is left alone by `setup`, and only a GPU shows that it is enough",
+)
 
 
 @check(
@@ -89,8 +94,9 @@ def _absent_fix(patient: Patient, found: str) -> tuple[str, Fix]:
     if "loader is missing" in found:
         return "", _packaged(patient, LOADER, "vulkan loader")
     if "ai-edge-litert" in found:
-        words = ("setup", patient.device.name, "--runtime", "ai_edge_litert")
-        return "", patient.by_harness(GPU_SETUP, *words)
+        pip = f"{shlex.quote(patient.device.python)} -m pip install ai-edge-litert"
+        advice = f"ai-edge-litert in the Python of the device: {patient.remote_command(pip)}"
+        return "", patient.by_hand(GPU_SETUP, advice)
     if "no Vulkan driver" in found:
         return _passed_over(patient)
     return "", _driver(patient)

@@ -7,6 +7,7 @@ import re
 import secrets
 import statistics
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import HarnessError, HostKeyUnknown
@@ -131,7 +132,8 @@ def files(patient: Patient) -> CheckResult:
             return fail(str(error), patient.files_fix)
         finally:
             if patient.has_commands:
-                patient.commands.run(["rm", "-f", there], timeout_seconds=30.0)
+                with suppress(HarnessError):
+                    patient.commands.run(["rm", "-f", there], timeout_seconds=30.0)
         if back.read_bytes() != source.read_bytes():
             found = f"what comes back from {patient.device.workdir} is not what was sent"
             patient.files_fix = workdir.fix(patient)
