@@ -13,6 +13,9 @@ _MIN_SHARE = 0.1
 _MAX_NAMED = 5
 _MAX_PID = 1 << 31
 _MAX_SHARE = 1e5
+_OWNER = 2
+"""Column of `ls -ldn`."""
+
 _KERNEL_THREAD = 0x200000
 """PF_KTHREAD: nobody can end the kernel's own threads."""
 
@@ -42,6 +45,19 @@ class Busy:
 def ask(transport: Transport) -> tuple[Busy, ...] | None:
     """Return the busiest processes, five at most; None if the device does not show them."""
     return read(transport.run(["sh", "-c", _SCRIPT], _SECONDS).stdout)
+
+
+def owners(transport: Transport, processes: Sequence[Busy]) -> set[int]:
+    """Return the numbers of the users whose processes these are."""
+    paths = [f"/proc/{one.pid}" for one in processes]
+    return read_owners(transport.run(["ls", "-ldn", *paths], _SECONDS).stdout)
+
+
+def read_owners(listed: bytes) -> set[int]:
+    """Read the third column of `ls -ldn`; lines that have none are left out."""
+    lines = (line.split() for line in listed.decode(errors="replace").splitlines())
+    numbers = (_numbers(words[_OWNER : _OWNER + 1]) for words in lines)
+    return {number for found in numbers if found for number in found}
 
 
 def read(answer: bytes) -> tuple[Busy, ...] | None:

@@ -103,7 +103,17 @@ PARSERS = ("answers.py", "framing.py", "tool_log.py", "flatbuffer.py", "codecs.p
 
 def reading_modules() -> set[str]:
     found = set()
-    rooms = ("dialects", "farm", "measure", "layers", "transports", "bisect", "gate", "meters")
+    rooms = (
+        "dialects",
+        "farm",
+        "farm/linux",
+        "measure",
+        "layers",
+        "transports",
+        "bisect",
+        "gate",
+        "meters",
+    )
     for room in rooms:
         for path in (ROOT / "harness" / room).glob("*.py"):
             text = path.read_text(encoding="utf-8")

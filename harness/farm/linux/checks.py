@@ -23,9 +23,6 @@ _GOVERNORS = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 _UNDER_VOLTAGE_BITS = 0x10001
 _SLOWED_BITS = 0xE000E
 _NOW_BITS = 0xFFFF
-_LISTED_OWNER = 2
-"""Column of `ls -ldn`."""
-
 NO_LINUX = FixKind(
     id="use-linux",
     does="Use a device that runs Linux",
@@ -166,16 +163,9 @@ def _stop(patient: Patient, found: tuple[Busy, ...]) -> Fix:
     note = f"; only if they may end ({look} shows them), else wait for their end"
     kill = f"kill {' '.join(pids)}"
     uid = patient.system.uid if patient.system else 0
-    if uid == 0 or _owners(patient, pids) == {str(uid)}:
+    if uid == 0 or busy.owners(patient.commands, found) == {uid}:
         return patient.by_command(STOP, kill, note)
     return patient.as_root(STOP, kill, note)
-
-
-def _owners(patient: Patient, pids: list[str]) -> set[str]:
-    """Return the numbers of the users whose processes these are."""
-    reply = patient.commands.run(["ls", "-ldn", *(f"/proc/{pid}" for pid in pids)], 30.0)
-    lines = [line.split() for line in reply.stdout.decode(errors="replace").splitlines()]
-    return {words[_LISTED_OWNER] for words in lines if len(words) > _LISTED_OWNER}
 
 
 @check(needs=("system",), fixes=(SET_NTP, SET_CLOCK))
