@@ -214,13 +214,11 @@ def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | N
         other = results.get(need)
         if other is None or other.status in {"ok", "warn"}:
             continue
-        if other.waits_for is not None:
-            cause = results[other.waits_for]
+        cause = results[other.waits_for] if other.waits_for else other
+        if cause.status == "fail":
             return one.waiting(cause.name, "it failed")
-        if other.status == "fail":
-            return one.waiting(other.name, "it failed")
         if need in one.needs:
-            return one.waiting(other.name, other.found)
+            return one.waiting(cause.name, cause.found)
     return None
 
 

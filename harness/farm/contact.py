@@ -138,7 +138,7 @@ def write_profile(folder: Path, profile: Profile) -> Path:
     if path.exists():
         raise ConfigError(
             f"{path}: it is there, but its [detect] does not fit this device "
-            f"({toml_text.value(_plain(profile.detect))}); mend it or move it away"
+            f"({toml_text.value(_plain(profile.detect))}); correct it or move it away"
         )
     lines = [
         f"{toml_text.key(name)} = {toml_text.value(item)}"

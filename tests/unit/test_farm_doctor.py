@@ -3,11 +3,12 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from harness.devices.transports.local import open_local
+from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
 from harness.farm import checks_runtime
 from harness.farm.checks import Check, CheckResult
@@ -16,7 +17,7 @@ from harness.farm.linux import checks as linux
 from harness.farm.linux.survey import Mount, System
 from harness.farm.patient import Patient
 from harness.farm.probe import Probe
-from harness.protocols import OpenDialect, Transport
+from harness.protocols import Channel, OpenDialect, Transport
 from harness.testing import FakeDialect
 from harness.types import Delegation, Device, DeviceFacts, Launch, LaunchOrder, Profile, Runtime
 
@@ -156,6 +157,98 @@ def test_a_device_without_python_says_so(here: Device) -> None:
     assert "no-python-3" in checks["python"].found
     assert checks["agent"].status == "skip"
     assert checks["files"].status == "ok"
+
+
+def test_what_needs_no_python_is_examined_without_it(here: Device) -> None:
+    device = dataclasses.replace(here, python="no-python-3")
+    checks = by_name(examine(device, open_local, saying(facts(device))))
+    made = "system files disk read_only noexec swap processors libc clock load round_trip"
+    assert {checks[name].status for name in made.split()} <= {"ok", "warn"}
+    waiting = {name for name, check in checks.items() if check.waits_for}
+    assert waiting == {"agent", "runtime", "numpy"}
+    assert {checks[name].found for name in waiting} == {"waits for python: it failed"}
+
+
+class Line:
+    """A transport like a serial line: it speaks with one program, and that is all."""
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class FilesOnly(Line):
+    """A transport that copies files too, and runs nothing."""
+
+    def __init__(self) -> None:
+        self.real = LocalTransport()
+
+    def put(self, source: Path, destination: str) -> None:
+        self.real.put(source, destination)
+
+    def get(self, source: str, destination: Path, most_bytes: int = 1 << 20) -> None:
+        self.real.get(source, destination, most_bytes)
+
+
+@pytest.mark.parametrize(("transport", "files"), [(Line, "skip"), (FilesOnly, "ok")])
+def test_a_transport_that_runs_no_commands(
+    here: Device, tmp_path: Path, transport: type[Line], files: str
+) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"x")
+
+    def open_line(device: Device) -> Transport:
+        return transport()  # type: ignore[return-value]
+
+    checks = by_name(examine(here, open_line, saying(facts(here)), None, model))
+    assert (checks["commands"].status, checks["files"].status) == ("skip", files)
+    assert checks["commands"].found == "the transport carries no commands"
+    for name in ("reachable", "agent", "runtime", "numpy", "xnnpack"):
+        assert checks[name].status == "ok", checks[name]
+    assert checks["python"].found == "waits for commands: the transport carries no commands"
+    assert {one.status for one in checks.values()} <= {"ok", "skip"}
+
+
+def test_commands_that_are_printed_name_the_farm_file_that_was_named(here: Device) -> None:
+    farm = Path("/some where/farm.toml")
+    open_bare = saying(facts(here, runtimes=()))
+    checks = by_name(examine(here, open_local, open_bare, farm=farm))
+    assert checks["runtime"].mend == "edge-harness setup here --farm '/some where/farm.toml'"
+
+
+def test_the_document_keeps_its_shape(here: Device) -> None:
+    checks = by_name(examine(here, open_local, saying(facts(here, runtimes=()))))
+    assert checks["runtime"].plain() == {
+        "name": "runtime",
+        "status": "fail",
+        "detail": checks["runtime"].found,
+        "mend": "edge-harness setup here",
+        "needs": ["agent"],
+        "fix": {
+            "id": "setup",
+            "command": "edge-harness setup here",
+            "root_command": None,
+            "setting": {},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "command", "root_command"),
+    [
+        ({"uid": 0}, "swapoff -a", None),
+        ({"uid": 1000}, "sudo swapoff -a", None),
+        ({"uid": 1000, "tools": frozenset()}, None, "swapoff -a"),
+    ],
+)
+def test_sudo_is_there_only_for_who_needs_it_and_has_it(
+    changes: dict[str, object], command: str | None, root_command: str | None
+) -> None:
+    fix = linux.swap(patient("local:", swap_used_bytes=10**8, **changes)).fix
+    assert fix is not None
+    assert (fix.command, fix.root_command) == (command, root_command)
 
 
 def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> None:
