@@ -40,7 +40,7 @@ from harness.farm.doctor import examine
 from harness.types import Device, Profile
 
 COMMANDS = Path(sys.executable).parent
-_SECONDS = 120.0
+_SECONDS = 600.0
 
 PRIVATE_ETC = """
 mkdir -p {tree}/etc && mount -t tmpfs none {tree}/etc && mkdir {tree}/etc/upper {tree}/etc/work
