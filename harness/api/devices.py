@@ -133,11 +133,15 @@ def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> dict[str, list[CheckResult]]:
     """Check what a device must have; all of the farm where none is named."""
-    named = farm if isinstance(farm, Path) else None
-    return {device.name: _examine(device, named) for device in _chosen(names, farm)}
+    known = read_farm(farm)
+    is_named = isinstance(farm, Path)
+    return {
+        device.name: _examine(device, known.path, is_farm_named=is_named)
+        for device in _chosen(names, known)
+    }
 
 
-def _examine(device: Device, farm: Path | None) -> list[CheckResult]:
+def _examine(device: Device, farm: Path | None, *, is_farm_named: bool) -> list[CheckResult]:
     return examiner.examine(
         device,
         sessions.open_transport,
@@ -145,6 +149,7 @@ def _examine(device: Device, farm: Path | None) -> list[CheckResult]:
         known_profiles.load_all().get(device.profile),
         model=EMBEDDED_MODEL,
         farm=farm,
+        is_farm_named=is_farm_named,
     )
 
 
@@ -223,7 +228,7 @@ def add(
         farm=farm_file,
         profile_file=profile_file,
         facts=asdict(facts),
-        checks=_examine(device, farm),
+        checks=_examine(device, farm_file, is_farm_named=farm is not None),
     )
 
 

@@ -6,6 +6,7 @@ The steps of `edge-harness add` as pieces: nothing here keeps a connection.
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -43,9 +44,19 @@ def settle_host_key(device: Device, trust: Trust) -> None:
             raise HostKeyUnknown(
                 f"{shown.host}: the {what} key {shown.label} was not trusted; compare it with "
                 "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the device, then "
-                f"`edge-harness add {device.address} --yes-key {shown.fingerprint}`"
+                f"`{_add_command(device, shown.fingerprint)}`"
             )
         ssh_keys.trust(device, shown)
+
+
+def _add_command(device: Device, fingerprint: str) -> str:
+    """Write the command that adds this device and trusts this key without asking."""
+    words = ["edge-harness", "add", device.address]
+    if device.name != farms.from_uri(device.address).name:
+        words += ["--name", device.name]
+    if device.identity:
+        words += ["--identity", device.identity]
+    return shlex.join([*words, "--yes-key", fingerprint])
 
 
 def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:

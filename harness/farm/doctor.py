@@ -81,17 +81,20 @@ def examine(
     model: Path | None = None,
     *,
     farm: Path | None = None,
+    is_farm_named: bool = False,
 ) -> list[CheckResult]:
     """Make every check of a device, in the order in which they depend on each other.
 
     `model` is a small .tflite file for the checks that make a launch; without it they are skipped.
-    `farm` is the farm file that was named on the command line: commands that are printed name it.
+    `farm` is the file of the device's entry; commands that are printed name it if `is_farm_named`,
+    which says that the command line did.
     """
     patient = Patient(
         device=device,
         profile=profile,
         model=model,
         farm=farm,
+        is_farm_named=is_farm_named,
         open_transport=open_transport,
         open_dialect=open_dialect,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from harness.errors import HarnessError, HostKeyUnknown
+from harness.config import farm as farms
+from harness.errors import HostKeyUnknown
 from harness.farm.checks import Fix, FixKind
 from harness.farm.linux.survey import System
 from harness.farm.probe import Probe
@@ -41,7 +42,9 @@ class Patient:
     model: Path | None = None
     """A small .tflite file for the checks that make a launch."""
     farm: Path | None = None
-    """The farm file that was named on the command line; commands that are printed name it too."""
+    """The file that the device's entry is in, or will be."""
+    is_farm_named: bool = False
+    """Whether that file was named on the command line; commands that are printed name it too."""
     open_transport: OpenTransport | None = None
     open_dialect: OpenDialect | None = None
     transport: Transport | None = None
@@ -50,8 +53,8 @@ class Patient:
     probe: Probe | None = None
     dialect: Dialect | None = None
     facts: DeviceFacts | None = None
-    files_problem: HarnessError | None = None
     files_fix: Fix | None = None
+    """What fixes the files that did not travel; the agent is one of them."""
 
     @property
     def is_ssh(self) -> bool:
@@ -110,7 +113,9 @@ class Patient:
         """Make a fix of a key of the device's entry in the farm file."""
         # JSON's strings are TOML's.
         line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
-        where = f"[device.{self.device.name}] of the farm file"
+        where = f"[device.{self.device.name}] of {self.farm or farms.default_file()}"
+        if self.device.name == farms.THIS_MACHINE:
+            where += f' (with profile = "{self.device.profile}", address = "local:")'
         return Fix(kind=kind, setting={key: value}, text=f"set {line} in {where}{note}")
 
     def by_hand(self, kind: FixKind, advice: str) -> Fix:
@@ -118,7 +123,7 @@ class Patient:
         return Fix(kind=kind, text=advice)
 
     def _farm(self) -> list[str]:
-        return ["--farm", str(self.farm)] if self.farm else []
+        return ["--farm", str(self.farm)] if self.farm and self.is_farm_named else []
 
     def _ssh(self) -> list[str]:
         parts = urlsplit(self.device.address)

@@ -46,7 +46,7 @@ MODEL = DATA / "digits.tflite"
 ROOM = "mount -t tmpfs -o size=600m none {work}\n"
 
 
-def mended(sick: Board, name: str, kind: str, answer: str = "") -> CheckResult:
+def fixed(sick: Board, name: str, kind: str, answer: str = "") -> CheckResult:
     """Find the fault, execute its fix, and return the check as it is afterwards: passed."""
     before = sick.examined()[name]
     assert before.status in {"warn", "fail"}, before
@@ -64,13 +64,13 @@ def mended(sick: Board, name: str, kind: str, answer: str = "") -> CheckResult:
 @executes("remount-exec")
 def test_noexec(tmp_path: Path) -> None:
     with board(tmp_path, "mount -t tmpfs -o noexec,size=600m none {work}") as sick:
-        mended(sick, "noexec", "remount-exec")
+        fixed(sick, "noexec", "remount-exec")
 
 
 @executes("remount-rw")
 def test_a_read_only_card(tmp_path: Path) -> None:
     with board(tmp_path, "mount -t tmpfs -o ro,size=600m none {work}") as sick:
-        mended(sick, "read_only", "remount-rw")
+        fixed(sick, "read_only", "remount-rw")
         assert sick.examined()["files"].status == "ok"
         assert sick.examined()["agent"].status == "ok"
 
@@ -80,7 +80,7 @@ def test_room_that_our_own_copies_take(tmp_path: Path) -> None:
     with board(tmp_path, ROOM + "mkdir -m 700 {work}/blobs") as sick:
         blob = f"{sick.device.workdir}/blobs/{'0' * 64}"
         sick.as_root(f"head -c 200000000 /dev/zero > '{blob}'; chmod 600 '{blob}'")
-        found = mended(sick, "disk", "clean")
+        found = fixed(sick, "disk", "clean")
         assert "--clean" in str(found.mend)
         assert "200 MB" in str(found.mend)
 
@@ -88,7 +88,7 @@ def test_room_that_our_own_copies_take(tmp_path: Path) -> None:
 @executes("other-file-system")
 def test_room_that_others_take(tmp_path: Path) -> None:
     with board(tmp_path, "mount -t tmpfs -o size=30m none {work}") as sick:
-        mended(sick, "disk", "other-file-system")
+        fixed(sick, "disk", "other-file-system")
         assert sick.now().workdir != sick.device.workdir
         assert sick.examined()["agent"].status == "ok"
         shutil.rmtree(sick.now().workdir)
@@ -112,7 +112,7 @@ def seen(sick: Board) -> Patient:
     """Make the checks of transport and system only."""
     device = sick.now()
     opener = open_ssh if device.address.startswith("ssh:") else open_local
-    patient = Patient(device=device, farm=sick.farm, open_transport=opener)
+    patient = Patient(device=device, farm=sick.farm, is_farm_named=True, open_transport=opener)
     names = {"reachable", "host_key", "commands", "system"}
     run([one for one in CHECKS if one.name in names], patient)
     assert patient.system is not None
@@ -123,7 +123,7 @@ def seen(sick: Board) -> Patient:
 def test_a_work_folder_of_another_user_is_left_to_them(tmp_path: Path) -> None:
     taken = "mkdir -m 700 {work}/theirs && chown 4712:4712 {work}/theirs"
     with board(tmp_path, taken, workdir=str(tmp_path / "work" / "theirs")) as sick:
-        found = mended(sick, "agent", "own-workdir")
+        found = fixed(sick, "agent", "own-workdir")
         assert "belongs to another user" in found.found
         theirs = tmp_path / "work" / "theirs"
         assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (4712, 0o700)
@@ -135,7 +135,7 @@ def test_an_ordinary_account_and_a_work_folder_of_another_user(tmp_path: Path) -
     script = PRIVATE_ETC + USER + SUDO + "mkdir -m 700 -p /srv/board\n"
     script = "mount -t tmpfs -o mode=755 none /srv\n" + script
     with board(tmp_path, script, user="pi", workdir="/srv/board") as sick:
-        found = mended(sick, "files", "own-workdir")
+        found = fixed(sick, "files", "own-workdir")
         assert found.fix is not None
         assert found.fix.setting == {"workdir": "/var/tmp/edge-harness-pi"}
         assert sick.as_root("stat -c %u /srv/board").strip() == "0"
@@ -146,7 +146,7 @@ def test_an_ordinary_account_and_a_work_folder_of_another_user(tmp_path: Path) -
 def test_a_work_folder_whose_parent_is_roots(tmp_path: Path) -> None:
     script = "mount -t tmpfs -o mode=755 none /srv\n" + PRIVATE_ETC + USER + SUDO
     with board(tmp_path, script, user="pi", workdir="/srv/it's new") as sick:
-        mended(sick, "files", "make-workdir")
+        fixed(sick, "files", "make-workdir")
         assert sick.as_root('stat -c %u:%a "/srv/it\'s new"').strip() == "4711:700"
 
 
@@ -155,7 +155,7 @@ def test_a_work_folder_that_is_shut(tmp_path: Path) -> None:
     script = "mount -t tmpfs -o mode=755 none /srv\n" + PRIVATE_ETC + USER
     script += "mkdir -m 500 '/srv/own one' && chown 4711:4711 '/srv/own one'\n"
     with board(tmp_path, script, user="pi", workdir="/srv/own one") as sick:
-        mended(sick, "files", "chmod-workdir")
+        fixed(sick, "files", "chmod-workdir")
 
 
 @executes("remove-part")
@@ -171,7 +171,7 @@ def test_what_stands_where_a_folder_of_ours_belongs(tmp_path: Path, what: str) -
         (folder / "blobs").symlink_to(kept)
     else:
         (folder / "blobs").write_text("")
-    mended(sick, "agent", "remove-part")
+    fixed(sick, "agent", "remove-part")
     assert (kept / "file").read_text() == "mine"
 
 
@@ -191,7 +191,7 @@ mount --bind {tree}/cpu /sys/devices/system/cpu
 @executes("set-governor")
 def test_a_governor_that_is_not_pinned(tmp_path: Path) -> None:
     with board(tmp_path, GOVERNORS) as sick:
-        found = mended(sick, "governor", "set-governor")
+        found = fixed(sick, "governor", "set-governor")
         assert "sudo" not in str(found.mend)
 
 
@@ -200,7 +200,7 @@ def test_a_governor_of_an_ordinary_account_with_sudo(tmp_path: Path) -> None:
     if shutil.which("sudo") is None:
         missing("no sudo: apt-get install sudo")
     with board(tmp_path, GOVERNORS + PRIVATE_ETC + USER + SUDO, user="pi") as sick:
-        found = mended(sick, "governor", "set-governor")
+        found = fixed(sick, "governor", "set-governor")
         assert "sudo tee" in str(found.mend)
 
 
@@ -208,7 +208,7 @@ def test_a_governor_of_an_ordinary_account_with_sudo(tmp_path: Path) -> None:
 def test_a_governor_of_an_ordinary_account_without_sudo(tmp_path: Path) -> None:
     script = GOVERNORS + PRIVATE_ETC + USER + "[ ! -e /usr/bin/sudo ] || " + WITHOUT_SUDO
     with board(tmp_path, script, user="pi") as sick:
-        found = mended(sick, "governor", "set-governor")
+        found = fixed(sick, "governor", "set-governor")
         assert "sudo tee" not in str(found.mend)
         assert str(found.mend).startswith("as root on the device")
 
@@ -228,7 +228,7 @@ def test_swap_in_use(tmp_path: Path) -> None:
     if not re.search(r"SwapTotal: +0 kB", Path("/proc/meminfo").read_text()):
         missing("this machine has swap of its own")
     with board(tmp_path, SWAP) as sick:
-        found = mended(sick, "swap", "swapoff")
+        found = fixed(sick, "swap", "swapoff")
         assert found.found == "123 MB in use"
 
 
@@ -349,7 +349,7 @@ def test_a_device_node_that_the_account_may_not_open(tmp_path: Path) -> None:
 @executes("name-python")
 def test_another_python_is_on_the_device(tmp_path: Path) -> None:
     sick = local_board(tmp_path, python="no-python-3")
-    found = mended(sick, "python", "name-python")
+    found = fixed(sick, "python", "name-python")
     assert re.search(r'set python = "/.+/python3[.\d]*" in \[device\.here\]', str(found.mend))
 
 
@@ -512,7 +512,7 @@ def _valid(sick: Board) -> None:
 def test_an_sshd_without_sftp(tmp_path: Path, *, with_match: bool) -> None:
     stock = "Match User nobody\n    AllowTcpForwarding no\n" if with_match else None
     with board(tmp_path / "no sftp", config="", stock=stock) as sick:
-        found = mended(sick, "files", "sshd-sftp")
+        found = fixed(sick, "files", "sshd-sftp")
         assert "no SFTP there" in found.found
         _valid(sick)
         text = (tmp_path / "no sftp" / "sshd_config").read_text()
@@ -525,7 +525,7 @@ def test_a_stock_sshd_whose_sftp_server_is_missing(tmp_path: Path) -> None:
         missing("no stock sshd_config of Debian's here")
     # A second `Subsystem sftp` line, as the fix was once, makes such a file invalid.
     with board(tmp_path, NO_SFTP_SERVER, config="", stock=STOCK.read_text()) as sick:
-        mended(sick, "files", "sshd-sftp")
+        fixed(sick, "files", "sshd-sftp")
         _valid(sick)
 
 
@@ -550,7 +550,7 @@ def test_a_start_up_file_that_prints(tmp_path: Path) -> None:
     environment = {"BASH_ENV": str(start_up)}
     config = "Subsystem sftp /usr/lib/sftp-server"
     with board(tmp_path / "b", config=config, environment=environment) as sick:
-        found = mended(sick, "files", "sshd-sftp")
+        found = fixed(sick, "files", "sshd-sftp")
         assert "something prints where SFTP should speak" in found.found
         _valid(sick)
 
@@ -593,7 +593,7 @@ def test_dropbear_without_sftp(tmp_path: Path) -> None:
     provided = f"cp '{tmp_path}/tree/sftp-server' {there}"
     log = package_manager(tmp_path / "tree", "apt-get", {"openssh-sftp-server": provided})
     with dropbear_board(tmp_path, DROPBEAR) as sick:
-        found = mended(sick, "files", "install-sftp")
+        found = fixed(sick, "files", "install-sftp")
         assert "sshd_config" not in str(found.mend)
     assert log.read_text() == "update\ninstall -y openssh-sftp-server\n"
 
@@ -613,7 +613,7 @@ def test_a_host_key_that_is_not_known(tmp_path: Path) -> None:
     with board(tmp_path) as sick:
         known = Path(str(sick.device.known_hosts))
         known.write_text("")
-        found = mended(sick, "host_key", "trust-key", "y\n")
+        found = fixed(sick, "host_key", "trust-key", "y\n")
         assert "SHA256:" in found.found
         assert known.read_text().startswith("[127.0.0.1]:"), "the entry's own file was written"
 
@@ -624,16 +624,21 @@ def test_a_host_key_that_has_changed(tmp_path: Path) -> None:
         known = Path(str(sick.device.known_hosts))
         client = (tmp_path / "client_key.pub").read_text().split()[1]
         known.write_text(f"{known.read_text().split()[0]} ssh-ed25519 {client}\n")
-        found = mended(sick, "host_key", "forget-key", "y\n")
+        found = fixed(sick, "host_key", "forget-key", "y\n")
         assert "has CHANGED" in found.found
 
 
 def test_a_host_key_is_not_trusted_unasked(tmp_path: Path) -> None:
     with board(tmp_path) as sick:
         Path(str(sick.device.known_hosts)).write_text("")
-        with pytest.raises(AssertionError, match="was not trusted"):
+        with pytest.raises(AssertionError, match="was not trusted") as caught:
             sick.execute(sick.examined()["host_key"].fix)
         assert sick.examined()["host_key"].status == "fail"
+        # What `add` prints in its place works as it is typed, where nobody can be asked.
+        (command,) = re.findall(r"`(edge-harness add [^`]+)`", str(caught.value))
+        assert "--name sick" in command
+        sick.type(f"{command} --farm '{sick.farm}'")
+        assert sick.examined()["host_key"].status == "ok"
 
 
 @executes("login-shell")
@@ -727,7 +732,7 @@ def test_no_runtime(tmp_path: Path, index: Path, bare_python: str) -> None:
     wheel(index, "ai_edge_litert", "9.1", "interpreter", "Requires-Dist: numpy\n")
     wheel(index, "numpy", "3.0", "core")
     sick = local_board(tmp_path, python=bare_python)
-    found = mended(sick, "runtime", "setup")
+    found = fixed(sick, "runtime", "setup")
     assert str(found.mend) == f"edge-harness setup here --farm '{sick.farm}'"
 
 
@@ -763,7 +768,7 @@ def test_32_bit_arm_without_numpy(
     log = package_manager(tools, "apt-get", {"python3-numpy": unpack})
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     sick = local_board(tmp_path, python=str(python))
-    mended(sick, "runtime", "numpy-first")
+    fixed(sick, "runtime", "numpy-first")
     assert log.read_text() == "update\ninstall -y python3-numpy\n"
 
 

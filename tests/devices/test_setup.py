@@ -235,7 +235,6 @@ def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Devi
         bits=64,
         free_bytes=10**8,
         noexec=False,
-        swap_used_bytes=0,
     )
     with pytest.raises(TransferFailed, match=r"takes 150 MB .* 100 MB are free.*board --clean"):
         setup._refuse_no_room(board, probe, made)

@@ -82,12 +82,12 @@ def test_real_swap_is_turned_off(tmp_path: Path) -> None:
     try:
         sick = local_board(tmp_path)
         with _paged_out():
-            _swap_is_mended(sick)
+            _swap_is_turned_off(sick)
     finally:
         subprocess.run(["swapoff", str(file)], check=False, capture_output=True)
 
 
-def _swap_is_mended(sick: Board) -> None:
+def _swap_is_turned_off(sick: Board) -> None:
     before = sick.examined()["swap"]
     assert before.status == "warn"
     sick.execute(before.fix)

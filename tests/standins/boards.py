@@ -92,7 +92,9 @@ class Board:
         """Make every check of it."""
         device = self.now()
         opener = open_ssh if device.address.startswith("ssh:") else open_local
-        found = examine(device, opener, open_json_lines, profile, model, farm=self.farm)
+        found = examine(
+            device, opener, open_json_lines, profile, model, farm=self.farm, is_farm_named=True
+        )
         for check in found:
             assert (check.fix is not None) == (check.status in {"warn", "fail"}), check
         return {check.name: check for check in found}
@@ -106,7 +108,7 @@ class Board:
         done = ""
         if fix.command is not None:
             assert fix.text.startswith(fix.command), "what is printed is what is executed"
-            done = self._shell(fix.command, answer)
+            done = self.type(fix.command, answer)
         if fix.root_command is not None:
             assert fix.root_command in fix.text
             done = self.as_root(fix.root_command)
@@ -121,7 +123,8 @@ class Board:
         words = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
         return _finished(words, os.environ, "")
 
-    def _shell(self, command: str, answer: str) -> str:
+    def type(self, command: str, answer: str = "") -> str:
+        """Run a command by a shell of this host, as the person whose board it is."""
         environment = {
             **os.environ,
             **self.environment,

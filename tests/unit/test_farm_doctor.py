@@ -27,7 +27,6 @@ PROBE = Probe(
     bits=64,
     free_bytes=10**10,
     noexec=False,
-    swap_used_bytes=0,
     machine="aarch64",
     libc="glibc 2.36",
 )
@@ -131,7 +130,7 @@ def test_a_device_in_order_passes_every_check(here: Device, tmp_path: Path) -> N
     checks = by_name(examine(here, open_local, saying(facts(here)), None, model))
     # This machine may swap and be busy; it is no Raspberry Pi.
     others = {"host_key", "swap", "processors", "under_voltage", "throttled", "usb"}
-    others |= {"governor", "temperature", "load", "disk", "device_nodes"}
+    others |= {"governor", "temperature", "load", "disk", "device_nodes", "round_trip"}
     others |= {"delegates", "compiler", "gpu"}  # nor has it an accelerator
     assert {name for name, check in checks.items() if check.status != "ok"} <= others
     assert checks["host_key"].status == "skip"
@@ -214,7 +213,7 @@ def test_a_transport_that_runs_no_commands(
 def test_commands_that_are_printed_name_the_farm_file_that_was_named(here: Device) -> None:
     farm = Path("/some where/farm.toml")
     open_bare = saying(facts(here, runtimes=()))
-    checks = by_name(examine(here, open_local, open_bare, farm=farm))
+    checks = by_name(examine(here, open_local, open_bare, farm=farm, is_farm_named=True))
     assert checks["runtime"].mend == "edge-harness setup here --farm '/some where/farm.toml'"
 
 

@@ -256,7 +256,7 @@ def temperature(patient: Patient) -> CheckResult:
     return warn(f"{found}: it soon slows down, or does already", patient.by_hand(COOL, advice))
 
 
-@check(needs=("system",), fixes=(STOP, WAIT))
+@check(needs=("system",), fixes=(WAIT,))
 def load(patient: Patient) -> CheckResult:
     """Nothing else kept the processors busy during the last minute."""
     said = _system(patient)

@@ -1,4 +1,4 @@
-"""What fixes a work folder that cannot be used, told from how it is on the device."""
+"""What fixes a work folder that cannot be used, chosen by how it is on the device."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def fix(patient: Patient, error: str = "") -> Fix:
         user = shlex.quote(system.user)
         command = f"install -d -m 700 -o {user} {shlex.quote(workdir)}"
         return patient.as_root(MAKE_FOLDER, command)
-    return _another(patient)
+    is_theirs = state.form == "folder" and not state.is_own and state.owner
+    return _another(patient, f" ({workdir} belongs to {state.owner})" if is_theirs else "")
 
 
-def _another(patient: Patient) -> Fix:
+def _another(patient: Patient, note: str = "") -> Fix:
     # The same file system will do: not the room is missing but the right to write.
     if other := other_workdir(patient.system, elsewhere=False):
-        return patient.by_setting(OWN_FOLDER, "workdir", other)
+        return patient.by_setting(OWN_FOLDER, "workdir", other, note)
     advice = "set workdir in the farm file to a folder that the account can write to"
     return patient.by_hand(NO_FOLDER, advice)
