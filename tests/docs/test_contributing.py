@@ -1,10 +1,11 @@
 """CONTRIBUTING.md's recipes, run as they stand there: its blocks become files, loaded by the real doors."""
 
+import dataclasses
 import hashlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from harness import plugins
 from harness.config import farm, profiles, recipes
 from harness.errors import ConfigError, ModelRejected, Unsupported
+from harness.farm import checks, doctor
+from harness.farm.patient import Patient
 from harness.optimize import catalog
-from harness.protocols import Artifact, StepData
+from harness.protocols import Artifact, Reply, StepData
 from harness.measure.sessions import Session
 from harness.devices.transports.local import LocalTransport
 from harness.types import Device, Dose, LaunchOrder, Profile
@@ -145,3 +148,27 @@ def test_a_dialect(site: Path, tmp_path: Path) -> None:
             session.dialect.infer(order, {})
     finally:
         session.close()
+
+
+def test_a_check_of_doctor(site: Path, tmp_path: Path) -> None:
+    (site / "my_plugins.py").write_text(blocks("A check of doctor")["python"], encoding="utf-8")
+    import my_plugins  # type: ignore[import-not-found]
+
+    class Board(LocalTransport):
+        def run(
+            self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None
+        ) -> Reply:
+            reply = super().run(argv, timeout_seconds, stdin)
+            full = b"2000000\t/var/log\n" if argv[0] == "du" else reply.stdout
+            return dataclasses.replace(reply, stdout=full)
+
+    def open_board(device: Device) -> LocalTransport:
+        return Board()
+
+    device = Device(name="b", profile="p", address="local:", workdir=str(tmp_path / "w"))
+    patient = Patient(device=device, open_transport=open_board)
+    found = {one.name: one for one in checks.run((*doctor.CHECKS[:5], my_plugins.journal), patient)}
+    assert found["journal"].status == "warn"
+    assert found["journal"].found == "2000 MB in /var/log"
+    assert str(found["journal"].mend).endswith("journalctl --vacuum-size=100M")
+    assert my_plugins.journal.finds == "The system's journal leaves room on the card."
