@@ -28,12 +28,11 @@ LOOK_AGENT = FixKind(
     by_hand="neither the work folder nor its parts explain it",
 )
 
-# `-S -E`: a broken site must not hide an interpreter.
 _OTHERS = r"""
 for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9; do
     for folder in $(echo "$PATH" | tr ':' ' ') /usr/local/bin /usr/bin /opt/bin /opt/*/bin; do
         [ -x "$folder/$name" ] || continue
-        "$folder/$name" -S -E -c 'import sys
+        "$folder/$name" -c 'import sys
 if sys.version_info >= (3, 9): sys.stdout.write("edge-harness-python " + sys.argv[1] + "\n")' \
             "$folder/$name" 2>/dev/null
     done

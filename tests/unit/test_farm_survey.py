@@ -135,6 +135,14 @@ def test_a_board_is_read() -> None:
     )
 
 
+def test_a_name_of_a_user_is_a_name() -> None:
+    for name in ("../up", "a b", "x" * 99, "-rf"):
+        found = read(SAID.replace("1000\npi", f"1000\n{name}").encode(), 0.0)
+        assert found is not None
+        assert found.user == ""
+        assert str(other_workdir(found)).endswith("/edge-harness")
+
+
 def test_what_is_no_answer() -> None:
     for answer in (
         b"",

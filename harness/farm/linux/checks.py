@@ -189,7 +189,8 @@ def _set_clock(patient: Patient) -> Fix:
     """Write the command that sets the device's clock to this host's: it needs no network there."""
     fix = patient.as_root(SET_CLOCK, "date -u -s @SECONDS")
     if fix.command is None:
-        return fix
+        advice = "as root on the device (this account has no sudo): date -u -s TIME, with TIME as "
+        return patient.by_hand(SET_CLOCK, advice + "`date -u '+%F %T'` prints it here")
     # This host's shell fills in its own time just before the device sets it.
     end = "@SECONDS'" if fix.command.endswith("'") else "@SECONDS"
     typed = fix.command.removesuffix(end) + "'" * (end != "@SECONDS") + '"@$(date +%s)"'

@@ -54,7 +54,7 @@ def fix(patient: Patient, *, noise: bool) -> Fix:
 def _edit(server: Server, sshd: str) -> str:
     path = server.config or _CONFIG
     script = (
-        f'f={shlex.quote(path)}; {{ echo {LINE}; grep -iv "^ *subsystem[[:space:]]*sftp" "$f"; '
+        f'f={shlex.quote(path)}; {{ echo {LINE}; grep -iv "^[[:space:]]*subsystem[[:space:]]*sftp" "$f"; '
         f'test $? -le 1; }} > "$f.new" && {sshd} -t -f "$f.new" && cp "$f.new" "$f" '
         f'&& rm "$f.new" && kill -HUP {server.pid}'
     )

@@ -29,6 +29,7 @@ _DF = re.compile(r"\s\d+\s+\d+\s+(\d{1,15})\s+(?:-|\d+%)\s+(/.*)$")
 """The line of `df -Pk`: blocks, used, available (1024 bytes each), capacity, mount point."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 _USB = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 
 _SCRIPT = r"""
@@ -255,7 +256,7 @@ def read(answer: bytes, now: float) -> System | None:
         os_version=release.get("VERSION_ID", ""),
         tools=frozenset(_text(line) for line in said.get("tools", ())),
         uid=_whole(user[0]),
-        user=_text(user[1]),
+        user=user[1] if _ACCOUNT.fullmatch(user[1]) else "",
         clock_offset_seconds=_offset(said.get("date", ()), now),
         libc=_libc(said.get("libc", ())),
         cores=next((n for n in map(_whole, said.get("cores", ())) if n), None),
