@@ -16,7 +16,7 @@ from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, Tr
 if TYPE_CHECKING:
     from harness.config import farm as farms
     from harness.farm import contact
-    from harness.farm.patient import Check
+    from harness.farm.checks import CheckResult
     from harness.farm.setup import Installation, Say
     from harness.measure import sessions
     from harness.protocols import Commands, Transport
@@ -155,14 +155,18 @@ def _device_row(device: Device, session: sessions.Session | HarnessError) -> dic
 
 def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
-) -> dict[str, list[Check]]:
+) -> dict[str, list[CheckResult]]:
     """Check what a device must have; all of the farm where none is named."""
-    chosen = _chosen(names, farm)
+    from harness.api.running import read_farm
+
+    known = read_farm(farm)
+    is_named = isinstance(farm, Path)
+    chosen = _chosen(names, known)
     _refuse_alone(chosen)
-    return {device.name: _examine(device) for device in chosen}
+    return {device.name: _examine(device, known.path, is_farm_named=is_named) for device in chosen}
 
 
-def _examine(device: Device) -> list[Check]:
+def _examine(device: Device, farm: Path | None, *, is_farm_named: bool) -> list[CheckResult]:
     from harness.farm import doctor as examiner
 
     profile = known_profiles.load_all().get(device.profile)
@@ -172,6 +176,8 @@ def _examine(device: Device) -> list[Check]:
         lambda transport, device: opening.open_dialect(transport, device, profile),
         profile,
         model=EMBEDDED_MODEL,
+        farm=farm,
+        is_farm_named=is_farm_named,
     )
 
 
@@ -183,7 +189,7 @@ class AddedDevice:
     farm: Path
     profile_file: Path | None
     facts: Mapping[str, Any]
-    checks: list[Check]
+    checks: list[CheckResult]
 
     def text(self) -> str:
         """Say what was found and written, for a person."""
@@ -234,7 +240,7 @@ def add(
     from harness.farm import contact
     from harness.measure import sessions
 
-    device = farms.from_uri(uri, name)
+    device = _entry(farms.from_uri(uri, name), farm)
     opening.check(device)
     given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
     given["python"] = python
@@ -259,8 +265,19 @@ def add(
         farm=farm_file,
         profile_file=profile_file,
         facts=asdict(facts),
-        checks=_examine(device),
+        checks=_examine(device, farm_file, is_farm_named=farm is not None),
     )
+
+
+def _entry(device: Device, farm: Path | None) -> Device:
+    """Return the farm's entry of a device that is added once more: its keys and files go on to count."""
+    from harness.config import farm as farms
+
+    try:
+        known = farms.load(farm or farms.default_file()).devices.get(device.name)
+    except ConfigError:
+        return device
+    return known if known and known.address == device.address else device
 
 
 def profiles(name: str | None = None) -> list[dict[str, Any]]:

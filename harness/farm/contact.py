@@ -6,6 +6,7 @@ The steps of `edge-harness add` as pieces: nothing here keeps a connection.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -42,9 +43,20 @@ def settle_host_key(device: Device, trust: Trust) -> None:
             raise HostKeyUnknown(
                 f"{shown.host}: the {what} key {shown.label} was not trusted; compare it with "
                 "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the device, then "
-                f"`edge-harness add {device.address} --yes-key {shown.fingerprint}`"
+                f"`{_add_command(device, shown.fingerprint)}`"
             )
         keys.trust(device, shown)
+
+
+def _add_command(device: Device, fingerprint: str) -> str:
+    """Write the command that adds this device and trusts this key without asking."""
+    words = ["edge-harness", "add", device.address]
+    if device.name != farms.from_uri(device.address).name:
+        words += ["--name", device.name]
+    identity = device.transport_options.get("identity")
+    if identity:
+        words += ["--identity", str(identity)]
+    return shlex.join([*words, "--yes-key", fingerprint])
 
 
 def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:
@@ -135,7 +147,7 @@ def write_profile(folder: Path, profile: Profile) -> Path:
     if path.exists():
         raise ConfigError(
             f"{path}: it is there, but its [detect] does not fit this device "
-            f"({toml_text.value(_plain(profile.detect))}); mend it or move it away"
+            f"({toml_text.value(_plain(profile.detect))}); correct it or move it away"
         )
     lines = [
         f"{toml_text.key(name)} = {toml_text.value(item)}"

@@ -11,12 +11,12 @@ from standins import compiler
 from harness.demo import DATA
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
+from harness.farm.checks import CheckResult
 from harness.farm.doctor import examine
-from harness.farm.patient import Check
 from harness.types import Accelerator, Device, Profile
 
 
-def examined(folder: Path, *accelerators: Accelerator, **farm: str) -> dict[str, Check]:
+def examined(folder: Path, *accelerators: Accelerator, **farm: str) -> dict[str, CheckResult]:
     device = Device(
         name="here",
         profile="p",

@@ -11,6 +11,7 @@ from harness.demo import DATA
 from harness.devices import opening
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import Crashed, Unsupported
+from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.types import Device
 
@@ -40,12 +41,13 @@ def test_the_tool_and_the_graphs_run_on_the_device(ssh_device: Device, tmp_path:
         place = tool.find(session, STANDIN)
         assert place is not None
         assert place.startswith(AgentOptions.of(ssh_device).workdir)
-        (found,) = tool.measure([subject()], session, place, launches=3)
-        (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
-        with pytest.raises(Crashed, match="Failed to load the model"):
-            tool.measure([subject(path=other)], session, place, launches=1)
-        with pytest.raises(Unsupported, match="not edgetpu"):
-            tool.measure([subject("edgetpu")], session, place)
+        with Bench(session=session) as bench:
+            (found,) = tool.measure([subject()], bench, place, launches=3)
+            (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
+            with pytest.raises(Crashed, match="Failed to load the model"):
+                tool.measure([subject(path=other)], bench, place, launches=1)
+            with pytest.raises(Unsupported, match="not edgetpu"):
+                tool.measure([subject("edgetpu")], bench, place)
     finally:
         session.close()
 
