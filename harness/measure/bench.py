@@ -219,6 +219,11 @@ class Bench:
         )
         return latencies[len(latencies) // 2]
 
+    def trial(self, order: LaunchOrder) -> Launch:
+        """Make a launch that belongs to no cell: it is returned, not kept."""
+        self._ready(math.inf)
+        return self._launched(order)
+
     def _ready(self, until: float) -> tuple[str, ...]:
         self.held.settle()
         return self.held.wait(until)
@@ -240,6 +245,8 @@ class Bench:
 
     def _with_delegate(self, order: LaunchOrder) -> LaunchOrder:
         """Name the delegate library of the order's target, as the profile and the farm have it."""
+        if order.delegate is not None or order.delegate_options:
+            return order
         known = self.profile.accelerators if self.profile else ()
         own = self.session.device.delegate_options.get(order.target, {})
         found = next((one for one in known if one.target == order.target), None)

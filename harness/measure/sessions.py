@@ -52,6 +52,19 @@ class Session:
         self._open()
         _OPEN[self.ticket] = self
 
+    @classmethod
+    def adopt(
+        cls, device: Device, transport: Transport, dialect: Dialect, facts: DeviceFacts
+    ) -> Session:
+        """Make a session of a connection that is open already; `reopen` is not for it."""
+        session = cls.__new__(cls)
+        session.device, session.transport = device, transport
+        session.dialect, session.facts = dialect, facts
+        session._patience = Patience()  # noqa: SLF001 - its own
+        session._files, session.pushed = {}, []  # noqa: SLF001 - its own
+        session.ticket = uuid.uuid4().hex
+        return session
+
     def _open(self) -> None:
         """Connect and start the agent; a device that answered once is waited for.
 
