@@ -100,7 +100,7 @@ def test_a_float_model_runs_on_the_gpu_whole(
     assert made.load_ns > 5 * latency(made)
     found = judge(cell(kws_float), [made], Timing(own=latency(made), cpu=1.0))
     assert found is not None
-    assert (found.word, found.status) == ("VALID", "ok")
+    assert (found.validity, found.status) == ("VALID", "ok")
     memory = launch(dialect, order, kws_float, kind="memory").delegation
     times = {"handed_ns": told.handed_ns, "whole_ns": told.whole_ns}
     assert dataclasses.replace(memory, **times) == told
@@ -149,7 +149,7 @@ def test_what_the_docs_list_is_taken_and_the_rest_is_named(
     assert (told.left, told.fully) == (("LOG_SOFTMAX",), False)
     found = judge(cell(mixed), [made])
     assert found is not None
-    assert (found.word, found.status) == ("INVALID", "partial")
+    assert (found.validity, found.status) == ("INVALID", "partial")
     assert found.reason == "2 of 5 operators stayed on the CPU: LOG_SOFTMAX"
 
 
@@ -254,7 +254,7 @@ def test_a_time_of_handing_over_alone_is_invalid(
     for one, timing in ((made, None), (stored, Timing(own=own, cpu=None))):
         found = judge(cell(kws_float), [one], timing)
         assert found is not None
-        assert (found.word, found.status) == ("INVALID", "invalid")
+        assert (found.validity, found.status) == ("INVALID", "invalid")
         assert "handing the work over" in found.reason
 
 

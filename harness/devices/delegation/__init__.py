@@ -1,7 +1,7 @@
 """What ran where, and whether a number may be called the accelerator's.
 
     verdict = judge(cell, launches)
-    verdict.word, verdict.status, verdict.reason
+    verdict.validity, verdict.status, verdict.reason
 
 Pure functions of what was recorded; docs/accelerators.md says in words what they decide.
 """

@@ -37,7 +37,7 @@ HANDED_OVER = 0.5
 """Up to this share of an inference timed to its end, the handing over can be told from it by a time alone.
 On a discrete GPU the honest medians were 1.03 to 1.39 times the least time to the end, over all launches of a cell."""
 
-Word = Literal["VALID", "SUSPECT", "INVALID"]
+Validity = Literal["VALID", "SUSPECT", "INVALID"]
 Status = Literal["ok", "partial", "fell_back", "invalid"]
 
 
@@ -54,7 +54,7 @@ class Timing:
 class DelegationVerdict:
     """What a cell's launches are worth, and the counts that a row shows."""
 
-    word: Word
+    validity: Validity
     status: Status
     """The row's: `ok` and `partial` have numbers, the others never."""
     reason: str
@@ -114,12 +114,12 @@ def judge(
         if found is not None:
             status, reason = found
             return DelegationVerdict(
-                word="INVALID", status=status, reason=reason, delegation=case.worst
+                validity="INVALID", status=status, reason=reason, delegation=case.worst
             )
     left = _left_over(case)
     if left is not None and not _allowed(case):
         return DelegationVerdict(
-            word="INVALID", status="partial", reason=left, delegation=case.worst
+            validity="INVALID", status="partial", reason=left, delegation=case.worst
         )
     status = "ok" if left is None else "partial"
     doubt = disagreement(agreement, cell) if agreement else None
@@ -127,9 +127,9 @@ def judge(
     reason = left or _in_full(case)
     if doubt is not None:
         return DelegationVerdict(
-            word="SUSPECT", status=status, reason=f"{doubt}; {reason}", delegation=case.worst
+            validity="SUSPECT", status=status, reason=f"{doubt}; {reason}", delegation=case.worst
         )
-    return DelegationVerdict(word="VALID", status=status, reason=reason, delegation=case.worst)
+    return DelegationVerdict(validity="VALID", status=status, reason=reason, delegation=case.worst)
 
 
 def share(delegation: Delegation) -> float | None:
@@ -152,14 +152,14 @@ def _cpu(told: Sequence[Delegation], *, promised: bool) -> DelegationVerdict:
     counts = _counts(first)
     if first.delegate != "none":
         reason = f"{first.delegate} was made on the CPU{counts and f', {counts}'}"
-        return DelegationVerdict(word="VALID", status="ok", reason=reason, delegation=told[0])
+        return DelegationVerdict(validity="VALID", status="ok", reason=reason, delegation=told[0])
     if not promised:
         reason = "the CPU's own kernels; no delegate is promised here"
-        return DelegationVerdict(word="VALID", status="ok", reason=reason, delegation=told[0])
+        return DelegationVerdict(validity="VALID", status="ok", reason=reason, delegation=told[0])
     reason = (
         f"XNNPACK is promised by the profile and was not made; evidence: {first.evidence or 'none'}"
     )
-    return DelegationVerdict(word="SUSPECT", status="ok", reason=reason, delegation=told[0])
+    return DelegationVerdict(validity="SUSPECT", status="ok", reason=reason, delegation=told[0])
 
 
 def _case(cell: Cell, told: tuple[Delegation, ...], own_ns: float | None) -> _Case:
