@@ -282,7 +282,7 @@ def test_a_command_that_floods_stderr_ends_at_its_deadline(local: LocalTransport
 
 def test_noise_before_the_first_object_is_bounded(local: LocalTransport) -> None:
     channel = local.talk(["sh", "-c", "exec yes hello"])
-    with pytest.raises(AgentError, match="print to its stdout"):
+    with pytest.raises(AgentError, match="print to the agent's stdout"):
         JsonLines(channel, "noisy").read(time.monotonic() + 10)
     channel.close(grace_seconds=0.0)
 
