@@ -156,7 +156,7 @@ def _verdict(reading: CellReading) -> str | None:
     """Of an accelerator that failed, no number is the accelerator's; of a CPU nothing follows."""
     if reading.failure is not None and reading.cell.target not in CPU_TARGETS:
         return "INVALID"
-    return reading.verdict.word if reading.verdict else None
+    return reading.verdict.validity if reading.verdict else None
 
 
 def _verdict_reason(reading: CellReading) -> str | None:
@@ -250,7 +250,7 @@ def _flags(reading: CellReading) -> list[str]:
                 found.add(f"summary_{launch.summary}")
         if launch.kind == "timed":
             found |= _flags_of_timed(launch)
-    suspect = reading.verdict is not None and reading.verdict.word == "SUSPECT"
+    suspect = reading.verdict is not None and reading.verdict.validity == "SUSPECT"
     if suspect and cell.target not in CPU_TARGETS:
         found.add("suspect")
     return sorted(found)
