@@ -297,7 +297,7 @@ def _same_as_source(
     order: Order,
 ) -> tuple[str, ...]:
     """Run model and file on the same noise; refuse a file that computes something else."""
-    if facts.elsewhere:
+    if facts.why_not_runnable_on_host:
         return ("not compared with the source model",)
     generator = np.random.default_rng(order.seed)
     probes = [_noise(generator, tensor) for tensor in facts.inputs for _ in range(_PROBES)]

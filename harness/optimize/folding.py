@@ -71,7 +71,7 @@ def _remnants(reader: FlatbufferReader, graph: Any) -> list[str]:  # noqa: ANN40
 
 
 def _word(reader: FlatbufferReader, operator: Any) -> str:  # noqa: ANN401 - generated classes
-    return reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))[0]
+    return reader.operator_name(reader.model.OperatorCodes(operator.OpcodeIndex()))[0]
 
 
 def _activation(operator: Any, word: str) -> int:  # noqa: ANN401 - generated classes

@@ -83,7 +83,9 @@ def inspect(path: Path) -> Inspection:
         digest=facts.digest,
         size_bytes=facts.size_bytes,
         size_gzip_bytes=len(gzip.compress(data, 9, mtime=0)),
-        size_zstd_bytes=len(payload.get("zstd").pack(data)) if payload.is_here("zstd") else None,
+        size_zstd_bytes=len(payload.get("zstd").pack(data))
+        if payload.is_installed("zstd")
+        else None,
         description=facts.description,
         inputs=facts.inputs,
         outputs=facts.outputs,

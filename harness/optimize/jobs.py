@@ -95,7 +95,7 @@ def reference(order: Order) -> dict[str, Any]:
     path = Path(order["path"])
     facts = flatbuffer.read(path)
     check.operators(facts, allow_flex=order["allow_flex"], as_is=False)
-    if facts.elsewhere:
+    if facts.why_not_runnable_on_host:
         return {"file": None, "score": None}
     answers = check.ask(path, facts, _material(order))
     out = Path(order["workdir"]) / "outputs.npz"
@@ -112,7 +112,7 @@ def check_variant(order: Order) -> dict[str, Any]:
     if order["promises"]:
         promised = [promises.from_plain(told) for told in order["promises"]]
         notes += promises.check(structure.read(path), promised)
-    packs = payload.is_here("zstd")
+    packs = payload.is_installed("zstd")
     result: dict[str, Any] = {
         "file": None,
         "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())) if packs else None,
@@ -121,8 +121,8 @@ def check_variant(order: Order) -> dict[str, Any]:
     }
     if not packs:
         notes.append("its size under zstd is not known: the package zstandard is not installed")
-    if facts.elsewhere:
-        return {**result, "notes": [*notes, facts.elsewhere]}
+    if facts.why_not_runnable_on_host:
+        return {**result, "notes": [*notes, facts.why_not_runnable_on_host]}
     answers = check.ask(path, facts, _material(order))
     if not answers.real:
         notes.append("checked on random inputs: the plan gives no data")

@@ -77,7 +77,7 @@ def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[st
 
 def runs_here(variant: Variant) -> bool:
     """Say whether a host's runtime can run the file at all (files compiled for an accelerator and Flex ones it cannot)."""
-    return flatbuffer.elsewhere(variant.operators) is None
+    return flatbuffer.why_not_runnable_on_host(variant.operators) is None
 
 
 def on_host(variant: Variant) -> Path | None:

@@ -320,10 +320,10 @@ def _answers(outputs: Sequence[Array]) -> Array:
 
 
 def _static(worker: Any, operator: Operator, bits: int) -> None:  # noqa: ANN401 - untyped library
-    worker.add_static_config(operators.scope(operator), operators.quantiser_word(operator), bits, 8)
+    worker.add_static_config(operators.scope(operator), operators.quantiser_type(operator), bits, 8)
 
 
 def _plain(worker: Any, operator: Operator) -> None:  # noqa: ANN401 - untyped library
     worker.update_quantization_recipe(
-        operators.scope(operator), operators.quantiser_word(operator), algorithm_key="no_quantize"
+        operators.scope(operator), operators.quantiser_type(operator), algorithm_key="no_quantize"
     )

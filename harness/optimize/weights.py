@@ -76,7 +76,7 @@ def configure(
             blocks = QuantGranularity[f"BLOCKWISE_{granularity}"]
             add["integer"](".*", meant, width, blocks, algorithm_key=key)
             for operator in uneven:
-                if operator.word == word:
+                if operator.type == word:
                     add[arithmetic](operators.scope(operator), meant, width, algorithm_key=key)
 
     return apply

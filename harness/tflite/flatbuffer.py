@@ -126,16 +126,16 @@ class FileFacts:
         return tuple(name for name in self.custom if name.startswith(FLEX))
 
     @property
-    def elsewhere(self) -> str | None:
+    def why_not_runnable_on_host(self) -> str | None:
         """Why no runtime on a host can run the file; None where one may.
 
         TensorFlow's own interpreter has had no Flex kernels in its wheels since 2.20
         (google-ai-edge/LiteRT issue 6458).
         """
-        return elsewhere(self.custom)
+        return why_not_runnable_on_host(self.custom)
 
 
-def elsewhere(operators: Iterable[str]) -> str | None:
+def why_not_runnable_on_host(operators: Iterable[str]) -> str | None:
     """Say why a file with these operators runs only on some devices; None where it runs here."""
     for name in operators:
         if name in COMPILED_FOR:
@@ -195,10 +195,10 @@ def _schema() -> Any:  # noqa: ANN401 - a generated module without types
 
 
 @cache
-def words(enum: str) -> dict[int, str]:
+def enum_names(enum: str) -> dict[int, str]:
     """Return the schema's words of an enumeration, by number."""
     members = vars(getattr(_schema(), enum))
-    return {value: word for word, value in members.items() if isinstance(value, int)}
+    return {value: name for name, value in members.items() if isinstance(value, int)}
 
 
 class FlatbufferReader:
@@ -218,7 +218,7 @@ class FlatbufferReader:
     def facts(self) -> FileFacts:
         """Read everything a FileFacts tells."""
         codes = [
-            self.operator_word(self.model.OperatorCodes(i))
+            self.operator_name(self.model.OperatorCodes(i))
             for i in range(self.length(self.model.OperatorCodesLength()))
         ]
         operators: Counter[str] = Counter()
@@ -257,10 +257,10 @@ class FlatbufferReader:
         return length
 
     @staticmethod
-    def operator_word(code: Any) -> tuple[str, bool]:  # noqa: ANN401 - as _schema
+    def operator_name(code: Any) -> tuple[str, bool]:  # noqa: ANN401 - as _schema
         """Name an operator code, and say whether it is a custom operator."""
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        word = words("BuiltinOperator").get(number, f"OPERATOR_{number}")
+        word = enum_names("BuiltinOperator").get(number, f"OPERATOR_{number}")
         if word != "CUSTOM":
             return word, False
         return text(code.CustomCode()) or "CUSTOM", True
@@ -283,7 +283,7 @@ class FlatbufferReader:
         return Tensor(
             name=text(tensor.Name()),
             shape=tuple(shape),
-            dtype=dtype_word(tensor),
+            dtype=dtype_name(tensor),
             scale=scales[0] if one else None,
             zero_point=(zeros[0] if zeros else 0) if one else None,
         )
@@ -293,7 +293,7 @@ class FlatbufferReader:
         quantised: list[str] = []
         for index in range(self.length(graph.TensorsLength())):
             tensor = graph.Tensors(index)
-            dtype, name = dtype_word(tensor), text(tensor.Name())
+            dtype, name = dtype_name(tensor), text(tensor.Name())
             quantization = tensor.Quantization()
             scaled = quantization is not None and quantization.ScaleLength() > 0
             raw = self.buffer(tensor.Buffer())
@@ -390,9 +390,9 @@ def stored_elements(raw: memoryview, dtype: str) -> np.ndarray[Any, Any] | None:
     return np.frombuffer(raw, kind, count=len(raw) // kind.itemsize)
 
 
-def dtype_word(tensor: Any) -> str:  # noqa: ANN401 - as _schema
+def dtype_name(tensor: Any) -> str:  # noqa: ANN401 - as _schema
     """Name a tensor's type as numpy does: `float32`, `int8`, `int4`, ..."""
-    return words("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
+    return enum_names("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
 
 
 def text(raw: bytes | None) -> str:

@@ -113,7 +113,7 @@ def _layers(reader: FlatbufferReader, graph: Any, seen: set[int]) -> list[Layer]
         shape = tuple(flatbuffer.ints(tensor.ShapeAsNumpy()))
         if len(shape) < 2 or index not in users:  # noqa: PLR2004 - a bias says nothing of pruning
             continue
-        dtype = flatbuffer.dtype_word(tensor)
+        dtype = flatbuffer.dtype_name(tensor)
         quantization = tensor.Quantization()
         scales = quantization.ScaleLength() if quantization is not None else 0
         blocks = dtype in _NARROW  # blockwise scales are a tensor of their own
@@ -130,7 +130,7 @@ def _layers(reader: FlatbufferReader, graph: Any, seen: set[int]) -> list[Layer]
 def _users(reader: FlatbufferReader, graph: Any) -> dict[int, str]:  # noqa: ANN401 - generated classes
     """Return the operator that uses each tensor, by the tensor's index."""
     codes = [
-        reader.operator_word(reader.model.OperatorCodes(i))[0]
+        reader.operator_name(reader.model.OperatorCodes(i))[0]
         for i in range(reader.length(reader.model.OperatorCodesLength()))
     ]
     users: dict[int, str] = {}

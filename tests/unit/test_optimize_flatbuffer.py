@@ -58,7 +58,7 @@ def test_float32_in_its_name_is_not_float() -> None:
 def test_knows_a_compiled_edge_tpu_file() -> None:
     facts = flatbuffer.read(shared("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
 
-    assert "Edge TPU" in (facts.elsewhere or "")
+    assert "Edge TPU" in (facts.why_not_runnable_on_host or "")
     assert facts.operators == {"edgetpu-custom-op": 1}
 
 

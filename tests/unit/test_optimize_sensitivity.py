@@ -18,7 +18,7 @@ from harness.tflite.operators import Operator
 
 def graph(weights: list[int]) -> list[Operator]:
     return [
-        Operator(index=i, word="CONV_2D", name=f"t{i}", shapes=((count, 1),))
+        Operator(index=i, type="CONV_2D", name=f"t{i}", shapes=((count, 1),))
         for i, count in enumerate(weights)
     ]
 

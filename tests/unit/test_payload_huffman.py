@@ -133,7 +133,7 @@ def test_a_buffer_comes_back(size: int, kind: str) -> None:
 
 def test_a_model_stands_between_its_bounds() -> None:
     found = huffman.weights(DIGITS)
-    spans = constants.spans(DIGITS, huffman.LEAST_BYTES)
+    spans = constants.spans(DIGITS, huffman.MIN_BYTES)
     entropy = sum(entropy_bits(list(Counter(DIGITS[a:b]).values())) for a, b in spans) / 8
     assert found.buffers == len(spans) > 3
     assert found.weights_bytes == sum(b - a for a, b in spans)
@@ -145,8 +145,8 @@ def test_a_model_stands_between_its_bounds() -> None:
 def test_buffers_are_where_the_runtime_has_them() -> None:
     # The generated reader of the format is the independent source.
     facts = flatbuffer.read(DATA / "digits.tflite")
-    large = sorted(w.bytes for w in facts.weights if w.bytes >= huffman.LEAST_BYTES)
-    spans = constants.spans(DIGITS, huffman.LEAST_BYTES)
+    large = sorted(w.bytes for w in facts.weights if w.bytes >= huffman.MIN_BYTES)
+    spans = constants.spans(DIGITS, huffman.MIN_BYTES)
     assert sorted(end - begin for begin, end in spans) == large
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_claims_overlapping_buffers_comes_back() -> None:
     # The same buffer listed twice, and a vector longer than the file.
     (root,) = struct.unpack_from("<I", DIGITS)
     data = bytearray(DIGITS)
-    begin, _ = constants.spans(DIGITS, huffman.LEAST_BYTES)[0]
+    begin, _ = constants.spans(DIGITS, huffman.MIN_BYTES)[0]
     struct.pack_into("<I", data, begin - 4, 2**31)
     assert constants.spans(bytes(data), 1) == [(0, len(data))]
     assert CODEC.unpack(CODEC.pack(bytes(data)), len(data)) == bytes(data)

@@ -91,7 +91,7 @@ class Mixed:
         from harness.tflite import operators
 
         quantise.prepare()
-        found = operators.read(source.path, operators.integer_words())
+        found = operators.read(source.path, operators.integer_types())
         ruled = _ruled(parameters["rules"], found)
         max_drop = parameters["max_drop"]
         trials = sensitivity.Trials(
@@ -123,9 +123,9 @@ def _ruled(rules: Sequence[object], found: Sequence[Operator]) -> dict[int, str]
             matches = re.compile(pattern).search
         except re.error as error:
             raise RecipeError(f"mixed: {pattern!r} is no regular expression: {error}") from error
-        meant = [item for item in found if matches(item.word) or matches(item.name)]
+        meant = [item for item in found if matches(item.type) or matches(item.name)]
         if not meant:
-            known = ", ".join(dict.fromkeys(item.word for item in found))
+            known = ", ".join(dict.fromkeys(item.type for item in found))
             raise RecipeError(
                 f"mixed: the rule {rule!r} matches no operator (operators: {known}; names, for "
                 f"instance: {_short(found[0].name) if found else 'none'})"
@@ -167,7 +167,7 @@ def _described(found: Sequence[Operator], chosen: Mapping[int, str], out: Path) 
         left = [item for item in found if chosen.get(item.index) == word]
         if left:
             names = ", ".join(
-                f"{item.word} {_short(item.name)} ({item.weights:,} weights)"
+                f"{item.type} {_short(item.name)} ({item.weights:,} weights)"
                 for item in left[:_NAMED]
             )
             more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""

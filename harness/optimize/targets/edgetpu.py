@@ -96,9 +96,9 @@ def _quantised(path: Path) -> None:
         graph = reader.subgraphs[0]
         for index in range(reader.length(graph.OperatorsLength())):
             operator = graph.Operators(index)
-            word, _ = reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))
+            word, _ = reader.operator_name(reader.model.OperatorCodes(operator.OpcodeIndex()))
             outputs = [graph.Tensors(i) for i in flatbuffer.ints(operator.OutputsAsNumpy())]
-            kinds = {flatbuffer.dtype_word(tensor) for tensor in outputs}
+            kinds = {flatbuffer.dtype_name(tensor) for tensor in outputs}
             if kinds & set(_EIGHT_BITS):
                 eight = True
             elif word in SUPPORTED and kinds & {"float32", "float16", "int16"}:

@@ -84,7 +84,7 @@ def _sorted(path: Path) -> tuple[int, Counter[str]]:
                 )
         for index in range(reader.length(graph.OperatorsLength())):
             operator = graph.Operators(index)
-            word, _ = reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))
+            word, _ = reader.operator_name(reader.model.OperatorCodes(operator.OpcodeIndex()))
             dimensions = max(_dimensions(graph, operator), default=0)
             if word not in SUPPORTED:
                 left[word] += 1

@@ -6,7 +6,7 @@ ours can be installed.
 
 from __future__ import annotations
 
-from harness.tflite.payload.codecs import Codec, get, is_here, names
+from harness.tflite.payload.codecs import Codec, get, is_installed, names
 from harness.tflite.payload.report import PayloadReport, payload_report
 
-__all__ = ["Codec", "PayloadReport", "get", "is_here", "names", "payload_report"]
+__all__ = ["Codec", "PayloadReport", "get", "is_installed", "names", "payload_report"]

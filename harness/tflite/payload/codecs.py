@@ -176,14 +176,14 @@ def get(name: str) -> Codec:
     """Return the codec; PayloadError for an unknown name, or with the extra that brings it."""
     if name not in _ALL:
         raise PayloadError(unknown("codec", name, _ALL))
-    if not is_here(name):
+    if not is_installed(name):
         raise PayloadError(
             f"{name} needs the package {_PACKAGES[name]}; pip install 'edge-harness[light]'"
         )
     return _ALL[name]
 
 
-def is_here(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Tell whether the codec's package is installed."""
     return name not in _PACKAGES or importlib.util.find_spec(_PACKAGES[name]) is not None
 

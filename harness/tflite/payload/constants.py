@@ -19,7 +19,7 @@ Span = tuple[int, int]
 """First byte and the one after the last."""
 
 
-def spans(data: bytes, least_bytes: int) -> list[Span]:
+def spans(data: bytes, min_bytes: int) -> list[Span]:
     """Return where buffers of at least so many bytes lie: ascending, never overlapping.
 
     What is not a .tflite file, or a damaged one, is a single buffer from end to end.
@@ -30,7 +30,7 @@ def spans(data: bytes, least_bytes: int) -> list[Span]:
             whole = _buffers(data)
     found: list[Span] = []
     for begin, end in sorted(set(whole)):
-        if end - begin >= least_bytes and begin >= (found[-1][1] if found else 0):
+        if end - begin >= min_bytes and begin >= (found[-1][1] if found else 0):
             found.append((begin, end))
     return found
 

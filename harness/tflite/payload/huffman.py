@@ -30,7 +30,7 @@ from harness.errors import PayloadError
 from harness.tflite.payload import canonical, constants
 from harness.tflite.payload.canonical import LANE, SYMBOLS, WORD_BYTES, Bytes, Ints
 
-LEAST_BYTES = 1024
+MIN_BYTES = 1024
 _HEADER = struct.Struct("<4sBIQII")
 _MAGIC, _VERSION = b"EHHF", 1
 _ENTRY_BYTES = 16 + SYMBOLS // 2
@@ -58,7 +58,7 @@ class Huffman:
 
     def pack(self, data: bytes) -> bytes:
         """Return the container of the module's docstring."""
-        spans = constants.spans(data, LEAST_BYTES)
+        spans = constants.spans(data, MIN_BYTES)
         places, lengths, lanes, streams = [], [], [], []
         for begin, end in spans:
             symbols = np.frombuffer(data, np.uint8, end - begin, begin)
@@ -83,7 +83,7 @@ class Huffman:
 
 def weights(data: bytes) -> Weights:
     """Say what coding the weights gives and what the bound is, without coding them."""
-    spans = constants.spans(data, LEAST_BYTES)
+    spans = constants.spans(data, MIN_BYTES)
     coded_bits, entropy_bits = 0, 0.0
     for begin, end in spans:
         counts = canonical.histogram(np.frombuffer(data, np.uint8, end - begin, begin))
@@ -110,7 +110,7 @@ def _read(data: bytes, limit: int) -> bytes:
         raise PayloadError(
             f"huffman: unpacks to {size:,} bytes, more than the {limit:,} promised; refused"
         )
-    if count * LEAST_BYTES > size:
+    if count * MIN_BYTES > size:
         raise ValueError(f"{count:,} buffers do not fit into {size:,} bytes")
     side = _inflate(data[_HEADER.size : _HEADER.size + side_bytes], count, size)
     spans = _spans(side, count, size)
@@ -141,7 +141,7 @@ def _spans(side: bytes, count: int, size: int) -> list[constants.Span]:
     found = [struct.unpack_from("<QQ", side, 16 * index) for index in range(count)]
     edge = 0
     for begin, length in found:
-        if begin < edge or length < LEAST_BYTES or begin + length > size:
+        if begin < edge or length < MIN_BYTES or begin + length > size:
             raise ValueError("its buffers overlap or lie outside")
         edge = begin + length
     return [(begin, begin + length) for begin, length in found]
