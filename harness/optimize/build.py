@@ -3,7 +3,7 @@
     for request, result in build.build_all(requests, cache=folder):
         ...   # a Variant, or the HarnessError that kept it from being built
 
-What could not be built is told beside its request and holds nothing else up; run.py is where an
+What could not be built is told beside its request and holds nothing else up; run.py is if an
 error becomes an outcome's failure.
 """
 
@@ -106,7 +106,7 @@ def build_all(
         seed: Of random calibration, random check inputs and steps that train.
         on_event: Told of each stage.
 
-    Raises ConfigError where the cache folder cannot be written; every other error is yielded.
+    Raises ConfigError if the cache folder cannot be written; every other error is yielded.
     """
     kept = Cache(cache)
     with Pool(workers) as pool:
@@ -214,7 +214,7 @@ def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | Non
 def _uncompiled(
     request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]
 ) -> Uncompiled | None:
-    """Return what the compiling step was given; None where its inputs and outputs became others."""
+    """Return what the compiling step was given; None if its inputs and outputs became others."""
     made = entries[chain.variant].facts
     path = entries[chain.before].path if chain.before else request.model.path
     assert path is not None

@@ -32,12 +32,12 @@ class CacheEntry:
 
     key: str
     path: Path | None
-    """Its file or folder; null where the facts are all there is."""
+    """Its file or folder; null if the facts are all there is."""
     facts: Mapping[str, Any]
 
 
 class Cache:
-    """A folder of entries by key. Raises ConfigError where the folder cannot be written."""
+    """A folder of entries by key. Raises ConfigError if the folder cannot be written."""
 
     def __init__(self, root: Path) -> None:
         """Open the cache, making its folder; what a killed run left half-made goes."""
@@ -60,7 +60,7 @@ class Cache:
                 shutil.rmtree(left, ignore_errors=True)
 
     def get(self, key: str) -> CacheEntry | None:
-        """Return the entry, its content verified; None where it is absent or damaged."""
+        """Return the entry, its content verified; None if it is absent or damaged."""
         folder = self.root / key
         try:
             record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ class Cache:
     def keep(self, key: str, made: Path | None, facts: Mapping[str, Any]) -> CacheEntry:
         """Move what was made into the cache under its key.
 
-        Raises StoreError where it cannot be written (a full disk).
+        Raises StoreError if it cannot be written (a full disk).
         """
         folder = self.workspace()
         try:

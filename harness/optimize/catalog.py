@@ -140,7 +140,7 @@ def programs(call: StepCall) -> dict[str, str]:
 
 
 def reachable(form: str, takes: tuple[str, ...], *, source: bool) -> bool:
-    """Say whether a file of this form can be made into one that the step takes."""
+    """Return whether a file of this form can be made into one that the step takes."""
     if form in takes:
         return True
     return FLOAT in takes and (form in TRAINED or (form == FINISHED and source))

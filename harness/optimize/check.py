@@ -88,7 +88,7 @@ def closed(facts: FileFacts) -> None:
 def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
     """Run the file over the real inputs (all of the evaluation data, else 64 inputs).
 
-    Raises RecipeError where an inference fails or an output is not finite, ConfigError for data
+    Raises RecipeError if an inference fails or an output is not finite, ConfigError for data
     that does not fit the model.
     """
     answers = Answers()

@@ -41,7 +41,7 @@ class Sample:
 
     inputs: tuple[Array, ...]
     labels: Mapping[str, Array] = field(default_factory=dict)
-    """The data's "y" as `y`, its "y.NAME" as `NAME`; empty where it has none."""
+    """The data's "y" as `y`, its "y.NAME" as `NAME`; empty if it has none."""
 
     @property
     def label(self) -> Array | None:
@@ -50,7 +50,7 @@ class Sample:
 
 
 def is_generator(source: str) -> bool:
-    """Say whether the source is `file.py:function`."""
+    """Return whether the source is `file.py:function`."""
     path, colon, _ = source.rpartition(":")
     return bool(colon) and path.endswith(".py")
 
@@ -58,7 +58,7 @@ def is_generator(source: str) -> bool:
 def digest(source: str) -> str | None:
     """Return what names the data's content: sha256 of its bytes; None for a generator.
 
-    Raises ConfigError where the file or folder is missing.
+    Raises ConfigError if the file or folder is missing.
     """
     if source == RANDOM:
         return RANDOM

@@ -87,7 +87,7 @@ def _activation(operator: Any, word: str) -> int:  # noqa: ANN401 - generated cl
 
 
 def _by_vector(reader: FlatbufferReader, graph: Any, operator: Any, makers: dict[int, int]) -> bool:  # noqa: ANN401 - generated classes
-    """Say whether one side is a constant with one number a channel."""
+    """Return whether one side is a constant with one number a channel."""
     for index in flatbuffer.ints(operator.InputsAsNumpy()):
         if index in makers:
             continue

@@ -52,7 +52,7 @@ class BuildNode:
     """What a person reads: `convert`, a step's name, `reference`, `check`."""
     model: str
     recipe: str | None
-    """None where several recipes share the node."""
+    """None if several recipes share the node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Chain:
     nodes: Mapping[str, BuildNode]
     variant: str
     before: str | None
-    """What the last step was given; None where that is the user's file."""
+    """What the last step was given; None if that is the user's file."""
     check: str | None
     reference: str | None
 
@@ -85,7 +85,7 @@ class Digests:
         return self._of(f"model {path}", lambda: caches.digest(path))
 
     def data(self, source: str | None) -> str | None:
-        """Digest a data source; None where there is none. Raises ConfigError."""
+        """Digest a data source; None if there is none. Raises ConfigError."""
         if source is None:
             return None
         return self._of(f"data {source}", lambda: datasets.digest(source) or self._stream(source))

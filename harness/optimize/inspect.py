@@ -40,7 +40,7 @@ class Inspection:
     size_bytes: int
     size_gzip_bytes: int
     size_zstd_bytes: int | None
-    """At level 19; null where zstandard is not installed."""
+    """At level 19; null if zstandard is not installed."""
     description: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -68,7 +68,7 @@ class Inspection:
 def inspect(path: Path) -> Inspection:
     """Inspect a .tflite file; it is opened in a child process only.
 
-    Raises RecipeError where it cannot be read.
+    Raises RecipeError if it cannot be read.
     """
     facts = flatbuffer.read(path)
     data = path.read_bytes()

@@ -46,9 +46,9 @@ def quantise(
         source: The float file, with one signature whose names are its tensors'.
         out: Where the result goes.
         configure: Sets the recipe on the library's Quantizer.
-        calibration: Arrays (n, ...) by input tensor name; None where the recipe needs none.
+        calibration: Arrays (n, ...) by input tensor name; None if the recipe needs none.
 
-    Raises RecipeError where the library cannot quantise the graph.
+    Raises RecipeError if the library cannot quantise the graph.
     """
     data = source.read_bytes()
     ranges = None if calibration is None else calibrate(source, data, configure, calibration)

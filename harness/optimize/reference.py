@@ -76,7 +76,7 @@ def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[st
 
 
 def runs_here(variant: Variant) -> bool:
-    """Say whether a host's runtime can run the file at all (files compiled for an accelerator and Flex ones it cannot)."""
+    """Return whether a host's runtime can run the file at all (files compiled for an accelerator and Flex ones it cannot)."""
     return flatbuffer.why_not_runnable_on_host(variant.operators) is None
 
 
@@ -95,7 +95,7 @@ def host_outputs(
     Returns each output as (n, ...) by tensor name, in the file's own dtype. `keep` is a folder in
     which the answer to the same question is found again.
 
-    Raises RecipeError where the file cannot be run here, or takes the child down.
+    Raises RecipeError if the file cannot be run here, or takes the child down.
     """
     if keep is None:
         return _host_outputs(path, inputs, threads)
@@ -143,7 +143,7 @@ def compare(
 ) -> Agreement:
     """Compare a device's outputs with the host's, both in the file's own dtypes, as real values.
 
-    top1 is null where the outputs do not look like classes. Raises RecipeError where an output is
+    top1 is null if the outputs do not look like classes. Raises RecipeError if an output is
     missing or has another size.
     """
     theirs, ours = [], []

@@ -17,7 +17,7 @@ class Runner:
     """One file in one interpreter; inputs and outputs in the file's own dtypes.
 
     Raises RecipeError with the runtime's words where it refuses the file or an inference, and
-    HarnessError where no runtime is installed.
+    HarnessError if no runtime is installed.
     """
 
     def __init__(self, path: Path, facts: FileFacts, threads: int = 1) -> None:

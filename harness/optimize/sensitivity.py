@@ -72,7 +72,7 @@ def search(
     taken; then each of it, the heaviest first, is given back to int8 where that still holds. At most
     48 builds to rank, 2 log2 of that to halve, 16 to give back.
 
-    Raises RecipeError where all but the least sensitive in float do not hold, and as `loss` does where
+    Raises RecipeError if all but the least sensitive in float do not hold, and as `loss` does where
     all are in int8.
     """
     lost: dict[Chosen, float] = {}
@@ -115,7 +115,7 @@ def _or_all(measure: Callable[[Chosen], float], chosen: Chosen) -> float:
 def _shortest(
     order: Sequence[Chosen], ask: Callable[[Chosen], float], max_drop: float
 ) -> Chosen | None:
-    """Return the shortest beginning of `order` that holds; None where only the whole may."""
+    """Return the shortest beginning of `order` that holds; None if only the whole may."""
     beginnings = list(accumulate(order, lambda so_far, group: so_far | group))
     low, high = -1, len(beginnings) - 1
     while high - low > 1:
@@ -215,7 +215,7 @@ class Trials:
         io: str,
         max_drop: float,
     ) -> None:
-        """Calibrate once and run the float file; raises RecipeError where either cannot be."""
+        """Calibrate once and run the float file; raises RecipeError if either cannot be."""
         self._bytes = source.read_bytes()
         self._workdir = workdir
         self._by_index = {operator.index: operator for operator in found}

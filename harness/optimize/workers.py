@@ -92,7 +92,7 @@ class Pool:
             self._end(worker)
 
     def free(self, kind: Kind) -> BuildWorker | None:
-        """Return a worker of the kind for one job, started if need be; None where none can be."""
+        """Return a worker of the kind for one job, started if need be; None if none can be."""
         if kind == "training" and not _accelerated():
             kind = "tensorflow"  # then they are alike, and a second start of TensorFlow is saved
         for worker in self._workers:
@@ -230,7 +230,7 @@ def room_for_tensorflow() -> int:
 
 
 def _accelerated() -> bool:
-    """Say whether there may be a GPU or a TPU to train on."""
+    """Return whether there may be a GPU or a TPU to train on."""
     devices = Path("/dev")
     return bool(os.environ.get("TPU_NAME") or [*devices.glob("nvidia[0-9]*"), *devices.glob("kfd")])
 

@@ -1,4 +1,4 @@
-"""The operators of a float .tflite, and how the quantiser is told which of them is meant.
+"""The operators of a float .tflite, and the quantiser's names and scopes for them.
 
 for operator in operators.read(Path("model.tflite"), operators.integer_types()):
     operator.type, operator.name, operator.weights
@@ -26,11 +26,11 @@ class Operator:
 
     index: int
     type: str
-    """As TFLite has it: `CONV_2D`."""
+    """TFLite's name: `CONV_2D`."""
     name: str
     """Names of its output tensors, joined by `;`."""
     shapes: tuple[tuple[int, ...], ...]
-    """Of its float constants of two dimensions or more that no operator before it uses."""
+    """Shapes of its float constants of two dimensions or more that no earlier operator uses."""
 
     @property
     def weights(self) -> int:
@@ -39,7 +39,7 @@ class Operator:
 
 
 def read(path: Path, types: Container[str]) -> tuple[Operator, ...]:
-    """Read those operators of a file's main graph whose type (as the quantiser names it) is in `types`.
+    """Read the main graph's operators whose type, by the quantiser's name, is in `types`.
 
     Raises RecipeError for a damaged file.
     """
@@ -70,7 +70,7 @@ def read(path: Path, types: Container[str]) -> tuple[Operator, ...]:
 
 
 def integer_types() -> frozenset[str]:
-    """Return the quantiser's names of the operators that it makes int8 with calibration."""
+    """Return the quantiser's names of the types that it quantises to int8 with calibration."""
     from ai_edge_quantizer import default_policy, recipe
     from ai_edge_quantizer.qtyping import OpQuantizationConfig
 
@@ -81,19 +81,22 @@ def integer_types() -> frozenset[str]:
 
 
 def scope(operator: Operator) -> str:
-    """Match exactly this operator: the quantiser searches in its output names, each with a `;`."""
+    """Return a pattern for exactly this operator.
+
+    The quantiser searches in the names of its outputs, each followed by a `;`.
+    """
     return f"^{re.escape(operator.name)};$"
 
 
 def quantiser_type(operator: Operator) -> Any:  # noqa: ANN401 - untyped library
-    """Return the quantiser's own name of the operator."""
+    """Return the quantiser's own value for the operator's type."""
     from ai_edge_quantizer import qtyping
 
     return qtyping.TFLOperationName(_QUANTISER_TYPES.get(operator.type, operator.type))
 
 
 def _constant(reader: FlatbufferReader, tensor: Any) -> tuple[int, ...]:  # noqa: ANN401 - generated classes
-    """Return the shape of a float constant of two dimensions or more; () of anything else."""
+    """Return the shape of a float constant of two dimensions or more; () for anything else."""
     shape = tuple(flatbuffer.ints(tensor.ShapeAsNumpy()))
     floating = flatbuffer.dtype_name(tensor).startswith("float")
     return shape if floating and len(shape) > 1 and reader.buffer(tensor.Buffer()) else ()

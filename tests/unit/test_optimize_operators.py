@@ -1,4 +1,4 @@
-"""The operators of a float file: what the quantiser is told of each is meant by that one alone."""
+"""The operators of a float file: a scope for the quantiser matches exactly one operator."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_every_operator_that_int8_knows_is_found() -> None:
     weights = {item.type: 0 for item in found}
     for item in found:
         weights[item.type] += item.weights
-    for word, count in weights.items():
-        layers = [layer for layer in structure.read(DIGITS) if layer.operator == word]
+    for kind, count in weights.items():
+        layers = [layer for layer in structure.read(DIGITS) if layer.operator == kind]
         assert count == sum(layer.elements for layer in layers)
 
 
-def test_only_the_asked_words_are_found() -> None:
+def test_only_the_requested_types_are_found() -> None:
     found = operators.read(DIGITS, ("FULLY_CONNECTED",))
 
     assert [item.shapes for item in found] == [((10, 128),)]
@@ -47,10 +47,10 @@ def test_a_scope_is_that_of_one_operator_in_the_library() -> None:
 
 
 def test_the_quantiser_has_its_own_names_for_types() -> None:
-    words = operators.integer_types()
+    types = operators.integer_types()
 
-    assert {"CONV_2D", "CONV_2D_TRANSPOSE", "ADD"} <= words
-    assert not {"INPUT", "OUTPUT", "TRANSPOSE_CONV"} & words
+    assert {"CONV_2D", "CONV_2D_TRANSPOSE", "ADD"} <= types
+    assert not {"INPUT", "OUTPUT", "TRANSPOSE_CONV"} & types
     item = operators.Operator(index=0, type="TRANSPOSE_CONV", name="t", shapes=((2, 3),))
     assert operators.quantiser_type(item).value == "CONV_2D_TRANSPOSE"
     assert item.weights == 6
@@ -71,7 +71,7 @@ def test_no_mutation_raises_anything_else(edits: list[tuple[int, int]], tmp_path
         operators.read(path, operators.integer_types())
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.tflite"
     path.write_bytes(b"not a model")
 

@@ -86,7 +86,7 @@ def test_lengths_end_at_the_limit(symbols: int) -> None:
     best, deepest = textbook(counts)
     assert lengths.max() == min(deepest, MAX_BITS)
     assert canonical.is_complete(lengths)
-    # Cutting a tree of 39 levels down to 15 costs little, and nothing where it fits.
+    # Cutting a tree of 39 levels down to 15 costs little, and nothing if it fits.
     assert best <= total <= best * (1 if deepest <= MAX_BITS else 1.01)
 
 
@@ -225,7 +225,7 @@ def test_any_header_is_read_or_refused(changes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "words"),
+    ("side", "message"),
     [
         (struct.pack("<QQ", 0, 2**62), "overlap or lie outside"),
         (struct.pack("<QQ", 2**63, 2**63), "overlap or lie outside"),
@@ -236,8 +236,8 @@ def test_any_header_is_read_or_refused(changes: dict[str, int]) -> None:
         (bytes(10**6), "too long"),
     ],
 )
-def test_a_side_that_lies(side: bytes, words: str) -> None:
-    with pytest.raises(PayloadError, match=words):
+def test_a_wrong_side_part_is_refused(side: bytes, message: str) -> None:
+    with pytest.raises(PayloadError, match=message):
         CODEC.unpack(rebuilt(side), 9000)
 
 

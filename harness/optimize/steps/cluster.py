@@ -38,7 +38,7 @@ class Cluster:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Cluster and train; raises RecipeError where nothing can be clustered or training fails."""
+        """Cluster and train; raises RecipeError if nothing can be clustered or training fails."""
         from harness.optimize.training import clustered, fit, models
 
         with fit.prepared(data.seed) as place:

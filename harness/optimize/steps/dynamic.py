@@ -37,7 +37,7 @@ class Dynamic:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Quantise the weights; raises RecipeError where the graph cannot be taken."""
+        """Quantise the weights; raises RecipeError if the graph cannot be taken."""
         from harness.optimize import quantise, weights
 
         del data

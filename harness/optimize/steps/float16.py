@@ -25,7 +25,7 @@ class Float16:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Cast the weights; raises RecipeError where the graph cannot be taken."""
+        """Cast the weights; raises RecipeError if the graph cannot be taken."""
         from harness.optimize import quantise
 
         del parameters, data

@@ -50,7 +50,7 @@ class Prune:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Prune and train; raises RecipeError where nothing can be pruned or training fails."""
+        """Prune and train; raises RecipeError if nothing can be pruned or training fails."""
         from harness.optimize.training import fit, models, sparse
 
         with fit.prepared(data.seed) as place:

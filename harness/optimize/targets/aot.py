@@ -57,7 +57,7 @@ class SubgraphReport:
 
 
 def chips(vendor: str) -> list[str]:
-    """Return the chips that ai-edge-litert compiles for; raises RecipeError where it has no such vendor."""
+    """Return the chips that ai-edge-litert compiles for; raises RecipeError if it has no such vendor."""
     try:
         target = importlib.import_module(f"ai_edge_litert.aot.vendors.{vendor}.target")
     except ImportError as error:
@@ -92,7 +92,7 @@ def compile_model(source: Path, workdir: Path, settings: AotSettings) -> tuple[P
 def account(
     parts: list[SubgraphReport], made: Path, source: Path, settings: AotSettings
 ) -> Compiled:
-    """Hold what the tool says against both files; raises RecipeError where no operator was taken."""
+    """Hold what the tool says against both files; raises RecipeError if no operator was taken."""
     operators = flatbuffer.read(made).operators
     before = sum(flatbuffer.read(source).operators.values())
     left = {name: n for name, n in operators.items() if name != DISPATCH}

@@ -135,7 +135,7 @@ def compile_model(source: Path, workdir: Path, settings: EdgeTpuSettings) -> tup
 
 
 def _is_whole(made: Path) -> bool:
-    """Tell whether a compiled file is there and can be read; a compiler that crashed may leave half."""
+    """Return whether a compiled file is there and can be read; a compiler that crashed may leave half."""
     try:
         flatbuffer.read(made)
     except RecipeError:
@@ -229,7 +229,7 @@ def _compiled(
 def beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
     """Read the log that lies beside a compiled file (`m_edgetpu.tflite`, `m_edgetpu.log`).
 
-    None where the file is not compiled or there is no log, or one that says nothing of operators.
+    None if the file is not compiled or there is no log, or one that says nothing of operators.
     """
     log = path.with_suffix(".log")
     if EDGETPU not in operators or not log.is_file():

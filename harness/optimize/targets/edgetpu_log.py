@@ -125,7 +125,7 @@ def read(text: str) -> Account:
 
 
 def contradiction(account: Account, operators: Mapping[str, int], compiled: str) -> str | None:
-    """Say where an account does not fit a compiled file's operators (name to count); None where it does.
+    """Say where an account does not fit a compiled file's operators (name to count); None if it does.
 
     `compiled` is the name of the operator that stands for all that was mapped. Files that Google compiled
     keep every operator they left under its name (google-coral/test_data), so names and counts must be equal.

@@ -18,7 +18,7 @@ class Ended:
     text: str
     """Its stdout and stderr together."""
     exit_code: int | None
-    """None where it was killed at the deadline."""
+    """None if it was killed at the deadline."""
     killed_by: str | None = None
     """The signal that ended it, by name, where one that was not ours did."""
 
@@ -26,7 +26,7 @@ class Ended:
 def run(
     argv: Sequence[str], *, cwd: Path, seconds: float, environment: Mapping[str, str] | None = None
 ) -> Ended:
-    """Run it to its end; `environment` goes over ours. Raises OSError where it cannot be started."""
+    """Run it to its end; `environment` goes over ours. Raises OSError if it cannot be started."""
     process = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,

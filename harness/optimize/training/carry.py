@@ -89,7 +89,7 @@ def load(path: Path, form: str) -> Keras:
 def again(model: Keras) -> Keras:
     """Make a tf_keras model again from its config, with its weights; the given one is untouched.
 
-    Raises RecipeError where a layer cannot be made from its config.
+    Raises RecipeError if a layer cannot be made from its config.
     """
     keras = libraries.keras()
     try:

@@ -75,7 +75,7 @@ def clusterable(model: Keras, clusters: int) -> list[str]:
 
 
 def has(model: Keras, clusters: int) -> bool:
-    """Say whether no layer has more values than clusters."""
+    """Return whether no layer has more values than clusters."""
     layers = clusterable(model, clusters)
     return bool(layers) and max(unique_values(model, layers).values()) <= clusters
 

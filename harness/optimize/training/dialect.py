@@ -39,7 +39,7 @@ class Made:
     layer: Keras | None = None
 
     def carry_weights(self) -> None:
-        """Copy the weights; raises ValueError where the two keep other ones."""
+        """Copy the weights; raises ValueError if the two keep other ones."""
         if self.layer is not None:
             self.layer.set_weights(self.source.get_weights())
 

@@ -78,7 +78,7 @@ class DecomposableLayer:
         return before + window * ranks[0] * ranks[1] + after
 
     def saves(self, ranks: Ranks) -> bool:
-        """Say whether its factors have fewer weights than it has."""
+        """Return whether its factors have fewer weights than it has."""
         return bool(self.size(ranks) < self.kernel.size)
 
     def holding(self, energy: float) -> Ranks:

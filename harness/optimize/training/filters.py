@@ -50,7 +50,7 @@ class Cost:
 
     parameters: int
     macs: int | None
-    """None where an open size makes them unknown."""
+    """None if an open size makes them unknown."""
 
 
 def choose(network: Network, spec: FilterPruneSpec) -> Array:

@@ -170,7 +170,7 @@ def slower(of: Task, learning_rate: float) -> Task:
 
 
 def evaluate(model: Keras, of: Task) -> tuple[float, float | None]:
-    """Return loss and accuracy (None where the labels are no classes) on the judged part."""
+    """Return loss and accuracy (None if the labels are no classes) on the judged part."""
     columns, labels = of.judged
     answers = model.predict(list(columns), batch_size=max(of.settings.batch, 64), verbose=0)
     return of.objective.score(labels, answers)
@@ -344,7 +344,7 @@ def _normalisations(model: Keras) -> list[Keras]:
 
 
 def _own_statistics(model: Keras, of: Task, before: float) -> bool:
-    """Say whether the training data's statistics would serve a plain model worse than its own.
+    """Return whether the training data's statistics would serve a plain model worse than its own.
 
     A little training data, or data that was prepared otherwise, gives others: the keyword model's
     loss doubles with those of 360 recordings. Such a model must not forget its own fast.

@@ -28,7 +28,7 @@ class Group:
     layers: tuple[str, ...]
     channels: Array
     frozen: str | None
-    """Why none of them can be removed; None where they can."""
+    """Why none of them can be removed; None if they can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Network:
     groups: tuple[Group, ...]
     positions: Mapping[str, int | None]
     """How often each layer's kernels are applied to a sample, over all its calls, by name; None
-    where a size is open."""
+    if a size is open."""
 
 
 def network(model: Keras) -> Network:

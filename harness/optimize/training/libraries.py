@@ -14,7 +14,7 @@ _INSTALL = "pip install 'edge-harness[train]'"
 
 
 def tensorflow() -> Keras:
-    """Import TensorFlow; raises HarnessError where it is not installed."""
+    """Import TensorFlow; raises HarnessError if it is not installed."""
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -23,7 +23,7 @@ def tensorflow() -> Keras:
 
 
 def keras() -> Keras:
-    """Import tf_keras, the training side; raises HarnessError where it is not installed."""
+    """Import tf_keras, the training side; raises HarnessError if it is not installed."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     try:
         import tf_keras
@@ -33,7 +33,7 @@ def keras() -> Keras:
 
 
 def model_optimization() -> Keras:
-    """Import tensorflow-model-optimization; raises HarnessError where it is not installed."""
+    """Import tensorflow-model-optimization; raises HarnessError if it is not installed."""
     keras()
     try:
         import tensorflow_model_optimization as tfmot

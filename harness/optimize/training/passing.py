@@ -16,7 +16,7 @@ KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 
 
 def positions(call: LayerCall) -> int | None:
-    """How often a call applies its layer's kernels to a sample; None where a size is open."""
+    """How often a call applies its layer's kernels to a sample; None if a size is open."""
     kind = type(call.layer).__name__
     if kind not in _APPLIED:
         return 0

@@ -66,7 +66,7 @@ def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
     same pieces. Every other layer is made anew from its config and gets a copy of its weights; the
     given model stays as it is.
 
-    Raises RecipeError where a layer cannot be made again from its config or its weights do not fit.
+    Raises RecipeError if a layer cannot be made again from its config or its weights do not fit.
     """
     source = functional(model)
     config = source.get_config()

@@ -88,7 +88,7 @@ def prunable(model: Keras) -> list[str]:
 
 
 def has(model: Keras, sparsity: float) -> bool:
-    """Say whether every layer that can be pruned has this share of zeros, to one weight."""
+    """Return whether every layer that can be pruned has this share of zeros, to one weight."""
     layers = prunable(model)
     shares = sparsities(model, layers)
     sizes = {

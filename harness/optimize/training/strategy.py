@@ -28,9 +28,9 @@ class Place:
 
 
 def connect_tpu() -> Keras:
-    """Return the strategy of the TPU that the environment names; None where it names none.
+    """Return the strategy of the TPU that the environment names; None if it names none.
 
-    Raises HarnessError where the named TPU cannot be reached.
+    Raises HarnessError if the named TPU cannot be reached.
     """
     name = os.environ.get(TPU_VARIABLE)
     if not name:

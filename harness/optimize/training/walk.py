@@ -29,16 +29,16 @@ class ChannelLayer:
     sizes: Mapping[str, Array] = field(default_factory=dict)
     """Keys of its config that count channels: `filters`, `units`, `target_shape` (its last)."""
     makes: tuple[str, int] | None = None
-    """Weight and axis that hold a filter for each channel it makes; None where it makes none."""
+    """Weight and axis that hold a filter for each channel it makes; None if it makes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCall:
-    """One call of a layer: shapes with None where a size is open, the batch first."""
+    """One call of a layer: shapes with None if a size is open, the batch first."""
 
     layer: Keras
     inputs: Sequence[Array | None]
-    """Of each tensor; None where the number of channels is open."""
+    """Of each tensor; None if the number of channels is open."""
     constants: Sequence[Any]
     """Its other arguments."""
     input_shapes: Sequence[tuple[int | None, ...]]
@@ -101,7 +101,7 @@ class Walk:
         return part
 
     def refused(self, layer: str) -> str | None:
-        """Return why an earlier call of a layer could not be followed; None where it could."""
+        """Return why an earlier call of a layer could not be followed; None if it could."""
         return self._refused.get(layer)
 
     def block(self, call: LayerCall, reason: str) -> list[Array | None]:

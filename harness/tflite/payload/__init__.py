@@ -1,7 +1,7 @@
-"""What travels to a device instead of a model: codecs by name, deltas, and what each would take.
+"""Packed models for the way to a device: codecs by name, deltas, and a report of their sizes.
 
-The agent has an unpacker of its own (agents/python_tflite/unpack.py): it runs where nothing of
-ours can be installed.
+The agent has its own unpacker (agents/python_tflite/unpack.py), because no package of this project
+is installed on a device.
 """
 
 from __future__ import annotations
