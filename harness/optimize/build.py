@@ -47,7 +47,7 @@ class BuildRequest:
     target: str
 
 
-FINISHING: Mapping[str, str] = {"edgetpu": "edgetpu"}
+TARGET_STEPS: Mapping[str, str] = {"edgetpu": "edgetpu"}
 """The step that makes a file fit for a target, by target; a recipe for the target ends with it."""
 
 
@@ -78,9 +78,9 @@ def own_target(recipe: Recipe, model: ModelSource) -> str | None:
     return None
 
 
-def finished(recipe: Recipe, target: str) -> Recipe:
+def with_target_step(recipe: Recipe, target: str) -> Recipe:
     """Return the recipe with the target's own step at its end; as_is changes nothing of a file."""
-    step = FINISHING.get(target)
+    step = TARGET_STEPS.get(target)
     names = [call.name for call in recipe.steps]
     if step is None or step in names or names[-1:] == ["as_is"]:
         return recipe
@@ -116,7 +116,7 @@ def build_all(
         wanted: list[tuple[BuildRequest, Chain]] = []
         for request in requests:
             try:
-                recipe = finished(request.recipe, request.target)
+                recipe = with_target_step(request.recipe, request.target)
                 chain = graph.plan(request.model, recipe, digests=digests, seed=seed, check=check)
             except HarnessError as error:
                 yield request, error
@@ -208,7 +208,7 @@ def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | Non
     told = facts.get("compiled")
     if told is not None:
         return Compiled(**told)
-    return edgetpu.beside(request.model.path, facts["operators"])
+    return edgetpu.read_log_beside(request.model.path, facts["operators"])
 
 
 def _uncompiled(

@@ -36,7 +36,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def words(form: str) -> str:
+def describe_form(form: str) -> str:
     """Say in words what a form is; an unknown one as it is written."""
     known = {
         "keras": "a .keras model",
@@ -58,7 +58,7 @@ def known_steps() -> dict[str, Step]:
     return {name: step() for name, step in plugins.load_all(GROUP).items()}
 
 
-def described(name: str | None = None) -> list[dict[str, Any]]:
+def describe_steps(name: str | None = None) -> list[dict[str, Any]]:
     """Return the known steps with their parameters as plain data, or the one named.
 
     Raises ConfigError for a name that nobody knows.
@@ -189,7 +189,7 @@ def _check_order(before: str, after: str, where: str) -> None:
     steps: Mapping[str, Step] = known_steps()
     if not reachable(steps[before].gives, steps[after].takes, source=False):
         raise ConfigError(
-            f"{where}: {after} cannot follow {before}: {before} gives {words(steps[before].gives)}, "
-            f"{after} takes {' or '.join(map(words, steps[after].takes))}; "
+            f"{where}: {after} cannot follow {before}: {before} gives {describe_form(steps[before].gives)}, "
+            f"{after} takes {' or '.join(map(describe_form, steps[after].takes))}; "
             f"make two recipes of them, or put {after} first where it may be"
         )

@@ -40,7 +40,7 @@ class Material:
 
 
 @dataclass(slots=True, kw_only=True)
-class Answers:
+class HostOutputs:
     """What a file answered: kept outputs (real values) of the first samples, and its score."""
 
     kept: list[list[Array]] = field(default_factory=list)
@@ -85,13 +85,13 @@ def closed(facts: FileFacts) -> None:
             )
 
 
-def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
+def run_samples(path: Path, facts: FileFacts, material: Material) -> HostOutputs:
     """Run the file over the real inputs (all of the evaluation data, else 64 inputs).
 
     Raises RecipeError if an inference fails or an output is not finite, ConfigError for data
     that does not fit the model.
     """
-    answers = Answers()
+    answers = HostOutputs()
     runner = Runner(path, facts)
     evaluation = _Evaluation(material) if material.evaluation else None
     for sample in _samples(facts.inputs, material, answers):
@@ -119,7 +119,9 @@ def names(outputs: Sequence[Tensor]) -> list[str]:
     return given if len(set(given)) == len(given) else [str(place) for place in range(len(given))]
 
 
-def compare(answers: Answers, reference: Sequence[Array], outputs: Sequence[Tensor]) -> Agreement:
+def compare(
+    answers: HostOutputs, reference: Sequence[Array], outputs: Sequence[Tensor]
+) -> Agreement:
     """Compare a variant's kept outputs with the float file's. Raises RecipeError on other shapes."""
     ours = answers.outputs()
     if len(ours) != len(reference) or any(
@@ -133,7 +135,7 @@ def compare(answers: Answers, reference: Sequence[Array], outputs: Sequence[Tens
 
 
 def _samples(
-    tensors: Sequence[Tensor], material: Material, answers: Answers
+    tensors: Sequence[Tensor], material: Material, answers: HostOutputs
 ) -> Iterator[datasets.Sample]:
     if material.evaluation and material.evaluation != datasets.RANDOM:
         return datasets.samples(material.evaluation, tensors, seed=material.seed)

@@ -155,8 +155,8 @@ class _Planner:
         step = catalog.known_steps()[call.name]
         if not catalog.reachable(place.form, step.takes, source=place is source):
             raise RecipeError(
-                f"{call.name} takes {' or '.join(catalog.words(form) for form in step.takes)}; "
-                f"{self.model.path.name} is {catalog.words(place.form)}"
+                f"{call.name} takes {' or '.join(catalog.describe_form(form) for form in step.takes)}; "
+                f"{self.model.path.name} is {catalog.describe_form(place.form)}"
                 + _way_out(call.name, place.form, step.takes)
             )
         if place.form not in step.takes:

@@ -97,7 +97,7 @@ def reference(order: Order) -> dict[str, Any]:
     check.operators(facts, allow_flex=order["allow_flex"], as_is=False)
     if facts.why_not_runnable_on_host:
         return {"file": None, "score": None}
-    answers = check.ask(path, facts, _material(order))
+    answers = check.run_samples(path, facts, _material(order))
     out = Path(order["workdir"]) / "outputs.npz"
     _save(out, {str(i): array for i, array in enumerate(answers.outputs())})
     return {**_made(out), "score": _score(answers)}
@@ -123,7 +123,7 @@ def check_variant(order: Order) -> dict[str, Any]:
         notes.append("its size under zstd is not known: the package zstandard is not installed")
     if facts.why_not_runnable_on_host:
         return {**result, "notes": [*notes, facts.why_not_runnable_on_host]}
-    answers = check.ask(path, facts, _material(order))
+    answers = check.run_samples(path, facts, _material(order))
     if not answers.real:
         notes.append("checked on random inputs: the plan gives no data")
     if order["reference"] is not None:
@@ -217,7 +217,7 @@ def _material(order: Order) -> check.Material:
     )
 
 
-def _score(answers: check.Answers) -> dict[str, Any] | None:
+def _score(answers: check.HostOutputs) -> dict[str, Any] | None:
     if answers.score is None:
         return None
     return {**asdict(answers.score), "direction": answers.direction}

@@ -75,14 +75,14 @@ def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[st
     }
 
 
-def runs_here(variant: Variant) -> bool:
+def runs_on_host(variant: Variant) -> bool:
     """Return whether a host's runtime can run the file at all (files compiled for an accelerator and Flex ones it cannot)."""
     return flatbuffer.why_not_runnable_on_host(variant.operators) is None
 
 
-def on_host(variant: Variant) -> Path | None:
+def host_file(variant: Variant) -> Path | None:
     """Return the file whose outputs a device's are compared with: the variant's, or what was compiled."""
-    if runs_here(variant):
+    if runs_on_host(variant):
         return variant.path
     return variant.uncompiled.path if variant.uncompiled else None
 

@@ -223,7 +223,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def room_for_tensorflow() -> int:
+def max_tensorflow_workers() -> int:
     """Count the TensorFlow workers that free memory is enough for; one may always be."""
     free = _free_memory_bytes()
     return available_cores() if free is None else max(1, free // _TENSORFLOW_BYTES)

@@ -164,9 +164,9 @@ def test_a_true_account_fits_each_real_pair(coral: Path, name: str, tmp_path: Pa
     assert edgetpu_log.contradiction(account, after, EDGETPU) is None
     # Beside the file as the compiler leaves it.
     model = tmp_path / f"{name}_edgetpu.tflite"
-    assert edgetpu.beside(model, after) is None
+    assert edgetpu.read_log_beside(model, after) is None
     model.with_suffix(".log").write_text(f"Edge TPU Compiler version 16.0\n{table}")
-    found = edgetpu.beside(model, after)
+    found = edgetpu.read_log_beside(model, after)
     assert found is not None
     assert (found.mapped_ops, found.contradiction) == (account.mapped_ops, None)
     for other in set(before) - set(left):  # a log of another model

@@ -226,7 +226,7 @@ def _compiled(
     )
 
 
-def beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
+def read_log_beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
     """Read the log that lies beside a compiled file (`m_edgetpu.tflite`, `m_edgetpu.log`).
 
     None if the file is not compiled or there is no log, or one that says nothing of operators.

@@ -40,7 +40,7 @@ SIZED_BY_DATA = frozenset(
 )
 """Operators whose outputs have another size with other data; one of them and the whole file is refused."""
 
-MOST_DIMENSIONS = 4
+MAX_DIMENSIONS = 4
 
 
 def fit(path: Path) -> list[str]:
@@ -88,7 +88,7 @@ def _sorted(path: Path) -> tuple[int, Counter[str]]:
             dimensions = max(_dimensions(graph, operator), default=0)
             if word not in SUPPORTED:
                 left[word] += 1
-            elif dimensions > MOST_DIMENSIONS:
+            elif dimensions > MAX_DIMENSIONS:
                 left[f"{word} ({dimensions} dimensions)"] += 1
             else:
                 taken += 1
