@@ -1,4 +1,4 @@
-"""What is in a .tflite file, and what this host's delegate takes of it.
+"""Inspect a .tflite file: its content, and the operators that this host's delegate takes.
 
 inspect.inspect(Path("model.tflite")).operators
 """
@@ -33,7 +33,7 @@ class WeightGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Everything `edge-harness inspect` tells of a file."""
+    """Everything that `edge-harness inspect` reports on a file."""
 
     path: Path
     digest: str
@@ -52,12 +52,12 @@ class Inspection:
     """Every constant of two dimensions or more that an operator computes with."""
     sparsity: float | None
     delegation: Delegation | None
-    """What the runtime here gives to its default delegate; null with `reason`."""
+    """The operators that this host's runtime gives to its default delegate; null with `reason`."""
     reason: str | None = None
-    """Why the file could not be opened here."""
+    """Why this host's runtime could not open the file."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the whole as JSON-able values."""
+        """Return the inspection as JSON-able values."""
         return {
             **asdict(self),
             "path": str(self.path),
@@ -66,7 +66,7 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Inspect a .tflite file; it is opened in a child process only.
+    """Inspect a .tflite file; only a child process opens it in a runtime.
 
     Raises RecipeError if it cannot be read.
     """
@@ -74,8 +74,8 @@ def inspect(path: Path) -> Inspection:
     data = path.read_bytes()
     delegation, reason = None, None
     try:
-        told = workers.once("delegation", {"path": str(path)})
-        delegation = delegated(told["nodes"])
+        found = workers.once("delegation", {"path": str(path)})
+        delegation = delegated(found["nodes"])
     except HarnessError as error:
         reason = str(error)
     return Inspection(
@@ -101,7 +101,7 @@ def inspect(path: Path) -> Inspection:
 
 
 def delegated(nodes: Sequence[Mapping[str, Any]]) -> Delegation:
-    """Read off the runtime's nodes what this host's delegate took."""
+    """Return the delegation on this host, read from the runtime's nodes."""
     read = [
         GraphNode(op=node["op"], inputs=tuple(node["inputs"]), outputs=tuple(node["outputs"]))
         for node in nodes

@@ -350,7 +350,7 @@ def test_quantised_input_is_refused_by_its_weights(cache: Path) -> None:
     )
 
     for result in built(model, *POST_TRAINING, cache=cache).values():
-        assert "quantised already: not float are functional_1/conv2d/Conv2D" in refusal(result)
+        assert "quantised already; not float: functional_1/conv2d/Conv2D" in refusal(result)
     assert isinstance(built(model, "as_is", cache=cache)["as_is"], Variant)
 
 
@@ -408,7 +408,7 @@ def test_the_host_answers_what_a_device_is_asked(
         assert outputs[found.outputs[0].name].shape == (16, 10)
         assert (same.samples, same.top1, same.relative_error) == (16, 1.0, 0.0)
         assert wrong.relative_error > 0.5
-        with pytest.raises(RecipeError, match="gave no output"):
+        with pytest.raises(RecipeError, match="returned no output"):
             reference.compare({}, outputs, found)
 
 
