@@ -39,7 +39,7 @@ def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path:
     assert made.compiled.compiler == "Edge TPU Compiler 16.0.384591198-standin"
     assert made.compiled.contradiction is None
     assert made.compiled.off_chip_bytes == 1279263
-    assert any("1,279,263 bytes of weights have no room" in note for note in made.notes)
+    assert any("1,279,263 bytes of weights do not fit" in note for note in made.notes)
     assert any("left on the CPU: SOFTMAX: Operation is otherwise" in note for note in made.notes)
     (call,) = (tmp_path / "bin" / "told").read_text().splitlines()
     assert call.startswith("-s -t 180 -o ")

@@ -86,7 +86,7 @@ def test_a_file_mapped_whole_has_no_lines_of_what_went_where() -> None:
         ({**FILE, "LOGISTIC": 1}, "2 LOGISTIC left on the CPU by the log, 1 in the file"),
         ({**FILE, "SOFTMAX": 1}, "does not leave on the CPU: SOFTMAX x1, TFLite_Detection"),
         ({EDGETPU: 1}, "left on the CPU by the log, 0 in the file"),
-        ({"ADD": 16}, "12 operators mapped by the log, and none in the file"),
+        ({"ADD": 16}, "12 operators mapped by the log, none in the file"),
     ],
 )
 def test_a_log_that_contradicts_its_file(operators: dict[str, int], words: str) -> None:

@@ -122,7 +122,7 @@ def frozen(network: Network) -> list[str]:
     ]
 
 
-def told(network: Network, kept: Array) -> str:
+def summary(network: Network, kept: Array) -> str:
     """Say what is left: parameters, MACs and the channels of each layer that lost some."""
     before, after = cost(network, np.ones_like(kept)), cost(network, kept)
     words = f"{after.parameters:,} of {before.parameters:,} parameters ({_share(after.parameters, before.parameters)})"
