@@ -208,7 +208,7 @@ class _Planner:
             if found.exists():
                 return found.resolve()
         raise RecipeError(
-            f"{step}({name}=...): no such file {path} (looked beside {self.model.path.name} and in "
+            f"{step}({name}=...): no such file {path} (searched beside {self.model.path.name} and in "
             f"{Path.cwd()})"
         )
 

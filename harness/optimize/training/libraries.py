@@ -1,4 +1,4 @@
-"""The training libraries, imported when they are first needed, with a clear word where they lack."""
+"""Import the training libraries on first use; a missing one raises an error with the install command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import HarnessError
 
 Keras = Any
-"""Something of TensorFlow or Keras, which carry no types."""
+"""An object of TensorFlow or Keras, which have no types."""
 
 _INSTALL = "pip install 'edge-harness[train]'"
 
@@ -23,7 +23,7 @@ def tensorflow() -> Keras:
 
 
 def keras() -> Keras:
-    """Import tf_keras, the training side; raises HarnessError if it is not installed."""
+    """Import tf_keras, which trains; raises HarnessError if it is not installed."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     try:
         import tf_keras
