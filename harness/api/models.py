@@ -98,4 +98,4 @@ def recipes(name: str | None = None) -> list[dict[str, Any]]:
     """
     from harness.optimize import catalog
 
-    return catalog.described(name)
+    return catalog.describe_steps(name)

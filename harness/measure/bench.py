@@ -287,7 +287,7 @@ class Bench:
         if cell.check_inputs is None:
             return None
         variant = blocks.built(cell)
-        file = reference.on_host(variant)
+        file = reference.host_file(variant)
         if file is None:
             return None
         if not self.session.dialect.can.infers:

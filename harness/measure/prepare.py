@@ -175,7 +175,7 @@ def bind(
         request, variant = built[item.build]
         path: str | None = None
         flags: tuple[str, ...] = ()
-        if isinstance(variant, Variant) and reference.on_host(variant):
+        if isinstance(variant, Variant) and reference.host_file(variant):
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:
                 checks[key] = _check_inputs(request, variant, inputs, plan.seed)

@@ -237,7 +237,7 @@ class _Measuring:
 
     def _beside_the_cpu(self, cell: Cell) -> None:
         """Time an accelerator's file on the device's CPU, if that runs it: it may look just alike."""
-        if cell.target in CPU_TARGETS or not reference.runs_here(blocks.built(cell)):
+        if cell.target in CPU_TARGETS or not reference.runs_on_host(blocks.built(cell)):
             return
         try:
             self._optional(cell, blocks.companion(cell))

@@ -48,7 +48,7 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/measure/thermal.py": ("security/test_fuzz.py::test_temperatures",),
     "harness/tflite/flatbuffer.py": (
         "unit/test_optimize_flatbuffer.py::test_no_mutation_raises_anything_else",
-        "unit/test_optimize_flatbuffer.py::test_random_bytes_behind_the_mark_are_refused_or_read",
+        "unit/test_optimize_flatbuffer.py::test_random_bytes_after_the_identifier_are_refused_or_read",
     ),
     "harness/tflite/payload/codecs.py": (
         "unit/test_payload_codecs.py::test_any_bytes_are_unpacked_or_refused",

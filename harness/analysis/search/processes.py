@@ -28,7 +28,7 @@ _LAST_SECONDS = 30.0
 
 def allowed(asked: int) -> int:
     """Return how many processes there may be: no more than cores, nor than memory for each."""
-    return max(1, min(asked, workers.available_cores(), workers.room_for_tensorflow()))
+    return max(1, min(asked, workers.available_cores(), workers.max_tensorflow_workers()))
 
 
 def run(

@@ -67,7 +67,7 @@ def _encode(source: Path, device: Device, unpacks: Collection[str], folder: Path
     ):
         return plain
     wanted = QUICK if size > QUICK_OVER_BYTES else PREFERRED
-    codec = next((name for name in wanted if name in unpacks and payload.is_here(name)), None)
+    codec = next((name for name in wanted if name in unpacks and payload.is_installed(name)), None)
     if codec is None:
         return plain
     packed = payload.get(codec).pack(source.read_bytes())
