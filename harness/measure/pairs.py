@@ -18,7 +18,7 @@ MAX_PAIRS = 20
 WANTED_HALF_WIDTH = 0.015
 """On the log scale: 1.5 %."""
 
-MOST_DISCARDED = 0.2
+MAX_DISCARDED = 0.2
 """With a larger share of dropped blocks, the device was not fit to be measured."""
 
 PINNED_SHARE = 0.98
@@ -101,13 +101,13 @@ def needs_more(
         return False
     used = [pair for pair in pairs if pair.discarded is None]
     dropped = len(pairs) - len(used)
-    if dropped > MOST_DISCARDED * max_pairs:
+    if dropped > MAX_DISCARDED * max_pairs:
         return False
     try:
         differences = log_differences(used)
     except ValueError:
         return False
-    if len(used) < FIRST_PAIRS or len(pairs) % 2 or dropped > MOST_DISCARDED * len(pairs):
+    if len(used) < FIRST_PAIRS or len(pairs) % 2 or dropped > MAX_DISCARDED * len(pairs):
         return True
     return paired.half_width(differences) > half_width
 
