@@ -130,7 +130,7 @@ def test_what_is_no_number_is_refused(value: float, tmp_path: Path) -> None:
         decode('{"a": NaN}')
     with (
         Store(tmp_path).create(record([cell()])) as writer,
-        pytest.raises(StoreError, match="latency holds a value that is not a finite number"),
+        pytest.raises(StoreError, match="latency has a value that is not a finite number"),
     ):
         writer.launch(launch(cell(), [1.0, value]))
 
@@ -189,7 +189,7 @@ def test_an_outcome_names_only_what_is_stored(tmp_path: Path) -> None:
     with Store(tmp_path).create(record([cell()])) as writer:
         with pytest.raises(StoreError, match="never stored"):
             writer.outcome(Outcome(cell=cell(), launches=(launch(cell(), [1.0]),)))
-        with pytest.raises(StoreError, match="is not of run"):
+        with pytest.raises(StoreError, match="is not in run"):
             writer.outcome(Outcome(cell=cell("other"), failure=Failure(kind="a", reason="b")))
 
 
@@ -413,7 +413,7 @@ def test_runs_are_found_by_prefix_and_latest(tmp_path: Path) -> None:
     assert [run.id for run in store.runs()] == [names[0], names[1], names[2]]
     with pytest.raises(StoreError, match=r"start of 2 runs: .*aaaaaa, .*bbbbbb"):
         store.open("2026")
-    with pytest.raises(StoreError, match=r'no run "20250101-000000-y-0".*near it: 20250101'):
+    with pytest.raises(StoreError, match=r'no run "20250101-000000-y-0".*did you mean: 20250101'):
         store.open("20250101-000000-y-0")
 
 
