@@ -210,7 +210,7 @@ def test_a_row_in_part_is_judged_by_min_delegated(
     if ending == "passed":
         assert len(document_of(tmp_path, "bmf")) == 1
     else:
-        with pytest.raises(StoreError, match="no row that was measured"):
+        with pytest.raises(StoreError, match="no row that was fully measured"):
             text_of(tmp_path, "bmf")
 
 
