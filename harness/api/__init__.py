@@ -1,15 +1,15 @@
-"""The public verbs, the same words as the command line.
+"""The public functions, with the names of the commands.
 
 `run(plan)` is an iterator of outcomes, `load(run)` a pandas frame.
 
     from harness import api
 
-    with api.run("plan.toml") as going:
-        for outcome in going:
+    with api.run("plan.toml") as run:
+        for outcome in run:
             print(outcome.cell.device, outcome.cell.recipe, outcome.failure or "ok")
     frame = api.load("latest")
 
-Importing this package imports none of its modules: each is imported when a name of it is first used.
+Importing this package imports none of its modules: each is imported at the first use of its names.
 """
 
 from __future__ import annotations
