@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from harness import plugins
 from harness.addresses import without_password
-from harness.config import toml_door
+from harness.config import toml_reading
 from harness.devices import opening
 from harness.errors import ConfigError
 from harness.types import Device, Profile
@@ -44,7 +44,7 @@ def device(
     used, and the rest of the farm works.
     """
     name, within = str(path), ("device", key)
-    where = f"{name}: {toml_door.path_text(within)}"
+    where = f"{name}: {toml_reading.path_text(within)}"
     check_name(key, where)
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: must be a table")
@@ -53,7 +53,7 @@ def device(
     options = _Options.of(table, profiles)
     options.refuse_unknown(table, where)
     common = {one: value for one, value in table.items() if one in _KEYS}
-    made = toml_door.check({**common, "name": key}, Device, name, within)
+    made = toml_reading.check({**common, "name": key}, Device, name, within)
     if made.profile not in profile_names:
         raise ConfigError(
             f"{where}.profile: {plugins.unknown('profile', made.profile, profile_names)}; "
@@ -128,9 +128,9 @@ class _Kind:
         for one in given:
             if one not in self.keys:
                 message = plugins.unknown("key", one, self.keys)
-                raise ConfigError(f"{path}: {toml_door.path_text(within)}: {message}")
+                raise ConfigError(f"{path}: {toml_reading.path_text(within)}: {message}")
         assert self.options is not None
-        made: object = toml_door.check(given, self.options, str(path), within)
+        made: object = toml_reading.check(given, self.options, str(path), within)
         return {one: _beside(path, getattr(made, one), given[one]) for one in given}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness import assets, plugins
-from harness.config import entries, profiles, toml_door
+from harness.config import entries, profiles, toml_reading
 from harness.errors import ConfigError
 from harness.types import Device
 
@@ -57,7 +57,7 @@ def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
     path = explicit if explicit is not None else _find(beside)
     if path is None:
         return Farm(devices={THIS_MACHINE: this_machine()})
-    return from_mapping(toml_door.read(path), path)
+    return from_mapping(toml_reading.read(path), path)
 
 
 def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:

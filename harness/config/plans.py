@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from annotated_types import Ge, Le
 
 from harness import metrics, plugins
-from harness.config import farm, limits, models, recipes, searches, toml_door
+from harness.config import farm, limits, models, recipes, searches, toml_reading
 from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
@@ -113,7 +113,7 @@ class _PlanTable:
 
 def load(path: Path) -> Plan:
     """Read a plan; raises ConfigError with the file, the key, and what is known or allowed."""
-    mapping = toml_door.read(path)
+    mapping = toml_reading.read(path)
     plan = from_mapping(mapping, path.resolve().parent, str(path))
     return dataclasses.replace(plan, path=path.resolve())
 
@@ -127,7 +127,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         name: what errors call the plan.
     """
     tables, single = _model_tables(mapping)
-    table = toml_door.check(tables, _PlanTable, name, single="model" if single else "")
+    table = toml_reading.check(tables, _PlanTable, name, single="model" if single else "")
     if not table.model:
         raise ConfigError(f"{name}: model: at least one model is needed")
     limits.check(dataclasses.asdict(table), name)
@@ -300,7 +300,7 @@ class _Planner:
     def _at(self, index: int, key: str) -> str:
         """Name a key of a model as the file has it."""
         place = ("model",) if self.single else ("model", index)
-        return f"{self.name}: {toml_door.path_text((*place, key))}"
+        return f"{self.name}: {toml_reading.path_text((*place, key))}"
 
 
 def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:

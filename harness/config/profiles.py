@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness import assets, plugins
-from harness.config import toml_door
+from harness.config import toml_reading
 from harness.errors import ConfigError
 from harness.types import Profile
 
@@ -37,10 +37,10 @@ def _files(extra: Path | None) -> dict[str, Path]:
 
 def load(path: Path) -> Profile:
     """Read one profile; its name is the file's, so a key `name` is not written."""
-    table = toml_door.read(path)
+    table = toml_reading.read(path)
     if table.setdefault("name", path.stem) != path.stem:
         raise ConfigError(f'{path}: name: a profile is named after its file, "{path.stem}"')
-    profile = toml_door.check(table, Profile, str(path))
+    profile = toml_reading.check(table, Profile, str(path))
     if _VERIFIED.fullmatch(profile.verified) is None:
         raise ConfigError(
             f"{path}: verified: must be none, emulated or hardware (RUN, YYYY-MM-DD), "
