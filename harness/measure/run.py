@@ -219,7 +219,7 @@ class _Measuring:
         if ("bare", 0) not in have and not self._bare_known(cell):
             self._optional(cell, blocks.bare(cell))
         if ("cpu", 0) not in have:
-            self._beside_the_cpu(cell)
+            self._time_on_cpu(cell)
         for block in range(cell.dose.memory_launches):
             if ("memory", block) not in have:
                 launch = self._optional(cell, blocks.memory(cell, block))
@@ -235,7 +235,7 @@ class _Measuring:
                 inference_ns = self.bench.pilot(cell, blocks.pilot(cell))
             self.loops[cell.id] = blocks.inner_loop(inference_ns, cell.dose.scenario)
 
-    def _beside_the_cpu(self, cell: Cell) -> None:
+    def _time_on_cpu(self, cell: Cell) -> None:
         """Time an accelerator's file on the device's CPU as well, if the CPU can run it.
 
         If both times are alike, the file may not have run on the accelerator.

@@ -62,7 +62,7 @@ def _context(run: StoredRun) -> dict[str, Any]:
     measured = read(run)
     rows = rows_of(measured)
     columns = display.columns(rows)
-    drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped where it is drawn
+    drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped by the charts
     return {
         "run": run.record,
         "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),

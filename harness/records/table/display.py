@@ -208,7 +208,7 @@ def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
     if any(row["status"] in MEASURED for row in rows):
         lines.append(
             "p50: median of the launches' medians ± 95 % interval over launches; p90, p99 pooled "
-            "over inferences, - where there are too few"
+            "over inferences, - if there are too few"
         )
     scenarios = {row["scenario"] for row in rows}
     lines += [meaning for name, meaning in SCENARIOS.items() if name in scenarios]
