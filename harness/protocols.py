@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
 
 
-MOST_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 30
 """The maximum size of a file that is copied from a device, such as an output of an inference."""
 
 
@@ -94,10 +94,10 @@ class Files(Protocol):
         (with the file and the bytes so far) or Unreachable.
         """
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from the device; `destination` is created completely or not at all.
 
-        Raises TransferFailed, also if the file has more than `most_bytes`, whatever size the device
+        Raises TransferFailed, also if the file has more than `max_bytes`, whatever size the device
         reports.
         """
 

@@ -36,7 +36,7 @@ UNREST = 1.05
 MIN_FOR_SPREAD = 2
 """One pair has no spread, so there is no interval and no p."""
 
-MOST_PAIRS_ASKED = 10_000
+MAX_PAIRS_NEEDED = 10_000
 """A larger number of pairs is not practical, so it is not computed."""
 
 _ROUNDING = 1e-12
@@ -237,7 +237,7 @@ def pairs_for(spread: float, width: float, tail: float = 0.025) -> int | None:
     # n is never below that of the normal distribution and rarely far above: search upwards.
     ratio = width / spread
     n = max(MIN_FOR_SPREAD, math.ceil((statistics.NormalDist().inv_cdf(1 - tail) / ratio) ** 2))
-    while n <= MOST_PAIRS_ASKED:
+    while n <= MAX_PAIRS_NEEDED:
         # t(1 - tail) <= ratio sqrt(n), by the tail, which is faster to compute than the quantile.
         if stats.t_cdf(-ratio * math.sqrt(n), n - 1) <= tail:
             return n

@@ -270,7 +270,7 @@ def _reason(
     worse, better = _words(row.metric)
     unit = "inputs" if isinstance(row, Accuracy) else "pairs"
     margin, upper = _change(row, limits.margin), _change(row, finding.upper)
-    more = f"about {needed}" if needed else f"more than {paired.MOST_PAIRS_ASKED:,}"
+    more = f"about {needed}" if needed else f"more than {paired.MAX_PAIRS_NEEDED:,}"
     words = {
         Verdict.REGRESSION: worse,
         Verdict.SLOWER_WITHIN_MARGIN: f"{worse}, but by less than the margin {margin}",
