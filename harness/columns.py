@@ -80,7 +80,7 @@ class Column:
     """The name in each of other tools' formats: `bmf`, `github`, `gbench`, `pyperf`."""
     gate: str | None = None
     """The name as a metric of the gate."""
-    words: tuple[str, str] = ("larger", "smaller")
+    comparatives: tuple[str, str] = ("larger", "smaller")
     """The gate's adjectives for a worse and for a better value."""
     searched: Literal["host", "device"] | None = None
     """Where a search gets it: on the host as soon as the file is built, or on the device by measuring.
@@ -159,7 +159,7 @@ ALL: tuple[Column, ...] = (
         high="latency_p50_high_ms",
         exports={"bmf": "latency", "github": "latency p50"},
         gate="latency",
-        words=("slower", "faster"),
+        comparatives=("slower", "faster"),
         searched="device",
         look=Look(title="p50 ms", form="milliseconds", place=80, when="always"),
     ),
@@ -215,7 +215,7 @@ ALL: tuple[Column, ...] = (
         noise="launches",
         exports={"bmf": "load-time", "github": "load", "gbench": "load_ms"},
         gate="load",
-        words=("slower", "faster"),
+        comparatives=("slower", "faster"),
         searched="device",
         look=Look(title="load ms", form="milliseconds", place=140, rank=9),
     ),
@@ -229,7 +229,7 @@ ALL: tuple[Column, ...] = (
         noise="launches",
         exports={"bmf": "first-inference", "gbench": "first_ms"},
         gate="first",
-        words=("slower", "faster"),
+        comparatives=("slower", "faster"),
         searched="device",
         look=Look(title="first ms", form="milliseconds", place=150, rank=10),
     ),
@@ -304,7 +304,7 @@ ALL: tuple[Column, ...] = (
         by_metric=True,
         exports={"bmf": "accuracy", "github": "accuracy", "gbench": "accuracy"},
         gate="accuracy",
-        words=("less accurate", "more accurate"),
+        comparatives=("less accurate", "more accurate"),
         searched="host",
         look=Look(title="accuracy", form="accuracy", place=190, rank=1),
     ),

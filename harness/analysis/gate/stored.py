@@ -129,9 +129,9 @@ def _readings(run: StoredRun) -> dict[str, Mapping[str, Any]]:
             "inferences": count,
             "quantiles": dict(zip(paired.QUANTILES, values, strict=True)),
         }
-        for launch, count, values in run.ask(_QUANTILES)
+        for launch, count, values in run.query(_QUANTILES)
     }
-    return found | {launch: {"peak_rss": peak} for launch, peak in run.ask(_PEAKS)}
+    return found | {launch: {"peak_rss": peak} for launch, peak in run.query(_PEAKS)}
 
 
 def _of(launch: Launch, a: Cell, b: Cell, known: Mapping[str, Mapping[str, Any]]) -> list[Reading]:

@@ -296,7 +296,7 @@ def _reason(
 def _words(metric: str) -> tuple[str, str]:
     """Name a worse and a better value of a metric: `slower`, `faster`."""
     column = columns.gate_metrics().get(metric)
-    return column.words if column else ("larger", "smaller")
+    return column.comparatives if column else ("larger", "smaller")
 
 
 def _exact_reason(row: Exact, limits: _Limits, verdict: Verdict) -> str:

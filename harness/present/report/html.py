@@ -203,7 +203,7 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
 
 def _pooled(run: StoredRun) -> dict[str, list[float]]:
     return dict(
-        run.ask(
+        run.query(
             "SELECT cell, quantile_cont(value, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM samples "
             "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell"
         )
@@ -220,7 +220,7 @@ def _curves(run: StoredRun) -> dict[str, list[charts.Curve]]:
     """Return each launch's distribution up to its p99; outliers would flatten the curve."""
     shares = [0.99 * index / (_CURVE_POINTS - 1) for index in range(_CURVE_POINTS)]
     found: dict[str, list[charts.Curve]] = {}
-    for cell, values in run.ask(
+    for cell, values in run.query(
         f"SELECT cell, quantile_cont(value, {shares}) FROM samples "  # noqa: S608 - our own numbers
         "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block"
     ):

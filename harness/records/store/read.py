@@ -108,7 +108,7 @@ class StoredRun:
             self.path / SAMPLES, self._launch_ids(), condition, list(given.values())
         )
 
-    def ask(self, sql: str, stored: StoredLaunches | None = None) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, stored: StoredLaunches | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of a SELECT over the table `samples`, which has each sample once.
 
         Pass `stored` if the journal of launches was read already. Raises StoreError.
@@ -116,7 +116,7 @@ class StoredRun:
         from harness.records.store import samples as store_samples
 
         launch_ids = set(stored.by_id) if stored else self._launch_ids()
-        return store_samples.ask(self.path / SAMPLES, launch_ids, sql)
+        return store_samples.query(self.path / SAMPLES, launch_ids, sql)
 
     def _launch_ids(self) -> set[str]:
         return set(self.stored_launches().by_id)

@@ -96,9 +96,9 @@ class SamplesWriter:
         merged = self.folder / MERGED
         with self._lock:
             with appearing(merged) as part, _store_errors(merged):
-                query = samples_query(self.folder, launch_ids)
+                samples = samples_query(self.folder, launch_ids)
                 self._connection.execute(
-                    f"COPY ({query} ORDER BY cell, kind, block, launch, series, at_ns) "
+                    f"COPY ({samples} ORDER BY cell, kind, block, launch, series, at_ns) "
                     f"TO {_quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
                 )
             with writing(self.folder):
@@ -146,7 +146,7 @@ def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
     return f"SELECT * FROM ({' UNION ALL '.join(parts)})"  # noqa: S608 - quoted parts
 
 
-def ask(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, ...]]:
+def query(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, ...]]:
     """Run a query over the table `samples` (with the COLUMNS) of these launches; return its rows.
 
     Raises StoreError if a samples file is damaged or the query is not valid SQL.
@@ -154,8 +154,8 @@ def ask(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, 
     import duckdb
 
     with duckdb.connect() as connection, _store_errors(folder):
-        query = f"WITH samples AS ({samples_query(folder, launch_ids)}) {sql}"
-        return connection.execute(query).fetchall()
+        statement = f"WITH samples AS ({samples_query(folder, launch_ids)}) {sql}"
+        return connection.execute(statement).fetchall()
 
 
 def columns_of(
@@ -168,11 +168,11 @@ def columns_of(
     import duckdb
 
     with duckdb.connect() as connection, _store_errors(folder):
-        query = (
+        statement = (
             f"SELECT * FROM ({samples_query(folder, launch_ids)}) WHERE {condition} "  # noqa: S608
             "ORDER BY cell, kind, block, launch, series, at_ns"
         )
-        return dict(connection.execute(query, list(values)).fetchnumpy())
+        return dict(connection.execute(statement, list(values)).fetchnumpy())
 
 
 def _copy(launch: Launch, run_id: str, destination: Path) -> str:

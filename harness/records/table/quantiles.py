@@ -114,7 +114,7 @@ def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
             launch: LaunchQuantiles(
                 samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3], per_second=rate
             )
-            for launch, count, q, rate in run.ask(_LAUNCHES, stored)
+            for launch, count, q, rate in run.query(_LAUNCHES, stored)
         },
         pooled={
             cell: Pooled(
@@ -122,9 +122,9 @@ def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
                 p90=q[0] if count >= stats.least_count(0.9) else None,
                 p99=q[1] if count >= stats.least_count(0.99) else None,
             )
-            for cell, count, q in run.ask(_POOLED, stored)
+            for cell, count, q in run.query(_POOLED, stored)
         },
-        peak_rss_bytes=dict(run.ask(_PEAKS, stored)),
+        peak_rss_bytes=dict(run.query(_PEAKS, stored)),
         sustained_ratio=ratios,
         minutes=minutes,
     )
@@ -139,9 +139,9 @@ def _sustained(
         return {}, {}
     # A cell's id is hexadecimal, so it needs no quoting.
     named = ", ".join(f"'{one}'" for one in cells)
-    ratios = run.ask(_RATIOS.format(cells=named), stored)
+    ratios = run.query(_RATIOS.format(cells=named), stored)
     minutes: dict[str, tuple[float, ...]] = {}
-    for launch, _, median in run.ask(_MINUTES.format(cells=named), stored):
+    for launch, _, median in run.query(_MINUTES.format(cells=named), stored):
         minutes[launch] = (*minutes.get(launch, ()), median)
     return {launch: ratio for launch, ratio in ratios if ratio is not None}, minutes
 
