@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from harness import lazy
 
 if TYPE_CHECKING:
-    from harness.api.asking import export, pick
     from harness.api.bisecting import bisect, bisect_commits
     from harness.api.farm import AddedDevice, add, clean, devices, doctor, profiles, setup
     from harness.api.gating import gate, judge, selftest
     from harness.api.layering import layers
     from harness.api.models import inspect, optimize, payload, recipes
+    from harness.api.picking import export, pick
     from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
     from harness.api.searching import Searching, search
     from harness.api.stored import (
@@ -43,7 +43,7 @@ else:
     __getattr__, __dir__ = lazy.attributes(
         __name__,
         {
-            "asking": ("export", "pick"),
+            "picking": ("export", "pick"),
             "bisecting": ("bisect", "bisect_commits"),
             "farm": ("AddedDevice", "add", "clean", "devices", "doctor", "profiles", "setup"),
             "gating": ("gate", "judge", "selftest"),

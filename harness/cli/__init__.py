@@ -28,7 +28,7 @@ __all__ = ["COMMANDS", "app", "main"]
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "measure": ("demo", "bench", "run", "optimize"),
     "stored": ("runs", "show", "compare", "report"),
-    "asking": ("pick", "export"),
+    "picking": ("pick", "export"),
     "search": ("search",),
     "gate": ("gate", "judge", "selftest"),
     "layers": ("layers", "bisect"),

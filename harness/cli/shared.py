@@ -102,7 +102,7 @@ WaitOption = Annotated[
 ]
 YesKeyOption = Annotated[
     str | None,
-    typer.Option("--yes-key", help="Trust this host key fingerprint (SHA256:...) without asking."),
+    typer.Option("--yes-key", help="Trust the host key with this fingerprint (SHA256:...)."),
 ]
 
 

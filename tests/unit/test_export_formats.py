@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from harness import api
 from harness.cli import app
-from harness.cli.asking import ExportFormat
+from harness.cli.picking import ExportFormat
 from harness.errors import ConfigError, StoreError
 from harness.present.report.exports import FORMATS, entries, summary
 from harness.records.store import Store
