@@ -1,4 +1,4 @@
-"""Bisect: the first bad one of an ordered list of models or commits, with the gate as the oracle."""
+"""Find the first bad one of an ordered list of models or commits; the gate is the oracle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORDS: dict[int, Word] = {0: "good", 1: "bad", 2: "inconclusive", 3: "untestabl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateOracle:
-    """Asks the gate of a plan; more pairs get more time."""
+    """Compares two files with the gate of a plan; more pairs get more time."""
 
     plan: Plan
     farm: farms.Farm | Path | None = None
@@ -34,7 +34,7 @@ class GateOracle:
     progress: Callable[[], Progress | None] = lambda: None
 
     def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
-        """Hold a gate; a candidate that cannot be compared is `untestable`, with the reason."""
+        """Run a gate; a candidate that cannot be compared is `untestable`, with the reason."""
         rules = Rules.of(self.plan)
         seconds = rules.budget_seconds * max(1.0, max_pairs / rules.max_pairs)
         limits = replace(self.plan.gate, max_pairs=max_pairs, budget_seconds=seconds)
@@ -54,7 +54,7 @@ class GateOracle:
 
 
 def _answer(result: Result) -> GateAnswer:
-    """Read a gate's result; any judged metric that regressed makes the candidate bad."""
+    """Convert a gate's result; a regression in any judged metric makes the candidate bad."""
     reason = "; ".join(explained(result)) if result.failed else result.summary()
     return GateAnswer(word=_WORDS[result.exit_code], reason=reason, run=result.run)
 
@@ -67,28 +67,30 @@ def bisect(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     results: Path | None = None,
-    told: Callable[[BisectStep], None] = lambda _: None,
+    on_step: Callable[[BisectStep], None] = lambda _: None,
     progress: Callable[[], Progress | None] = lambda: None,
 ) -> BisectResult:
-    """Find the first of the points that is worse than the first, by the plan's gate.
+    """Find the first point that is worse than the first one, by the plan's gate.
 
-    `points` is `harness.analysis.bisect.ModelFiles(...)` or comes from the context :func:`bisect_commits`. Each gate is a
-    stored run; `oracle` takes the gate's place. Raises ConfigError for a plan or ends that cannot be used, and what a gate raises.
+    `points` is `harness.analysis.bisect.ModelFiles(...)` or comes from the context
+    :func:`bisect_commits`. Each gate is a stored run. `oracle` replaces the gate. `on_step` is
+    called after each step. Raises ConfigError for an invalid plan or invalid ends, and what a gate
+    raises.
     """
     read = read_plan(plan)
-    asked = oracle or GateOracle(
+    chosen = oracle or GateOracle(
         plan=read, farm=farm, devices=devices, results=results, progress=progress
     )
-    return search(points, asked, max_pairs=Rules.of(read).max_pairs, told=told)
+    return search(points, chosen, max_pairs=Rules.of(read).max_pairs, told=on_step)
 
 
 @contextmanager
 def bisect_commits(
     repository: Path, good: str, bad: str, *, path: str, build: Sequence[str] = ()
 ) -> Iterator[Commits]:
-    """Give the commits of a range as points; their worktrees and models go when the context ends.
+    """Yield the commits of a range as points; at the end, remove their worktrees and models.
 
-    Raises ConfigError for a range or a path that cannot be.
+    Raises ConfigError for an invalid range or path.
     """
     with tempfile.TemporaryDirectory(prefix="edge-harness-bisect-") as space:
         yield Commits(repository, good, bad, path=path, space=Path(space), build=build)

@@ -1,4 +1,4 @@
-"""Commands that look closer: which operator, which change."""
+"""The commands layers (time per operator) and bisect (the first bad change)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.cli.shared import (
     ResultsOption,
     app,
     print_json,
+    print_lines,
     progress,
-    tell,
 )
 
 if TYPE_CHECKING:
@@ -32,40 +32,47 @@ _NAME_WIDTH = 40
 
 @app.command()
 def layers(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One run, or two.")],
+    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One or two runs.")],
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Only these; two are compared.")
+        list[str] | None,
+        typer.Option("--recipe", help="Time only these recipes; compare them if two."),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only these.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Time only these models.")
+    ] = None,
     device: DeviceOption = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Time only rows with these threads.")
+    ] = None,
     benchmark_model: Annotated[
         Path | None,
         typer.Option(
             "--benchmark-model",
-            help="The vendor's tool, built for the device [default: the one in its PATH, if any].",
+            help="Use this benchmark_model, built for the device [default: from its PATH].",
         ),
     ] = None,
     launches: Annotated[
-        int | None, typer.Option("--launches", min=1, help="Of each file that is timed.")
+        int | None, typer.Option("--launches", min=1, help="Make this many launches per file.")
     ] = None,
     at_most: Annotated[
-        int, typer.Option("--at-most", min=1, help="Truncated graphs a file; more are grouped.")
+        int,
+        typer.Option("--at-most", min=1, help="Limit the truncated graphs per file; group more."),
     ] = 64,
     farm: FarmOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time every operator of a run's files on their devices; two of them side by side.
+    """Time every operator of a run's files on their devices.
 
-    Without the vendor's benchmark_model it is an estimate, from truncated graphs.
+    With two files, show the difference. Without benchmark_model on the device, times are
+    estimated from truncated graphs.
 
     Example: edge-harness layers latest --recipe float32 --recipe int8
     """
     from harness import api
     from harness.analysis.layers.subjects import Narrowed
 
-    tell = _ticker(quiet=as_json)
+    show = _status_line(quiet=as_json)
     found = api.layers(
         runs_,
         only=Narrowed(
@@ -76,9 +83,9 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
-        tell=tell,
+        tell=show,
     )
-    tell("")
+    show("")
     if as_json:
         print_json(found.plain())
         return
@@ -90,33 +97,37 @@ def layers(
 
 @app.command()
 def bisect(
-    plan: Annotated[Path, typer.Argument(help="plan.toml; its [gate] is the judge.")],
+    plan: Annotated[Path, typer.Argument(help="plan.toml with the limits of the gate.")],
     models: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, good first.")
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, the good one first.")
     ] = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Search the files that follow, good first.")
+        bool, typer.Option("--files", help="Search the given files, the good one first.")
     ] = False,
     git: Annotated[
         str | None, typer.Option("--git", metavar="GOOD..BAD", help="Search these commits.")
     ] = None,
     path: Annotated[
-        str | None, typer.Option("--path", help="With commits: the model, from the top.")
+        str | None, typer.Option("--path", help="Test this model; relative to the repository.")
     ] = None,
     build: Annotated[
-        str | None, typer.Option("--build", help="With commits: a command that makes the model.")
+        str | None, typer.Option("--build", help="Build the model of a commit with this command.")
     ] = None,
-    repo: Annotated[Path, typer.Option("--repo", help="The repository.")] = Path(),
-    good: Annotated[str | None, typer.Option("--good", help="A good file or commit.")] = None,
-    bad: Annotated[str | None, typer.Option("--bad", help="A bad file or commit.")] = None,
+    repo: Annotated[Path, typer.Option("--repo", help="Search this repository.")] = Path(),
+    good: Annotated[
+        str | None, typer.Option("--good", help="Start from this good file or commit.")
+    ] = None,
+    bad: Annotated[
+        str | None, typer.Option("--bad", help="End at this bad file or commit.")
+    ] = None,
     farm: FarmOption = None,
     device: DeviceOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the first bad one of models or commits, by the gate against the good end.
+    """Find the first bad model or commit with the gate.
 
-    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 could not be asked, 4 a device was away.
+    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 invalid input or usage, 4 a device was away.
 
     Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
     """
@@ -146,7 +157,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
-            told=lambda step: tell(step.text()),
+            on_step=lambda step: print_lines(step.text()),
             progress=lambda: progress(quiet=as_json),
         )
     if as_json:
@@ -179,8 +190,8 @@ def _print_layers(one: Layers) -> None:
     from harness.analysis.layers import nouns
     from harness.present import screen
 
-    word = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
-    screen.out(f"{one.subject}: {word}, {one.launches} launches of each")
+    source = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
+    screen.out(f"{one.subject}: {source}, {one.launches} launches of each")
     screen.records(_short(nouns.rows(one.operators, one.sum_ns)))
     screen.out(
         f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"
@@ -204,18 +215,18 @@ def _print_difference(difference: Difference) -> None:
 
 
 def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shorten names for a person: a fused tensor is named after all that went into it."""
+    """Shorten names: the name of a fused tensor has the names of all its parts."""
     return [{**row, "name": row["name"].partition(";")[0][-_NAME_WIDTH:]} for row in rows]
 
 
-def _ticker(*, quiet: bool) -> Callable[[str], None]:
-    """Make what shows on a terminal what is under way, on one line."""
+def _status_line(*, quiet: bool) -> Callable[[str], None]:
+    """Return a function that shows the current step on one line of a terminal."""
     if quiet or not sys.stderr.isatty():
         return lambda _: None
 
-    def tell(text: str) -> None:
+    def show(text: str) -> None:
         width = 79
         sys.stderr.write(f"\r{text[:width]:<{width}}\r")
         sys.stderr.flush()
 
-    return tell
+    return show

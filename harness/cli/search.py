@@ -1,4 +1,4 @@
-"""The command that searches recipes and their parameters."""
+"""The command search: find the best recipes and parameters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 
 from harness.cli.shared import (
     AWAY,
-    NOT_ASKED,
+    INVALID_INPUT,
     FarmOption,
     JsonOption,
     ResultsOption,
     app,
     print_json,
-    tell,
+    print_lines,
 )
 
 if TYPE_CHECKING:
@@ -31,35 +31,37 @@ def search(
     plan: Annotated[Path, typer.Argument(help="plan.toml with a [search] table.")],
     resume: Annotated[
         str | None,
-        typer.Option("--resume", help="A search to go on with: its id, a prefix, or `latest`."),
+        typer.Option("--resume", help="Continue a search: its id, a unique prefix, or `latest`."),
     ] = None,
     farm: FarmOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search recipes and their parameters for the best variants under constraints.
+    """Search recipes and parameters for the best variants.
 
-    Exit 1 where nothing holds the constraints, with the one that failed and by how much.
+    Exit 1 if no variant meets the constraints; print the one that failed and by how much.
 
     Example: edge-harness search plan.toml
     """
     from harness import api
     from harness.errors import Unreachable
 
-    going = api.search(plan, farm=farm, resume=resume, results=results)
-    again = f"edge-harness search {plan} --resume {going.id}"
+    searching = api.search(plan, farm=farm, resume=resume, results=results)
+    resumption = (
+        f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
+    )
     if not as_json:
-        typer.echo(f"search {going.id} in {going.job.folder}", err=True)
+        typer.echo(f"search {searching.id} in {searching.job.folder}", err=True)
     try:
         if as_json:
-            found = going.finish()
+            found = searching.finish()
         else:
-            found = going.finish(lambda event: _tell(event, going.columns), _show)
+            found = searching.finish(lambda event: _print_ended(event, searching.columns), _show)
     except KeyboardInterrupt:
-        typer.echo(f"what was tried is kept; {again} goes on", err=True)
+        typer.echo(resumption, err=True)
         raise
     except Unreachable as error:
-        tell(f"edge-harness: {error}\nwhat was tried is kept; {again} goes on")
+        print_lines(f"edge-harness: {error}\n{resumption}")
         raise typer.Exit(AWAY) from None
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
@@ -75,18 +77,18 @@ def _print(found: SearchResult, *, as_json: bool) -> None:
         screen.out(f"plans of these points: {found.path / 'points'}")
     for note in found.notes:
         screen.out(f"note: {note}", file=sys.stderr)
-    failed = found.exit_code == NOT_ASKED
+    failed = found.exit_code == INVALID_INPUT
     screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
 
 
 def _show(event: TrialStarted) -> None:
-    """Show what is under way, on a terminal only; the next line takes its place."""
+    """Show the current trial, on a terminal only; the next line overwrites it."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{event.recipe[:_WIDTH]:<{_WIDTH}}\r")
         sys.stderr.flush()
 
 
-def _tell(event: TrialEnded, columns: Sequence[str]) -> None:
+def _print_ended(event: TrialEnded, columns: Sequence[str]) -> None:
     from harness.present import screen
 
     if sys.stderr.isatty():
