@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.analysis.bisect import Points
     from harness.analysis.layers import Layers
     from harness.analysis.layers.alignment import Difference
+    from harness.events import Event
 
 _NAME_WIDTH = 40
 
@@ -116,7 +117,7 @@ def bisect(
 ) -> None:
     """Find the first bad one of models or commits, by the gate against the good end.
 
-    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 could not be asked, 4 a device was away.
+    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 invalid input, 4 a device was away.
 
     Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
     """
@@ -146,7 +147,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
-            told=lambda step: tell(step.text()),
+            on_event=_print_step,
             progress=lambda: progress(quiet=as_json),
         )
     if as_json:
@@ -154,6 +155,13 @@ def bisect(
     else:
         screen.out(found.sentence())
     raise typer.Exit(found.exit_code)
+
+
+def _print_step(event: Event) -> None:
+    from harness.analysis.bisect import BisectStep
+
+    if isinstance(event, BisectStep):
+        tell(event.text())
 
 
 def _argv(command: str | None) -> list[str]:
