@@ -184,18 +184,18 @@ def _ends(git: str | None, good: str | None, bad: str | None) -> tuple[str, str]
 
 
 def _print_layers(one: Layers) -> None:
-    from harness.analysis.layers import nouns
+    from harness.analysis.layers import operators
     from harness.present import screen
 
     word = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
     screen.out(f"{one.subject}: {word}, {one.launches} launches of each")
-    screen.records(_short(nouns.rows(one.operators, one.sum_ns)))
+    screen.records(_short(operators.rows(one.operators, one.sum_ns)))
     screen.out(
         f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"
     )
     if one.inside:
         screen.out("inside the delegate:")
-        screen.records(_short(nouns.rows(one.inside, None)))
+        screen.records(_short(operators.rows(one.inside, None)))
     for remark in one.remarks():
         screen.out(f"note: {remark}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.layers import Layers, OperatorTime, Subject, alignment, estimate
-from harness.analysis.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
+from harness.analysis.layers.operators import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.errors import HarnessError, ModelRejected, Unreachable
 from harness.measure.sessions import Session
 from harness.protocols import Transport

@@ -9,7 +9,7 @@ import pytest
 from test_benchmark_log import CREATED, NOTHING, PART, TIMES, WHOLE
 
 from harness.analysis.layers import tool
-from harness.analysis.layers.nouns import Subject
+from harness.analysis.layers.operators import Subject
 from harness.errors import FellBack, HarnessError, Unproven
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session

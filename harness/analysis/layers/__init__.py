@@ -7,6 +7,6 @@ docs/layers.md says what each can and cannot tell.
 
 from __future__ import annotations
 
-from harness.analysis.layers.nouns import Layers, OperatorTime, Subject
+from harness.analysis.layers.operators import Layers, OperatorTime, Subject
 
 __all__ = ["Layers", "OperatorTime", "Subject"]

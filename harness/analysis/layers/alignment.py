@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.layers.nouns import WITHIN_NOISE, Layers, OperatorTime
+from harness.analysis.layers.operators import WITHIN_NOISE, Layers, OperatorTime
 
 Pairing = tuple[OperatorTime | None, OperatorTime | None]
 

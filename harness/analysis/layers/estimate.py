@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import stats
-from harness.analysis.layers.nouns import (
+from harness.analysis.layers.operators import (
     ESTIMATE,
     NEGATIVE,
     SEVERAL,

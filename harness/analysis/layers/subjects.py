@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import stats
-from harness.analysis.layers.nouns import Subject
+from harness.analysis.layers.operators import Subject
 from harness.errors import ConfigError, StoreError
 from harness.records.store import StoredRun
 from harness.records.table.rows import Measured, read

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness import stats
 from harness.analysis.layers import tool_log
 from harness.analysis.layers.estimate import half_width
-from harness.analysis.layers.nouns import TOOL, Layers, OperatorTime, Subject
+from harness.analysis.layers.operators import TOOL, Layers, OperatorTime, Subject
 from harness.devices import abilities
 from harness.devices.delegation import CPU_TARGETS, benchmark_log, kinds
 from harness.errors import (
