@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from harness.events import Event
 
 _NAME_WIDTH = 40
+_LINE_WIDTH = 79
 
 
 @app.command()
@@ -44,14 +44,17 @@ def layers(
         Path | None,
         typer.Option(
             "--benchmark-model",
-            help="The vendor's tool, built for the device [default: the one in its PATH, if any].",
+            help="The vendor's tool, built for the device [default: the one in its PATH].",
         ),
     ] = None,
     launches: Annotated[
-        int | None, typer.Option("--launches", min=1, help="Of each file that is timed.")
+        int | None, typer.Option("--launches", min=1, help="Launches per timed file.")
     ] = None,
     at_most: Annotated[
-        int, typer.Option("--at-most", min=1, help="Truncated graphs a file; more are grouped.")
+        int,
+        typer.Option(
+            "--at-most", min=1, help="Truncated graphs per file; group operators if more."
+        ),
     ] = 64,
     farm: FarmOption = None,
     results: ResultsOption = None,
@@ -64,12 +67,12 @@ def layers(
     Example: edge-harness layers latest --recipe float32 --recipe int8
     """
     from harness import api
-    from harness.analysis.layers.subjects import Narrowed
+    from harness.analysis.layers.subjects import RowFilter
 
-    tell = _ticker(quiet=as_json)
+    line = _LaunchLine(quiet=as_json)
     found = api.layers(
         runs_,
-        only=Narrowed(
+        only=RowFilter(
             models=model or (), recipes=recipe or (), devices=device or (), threads=threads
         ),
         benchmark_model=benchmark_model,
@@ -77,9 +80,9 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
-        tell=tell,
+        on_event=line,
     )
-    tell("")
+    line.show("")
     if as_json:
         print_json(found.plain())
         return
@@ -187,8 +190,8 @@ def _print_layers(one: Layers) -> None:
     from harness.analysis.layers import operators
     from harness.present import screen
 
-    word = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
-    screen.out(f"{one.subject}: {word}, {one.launches} launches of each")
+    source = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
+    screen.out(f"{one.subject}: {source}, {one.launches} launches of each")
     screen.records(_short(operators.rows(one.operators, one.sum_ns)))
     screen.out(
         f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"
@@ -212,18 +215,31 @@ def _print_difference(difference: Difference) -> None:
 
 
 def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shorten names for a person: a fused tensor is named after all that went into it."""
+    """Shorten the names: a fused tensor has the names of all its operators."""
     return [{**row, "name": row["name"].partition(";")[0][-_NAME_WIDTH:]} for row in rows]
 
 
-def _ticker(*, quiet: bool) -> Callable[[str], None]:
-    """Make what shows on a terminal what is under way, on one line."""
-    if quiet or not sys.stderr.isatty():
-        return lambda _: None
+class _LaunchLine:
+    """Shows the launch under way on one line of a terminal."""
 
-    def tell(text: str) -> None:
-        width = 79
-        sys.stderr.write(f"\r{text[:width]:<{width}}\r")
-        sys.stderr.flush()
+    def __init__(self, *, quiet: bool) -> None:
+        self._is_shown = not quiet and sys.stderr.isatty()
+        self._launches = 0
+        self._started = 0
 
-    return tell
+    def __call__(self, event: Event) -> None:
+        from harness.events import LaunchStarted, MeasuringStarted
+
+        if isinstance(event, MeasuringStarted):
+            self._launches, self._started = event.launches, 0
+        elif isinstance(event, LaunchStarted):
+            self._started += 1
+            cell = event.cell
+            count = f"launch {self._started} of {self._launches}"
+            self.show(f"{cell.device}: {count}, {cell.model} {cell.recipe}")
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._is_shown:
+            sys.stderr.write(f"\r{text[:_LINE_WIDTH]:<{_LINE_WIDTH}}\r")
+            sys.stderr.flush()
