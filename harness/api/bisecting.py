@@ -8,24 +8,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.analysis.bisect import BisectResult, BisectStep, GateAnswer, Oracle, Points, search
+from harness.analysis.bisect import BisectResult, GateAnswer, Oracle, Points, search
 from harness.analysis.bisect.commits import Commits
-from harness.analysis.bisect.search import Word
+from harness.analysis.bisect.search import PointVerdict
 from harness.analysis.gate.contest import Rules
 from harness.analysis.gate.document import Result, explained
 from harness.api.gating import gate
 from harness.api.running import Progress, read_plan
 from harness.config import farm as farms
 from harness.errors import ConfigError, RecipeError
+from harness.events import Emit, ignore
 from harness.types import Plan
 
-_WORDS: dict[int, Word] = {0: "good", 1: "bad", 2: "inconclusive", 3: "untestable", 4: "away"}
-"""The gate's exit codes as answers (docs/plans.md)."""
+_VERDICTS: dict[int, PointVerdict] = {
+    0: "good",
+    1: "bad",
+    2: "inconclusive",
+    3: "untestable",
+    4: "away",
+}
+"""The verdict per exit code of the gate (docs/plans.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateOracle:
-    """Compares two files with the gate of a plan; more pairs get more time."""
+    """Runs the gate of a plan; more pairs get more time."""
 
     plan: Plan
     farm: farms.Farm | Path | None = None
@@ -49,14 +56,14 @@ class GateOracle:
                 progress=self.progress(),
             )
         except (ConfigError, RecipeError) as error:
-            return GateAnswer(word="untestable", reason=str(error))
+            return GateAnswer(verdict="untestable", reason=str(error))
         return _answer(result)
 
 
 def _answer(result: Result) -> GateAnswer:
-    """Convert a gate's result; a regression in any judged metric makes the candidate bad."""
+    """Convert a gate's result; a candidate is bad if any judged metric regressed."""
     reason = "; ".join(explained(result)) if result.failed else result.summary()
-    return GateAnswer(word=_WORDS[result.exit_code], reason=reason, run=result.run)
+    return GateAnswer(verdict=_VERDICTS[result.exit_code], reason=reason, run=result.run)
 
 
 def bisect(
@@ -67,30 +74,31 @@ def bisect(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     results: Path | None = None,
-    on_step: Callable[[BisectStep], None] = lambda _: None,
+    on_event: Emit = ignore,
     progress: Callable[[], Progress | None] = lambda: None,
 ) -> BisectResult:
-    """Find the first point that is worse than the first one, by the plan's gate.
+    """Find the first point that is worse than the first one, with the plan's gate as the oracle.
 
-    `points` is `harness.analysis.bisect.ModelFiles(...)` or comes from the context
-    :func:`bisect_commits`. Each gate is a stored run. `oracle` replaces the gate. `on_step` is
-    called after each step. Raises ConfigError for an invalid plan or invalid ends, and what a gate
-    raises.
+    `points` is a `harness.analysis.bisect.ModelFiles` or comes from the context of
+    :func:`bisect_commits`. Each gate is a stored run; `oracle` replaces the gate. `on_event` gets a
+    `harness.analysis.bisect.BisectStep` per answer.
+
+    Raises ConfigError for a plan or ends that cannot be used, and the errors of a gate.
     """
     read = read_plan(plan)
     chosen = oracle or GateOracle(
         plan=read, farm=farm, devices=devices, results=results, progress=progress
     )
-    return search(points, chosen, max_pairs=Rules.of(read).max_pairs, told=on_step)
+    return search(points, chosen, max_pairs=Rules.of(read).max_pairs, emit=on_event)
 
 
 @contextmanager
 def bisect_commits(
     repository: Path, good: str, bad: str, *, path: str, build: Sequence[str] = ()
 ) -> Iterator[Commits]:
-    """Yield the commits of a range as points; at the end, remove their worktrees and models.
+    """Yield the commits of a range as points; remove their worktrees and models at the end.
 
     Raises ConfigError for an invalid range or path.
     """
-    with tempfile.TemporaryDirectory(prefix="edge-harness-bisect-") as space:
-        yield Commits(repository, good, bad, path=path, space=Path(space), build=build)
+    with tempfile.TemporaryDirectory(prefix="edge-harness-bisect-") as folder:
+        yield Commits(repository, good, bad, path=path, folder=Path(folder), build=build)

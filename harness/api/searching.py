@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.analysis.search import procedure
-from harness.analysis.search.procedure import PlanWorkshop, Searching
+from harness.analysis.search.procedure import PlanTrialRunner, Searching
 from harness.api.running import read_plan
 from harness.config import farm as farms
 from harness.types import Plan
 
-__all__ = ["PlanWorkshop", "Searching", "search"]
+__all__ = ["PlanTrialRunner", "Searching", "search"]
 
 
 def search(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +17,6 @@ from harness.cli.shared import (
     ResultsOption,
     app,
     print_json,
-    print_lines,
     progress,
 )
 
@@ -26,8 +24,10 @@ if TYPE_CHECKING:
     from harness.analysis.bisect import Points
     from harness.analysis.layers import Layers
     from harness.analysis.layers.alignment import Difference
+    from harness.events import Event
 
 _NAME_WIDTH = 40
+_LINE_WIDTH = 79
 
 
 @app.command()
@@ -48,15 +48,17 @@ def layers(
         Path | None,
         typer.Option(
             "--benchmark-model",
-            help="Use this benchmark_model, built for the device [default: from its PATH].",
+            help="The vendor's tool, built for the device [default: the one in its PATH].",
         ),
     ] = None,
     launches: Annotated[
-        int | None, typer.Option("--launches", min=1, help="Make this many launches per file.")
+        int | None, typer.Option("--launches", min=1, help="Launches per timed file.")
     ] = None,
     at_most: Annotated[
         int,
-        typer.Option("--at-most", min=1, help="Limit the truncated graphs per file; group more."),
+        typer.Option(
+            "--at-most", min=1, help="Truncated graphs per file; group operators if more."
+        ),
     ] = 64,
     farm: FarmOption = None,
     results: ResultsOption = None,
@@ -70,12 +72,12 @@ def layers(
     Example: edge-harness layers latest --recipe float32 --recipe int8
     """
     from harness import api
-    from harness.analysis.layers.subjects import Narrowed
+    from harness.analysis.layers.subjects import RowFilter
 
-    show = _status_line(quiet=as_json)
+    line = _LaunchLine(quiet=as_json)
     found = api.layers(
         runs_,
-        only=Narrowed(
+        only=RowFilter(
             models=model or (), recipes=recipe or (), devices=device or (), threads=threads
         ),
         benchmark_model=benchmark_model,
@@ -83,9 +85,9 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
-        tell=show,
+        on_event=line,
     )
-    show("")
+    line.show("")
     if as_json:
         print_json(found.plain())
         return
@@ -127,7 +129,7 @@ def bisect(
 ) -> None:
     """Find the first bad model or commit with the gate.
 
-    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 invalid input or usage, 4 a device was away.
+    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 invalid input, 4 a device was away.
 
     Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
     """
@@ -157,7 +159,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
-            on_step=lambda step: print_lines(step.text()),
+            on_event=_print_step,
             progress=lambda: progress(quiet=as_json),
         )
     if as_json:
@@ -165,6 +167,13 @@ def bisect(
     else:
         screen.out(found.sentence())
     raise typer.Exit(found.exit_code)
+
+
+def _print_step(event: Event) -> None:
+    from harness.analysis.bisect import BisectStep
+
+    if isinstance(event, BisectStep):
+        print_lines(event.text())
 
 
 def _argv(command: str | None) -> list[str]:
@@ -187,18 +196,18 @@ def _ends(git: str | None, good: str | None, bad: str | None) -> tuple[str, str]
 
 
 def _print_layers(one: Layers) -> None:
-    from harness.analysis.layers import nouns
+    from harness.analysis.layers import operators
     from harness.present import screen
 
     source = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
     screen.out(f"{one.subject}: {source}, {one.launches} launches of each")
-    screen.records(_short(nouns.rows(one.operators, one.sum_ns)))
+    screen.records(_short(operators.rows(one.operators, one.sum_ns)))
     screen.out(
         f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"
     )
     if one.inside:
         screen.out("inside the delegate:")
-        screen.records(_short(nouns.rows(one.inside, None)))
+        screen.records(_short(operators.rows(one.inside, None)))
     for remark in one.remarks():
         screen.out(f"note: {remark}")
 
@@ -215,18 +224,31 @@ def _print_difference(difference: Difference) -> None:
 
 
 def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shorten names: the name of a fused tensor has the names of all its parts."""
+    """Shorten the names: a fused tensor has the names of all its operators."""
     return [{**row, "name": row["name"].partition(";")[0][-_NAME_WIDTH:]} for row in rows]
 
 
-def _status_line(*, quiet: bool) -> Callable[[str], None]:
-    """Return a function that shows the current step on one line of a terminal."""
-    if quiet or not sys.stderr.isatty():
-        return lambda _: None
+class _LaunchLine:
+    """Shows the launch under way on one line of a terminal."""
 
-    def show(text: str) -> None:
-        width = 79
-        sys.stderr.write(f"\r{text[:width]:<{width}}\r")
-        sys.stderr.flush()
+    def __init__(self, *, quiet: bool) -> None:
+        self._is_shown = not quiet and sys.stderr.isatty()
+        self._launches = 0
+        self._started = 0
 
-    return show
+    def __call__(self, event: Event) -> None:
+        from harness.events import LaunchStarted, MeasuringStarted
+
+        if isinstance(event, MeasuringStarted):
+            self._launches, self._started = event.launches, 0
+        elif isinstance(event, LaunchStarted):
+            self._started += 1
+            cell = event.cell
+            count = f"launch {self._started} of {self._launches}"
+            self.show(f"{cell.device}: {count}, {cell.model} {cell.recipe}")
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._is_shown:
+            sys.stderr.write(f"\r{text[:_LINE_WIDTH]:<{_LINE_WIDTH}}\r")
+            sys.stderr.flush()

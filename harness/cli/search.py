@@ -21,7 +21,8 @@ from harness.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from harness.analysis.search import SearchResult, TrialEnded, TrialStarted
+    from harness.analysis.search import SearchResult
+    from harness.events import Event
 
 _WIDTH = 79
 
@@ -31,7 +32,7 @@ def search(
     plan: Annotated[Path, typer.Argument(help="plan.toml with a [search] table.")],
     resume: Annotated[
         str | None,
-        typer.Option("--resume", help="Continue a search: its id, a unique prefix, or `latest`."),
+        typer.Option("--resume", help="Continue a search: its id, a prefix, or `latest`."),
     ] = None,
     farm: FarmOption = None,
     results: ResultsOption = None,
@@ -39,7 +40,7 @@ def search(
 ) -> None:
     """Search recipes and parameters for the best variants.
 
-    Exit 1 if no variant meets the constraints; print the one that failed and by how much.
+    Exit 1 if no recipe holds the constraints, with the one that failed and by how much.
 
     Example: edge-harness search plan.toml
     """
@@ -56,7 +57,7 @@ def search(
         if as_json:
             found = searching.finish()
         else:
-            found = searching.finish(lambda event: _print_ended(event, searching.columns), _show)
+            found = searching.finish(lambda event: _show(event, searching.columns))
     except KeyboardInterrupt:
         typer.echo(resumption, err=True)
         raise
@@ -81,17 +82,21 @@ def _print(found: SearchResult, *, as_json: bool) -> None:
     screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
 
 
-def _show(event: TrialStarted) -> None:
-    """Show the current trial, on a terminal only; the next line overwrites it."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{event.recipe[:_WIDTH]:<{_WIDTH}}\r")
-        sys.stderr.flush()
-
-
-def _print_ended(event: TrialEnded, columns: Sequence[str]) -> None:
+def _show(event: Event, columns: Sequence[str]) -> None:
+    """Print a line per trial; a terminal also shows the recipe that is under way."""
+    from harness.analysis.search import TrialEnded, TrialStarted
     from harness.present import screen
 
+    if isinstance(event, TrialStarted):
+        _show_line(event.recipe)
+    elif isinstance(event, TrialEnded):
+        _show_line("")
+        if not event.again:
+            screen.out(event.text(columns), file=sys.stderr)
+
+
+def _show_line(text: str) -> None:
+    """Show a line that the next one replaces, on a terminal only."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r{'':<{_WIDTH}}\r")
-    if not event.again:
-        screen.out(event.text(columns), file=sys.stderr)
+        sys.stderr.write(f"\r{text[:_WIDTH]:<{_WIDTH}}\r")
+        sys.stderr.flush()
