@@ -17,6 +17,7 @@ from harness.cli.shared import (
     ResultsOption,
     app,
     print_json,
+    print_lines,
     progress,
 )
 

@@ -25,7 +25,7 @@ _NOISE = "something prints where SFTP should speak"
 REACH = FixKind(
     id="reach",
     does="Make the device answer",
-    by_hand="a cable, a power switch, an address or a login is nothing that a command mends",
+    by_hand="a cable, a power switch, an address or a login cannot be fixed by a command",
 )
 TRUST_KEY = FixKind(id="trust-key", does="Look at the host key and trust it")
 FORGET_KEY = FixKind(id="forget-key", does="Forget the old host key and trust the new one")
