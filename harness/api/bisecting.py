@@ -1,4 +1,4 @@
-"""Bisect: the first bad one of an ordered list of models or commits, with the gate as the oracle."""
+"""Find the first bad one of an ordered list of models or commits; the gate is the oracle."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.analysis.bisect import BisectResult, BisectStep, GateAnswer, Oracle, Points, search
+from harness.analysis.bisect import BisectResult, GateAnswer, Oracle, Points, search
 from harness.analysis.bisect.commits import Commits
-from harness.analysis.bisect.search import Word
+from harness.analysis.bisect.search import PointVerdict
 from harness.analysis.gate.contest import Rules
 from harness.analysis.gate.document import Result, explained
 from harness.api.gating import gate
 from harness.api.running import Progress, read_plan
 from harness.config import farm as farms
 from harness.errors import ConfigError, RecipeError
+from harness.events import Emit, ignore
 from harness.types import Plan
 
-_WORDS: dict[int, Word] = {0: "good", 1: "bad", 2: "inconclusive", 3: "untestable", 4: "away"}
-"""The gate's exit codes as answers (docs/plans.md)."""
+_VERDICTS: dict[int, PointVerdict] = {
+    0: "good",
+    1: "bad",
+    2: "inconclusive",
+    3: "untestable",
+    4: "away",
+}
+"""The verdict per exit code of the gate (docs/plans.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateOracle:
-    """Asks the gate of a plan; more pairs get more time."""
+    """Runs the gate of a plan; more pairs get more time."""
 
     plan: Plan
     farm: farms.Farm | Path | None = None
@@ -34,7 +41,7 @@ class GateOracle:
     progress: Callable[[], Progress | None] = lambda: None
 
     def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
-        """Hold a gate; a candidate that cannot be compared is `untestable`, with the reason."""
+        """Run a gate; a candidate that cannot be compared is `untestable`, with the reason."""
         rules = Rules.of(self.plan)
         seconds = rules.budget_seconds * max(1.0, max_pairs / rules.max_pairs)
         limits = replace(self.plan.gate, max_pairs=max_pairs, budget_seconds=seconds)
@@ -49,14 +56,14 @@ class GateOracle:
                 progress=self.progress(),
             )
         except (ConfigError, RecipeError) as error:
-            return GateAnswer(word="untestable", reason=str(error))
+            return GateAnswer(verdict="untestable", reason=str(error))
         return _answer(result)
 
 
 def _answer(result: Result) -> GateAnswer:
-    """Read a gate's result; any judged metric that regressed makes the candidate bad."""
+    """Convert a gate's result; a candidate is bad if any judged metric regressed."""
     reason = "; ".join(explained(result)) if result.failed else result.summary()
-    return GateAnswer(word=_WORDS[result.exit_code], reason=reason, run=result.run)
+    return GateAnswer(verdict=_VERDICTS[result.exit_code], reason=reason, run=result.run)
 
 
 def bisect(
@@ -67,28 +74,31 @@ def bisect(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     results: Path | None = None,
-    told: Callable[[BisectStep], None] = lambda _: None,
+    on_event: Emit = ignore,
     progress: Callable[[], Progress | None] = lambda: None,
 ) -> BisectResult:
-    """Find the first of the points that is worse than the first, by the plan's gate.
+    """Find the first point that is worse than the first one, with the plan's gate as the oracle.
 
-    `points` is `harness.analysis.bisect.ModelFiles(...)` or comes from the context :func:`bisect_commits`. Each gate is a
-    stored run; `oracle` takes the gate's place. Raises ConfigError for a plan or ends that cannot be used, and what a gate raises.
+    `points` is a `harness.analysis.bisect.ModelFiles` or comes from the context of
+    :func:`bisect_commits`. Each gate is a stored run; `oracle` replaces the gate. `on_event` gets a
+    `harness.analysis.bisect.BisectStep` per answer.
+
+    Raises ConfigError for a plan or ends that cannot be used, and the errors of a gate.
     """
     read = read_plan(plan)
-    asked = oracle or GateOracle(
+    chosen = oracle or GateOracle(
         plan=read, farm=farm, devices=devices, results=results, progress=progress
     )
-    return search(points, asked, max_pairs=Rules.of(read).max_pairs, told=told)
+    return search(points, chosen, max_pairs=Rules.of(read).max_pairs, emit=on_event)
 
 
 @contextmanager
 def bisect_commits(
     repository: Path, good: str, bad: str, *, path: str, build: Sequence[str] = ()
 ) -> Iterator[Commits]:
-    """Give the commits of a range as points; their worktrees and models go when the context ends.
+    """Yield the commits of a range as points; remove their worktrees and models at the end.
 
-    Raises ConfigError for a range or a path that cannot be.
+    Raises ConfigError for an invalid range or path.
     """
-    with tempfile.TemporaryDirectory(prefix="edge-harness-bisect-") as space:
-        yield Commits(repository, good, bad, path=path, space=Path(space), build=build)
+    with tempfile.TemporaryDirectory(prefix="edge-harness-bisect-") as folder:
+        yield Commits(repository, good, bad, path=path, folder=Path(folder), build=build)

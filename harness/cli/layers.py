@@ -1,10 +1,9 @@
-"""Commands that look closer: which operator, which change."""
+"""The commands layers (time per operator) and bisect (the first bad change)."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,57 +17,68 @@ from harness.cli.shared import (
     ResultsOption,
     app,
     print_json,
+    print_lines,
     progress,
-    tell,
 )
 
 if TYPE_CHECKING:
     from harness.analysis.bisect import Points
     from harness.analysis.layers import Layers
     from harness.analysis.layers.alignment import Difference
+    from harness.events import Event
 
 _NAME_WIDTH = 40
+_LINE_WIDTH = 79
 
 
 @app.command()
 def layers(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One run, or two.")],
+    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One or two runs.")],
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Only these; two are compared.")
+        list[str] | None,
+        typer.Option("--recipe", help="Time only these recipes; compare them if two."),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only these.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Time only these models.")
+    ] = None,
     device: DeviceOption = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Time only rows with these threads.")
+    ] = None,
     benchmark_model: Annotated[
         Path | None,
         typer.Option(
             "--benchmark-model",
-            help="The vendor's tool, built for the device [default: the one in its PATH, if any].",
+            help="The vendor's tool, built for the device [default: the one in its PATH].",
         ),
     ] = None,
     launches: Annotated[
-        int | None, typer.Option("--launches", min=1, help="Of each file that is timed.")
+        int | None, typer.Option("--launches", min=1, help="Launches per timed file.")
     ] = None,
     at_most: Annotated[
-        int, typer.Option("--at-most", min=1, help="Truncated graphs a file; more are grouped.")
+        int,
+        typer.Option(
+            "--at-most", min=1, help="Truncated graphs per file; group operators if more."
+        ),
     ] = 64,
     farm: FarmOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time every operator of a run's files on their devices; two of them side by side.
+    """Time every operator of a run's files on their devices.
 
-    Without the vendor's benchmark_model it is an estimate, from truncated graphs.
+    With two files, show the difference. Without benchmark_model on the device, times are
+    estimated from truncated graphs.
 
     Example: edge-harness layers latest --recipe float32 --recipe int8
     """
     from harness import api
-    from harness.analysis.layers.subjects import Narrowed
+    from harness.analysis.layers.subjects import RowFilter
 
-    tell = _ticker(quiet=as_json)
+    line = _LaunchLine(quiet=as_json)
     found = api.layers(
         runs_,
-        only=Narrowed(
+        only=RowFilter(
             models=model or (), recipes=recipe or (), devices=device or (), threads=threads
         ),
         benchmark_model=benchmark_model,
@@ -76,9 +86,9 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
-        tell=tell,
+        on_event=line,
     )
-    tell("")
+    line.show("")
     if as_json:
         print_json(found.plain())
         return
@@ -90,33 +100,37 @@ def layers(
 
 @app.command()
 def bisect(
-    plan: Annotated[Path, typer.Argument(help="plan.toml; its [gate] is the judge.")],
+    plan: Annotated[Path, typer.Argument(help="plan.toml with the limits of the gate.")],
     models: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, good first.")
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, the good one first.")
     ] = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Search the files that follow, good first.")
+        bool, typer.Option("--files", help="Search the given files, the good one first.")
     ] = False,
     git: Annotated[
         str | None, typer.Option("--git", metavar="GOOD..BAD", help="Search these commits.")
     ] = None,
     path: Annotated[
-        str | None, typer.Option("--path", help="With commits: the model, from the top.")
+        str | None, typer.Option("--path", help="Test this model; relative to the repository.")
     ] = None,
     build: Annotated[
-        str | None, typer.Option("--build", help="With commits: a command that makes the model.")
+        str | None, typer.Option("--build", help="Build the model of a commit with this command.")
     ] = None,
-    repo: Annotated[Path, typer.Option("--repo", help="The repository.")] = Path(),
-    good: Annotated[str | None, typer.Option("--good", help="A good file or commit.")] = None,
-    bad: Annotated[str | None, typer.Option("--bad", help="A bad file or commit.")] = None,
+    repo: Annotated[Path, typer.Option("--repo", help="Search this repository.")] = Path(),
+    good: Annotated[
+        str | None, typer.Option("--good", help="Start from this good file or commit.")
+    ] = None,
+    bad: Annotated[
+        str | None, typer.Option("--bad", help="End at this bad file or commit.")
+    ] = None,
     farm: FarmOption = None,
     device: DeviceOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the first bad one of models or commits, by the gate against the good end.
+    """Find the first bad model or commit with the gate.
 
-    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 could not be asked, 4 a device was away.
+    Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 invalid input, 4 a device was away.
 
     Example: edge-harness bisect plan.toml --git v1.2..main --path model.tflite --build 'make model'
     """
@@ -146,7 +160,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
-            told=lambda step: tell(step.text()),
+            on_event=_print_step,
             progress=lambda: progress(quiet=as_json),
         )
     if as_json:
@@ -154,6 +168,13 @@ def bisect(
     else:
         screen.out(found.sentence())
     raise typer.Exit(found.exit_code)
+
+
+def _print_step(event: Event) -> None:
+    from harness.analysis.bisect import BisectStep
+
+    if isinstance(event, BisectStep):
+        print_lines(event.text())
 
 
 def _argv(command: str | None) -> list[str]:
@@ -176,18 +197,18 @@ def _ends(git: str | None, good: str | None, bad: str | None) -> tuple[str, str]
 
 
 def _print_layers(one: Layers) -> None:
-    from harness.analysis.layers import nouns
+    from harness.analysis.layers import operators
     from harness.present import screen
 
-    word = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
-    screen.out(f"{one.subject}: {word}, {one.launches} launches of each")
-    screen.records(_short(nouns.rows(one.operators, one.sum_ns)))
+    source = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
+    screen.out(f"{one.subject}: {source}, {one.launches} launches of each")
+    screen.records(_short(operators.rows(one.operators, one.sum_ns)))
     screen.out(
         f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"
     )
     if one.inside:
         screen.out("inside the delegate:")
-        screen.records(_short(nouns.rows(one.inside, None)))
+        screen.records(_short(operators.rows(one.inside, None)))
     for remark in one.remarks():
         screen.out(f"note: {remark}")
 
@@ -204,18 +225,31 @@ def _print_difference(difference: Difference) -> None:
 
 
 def _short(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shorten names for a person: a fused tensor is named after all that went into it."""
+    """Shorten the names: a fused tensor has the names of all its operators."""
     return [{**row, "name": row["name"].partition(";")[0][-_NAME_WIDTH:]} for row in rows]
 
 
-def _ticker(*, quiet: bool) -> Callable[[str], None]:
-    """Make what shows on a terminal what is under way, on one line."""
-    if quiet or not sys.stderr.isatty():
-        return lambda _: None
+class _LaunchLine:
+    """Shows the launch under way on one line of a terminal."""
 
-    def tell(text: str) -> None:
-        width = 79
-        sys.stderr.write(f"\r{text[:width]:<{width}}\r")
-        sys.stderr.flush()
+    def __init__(self, *, quiet: bool) -> None:
+        self._is_shown = not quiet and sys.stderr.isatty()
+        self._launches = 0
+        self._started = 0
 
-    return tell
+    def __call__(self, event: Event) -> None:
+        from harness.events import LaunchStarted, MeasuringStarted
+
+        if isinstance(event, MeasuringStarted):
+            self._launches, self._started = event.launches, 0
+        elif isinstance(event, LaunchStarted):
+            self._started += 1
+            cell = event.cell
+            count = f"launch {self._started} of {self._launches}"
+            self.show(f"{cell.device}: {count}, {cell.model} {cell.recipe}")
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._is_shown:
+            sys.stderr.write(f"\r{text[:_LINE_WIDTH]:<{_LINE_WIDTH}}\r")
+            sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The command that searches recipes and their parameters."""
+"""The command search: find the best recipes and parameters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import typer
 
 from harness.cli.shared import (
     AWAY,
-    NOT_ASKED,
+    INVALID_INPUT,
     FarmOption,
     JsonOption,
     ResultsOption,
     app,
     print_json,
-    tell,
+    print_lines,
 )
 
 if TYPE_CHECKING:
-    from harness.analysis.search import SearchResult, TrialEnded, TrialStarted
+    from harness.analysis.search import SearchResult
+    from harness.events import Event
 
 _WIDTH = 79
 
@@ -31,35 +32,37 @@ def search(
     plan: Annotated[Path, typer.Argument(help="plan.toml with a [search] table.")],
     resume: Annotated[
         str | None,
-        typer.Option("--resume", help="A search to go on with: its id, a prefix, or `latest`."),
+        typer.Option("--resume", help="Continue a search: its id, a prefix, or `latest`."),
     ] = None,
     farm: FarmOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search recipes and their parameters for the best variants under constraints.
+    """Search recipes and parameters for the best variants.
 
-    Exit 1 where nothing holds the constraints, with the one that failed and by how much.
+    Exit 1 if no recipe holds the constraints, with the one that failed and by how much.
 
     Example: edge-harness search plan.toml
     """
     from harness import api
     from harness.errors import Unreachable
 
-    going = api.search(plan, farm=farm, resume=resume, results=results)
-    again = f"edge-harness search {plan} --resume {going.id}"
+    searching = api.search(plan, farm=farm, resume=resume, results=results)
+    resumption = (
+        f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
+    )
     if not as_json:
-        typer.echo(f"search {going.id} in {going.job.folder}", err=True)
+        typer.echo(f"search {searching.id} in {searching.job.folder}", err=True)
     try:
         if as_json:
-            found = going.finish()
+            found = searching.finish()
         else:
-            found = going.finish(lambda event: _tell(event, going.columns), _show)
+            found = searching.finish(lambda event: _show(event, searching.columns))
     except KeyboardInterrupt:
-        typer.echo(f"what was tried is kept; {again} goes on", err=True)
+        typer.echo(resumption, err=True)
         raise
     except Unreachable as error:
-        tell(f"edge-harness: {error}\nwhat was tried is kept; {again} goes on")
+        print_lines(f"edge-harness: {error}\n{resumption}")
         raise typer.Exit(AWAY) from None
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
@@ -75,21 +78,25 @@ def _print(found: SearchResult, *, as_json: bool) -> None:
         screen.out(f"plans of these points: {found.path / 'points'}")
     for note in found.notes:
         screen.out(f"note: {note}", file=sys.stderr)
-    failed = found.exit_code == NOT_ASKED
+    failed = found.exit_code == INVALID_INPUT
     screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
 
 
-def _show(event: TrialStarted) -> None:
-    """Show what is under way, on a terminal only; the next line takes its place."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{event.recipe[:_WIDTH]:<{_WIDTH}}\r")
-        sys.stderr.flush()
-
-
-def _tell(event: TrialEnded, columns: Sequence[str]) -> None:
+def _show(event: Event, columns: Sequence[str]) -> None:
+    """Print a line per trial; a terminal also shows the recipe that is under way."""
+    from harness.analysis.search import TrialEnded, TrialStarted
     from harness.present import screen
 
+    if isinstance(event, TrialStarted):
+        _show_line(event.recipe)
+    elif isinstance(event, TrialEnded):
+        _show_line("")
+        if not event.again:
+            screen.out(event.text(columns), file=sys.stderr)
+
+
+def _show_line(text: str) -> None:
+    """Show a line that the next one replaces, on a terminal only."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r{'':<{_WIDTH}}\r")
-    if not event.again:
-        screen.out(event.text(columns), file=sys.stderr)
+        sys.stderr.write(f"\r{text[:_WIDTH]:<{_WIDTH}}\r")
+        sys.stderr.flush()

@@ -6,9 +6,14 @@ import hashlib
 from collections.abc import Mapping
 
 from harness.farm.patient import Patient
-from harness.types import Dose, Launch, LaunchOrder
+from harness.measure.bench import Bench
+from harness.measure.sessions import Session
+from harness.types import Conditions, Dose, Launch, LaunchOrder
 
 SHORT = Dose(launches=1, min_inferences=1, min_seconds=0.0, warmup_seconds=0.0)
+AS_IT_IS = Conditions(pin=False, thermal="none")
+"""Doctor looks at a device as it is found."""
+
 STEADY = Dose(launches=1, min_inferences=10, min_seconds=0.02, warmup_seconds=0.0)
 
 
@@ -25,10 +30,12 @@ def trial_launch(
 
     Needs the checks `agent` and `runtime` and the condition `model`.
     """
+    assert patient.transport is not None
     assert patient.dialect is not None
+    assert patient.facts is not None
     assert patient.model is not None
     digest = hashlib.sha256(patient.model.read_bytes()).hexdigest()
-    patient.dialect.deploy({digest: patient.model})
+    session = Session.adopt(patient.device, patient.transport, patient.dialect, patient.facts)
     order = LaunchOrder(
         cell_id="doctor",
         kind="timed",
@@ -41,4 +48,6 @@ def trial_launch(
         delegate=delegate,
         delegate_options=delegate_options or {},
     )
-    return patient.dialect.launch(order)
+    with Bench(session=session, conditions=AS_IT_IS) as bench:
+        session.bring({digest: patient.model})
+        return bench.trial(order)

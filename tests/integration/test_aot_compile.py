@@ -108,7 +108,7 @@ def test_a_compiler_that_is_not_here_is_told_with_the_way_to_it(
 
 
 def test_chips_and_vendors_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no chip SM1 in ai-edge-litert; it knows .*SM8750"):
+    with pytest.raises(RecipeError, match=r"no chip SM1 in ai-edge-litert; it has .*SM8750"):
         built(tmp_path, DATA / "digits.tflite", 'aot(soc="SM1")')
     with pytest.raises(RecipeError, match=r"no chip \(the key soc\)"):
         built(tmp_path, DATA / "digits.tflite", "aot")
@@ -136,7 +136,7 @@ def test_a_compiler_that_crashes_ends_its_own_build(
     tmp_path: Path, qualcomm_libraries: Path
 ) -> None:
     broken = libraries_that(tmp_path / "broken", qualcomm_libraries, "abort();")
-    with pytest.raises(RecipeError, match=r"left no file of digits\.tflite and gives no reason"):
+    with pytest.raises(RecipeError, match=r"wrote no file for digits\.tflite and gives no reason"):
         built(tmp_path, DATA / "digits.tflite", step(broken))
     assert built(tmp_path, DATA / "digits.tflite", step(qualcomm_libraries)).compiled is not None
 
@@ -150,7 +150,9 @@ def test_a_compiler_that_hangs_is_ended_with_all_it_started(
         f'FILE *file = fopen("{told}", "w"); fwrite(line + 31 - n, 1, n, file); fclose(file); sleep(600);'
     )
     broken = libraries_that(tmp_path / "broken", qualcomm_libraries, body)
-    with pytest.raises(RecipeError, match="had not done digits.tflite after 3 s and was ended"):
+    with pytest.raises(
+        RecipeError, match="had not finished digits.tflite after 3 s and was killed"
+    ):
         built(tmp_path, DATA / "digits.tflite", step(broken, more=", timeout_seconds=3"))
     pid = int(told.read_text())
     until = time.monotonic() + 10

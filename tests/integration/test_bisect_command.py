@@ -1,6 +1,6 @@
 """The command `bisect` with the real gate as its oracle, on this machine.
 
-The metric is the size, which is exact: what a noisy machine does to latency is not asked here.
+The metric is the size: it is exact, so a noisy machine cannot change the result.
 """
 
 import json
@@ -39,9 +39,9 @@ def _home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edge(home: Path, *words: object, code: int) -> Any:
+def edge(home: Path, *arguments: object, code: int) -> Any:
     done = subprocess.run(
-        [*CLI, *map(str, words)],
+        [*CLI, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={
@@ -56,11 +56,11 @@ def edge(home: Path, *words: object, code: int) -> Any:
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return json.loads(done.stdout) if "--json" in words else done.stdout + done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else done.stdout + done.stderr
 
 
 def grown(home: Path, name: str, extra: int) -> Path:
-    """Write the model with bytes behind its tables that nobody reads."""
+    """Write the model with unused bytes at its end."""
     path = home / name
     path.write_bytes((DATA / "digits.tflite").read_bytes() + b"\0" * extra)
     return path
@@ -93,9 +93,9 @@ def test_finds_the_commit(home: Path) -> None:
     repo = home / "repo"
     repo.mkdir()
 
-    def git(*words: str) -> None:
+    def git(*arguments: str) -> None:
         identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
-        subprocess.run(["git", *identity, *words], cwd=repo, check=True, capture_output=True)
+        subprocess.run(["git", *identity, *arguments], cwd=repo, check=True, capture_output=True)
 
     git("init", "--quiet", "--initial-branch=main")
     for number, extra in enumerate((0, 0, 60_000, 60_000)):
@@ -104,8 +104,8 @@ def test_finds_the_commit(home: Path) -> None:
         git("add", "--all")
         git("commit", "--quiet", "--message", f"number {number}")
 
-    words = ("--git", "HEAD~3..HEAD", "--path", "model.tflite", "--repo", repo)
-    text = edge(home, "bisect", "plan.toml", *words, code=0)
+    options = ("--git", "HEAD~3..HEAD", "--path", "model.tflite", "--repo", repo)
+    text = edge(home, "bisect", "plan.toml", *options, code=0)
 
     assert "the first bad one is" in text
     assert "(number 2)" in text
@@ -117,11 +117,11 @@ def test_refusals(home: Path) -> None:
     assert "searches files" in edge(home, "bisect", "plan.toml", code=3)
     assert "searches files" in edge(home, "bisect", "plan.toml", one, "--path", "m", code=3)
     assert "two models or more" in edge(home, "bisect", "plan.toml", one, code=3)
-    words = ("--git", "HEAD", "--path", "m")
-    assert "GOOD..BAD" in edge(home, "bisect", "plan.toml", *words, code=3)
-    words = ("--good", "a", "--bad", "b", "--path", "m", "--build", "make 'x")
-    assert "No closing quotation" in edge(home, "bisect", "plan.toml", *words, code=3)
+    options = ("--git", "HEAD", "--path", "m")
+    assert "GOOD..BAD" in edge(home, "bisect", "plan.toml", *options, code=3)
+    options = ("--good", "a", "--bad", "b", "--path", "m", "--build", "make 'x")
+    assert "No closing quotation" in edge(home, "bisect", "plan.toml", *options, code=3)
     other = home / "not.tflite"
     other.write_text("no model")
     text = edge(home, "bisect", "plan.toml", one, other, code=3)
-    assert "bad end cannot be asked about" in text
+    assert "bad end cannot be compared" in text

@@ -1,4 +1,4 @@
-"""Commits of a real git repository: worktrees of their own, the user's checkout untouched."""
+"""Commits of a real git repository: own worktrees, and the user's checkout stays unchanged."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ class Repository:
         root.mkdir()
         self.git("init", "--quiet", "--initial-branch=main")
 
-    def git(self, *words: str) -> str:
+    def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
         done = subprocess.run(
-            ["git", *identity, *words], cwd=self.root, check=True, capture_output=True, text=True
+            ["git", *identity, *arguments],
+            cwd=self.root,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         return done.stdout.strip()
 
@@ -46,7 +50,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def state(self) -> tuple[str, ...]:
-        """Everything of the user's that a search must not change."""
+        """Return all user state that a bisection must not change."""
         files = sorted(
             (str(file.relative_to(self.root)), file.read_text())
             for file in self.root.rglob("*")
@@ -74,13 +78,13 @@ def _repository(tmp_path: Path) -> Repository:
 def by_text(first_bad: int) -> object:
     def oracle(baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
         value = int(candidate.read_text().rsplit(maxsplit=1)[-1])
-        return GateAnswer(word="bad" if value >= first_bad else "good", reason=f"value {value}")
+        return GateAnswer(verdict="bad" if value >= first_bad else "good", reason=f"value {value}")
 
     return oracle
 
 
 def history(repository: Repository) -> list[str]:
-    """Six commits whose model is their number; the user is in the middle of something."""
+    """Make six commits whose model is their number, and uncommitted changes of the user."""
     made = [
         repository.commit(
             f"model {n}", value_txt=str(n), model_tflite=f"model {n}", build_py=BUILDER
@@ -93,10 +97,10 @@ def history(repository: Repository) -> list[str]:
 
 
 def found_in(
-    repository: Repository, space: Path, path: str, good: str, **how: object
+    repository: Repository, folder: Path, path: str, good: str, **how: object
 ) -> BisectResult:
-    space.mkdir()
-    points = Commits(repository.root, good, "HEAD", path=path, space=space, **how)  # type: ignore[arg-type]
+    folder.mkdir()
+    points = Commits(repository.root, good, "HEAD", path=path, folder=folder, **how)  # type: ignore[arg-type]
     return search(points, by_text(4), max_pairs=20)  # type: ignore[arg-type]
 
 
@@ -104,20 +108,20 @@ def test_finds_the_commit_of_a_tracked_model(repository: Repository, tmp_path: P
     made = history(repository)
     before = repository.state()
 
-    found = found_in(repository, tmp_path / "space", "model.tflite", made[0])
+    found = found_in(repository, tmp_path / "work", "model.tflite", made[0])
 
     assert found.first_bad is not None
     assert found.first_bad.name == made[4][:12]
     assert found.first_bad.title == "model 4"
     assert repository.state() == before
-    assert not list((tmp_path / "space" / "worktrees").iterdir())
+    assert not list((tmp_path / "work" / "worktrees").iterdir())
 
 
 def test_builds_each_commit_in_its_own_worktree(repository: Repository, tmp_path: Path) -> None:
     made = history(repository)
     before = repository.state()
 
-    found = found_in(repository, tmp_path / "space", "out/model.tflite", "HEAD~5", build=BUILD)
+    found = found_in(repository, tmp_path / "work", "out/model.tflite", "HEAD~5", build=BUILD)
 
     assert found.first_bad is not None
     assert found.first_bad.name == made[4][:12]
@@ -125,9 +129,7 @@ def test_builds_each_commit_in_its_own_worktree(repository: Repository, tmp_path
     assert not (repository.root / "out").exists()
 
 
-def test_a_commit_that_does_not_build_is_stepped_around(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_a_commit_that_does_not_build_is_skipped(repository: Repository, tmp_path: Path) -> None:
     good = repository.commit("0", value_txt="0", build_py=BUILDER)
     repository.commit("1", value_txt="1")
     repository.commit("broken", value_txt="broken")
@@ -135,7 +137,7 @@ def test_a_commit_that_does_not_build_is_stepped_around(
     repository.commit("5", value_txt="5")
     before = repository.state()
 
-    found = found_in(repository, tmp_path / "space", "out/model.tflite", good, build=BUILD)
+    found = found_in(repository, tmp_path / "work", "out/model.tflite", good, build=BUILD)
 
     assert found.status == "untestable", "it may have been the broken one"
     assert bad[:12] in [point.name for point in found.remaining]
@@ -143,13 +145,13 @@ def test_a_commit_that_does_not_build_is_stepped_around(
     assert repository.state() == before
 
 
-def test_a_commit_without_the_file_and_a_link_out_of_it_have_no_model(
+def test_a_missing_file_or_a_link_out_of_the_worktree_is_untestable(
     repository: Repository, tmp_path: Path
 ) -> None:
     repository.commit("none", other_txt="x")
     (repository.root / "model.tflite").symlink_to("/etc/hostname")
     repository.commit("link")
-    points = Commits(repository.root, "HEAD~1", "HEAD", path="model.tflite", space=tmp_path)
+    points = Commits(repository.root, "HEAD~1", "HEAD", path="model.tflite", folder=tmp_path)
 
     with pytest.raises(Untestable, match=r"has no model\.tflite"):
         points.model(0)
@@ -157,7 +159,7 @@ def test_a_commit_without_the_file_and_a_link_out_of_it_have_no_model(
         points.model(1)
 
 
-def test_hooks_and_a_hooks_environment_do_not_lead_back(
+def test_hooks_do_not_run_and_a_hooks_environment_is_ignored(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = history(repository)
@@ -169,7 +171,7 @@ def test_hooks_and_a_hooks_environment_do_not_lead_back(
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
 
-    points = Commits(repository.root, made[0], made[5], path="model.tflite", space=tmp_path)
+    points = Commits(repository.root, made[0], made[5], path="model.tflite", folder=tmp_path)
     text = points.model(3).read_text()
 
     monkeypatch.undo()
@@ -178,7 +180,7 @@ def test_hooks_and_a_hooks_environment_do_not_lead_back(
     assert repository.state() == before
 
 
-def test_a_build_that_hangs_is_ended_with_what_it_started(
+def test_a_build_that_hangs_is_ended_with_its_child_processes(
     repository: Repository, tmp_path: Path
 ) -> None:
     good = repository.commit("0", value_txt="0")
@@ -186,7 +188,7 @@ def test_a_build_that_hangs_is_ended_with_what_it_started(
     mark = tmp_path / "alive"
     build = ["sh", "-c", f"(while :; do date > '{mark}'; sleep 0.05; done) & wait"]
     points = Commits(
-        repository.root, good, "HEAD", path="m", space=tmp_path, build=build, build_seconds=0.5
+        repository.root, good, "HEAD", path="m", folder=tmp_path, build=build, build_seconds=0.5
     )
 
     with pytest.raises(Untestable, match=r"not done after 0\.5 s"):
@@ -200,11 +202,11 @@ def test_a_build_that_hangs_is_ended_with_what_it_started(
     assert len(repository.git("worktree", "list").splitlines()) == 1
 
 
-def test_refuses_what_is_no_range(repository: Repository, tmp_path: Path) -> None:
+def test_refuses_invalid_ranges(repository: Repository, tmp_path: Path) -> None:
     made = history(repository)
 
     def opened(good: str, bad: str, path: str = "model.tflite", folder: Path | None = None) -> None:
-        Commits(folder or repository.root, good, bad, path=path, space=tmp_path)
+        Commits(folder or repository.root, good, bad, path=path, folder=tmp_path)
 
     with pytest.raises(ConfigError, match="is not before"):
         opened(made[3], made[1])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ STANDIN = Path(__file__).with_name("standin_benchmark_model.py")
 
 @pytest.fixture(name="home", scope="module")
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One stored run of two variants, for every test here."""
+    """Make one stored run of two variants for all tests here."""
     home = tmp_path_factory.mktemp("layers")
     for file in DATA.glob("digits*.*"):
         shutil.copy(file, home)
@@ -35,19 +36,23 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-def edge(home: Path, *words: object, code: int = 0, path: Path | None = None) -> Any:
-    environment = {
+def environment(home: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "EDGE_HARNESS_RESULTS": str(home / "results"),
         "XDG_CONFIG_HOME": str(home / "config"),
     }
+
+
+def edge(home: Path, *arguments: object, code: int = 0, path: Path | None = None) -> Any:
+    variables = environment(home)
     if path is not None:
-        environment["PATH"] = f"{path}:{environment['PATH']}"
+        variables["PATH"] = f"{path}:{variables['PATH']}"
     done = subprocess.run(
-        [*CLI, *map(str, words)],
+        [*CLI, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=variables,
         cwd=home,
         timeout=240,
         check=False,
@@ -55,13 +60,11 @@ def edge(home: Path, *words: object, code: int = 0, path: Path | None = None) ->
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return json.loads(done.stdout) if "--json" in words else done.stdout + done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else done.stdout + done.stderr
 
 
 def test_estimates_two_variants_and_their_difference(home: Path) -> None:
-    words = ("--at-most", 3, "--launches", 3)
-
-    found = edge(home, "layers", "latest", *words, "--json")
+    found = edge(home, "layers", "latest", "--at-most", 3, "--launches", 3, "--json")
 
     wide, half = found["layers"]
     assert (wide["recipe"], half["recipe"]) == ("float32", "float16")
@@ -71,8 +74,8 @@ def test_estimates_two_variants_and_their_difference(home: Path) -> None:
         assert len(one["operators"]) == 3
         assert one["whole_ns"] > 0
         assert one["sum_ns"] == pytest.approx(sum(row["us"] for row in one["operators"]) * 1e3)
-        gap_said = any("off the whole model" in remark for remark in one["remarks"])
-        assert gap_said == (abs(one["gap"]) > 0.10)
+        has_remark = any("off the whole model" in remark for remark in one["remarks"])
+        assert has_remark == (abs(one["gap"]) > 0.10)
         assert "an estimate" in " ".join(one["remarks"])
     assert not any("DEQUANTIZE" in row["type"] for row in half["operators"]), (
         "folded, costs nothing"
@@ -81,7 +84,31 @@ def test_estimates_two_variants_and_their_difference(home: Path) -> None:
     assert [row["a"] is not None for row in difference["operators"]] == [True] * 3
 
 
-def test_one_recipe_as_a_table_says_that_it_is_an_estimate(home: Path) -> None:
+def test_a_terminal_shows_the_launch_under_way(home: Path) -> None:
+    terminal, stderr = pty.openpty()
+    arguments = ("layers", "latest", "--recipe", "float32", "--at-most", "1", "--launches", "1")
+    try:
+        subprocess.run(
+            [*CLI, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            env=environment(home),
+            cwd=home,
+            timeout=240,
+            check=True,
+        )
+        shown = os.read(terminal, 100_000).decode()
+    finally:
+        os.close(terminal)
+        os.close(stderr)
+
+    # A pilot and a launch of the prefix and of the whole file.
+    assert "this-machine: launch 1 of 4, digits float32 #0 0-8" in shown
+    assert "this-machine: launch 4 of 4, digits float32 #0" in shown
+
+
+def test_the_table_of_one_recipe_is_marked_as_an_estimate(home: Path) -> None:
     text = edge(home, "layers", "latest", "--recipe", "float32", "--at-most", 2, "--launches", 1)
 
     assert "estimate from truncated graphs" in text
@@ -89,8 +116,8 @@ def test_one_recipe_as_a_table_says_that_it_is_an_estimate(home: Path) -> None:
     assert "CONV_2D" in text
 
 
-def test_the_vendors_tool_is_used_where_the_user_has_it(home: Path, tmp_path: Path) -> None:
-    """By a stand-in: the flags, the way to the device and the log's form are what is tested."""
+def test_the_vendors_tool_is_used_if_the_user_has_it(home: Path, tmp_path: Path) -> None:
+    """A stand-in replaces the tool: this tests the flags, the transfer and the log's format."""
     found = edge(home, "layers", "latest", "--benchmark-model", STANDIN, "--json")
 
     assert [one["source"] for one in found["layers"]] == ["benchmark_model"] * 2
@@ -103,10 +130,10 @@ def test_the_vendors_tool_is_used_where_the_user_has_it(home: Path, tmp_path: Pa
     tool.chmod(0o755)
     found = edge(home, "layers", "latest", "latest", "--json", path=tmp_path)
     assert {one["source"] for one in found["layers"]} == {"benchmark_model"}
-    assert len(found["differences"]) == 2, "two runs: every row against its own"
+    assert len(found["differences"]) == 2, "two runs: each row is compared with itself"
 
 
-def test_refusals_name_what_and_the_way_out(home: Path, tmp_path: Path) -> None:
+def test_refusals_name_the_cause_and_a_fix(home: Path, tmp_path: Path) -> None:
     other = tmp_path / "benchmark_model"
     other.write_text("#!/bin/sh\necho hello\n")
 

@@ -1,4 +1,4 @@
-"""Operators of a file on a device behind SSH: the tool is brought there, or the graphs are cut."""
+"""Operator times on a device behind SSH: from the tool, which is sent there, and from cut graphs."""
 
 import hashlib
 import sys
@@ -38,16 +38,16 @@ def test_the_tool_and_the_graphs_run_on_the_device(ssh_device: Device, tmp_path:
     session = Session(opening.with_options(ssh_device, python=sys.executable))
     try:
         assert tool.find(session) is None, "no such tool in the PATH of this machine"
-        place = tool.find(session, STANDIN)
-        assert place is not None
-        assert place.startswith(AgentOptions.of(ssh_device).workdir)
+        path = tool.find(session, STANDIN)
+        assert path is not None
+        assert path.startswith(AgentOptions.of(ssh_device).workdir)
         with Bench(session=session) as bench:
-            (found,) = tool.measure([subject()], bench, place, launches=3)
-            (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
+            (found,) = tool.measure([subject()], bench, path, launches=3)
             with pytest.raises(Crashed, match="Failed to load the model"):
-                tool.measure([subject(path=other)], bench, place, launches=1)
+                tool.measure([subject(path=other)], bench, path, launches=1)
             with pytest.raises(Unsupported, match="not edgetpu"):
-                tool.measure([subject("edgetpu")], bench, place)
+                tool.measure([subject("edgetpu")], bench, path)
+        (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
     finally:
         session.close()
 

@@ -341,8 +341,8 @@ def test_quantised_input_is_refused_by_its_weights(cache: Path) -> None:
 
     first = "conv2d_4" if is_made(model.path) else "conv2d"
     for result in built(model, *POST_TRAINING, cache=cache).values():
-        said = refusal(result)
-        assert f"quantised already: not float are functional_1/{first}/Conv2D" in said
+        reason = refusal(result)
+        assert f"quantised already; not float: functional_1/{first}/Conv2D" in reason
     assert isinstance(built(model, "as_is", cache=cache)["as_is"], Variant)
 
 
@@ -400,7 +400,7 @@ def test_the_host_answers_what_a_device_is_asked(
         assert outputs[found.outputs[0].name].shape == (16, 10)
         assert (same.samples, same.top1, same.relative_error) == (16, 1.0, 0.0)
         assert wrong.relative_error > 0.5
-        with pytest.raises(RecipeError, match="gave no output"):
+        with pytest.raises(RecipeError, match="returned no output"):
             reference.compare({}, outputs, found)
 
 

@@ -192,7 +192,7 @@ def test_flex_operators_only_when_asked(
     found = variant(results["flex allowed", "float32"])
 
     assert any(name.startswith("Flex") for name in found.operators)
-    assert not reference.runs_here(found)
+    assert not reference.runs_on_host(found)
     assert any("not run on the host" in note for note in found.notes)
     assert "allow_flex" in str(results["flex refused", "float32"])
 

@@ -41,14 +41,14 @@ def _plan(tmp_path: Path) -> Path:
     return path
 
 
-def start(plan: Path, *words: object) -> subprocess.Popen[str]:
+def start(plan: Path, *arguments: object) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "EDGE_HARNESS_RESULTS": str(plan.parent / "results"),
         "XDG_CONFIG_HOME": str(plan.parent / "config"),
     }
     return subprocess.Popen(
-        [*CLI, *map(str, words)],
+        [*CLI, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -58,18 +58,18 @@ def start(plan: Path, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def edge(plan: Path, *words: object, code: int = 0) -> Any:
-    process = start(plan, *words)
+def edge(plan: Path, *arguments: object, code: int = 0) -> Any:
+    process = start(plan, *arguments)
     out, err = process.communicate(timeout=240)
     assert "Traceback" not in err, err
     assert process.returncode == code, (process.returncode, out, err)
-    return json.loads(out) if "--json" in words else out + err
+    return json.loads(out) if "--json" in arguments else out + err
 
 
 def test_the_front_of_the_digits_model_and_the_plan_of_each_point(plan: Path) -> None:
     found = edge(plan, "search", plan, "--json")
     status = {trial["recipe"]: trial["status"] for trial in found["trials"]}
-    # float16 is 126 KB: over the limit before any device is asked.
+    # float16 has 126 KB: it is over the limit before anything is measured.
     assert status == {
         "int8": "ok",
         "float16": "pruned",
@@ -77,7 +77,7 @@ def test_the_front_of_the_digits_model_and_the_plan_of_each_point(plan: Path) ->
         "weight_only(bits=8)": "ok",
     }
     front = {point["recipe"]: point for point in found["front"]}
-    # The smallest and the quickest are on any front; which others are is for the clock to say.
+    # The smallest and the fastest are on any front; the others depend on the measured times.
     assert {"int8", "weight_only(bits=4)"} <= set(front)
     runs = edge(plan, "runs", "--json")["runs"]
     assert {run["id"] for run in runs} == {t["run"] for t in found["trials"] if t["run"]}
@@ -97,22 +97,22 @@ def test_the_front_of_the_digits_model_and_the_plan_of_each_point(plan: Path) ->
     assert len(edge(plan, "runs", "--json")["runs"]) == len(runs) + 1
 
 
-def test_what_cannot_be_held_is_exit_1_and_said(plan: Path) -> None:
+def test_constraints_that_no_recipe_holds_are_exit_1_with_the_closest(plan: Path) -> None:
     plan.write_text(PLAN + "constraints = { max_size_kb = 40 }\nobjectives = ['size_bytes']\n")
-    told = edge(plan, "search", plan, code=1)
-    assert "none of 4 recipes holds every constraint" in told
-    assert "closest is weight_only(bits=4): max_size_kb = 40: it is 45." in told
+    text = edge(plan, "search", plan, code=1)
+    assert "none of 4 recipes holds every constraint" in text
+    assert "closest is weight_only(bits=4): max_size_kb = 40: it is 45." in text
     assert edge(plan, "runs", "--json")["runs"] == []
 
 
 def test_a_misspelt_parameter_is_exit_3_before_anything_is_built(plan: Path) -> None:
     plan.write_text(PLAN.replace("bits=4|8", "bit=4|8"))
-    told = edge(plan, "search", plan, code=3)
-    assert 'unknown parameter of weight_only "bit"; did you mean "bits"?' in told
+    text = edge(plan, "search", plan, code=3)
+    assert 'unknown parameter of weight_only "bit"; did you mean "bits"?' in text
     assert not (plan.parent / "results").exists()
 
 
-def test_ctrl_c_says_how_to_go_on_and_it_does(plan: Path) -> None:
+def test_ctrl_c_prints_the_command_that_resumes_and_it_works(plan: Path) -> None:
     process = start(plan, "search", plan)
     assert process.stderr is not None
     seen = ""

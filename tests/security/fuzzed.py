@@ -41,14 +41,14 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/farm/vulkan.py": ("unit/test_farm_vulkan.py::test_anything_else_is_none_of_it",),
     "harness/analysis/layers/tool.py": ("security/test_fuzz.py::test_a_tool_says_anything",),
     "harness/analysis/layers/tool_log.py": (
-        "unit/test_layers_tool_log.py::test_a_damaged_log_gives_less_but_never_other_numbers",
+        "unit/test_layers_tool_log.py::test_a_damaged_log_gives_fewer_but_never_other_numbers",
         "security/test_fuzz.py::test_a_long_line_takes_no_time",
     ),
     "harness/measure/pinning.py": ("security/test_fuzz.py::test_what_the_pinning_shell_says",),
     "harness/measure/thermal.py": ("security/test_fuzz.py::test_temperatures",),
     "harness/tflite/flatbuffer.py": (
         "unit/test_optimize_flatbuffer.py::test_no_mutation_raises_anything_else",
-        "unit/test_optimize_flatbuffer.py::test_random_bytes_behind_the_mark_are_refused_or_read",
+        "unit/test_optimize_flatbuffer.py::test_random_bytes_after_the_identifier_are_refused_or_read",
     ),
     "harness/tflite/payload/codecs.py": (
         "unit/test_payload_codecs.py::test_any_bytes_are_unpacked_or_refused",

@@ -1,4 +1,4 @@
-"""A workshop without models: what a recipe comes to is a formula; every call leaves a line."""
+"""A trial runner without models: a formula gives a recipe's values; each call is logged."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SOURCE_ACCURACY = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FakeWorkshop:
-    """cluster(clusters=n): n KB, slower where n is odd; prune(sparsity=s): smaller, worse over 0.6."""
+class FakeTrialRunner:
+    """cluster(clusters=n): n KB, slower if n is odd; prune(sparsity=s): smaller, worse over 0.6."""
 
     log: Path
     fails: str = ""
-    """Recipes with this in their text cannot be built."""
+    """Recipes with this text in their name cannot be built."""
     away_after: int = 10**6
     """Measurements after which the device is away."""
     interrupted_at: int = -1
-    """Number of the build that Ctrl-C comes in, from 0."""
+    """Number of the build that Ctrl-C interrupts, from 0."""
     killed_at: int = -1
-    """Number of the build in which the process dies."""
+    """Number of the build that kills the process, from 0."""
     metric: str = "top1"
-    """`mse`: the same numbers as errors."""
+    """`mse` makes the same numbers errors."""
     one_file: bool = False
     """Whether every recipe gives the same bytes."""
 
@@ -81,7 +81,7 @@ class FakeWorkshop:
 
 
 def formula(recipe: Recipe) -> tuple[int, float, float]:
-    """Bytes, accuracy and milliseconds of a recipe."""
+    """Return bytes, accuracy and milliseconds of a recipe."""
     parameters = recipe.steps[0].parameters
     if "clusters" in parameters:
         n = parameters["clusters"]
@@ -110,5 +110,5 @@ def job_of(tmp: Path, search: Search, *, folder: Folder | None = None, **fake: A
         folder=made.path,
         search=search,
         space=Space.of(search),
-        workshop=FakeWorkshop(log=tmp / "calls.txt", **fake),
+        runner=FakeTrialRunner(log=tmp / "calls.txt", **fake),
     )

@@ -1,4 +1,4 @@
-"""The search with simulated oracles: what it asks, what it answers, when it gives up."""
+"""The bisection with simulated oracles: its steps, its results, and when it stops."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from harness.analysis.bisect import (
     Untestable,
     search,
 )
-from harness.analysis.bisect.search import Word
+from harness.analysis.bisect.search import PointVerdict
 from harness.errors import ConfigError
+from harness.events import Event
 
 
 class Simulated:
-    """Points whose model is a file with the point's own bytes; some may have none."""
+    """Points with a model file of given content; some may have none."""
 
     def __init__(
         self, folder: Path, contents: Sequence[str], untestable: Sequence[int] = ()
@@ -43,23 +44,23 @@ class Simulated:
 
 
 class Oracle:
-    """Answers by a function of the candidate's place and of how often it was asked before."""
+    """Answers by a function of the candidate's index and the number of its earlier answers."""
 
-    def __init__(self, answer: Callable[[int, int], Word]) -> None:
+    def __init__(self, answer: Callable[[int, int], PointVerdict]) -> None:
         self.answer = answer
-        self.asked: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int]] = []
 
     def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
         assert baseline.stem == "0"
         at = int(candidate.stem)
-        before = sum(one == at for one, _ in self.asked)
-        self.asked.append((at, max_pairs))
-        return GateAnswer(word=self.answer(at, before), reason="simulated", run=f"run-{at}")
+        before = sum(one == at for one, _ in self.calls)
+        self.calls.append((at, max_pairs))
+        return GateAnswer(verdict=self.answer(at, before), reason="simulated", run=f"run-{at}")
 
 
 def searched(
     folder: Path,
-    answer: Callable[[int, int], Word],
+    answer: Callable[[int, int], PointVerdict],
     count: int = 16,
     untestable: Sequence[int] = (),
     contents: Sequence[str] | None = None,
@@ -71,7 +72,7 @@ def searched(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_finds_the_first_bad_one_wherever_it_is(
+def test_finds_the_first_bad_point_at_any_index(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     count = data.draw(st.integers(2, 40))
@@ -84,21 +85,21 @@ def test_finds_the_first_bad_one_wherever_it_is(
     assert found.first_bad == BisectPoint(name=f"p{first}")
     assert found.last_good == BisectPoint(name=f"p{first - 1}")
     assert found.remaining == (BisectPoint(name=f"p{first}"),)
-    assert len(oracle.asked) <= 1 + (count - 1).bit_length()
-    assert len({at for at, _ in oracle.asked}) == len(oracle.asked)
+    assert len(oracle.calls) <= 1 + (count - 1).bit_length()
+    assert len({at for at, _ in oracle.calls}) == len(oracle.calls)
 
 
-def test_asks_the_bad_end_first_and_stops_where_it_is_not_bad(tmp_path: Path) -> None:
+def test_measures_the_bad_end_first_and_stops_if_it_is_not_bad(tmp_path: Path) -> None:
     found, oracle = searched(tmp_path, lambda _, __: "good")
 
     assert (found.status, found.exit_code) == ("no_regression", 1)
-    assert oracle.asked == [(15, 20)]
+    assert oracle.calls == [(15, 20)]
     assert found.remaining == ()
     assert "p15 is not worse than p0" in found.sentence()
 
 
 def test_an_inconclusive_step_is_retried_with_twice_the_pairs(tmp_path: Path) -> None:
-    def answer(at: int, before: int) -> Word:
+    def answer(at: int, before: int) -> PointVerdict:
         if at == 7 and not before:
             return "inconclusive"
         return "bad" if at >= 5 else "good"
@@ -106,11 +107,13 @@ def test_an_inconclusive_step_is_retried_with_twice_the_pairs(tmp_path: Path) ->
     found, oracle = searched(tmp_path, answer)
 
     assert found.first_bad == BisectPoint(name="p5")
-    assert [pairs for at, pairs in oracle.asked if at == 7] == [20, 40]
+    assert [pairs for at, pairs in oracle.calls if at == 7] == [20, 40]
 
 
-def test_what_stays_inconclusive_ends_the_search_with_what_remains(tmp_path: Path) -> None:
-    def answer(at: int, before: int) -> Word:
+def test_a_step_that_stays_inconclusive_ends_the_search_with_the_remaining_points(
+    tmp_path: Path,
+) -> None:
+    def answer(at: int, before: int) -> PointVerdict:
         if at == 11:
             return "inconclusive"
         return "bad" if at >= 13 else "good"
@@ -121,19 +124,19 @@ def test_what_stays_inconclusive_ends_the_search_with_what_remains(tmp_path: Pat
     assert found.first_bad is None
     assert found.last_good == BisectPoint(name="p7")
     assert [point.name for point in found.remaining] == [f"p{at}" for at in range(8, 16)]
-    assert oracle.asked[-2:] == [(11, 20), (11, 40)]
+    assert oracle.calls[-2:] == [(11, 20), (11, 40)]
     assert "p11 stayed inconclusive with 2 times the pairs" in found.sentence()
 
 
 @settings(max_examples=60, deadline=None)
 @given(first=st.integers(1, 19), noise=st.lists(st.booleans(), min_size=60, max_size=60))
-def test_a_noisy_oracle_that_says_so_never_names_the_wrong_one(
+def test_an_inconclusive_oracle_never_leads_to_the_wrong_point(
     tmp_path_factory: pytest.TempPathFactory, first: int, noise: list[bool]
 ) -> None:
-    """Noise that is called inconclusive costs steps or the answer, never its truth."""
+    """Inconclusive answers cost steps or the result, but the result is never wrong."""
     drawn = iter(noise)
 
-    def answer(at: int, before: int) -> Word:
+    def answer(at: int, before: int) -> PointVerdict:
         if next(drawn, False):
             return "inconclusive"
         return "bad" if at >= first else "good"
@@ -147,17 +150,17 @@ def test_a_noisy_oracle_that_says_so_never_names_the_wrong_one(
         assert BisectPoint(name=f"p{first}") in found.remaining
 
 
-def test_points_without_a_model_are_stepped_around(tmp_path: Path) -> None:
+def test_points_without_a_model_are_skipped(tmp_path: Path) -> None:
     found, oracle = searched(
         tmp_path, lambda at, _: "bad" if at >= 9 else "good", untestable=(6, 7)
     )
 
     assert found.first_bad == BisectPoint(name="p9")
-    assert not {6, 7} & {at for at, _ in oracle.asked}
-    assert [step.answer.word for step in found.steps].count("untestable") == 1
+    assert not {6, 7} & {at for at, _ in oracle.calls}
+    assert [step.answer.verdict for step in found.steps].count("untestable") == 1
 
 
-def test_a_first_bad_one_behind_untestable_points_is_not_guessed(tmp_path: Path) -> None:
+def test_a_first_bad_point_next_to_untestable_points_is_not_guessed(tmp_path: Path) -> None:
     found, _ = searched(tmp_path, lambda at, _: "bad" if at >= 8 else "good", untestable=(6, 7))
 
     assert (found.status, found.exit_code) == ("untestable", 2)
@@ -166,7 +169,7 @@ def test_a_first_bad_one_behind_untestable_points_is_not_guessed(tmp_path: Path)
 
 
 def test_an_oracle_may_call_a_point_untestable_but_not_the_bad_end(tmp_path: Path) -> None:
-    def answer(at: int, before: int) -> Word:
+    def answer(at: int, before: int) -> PointVerdict:
         if at == 7:
             return "untestable"
         return "bad" if at >= 3 else "good"
@@ -174,7 +177,7 @@ def test_an_oracle_may_call_a_point_untestable_but_not_the_bad_end(tmp_path: Pat
     found, _ = searched(tmp_path, answer)
     assert found.first_bad == BisectPoint(name="p3")
 
-    with pytest.raises(ConfigError, match="the bad end cannot be asked about"):
+    with pytest.raises(ConfigError, match="the bad end cannot be compared"):
         searched(tmp_path, lambda _, __: "untestable")
     with pytest.raises(ConfigError, match="the good end has no model"):
         searched(tmp_path, lambda _, __: "bad", untestable=(0,))
@@ -182,7 +185,7 @@ def test_an_oracle_may_call_a_point_untestable_but_not_the_bad_end(tmp_path: Pat
         searched(tmp_path, lambda _, __: "bad", untestable=(15,))
 
 
-def test_the_same_bytes_are_asked_about_once(tmp_path: Path) -> None:
+def test_points_of_the_same_bytes_are_measured_once(tmp_path: Path) -> None:
     contents = ["a", "a", "a", "b", "b", "c", "c", "c"]
 
     found, oracle = searched(
@@ -190,7 +193,7 @@ def test_the_same_bytes_are_asked_about_once(tmp_path: Path) -> None:
     )
 
     assert found.first_bad == BisectPoint(name="p3")
-    assert len(oracle.asked) == 2, "c at the end, b once"
+    assert len(oracle.calls) == 2, "c at the end, b once"
     assert any("the same bytes as p" in step.answer.reason for step in found.steps)
 
 
@@ -198,24 +201,43 @@ def test_ends_of_the_same_bytes_are_no_regression_without_a_measurement(tmp_path
     found, oracle = searched(tmp_path, lambda _, __: "bad", contents=["a", "b", "a"])
 
     assert found.status == "no_regression"
-    assert not oracle.asked
+    assert not oracle.calls
 
 
-def test_a_device_that_goes_away_ends_the_search(tmp_path: Path) -> None:
+def test_an_unreachable_device_ends_the_search(tmp_path: Path) -> None:
     found, _ = searched(tmp_path, lambda at, _: "away" if at == 7 else "bad")
 
     assert (found.status, found.exit_code) == ("away", 4)
     assert "a device was away at p7" in found.sentence()
 
 
-def test_the_answer_is_json(tmp_path: Path) -> None:
+def test_the_result_is_json(tmp_path: Path) -> None:
     found, _ = searched(tmp_path, lambda at, _: "bad" if at >= 5 else "good")
 
     plain = json.loads(json.dumps(found.plain()))
 
     assert plain["first_bad"] == "p5"
     assert plain["steps"][0]["run"] == "run-15"
+    assert plain["steps"][0]["word"] == "bad"
     assert plain["exit_code"] == 0
+
+
+def test_every_step_is_an_event(tmp_path: Path) -> None:
+    points = Simulated(tmp_path, [str(at) for at in range(4)])
+    events: list[Event] = []
+
+    found = search(points, Oracle(lambda _, __: "bad"), max_pairs=20, emit=events.append)
+
+    assert tuple(events) == found.steps
+    assert json.loads(json.dumps(events[0].plain())) == {
+        "event": "bisect_step",
+        "point": "p3",
+        "title": "",
+        "max_pairs": 20,
+        "word": "bad",
+        "reason": "simulated",
+        "run": "run-3",
+    }
 
 
 def test_files_are_taken_from_the_good_one_to_the_bad_one(tmp_path: Path) -> None:

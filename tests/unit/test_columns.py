@@ -214,7 +214,7 @@ def test_accuracies_of_unlike_metrics_are_not_compared(tmp_path: Path) -> None:
         for cell in cells:
             synthetic.measure(writer, cell)
     measured = read(Store(tmp_path).open("latest"))
-    with pytest.raises(ConfigError, match=r"unlike metrics \(mse, top1\).*--where model==NAME"):
+    with pytest.raises(ConfigError, match=r"different metrics \(mse, top1\).*--where model==NAME"):
         choose_of(measured, maximize="accuracy")
     found = choose_of(measured, maximize="accuracy", where=["model==kws"])
     assert found.winner is not None

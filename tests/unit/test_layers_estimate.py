@@ -1,4 +1,4 @@
-"""Times from truncated graphs, on a simulated device whose operators cost what they are told."""
+"""Times from truncated graphs, on a simulated device with given costs per operator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.layers import Layers, OperatorTime, Subject, alignment, estimate
-from harness.analysis.layers.nouns import NEGATIVE, SEVERAL, WITHIN_NOISE
+from harness.analysis.layers.operators import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.errors import HarnessError, ModelRejected, Unreachable
+from harness.events import Emit, Event, LaunchStarted, MeasuringStarted, ignore
 from harness.measure.sessions import Session
 from harness.protocols import Transport
 from harness.testing import FakeDialect, FakeTransport
@@ -27,7 +28,7 @@ OPERATORS = 9
 
 
 class Simulated(FakeDialect):
-    """A device where a file takes the sum of its operators' costs; prefixes by their length."""
+    """A device on which a file takes the sum of its operators' costs."""
 
     def __init__(
         self,
@@ -67,7 +68,14 @@ class Simulated(FakeDialect):
         )
 
 
-def measured(tmp_path: Path, *, at_most: int = 64, launches: int = 4, **device: object) -> Layers:
+def measured(
+    tmp_path: Path,
+    *,
+    at_most: int = 64,
+    launches: int = 4,
+    emit: Emit = ignore,
+    **device: object,
+) -> Layers:
     subject = Subject(
         run="r",
         model="digits",
@@ -84,7 +92,9 @@ def measured(tmp_path: Path, *, at_most: int = 64, launches: int = 4, **device: 
         return Simulated(opened, **device)  # type: ignore[arg-type]
 
     session = Session(DEVICE, transport=FakeTransport, dialect=open_simulated)
-    (found,) = estimate.measure([subject], session, tmp_path, launches=launches, at_most=at_most)
+    (found,) = estimate.measure(
+        [subject], session, tmp_path, launches=launches, at_most=at_most, emit=emit
+    )
     return found
 
 
@@ -102,7 +112,7 @@ def test_an_operator_is_the_difference_of_neighbouring_prefixes(tmp_path: Path) 
     assert all(one.half_width_ns == 0 for one in found.operators)
 
 
-def test_every_file_has_launches_of_its_own_in_mirrored_blocks(tmp_path: Path) -> None:
+def test_every_file_has_its_own_launches_in_mirrored_blocks(tmp_path: Path) -> None:
     orders: list[LaunchOrder] = []
 
     measured(tmp_path, orders=orders, at_most=3)
@@ -115,7 +125,18 @@ def test_every_file_has_launches_of_its_own_in_mirrored_blocks(tmp_path: Path) -
     assert {order.kind for order in orders} == {"timed"}
 
 
-def test_a_sum_that_misses_the_whole_is_said(tmp_path: Path) -> None:
+def test_the_number_of_launches_and_each_launch_are_events(tmp_path: Path) -> None:
+    events: list[Event] = []
+
+    measured(tmp_path, at_most=3, emit=events.append)
+
+    assert isinstance(events[0], MeasuringStarted)
+    started = [event for event in events if isinstance(event, LaunchStarted)]
+    assert len(started) == events[0].launches == (3 + 1) * (1 + 4)
+    assert started[0].cell.recipe == "float32 #0 0-2"
+
+
+def test_a_gap_between_the_sum_and_the_whole_is_a_remark(tmp_path: Path) -> None:
     found = measured(tmp_path, whole_ns=2 * COST_NS * OPERATORS)
 
     remark = found.remarks()[0]
@@ -148,12 +169,12 @@ def test_a_prefix_that_does_not_run_is_counted_with_the_next(tmp_path: Path) -> 
 
     assert [(one.first, one.last) for one in found.operators][3] == (3, 4)
     assert found.operators[3].ns == pytest.approx(2 * COST_NS)
-    assert found.operators[-1].last == OPERATORS - 1, "the whole file stands in for the last"
+    assert found.operators[-1].last == OPERATORS - 1, "the whole file replaces the last prefix"
     assert found.sum_ns == pytest.approx(found.whole_ns)
     assert any("prefixes 0-3, 0-8 did not run (rejected: no)" in note for note in found.notes)
 
 
-def test_a_whole_that_does_not_run_is_an_error_and_so_is_a_lost_device(tmp_path: Path) -> None:
+def test_a_whole_file_that_does_not_run_and_a_lost_device_are_errors(tmp_path: Path) -> None:
     class Refusing(Simulated):
         def launch(self, order: LaunchOrder) -> Launch:
             if order.variant_digest == self.original:
@@ -168,7 +189,7 @@ def test_a_whole_that_does_not_run_is_an_error_and_so_is_a_lost_device(tmp_path:
         measured(tmp_path, refused={2: Unreachable("gone")}, launches=1)
 
 
-def test_prefixes_that_are_delegated_less_are_named(tmp_path: Path) -> None:
+def test_prefixes_with_fewer_delegated_operators_are_named(tmp_path: Path) -> None:
     class Partial(Simulated):
         def launch(self, order: LaunchOrder) -> Launch:
             launch = super().launch(order)
@@ -197,7 +218,7 @@ def times(subject: Subject, *operators: tuple[str, str, float]) -> Layers:
     )
 
 
-def test_two_files_line_up_by_type_and_name_then_by_type(tmp_path: Path) -> None:
+def test_two_files_are_paired_by_type_and_name_then_by_type(tmp_path: Path) -> None:
     subject = measured(tmp_path, launches=1, at_most=1).subject
     a = times(subject, ("CONV_2D", "c1", 100), ("CONV_2D", "c2", 200), ("SOFTMAX", "out", 10))
     b = times(

@@ -1,4 +1,4 @@
-"""The vendor's profile log: the documented forms are read, and nothing hurts the parser."""
+"""The vendor's profile log: the documented forms are read, and no input breaks the parser."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_reads_a_phones_log_split_by_blanks_and_without_a_start() -> None:
     assert found.inference_avg_ns is None
 
 
-def test_a_delegates_own_operators_stand_apart() -> None:
+def test_a_delegates_own_operators_are_listed_apart() -> None:
     found = parse(XNNPACK)
 
     assert [one.type for one in found.operators if not one.inside] == [
@@ -135,7 +135,7 @@ def test_finds_the_average_inference(line: str, wanted: float | None) -> None:
 
 
 @pytest.mark.parametrize("average", ["nan", "inf", "-1.0", "1e999", "0x10", ""])
-def test_a_time_that_is_none_is_no_operator(average: str) -> None:
+def test_a_line_with_an_invalid_time_is_no_operator(average: str) -> None:
     found = parse(XNNPACK.replace("\t3.9\t", f"\t{average}\t")).operators
 
     assert "TfLiteXNNPackDelegate" not in [one.type for one in found]
@@ -165,7 +165,7 @@ _PIECES = st.sampled_from(
         "C 1 [x]:" + "9" * 5000,
     ]
 )
-def test_no_log_hurts_the_parser(lines: list[str]) -> None:
+def test_no_log_breaks_the_parser(lines: list[str]) -> None:
     found = parse("\n".join(lines))
 
     for one in found.operators:
@@ -177,7 +177,7 @@ def test_no_log_hurts_the_parser(lines: list[str]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_a_damaged_log_gives_less_but_never_other_numbers(data: st.DataObject) -> None:
+def test_a_damaged_log_gives_fewer_but_never_other_numbers(data: st.DataObject) -> None:
     lines = OLD.splitlines()
     kept = [line for line in lines if data.draw(st.booleans())]
 

@@ -92,8 +92,8 @@ def test_many_operators_are_grouped_without_a_gap() -> None:
 
 def test_a_group_names_three_types_and_how_many_more() -> None:
     many = [
-        GraphOperator(index=i, type=word, name="t", constant=False)
-        for i, word in enumerate(("CONV_2D", "ADD", "MUL", "SUB", "MEAN"))
+        GraphOperator(index=i, type=kind, name="t", constant=False)
+        for i, kind in enumerate(("CONV_2D", "ADD", "MUL", "SUB", "MEAN"))
     ]
 
     assert types(many) == "CONV_2D + ADD + MUL + 2 more"
@@ -110,11 +110,13 @@ def test_operators_on_constants_are_never_cut_after(tmp_path: Path) -> None:
     constant = [one.index for one in graph.operators if one.constant]
     assert constant == [0, 5]
     assert not {prefix.last for prefix in prefixes} & set(constant)
-    words = [flatbuffer.parse(prefix.data, path).operators for prefix in prefixes]
-    assert words[0] == {"CONV_2D": 1}, "what nothing before the cut takes is left out"
-    assert "DEQUANTIZE" not in words[2]
-    assert words[3]["DEQUANTIZE"] == 1, "kept where it is taken"
-    assert words[-1] == flatbuffer.read(path).operators
+    operators = [flatbuffer.parse(prefix.data, path).operators for prefix in prefixes]
+    assert operators[0] == {"CONV_2D": 1}, (
+        "a constant operator without users before the cut is left out"
+    )
+    assert "DEQUANTIZE" not in operators[2]
+    assert operators[3]["DEQUANTIZE"] == 1, "kept if another operator uses it"
+    assert operators[-1] == flatbuffer.read(path).operators
     assert [prefix.type for prefix in prefixes][:2] == ["CONV_2D", "CONV_2D"]
     assert answers({"model_content": prefixes[4].data})
 
@@ -159,7 +161,7 @@ def with_dequantised_bias(folder: Path) -> Path:
     return path
 
 
-def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.tflite"
     path.write_bytes(DIGITS.read_bytes()[:4000])
 

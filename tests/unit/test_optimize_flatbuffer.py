@@ -1,4 +1,4 @@
-"""The .tflite reader: what it tells of a real file, and that no file can hurt it."""
+"""The .tflite reader: the facts of real files, and damaged files that only raise RecipeError."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_float32_in_its_name_is_not_float() -> None:
 def test_knows_a_compiled_edge_tpu_file() -> None:
     facts = flatbuffer.read(shared_file("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
 
-    assert "Edge TPU" in (facts.elsewhere or "")
+    assert "Edge TPU" in (facts.why_not_runnable_on_host or "")
     assert facts.operators == {"edgetpu-custom-op": 1}
 
 
@@ -68,7 +68,7 @@ def test_int4_weights_are_unpacked() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"\0\0\0\0TFL3", b"PK\x03\x04 not a model"])
-def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mödel with 'quotes'.tflite"
     path.write_bytes(content)
 
@@ -103,6 +103,6 @@ def test_no_mutation_raises_anything_else(edits: list[tuple[int, int]]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400))
-def test_random_bytes_behind_the_mark_are_refused_or_read(noise: bytes) -> None:
+def test_random_bytes_after_the_identifier_are_refused_or_read(noise: bytes) -> None:
     with suppress(RecipeError):
         flatbuffer.parse(noise[:4].ljust(4, b"\0") + b"TFL3" + noise[4:], Path("noise.tflite"))

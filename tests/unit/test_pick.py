@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness.analysis.pick import choose, key_of, parse_constraint, probability_least
+from harness.analysis.pick import choose, key_of, parse_constraint, probability_lowest
 from harness.errors import ConfigError
 from harness.records.table import COLUMNS
 
@@ -36,7 +36,7 @@ def launches(spread: float, count: int = 5) -> dict[Any, list[float]]:
     return {key_of(one): list(one["latency_p50_ms"] * 1e6 * np.exp(spread * steps)) for one in ROWS}
 
 
-def test_the_least_wins_and_says_why() -> None:
+def test_the_lowest_row_wins_with_a_reason() -> None:
     pick = choose(ROWS, launches(0.01), minimize="latency_p50_ms", where=["accuracy>=0.85"])
     assert pick.winner is INT8
     assert pick.probability is not None
@@ -64,7 +64,7 @@ def test_a_constraint_is_hard() -> None:
     )
 
 
-def test_noise_makes_the_pick_unsure() -> None:
+def test_noise_makes_the_pick_uncertain() -> None:
     pick = choose(ROWS, launches(0.08), minimize="latency_p50_ms")
     assert pick.winner is INT8
     assert pick.probability is not None
@@ -86,10 +86,10 @@ def test_a_noisy_column_without_launches_has_no_probability() -> None:
     rows = [row("a", peak_rss_mb=20.0), row("b", peak_rss_mb=21.0)]
     pick = choose(rows, {}, minimize="peak_rss_mb")
     assert (pick.winner, pick.probability) == (rows[0], None)
-    assert "peak_rss_mb has no launches to tell from" in pick.reason
+    assert "peak_rss_mb has no values per launch" in pick.reason
 
 
-def test_rows_that_are_not_measured_truths_are_out() -> None:
+def test_rows_that_are_not_measured_on_a_device_do_not_qualify() -> None:
     crashed = row("dynamic", status="crashed", reason="signal 11")
     partial = row("gpu", status="partial", reason="2 operators left", latency_p50_ms=0.01)
     emulated = row("qemu", flags=["emulated"], latency_p50_ms=0.01)
@@ -103,11 +103,11 @@ def test_rows_that_are_not_measured_truths_are_out() -> None:
         "emulated: its speed is not a device's",
         "latency_p50_ms is not known",
     ]
-    asked = choose(rows, {}, minimize="latency_p50_ms", emulated=True)
-    assert asked.winner is emulated
+    with_emulated = choose(rows, {}, minimize="latency_p50_ms", emulated=True)
+    assert with_emulated.winner is emulated
 
 
-def test_none_qualifies_says_by_how_much_for_the_closest() -> None:
+def test_if_none_qualifies_the_reason_has_the_closest_row_and_its_distance() -> None:
     pick = choose(ROWS, {}, minimize="latency_p50_ms", where=["accuracy>=0.95"])
     assert (pick.winner, pick.probability) == (None, None)
     assert pick.reason == (
@@ -119,10 +119,10 @@ def test_none_qualifies_says_by_how_much_for_the_closest() -> None:
     )
     assert "closest is int8: accuracy is 0.9, 0.005 (0.6%) off" in two.reason
     null = choose(ROWS, {}, minimize="latency_p50_ms", where=["energy_mj<=1"])
-    assert "energy_mj is not known, energy_mj<=1 was asked" in null.reason
+    assert "energy_mj is not known, energy_mj<=1 is required" in null.reason
 
 
-def test_none_qualifies_where_nothing_was_measured() -> None:
+def test_none_qualifies_if_nothing_was_measured() -> None:
     assert choose([], {}, minimize="size_bytes").reason == "none qualifies: the run has no rows"
     rows = [row("a", status="crashed"), row("b", status="crashed"), row("c", flags=["simulated"])]
     assert choose(rows, {}, minimize="size_bytes").reason == (
@@ -136,7 +136,7 @@ def test_text_columns_and_names_across_devices() -> None:
     assert pick.reason.startswith("vww int8 on pixel with 4 threads has the least")
     held = choose([INT8, other], {}, minimize="latency_p50_ms", where=["device != 'pixel'"])
     assert held.winner is INT8
-    assert held.rows[1].why == "device is pixel, device!=pixel was asked"
+    assert held.rows[1].why == "device is pixel, device!=pixel is required"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_text_columns_and_names_across_devices() -> None:
         ("flags==x", "flags is a list"),
     ],
 )
-def test_a_constraint_that_cannot_be_read_has_a_way_out(text: str, why: str) -> None:
+def test_an_invalid_constraint_is_an_error_with_the_allowed_form(text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why.replace("?", ".")):
         choose(ROWS, {}, minimize="size_bytes", where=[text])
 
@@ -167,7 +167,7 @@ def test_a_column_that_cannot_be_minimised() -> None:
         choose(ROWS, {}, minimize="device")
 
 
-def test_a_constraint_reads_as_it_was_asked() -> None:
+def test_a_constraint_is_written_as_it_was_given() -> None:
     assert str(parse_constraint(" size_bytes < 1e6 ")) == "size_bytes<1000000"
     assert str(parse_constraint('recipe == "int8"')) == "recipe==int8"
 
@@ -185,9 +185,9 @@ def test_json_form() -> None:
 
 
 def test_probability_of_two_rows_is_the_t_tail() -> None:
-    # One row without spread: what is left is one t.
+    # One row has no spread, so one t distribution remains.
     values = np.exp(np.array([0.00, 0.02, 0.04, 0.01, 0.03]))
-    got = probability_least([list(values), [math.exp(0.04)] * 5], 0)
+    got = probability_lowest([list(values), [math.exp(0.04)] * 5], 0)
     logs = np.log(values)
     se = logs.std(ddof=1) / math.sqrt(5)
     assert got == pytest.approx(scipy_stats.t.cdf((0.04 - logs.mean()) / se, 4), abs=0.01)
@@ -195,36 +195,36 @@ def test_probability_of_two_rows_is_the_t_tail() -> None:
 
 def test_probabilities_of_all_rows_sum_to_one_and_are_reproducible() -> None:
     found = [[1.0, 1.1, 1.2], [1.05, 1.15, 1.1], [1.3, 1.0, 1.1]]
-    shares = [probability_least(found, place) for place in range(3)]
+    shares = [probability_lowest(found, index) for index in range(3)]
     assert sum(share for share in shares if share is not None) == pytest.approx(1.0)
-    assert shares[0] == probability_least(found, 0)
+    assert shares[0] == probability_lowest(found, 0)
 
 
 def test_rows_without_any_spread_share_a_tie() -> None:
-    assert probability_least([[1.0, 1.0], [1.0, 1.0]], 0) == 0.5
-    assert probability_least([[1.0, 1.0], [2.0, 2.0]], 0) == 1.0
+    assert probability_lowest([[1.0, 1.0], [1.0, 1.0]], 0) == 0.5
+    assert probability_lowest([[1.0, 1.0], [2.0, 2.0]], 0) == 1.0
 
 
 def test_one_launch_borrows_the_spread_of_the_others() -> None:
-    assert probability_least([[1.0], [2.0]], 0) is None
-    got = probability_least([[1.0], [1.05, 1.0, 1.1]], 0)
+    assert probability_lowest([[1.0], [2.0]], 0) is None
+    got = probability_lowest([[1.0], [1.05, 1.0, 1.1]], 0)
     assert got is not None
     assert 0.6 < got < 0.95
 
 
-def test_launches_that_are_no_times_are_refused() -> None:
+def test_invalid_values_of_launches_are_refused() -> None:
     for bad in ([], [0.0], [math.nan]):
         with pytest.raises(ValueError, match="above 0"):
-            probability_least([[1.0, 1.1], bad], 0)
+            probability_lowest([[1.0, 1.1], bad], 0)
 
 
-def test_the_probability_is_as_often_right_as_it_says() -> None:
+def test_the_probability_is_calibrated() -> None:
     rng = np.random.default_rng(12)
-    said, right = [], []
+    stated, right = [], []
     for _ in range(400):
         truth = rng.normal(0, 0.05, 3)
         found = np.exp(truth[:, None] + rng.normal(0, 0.04, (3, 5)))
-        place = int(np.argmin(np.median(found, axis=1)))
-        said.append(probability_least(found.tolist(), place))
-        right.append(place == int(np.argmin(truth)))
-    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.06)
+        best = int(np.argmin(np.median(found, axis=1)))
+        stated.append(probability_lowest(found.tolist(), best))
+        right.append(best == int(np.argmin(truth)))
+    assert np.mean(stated) == pytest.approx(np.mean(right), abs=0.06)

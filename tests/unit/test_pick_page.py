@@ -1,4 +1,4 @@
-"""docs/pick.md: its commands run, its sentences are what pick says."""
+"""docs/pick.md: its commands run, and pick gives its sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = re.findall(r"^    edge-harness (.+)$", PAGE, re.MULTILINE)
 
 
 def rows() -> list[dict[str, Any]]:
-    """The rows of the page's table."""
+    """Return the rows of the page's table."""
     found = []
     for line in PAGE.splitlines():
         if re.match(r"(in|best) +digits", line):
@@ -42,12 +42,12 @@ def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 4
 
 
-def test_the_sentence_on_the_page_is_the_sentence() -> None:
+def test_pick_gives_the_sentence_on_the_page() -> None:
     launches = {
         pick.key_of(row): [row["latency_p50_ms"] * (1 + 0.01 * step) for step in range(5)]
         for row in rows()
     }
-    # The table rounds what the sentence has in full.
+    # The table rounds a value that the sentence has in full.
     full = [
         row | ({"latency_p50_ms": 0.022394} if row["recipe"] == "int8" else {}) for row in rows()
     ]
@@ -57,7 +57,7 @@ def test_the_sentence_on_the_page_is_the_sentence() -> None:
         assert re.search(rf"{one.row['recipe']} .* {re.escape(one.why)}\n", PAGE)
 
 
-def test_the_refusal_on_the_page_is_the_refusal() -> None:
+def test_pick_gives_the_refusal_on_the_page() -> None:
     sizes = {"float32": 242_544, "int8": 80_000, "int16x8": 82_088}
     sized = [row | {"size_bytes": sizes[row["recipe"]]} for row in rows()]
     found = pick.choose(

@@ -1,4 +1,4 @@
-"""pick over stored runs: the launches' noise, rows in part, and the command's exit codes."""
+"""pick over stored runs: the launches' noise, partial rows, and the command's exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.types import Accept, Delegation, Outcome
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """int8 is half the time of float32; int16x8 failed, float16 is pending."""
+    """Make a run: int8 takes half the time of float32, float16 is pending."""
     folder = tmp_path_factory.mktemp("runs")
     cells = [synthetic.cell("float32"), synthetic.cell("int8")]
     with Store(folder).create(synthetic.record([*cells, synthetic.cell("float16")])) as writer:
@@ -33,11 +33,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(root: Path, *words: str) -> Result:
-    return CliRunner().invoke(app, ["pick", "latest", "--results", str(root), *words])
+def command(root: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["pick", "latest", "--results", str(root), *options])
 
 
-def test_the_launches_say_how_sure_it_is(root: Path) -> None:
+def test_the_launches_give_the_probability(root: Path) -> None:
     found = api.pick("latest", minimize="latency_p50_ms", where=["accuracy>=0.85"], results=root)
     assert found.winner is not None
     assert found.winner["recipe"] == "int8"
@@ -57,7 +57,7 @@ def test_json_has_exactly_these_keys(root: Path) -> None:
     assert document["rows"][2]["why"].startswith("pending: ")
 
 
-def test_none_qualifies_is_a_no_with_the_nearest_miss(root: Path) -> None:
+def test_none_qualifies_is_exit_1_with_the_closest_row(root: Path) -> None:
     done = command(root, "--minimize", "size_bytes", "--where", "accuracy>=0.95")
     assert done.exit_code == 1
     assert "none qualifies of 3 rows" in done.stdout
@@ -68,7 +68,7 @@ def test_none_qualifies_is_a_no_with_the_nearest_miss(root: Path) -> None:
     assert (document["winner"], document["probability"]) == (None, None)
 
 
-def test_a_person_sees_who_is_in_and_why(root: Path) -> None:
+def test_the_table_shows_which_rows_qualify_and_why(root: Path) -> None:
     lines = command(root, "--minimize", "latency_p50_ms").stdout.splitlines()
     assert any("best" in line and "int8" in line for line in lines)
     assert any(line.startswith("in ") and "times the best" in line for line in lines)
@@ -76,7 +76,7 @@ def test_a_person_sees_who_is_in_and_why(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("options", "why"),
     [
         (["--minimize", "latency_p50"], "did you mean 'latency_p50_ms'"),
         (["--minimize", "device"], "that column is text"),
@@ -84,16 +84,16 @@ def test_a_person_sees_who_is_in_and_why(root: Path) -> None:
         (["--minimize", "load_ms", "--min-delegated", "2"], "is not a share"),
     ],
 )
-def test_a_column_that_cannot_be_is_refused(root: Path, words: list[str], why: str) -> None:
-    done = command(root, *words)
-    assert isinstance(done.exception, ConfigError)  # the command's door makes it exit 3
+def test_an_invalid_option_is_refused(root: Path, options: list[str], why: str) -> None:
+    done = command(root, *options)
+    assert isinstance(done.exception, ConfigError)  # the entry point makes it exit 3
     assert why in str(done.exception)
 
 
 def test_a_refusal_is_one_line_and_exit_3(root: Path) -> None:
-    words = ["pick", "latest", "--results", str(root), "--minimize", "latency", "--json"]
+    arguments = ["pick", "latest", "--results", str(root), "--minimize", "latency", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *words],
+        [sys.executable, "-m", "harness.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -109,18 +109,18 @@ def test_a_refusal_is_one_line_and_exit_3(root: Path) -> None:
     ("column", "count"),
     [("latency_p50_ms", 3), ("load_ms", 3), ("first_ms", 3), ("peak_rss_mb", 1)],
 )
-def test_what_launches_say_of_a_column(root: Path, column: str, count: int) -> None:
+def test_the_values_of_a_column_per_launch(root: Path, column: str, count: int) -> None:
     measured = read(api.open_run("latest", results=root))
     found = launches_of(measured, column)
     assert [len(values) for values in found.values()] == [count, count]
     assert launches_of(measured, "size_bytes") == {}
 
 
-def test_a_column_of_one_number_a_row_has_no_probability(root: Path) -> None:
+def test_a_column_without_values_per_launch_has_no_probability(root: Path) -> None:
     found = api.pick("latest", minimize="peak_rss_mb", results=root)
     assert found.winner is not None
     assert found.probability is None
-    assert "cannot be said" in found.reason
+    assert "the probability is unknown" in found.reason
 
 
 def half_delegated(folder: Path, **accept: Any) -> None:
@@ -141,18 +141,18 @@ def half_delegated(folder: Path, **accept: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("planned", "asked", "wins"),
+    ("planned", "given", "wins"),
     [(None, None, False), (0.9, None, False), (0.5, None, True), (0.9, 0.4, True), (0.5, 1, False)],
 )
-def test_min_delegated_lets_a_row_in_part_win(
-    tmp_path: Path, planned: float | None, asked: float | None, wins: bool
+def test_min_delegated_lets_a_partial_row_win(
+    tmp_path: Path, planned: float | None, given: float | None, wins: bool
 ) -> None:
     half_delegated(tmp_path, min_delegated=planned)
-    found = api.pick("latest", minimize="latency_p50_ms", min_delegated=asked, results=tmp_path)
+    found = api.pick("latest", minimize="latency_p50_ms", min_delegated=given, results=tmp_path)
     assert (found.winner is not None) is wins
 
 
-def test_an_emulator_wins_only_where_asked_for(tmp_path: Path) -> None:
+def test_an_emulated_row_wins_only_with_the_option(tmp_path: Path) -> None:
     cell = synthetic.cell(flags=("emulated",))
     with Store(tmp_path).create(synthetic.record([cell])) as writer:
         synthetic.measure(writer, cell)

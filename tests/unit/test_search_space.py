@@ -1,4 +1,4 @@
-"""[search] at the door, the grammar of ranges, and spaces held against the steps."""
+"""How [search] is read, the grammar of ranges, and spaces checked against the steps."""
 
 import tomllib
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def test_values_of_a_template() -> None:
         *("4|4", "4||8", "0.1..0.2|0.5", '"a".."b"', "a|b", "1..2..3"),
     ],
 )
-def test_what_is_no_range_says_what_is(value: str) -> None:
+def test_an_invalid_range_is_an_error_with_the_allowed_forms(value: str) -> None:
     with pytest.raises(ConfigError, match='a value for "a" .*a range 0.3..0.9 .*alternatives 4|8'):
         read(f"x(a={value})")
 
@@ -141,12 +141,14 @@ def test_the_defaults(folder: Path) -> None:
         ('space = ["int8"]\nmodel = "b"', 'search.model: unknown model "b"'),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_door(folder: Path, search: str, message: str) -> None:
+def test_invalid_tables_are_refused_when_the_plan_is_read(
+    folder: Path, search: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_of(folder, search)
 
 
-def test_accuracy_needs_samples_with_answers(folder: Path) -> None:
+def test_accuracy_needs_evaluation_data(folder: Path) -> None:
     head = '[model]\npath = "a.tflite"\n'
     assert plan_of(folder, 'space = ["int8"]\nobjectives = ["size_bytes"]', head)
     for more in ('objectives = ["accuracy"]', "constraints = { max_accuracy_drop = 0.1 }"):
@@ -154,7 +156,7 @@ def test_accuracy_needs_samples_with_answers(folder: Path) -> None:
             plan_of(folder, f'space = ["int8"]\n{more}', head)
 
 
-def test_of_an_error_less_is_better(folder: Path) -> None:
+def test_a_lower_error_is_better(folder: Path) -> None:
     head = f'{HEAD}metric = "mse"\n'
     search = of(plan_of(folder, 'space = ["int8"]\nconstraints = { max_accuracy_drop = 5 }', head))
     assert search.accuracy_better == "lower"
@@ -168,7 +170,7 @@ def test_one_model_and_one_number_of_threads(folder: Path) -> None:
     several = (
         '[[model]]\npath = "a.tflite"\n[[model]]\npath = "b.tflite"\n[data]\nevaluation="e.npz"\n'
     )
-    with pytest.raises(ConfigError, match="is of one model, this plan has a, b; say which"):
+    with pytest.raises(ConfigError, match="needs one model, this plan has a, b; name one"):
         plan_of(folder, 'space = ["int8"]', several)
     plan = plan_of(folder, 'space = ["int8"]\nmodel = "b"', several)
     assert model_of(plan).source.name == "b"
@@ -176,7 +178,7 @@ def test_one_model_and_one_number_of_threads(folder: Path) -> None:
         plan_of(folder, 'space = ["int8"]', f"{HEAD}[run]\nthreads = [1, 2]\n")
 
 
-def test_the_digest_is_of_what_is_searched_not_of_how_long(folder: Path) -> None:
+def test_the_digest_covers_the_space_and_not_the_number_of_trials(folder: Path) -> None:
     def digest(text: str) -> str:
         return plan_of(folder, text).digest
 
@@ -186,7 +188,7 @@ def test_the_digest_is_of_what_is_searched_not_of_how_long(folder: Path) -> None
     assert digest('space = ["prune(sparsity=0.3..0.9)"]\nobjectives = ["size_bytes"]') != plain
 
 
-def test_a_name_of_the_plan_stands_for_its_chain(folder: Path) -> None:
+def test_a_recipe_name_of_the_plan_is_replaced_by_its_chain(folder: Path) -> None:
     plan = plan_of(
         folder,
         'space = ["prune(sparsity=0.3..0.9) > small"]\n[recipe.small]\nsteps = "int8(io=\'float\')"',
@@ -200,7 +202,7 @@ def test_a_plan_that_only_searches_cannot_be_run(folder: Path) -> None:
         prepare.decide(plan, farm.load(None, folder))
 
 
-def test_a_plan_without_the_table_says_what_to_write(folder: Path) -> None:
+def test_a_plan_without_the_table_is_an_error_with_an_example(folder: Path) -> None:
     mapping = tomllib.loads(f'{HEAD}[run]\nrecipes = ["as_is"]')
     with pytest.raises(ConfigError, match=r"there is no \[search\]; give it at least"):
         of(plans.from_mapping(mapping, folder, "plan.toml"))
@@ -222,13 +224,13 @@ def test_a_plan_without_the_table_says_what_to_write(folder: Path) -> None:
         ("int8 > prune(sparsity=0.1..0.2)", "prune cannot follow int8"),
     ],
 )
-def test_a_space_is_held_against_the_steps(text: str, message: str) -> None:
+def test_a_space_is_checked_against_the_steps(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"search.space\[1\].*{message}"):
         Space.of(search_of("float16", text))
 
 
 class Drawn:
-    """Chooses the first, the last, or what lies a share of the way between."""
+    """Chooses the first value, the last, or the one at a share of the way between them."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -249,7 +251,7 @@ class Drawn:
 
 @patient
 @given(st.floats(0, 1))
-def test_what_is_drawn_is_a_recipe_in_the_ranges(share: float) -> None:
+def test_drawn_recipes_are_within_the_ranges(share: float) -> None:
     space = Space.of(
         search_of(
             "cluster(clusters=3..9) > int8(io='int8'|'float')", "prune(sparsity=0.333..0.777)"
@@ -257,7 +259,7 @@ def test_what_is_drawn_is_a_recipe_in_the_ranges(share: float) -> None:
     )
     source = Drawn(share)
     recipe = space.draw(source)
-    # Every variable is drawn in every trial, whichever template is chosen.
+    # Every variable is drawn in every trial, also those of other templates.
     assert source.names == [TEMPLATE, "0.0.clusters", "0.1.io", "1.0.sparsity"]
     assert recipes.parse(recipe.name).steps == recipe.steps
     parameters = recipe.steps[0].parameters
@@ -268,7 +270,7 @@ def test_what_is_drawn_is_a_recipe_in_the_ranges(share: float) -> None:
         assert len(str(parameters["sparsity"])) <= len("0.333")
 
 
-def test_whole_ends_mean_whole_numbers_only_where_the_step_takes_no_others() -> None:
+def test_whole_ends_give_whole_numbers_unless_the_step_takes_fractions() -> None:
     whole, fraction = Space.of(
         search_of("cluster(clusters=3..9)", "mixed(max_drop=0..1)")
     ).variables
@@ -285,7 +287,7 @@ def test_whole_ends_mean_whole_numbers_only_where_the_step_takes_no_others() -> 
         (["int8", "prune(sparsity=0.1..0.2)"], None),
     ],
 )
-def test_a_space_is_counted_and_small_ones_are_listed(space: list[str], size: int | None) -> None:
+def test_a_space_is_counted_and_a_small_one_is_listed(space: list[str], size: int | None) -> None:
     made = Space.of(search_of(*space))
     assert made.size() == size
     first = made.first(10)
@@ -302,7 +304,7 @@ def test_a_target_stays_with_the_recipe() -> None:
     ]
 
 
-def test_a_recipe_is_known_by_what_it_does() -> None:
+def test_the_key_of_a_recipe_ignores_how_it_is_written() -> None:
     def key(text: str) -> str:
         return key_of(recipes.parse(text))
 

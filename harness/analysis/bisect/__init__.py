@@ -1,8 +1,8 @@
 """Find the first bad one of an ordered list of models, with the gate as the oracle.
 
-search.py    which point is asked next, and what the answers come to
-points.py    the list: model files as they are, and what a point is
-commits.py   the list: commits, each checked out and built in a worktree of its own
+search.py    the bisection: the next point to gate, and the result of all answers
+points.py    the list of points; model files as points
+commits.py   commits as points, each checked out and built in its own worktree
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The list: commits of a git repository, each checked out and built in a worktree of its own.
+"""Commits of a git repository as points, each checked out and built in its own worktree.
 
 The user's checkout, index and branches are never touched: a point is a detached worktree in a
 temporary folder, without the repository's hooks, removed as soon as its model is copied out.
@@ -19,11 +19,11 @@ from harness.errors import ConfigError
 BUILD_SECONDS = 3600.0
 _GIT_SECONDS = 600.0
 _SHOWN = 600
-"""Characters of a program's last words in a message."""
+"""Characters of a program's last output in a message."""
 
 
 class Commits:
-    """Commits from a good one to a bad one along first parents; models are built when asked for."""
+    """Commits from a good one to a bad one along first parents; a model is built on first use."""
 
     def __init__(
         self,
@@ -32,18 +32,18 @@ class Commits:
         bad: str,
         *,
         path: str,
-        space: Path,
+        folder: Path,
         build: Sequence[str] = (),
         build_seconds: float = BUILD_SECONDS,
     ) -> None:
-        """Resolve the range; `path` is the model's in the repository, `space` an empty folder.
+        """Resolve the range; `path` is the model's path in the repository, `folder` an empty folder.
 
-        Raises ConfigError for no repository, an unknown commit, or a good one that is not before the
-        bad one.
+        Raises ConfigError if there is no repository, a commit is unknown, or the good one is not an
+        ancestor of the bad one.
         """
         self._root = Path(_git(repository, "rev-parse", "--show-toplevel").strip())
-        self._path = _inside(path)
-        self._space = space
+        self._path = _path_in_repository(path)
+        self._folder = folder
         self._build = tuple(build)
         self._build_seconds = build_seconds
         first, last = self._commit(good, "--good"), self._commit(bad, "--bad")
@@ -60,13 +60,13 @@ class Commits:
         return self._points
 
     def model(self, at: int) -> Path:
-        """Check the commit out, build, copy the model out; raises Untestable where that fails."""
+        """Check the commit out, build it, copy the model out; raises Untestable if that fails."""
         if at not in self._models:
-            self._models[at] = self._made(self._commits[at])
+            self._models[at] = self._build_model(self._commits[at])
         return self._models[at]
 
-    def _made(self, commit: str) -> Path:
-        tree = self._space / "worktrees" / commit[:12]
+    def _build_model(self, commit: str) -> Path:
+        tree = self._folder / "worktrees" / commit[:12]
         tree.parent.mkdir(parents=True, exist_ok=True)
         _git(self._root, *_NO_HOOKS, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
@@ -76,7 +76,7 @@ class Commits:
                 raise Untestable(f"{commit[:12]} has no {self._path}")
             if not source.resolve().is_relative_to(tree.resolve()):
                 raise Untestable(f"{commit[:12]}: {self._path} leads out of the worktree")
-            kept = self._space / "models" / commit[:12] / source.name
+            kept = self._folder / "models" / commit[:12] / source.name
             kept.parent.mkdir(parents=True)
             if source.is_dir():
                 shutil.copytree(source, kept)
@@ -87,7 +87,7 @@ class Commits:
             _git(self._root, "worktree", "remove", "--force", str(tree))
 
     def _run_build(self, tree: Path, commit: str) -> None:
-        """Run the user's build in the worktree; what it leaves running is ended with it."""
+        """Run the user's build in the worktree; end all its processes if it does not finish."""
         if not self._build:
             return
         try:
@@ -103,7 +103,7 @@ class Commits:
         except OSError as error:
             raise ConfigError(f"--build: {self._build[0]}: {error.strerror or error}") from error
         try:
-            said, _ = process.communicate(timeout=self._build_seconds)
+            output, _ = process.communicate(timeout=self._build_seconds)
         except subprocess.TimeoutExpired as error:
             raise Untestable(
                 f"{commit[:12]}: the build was not done after {self._build_seconds:g} s"
@@ -113,8 +113,8 @@ class Commits:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
         if process.returncode != 0:
-            words = said.decode("utf-8", "replace").strip()[-_SHOWN:]
-            raise Untestable(f"{commit[:12]}: the build ended with {process.returncode}: {words}")
+            last = output.decode("utf-8", "replace").strip()[-_SHOWN:]
+            raise Untestable(f"{commit[:12]}: the build ended with {process.returncode}: {last}")
 
     def _commit(self, name: str, key: str) -> str:
         if not name or name.startswith("-"):
@@ -126,27 +126,27 @@ class Commits:
         except ConfigError as error:
             raise ConfigError(f'{key} "{name}": no such commit in {self._root}') from error
 
-    def _git_code(self, *words: str) -> int:
-        return _run_git(self._root, words).returncode
+    def _git_code(self, *arguments: str) -> int:
+        return _run_git(self._root, arguments).returncode
 
     def _title(self, commit: str) -> str:
         return _git(self._root, "show", "--no-patch", "--format=%s", commit).strip()
 
 
 _NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
-"""A checkout here is not one that the user made: post-checkout is not for it."""
+"""The user did not make these checkouts, so the post-checkout hook must not run."""
 
 
-_LOCAL_TO_A_REPOSITORY = {
+_REPOSITORY_VARIABLES = {
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS", "GIT_DIR"),
     *("GIT_CONFIG_COUNT", "GIT_OBJECT_DIRECTORY", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE"),
     *("GIT_GRAFT_FILE", "GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS", "GIT_REPLACE_REF_BASE"),
     *("GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_COMMON_DIR"),
 }
-"""As `git rev-parse --local-env-vars` lists them."""
+"""Environment variables that point to one repository; `git rev-parse --local-env-vars` lists them."""
 
 
-def _inside(path: str) -> PurePosixPath:
+def _path_in_repository(path: str) -> PurePosixPath:
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
         raise ConfigError(f"--path {path}: give the model's path from the top of the repository")
@@ -154,14 +154,14 @@ def _inside(path: str) -> PurePosixPath:
 
 
 def _environment() -> dict[str, str]:
-    """Leave out what a git hook or alias sets: it would lead back to the user's checkout."""
-    return {name: value for name, value in os.environ.items() if name not in _LOCAL_TO_A_REPOSITORY}
+    """Return the environment without a git hook's variables: they point to the user's checkout."""
+    return {name: value for name, value in os.environ.items() if name not in _REPOSITORY_VARIABLES}
 
 
-def _run_git(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run_git(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *words],
+            ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             errors="replace",
@@ -174,13 +174,13 @@ def _run_git(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[
         raise ConfigError("bisect over commits needs git in the PATH; install git") from error
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
-            f"git {' '.join(words)} in {folder} was not done after {_GIT_SECONDS:g} s"
+            f"git {' '.join(arguments)} in {folder} was not done after {_GIT_SECONDS:g} s"
         ) from error
 
 
-def _git(folder: Path, *words: str) -> str:
-    done = _run_git(folder, words)
+def _git(folder: Path, *arguments: str) -> str:
+    done = _run_git(folder, arguments)
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-_SHOWN:]
-        raise ConfigError(f"git {' '.join(words)} in {folder}: {said or 'failed'}")
+        output = (done.stderr or done.stdout).strip()[-_SHOWN:]
+        raise ConfigError(f"git {' '.join(arguments)} in {folder}: {output or 'failed'}")
     return done.stdout

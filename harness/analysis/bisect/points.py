@@ -1,4 +1,4 @@
-"""What is searched: an ordered list of points, the first good, each with a model at hand."""
+"""The ordered list that a bisection searches: points with a model each, the first one good."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Protocol
 
 from harness.errors import ConfigError, HarnessError
 
-LEAST = 2
+MIN_POINTS = 2
 
 
 class Untestable(HarnessError):
-    """A point has no model to measure: it does not build, or lacks the file."""
+    """A point has no model to measure: its build fails, or the file is missing."""
 
     kind = "untestable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BisectPoint:
-    """One place in the list."""
+    """A point of the list."""
 
     name: str
-    """What it is called in the answer: a file, a commit."""
+    """Its name in the result: a file or a commit."""
     title: str = ""
-    """What a person knows it by: the first line of a commit's message."""
+    """The first line of a commit's message."""
 
     def __str__(self) -> str:
-        """Write it for a person."""
+        """Write the name and the title."""
         return f"{self.name} ({self.title})" if self.title else self.name
 
 
@@ -40,22 +40,25 @@ class Points(Protocol):
         """The points, oldest first."""
 
     def model(self, at: int) -> Path:
-        """Return the model of a point; raises Untestable where it has none."""
+        """Return the model of the point at this index; raises Untestable if it has none."""
 
 
 class ModelFiles:
-    """Model files as they are, in the order given."""
+    """Model files as points, in the order given."""
 
     def __init__(
         self, files: Sequence[Path], *, good: str | None = None, bad: str | None = None
     ) -> None:
-        """Take the files from `good` to `bad`, by default all; raises ConfigError."""
+        """Take the files from `good` to `bad`, by default all.
+
+        Raises ConfigError if a file is missing, an end is not in the list, or fewer than two remain.
+        """
         for file in files:
             if not file.exists():
                 raise ConfigError(f"{file}: no such model")
-        start = 0 if good is None else _place(files, good, "--good")
-        end = len(files) - 1 if bad is None else _place(files, bad, "--bad")
-        if end - start + 1 < LEAST:
+        start = 0 if good is None else _index(files, good, "--good")
+        end = len(files) - 1 if bad is None else _index(files, bad, "--bad")
+        if end - start + 1 < MIN_POINTS:
             raise ConfigError(
                 "bisect needs two models or more, the good one before the bad one in the list"
             )
@@ -63,7 +66,7 @@ class ModelFiles:
 
     @property
     def all(self) -> Sequence[BisectPoint]:
-        """The files, as they were given."""
+        """The files, in the order given."""
         return [BisectPoint(name=str(file)) for file in self._files]
 
     def model(self, at: int) -> Path:
@@ -71,8 +74,8 @@ class ModelFiles:
         return self._files[at]
 
 
-def _place(files: Sequence[Path], wanted: str, key: str) -> int:
-    for place, file in enumerate(files):
+def _index(files: Sequence[Path], wanted: str, key: str) -> int:
+    for index, file in enumerate(files):
         if file == Path(wanted):
-            return place
+            return index
     raise ConfigError(f"{key} {wanted} is not one of the files: {', '.join(map(str, files))}")

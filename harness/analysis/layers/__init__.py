@@ -1,12 +1,12 @@
 """Time per operator of a measured file, and the difference between two.
 
-Two sources: the vendor's benchmark_model where the user has that binary (tool.py, tool_log.py), else
-truncated graphs of the kept file (truncate.py, estimate.py), which is an estimate and says so.
-docs/layers.md says what each can and cannot tell.
+There are two sources: the vendor's benchmark_model if the user has that binary (tool.py,
+tool_log.py), else truncated graphs of the kept file (harness/tflite/truncate.py, estimate.py). The
+second is an estimate and is marked as one. docs/layers.md has the limits of both.
 """
 
 from __future__ import annotations
 
-from harness.analysis.layers.nouns import Layers, OperatorTime, Subject
+from harness.analysis.layers.operators import Layers, OperatorTime, Subject
 
 __all__ = ["Layers", "OperatorTime", "Subject"]

@@ -1,4 +1,4 @@
-"""Two files' operators side by side: which is which, and the difference of their times."""
+"""Two files' operators side by side, paired by type and name, and their time differences."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.layers.nouns import WITHIN_NOISE, Layers, OperatorTime
+from harness.analysis.layers.operators import WITHIN_NOISE, Layers, OperatorTime
 
 Pairing = tuple[OperatorTime | None, OperatorTime | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Two subjects, their operators lined up in the order of execution."""
+    """Two subjects with their operators paired in the order of execution."""
 
     a: Layers
     b: Layers
     pairs: tuple[Pairing, ...]
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON."""
+        """Return plain data, for JSON."""
         return {
             "a": str(self.a.subject),
             "b": str(self.b.subject),
@@ -32,29 +32,31 @@ class Difference:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each pair; `difference_us` is B - A, null where one side has none."""
+        """Return a row per pair; `difference_us` is B - A, null if one side has no operator."""
         return [_row(a, b) for a, b in self.pairs]
 
     def remarks(self) -> tuple[str, ...]:
-        """Say what makes the two hard to compare."""
-        said = []
+        """Return the facts that make the two hard to compare."""
+        remarks = []
         if self.a.source != self.b.source:
-            said.append(f"A is from {self.a.source}, B from {self.b.source}: not the same measure")
+            remarks.append(
+                f"A is from {self.a.source}, B from {self.b.source}: not the same measure"
+            )
         if self.a.subject.device != self.b.subject.device:
-            said.append(f"A ran on {self.a.subject.device}, B on {self.b.subject.device}")
+            remarks.append(f"A ran on {self.a.subject.device}, B on {self.b.subject.device}")
         alone = sum(a is None or b is None for a, b in self.pairs)
         if alone:
-            said.append(f"{alone} of {len(self.pairs)} operators are only in one of the two")
-        return tuple(said)
+            remarks.append(f"{alone} of {len(self.pairs)} operators are only in one of the two")
+        return tuple(remarks)
 
 
 def difference(a: Layers, b: Layers) -> Difference:
-    """Line two files' operators up: by type and name, then by type, keeping the order.
+    """Pair two files' operators by type and name, then by type, in the order of execution.
 
-    What is left over stands alone: an operator that a recipe added or took away, or one that the
-    other file has in a group.
+    The others stay unpaired: operators that a recipe added or removed, and those that the other file
+    has in a group.
     """
-    return Difference(a=a, b=b, pairs=tuple(_lined(a.operators, b.operators, [_exact, _type])))
+    return Difference(a=a, b=b, pairs=tuple(_paired(a.operators, b.operators, [_exact, _type])))
 
 
 def _exact(one: OperatorTime) -> object:
@@ -65,12 +67,12 @@ def _type(one: OperatorTime) -> object:
     return one.type
 
 
-def _lined(
+def _paired(
     a: Sequence[OperatorTime],
     b: Sequence[OperatorTime],
     keys: Sequence[Callable[[OperatorTime], object]],
 ) -> list[Pairing]:
-    """Pair the longest common runs by the first key, what is between them by the next."""
+    """Pair the longest common runs by the first key, and the operators between by the next key."""
     if not keys or not a or not b:
         return [*((one, None) for one in a), *((None, one) for one in b)]
     key = keys[0]
@@ -78,11 +80,11 @@ def _lined(
         None, [key(one) for one in a], [key(one) for one in b], autojunk=False
     )
     pairs: list[Pairing] = []
-    for word, a_from, a_to, b_from, b_to in matcher.get_opcodes():
-        if word == "equal":
+    for tag, a_from, a_to, b_from, b_to in matcher.get_opcodes():
+        if tag == "equal":
             pairs += zip(a[a_from:a_to], b[b_from:b_to], strict=True)
         else:
-            pairs += _lined(a[a_from:a_to], b[b_from:b_to], keys[1:])
+            pairs += _paired(a[a_from:a_to], b[b_from:b_to], keys[1:])
     return pairs
 
 
@@ -90,8 +92,8 @@ def _row(a: OperatorTime | None, b: OperatorTime | None) -> dict[str, Any]:
     one = a or b
     assert one is not None
     row: dict[str, Any] = {
-        "a": None if a is None else _place(a),
-        "b": None if b is None else _place(b),
+        "a": None if a is None else _positions(a),
+        "b": None if b is None else _positions(b),
         "type": one.type,
         "a_us": None if a is None else a.ns / 1e3,
         "b_us": None if b is None else b.ns / 1e3,
@@ -110,5 +112,5 @@ def _row(a: OperatorTime | None, b: OperatorTime | None) -> dict[str, Any]:
     return row
 
 
-def _place(one: OperatorTime) -> str:
+def _positions(one: OperatorTime) -> str:
     return str(one.first) if one.first == one.last else f"{one.first}-{one.last}"

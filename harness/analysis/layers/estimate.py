@@ -1,10 +1,10 @@
 """Operator times from truncated graphs: the difference of neighbouring prefixes, an estimate.
 
-Every prefix and the whole file are measured in launches of their own, interleaved in mirrored
-blocks (measure/blocks.py), through the session of one device. The time of an operator is the p50 of
-the prefix that ends with it minus the p50 of the one before; p50 is the median of the launches'
-medians, as in a row. The interval is Student's t over the blocks' own differences: a block holds one
-launch of every prefix, so what the device did in that block is in both.
+Every prefix and the whole file have launches of their own, interleaved in mirrored blocks
+(measure/blocks.py), in one session of the device. The time of an operator is the p50 of the prefix
+that ends with it minus the p50 of the prefix before; p50 is the median of the launches' medians, as
+in a row. The interval is Student's t over the differences per block: a block has one launch of every
+prefix, so the state of the device in that block affects both sides of a difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import stats
-from harness.analysis.layers.nouns import (
+from harness.analysis.layers.operators import (
     ESTIMATE,
     NEGATIVE,
     SEVERAL,
@@ -29,26 +29,26 @@ from harness.analysis.layers.nouns import (
     Subject,
 )
 from harness.errors import HarnessError, LeaseError, TransportError
-from harness.events import Event, LaunchStarted
+from harness.events import Emit, MeasuringStarted, ignore
 from harness.measure import blocks
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.tflite.truncate import MAX_PREFIXES, Graph, Prefix
-from harness.types import Cell, Dose, Profile, Variant
+from harness.types import Cell, Dose, Profile
 
 LAUNCHES = 4
-"""Two mirrored pairs of blocks: enough for an interval, and 64 prefixes stay minutes."""
+"""Two mirrored pairs of blocks: enough for an interval, and 64 prefixes take minutes."""
 
 WHOLE = "whole"
 
 _CAVEAT = (
-    "an estimate: differences of truncated graphs. A delegate takes every prefix on its own, so "
-    "fusing and partitions can differ from the whole; the first operator has the cost of a call in it"
+    "an estimate: differences of truncated graphs. A delegate compiles every prefix separately, so "
+    "fusing and partitions can differ from the whole; the first operator includes the cost of a call"
 )
 
 
 def short_dose(launches: int = LAUNCHES) -> Dose:
-    """Return the dose of one prefix: short, because there are many and launches count more."""
+    """Return the dose per prefix: short launches, because there are many prefixes."""
     return Dose(
         launches=launches,
         min_inferences=30,
@@ -61,30 +61,14 @@ def short_dose(launches: int = LAUNCHES) -> Dose:
 
 
 @dataclass(slots=True, kw_only=True)
-class LaunchCounter:
-    """Says which launch starts, of how many; every other event is ignored."""
-
-    tell: Callable[[str], None]
-    total: int
-    done: int = 0
-
-    def __call__(self, event: Event) -> None:
-        """Count a launch that starts."""
-        if isinstance(event, LaunchStarted):
-            self.done += 1
-            cell = event.cell
-            of = f"launch {self.done} of {self.total}"
-            self.tell(f"{cell.device}: {of}, {cell.model} {cell.recipe}")
-
-
-@dataclass(slots=True, kw_only=True)
 class _Piece:
-    """One file to time: a prefix, or the whole."""
+    """A file to time: a prefix or the whole file."""
 
     cell: Cell
     prefix: Prefix | None
+    """None for the whole file."""
     medians: dict[int, float] = field(default_factory=dict)
-    """By block, ns."""
+    """Median latency per block, ns."""
     delegated: tuple[int | None, int | None] = (None, None)
     loops: int = 1
     refused: str | None = None
@@ -99,56 +83,45 @@ def measure(
     at_most: int = MAX_PREFIXES,
     seed: int = 0,
     profile: Profile | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    emit: Emit = ignore,
 ) -> list[Layers]:
-    """Estimate the operators of files on one device; all of them share the blocks.
+    """Estimate the operator times of files on one device; all files share the blocks.
 
-    `folder` takes the cut files; `profile` names the delegate libraries of accelerators. A prefix that the runtime refuses is left out and its operators
-    are counted with the next; that is noted. Raises what the whole file's launch raises, RecipeError
-    for a file that cannot be cut, and a TransportError where the device is lost for good.
+    `folder` takes the cut files, `at_most` of them per file; `profile` names the delegate libraries
+    of accelerators. `emit` gets a MeasuringStarted, a LaunchStarted per launch, and the other events
+    of a bench. If the runtime refuses a prefix, its operators are counted with the next one and a
+    note says so.
+
+    Raises the errors of the whole file's launches, RecipeError for a file that cannot be cut, and
+    TransportError if the device is lost for good.
     """
     dose = short_dose(launches)
     pieces = [
-        _pieces(subject, f"#{number}", folder, at_most, _Wanted(dose=dose, seed=seed))
+        _pieces(subject, f"#{number}", folder, at_most, _Settings(dose=dose, seed=seed))
         for number, subject in enumerate(subjects)
     ]
     every = [piece for share in pieces for piece in share]
     total = sum(1 + piece.cell.dose.launches for piece in every)
-    counter = LaunchCounter(tell=tell, total=total)
-    with Bench(session=session, emit=counter, profile=profile) as bench:
+    emit(MeasuringStarted(cells=tuple(piece.cell for piece in every), launches=total))
+    with Bench(session=session, emit=emit, profile=profile) as bench:
         _measure(every, bench, seed)
     return [_layers(subject, share) for subject, share in zip(subjects, pieces, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
+class _Settings:
     dose: Dose
     seed: int
 
 
 def _pieces(
-    subject: Subject, mark: str, folder: Path, at_most: int, wanted: _Wanted
+    subject: Subject, mark: str, folder: Path, at_most: int, settings: _Settings
 ) -> list[_Piece]:
-    """Cut the file; write the prefixes; the whole comes last. `mark` tells subjects apart."""
+    """Cut the file and write the prefixes; the whole file comes last. `mark` identifies the subject."""
 
     def cell(part: str, path: Path, digest: str) -> Cell:
-        variant = Variant(
-            model=subject.model,
-            recipe=subject.recipe,
-            target=subject.target,
-            path=path,
-            digest=digest,
-            size_bytes=path.stat().st_size,
-        )
-        return Cell(
-            model=subject.model,
-            recipe=f"{subject.recipe} {mark} {part}",
-            target=subject.target,
-            device=subject.device,
-            threads=subject.threads,
-            variant=variant,
-            dose=wanted.dose,
-            seed=wanted.seed,
+        return subject.cell(
+            f"{mark} {part}", settings.dose, path=path, digest=digest, seed=settings.seed
         )
 
     pieces = []
@@ -156,9 +129,9 @@ def _pieces(
         digest = hashlib.sha256(prefix.data).hexdigest()
         path = folder / f"{digest}.tflite"
         path.write_bytes(prefix.data)
-        # What was written is not kept in memory a second time.
-        light = replace(prefix, data=b"")
-        pieces.append(_Piece(cell=cell(f"0-{prefix.last}", path, digest), prefix=light))
+        # The file has the bytes now; drop them from memory.
+        without_data = replace(prefix, data=b"")
+        pieces.append(_Piece(cell=cell(f"0-{prefix.last}", path, digest), prefix=without_data))
     pieces.append(_Piece(cell=cell(WHOLE, subject.path, subject.digest), prefix=None))
     return pieces
 
@@ -176,7 +149,7 @@ def _measure(pieces: Sequence[_Piece], bench: Bench, seed: int) -> None:
 
 
 def _attempt(bench: Bench, piece: _Piece, action: Callable[[Bench, _Piece], None]) -> None:
-    """Do one launch; a prefix that cannot run is left out, the whole file must."""
+    """Make one launch; a prefix that cannot run is left out, but the whole file must run."""
     try:
         bench.recovering(lambda: action(bench, piece))
     except (TransportError, LeaseError):
@@ -263,7 +236,7 @@ def _operator(added: Sequence[Prefix], piece: _Piece, before: _Piece | None) -> 
 def half_width(differences: Sequence[float], confidence: float = 0.95) -> float | None:
     """Return t((1 + confidence) / 2, n - 1) s / sqrt(n), Student's; None under three values.
 
-    On the plain scale, because a difference of two times may be negative.
+    It works on the linear scale, because a difference of two times can be negative.
     """
     count = len(differences)
     if count < stats.MIN_LAUNCHES_FOR_INTERVAL:
@@ -282,9 +255,9 @@ def _notes(pieces: Sequence[_Piece], kept: Sequence[_Piece], whole: _Piece) -> t
         f"prefixes {', '.join(names)} did not run ({reason}); counted with the next"
         for reason, names in reasons.items()
     ]
-    left = [one for one in kept if _left(one) > _left(whole)]
-    if left:
-        names = ", ".join(f"0-{one.prefix.last}" for one in left if one.prefix)
+    worse = [one for one in kept if _not_delegated(one) > _not_delegated(whole)]
+    if worse:
+        names = ", ".join(f"0-{one.prefix.last}" for one in worse if one.prefix)
         notes.append(
             f"more operators stay outside the delegate in the prefixes {names} than in the whole: "
             "their times are too high"
@@ -293,16 +266,16 @@ def _notes(pieces: Sequence[_Piece], kept: Sequence[_Piece], whole: _Piece) -> t
 
 
 def _noise(operators: Sequence[OperatorTime]) -> tuple[str, ...]:
-    lost = sum(WITHIN_NOISE in one.flags for one in operators)
-    if not lost:
+    noisy = sum(WITHIN_NOISE in one.flags for one in operators)
+    if not noisy:
         return ()
     text = (
-        f"{lost} of {len(operators)} operators are within noise here: a quiet device, more "
-        "--launches or coarser groups (--at-most) tell more"
+        f"{noisy} of {len(operators)} operators are within noise here: use a quieter device, more "
+        "--launches or coarser groups (--at-most)"
     )
     return (text,)
 
 
-def _left(piece: _Piece) -> int:
+def _not_delegated(piece: _Piece) -> int:
     delegated, total = piece.delegated
     return 0 if delegated is None or total is None else total - delegated

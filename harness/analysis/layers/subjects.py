@@ -1,4 +1,4 @@
-"""Which files of a stored run are asked about, and which of two runs belong together."""
+"""The subjects of stored runs: choose the measured files, and pair those of two runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import stats
-from harness.analysis.layers.nouns import Subject
+from harness.analysis.layers.operators import Subject
 from harness.errors import ConfigError, StoreError
 from harness.records.store import StoredRun
 from harness.records.table.rows import Measured, read
@@ -15,8 +15,8 @@ from harness.types import Cell, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Narrowed:
-    """Which rows of a run are meant; empty is all of them."""
+class RowFilter:
+    """Chooses rows of a run; an empty field takes all."""
 
     models: Sequence[str] = ()
     recipes: Sequence[str] = ()
@@ -24,7 +24,7 @@ class Narrowed:
     threads: int | None = None
 
     def takes(self, cell: Cell) -> bool:
-        """Say whether a cell is meant."""
+        """Return whether the filter takes a cell."""
         return (
             (not self.models or cell.model in self.models)
             and (not self.recipes or cell.recipe in self.recipes)
@@ -33,23 +33,23 @@ class Narrowed:
         )
 
 
-def of_run(run: StoredRun, narrowed: Narrowed) -> list[Subject]:
-    """List the measured rows of a run that are meant, in its order.
+def of_run(run: StoredRun, only: RowFilter) -> list[Subject]:
+    """Return the measured rows of a run that the filter takes, in the run's order.
 
-    Raises ConfigError where none is, with the recipes it has, and StoreError for a lost file.
+    Raises ConfigError, with the run's recipes, if there is none; StoreError for a lost file.
     """
     measured = read(run)
     found = []
     for cell in run.record.cells:
         medians = measured.medians(cell.id)
-        if medians and narrowed.takes(cell):
+        if medians and only.takes(cell):
             found.append(_subject(measured, cell, medians))
-    wanted = set(narrowed.recipes) - {subject.recipe for subject in found}
-    if wanted or not found:
-        which = f"of {', '.join(sorted(wanted))} " if wanted else ""
+    missing = set(only.recipes) - {subject.recipe for subject in found}
+    if missing or not found:
+        which = f"of {', '.join(sorted(missing))}" if missing else "that fits"
         known = ", ".join(dict.fromkeys(cell.recipe for cell in run.record.cells))
         raise ConfigError(
-            f"run {run.id} has no measured row {which}that was asked for (its recipes: {known}; "
+            f"run {run.id} has no measured row {which} (its recipes: {known}; "
             f"edge-harness show {run.id} lists the rows)"
         )
     return found
@@ -61,7 +61,7 @@ def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subjec
     single = cell.dose.scenario == "single"
     path = run.variants / f"{cell.variant.digest}.tflite"
     if not path.is_file():
-        raise StoreError(f"{path} is not there; copy the run again with its variants")
+        raise StoreError(f"{path} is missing; copy the run again with its variants")
     if hashlib.sha256(path.read_bytes()).hexdigest() != cell.variant.digest:
         raise StoreError(f"{path} is not the file that was measured; copy the run again")
     return Subject(
@@ -73,25 +73,27 @@ def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subjec
         threads=cell.threads,
         path=path,
         digest=cell.variant.digest,
-        # Another scenario's p50 has waiting, or a hot device, in it: the sum would not be of it.
+        # Another scenario's p50 includes waiting or heat, which the operators' sum does not have.
         stored_p50_ns=stats.median(medians) if single else None,
     )
 
 
 def pairs(shares: Sequence[Sequence[Subject]]) -> list[tuple[int, int]]:
-    """Choose which subjects are compared; positions in the list of all of them.
+    """Return the pairs of subjects to compare, as positions in the list of all subjects.
 
-    Two runs: the rows that both have, or the only row of each. One run: its two rows, where just two
-    are meant in all, or of one model, device and number of threads; else none.
+    Two runs: the rows that both have, or the only row of each. One run: its rows if there are two,
+    or the two rows of a model, device and number of threads.
 
-    Raises ConfigError where two runs were given and nothing of them belongs together.
+    Raises ConfigError if two runs have no rows to compare.
     """
     if len(shares) == 1:
-        return _of_one(shares[0])
+        return _pairs_of_one_run(shares[0])
     first, second = shares
     start = len(first)
-    at = {subject.key: start + position for position, subject in enumerate(second)}
-    found = [(i, at[subject.key]) for i, subject in enumerate(first) if subject.key in at]
+    positions = {subject.key: start + i for i, subject in enumerate(second)}
+    found = [
+        (i, positions[subject.key]) for i, subject in enumerate(first) if subject.key in positions
+    ]
     if found:
         return found
     if len(first) == len(second) == 1:
@@ -102,7 +104,7 @@ def pairs(shares: Sequence[Sequence[Subject]]) -> list[tuple[int, int]]:
     )
 
 
-def _of_one(share: Sequence[Subject]) -> list[tuple[int, int]]:
+def _pairs_of_one_run(share: Sequence[Subject]) -> list[tuple[int, int]]:
     if len(share) == 2:  # noqa: PLR2004
         return [(0, 1)]
     groups: dict[tuple[str, str, int], list[int]] = {}

@@ -1,19 +1,20 @@
-"""Operator times from the vendor's benchmark_model, where the user has that binary.
+"""Operator times from the vendor's benchmark_model, if the user has that binary.
 
-The tool runs on the device, a process a launch; the time of an operator is the median over launches
-of its averages. The binary is looked for in the device's PATH, or brought from this machine.
+The tool runs on the device, one process per launch; the time of an operator is the median over
+launches of the tool's averages. The binary is in the device's PATH or is sent from this machine.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness import stats
 from harness.analysis.layers import tool_log
 from harness.analysis.layers.estimate import half_width
-from harness.analysis.layers.nouns import TOOL, Layers, OperatorTime, Subject
+from harness.analysis.layers.operators import TOOL, Layers, OperatorTime, Subject
 from harness.devices import abilities
 from harness.devices.delegation import CPU_TARGETS, benchmark_log, kinds
 from harness.errors import (
@@ -24,43 +25,48 @@ from harness.errors import (
     Unproven,
     Unsupported,
 )
+from harness.events import LaunchStarted, MeasuringStarted
+from harness.measure import blocks
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.protocols import Commands, KeepsFiles, Reply
+from harness.types import Dose
 
 NAME = "benchmark_model"
 LAUNCHES = 3
 
 _LIMIT_SECONDS = 200.0
 TARGETS = {"xnnpack": "--use_xnnpack=true", "gpu": "--use_gpu=true"}
-"""Targets that the tool is asked for, and its flag."""
+"""The tool's flag per supported target."""
+
+_DOSE = Dose(min_inferences=50, min_seconds=0.5, max_seconds=10.0)
 
 _SHOWN = 300
-"""Characters of the tool's last words in a message."""
+"""Characters of the tool's last output in a message."""
 
 
 def find(session: Session, binary: Path | None = None) -> str | None:
-    """Return how to start the tool on the device; None where it has none.
+    """Return the tool's path on the device; None if it has none.
 
-    `binary` is a file of this machine, made for the device; it is brought there. Raises ConfigError
-    where there is no such file, Unsupported where the device's transport runs no commands.
+    `binary` is a file of this machine that is built for the device; it is sent there. Raises
+    ConfigError if there is no such file, Unsupported if the device's transport runs no commands.
     """
     if binary is None:
         if not isinstance(session.transport, Commands):
             return None
-        asked = session.transport.run(["sh", "-c", f"command -v {NAME}"], 20.0)
-        found = asked.stdout.decode("utf-8", "replace").strip()
-        return found if asked.exit_code == 0 and found else None
+        reply = session.transport.run(["sh", "-c", f"command -v {NAME}"], 20.0)
+        found = reply.stdout.decode("utf-8", "replace").strip()
+        return found if reply.exit_code == 0 and found else None
     if not binary.is_file():
         raise ConfigError(f"--benchmark-model {binary}: no such file")
     transport = _commands(session)
-    place = _bring(session, binary, hashlib.sha256(binary.read_bytes()).hexdigest())
-    _checked(session, transport.run(["chmod", "u+rx", place], 20.0))
-    return place
+    path = _send(session, binary, hashlib.sha256(binary.read_bytes()).hexdigest())
+    _checked(session, transport.run(["chmod", "u+rx", path], 20.0))
+    return path
 
 
-def _bring(session: Session, source: Path, digest: str) -> str:
-    """Have a file among the device's blobs, checked and capped as they are; return where."""
+def _send(session: Session, source: Path, digest: str) -> str:
+    """Put a file into the device's store, checked and limited like models; return its path."""
     dialect = session.dialect
     if not isinstance(dialect, KeepsFiles):
         raise Unsupported(
@@ -80,23 +86,31 @@ def measure(
     tool: str,
     *,
     launches: int = LAUNCHES,
-    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Layers]:
-    """Run the tool on every file, in turns; returns what its logs say.
+    """Run the tool on every file in mirrored turns; return the times in its logs.
 
-    Raises Unsupported for a target that the tool has no flag for here, Crashed where it fails,
-    RuntimeMissing where its log has no operators, FellBack or Unproven where an accelerator was asked
-    for and the log does not say that it ran the graph.
+    The bench emits a MeasuringStarted, and a LaunchStarted per launch.
+
+    Raises Unsupported for a target without a flag in TARGETS, Crashed if the tool fails,
+    RuntimeMissing if its log has no operators, FellBack or Unproven if the log does not show that
+    the accelerator ran the graph.
     """
+    dose = replace(_DOSE, launches=launches)
+    cells = [
+        one.cell(f"#{number} {NAME}", dose, path=one.path, digest=one.digest)
+        for number, one in enumerate(subjects)
+    ]
+    bench.emit(MeasuringStarted(cells=tuple(cells), launches=launches * len(cells)))
     profiles: list[list[tool_log.ToolProfile]] = [[] for _ in subjects]
-    order = list(range(len(subjects)))
-    for _ in range(launches):
-        for number in order:
-            tell(f"{bench.name}: {NAME} on {subjects[number]}")
+    numbers = list(range(len(subjects)))
+    for block in range(launches):
+        for position, number in enumerate(numbers):
             bench.settle()
             bench.held.wait()
+            turn = blocks.Turn(block=block, position=position, cell=cells[number])
+            bench.emit(LaunchStarted(cell=turn.cell, order=blocks.order(turn, loops=1)))
             profiles[number].append(_launch(subjects[number], bench.session, tool))
-        order.reverse()
+        numbers.reverse()
     return [_layers(one, found) for one, found in zip(subjects, profiles, strict=True)]
 
 
@@ -104,58 +118,59 @@ def _launch(subject: Subject, session: Session, tool: str) -> tool_log.ToolProfi
     flag = TARGETS.get(subject.target)
     if flag is None:
         raise Unsupported(
-            f"{subject}: {NAME} is asked for {', '.join(TARGETS)} only, not {subject.target}"
+            f"{subject}: {NAME} is used for {', '.join(TARGETS)} only, not {subject.target}"
         )
-    place = _bring(session, subject.path, subject.digest)
+    path = _send(session, subject.path, subject.digest)
     argv = [
         tool,
-        f"--graph={place}",
+        f"--graph={path}",
         f"--num_threads={subject.threads}",
         flag,
         "--enable_op_profiling=true",
-        "--num_runs=50",
-        "--min_secs=0.5",
-        "--max_secs=10",
+        f"--num_runs={_DOSE.min_inferences}",
+        f"--min_secs={_DOSE.min_seconds:g}",
+        f"--max_secs={_DOSE.max_seconds:g}",
     ]
     reply = _checked(session, _commands(session).run(argv, _LIMIT_SECONDS))
     log = (reply.stdout + b"\n" + reply.stderr).decode("utf-8", "replace")
-    _ran_there(subject, log)
+    _check_delegate(subject, log)
     profile = tool_log.parse(log)
     if not profile.operators:
         raise RuntimeMissing(
             f"{session.device.name}: {tool} gave no times of operators; is it {NAME}, and does it "
-            f"know --enable_op_profiling? It ended with: {_last_words(reply)}"
+            f"know --enable_op_profiling? It ended with: {_last_output(reply)}"
         )
     return profile
 
 
-def _ran_there(subject: Subject, log: str) -> None:
-    """Refuse times of the CPU under an accelerator's name: the tool goes on where a delegate took nothing."""
+def _check_delegate(subject: Subject, log: str) -> None:
+    """Refuse CPU times for an accelerator: the tool continues if a delegate takes no operator."""
     if subject.target in CPU_TARGETS:
         return
-    told = benchmark_log.read(log, subject.target)
-    evidence = told.evidence or "none"
-    if told.delegate == "none" or told.delegated_ops == 0:
+    found = benchmark_log.read(log, subject.target)
+    evidence = found.evidence or "none"
+    if found.delegate == "none" or found.delegated_ops == 0:
         raise FellBack(f"{subject}: no operator ran on {subject.target}; evidence: {evidence}")
-    if not kinds(told.evidence):
-        raise Unproven(f"{subject}: {NAME} does not say that {subject.target} ran it")
+    if not kinds(found.evidence):
+        raise Unproven(f"{subject}: the log of {NAME} does not show that {subject.target} ran it")
 
 
 def _checked(session: Session, reply: Reply) -> Reply:
     if reply.exit_code != 0:
         raise Crashed(
-            f"{session.device.name}: {reply.argv[0]} ended with {reply.exit_code}: {_last_words(reply)}"
+            f"{session.device.name}: {reply.argv[0]} ended with {reply.exit_code}: "
+            f"{_last_output(reply)}"
         )
     return reply
 
 
-def _last_words(reply: Reply) -> str:
+def _last_output(reply: Reply) -> str:
     text = (reply.stderr or reply.stdout).decode("utf-8", "replace").strip()
-    return text[-_SHOWN:] or "(it said nothing)"
+    return text[-_SHOWN:] or "(no output)"
 
 
 def _layers(subject: Subject, profiles: Sequence[tool_log.ToolProfile]) -> Layers:
-    notes = ["the tool's averages with profiling on, which slows a model of many small operators"]
+    notes = ["the tool's averages with profiling on; it slows a model of many small operators"]
     shape = [(one.type, one.name) for one in profiles[0].operators]
     same = [p for p in profiles if [(one.type, one.name) for one in p.operators] == shape]
     if len(same) < len(profiles):
@@ -168,7 +183,7 @@ def _layers(subject: Subject, profiles: Sequence[tool_log.ToolProfile]) -> Layer
     total = sum(one.ns for one in outer)
     if inside:
         notes.append(
-            "the delegate's own operators stand apart; their time is in the delegate's line"
+            "the delegate's own operators are listed apart; their time is in the delegate's line"
         )
     return Layers(
         subject=subject,

@@ -1,10 +1,10 @@
-"""Read what the vendor's benchmark_model writes with --enable_op_profiling.
+"""Read the log that the vendor's benchmark_model writes with --enable_op_profiling.
 
 Format: LiteRT tools/benchmark and tensorflow/core/util/stats_calculator; logs of issues
-tensorflow#42507, #53138, #56301 and XNNPACK#999. A section is a line of `=` with its title, a line
-of column names in brackets, and a line an operator, split by tabs or, in a phone's log, by blanks.
-Which columns there are differs by version ([start] went), so they are found by name. Anything else
-in the log is passed over; a log without operators gives none, and never an error of the parser.
+tensorflow#42507, #53138, #56301 and XNNPACK#999. A section has a line of `=` with its title, a line
+of column names in brackets, and a line per operator, split by tabs or, in a phone's log, by blanks.
+The columns differ by version ([start] was removed), so they are found by name. The parser ignores
+the rest of the log; a log without operators gives none and never raises an error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _AVERAGE = re.compile(r"\bavg=([0-9.eE+-]+)")
 _INFERENCE = re.compile(r"\bInference(?: \(avg\))?: ([0-9.eE+-]+)")
 _POSITION = re.compile(r"^\[(?P<name>.*)\](?::(?P<position>\d+))?$|^(?P<plain>.*?):(?P<at>\d+)$")
 
-_LONGEST = 4_000
-"""Characters of a line; a log that has longer ones is none."""
+_MAX_LINE_LENGTH = 4_000
+"""Characters read per line; a longer line is no part of the format."""
 
 _RUN_ORDER = "run order"
 _INITIALISATION = "Initialization"
@@ -39,34 +39,34 @@ class ToolOperator:
 
     type: str
     name: str
-    """Without brackets and position."""
+    """Name without brackets and position."""
     node: int | None
-    """The node's number in the graph, where the log has it."""
+    """The node's number in the graph; null if the log has none."""
     avg_ns: float
-    """Of one inference."""
+    """Average time per inference."""
     first_ns: float | None
     inside: bool
-    """A delegate's own operator: the delegate's line has its time already."""
+    """Whether it is a delegate's own operator, whose time the delegate's line includes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolProfile:
-    """What one log says."""
+    """The times in one log."""
 
     operators: tuple[ToolOperator, ...]
-    """In the order of execution; those inside a delegate come where the log has them."""
+    """In the order of the log, which is the order of execution outside a delegate."""
     inference_avg_ns: float | None
-    """Of the tool's own timing, profiling included."""
+    """The tool's own average per inference, with profiling."""
 
 
 def parse(log: str) -> ToolProfile:
-    """Read a log; what is not understood is passed over."""
-    lines = [_PREFIX.sub("", _LOGCAT.sub("", line[:_LONGEST])) for line in log.splitlines()]
+    """Read a log; unknown lines are ignored."""
+    lines = [_PREFIX.sub("", _LOGCAT.sub("", line[:_MAX_LINE_LENGTH])) for line in log.splitlines()]
     return ToolProfile(operators=tuple(_operators(lines)), inference_avg_ns=_average(lines))
 
 
 def _operators(lines: Iterable[str]) -> Iterable[ToolOperator]:
-    """Walk the sections; the run order of the regular runs is what is wanted."""
+    """Yield the operators of the run-order sections of regular runs."""
     title, initialising, inside = "", False, False
     columns: list[str] = []
     for line in lines:
@@ -90,7 +90,7 @@ def _operators(lines: Iterable[str]) -> Iterable[ToolOperator]:
 
 
 def _section(line: str) -> str:
-    """Return the title between two rules of `=`, in small letters; nothing where there is none."""
+    """Return the title between two rules of `=` in lower case; empty if the line has none."""
     parts = _RULE.split(line)
     return parts[1].strip().lower() if len(parts) > 2 else ""  # noqa: PLR2004 - both rules
 
@@ -102,7 +102,7 @@ def _columns(line: str) -> list[str]:
 
 
 def _operator(line: str, columns: Sequence[str], *, inside: bool) -> ToolOperator | None:
-    """Read a line by its columns; None where it is not one."""
+    """Read a line by the columns; None if it is not an operator."""
     numeric = [name for name in columns[1:] if name != _NAME]
     cells = _cells(line, len(numeric))
     if cells is None:
@@ -126,14 +126,14 @@ def _operator(line: str, columns: Sequence[str], *, inside: bool) -> ToolOperato
 
 def _cells(line: str, count: int) -> tuple[str, list[float], str] | None:
     """Split a line into its type, `count` numbers in a row, and the rest."""
-    words = [word.strip() for word in line.split("\t") if word.strip()]
-    if len(words) <= count:
-        words = line.split()
-    for start in range(1, len(words) - count + 1):
-        wanted = words[start : start + count]
-        if all(_NUMBER.match(word) for word in wanted):
-            numbers = [float(word.removesuffix("%")) for word in wanted]
-            return " ".join(words[:start]), numbers, " ".join(words[start + count :])
+    cells = [cell.strip() for cell in line.split("\t") if cell.strip()]
+    if len(cells) <= count:
+        cells = line.split()
+    for start in range(1, len(cells) - count + 1):
+        wanted = cells[start : start + count]
+        if all(_NUMBER.match(cell) for cell in wanted):
+            numbers = [float(cell.removesuffix("%")) for cell in wanted]
+            return " ".join(cells[:start]), numbers, " ".join(cells[start + count :])
     return None
 
 
@@ -148,12 +148,12 @@ def _named(text: str) -> tuple[str, int | None]:
 
 
 def _integer(digits: str | None) -> int | None:
-    # A number of absurd length is no node, and int() refuses it.
+    # A number of ten or more digits is no node, and int() raises for very long ones.
     return int(digits) if digits and len(digits) < 10 else None  # noqa: PLR2004
 
 
 def _average(lines: Iterable[str]) -> float | None:
-    """Find the average inference: the summary's, else that of the last timing line (us)."""
+    """Return the average inference in ns, from the summary, else from the last timing line (us)."""
     last: float | None = None
     for line in lines:
         summary = _INFERENCE.search(line) if "nference timings in us" in line else None

@@ -1,4 +1,4 @@
-"""How probable it is that a row is the best, from the launches."""
+"""The probability that a row is the best, from the launches."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ DRAWS = 20_000
 MIN_FOR_SPREAD = 2
 
 
-def probability_least(
-    launches: Sequence[Sequence[float]], place: int, seed: int = 0
+def probability_lowest(
+    launches: Sequence[Sequence[float]], index: int, seed: int = 0
 ) -> float | None:
-    """Return the probability that row `place` has the least true value, from the rows' launches.
+    """Return the probability that the row at `index` has the lowest true value.
 
-    With m, s the mean and standard deviation of the n logs of a row's launches and flat priors on
-    the mean and on ln of the spread, the true log is m + s / sqrt(n) * T, T of Student's t with
-    n - 1 degrees of freedom (Box & Tiao, Bayesian Inference in Statistical Analysis, 2.2). The
-    share of 20,000 seeded draws, independent between rows, in which the row is the least; rows
-    that tie share a draw. A row of one launch borrows the spread pooled over the others. None
-    where every row has one launch only.
+    Let m and s be the mean and standard deviation of the n logs of a row's launches. With flat
+    priors on the mean and on ln of the spread, the true log is m + s / sqrt(n) * T, with T of
+    Student's t with n - 1 degrees of freedom (Box & Tiao, Bayesian Inference in Statistical
+    Analysis, 2.2). The probability is the share of 20,000 seeded draws, independent between rows, in
+    which the row is the lowest; rows that tie share a draw. A row with one launch uses the spread
+    pooled over the others. The result is None if every row has only one launch.
 
-    Rows of one device are interleaved, so they share its slow drift, and drawing them as
-    independent makes the answer less sure than it could be, not more.
+    Rows of one device are interleaved, so they share its slow drift; independent draws make the
+    probability less certain than it could be, not more.
 
     Raises ValueError for a row without launches, or a value that is not above 0.
     """
@@ -36,13 +36,13 @@ def probability_least(
         return None
     rng = np.random.default_rng(seed)
     drawn = np.empty((len(logs), DRAWS))
-    for index, one in enumerate(logs):
-        alone = len(one) >= MIN_FOR_SPREAD
-        df = len(one) - 1 if alone else pooled_df
-        spread = math.sqrt((squares[index] if alone else sum(squares)) / df)
-        drawn[index] = one.mean() + spread / math.sqrt(len(one)) * rng.standard_t(df, DRAWS)
-    least = drawn == drawn.min(axis=0)
-    return float((least[place] / least.sum(axis=0)).mean())
+    for row, one in enumerate(logs):
+        has_spread = len(one) >= MIN_FOR_SPREAD
+        df = len(one) - 1 if has_spread else pooled_df
+        spread = math.sqrt((squares[row] if has_spread else sum(squares)) / df)
+        drawn[row] = one.mean() + spread / math.sqrt(len(one)) * rng.standard_t(df, DRAWS)
+    lowest = drawn == drawn.min(axis=0)
+    return float((lowest[index] / lowest.sum(axis=0)).mean())
 
 
 def _logs(values: Sequence[float]) -> Any:  # noqa: ANN401 - numpy is imported late

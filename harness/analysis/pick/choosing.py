@@ -1,4 +1,4 @@
-"""The choice itself: rows in, a winner and its reason out."""
+"""Choose the best row under constraints, with the reason in a sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import columns
-from harness.analysis.pick.chance import probability_least
+from harness.analysis.pick.chance import probability_lowest
 from harness.analysis.pick.constraints import Constraint, check_column, parse_constraint
 from harness.errors import ConfigError
 from harness.records.table.row import better, metric_of
@@ -22,35 +22,39 @@ NOT_MEASURED = ("emulated", "simulated")
 """Flags of rows whose speed is not a device's."""
 
 SETTLED = 0.95
-MOST_SHOWN = 0.99
+MAX_SHOWN = 0.99
+"""A higher probability is written as `over 0.99`: 20,000 draws are not precise enough for more."""
 
-_IN_FULL = 1_000
-_TIMES = 2.0
+_MIN_WITHOUT_DECIMALS = 1_000
+_MIN_FACTOR = 2.0
+"""From this ratio on, the distance to the best is written as a factor, below as a percentage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Door:
-    """Which rows that are not plainly `ok` may be chosen all the same."""
+class _Exceptions:
+    """Rows that may be chosen although they are not plainly `ok`."""
 
     emulated: bool
+    """Whether emulated and simulated rows may be chosen."""
     partial: frozenset[Key]
+    """Keys of the partial rows that may be chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Aim:
-    """What is looked for: the least or the most of a column."""
+class _Objective:
+    """The column to minimise or maximise."""
 
     column: str
-    most: bool
+    is_maximized: bool
 
     @property
     def option(self) -> str:
-        """The option that asks for it."""
-        return f"--{'maximize' if self.most else 'minimize'}"
+        """The command line's option for it."""
+        return f"--{'maximize' if self.is_maximized else 'minimize'}"
 
     @property
     def exact(self) -> bool:
-        """Whether the column has no noise: the least is the least."""
+        """Whether the column has no noise between launches."""
         return columns.get(self.column).exact
 
     def value(self, row: Mapping[str, Any]) -> float:
@@ -58,34 +62,34 @@ class _Aim:
         return float(row[self.column])
 
     def order(self, row: Mapping[str, Any]) -> float:
-        """Return a number that is least for the best row."""
-        return -self.value(row) if self.most else self.value(row)
+        """Return a sort key; the best row has the lowest one."""
+        return -self.value(row) if self.is_maximized else self.value(row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedRow:
-    """A row and whether it was in the choice."""
+    """A row, whether it qualifies, and its distance from the best."""
 
     row: Mapping[str, Any]
     qualifies: bool
     why: str
-    """Why it is out, or its place: `best`, `24 % above the best`."""
+    """Why it does not qualify, or its rank: `best`, `24 % above the best`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """The answer: a row or none, the reason in a sentence, how probable it is to be the best."""
+    """The chosen row or none, the reason in a sentence, and the probability that it is the best."""
 
     winner: Mapping[str, Any] | None
     reason: str
     probability: float | None
-    """Among the rows that qualify; null without a winner or where the column's noise is unknown."""
+    """Among the qualifying rows; null without a winner or if the column's noise is unknown."""
     rows: tuple[RankedRow, ...]
     column: str
-    """The least or most of which was looked for."""
+    """The column that was minimised or maximised."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the JSON form; each row carries `qualifies` and `why` beside its columns."""
+        """Return the JSON form; each row has `qualifies` and `why` beside its columns."""
         return {
             "winner": None if self.winner is None else dict(self.winner),
             "reason": self.reason,
@@ -94,7 +98,7 @@ class Pick:
         }
 
     def shown(self) -> list[dict[str, Any]]:
-        """Return the rows as a person needs them: which, the column's value, in or out and why."""
+        """Return the rows for a table: in or out, the key, the column's value, and why."""
         shown = (*KEY, *(() if self.column in KEY else (self.column,)))
         return [
             {
@@ -107,7 +111,7 @@ class Pick:
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """Return what tells a row of a run from the others, the key of `launches`."""
+    """Return the identity of a row in its run; `launches` is keyed by it."""
     return (row["model"], row["recipe"], row["target"], row["device"], row["threads"])
 
 
@@ -123,108 +127,119 @@ def choose(
     anyway: bool = False,
     seed: int = 0,
 ) -> Pick:
-    """Return the row with the least or the most of a column that meets every constraint of `where`.
+    """Return the row with the lowest or highest value of a column under the constraints of `where`.
 
-    Give one of `minimize` and `maximize`: the column's direction (of accuracy the metric's) refuses
-    the other one unless `anyway`. `launches` holds, by :func:`key_of`, what each launch says of that
-    column, in any unit (for latency_p50_ms: the launches' medians); leave it empty for a column
-    that has none. Rows whose status is not `ok` are out, but for those in `partial`, and so are
-    emulated and simulated ones unless `emulated`. Rows with the same value share the place; the
-    first of them is named.
+    Give one of `minimize` and `maximize`. The direction that is worse for the column (for accuracy:
+    the metric's direction decides) is refused unless `anyway`. `launches` has, by :func:`key_of`,
+    the value per launch of that column in any unit (for latency_p50_ms: the launches' medians);
+    leave it empty for a column that has none. Rows whose status is not `ok` do not qualify, except
+    those in `partial`; emulated and simulated rows do not qualify unless `emulated`. Of rows with the
+    same best value the first wins.
 
-    Raises ConfigError for an unknown column, a constraint that cannot be read, a column of text, or
-    the wrong direction.
+    Raises ConfigError for an unknown column, an invalid constraint, a column of text, or the wrong
+    direction.
     """
     constraints = [parse_constraint(text) for text in where]
-    aim = _aim(minimize, maximize)
-    door = _Door(emulated=emulated, partial=frozenset(partial))
-    outs = [_out(row, constraints, aim, door) for row in rows]
-    inside = [row for row, out in zip(rows, outs, strict=True) if out is None]
-    _check_direction(aim, inside or rows, anyway=anyway)
-    if not inside:
+    objective = _objective(minimize, maximize)
+    exceptions = _Exceptions(emulated=emulated, partial=frozenset(partial))
+    obstacles = [_obstacle(row, constraints, objective, exceptions) for row in rows]
+    qualifying = [row for row, obstacle in zip(rows, obstacles, strict=True) if obstacle is None]
+    _check_direction(objective, qualifying or rows, anyway=anyway)
+    if not qualifying:
         return Pick(
             winner=None,
-            reason=_none_reason(rows, outs, constraints, door),
+            reason=_none_reason(rows, obstacles, constraints, exceptions),
             probability=None,
             rows=tuple(
-                RankedRow(row=row, qualifies=False, why=out or "")
-                for row, out in zip(rows, outs, strict=True)
+                RankedRow(row=row, qualifies=False, why=obstacle or "")
+                for row, obstacle in zip(rows, obstacles, strict=True)
             ),
-            column=aim.column,
+            column=objective.column,
         )
-    winner = min(inside, key=aim.order)
-    probability = _probability(inside, winner, launches, aim, seed)
+    winner = min(qualifying, key=objective.order)
+    probability = _probability(qualifying, winner, launches, objective, seed)
     return Pick(
         winner=winner,
-        reason=_reason(winner, inside, aim, constraints, probability),
+        reason=_reason(winner, qualifying, objective, constraints, probability),
         probability=probability,
         rows=tuple(
-            RankedRow(row=row, qualifies=out is None, why=out or _place(row, winner, aim))
-            for row, out in zip(rows, outs, strict=True)
+            RankedRow(
+                row=row, qualifies=obstacle is None, why=obstacle or _rank(row, winner, objective)
+            )
+            for row, obstacle in zip(rows, obstacles, strict=True)
         ),
-        column=aim.column,
+        column=objective.column,
     )
 
 
-def _aim(minimize: str | None, maximize: str | None) -> _Aim:
+def _objective(minimize: str | None, maximize: str | None) -> _Objective:
     if (minimize is None) == (maximize is None):
         raise ConfigError("pick needs one of --minimize COLUMN and --maximize COLUMN")
-    aim = _Aim(column=minimize or maximize or "", most=maximize is not None)
-    check_column(aim.column, aim.option)
-    if columns.get(aim.column).kind != "number":
+    objective = _Objective(column=minimize or maximize or "", is_maximized=maximize is not None)
+    check_column(objective.column, objective.option)
+    if columns.get(objective.column).kind != "number":
         raise ConfigError(
-            f"{aim.option} {aim.column}: that column is text; name a column of numbers"
+            f"{objective.option} {objective.column}: that column is text; name a column of numbers"
         )
-    return aim
+    return objective
 
 
-def _check_direction(aim: _Aim, rows: Sequence[Mapping[str, Any]], *, anyway: bool) -> None:
-    """Refuse the worst of a column, and values of unlike metrics; raises ConfigError."""
-    column = columns.get(aim.column)
-    known = [row for row in rows if row.get(aim.column) is not None]
+def _check_direction(
+    objective: _Objective, rows: Sequence[Mapping[str, Any]], *, anyway: bool
+) -> None:
+    """Refuse the worse direction of a column, and values of different metrics.
+
+    Raises ConfigError.
+    """
+    column = columns.get(objective.column)
+    known = [row for row in rows if row.get(objective.column) is not None]
     metrics = {metric_of(row) for row in known} - {None}
     if column.by_metric and len(metrics) > 1:
         raise ConfigError(
-            f"{aim.option} {aim.column}: these rows are by unlike metrics "
+            f"{objective.option} {objective.column}: these rows have different metrics "
             f"({', '.join(sorted(map(str, metrics)))}); choose one model with --where model==NAME"
         )
-    directions: set[Direction | None] = {better(row, aim.column) for row in known} or {
+    directions: set[Direction | None] = {better(row, objective.column) for row in known} or {
         column.better
     }
-    if ("lower" if aim.most else "higher") in directions and not anyway:
-        name = ", ".join(map(str, metrics)) if column.by_metric and metrics else aim.column
-        other = "minimize" if aim.most else "maximize"
+    if ("lower" if objective.is_maximized else "higher") in directions and not anyway:
+        name = ", ".join(map(str, metrics)) if column.by_metric and metrics else objective.column
+        other = "minimize" if objective.is_maximized else "maximize"
+        direction = "lower" if objective.is_maximized else "higher"
         raise ConfigError(
-            f"{aim.option} {aim.column}: {'lower' if aim.most else 'higher'} {name} is better; use "
-            f"--{other} {aim.column}, or --anyway for the worst"
+            f"{objective.option} {objective.column}: {direction} {name} is better; use "
+            f"--{other} {objective.column}, or --anyway for the worst"
         )
 
 
-def _out(
-    row: Mapping[str, Any], constraints: Sequence[Constraint], aim: _Aim, door: _Door
+def _obstacle(
+    row: Mapping[str, Any],
+    constraints: Sequence[Constraint],
+    objective: _Objective,
+    exceptions: _Exceptions,
 ) -> str | None:
-    """Say why a row is out of the choice, or None."""
-    barred = _barred(row, door)
-    if barred is not None:
-        return barred
+    """Return why a row does not qualify, or None."""
+    ineligible = _why_ineligible(row, exceptions)
+    if ineligible is not None:
+        return ineligible
     failed = [one for one in constraints if not one.holds(_known(row, one.column))]
     if failed:
         return "; ".join(_miss(row, one) for one in failed)
-    return f"{aim.column} is not known" if _known(row, aim.column) is None else None
+    return f"{objective.column} is not known" if _known(row, objective.column) is None else None
 
 
 def _known(row: Mapping[str, Any], column: str) -> float | str | None:
-    """Return a row's value; null where it has none, also by a frame's way of saying so (NaN)."""
+    """Return a row's value; None if it has none. A data frame writes NaN for that."""
     value: float | str | None = row.get(column)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _barred(row: Mapping[str, Any], door: _Door) -> str | None:
-    """Say why no constraint can bring a row in, or None."""
-    if row["status"] != "ok" and key_of(row) not in door.partial:
+def _why_ineligible(row: Mapping[str, Any], exceptions: _Exceptions) -> str | None:
+    """Return why a row cannot qualify under any constraints, or None."""
+    if row["status"] != "ok" and key_of(row) not in exceptions.partial:
         return f"{row['status']}: {row.get('reason') or 'no reason given'}"
     unreal = [flag for flag in row.get("flags") or () if flag in NOT_MEASURED]
-    if unreal and not door.emulated:
+    if unreal and not exceptions.emulated:
         return f"{unreal[0]}: its speed is not a device's"
     return None
 
@@ -232,98 +247,98 @@ def _barred(row: Mapping[str, Any], door: _Door) -> str | None:
 def _miss(row: Mapping[str, Any], constraint: Constraint) -> str:
     found = _known(row, constraint.column)
     if found is None:
-        return f"{constraint.column} is not known, {constraint} was asked"
+        return f"{constraint.column} is not known, {constraint} is required"
     if isinstance(found, str) or isinstance(constraint.value, str):
-        return f"{constraint.column} is {found}, {constraint} was asked"
+        return f"{constraint.column} is {found}, {constraint} is required"
     by = abs(found - constraint.value)
     share = f" ({constraint.shortfall(found):.1%})" if constraint.value and by else ""
     return f"{constraint.column} is {_number(found)}, {_number(by)}{share} off {constraint}"
 
 
 def _number(value: float) -> str:
-    """Write a value of any column: bytes in full, times with their digits."""
-    return f"{value:,.0f}" if abs(value) >= _IN_FULL else f"{value:.6g}"
+    """Write a value of any column: large ones without decimals, others with six digits."""
+    return f"{value:,.0f}" if abs(value) >= _MIN_WITHOUT_DECIMALS else f"{value:.6g}"
 
 
-# --- how sure, and why, in a sentence ------------------------------------------------------------
+# --- the probability, and the reason in a sentence -----------------------------------------------
 
 
 def _probability(
-    inside: Sequence[Mapping[str, Any]],
+    qualifying: Sequence[Mapping[str, Any]],
     winner: Mapping[str, Any],
     launches: Mapping[Key, Sequence[float]],
-    aim: _Aim,
+    objective: _Objective,
     seed: int,
 ) -> float | None:
-    if len(inside) == 1:
+    if len(qualifying) == 1:
         return 1.0
-    if aim.exact:
-        # Equal values cannot be told apart: they share the place.
-        best = [row for row in inside if row[aim.column] == winner[aim.column]]
+    if objective.exact:
+        # Rows with equal values share the probability.
+        best = [row for row in qualifying if row[objective.column] == winner[objective.column]]
         return 1.0 / len(best)
-    place = next(index for index, row in enumerate(inside) if row is winner)
-    found = [launches.get(key_of(row), ()) for row in inside]
+    place = next(index for index, row in enumerate(qualifying) if row is winner)
+    found = [launches.get(key_of(row), ()) for row in qualifying]
     if not all(found):
         return None
-    # The most is the least of the inverses: their logarithms differ in sign only.
-    ordered = [[1 / value for value in values] if aim.most else values for values in found]
-    return probability_least(ordered, place, seed)
+    # The highest value has the lowest inverse: their logarithms differ only in sign.
+    ordered = [
+        [1 / value for value in values] if objective.is_maximized else values for values in found
+    ]
+    return probability_lowest(ordered, place, seed)
 
 
 def _name(row: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
     """Name a row by its recipe and by what else differs among the rows."""
-    words = [str(row["recipe"])]
+    parts = [str(row["recipe"])]
     if len({one["model"] for one in among}) > 1:
-        words.insert(0, str(row["model"]))
+        parts.insert(0, str(row["model"]))
     if len({one["device"] for one in among}) > 1:
-        words.append(f"on {row['device']}")
+        parts.append(f"on {row['device']}")
     if len({one["threads"] for one in among}) > 1:
-        words.append(f"with {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
-    return " ".join(words)
+        parts.append(f"with {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
+    return " ".join(parts)
 
 
 def _reason(
     winner: Mapping[str, Any],
-    inside: Sequence[Mapping[str, Any]],
-    aim: _Aim,
+    qualifying: Sequence[Mapping[str, Any]],
+    objective: _Objective,
     constraints: Sequence[Constraint],
     probability: float | None,
 ) -> str:
     meeting = f" that meet {' and '.join(map(str, constraints))}" if constraints else ""
-    extreme = "most" if aim.most else "least"
-    found = f"{_name(winner, inside)} has the {extreme} {aim.column}, {_number(winner[aim.column])}"
-    if len(inside) == 1:
+    extreme = "most" if objective.is_maximized else "least"
+    found = f"{_name(winner, qualifying)} has the {extreme} {objective.column}, {_number(winner[objective.column])}"
+    if len(qualifying) == 1:
         return f"{found}: the only row{meeting.replace('meet', 'meets')}"
-    second = min((row for row in inside if row is not winner), key=aim.order)
+    second = min((row for row in qualifying if row is not winner), key=objective.order)
     found += (
-        f", of the {len(inside)} rows{meeting}; next is {_name(second, inside)}, "
-        f"{_place(second, winner, aim)}"
+        f", of the {len(qualifying)} rows{meeting}; next is {_name(second, qualifying)}, "
+        f"{_rank(second, winner, objective)}"
     )
-    if aim.exact:
+    if objective.exact:
         return f"{found}; that column has no noise"
     if probability is None:
-        return (
-            f"{found}; how sure that is cannot be said: {aim.column} has no launches to tell from"
-        )
-    # Some thousand draws cannot tell 0.999 from 1.
-    share = f"{probability:.2f}" if probability < MOST_SHOWN else f"over {MOST_SHOWN}"
+        return f"{found}; the probability is unknown: {objective.column} has no values per launch"
+
+    share = f"{probability:.2f}" if probability < MAX_SHOWN else f"over {MAX_SHOWN}"
     unsettled = "" if probability >= SETTLED else "not settled: "
     return f"{found}; {unsettled}the probability of being the best is {share}"
 
 
-def _place(row: Mapping[str, Any], winner: Mapping[str, Any], aim: _Aim) -> str:
-    best, value = aim.value(winner), aim.value(row)
+def _rank(row: Mapping[str, Any], winner: Mapping[str, Any], objective: _Objective) -> str:
+    best, value = objective.value(winner), objective.value(row)
     if row is winner:
         return "best"
     if value == best:
         return "the same"
-    if aim.most:
+    if objective.is_maximized:
         return (
             f"{1 - value / best:.1%} below the best"
             if best > 0
             else f"{_number(best - value)} below the best"
         )
-    if best > 0 and value / best < _TIMES:
+    if best > 0 and value / best < _MIN_FACTOR:
         return f"{value / best - 1:.1%} above the best"
     if best > 0:
         return f"{value / best:,.1f} times the best"
@@ -332,28 +347,28 @@ def _place(row: Mapping[str, Any], winner: Mapping[str, Any], aim: _Aim) -> str:
 
 def _none_reason(
     rows: Sequence[Mapping[str, Any]],
-    outs: Sequence[str | None],
+    obstacles: Sequence[str | None],
     constraints: Sequence[Constraint],
-    door: _Door,
+    exceptions: _Exceptions,
 ) -> str:
-    """Say which constraint failed and by how much for the row that came closest."""
+    """Name the closest row, the constraint it breaks, and by how much."""
     if not rows:
         return "none qualifies: the run has no rows"
     able = [
-        (row, out)
-        for row, out in zip(rows, outs, strict=True)
-        if out is not None and _barred(row, door) is None
+        (row, obstacle)
+        for row, obstacle in zip(rows, obstacles, strict=True)
+        if obstacle is not None and _why_ineligible(row, exceptions) is None
     ]
     if not able:
-        words = Counter(
+        statuses = Counter(
             str(row["status"]) if row["status"] != "ok" else NOT_MEASURED[0] for row in rows
         )
-        counts = ", ".join(f"{count} {word}" for word, count in words.most_common())
+        counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
         return f"none qualifies: no row is ok and measured on a device ({counts})"
 
     def distance(entry: tuple[Mapping[str, Any], str]) -> tuple[int, float]:
         misses = [one.shortfall(_known(entry[0], one.column)) for one in constraints]
         return sum(miss > 0 for miss in misses), max(misses, default=0.0)
 
-    row, out = min(able, key=distance)
-    return f"none qualifies of {len(rows)} rows; closest is {_name(row, rows)}: {out}"
+    row, obstacle = min(able, key=distance)
+    return f"none qualifies of {len(rows)} rows; closest is {_name(row, rows)}: {obstacle}"

@@ -1,4 +1,4 @@
-"""Constraints as a person writes them: `accuracy>=0.85`."""
+"""Constraints in text form: `accuracy>=0.85`."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _CONSTRAINT = re.compile(r"\s*(?P<column>\w+)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """A condition every winner meets: `accuracy>=0.85`. A null never does."""
+    """A condition that a row must meet: `accuracy>=0.85`. A null never meets it."""
 
     column: str
     sign: str
     value: float | str
 
     def __str__(self) -> str:
-        """Write it as it was asked."""
+        """Write it as text."""
         value = self.value if isinstance(self.value, str) else f"{self.value:.15g}"
         return f"{self.column}{self.sign}{value}"
 
     def holds(self, found: float | str | None) -> bool:
-        """Whether a row's value meets it."""
+        """Return whether a row's value meets it."""
         return found is not None and _OPERATORS[self.sign](found, self.value)
 
     def shortfall(self, found: float | str | None) -> float:
-        """Return by how much a value misses it, relative to the limit; inf where not a number."""
+        """Return the distance of a value from the limit, relative to it; inf if not a number."""
         if self.holds(found):
             return 0.0
         if isinstance(self.value, str) or found is None or isinstance(found, str):
@@ -53,8 +53,8 @@ class Constraint:
 def parse_constraint(text: str) -> Constraint:
     """Read `COLUMN<=VALUE`, with one of <=, >=, <, >, ==, !=.
 
-    Units are in the column's name, so a value is a bare number; text columns take == and !=.
-    Raises ConfigError with the way out.
+    The unit is in the column's name, so a value is a bare number; text columns take == and !=.
+    Raises ConfigError with the allowed form.
     """
     found = _CONSTRAINT.fullmatch(text)
     if found is None or not found["value"] or found["value"][0] in "<>=!":
@@ -83,12 +83,12 @@ def parse_constraint(text: str) -> Constraint:
     return Constraint(column=column, sign=sign, value=number)
 
 
-def check_column(column: str, asked: str) -> None:
-    """Raise ConfigError with the nearest name for a column that rows do not have."""
+def check_column(column: str, option: str) -> None:
+    """Raise ConfigError, with the nearest name, for a column that rows do not have."""
     names = columns.names()
     if column in names:
         return
     starts = [known for known in names if column and known.startswith(column)]
     near = starts or difflib.get_close_matches(column, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(names)}"
-    raise ConfigError(f"{asked}: unknown column {column!r}; {hint}")
+    raise ConfigError(f"{option}: unknown column {column!r}; {hint}")

@@ -1,4 +1,4 @@
-"""A stored run to a choice: its rows, its launches, what its plan allows."""
+"""Choose in a stored run: its rows, its launches, and its plan's limits for partial rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def choose_of(
     min_delegated: float | None = None,
     seed: int = 0,
 ) -> Pick:
-    """Choose among the rows of a run, with the noise its launches show; see :func:`choose`.
+    """Choose among the rows of a run, with the noise of its launches; see :func:`choose`.
 
-    A `partial` row is in the choice where the share of operators on the accelerator reaches the
-    plan's `min_delegated`, or the one given here in its place.
+    A `partial` row qualifies if its share of operators on the accelerator reaches `min_delegated`,
+    by default the plan's.
     """
     rows = rows_of(measured)
     return choose(
@@ -42,9 +42,9 @@ def choose_of(
 
 
 def launches_of(measured: Measured, column: str) -> dict[Key, list[float]]:
-    """Return what the launches of each row say of a column, in its base unit (ns, bytes).
+    """Return the value of a column per launch of each row, in its base unit (ns, bytes).
 
-    Empty for a column that no single launch has a number for (pooled percentiles, sizes).
+    Empty for a column that has no value per launch (pooled percentiles, sizes).
     """
     source = PER_LAUNCH.get(column)
     if source is None:
@@ -58,20 +58,20 @@ def launches_of(measured: Measured, column: str) -> dict[Key, list[float]]:
 
 
 def enough_delegated(
-    measured: Measured, rows: Sequence[Mapping[str, Any]], least: float | None = None
+    measured: Measured, rows: Sequence[Mapping[str, Any]], minimum: float | None = None
 ) -> set[Key]:
-    """Return the keys of partial rows whose delegated share reaches `least`, else their plan's.
+    """Return the keys of partial rows with a delegated share of `minimum`, by default the plan's.
 
-    Raises ConfigError unless 0 <= least <= 1.
+    Raises ConfigError unless 0 <= minimum <= 1.
     """
-    if least is not None and not 0 <= least <= 1:
-        raise ConfigError(f"min_delegated {least:g} is not a share: give a number from 0 to 1")
+    if minimum is not None and not 0 <= minimum <= 1:
+        raise ConfigError(f"min_delegated {minimum:g} is not a share: give a number from 0 to 1")
     allowed = set()
     for row, cell in zip(rows, measured.run.record.cells, strict=True):
-        limit = cell.accept.min_delegated if least is None else least
+        limit = cell.accept.min_delegated if minimum is None else minimum
         done, total = row["delegated_ops"], row["total_ops"]
-        # Without a compiler's log the share of a compiled file is not known.
-        known = done / total if done is not None and total else 0.0
-        if row["status"] == "partial" and limit is not None and known >= limit:
+        # The share of a compiled file is unknown without the compiler's log.
+        share = done / total if done is not None and total else 0.0
+        if row["status"] == "partial" and limit is not None and share >= limit:
             allowed.add(key_of(row))
     return allowed

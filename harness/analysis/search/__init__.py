@@ -1,18 +1,19 @@
-"""Search recipes and their parameters for the best variants under constraints. Builds nothing itself.
+"""Search recipes and their parameters for the best variants under constraints.
 
-    found = run(Job(...), tell=print)
+    run(job := Job(...), processes=1, emit=print)
+    found = answer(job)
     found.front, found.reason
 
-What builds and measures is a :class:`Workshop`; harness.api has the real one.
+A :class:`TrialRunner` builds and measures; procedure.py has the one that does so for a plan.
 """
 
 from __future__ import annotations
 
 from harness.analysis.search.answers import ParetoPoint, SearchResult, answer
-from harness.analysis.search.columns import asked
+from harness.analysis.search.columns import wanted_columns
 from harness.analysis.search.folder import Folder, create, resume
 from harness.analysis.search.processes import allowed, run
-from harness.analysis.search.records import Job, TrialEnded, TrialStarted, Tried, Workshop
+from harness.analysis.search.records import Job, TrialEnded, TrialResult, TrialRunner, TrialStarted
 from harness.analysis.search.space import Space
 from harness.analysis.search.studies import check_installed
 
@@ -23,14 +24,14 @@ __all__ = [
     "SearchResult",
     "Space",
     "TrialEnded",
+    "TrialResult",
+    "TrialRunner",
     "TrialStarted",
-    "Tried",
-    "Workshop",
     "allowed",
     "answer",
-    "asked",
     "check_installed",
     "create",
     "resume",
     "run",
+    "wanted_columns",
 ]

@@ -1,4 +1,4 @@
-"""What a search came to: the Pareto front, each point with its plan, or why there is none."""
+"""The result of a search: the Pareto front with a plan per point, or why there is none."""
 
 from __future__ import annotations
 
@@ -11,81 +11,81 @@ from typing import Any, Literal
 
 from harness.analysis.search import columns
 from harness.analysis.search.folder import Folder
-from harness.analysis.search.records import Job, Tried
-from harness.analysis.search.records import Status as Outcome
+from harness.analysis.search.records import Job, TrialResult, TrialStatus
 from harness.config.recipes import parse
 from harness.types import Search
 
-Status = Literal["found", "none", "failed"]
+SearchStatus = Literal["found", "none", "failed"]
 
-_EXIT: dict[Status, int] = {"found": 0, "none": 1, "failed": 3}
-_SAID: tuple[tuple[Outcome, str], ...] = (
+_EXIT: dict[SearchStatus, int] = {"found": 0, "none": 1, "failed": 3}
+_STATUS_TEXTS: tuple[tuple[TrialStatus, str], ...] = (
     ("misses", "measured and too far off"),
     ("pruned", "pruned: too far off on the host already"),
     ("failed", "failed"),
 )
-_WORD_LENGTH = 60
+_MAX_NAME_LENGTH = 60
+"""Characters of a recipe in the file name of its plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParetoPoint:
     """A point of the front."""
 
-    tried: Tried
+    trial: TrialResult
     plan: Path
-    """A plan.toml that builds and measures just this."""
+    """A plan.toml that builds and measures this recipe alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The front, and everything that was tried on the way."""
+    """The front and the results of all trials."""
 
     id: str
     path: Path
     search: Search
     front: tuple[ParetoPoint, ...]
-    """In the order of the first objective; no point is worse than another in all of them."""
-    trials: tuple[Tried, ...]
+    """Sorted by the first objective, best first; no point dominates another."""
+    trials: tuple[TrialResult, ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def status(self) -> Status:
-        """`found`; `none` holds every constraint; all `failed`."""
+    def status(self) -> SearchStatus:
+        """`found`, `none` if no recipe holds every constraint, `failed` if all trials failed."""
         if self.front:
             return "found"
-        return "failed" if all(tried.status == "failed" for tried in self.trials) else "none"
+        return "failed" if all(trial.status == "failed" for trial in self.trials) else "none"
 
     @property
     def exit_code(self) -> int:
-        """0 found, 1 nothing holds the constraints, 3 nothing could be asked."""
+        """0 found, 1 no recipe holds every constraint, 3 all trials failed."""
         return _EXIT[self.status]
 
     @property
     def reason(self) -> str:
-        """Say in a sentence what was found, or which constraint failed and by how much."""
-        counts = Counter(tried.status for tried in self.trials)
-        others = [f"{counts[word]} {said}" for word, said in _SAID if counts[word]]
+        """One sentence: the size of the front, or the constraint that failed and by how much."""
+        counts = Counter(trial.status for trial in self.trials)
+        others = [f"{counts[status]} {text}" for status, text in _STATUS_TEXTS if counts[status]]
         if self.front:
-            told = f"{len(self.front)} on the front of {len(self.trials)} recipes"
-            return "; ".join([told, *others])
+            count = f"{len(self.front)} on the front of {len(self.trials)} recipes"
+            return "; ".join([count, *others])
         if self.status == "failed":
             first = self.trials[0] if self.trials else None
             why = f": {first.recipe}: {first.reason}" if first else ""
             return f"all {len(self.trials)} recipes failed{why}"
         closest = min(
-            (tried for tried in self.trials if tried.misses),
-            key=lambda tried: (len(tried.misses), max(miss.share for miss in tried.misses)),
+            (trial for trial in self.trials if trial.misses),
+            key=lambda trial: (len(trial.misses), max(miss.share for miss in trial.misses)),
         )
-        told = f"none of {len(self.trials)} recipes holds every constraint"
-        return f"{told} ({', '.join(others)}); closest is {closest.recipe}: {closest.reason}"
+        none = f"none of {len(self.trials)} recipes holds every constraint"
+        return f"{none} ({', '.join(others)}); closest is {closest.recipe}: {closest.reason}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the front as a table: recipe, objectives, what else was asked, plan."""
+        """Return a row per point: recipe, objectives, columns of the constraints, run, plan."""
         return [
             {
-                "recipe": point.tried.recipe,
-                **{name: point.tried.values[name] for name in columns.asked(self.search)},
-                "run": point.tried.run,
+                "recipe": point.trial.recipe,
+                **{name: point.trial.values[name] for name in columns.wanted_columns(self.search)},
+                "run": point.trial.run,
                 "plan": point.plan.name,
             }
             for point in self.front
@@ -101,20 +101,20 @@ class SearchResult:
                 zip(self.search.objectives, columns.directions(self.search), strict=True)
             ),
             "constraints": self.search.constraints.given(),
-            "front": [{**p.tried.plain(), "plan": str(p.plan)} for p in self.front],
-            "trials": [tried.plain() for tried in self.trials],
+            "front": [{**p.trial.plain(), "plan": str(p.plan)} for p in self.front],
+            "trials": [trial.plain() for trial in self.trials],
             "notes": list(self.notes),
         }
 
 
 def answer(job: Job, notes: Sequence[str] = ()) -> SearchResult:
-    """Compute the answer of what was tried so far, and write it with the points' plans."""
+    """Compute the result of all trials so far; write answer.json and a plan per point."""
     folder = Folder(path=job.folder)
     trials = folder.trials()
     best = front(job.search, trials)
     points = tuple(
-        ParetoPoint(tried=tried, plan=folder.points / _name(place, tried))
-        for place, tried in enumerate(best, start=1)
+        ParetoPoint(trial=trial, plan=folder.points / _plan_name(number, trial))
+        for number, trial in enumerate(best, start=1)
     )
     found = SearchResult(
         id=folder.id,
@@ -124,29 +124,29 @@ def answer(job: Job, notes: Sequence[str] = ()) -> SearchResult:
         trials=tuple(trials),
         notes=tuple(notes),
     )
-    plans = [
-        (point.plan.name, job.workshop.plan_text(parse(point.tried.recipe))) for point in points
-    ]
+    plans = [(point.plan.name, job.runner.plan_text(parse(point.trial.recipe))) for point in points]
     folder.answer(found.plain(), plans)
     return found
 
 
-def front(search: Search, trials: Sequence[Tried]) -> list[Tried]:
-    """Return the trials that hold every constraint and that none of the others dominates.
+def front(search: Search, trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the trials that hold every constraint and that no other dominates.
 
-    Of recipes that gave the same file only the first stays.
+    If several recipes gave the same file, only the first is kept.
     """
-    able = {tried.digest: tried for tried in reversed(trials) if tried.status == "ok"}
+    candidates = {trial.digest: trial for trial in reversed(trials) if trial.status == "ok"}
     best = [
-        tried
-        for tried in able.values()
-        if not any(columns.dominates(search, other.values, tried.values) for other in able.values())
+        trial
+        for trial in candidates.values()
+        if not any(
+            columns.dominates(search, other.values, trial.values) for other in candidates.values()
+        )
     ]
     first = search.objectives[0]
     sign = 1.0 if columns.directions(search)[0] == "minimize" else -1.0
-    return sorted(best, key=lambda tried: (sign * tried.values[first], tried.number))
+    return sorted(best, key=lambda trial: (sign * trial.values[first], trial.number))
 
 
-def _name(place: int, tried: Tried) -> str:
-    word = re.sub(r"[^A-Za-z0-9.]+", "-", tried.recipe).strip("-.")[:_WORD_LENGTH]
-    return f"{place:02d}-{word}.toml"
+def _plan_name(number: int, trial: TrialResult) -> str:
+    recipe = re.sub(r"[^A-Za-z0-9.]+", "-", trial.recipe).strip("-.")[:_MAX_NAME_LENGTH]
+    return f"{number:02d}-{recipe}.toml"

@@ -1,11 +1,11 @@
-"""A search on disk: `<results>/searches/<id>/`, whole after a kill at any moment.
+"""A search on disk: `<results>/searches/<id>/`, consistent after a kill at any moment.
 
-search.json        what is searched, of which plan
+search.json        the plan that is searched, and its digest
 study.db           Optuna's study, SQLite
-trials/KEY.json    what became of a recipe; each appears whole or not at all
-points/*.toml      a plan for every point of the front
-answer.json        the front as it was last computed
-locks/             who works on which recipe, who measures
+trials/KEY.json    one trial's result; written atomically
+points/*.toml      a plan per point of the front
+answer.json        the last result that was computed
+locks/             a lock per recipe, one for measuring, one for drawing
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.search.records import Tried
+from harness.analysis.search.records import TrialResult
 from harness.errors import StoreError
 from harness.records.store import SEARCHES, new_id
 from harness.records.store.codec import decode, encode
@@ -30,16 +30,16 @@ from harness.records.store.write import take_lock
 RECORD, STUDY, ANSWER = "search.json", "study.db", "answer.json"
 LATEST = "latest"
 MEASURING = "measuring"
-"""The lock that a measurement has for itself, and builds share."""
+"""Name of a lock: a measurement holds it alone, builds share it."""
 ASKING = "asking"
-"""The lock under which the next trial is drawn."""
+"""Name of the lock that a process holds while it draws the next trial."""
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """One search's folder."""
+    """The folder of one search."""
 
     path: Path
 
@@ -50,17 +50,17 @@ class Folder:
 
     @property
     def study(self) -> Path:
-        """Where the study is."""
+        """Path of the study."""
         return self.path / STUDY
 
     @property
     def points(self) -> Path:
-        """Where the points' plans are."""
+        """Folder of the points' plans."""
         return self.path / "points"
 
     @contextmanager
     def writer(self) -> Iterator[None]:
-        """Be the one controller of this search; raises StoreError where there is another."""
+        """Be the only controller of this search; raises StoreError if there is another."""
         descriptor = take_lock(self.path)
         try:
             yield
@@ -69,7 +69,7 @@ class Folder:
 
     @contextmanager
     def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Hold one of the search's locks; the system lets go of it when the process ends."""
+        """Hold one of the search's locks; the system frees it when the process ends."""
         path = self.path / "locks" / name
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -79,28 +79,31 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def trial(self, key: str) -> Tried | None:
-        """Return what became of a recipe; None where it was not tried."""
+    def trial(self, key: str) -> TrialResult | None:
+        """Return the result of a recipe's trial; None if there was no trial.
+
+        Raises StoreError, with the file, if it cannot be read.
+        """
         path = self.path / "trials" / f"{key}.json"
         try:
-            return Tried.from_plain(decode(path.read_bytes()))
+            return TrialResult.from_plain(decode(path.read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, StoreError) as error:
             raise StoreError(f"{path}: {error}; remove it to try that recipe again") from error
 
-    def trials(self) -> list[Tried]:
-        """Return everything that was tried, in the order it was drawn."""
+    def trials(self) -> list[TrialResult]:
+        """Return the results of all trials, in the order they were drawn."""
         keys = [path.stem for path in (self.path / "trials").glob("[!.]*.json")]
-        found = [tried for tried in map(self.trial, keys) if tried is not None]
-        return sorted(found, key=lambda tried: (tried.number, tried.key))
+        found = [trial for trial in map(self.trial, keys) if trial is not None]
+        return sorted(found, key=lambda trial: (trial.number, trial.key))
 
-    def keep(self, tried: Tried) -> None:
-        """Write what became of a recipe."""
-        self._write(self.path / "trials" / f"{tried.key}.json", encode(tried.plain()))
+    def keep(self, trial: TrialResult) -> None:
+        """Write the result of a trial."""
+        self._write(self.path / "trials" / f"{trial.key}.json", encode(trial.plain()))
 
     def answer(self, plain: object, plans: Sequence[tuple[str, str]]) -> None:
-        """Write the answer and the plan of each point; plans of an earlier answer go."""
+        """Write answer.json and a plan per point; remove the plans of an earlier answer."""
         names = {name for name, _ in plans}
         for name, text in plans:
             tomllib.loads(text)
@@ -117,7 +120,7 @@ class Folder:
 
 
 def create(results: Path, *, model: str, digest: str, record: dict[str, Any]) -> Folder:
-    """Make the folder of a new search; raises StoreError where it cannot be written."""
+    """Make the folder of a new search; raises StoreError if it cannot be written."""
     now = datetime.now(tz=UTC)
     folder = Folder(path=(results / SEARCHES / new_id([model], now)).resolve())
     with writing(folder.path):
@@ -129,10 +132,10 @@ def create(results: Path, *, model: str, digest: str, record: dict[str, Any]) ->
 
 
 def resume(results: Path, selector: str, digest: str) -> Folder:
-    """Open a stored search of the same plan: by id, a prefix only it has, or `latest`.
+    """Open a stored search of the same plan: by id, a unique prefix, or `latest`.
 
-    `latest` is the newest search of this very plan. Raises StoreError for none, several, or one of
-    another plan.
+    `latest` is the newest search of this plan. Raises StoreError if there is none, if several match,
+    or if the search belongs to another plan.
     """
     root = results / SEARCHES
     known = {path.parent.name: path for path in sorted(root.glob(f"*/{RECORD}"))}

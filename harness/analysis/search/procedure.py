@@ -1,8 +1,11 @@
-"""Search: the best variants under constraints; every trial is a build and, where needed, a run."""
+"""Search a plan's space for the best variants under constraints.
+
+Each trial is a build and, if its result can still be on the front, a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 from harness import assets
 from harness.analysis import search as searching
 from harness.config import farm as farms
-from harness.config import plans, searches, toml_door
+from harness.config import plans, searches, toml_reading
 from harness.config import profiles as known_profiles
 from harness.devices import opening
 from harness.errors import (
@@ -21,6 +24,7 @@ from harness.errors import (
     TransferFailed,
     Unreachable,
 )
+from harness.events import Emit, ignore
 from harness.farm import toml_text
 from harness.measure import prepare, runs
 from harness.optimize import build
@@ -29,18 +33,18 @@ from harness.records import store as stores
 from harness.types import Device, Dose, Failure, ModelSource, Plan, Recipe, Variant
 
 LAUNCHES = 2
-"""Of a trial, where the plan's [dose] does not say: the front is confirmed afterwards."""
+"""Launches per trial if the plan's [dose] does not say: the front can be confirmed afterwards."""
 
 _AWAY = {
     error.kind
     for error in (Unreachable, HostKeyUnknown, TransferFailed, LeaseError, RuntimeMissing)
 }
-"""Failures of a device, not of what it was asked to measure."""
+"""Kinds of failure that are the device's, not the recipe's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanWorkshop:
-    """Builds and measures the recipes of one plan's model; travels to other processes."""
+class PlanTrialRunner:
+    """Builds and measures the recipes of one plan's model; it is pickled for other processes."""
 
     plan: Plan
     source: ModelSource
@@ -48,14 +52,14 @@ class PlanWorkshop:
     farm: farms.Farm
     results: Path
     base: Path
-    """Where the points' plans are; a trial's run has the digest of its point's plan."""
+    """Folder of the points' plans, so that a trial's run has the digest of its point's plan."""
     dose: Dose
     workers: int
     default_target: str = build.DEFAULT_TARGET
-    """What a recipe without `@target` is built for on the device."""
+    """Target of a recipe without `@target`, from the device."""
 
     def build(self, recipe: Recipe) -> Variant | Failure:
-        """Build by the build cache and its workers."""
+        """Build with the build cache and its workers."""
         source = self.source
         target = build.resolve_target(recipe, source, self.default_target)
         request = build.BuildRequest(model=source, recipe=recipe, target=target)
@@ -70,9 +74,9 @@ class PlanWorkshop:
         return result
 
     def measure(self, recipe: Recipe) -> Mapping[str, Any]:
-        """Run the recipe's own plan, stored as any run; raises Unreachable for a device away."""
+        """Run the recipe's own plan as a stored run; raises Unreachable if the device is away."""
         text = self.plan_text(recipe)
-        plan = plans.from_mapping(toml_door.parse(text, "trial"), self.base, "trial")
+        plan = plans.from_mapping(toml_reading.parse(text, "trial"), self.base, "trial")
         decided = prepare.decide(plan, self.farm)
         with runs.start(decided, self.results, runs.Options()) as going:
             for _ in going:
@@ -83,7 +87,7 @@ class PlanWorkshop:
         return row
 
     def plan_text(self, recipe: Recipe) -> str:
-        """Write the plan.toml of just this recipe; paths are absolute, so it may be copied."""
+        """Return the plan.toml of this recipe alone; paths are absolute, so it can be copied."""
         source = self.source
         file = self.farm.path
         farm = f" --farm {toml_text.value(str(file.resolve()))}" if file else ""
@@ -122,7 +126,7 @@ class PlanWorkshop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searching:
-    """A search that is ready to go on; `finish` does the rest of it."""
+    """A search that is prepared or resumed; `finish` runs its trials."""
 
     job: searching.Job
     processes: int
@@ -135,22 +139,18 @@ class Searching:
 
     @property
     def columns(self) -> list[str]:
-        """What is asked of every recipe: the objectives and what constraints are about."""
-        return searching.asked(self.job.search)
+        """Names of the columns of all objectives and constraints."""
+        return searching.wanted_columns(self.job.search)
 
-    def finish(
-        self,
-        told: Callable[[searching.TrialEnded], None] = lambda _: None,
-        began: Callable[[searching.TrialStarted], None] = lambda _: None,
-    ) -> searching.SearchResult:
-        """Try recipes until the plan's trials are done, and say what was found.
+    def finish(self, on_event: Emit = ignore) -> searching.SearchResult:
+        """Run trials until the plan's number is done, and return the result.
 
-        `began` hears of each recipe when work on it starts, `told` when it has ended.
+        `on_event` gets a TrialStarted and a TrialEnded per trial.
 
-        Raises Unreachable where the device is away, StoreError for the folder; Ctrl-C goes
-        through. What was tried is kept, so that `search(plan, resume=id)` goes on.
+        Raises Unreachable if the device is away, StoreError for the folder, and KeyboardInterrupt
+        on Ctrl-C. Finished trials are kept, and `search(plan, resume=id)` continues.
         """
-        notes = searching.run(self.job, processes=self.processes, tell=told, began=began)
+        notes = searching.run(self.job, processes=self.processes, emit=on_event)
         return searching.answer(self.job, (*self.notes, *notes))
 
 
@@ -161,11 +161,11 @@ def search(
     resume: str | None = None,
     results: Path | None = None,
 ) -> Searching:
-    """Prepare the search of a plan's [search], a new one or a stored one of the same plan.
+    """Prepare a new search of a plan's [search], or resume a stored one of the same plan.
 
-    `resume` is a search's id, a prefix of it, or `latest`. Raises ConfigError for the plan, the
-    farm, a recipe or parameter that cannot be, StoreError for the results folder, HarnessError
-    where Optuna is not installed; all before anything is built.
+    `resume` is a search's id, a prefix of it, or `latest`. Raises ConfigError for an invalid plan,
+    farm, recipe or parameter, StoreError for the results folder, HarnessError if Optuna is not
+    installed; all before anything is built.
     """
     known = runs.farm_of(farm, plan)
     wanted = searches.of(plan)
@@ -184,7 +184,7 @@ def search(
     folder = _folder(kept, plan, source.name, resume)
     processes = searching.allowed(wanted.processes)
     notes = [] if processes == wanted.processes else [_fewer(processes, wanted.processes)]
-    workshop = PlanWorkshop(
+    runner = PlanTrialRunner(
         plan=plan,
         source=source,
         device=chosen[0],
@@ -199,7 +199,7 @@ def search(
         folder=folder.path,
         search=wanted,
         space=space,
-        workshop=workshop,
+        runner=runner,
         seed=plan.seed,
         alone=chosen[0].address.startswith("local:"),
     )
@@ -214,13 +214,13 @@ def _folder(runs: Path, plan: Plan, model: str, resume: str | None) -> searching
 
 
 def _dose(plan: Plan) -> Dose:
-    """Return the plan's dose; without launches of its own, few."""
+    """Return the plan's dose, with LAUNCHES launches if the plan does not give a number."""
     given = plan.text.get("dose", {})
     return plan.dose if "launches" in given else replace(plan.dose, launches=LAUNCHES)
 
 
-def _fewer(allowed: int, asked: int) -> str:
+def _fewer(allowed: int, wanted: int) -> str:
     return (
-        f"{allowed} of {asked} processes: no more than cores, and free memory for a TensorFlow "
+        f"{allowed} of {wanted} processes: no more than cores, and free memory for a TensorFlow "
         "worker in each"
     )

@@ -1,4 +1,4 @@
-"""The processes of a search: one here, or several that share the study."""
+"""The processes of a search: this one alone, or several that share the study."""
 
 from __future__ import annotations
 
@@ -14,132 +14,119 @@ from harness.analysis.search.folder import Folder
 from harness.analysis.search.records import Job, TrialEnded, TrialStarted
 from harness.analysis.search.trials import attempt
 from harness.errors import HarnessError
+from harness.events import Emit, Event, ignore
 from harness.optimize import workers
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-Tell = Callable[[TrialStarted | TrialEnded], None]
-
-_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.5, 0.1
-_LAST_SECONDS = 30.0
-"""How long an interrupted process has to let go of its device and its workers."""
+_POLL_SECONDS, _LAST_POLL_SECONDS = 0.5, 0.1
+_END_SECONDS = 30.0
+"""Time for an interrupted process to release its device and end its workers."""
 
 
-def allowed(asked: int) -> int:
-    """Return how many processes there may be: no more than cores, nor than memory for each."""
-    return max(1, min(asked, workers.available_cores(), workers.room_for_tensorflow()))
+def allowed(wanted: int) -> int:
+    """Return the number of processes, limited by the cores and by the memory for a worker each."""
+    return max(1, min(wanted, workers.available_cores(), workers.max_tensorflow_workers()))
 
 
-def run(
-    job: Job,
-    *,
-    processes: int,
-    tell: Callable[[TrialEnded], None],
-    began: Callable[[TrialStarted], None] = lambda _: None,
-) -> tuple[str, ...]:
-    """Try recipes until the plan's trials are done; returns what is to be said beside the answer.
+def run(job: Job, *, processes: int, emit: Emit = ignore) -> tuple[str, ...]:
+    """Run trials until the plan's number is done; return notes for the result.
 
-    `began` is told of a recipe when work on it starts, `tell` of what became of it.
+    `emit` gets a TrialStarted and a TrialEnded per trial.
 
-    Raises what a process raised (the device is away, the disk is full) and KeyboardInterrupt,
-    when every process has ended; what was tried is kept, and the same call goes on from there.
+    Raises the error of a process (the device is away, the disk is full) or KeyboardInterrupt after
+    all processes have ended. Finished trials are kept, and the same call continues from there.
     """
-
-    def pass_on(event: TrialStarted | TrialEnded) -> None:
-        if isinstance(event, TrialEnded):
-            tell(event)
-        else:
-            began(event)
-
     with Folder(path=job.folder).writer():
         with studies.opened(job) as study:
             study.begin()
         if processes == 1:
-            work(job, 0, pass_on)
+            work(job, 0, emit)
             return ()
-        return _together(job, processes, pass_on)
+        return _run_in_processes(job, processes, emit)
 
 
-def work(job: Job, process: int, tell: Tell, alive: Callable[[], bool] = lambda: True) -> None:
-    """Be one process of a search: draw, try, tell, until enough was tried or `alive` says no."""
+def work(job: Job, process: int, emit: Emit, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    """Run trials in this process until enough are done, or until `is_wanted` returns false."""
     with studies.opened(job, process=process) as study:
-        while alive() and (trial := study.next()) is not None:
+        while is_wanted() and (trial := study.next()) is not None:
             recipe = job.space.draw(trial)
-            tell(TrialStarted(recipe=recipe.name, process=process))
-            tried, again = attempt(job, recipe, trial.number)
-            study.tell(trial, tried)
-            tell(TrialEnded(tried=tried, again=again, done=study.done(), of=study.wanted))
+            emit(TrialStarted(recipe=recipe.name, process=process))
+            result, again = attempt(job, recipe, trial.number)
+            study.record(trial, result)
+            emit(TrialEnded(trial=result, again=again, done=study.done(), wanted=study.wanted))
 
 
-def _together(job: Job, processes: int, tell: Tell) -> tuple[str, ...]:
+def _run_in_processes(job: Job, processes: int, emit: Emit) -> tuple[str, ...]:
     context = multiprocessing.get_context("spawn")
-    told: Any = context.Queue()
+    reports: Any = context.Queue()
     started = [
-        context.Process(target=_child, args=(job, place, told), daemon=False)
-        for place in range(processes)
+        context.Process(target=_child, args=(job, number, reports), daemon=False)
+        for number in range(processes)
     ]
     failures: list[HarnessError] = []
     try:
         for process in started:
             process.start()
         while not failures and any(process.is_alive() for process in started):
-            _take(told, tell, failures, _LOOK_SECONDS)
-        while _take(told, tell, failures, _LAST_LOOK_SECONDS):
+            _pass_on(reports, emit, failures, _POLL_SECONDS)
+        while _pass_on(reports, emit, failures, _LAST_POLL_SECONDS):
             pass
     finally:
         _end(started)
-        told.close()
+        reports.close()
     if failures:
         raise failures[0]
     return tuple(
-        f"process {place} of the search ended with {process.exitcode}; its trial is open and "
+        f"process {number} of the search ended with {process.exitcode}; its trial is open and "
         "--resume tries it again"
-        for place, process in enumerate(started)
+        for number, process in enumerate(started)
         if process.exitcode
     )
 
 
-def _take(told: Any, tell: Tell, failures: list[HarnessError], seconds: float) -> bool:  # noqa: ANN401 - a queue of another process
+def _pass_on(reports: Any, emit: Emit, failures: list[HarnessError], seconds: float) -> bool:  # noqa: ANN401 - a queue of another process
+    """Emit the next event or add the next failure; return false if none came in time."""
     try:
-        item = told.get(timeout=seconds)
+        report = reports.get(timeout=seconds)
     except queue.Empty:
         return False
-    if isinstance(item, (TrialStarted, TrialEnded)):
-        tell(item)
+    if isinstance(report, Event):
+        emit(report)
     else:
-        word, message = item
-        kind = getattr(errors, word, HarnessError)
-        failures.append(kind(message))
+        name, message = report
+        failures.append(getattr(errors, name, HarnessError)(message))
     return True
 
 
-def _child(job: Job, place: int, told: Any) -> None:  # noqa: ANN401 - a queue of another process
-    """Run in a spawned process; errors travel by name.
+def _child(job: Job, number: int, reports: Any) -> None:  # noqa: ANN401 - a queue of another process
+    """Run trials in a spawned process; an error is sent as its class name and message.
 
-    Ctrl-C is the controller's to handle, which ends us by SIGTERM; without it we end by ourselves.
+    The controller handles Ctrl-C and ends this process with SIGTERM. If the controller is gone, this
+    process ends after the trial under way.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     controller = multiprocessing.parent_process()
     assert controller is not None
     try:
-        work(job, place, told.put, controller.is_alive)
+        work(job, number, reports.put, controller.is_alive)
     except HarnessError as error:
-        told.put((type(error).__name__, str(error)))
+        reports.put((type(error).__name__, str(error)))
     except KeyboardInterrupt:
         return
 
 
 def _end(started: Sequence[BaseProcess]) -> None:
-    """Interrupt what still runs, and wait for it."""
+    """Interrupt the processes that still run, and wait for them."""
     for process in started:
         if process.pid is not None:
             process.terminate()
     for process in started:
         if process.pid is None:
             continue
-        process.join(_LAST_SECONDS)
+        process.join(_END_SECONDS)
         if process.is_alive():
             process.kill()
             process.join()

@@ -1,110 +1,114 @@
-"""The nouns of a search: what is to do, who does it, what became of one recipe."""
+"""The data of a search: its job, its trial results and its events; and what runs a trial."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from harness.analysis.search.columns import Miss
 from harness.analysis.search.space import Space
 from harness.errors import StoreError
+from harness.events import Event
 from harness.types import Failure, Recipe, Search, Variant
 
-Status = Literal["ok", "misses", "pruned", "failed"]
-"""`ok` holds every constraint; `misses` was measured and does not; `pruned` broke one on the host
-already, so the device was not asked; `failed` could not be built or measured."""
+TrialStatus = Literal["ok", "misses", "pruned", "failed"]
+"""`ok` holds every constraint; `misses` was measured and breaks one; `pruned` breaks one on the host,
+so it was not measured; `failed` could not be built or measured."""
 
 
-class Workshop(Protocol):
-    """Builds recipes and measures them. It travels to other processes, so it can be pickled."""
+class TrialRunner(Protocol):
+    """Builds and measures recipes; it is pickled for other processes."""
 
     def build(self, recipe: Recipe) -> Variant | Failure:
-        """Build the model by a recipe and check it on the host."""
+        """Build the model with a recipe and check it on the host."""
 
     def measure(self, recipe: Recipe) -> Mapping[str, Any]:
-        """Measure it on the device: the stored row, with `run` and `status`.
+        """Measure it on the device and return the stored row, with `run` and `status`.
 
-        Raises Unreachable where the device is away: no recipe is to blame for that.
+        Raises Unreachable if the device is away: that is no fault of the recipe.
         """
 
     def plan_text(self, recipe: Recipe) -> str:
-        """Write the plan.toml that builds and measures just this recipe."""
+        """Return the text of a plan.toml that builds and measures this recipe alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A search, whole: everything one of its processes must know."""
+    """Everything that a process of a search needs."""
 
     folder: Path
     search: Search
     space: Space
-    workshop: Workshop
+    runner: TrialRunner
     seed: int = 0
     alone: bool = True
-    """Whether nothing may be built while the device measures: it is this machine."""
+    """Whether builds must wait while the device measures, because it is this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """What became of one recipe."""
+class TrialResult:
+    """The result of one recipe's trial."""
 
     number: int
-    """Of the trial in the study, from 0."""
+    """Number of the trial in the study, from 0."""
     key: str
-    """Of the recipe: :func:`harness.analysis.search.space.key_of`."""
+    """Key of the recipe, see :func:`harness.analysis.search.space.key_of`."""
     recipe: str
-    status: Status
+    status: TrialStatus
     reason: str | None = None
     values: Mapping[str, float] = field(default_factory=dict)
-    """By column; only those that are known."""
+    """Known values by column."""
     misses: tuple[Miss, ...] = ()
     digest: str | None = None
     """sha256 of the file."""
     run: str | None = None
-    """Where it was measured; another recipe's run where that gave the same file."""
+    """Id of the run that measured it; another recipe's run if that gave the same file."""
     seconds: float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the JSON form."""
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, told: Mapping[str, Any]) -> Self:
-        """Read what `plain` wrote; raises StoreError for anything else."""
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """Read the form that `plain` returns; raises StoreError for any other."""
         try:
-            misses = tuple(Miss(**miss) for miss in told["misses"])
-            return cls(**{**told, "misses": misses})
+            misses = tuple(Miss(**miss) for miss in plain["misses"])
+            return cls(**{**plain, "misses": misses})
         except (TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"is no record of a trial: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialStarted:
-    """Progress: work on a recipe starts."""
+class TrialStarted(Event):
+    """A trial of a recipe started."""
 
+    name: ClassVar[str] = "trial_started"
     recipe: str
     process: int
-    """Number of the process that does it, from 0."""
+    """Number of the process that runs the trial, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialEnded:
-    """Progress: a trial has ended."""
+class TrialEnded(Event):
+    """A trial of a recipe ended."""
 
-    tried: Tried
+    name: ClassVar[str] = "trial"
+    trial: TrialResult
     again: bool
-    """Whether the recipe was known already."""
+    """Whether the recipe had a result already."""
     done: int
-    """Recipes tried so far, by all processes and before a resume."""
-    of: int
+    """Recipes with a result so far, of all processes and of earlier starts."""
+    wanted: int
+    """Recipes that the search is to try."""
 
     def text(self, columns: Sequence[str]) -> str:
-        """Say it in one line, with these columns of what is known."""
-        tried = self.tried
+        """Write the result in one line, with the known values of these columns."""
+        trial = self.trial
         values = ", ".join(
-            f"{name} {tried.values[name]:.6g}" for name in columns if name in tried.values
+            f"{name} {trial.values[name]:.6g}" for name in columns if name in trial.values
         )
-        words = "; ".join(word for word in (tried.reason, values) if word)
-        return f"[{self.done}/{self.of}] {tried.recipe}: {tried.status}: {words}"
+        details = "; ".join(part for part in (trial.reason, values) if part)
+        return f"[{self.done}/{self.wanted}] {trial.recipe}: {trial.status}: {details}"

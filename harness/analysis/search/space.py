@@ -1,4 +1,4 @@
-"""The space of a search: templates with ranges to recipes, checked against the steps."""
+"""The space of a search: recipe templates with ranges, checked against the steps' parameters."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from harness.optimize import cache, catalog
 from harness.types import Between, OneOf, Recipe, Search, StepCall
 
 TEMPLATE = "template"
-"""The name under which the number of the template is drawn."""
+"""Name of the study's parameter that holds the number of the template."""
 
 _DIGITS = 3
-"""Of a drawn fraction: a recipe that a person can read, and the same one drawn again."""
+"""Significant digits of a drawn fraction: the recipe stays readable and can be drawn again."""
 
 
 class Draw(Protocol):
-    """Who chooses; a trial of Optuna is one."""
+    """Chooses values; a trial of Optuna is one."""
 
     def suggest_categorical(self, name: str, choices: Sequence[int]) -> Any:  # noqa: ANN401
         """Choose one of these."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """Choose a whole number, both ends allowed."""
+        """Choose a whole number from `low` to `high`, both included."""
 
     def suggest_float(self, name: str, low: float, high: float) -> float:
-        """Choose a number, both ends allowed."""
+        """Choose a number from `low` to `high`, both included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """One parameter that is searched."""
+    """A parameter of a template's step that the search varies."""
 
     template: int
     step: int
@@ -47,7 +47,7 @@ class Variable:
         return f"{self.template}.{self.step}.{self.parameter}"
 
     def draw(self, source: Draw) -> Any:  # noqa: ANN401 - as the study keeps it
-        """Let a value be chosen: a number, or the place of an alternative."""
+        """Draw a value: a number, or the index of an alternative."""
         if isinstance(self.domain, OneOf):
             return source.suggest_categorical(self.name, range(len(self.domain.values)))
         if self.whole:
@@ -55,7 +55,7 @@ class Variable:
         return source.suggest_float(self.name, float(self.domain.low), float(self.domain.high))
 
     def value(self, drawn: Any) -> Any:  # noqa: ANN401 - any TOML value
-        """Return the parameter's value of what was drawn."""
+        """Convert a drawn value to the parameter's value."""
         if isinstance(self.domain, OneOf):
             return self.domain.values[drawn]
         if self.whole:
@@ -64,7 +64,7 @@ class Variable:
         return min(max(short, float(self.domain.low)), float(self.domain.high))
 
     def all(self) -> range | None:
-        """Return everything that can be drawn, or None where that is no whole number."""
+        """Return all values that can be drawn; None for a range of fractions."""
         if isinstance(self.domain, OneOf):
             return range(len(self.domain.values))
         return range(int(self.domain.low), int(self.domain.high) + 1) if self.whole else None
@@ -79,7 +79,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """Templates and what is open in them."""
+    """Recipe templates and their variables."""
 
     templates: tuple[Recipe, ...]
     variables: tuple[Variable, ...]
@@ -88,46 +88,48 @@ class Space:
     def of(cls, search: Search) -> Self:
         """Check every template against the steps, at both ends and at each alternative.
 
-        Raises ConfigError as `edge-harness run` would for a recipe with that value.
+        Raises the ConfigError that `edge-harness run` raises for a recipe with that value.
         """
         found: list[Variable] = []
-        for place, template in enumerate(search.space):
+        for number, template in enumerate(search.space):
             try:
-                variables = _variables(place, template)
+                variables = _variables(number, template)
                 for values in _probes(variables):
                     catalog.check(_filled(template, variables, values))
             except ConfigError as error:
-                raise ConfigError(f"search.space[{place}]: {error}") from None
+                raise ConfigError(f"search.space[{number}]: {error}") from None
             found += variables
         return cls(templates=search.space, variables=tuple(found))
 
     def draw(self, source: Draw) -> Recipe:
-        """Let a recipe be chosen.
+        """Draw a recipe.
 
-        Every variable is drawn, also those of the templates that were not: the sampler then sees
-        one space for all trials, in which it can cross any two of them.
+        It draws every variable, also those of the other templates: all trials then have the same
+        parameters, and the sampler can cross any two of them.
         """
         template = int(source.suggest_categorical(TEMPLATE, range(len(self.templates))))
         drawn = {variable.name: variable.draw(source) for variable in self.variables}
         return self.recipe({TEMPLATE: template, **drawn})
 
     def recipe(self, drawn: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of what was drawn."""
-        place = drawn[TEMPLATE]
-        own = self._of(place)
+        """Return the recipe for drawn values."""
+        number = drawn[TEMPLATE]
+        own = self._variables_of(number)
         values = [variable.value(drawn[variable.name]) for variable in own]
-        return _filled(self.templates[place], own, values)
+        return _filled(self.templates[number], own, values)
 
     def is_whole(self, drawn: Mapping[str, Any]) -> bool:
-        """Say whether what was drawn is enough for a recipe."""
-        return TEMPLATE in drawn and all(v.name in drawn for v in self._of(drawn[TEMPLATE]))
+        """Return whether the drawn values are enough for a recipe."""
+        return TEMPLATE in drawn and all(
+            v.name in drawn for v in self._variables_of(drawn[TEMPLATE])
+        )
 
     def size(self) -> int | None:
-        """Count the recipes of the space; None where a range of fractions is among them."""
+        """Count the recipes of the space; None if it has a range of fractions."""
         total = 0
-        for place in range(len(self.templates)):
+        for number in range(len(self.templates)):
             count = 1
-            for variable in self._of(place):
+            for variable in self._variables_of(number):
                 options = variable.all()
                 if options is None:
                     return None
@@ -136,45 +138,49 @@ class Space:
         return total
 
     def first(self, trials: int) -> list[dict[str, Any]]:
-        """Return what is tried before the sampler chooses.
+        """Return the points that are tried before the sampler chooses, by variable name.
 
-        All of the space where `trials` are enough for it; else every template once.
+        These are all points of the space if `trials` are enough for it, else one per template.
         """
         size = self.size()
         if size is not None and size <= trials:
-            return [point for place in range(len(self.templates)) for point in self._all(place)]
+            return [point for number in range(len(self.templates)) for point in self._all(number)]
         return [
-            {TEMPLATE: place} | {variable.name: variable.middle() for variable in self._of(place)}
-            for place in range(len(self.templates))
+            {TEMPLATE: number}
+            | {variable.name: variable.middle() for variable in self._variables_of(number)}
+            for number in range(len(self.templates))
         ][:trials]
 
-    def _all(self, place: int) -> list[dict[str, Any]]:
-        own = self._of(place)
+    def _all(self, number: int) -> list[dict[str, Any]]:
+        own = self._variables_of(number)
         options = [variable.all() or range(0) for variable in own]
         return [
-            {TEMPLATE: place}
+            {TEMPLATE: number}
             | {variable.name: value for variable, value in zip(own, values, strict=True)}
             for values in itertools.product(*options)
         ]
 
-    def _of(self, place: int) -> list[Variable]:
-        return [variable for variable in self.variables if variable.template == place]
+    def _variables_of(self, number: int) -> list[Variable]:
+        return [variable for variable in self.variables if variable.template == number]
 
 
 def key_of(recipe: Recipe) -> str:
-    """Name a recipe by what it does: defaults written out or not, it is the same one."""
+    """Return a key that is the same for recipes with the same steps, parameters and target.
+
+    Default parameters count as if they were written out.
+    """
     steps = [(call.name, catalog.parameters(call)) for call in recipe.steps]
     return cache.key(steps=steps, target=recipe.target)
 
 
-def _variables(place: int, template: Recipe) -> list[Variable]:
+def _variables(number: int, template: Recipe) -> list[Variable]:
     steps = catalog.known_steps()
     found = []
     for index, call in enumerate(template.steps):
         kinds = {item.name: item.type for item in getattr(steps.get(call.name), "parameters", ())}
         found += [
             Variable(
-                template=place,
+                template=number,
                 step=index,
                 parameter=key,
                 domain=value,
@@ -187,14 +193,14 @@ def _variables(place: int, template: Recipe) -> list[Variable]:
 
 
 def _whole(kind: str, domain: Between | OneOf) -> bool:
-    """Say whether a range is of whole numbers: both its ends are, and the step takes no others."""
+    """Return whether a range has whole numbers only: by its ends and the step's parameter type."""
     if isinstance(domain, OneOf) or kind.startswith("number"):
         return False
     return isinstance(domain.low, int) and isinstance(domain.high, int)
 
 
 def _probes(variables: Sequence[Variable]) -> list[list[Any]]:
-    """Return values that show every mistake: each end and alternative, beside first ones."""
+    """Return values to check: each end and each alternative, with the first of the others."""
     ends = [
         list(variable.domain.values)
         if isinstance(variable.domain, OneOf)
@@ -205,15 +211,15 @@ def _probes(variables: Sequence[Variable]) -> list[list[Any]]:
     return [
         first,
         *(
-            [*first[:place], option, *first[place + 1 :]]
-            for place, options in enumerate(ends)
+            [*first[:index], option, *first[index + 1 :]]
+            for index, options in enumerate(ends)
             for option in options[1:]
         ),
     ]
 
 
 def _filled(template: Recipe, variables: Sequence[Variable], values: Sequence[Any]) -> Recipe:
-    """Put values in place of the open ones; the name is the recipe as a plan writes it."""
+    """Return the recipe with these values; its name is its text as in a plan."""
     calls: list[StepCall] = list(template.steps)
     for variable, value in zip(variables, values, strict=True):
         call = calls[variable.step]

@@ -1,4 +1,4 @@
-"""What is asked about and what is answered: a subject, and the times of its operators."""
+"""A measured file, the times of its operators, and all of them together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.types import Cell, Dose, Variant
+
 GAP_LIMIT = 0.10
-"""The operators' sum may differ from the whole by this much before it is said."""
+"""A larger gap between the operators' sum and the whole is a remark."""
 
 TOOL, ESTIMATE = "benchmark_model", "truncated graphs"
 WITHIN_NOISE, NEGATIVE, SEVERAL = "within_noise", "negative", "several"
@@ -16,7 +18,7 @@ WITHIN_NOISE, NEGATIVE, SEVERAL = "within_noise", "negative", "several"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One measured file of a stored run: what its operators' times are asked of."""
+    """A measured file of a stored run."""
 
     run: str
     model: str
@@ -25,25 +27,46 @@ class Subject:
     device: str
     threads: int
     path: Path
-    """The file as the run kept it."""
+    """The copy that the run keeps."""
     digest: str
     stored_p50_ns: float | None = None
-    """What the run says of it; null where it has no number."""
+    """The run's p50; null if it has none that is comparable."""
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """What makes it the same question in another run."""
+        """Identity across runs."""
         return self.model, self.recipe, self.target, self.device, self.threads
 
+    def cell(self, label: str, dose: Dose, *, path: Path, digest: str, seed: int = 0) -> Cell:
+        """Return the cell of one file to time: this one or a part of it, named by `label`."""
+        variant = Variant(
+            model=self.model,
+            recipe=self.recipe,
+            target=self.target,
+            path=path,
+            digest=digest,
+            size_bytes=path.stat().st_size,
+        )
+        return Cell(
+            model=self.model,
+            recipe=f"{self.recipe} {label}",
+            target=self.target,
+            device=self.device,
+            threads=self.threads,
+            variant=variant,
+            dose=dose,
+            seed=seed,
+        )
+
     def __str__(self) -> str:
-        """Write it for a person."""
+        """Write model, recipe, device, threads and run."""
         threads = f", {self.threads} threads" if self.threads > 1 else ""
         return f"{self.model} {self.recipe} on {self.device}{threads} ({self.run})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorTime:
-    """The time of one operator, or of neighbours that could not be told apart."""
+    """The time of one operator, or of neighbours that cannot be separated."""
 
     first: int
     """Position in the order of execution, from 0."""
@@ -51,30 +74,30 @@ class OperatorTime:
     type: str
     """`CONV_2D`; several are joined by ` + `."""
     name: str
-    """Of the tensor that the last of them makes."""
+    """Name of the tensor that the last operator makes."""
     ns: float
-    """Time of one inference spent here; an estimate may be negative, which is noise."""
+    """Time per inference; an estimate may be negative, which is noise."""
     half_width_ns: float | None = None
-    """Of the 95 % interval over launches; null under three."""
+    """Half-width of the 95 % interval over launches; null under three launches."""
     flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """The operators of one subject in the order of execution, against the whole."""
+    """The operator times of one file in the order of execution, and the time of the whole file."""
 
     subject: Subject
     source: str
     operators: tuple[OperatorTime, ...]
     whole_ns: float
-    """The whole file by the same source, in launches of the same session."""
+    """Time of the whole file by the same source, in launches of the same session."""
     whole_is: str
-    """What statistic that is."""
+    """The statistic of `whole_ns`."""
     launches: int
-    """Of each file that was measured."""
+    """Launches per file."""
     notes: tuple[str, ...] = ()
     inside: tuple[OperatorTime, ...] = ()
-    """What a delegate says of its own operators; their time is already in `operators`."""
+    """A delegate's own operators; their time is already in `operators`."""
 
     @property
     def estimate(self) -> bool:
@@ -83,26 +106,26 @@ class Layers:
 
     @property
     def sum_ns(self) -> float:
-        """All operators together."""
+        """Sum of all operators."""
         return sum(operator.ns for operator in self.operators)
 
     def remarks(self) -> tuple[str, ...]:
-        """Say where the sum misses the whole or the stored p50 by over 10 %, and the notes."""
-        said = []
+        """Return a remark if the sum is over 10 % off the whole or the stored p50, and the notes."""
+        remarks = []
         for what, reference in (
             (f"the whole model ({self.whole_is})", self.whole_ns),
             ("the p50 that the run stored", self.subject.stored_p50_ns),
         ):
             gap = gap_of(self.sum_ns, reference)
             if gap is not None and reference is not None and abs(gap) > GAP_LIMIT:
-                said.append(
+                remarks.append(
                     f"the operators' sum, {self.sum_ns / 1e6:.4g} ms, is {gap:+.0%} off {what}, "
                     f"{reference / 1e6:.4g} ms"
                 )
-        return (*said, *self.notes)
+        return (*remarks, *self.notes)
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON."""
+        """Return plain data, for JSON."""
         subject = asdict(self.subject)
         subject["path"] = str(self.subject.path)
         return {
@@ -127,7 +150,7 @@ def gap_of(total: float, reference: float | None) -> float | None:
 
 
 def rows(operators: Sequence[OperatorTime], total_ns: float | None) -> list[dict[str, Any]]:
-    """Return a row for each operator, with its share of `total_ns` where that is given."""
+    """Return a row per operator, with its share of `total_ns` if that is given."""
     return [
         {
             "operators": f"{one.first}-{one.last}" if one.last > one.first else str(one.first),
