@@ -336,9 +336,9 @@ def test_no_python_on_the_device(transport: LocalTransport, device: Device) -> N
     [
         ("""echo 'edge-harness {"python": [3, 8, 10], "sha256": null}'""", r"3\.8\.10.*3\.9"),
         ("""echo 'edge-harness {"python": [2, 7, 18], "sha256": null}'""", r"2\.7\.18"),
-        ("echo hello", "not a Python that works"),
-        ("exit 3", "not a Python that works: exit code 3"),
-        ("echo 'edge-harness {'", "not a Python that works"),
+        ("echo hello", "not a working Python"),
+        ("exit 3", "not a working Python: exit code 3"),
+        ("echo 'edge-harness {'", "not a working Python"),
     ],
 )
 def test_a_python_that_does_not_do(

@@ -302,7 +302,7 @@ def test_a_first_answer_that_is_none(name: str, tmp_path: Path) -> None:
     device = hostile_device(tmp_path / "board")
     liar = Path(AgentOptions.of(device).python)
     liar.write_text(f"#!{sys.executable}\nprint('edge-harness ' + {BOOTSTRAPS[name]})\n")
-    with pytest.raises(HarnessError, match="is not a Python that works"):
+    with pytest.raises(HarnessError, match="is not a working Python"):
         Session(device)
 
 
