@@ -278,7 +278,7 @@ def test_what_df_says(digits: str, noise: str) -> None:
             return Saying(self.said).run(argv, timeout_seconds)
 
     said = f"Filesystem blocks\n{noise} 1 2 {digits} 5".encode(errors="replace")
-    assert isinstance(Df(said)._room("/w"), str)
+    assert isinstance(Df(said)._free_space("/w"), str)
 
 
 @given(st.binary(max_size=100), DIGITS)
