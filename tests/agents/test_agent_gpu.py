@@ -255,7 +255,7 @@ def test_a_time_of_handing_over_alone_is_invalid(
         found = judge(cell(kws_float), [one], timing)
         assert found is not None
         assert (found.validity, found.status) == ("INVALID", "invalid")
-        assert "handing the work over" in found.reason
+        assert "measured only the asynchronous enqueue" in found.reason
 
 
 def test_another_runtime_has_no_gpu(

@@ -92,14 +92,14 @@ def test_all_operators_with_evidence_are_valid() -> None:
         (replace(FULL, delegated_ops=0, partitions=0), "fell_back", "no operator ran on npu"),
         (replace(FULL, delegate="none", delegated_ops=None), "fell_back", "no operator ran on npu"),
         (replace(FULL, delegate="xnnpack"), "fell_back", "which is the CPU"),
-        (replace(FULL, evidence=""), "invalid", "nothing shows that npu ran it"),
-        (replace(FULL, evidence="log: Created delegate for NPU"), "invalid", "is none"),
-        (replace(FULL, delegated_ops=21), "invalid", "more than there are"),
+        (replace(FULL, evidence=""), "invalid", "there is no evidence that npu ran it"),
+        (replace(FULL, evidence="log: Created delegate for NPU"), "invalid", "is not evidence"),
+        (replace(FULL, delegated_ops=21), "invalid", "more than the file has"),
         (replace(FULL, total_ops=40, delegated_ops=40), "invalid", "the file has 20"),
         (replace(FULL, fully=False), "invalid", "says not all, the graph walk 20 of 20"),
         (replace(HALF, fully=True), "invalid", "says all, the graph walk 10 of 20"),
         (replace(FULL, left=("CONV_2D",)), "invalid", "CONV_2D left"),
-        (replace(FULL, clock="run"), "invalid", "handing the work over"),
+        (replace(FULL, clock="run"), "invalid", "asynchronous enqueue"),
         (HALF, "partial", "10 of 20 operators stayed on the CPU: CONV_2D"),
         (
             replace(FULL, delegated_ops=None, total_ops=None, fully=False),
@@ -109,7 +109,7 @@ def test_all_operators_with_evidence_are_valid() -> None:
         (
             replace(FULL, delegated_ops=None, total_ops=None),
             "partial",
-            "whether operators stayed on the CPU is not known",
+            "it is unknown whether operators stayed on the CPU",
         ),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_time_without_the_reading_is_no_time(own: float, handed: int, status: 
     found = verdict(cell(), told, later, timing=Timing(own=own, cpu=None))
     assert found.status == status
     if status == "invalid":
-        assert "ms, and 10 ms until the outputs were read" in found.reason
+        assert "ms and a whole inference 10 ms" in found.reason
 
 
 def test_an_npus_compiled_file_counts_the_originals_too() -> None:
