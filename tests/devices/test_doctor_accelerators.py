@@ -57,7 +57,7 @@ def test_a_library_that_does_not_load_says_why_and_what_mends_it(
         fail="empty",
     )["delegates"]
     assert found.status == "fail"
-    assert "it gives no reason; no Edge TPU is seen" in found.found
+    assert "it gives no reason; no Edge TPU was found" in found.found
     assert "libabsent.so.1: cannot open shared object" in found.found
     assert "udev rule" in (found.mend or "")
 
