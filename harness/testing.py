@@ -1,6 +1,6 @@
-"""Fakes at the seams, for authors of plug-ins and for our own tests.
+"""Fakes of transports and dialects, for authors of plug-ins and for our own tests.
 
-A fake says what it is: its facts carry the chip `fake`, its launches the flag `simulated`.
+A fake is recognisable: its facts have the chip `fake`, its launches have the flag `simulated`.
 
     device = Device(name="d", profile="fake", address="fake:")
     session = Session(device, transport=FakeTransport, dialect=FakeDialect.opener(latency_ns=2e6))
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class FakeTransport:
-    """A device whose disk is a dictionary; commands all succeed and say nothing."""
+    """A transport to a device whose disk is a dictionary; every command succeeds without output."""
 
     def __init__(self, device: Device) -> None:
         """Connect to nothing."""
@@ -54,7 +54,7 @@ class FakeTransport:
         self.closed = False
 
     def put(self, source: Path, destination: str) -> None:
-        """Keep the file's bytes."""
+        """Store the file's bytes."""
         self.files[destination] = source.read_bytes()
 
     def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
@@ -75,16 +75,16 @@ class FakeTransport:
         return Reply(argv=tuple(argv), exit_code=0, stdout=b"", stderr=b"", seconds=0.0)
 
     def talk(self, argv: Sequence[str]) -> Channel:
-        """Refuse: a fake dialect needs no stream."""
+        """Raise HarnessError: a fake dialect needs no stream."""
         raise HarnessError(f"{self.device.name}: a fake device runs no {argv[0]}")
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Set `closed`."""
         self.closed = True
 
 
 class CommandsTransport:
-    """A device that runs commands and copies no files."""
+    """A transport that runs commands and copies no files."""
 
     def __init__(self, device: Device) -> None:
         """Connect to nothing."""
@@ -103,7 +103,7 @@ class CommandsTransport:
 
 
 class TalkTransport:
-    """A device at the end of a line: no files, no commands."""
+    """A transport with a channel only, like a serial line: no files, no commands."""
 
     def __init__(self, device: Device) -> None:
         """Connect to nothing."""
@@ -120,21 +120,21 @@ class TalkTransport:
 NO_FACTS: Mapping[str, Any] = dict.fromkeys(
     ("hostname", "system", "kernel", "machine", "chip", "cores", "python", "agent_digest")
 )
-"""For `FakeDialect(facts=...)`: a device that says nothing of itself but its identity."""
+"""For `FakeDialect(facts=...)`: a device that reports only its identity."""
 
 
 class FakeDialect:
-    """An agent that answers at once with numbers it was told, and fails where it was told.
+    """A dialect whose agent answers at once, with the given numbers and errors.
 
-    `faults` maps a launch id (`LaunchOrder.launch_id`) to the errors its next attempts raise.
-    `orders` keeps every order in the sequence they came. `latencies` (by digest of the file) go
-    before `latency_ns`; `noise` spreads launches log-normally around them (standard deviation of
-    the logarithm; the same launch id always gets the same), `drift` makes every launch that much
-    slower than the one before it. `covariates` says what a launch is accompanied by, before and
-    after, given its order. What `can` excludes is refused (Unsupported), and without single samples
-    every launch is a summary. `device_ns` is the device's monotonic clock and `host_ns` the host's: both
-    this machine's unless given. `spend` lets the seconds pass that a timed launch would take
-    (`time.sleep` does; by default none pass); its window is what passed on both clocks.
+    `faults` maps a launch id (`LaunchOrder.launch_id`) to the errors that its next attempts raise.
+    `orders` collects every order in sequence. `latencies` (by digest of the file) override
+    `latency_ns`. `noise` spreads launches log-normally around them (standard deviation of the
+    logarithm; a launch id always gives the same value); `drift` slows each launch by that much
+    relative to the one before it. `covariates` returns the covariates before and after a launch, for
+    its order. Abilities that `can` lacks raise Unsupported, and without single samples every launch
+    is a summary. `device_ns` is the device's monotonic clock and `host_ns` the host's; both default
+    to this machine's. `spend` waits for the seconds that a timed launch would take (pass
+    `time.sleep`; by default it does not wait); the launch's window is that time on both clocks.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class FakeDialect:
         host_ns: Callable[[], int] = time.monotonic_ns,
         spend: Callable[[float], object] = lambda _: None,
     ) -> None:
-        """Set what it answers."""
+        """Set the answers."""
         self.can = can or Capabilities(
             launches=frozenset({"timed", "memory", "bare", "accuracy", "cpu"}),
             infers=True,
@@ -186,7 +186,7 @@ class FakeDialect:
 
     @classmethod
     def opener(cls, **answers: Any) -> OpenDialect:  # noqa: ANN401 - passed on to __init__
-        """Return what `Session(dialect=...)` takes."""
+        """Return a function for `Session(dialect=...)`."""
 
         def open_fake(transport: Transport, device: Device) -> FakeDialect:  # noqa: ARG001 - the seam
             return cls(device, **answers)
@@ -194,15 +194,15 @@ class FakeDialect:
         return open_fake
 
     def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:  # noqa: ARG002 - the seam
-        """Have everything already."""
+        """Send nothing: every file counts as present."""
         return ()
 
     def path_of(self, digest: str) -> str:
-        """Name a file after its digest."""
+        """Return a path with the file's digest."""
         return f"blobs/{digest}"
 
     def hello(self) -> DeviceFacts:
-        """Say that it is a fake."""
+        """Return facts with the chip `fake`."""
         known = DeviceFacts(
             identity=self.identity,
             hostname=self.device.name,
@@ -221,17 +221,17 @@ class FakeDialect:
         return replace(known, **self.facts)
 
     def launch(self, order: LaunchOrder) -> Launch:
-        """Answer with constant samples: of the told latency, noise and drift, where timed."""
+        """Return constant samples: for a timed launch from the given latency, noise and drift."""
         self.orders.append(order)
         if order.kind not in self.can.launches:
-            raise Unsupported(f"{self.device.name}: a fake that makes no {order.kind} launches")
+            raise Unsupported(f"{self.device.name}: this fake makes no {order.kind} launches")
         if pending := self.faults.get(order.launch_id):
             raise pending.pop(0)
         count = order.dose.min_inferences
         summary = self.summary(order) if order.kind == "timed" else None
         if not self.can.samples and order.kind in ("timed", "cpu"):
             summary = summary or "mean"
-        lines, averaged = (1, count) if summary else (count, order.inner_loop)
+        samples, averaged = (1, count) if summary else (count, order.inner_loop)
         timed = order.kind in ("timed", "cpu")
         series = "latency" if timed else "peak_rss"
         latency = self._latency(order)
@@ -252,9 +252,9 @@ class FakeDialect:
             before=before,
             after=after,
             flags=("simulated",),
-            samples=(Samples.of(series, [value] * lines, count=averaged),),
+            samples=(Samples.of(series, [value] * samples, count=averaged),),
         )
-        return self._spent(launch) if timed else launch
+        return self._with_window(launch) if timed else launch
 
     def exchange(self) -> Exchange:
         """Read the device's clock; see protocols.Clocked."""
@@ -265,8 +265,8 @@ class FakeDialect:
             received_ns=self.host_ns(),
         )
 
-    def _spent(self, launch: Launch) -> Launch:
-        """Let the launch's time pass and give it its window."""
+    def _with_window(self, launch: Launch) -> Launch:
+        """Spend the launch's time and add its window."""
         self._clock.before_launch()
         sent_ns, start_ns = self.host_ns(), self.device_ns()
         self.spend(launch.wall_ns / 1e9)
@@ -294,14 +294,14 @@ class FakeDialect:
     def infer(
         self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
     ) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Answer with the outputs it was told."""
+        """Return the given outputs."""
         self.orders.append(order)
         if not self.can.infers:
-            raise Unsupported(f"{self.device.name}: a fake that returns no outputs")
+            raise Unsupported(f"{self.device.name}: this fake returns no outputs")
         return {
             name: values[: len(next(iter(inputs.values())))]
             for name, values in self.outputs.items()
         }
 
     def close(self) -> None:
-        """Do nothing; there is no agent."""
+        """Do nothing: there is no agent."""

@@ -1,1 +1,1 @@
-"""Devices: how bytes reach one, how its agent is spoken to, which processor answered."""
+"""Transports to devices, dialects of their agents, and delegation: which processor ran a model."""

@@ -23,7 +23,7 @@ from harness.types import Device, LaunchOrder
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache folder of the test's own, where the agent is packed."""
+    """The test's own cache folder, for the packed agent."""
     monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path / "cache"))
 
 
@@ -39,7 +39,7 @@ def kws(shared_data: Path) -> Path:
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    # Spaces and letters outside ASCII belong in a path.
+    # A path may contain spaces and non-ASCII letters.
     return tmp_path / "über workdir"
 
 

@@ -90,7 +90,7 @@ class RawAgent:
         return answer
 
     def take(self, token: str = "rawrawraw") -> dict[str, Any]:
-        """Take the device's lease; what is asked from now on is of its epoch."""
+        """Take the device's lease; later requests have its epoch."""
         answer = self.ask("lease", action="take", token=token, holder=f"raw {token}")
         self.epoch = answer.get("epoch", self.epoch)
         return answer

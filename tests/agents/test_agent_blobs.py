@@ -16,7 +16,7 @@ MEGABYTE = 10**6
 
 
 def blob(raw: RawAgent, letter: str, megabytes: int, hours: float) -> str:
-    """A blob of this size, without bytes on the disk, last used so long ago."""
+    """A sparse blob of this size, last used so many seconds ago."""
     path = raw.workdir / "blobs" / (letter * 64)
     with path.open("wb") as file:
         file.truncate(megabytes * MEGABYTE)
@@ -33,7 +33,7 @@ def test_the_least_recently_used_go_first_and_none_that_is_asked_about(
         blob(raw, "b", 400, 5.0),
         blob(raw, "c", 300, 1.0),
     )
-    # Asking for one is using it: it would have been the first to go.
+    # A request for a blob counts as its use; otherwise it would be evicted first.
     assert raw.ask("have", digests=[oldest])["have"] == [oldest]
     source = tmp_path / "model"
     source.write_bytes(b"model")

@@ -1,4 +1,4 @@
-"""The window of real launches, of agents whose monotonic clock is not the host's.
+"""The window of real launches by agents whose monotonic clock is not the host's.
 
 They run on this machine, so what their clock shows at any of the host's times is known exactly.
 """
@@ -136,7 +136,7 @@ def test_the_window_spans_what_a_scenario_measured(
     assert frames <= found.end_ns - found.start_ns < frames + SECOND
 
 
-# --- clocks that are off, drift or step ----------------------------------------------------------
+# --- clocks with an offset, a drift or a step ----------------------------------------------------------
 
 
 def test_a_device_whose_clock_is_years_off(device: Device, model: Path, order: LaunchOrder) -> None:
@@ -163,7 +163,7 @@ def test_a_device_whose_clock_is_years_off(device: Device, model: Path, order: L
 
 
 class Skewed:
-    """An agent on this machine whose monotonic clock is off, drifts, and steps when asked to."""
+    """An agent on this machine whose monotonic clock has an offset, drifts, and steps on demand."""
 
     def __init__(self, device: Device, folder: Path, ppm: int) -> None:
         folder.mkdir()
@@ -192,7 +192,7 @@ class Skewed:
         part.replace(self.step_file)
 
     def host_ns(self, device_ns: int) -> int:
-        """Return when this machine's clock was what the device's showed."""
+        """Return this machine's time for a time of the device's clock."""
         at, step = self.step
         before = self._without_step(device_ns)
         return before if not step or before < at else self._without_step(device_ns - step)
@@ -247,11 +247,11 @@ def test_a_device_whose_clock_steps_during_a_launch(
     skewed.close()
 
 
-# --- links and agents that give less -------------------------------------------------------------
+# --- links and agents with limits -------------------------------------------------------------
 
 
 class WatchedChannel:
-    """The stream to a real agent; every line that is sent goes through `Watching.look`."""
+    """The stream to a real agent; every sent line passes through `Watching.look`."""
 
     def __init__(self, channel: LocalChannel, watching: Watching) -> None:
         self._channel = channel
@@ -271,7 +271,7 @@ class WatchedChannel:
 
 
 class Watching(LocalTransport):
-    """This machine; remembers what the agent was asked."""
+    """This machine; records the requests to the agent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class Watching(LocalTransport):
 
 
 class Lopsided(Watching):
-    """This machine, but what is sent takes 5 ms longer than what comes back."""
+    """This machine, but requests take 5 ms longer than answers."""
 
     def look(self, data: bytes) -> bytes:
         time.sleep(0.005)
@@ -329,7 +329,7 @@ def test_a_device_over_ssh_has_windows_too(
 
 
 class WithoutTheVerb(Watching):
-    """This machine with an agent that knows no `clock`."""
+    """This machine with an agent without the verb `clock`."""
 
     def look(self, data: bytes) -> bytes:
         return super().look(data).replace(b'"verb":"clock"', b'"verb":"kcolc"')
@@ -354,7 +354,7 @@ def test_an_agent_without_the_verb_is_mapped_by_the_launch_itself(
 
 
 class Breaking(Watching):
-    """This machine, but the connection breaks at the first question after a launch."""
+    """This machine, but the connection breaks at the first request after a launch."""
 
     def look(self, data: bytes) -> bytes:
         if self.sent("launch") == 1 and b'"verb":"clock"' in data:

@@ -1,4 +1,4 @@
-"""The host's end: getting the agent there, and devices that answer anything at all."""
+"""The host's side: copying the agent to a device, and devices with arbitrary answers."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def _read_or_refuse(read: Callable[[Fields], object], value: object) -> None:
 
 
 class Scripted(LocalTransport):
-    """This machine, but for the agent: its answers are canned."""
+    """This machine, but the agent's answers are fixed."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ def test_error_answers_become_our_errors(
     assert type(caught.value).__name__ == error
 
 
-# --- getting there ---------------------------------------------------------------------------------
+# --- copying the agent -----------------------------------------------------------------------------
 
 
 def test_no_python_on_the_device(transport: LocalTransport, device: Device) -> None:
@@ -386,7 +386,7 @@ def test_a_file_that_does_not_arrive_whole(device: Device, workdir: Path, tmp_pa
 
 
 class Deaf(LocalTransport):
-    """This machine, but the agent's answers never come."""
+    """This machine, but the agent never answers."""
 
     def talk(self, argv: Sequence[str]) -> Any:
         return super().talk(["/bin/sleep", "600"])

@@ -1,4 +1,4 @@
-"""Launches on a GPU by a real agent: SwiftShader's software Vulkan, which is the whole path but for its speed."""
+"""Launches on a GPU by a real agent, with SwiftShader's software Vulkan: the full path, but slow."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cell(model: Path) -> Cell:
 
 
 def in_five_dimensions(path: Path, operators: Sequence[str]) -> Path:
-    """A chain whose tensors have five dimensions, which XNNPACK takes and no GPU."""
+    """A chain of tensors with five dimensions: XNNPACK takes them, a GPU does not."""
     graphs.chain(path, operators)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
     for tensor in model.subgraphs[0].tensors:
@@ -100,7 +100,7 @@ def test_a_float_model_runs_on_the_gpu_whole(
     assert delegation.whole_ns is not None
     assert 0 < 4 * delegation.handed_ns < delegation.whole_ns
     assert made.cpu_share is None
-    # Shaders are compiled while it loads: far from what an inference takes.
+    # Loading compiles the shaders, so it takes much longer than an inference.
     assert made.load_ns is not None
     assert made.load_ns > 5 * latency(made)
     found = judge(cell(kws_float), [made], Timing(own=latency(made), cpu=1.0))
@@ -137,7 +137,7 @@ def test_its_outputs_are_the_cpus(
             assert got[output].shape == array.shape
             found, expected = got[output].astype(float), array.astype(float)
             assert (found.argmax(-1) == expected.argmax(-1)).all()
-            # A GPU's exp and its sums are not the CPU's to the last bit.
+            # A GPU's exp and sums differ from the CPU's in the last bits.
             assert np.linalg.norm(found - expected) <= 0.05 * np.linalg.norm(expected)
 
 
@@ -165,7 +165,7 @@ def test_what_the_docs_list_is_taken_and_the_rest_is_named(
 def test_what_xnnpack_took_beside_it_is_not_the_gpus(
     dialect: JsonLinesDialect, order: LaunchOrder, tmp_path: Path
 ) -> None:
-    # Given to GPU and CPU at once, is_fully_accelerated says yes to this, and all of it is XNNPACK's.
+    # For GPU and CPU together is_fully_accelerated is true for this model, and XNNPACK runs all of it.
     model = in_five_dimensions(tmp_path / "five.tflite", ["ADD", "MUL"])
     with pytest.raises(FellBack, match=r"the GPU took no operator \(ADD, MUL not supported\)"):
         launch(dialect, order, model)
@@ -242,7 +242,7 @@ def test_a_time_of_handing_over_alone_is_invalid(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """A seeded lie: an agent that forgets to read, and says that it did."""
+    """A seeded lie: an agent that does not read the outputs, and reports that it does."""
     agents = tmp_path / "agents"
     shutil.copytree(ROOT / "agents", agents)
     source = agents / "python_tflite" / "gpu.py"
@@ -258,7 +258,7 @@ def test_a_time_of_handing_over_alone_is_invalid(
     assert delegation.whole_ns is not None
     own = latency(made)
     assert own < 0.2 * delegation.whole_ns
-    # As it is judged when it has just been made, and when it is read again without its samples.
+    # Judged right after the launch, and again from a record without samples.
     stored = dataclasses.replace(made, samples=())
     for one, timing in ((made, None), (stored, Timing(own=own, cpu=None))):
         found = judge(cell(kws_float), [one], timing)
@@ -310,7 +310,7 @@ def gpu_delegation(fully: bool, *adapters: dict[str, str]) -> dict[str, Any]:
 
 def test_the_adapter_is_the_one_the_runtime_chose(gpu: ModuleType) -> None:
     assert gpu.read(gpu_delegation(True, SOFT, REAL), CHOSEN)["adapter"] == REAL
-    # Where it does not say, the time may be the processor's.
+    # Without a named adapter the time may be the CPU's.
     assert gpu.read(gpu_delegation(True, REAL, SOFT), "")["adapter"] == SOFT
     assert gpu.read(gpu_delegation(True, REAL), "")["adapter"] == REAL
 

@@ -154,7 +154,7 @@ def test_a_file_that_is_none(
     model = tmp_path / "broken.tflite"
     model.write_bytes(data[kind])
     dialect.deploy({digest_of(model): model, order.variant_digest: kws})
-    # A truncated flatbuffer may also take the process down; either way it is said, and the next goes on.
+    # A truncated flatbuffer may also crash the process. Both are reported, and the next launch works.
     with pytest.raises((ModelRejected, Crashed)):
         dialect.launch(replace(order, variant_digest=digest_of(model)))
     assert dialect.launch(order).samples
@@ -242,7 +242,7 @@ def test_too_little_memory_is_said(  # noqa: PLR0917 - fixtures
     tmp_path: Path,
     kilobytes: int,
 ) -> None:
-    # Under 120 MB of addresses the runtime does not import; under 400 MB this model's input does not fit.
+    # With 120 MB of address space the runtime does not import; with 400 MB the model's input does not fit.
     model, digest = kws, order.variant_digest
     if kilobytes > 200_000:
         model = _huge_model(tmp_path / "huge.tflite")

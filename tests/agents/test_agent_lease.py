@@ -1,4 +1,4 @@
-"""One user of a device at a time: the lease, by real agents of two users' work folders."""
+"""The lease of a device, with real agents in two users' work folders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytest_plugins = ("agent_fixtures",)
 
 @pytest.fixture
 def leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's agents keep leases."""
+    """The folder for the leases of this test's agents."""
     folder = tmp_path / "leases"
     folder.mkdir()
     monkeypatch.setenv("EDGE_HARNESS_LEASES", str(folder))
@@ -47,7 +47,7 @@ Start = Callable[[str], RawAgent]
 
 @pytest.fixture
 def start(leases: Path, device: Device, tmp_path: Path) -> Iterator[Start]:
-    """Start agents, each with a work folder of its own."""
+    """Start agents, each with its own work folder."""
     opened = []
 
     def make(name: str) -> RawAgent:
@@ -78,7 +78,7 @@ def lease_fields(leases: Path) -> list[str]:
 
 
 def rewrite(leases: Path, **changed: str) -> None:
-    """Change fields of the lease in place, as time or another agent would."""
+    """Change fields of the lease file, as time or another agent would."""
     names = ("version", "epoch", "boot", "until_ms", "pid", "start", "token", "holder")
     fields = dict(zip(names, lease_fields(leases), strict=True)) | changed
     lease_file(leases).write_text(" ".join(fields[name] for name in names))
@@ -155,7 +155,7 @@ def test_a_lease_that_is_not_renewed_kills_the_launch_and_is_taken_over(
     begin_long_launch(first, order, kws)
     rewrite(leases, until_ms="1")
     assert second.take("benbenbe")["event"] == "result"
-    # Granted only when the launch of the one who lost it is over.
+    # Granted only after the previous holder's launch has ended.
     assert launch_processes(first.workdir) == []
     assert first.read()["kind"] == "busy"
 

@@ -1,4 +1,4 @@
-"""Parts of the agent that need a board, a clock or a model that this machine has not."""
+"""Parts of the agent that need a board, a clock or a model that this machine does not have."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PI_5 = {
     "sys/bus/usb/devices/1-1/idProduct": "089a\n",
     "usr/lib/aarch64-linux-gnu/libedgetpu.so.1": "",
     "usr/bin/vcgencmd": "#!/bin/sh\necho throttled=0x50005\n",
-    # The processors that this process may run on, as far as they are asked about here.
+    # The processors of this test among those that this process may use.
     **{
         f"sys/devices/system/cpu/cpu{cpu}/cpufreq/stats/time_in_state": "600000 2089\n2400000 50\n"
         for cpu in os.sched_getaffinity(0)
@@ -280,7 +280,7 @@ def test_several_inputs_are_matched_by_name(
     dialect.deploy({order.variant_digest: model})
     first = np.arange(12, dtype=np.float32).reshape(4, 3)
     second = np.ones((4, 3), np.float32)
-    # Given in the other order: names decide.
+    # In another order: the names decide.
     given = {names[1]: second, names[0]: first}
     outputs = dialect.infer(order, given)
     assert list(outputs) == ["difference:0"]
@@ -300,7 +300,7 @@ def test_a_traceback_from_the_zip_has_the_line_numbers_of_the_sources() -> None:
 
 
 def test_the_agent_needs_nothing_of_its_folder(tmp_path: Path) -> None:
-    """A module in the working directory or of the same name as ours must not be picked up."""
+    """A module in the working directory with one of our names must not be imported."""
     (tmp_path / "wire.py").write_text("raise SystemExit('the wrong wire')")
     archive, digest = packing.agent_zip()
     target = tmp_path / "w" / "agents" / f"{digest}.zip"

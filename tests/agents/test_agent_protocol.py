@@ -1,4 +1,4 @@
-"""The agent's end of the protocol, line by line, and its zip."""
+"""The agent's side of the protocol, line by line, and its zip."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_folder_of_somebody_else_is_refused(device: Device, workdir: Path) -> 
 
 
 def test_samples_that_find_no_room_on_the_device_are_said_so(raw: RawAgent, kws: Path) -> None:
-    """A limit on the size of files stands in for a full card: the same call fails."""
+    """A limit on the size of files simulates a full card: the same call fails."""
     raw.give(kws)
     resource.prlimit(agent_pid(raw.workdir), resource.RLIMIT_FSIZE, (100_000, 100_000))
     many = Dose(min_inferences=40_000, min_seconds=0.0, max_seconds=60.0, warmup_seconds=0.01)

@@ -1,4 +1,4 @@
-"""docs/agent-protocol.md says what the agent does: its example lines are sent to a real one."""
+"""The example lines of docs/agent-protocol.md, sent to a real agent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "agent-protocol.md").read_text(encoding="utf-8")
 
 
 def _keys(value: Any, path: str = "") -> set[str]:
-    """Every key of a JSON value with its path; of a list's elements together."""
+    """Every key of a JSON value with its path; the elements of a list are merged."""
     if isinstance(value, dict):
         return {
             found

@@ -1,4 +1,4 @@
-"""Launches of every scenario on this machine, with the model that is shipped."""
+"""Launches of every scenario on this machine, with the shipped model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_stream_that_keeps_up(launched: Callable[..., Launch]) -> None:
     assert launch.missed_deadlines <= 20  # none, on a machine with nothing else to do
     assert "backlog" not in launch.flags
     assert launch.cpu_share is None
-    # No frame starts before its time, and each sample is of its frame.
+    # No frame starts before its time, and each sample belongs to its frame.
     for due, late, begun, took in zip(
         latency.at_ns, latency.value, service.at_ns, service.value, strict=True
     ):
@@ -79,7 +79,7 @@ def test_a_stream_that_falls_behind(launched: Callable[..., Launch]) -> None:
     assert launch.inferences == len(latency) == 500
     assert launch.missed_deadlines is not None
     assert launch.missed_deadlines >= 495
-    # The backlog grows by what an inference takes over the period.
+    # Per frame the backlog grows by an inference's time minus the period.
     behind = sum(series(launch, "service").value) - 500 * 1_000
     assert latency.value[-1] >= behind > 0
     assert latency.value[-1] > 5 * latency.value[50]
@@ -98,8 +98,8 @@ def test_offline_counts_what_gets_done(launched: Callable[..., Launch]) -> None:
     assert launch.inferences == block * len(latency)
     assert 2_000_000 < statistics.median(latency.value) * block < 50_000_000
     spent = sum(value * count for value, count in zip(latency.value, latency.count, strict=True))
-    # One before and one after are the bounds, wide ones: other work falls between inferences too, and
-    # blocks counted for inferences would be off by the size of a block.
+    # The bounds are one inference before and one after. They are wide: other work also falls between
+    # inferences, and counting blocks instead of inferences would be off by the size of a block.
     both = sorted((p50, single()))
     assert 0.5 * both[0] < spent / launch.inferences < 4.0 * both[1]
     assert block > 8
@@ -133,7 +133,7 @@ def test_a_long_launch_is_thinned_evenly() -> None:
     assert "thinned" in found["flags"]
     assert kept == len(found["at"]) <= timing.SUSTAINED_SAMPLES
     assert found["inferences"] == next(done) > timing.SUSTAINED_SAMPLES
-    # One in a power of two, from the first to the last: no part of the launch weighs more.
+    # Every 2^n-th sample from first to last is kept, so all parts of the launch weigh the same.
     stride = 2 ** round(math.log2(found["inferences"] / kept))
     assert kept == math.ceil(found["inferences"] / stride)
     middle = found["at"][0] + 0.2e9
@@ -147,10 +147,10 @@ def test_frames_that_never_ran_are_missed() -> None:
     found = timing.measure(lambda: time.sleep(0.02), asdict(dose), 1, 20_000_000, 1)
     ran = len(found["taken"])
     assert ran <= 11
-    # 200 ms are 200 frames; the last of them had not missed its deadline yet.
+    # 200 ms are 200 frames; the last one had not yet missed its deadline.
     assert 195 <= found["missed"] <= 300
     assert "backlog" in found["flags"]
-    # Frames that fit in the time and are only cut off at its end are no backlog.
+    # Frames that fit into the time but are cut off at its end are not a backlog.
     dose = replace(dose, period_ms=50.0)
     found = timing.measure(lambda: None, asdict(dose), 1, 1_000, 1)
     assert 3 <= len(found["taken"]) <= 5

@@ -1,4 +1,4 @@
-"""What the agent reads off a board: the parsers by property, the vendors' tools as programs."""
+"""The agent's readings of a board: property tests of the parsers, and vendors' tools as programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ORIN = (
 NANO = "RAM 1903/3964MB (lfb 2x1MB) CPU [off,5%@102] PLL@40C POM_5V_IN 2545/2547 POM_5V_GPU 80/80"
 AGX = "RAM 1/2MB VDD_GPU_SOC 3000mW/3000mW VDD_CPU_CV 500mW/500mW VIN_SYS_5V0 2700mW/2600mW"
 
-# What a sensor's file holds when something is wrong with it, besides arbitrary text.
+# Contents of a faulty sensor's file, besides arbitrary text.
 ODD = st.text() | st.from_regex(r"-?[0-9²٣]{1,400}( [0-9²]{1,30})?", fullmatch=True)
 NUMBERS = st.integers(0, 10**9 - 1)
 

@@ -1,4 +1,4 @@
-"""Packed files on their way: fewer bytes travel, the device checks what comes out, or refuses."""
+"""Packed files: fewer bytes travel, and the device checks the unpacked file or refuses it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def nothing_is_left(raw: RawAgent) -> bool:
     return not [*(raw.workdir / "incoming").iterdir(), *(raw.workdir / "blobs").iterdir()]
 
 
-# --- the device's end ----------------------------------------------------------------------------
+# --- the device's side ----------------------------------------------------------------------------
 
 
 def test_the_device_says_what_it_unpacks(raw: RawAgent) -> None:
@@ -127,7 +127,7 @@ def test_a_damaged_part_is_refused(
         assert "deleted" in answer["reason"]
         assert nothing_is_left(raw)
     else:
-        # Bytes that mean nothing to the codec: the time in gzip's header, ...
+        # Bytes that the codec ignores: the time in gzip's header, ...
         blob = raw.workdir / "blobs" / digest
         assert blob.read_bytes() == PLAIN
         blob.unlink()
@@ -197,11 +197,11 @@ def _is_agent(pid: str, raw: RawAgent) -> bool:
     return arguments[-1].startswith(os.fsencode(raw.workdir / "agents"))
 
 
-# --- the host's end ------------------------------------------------------------------------------
+# --- the host's side ------------------------------------------------------------------------------
 
 
 class Counting(LocalTransport):
-    """This machine over a link that counts, and that may damage what it carries."""
+    """This machine over a link that counts the bytes and may damage them."""
 
     def __init__(self, damage: Callable[[bytes], bytes] = bytes) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class Counting(LocalTransport):
 
 @pytest.fixture
 def far(device: Device) -> Device:
-    """This machine, under an address that is not this machine's."""
+    """This machine, under an address other than `local:`."""
     return replace(device, address="ssh://far")
 
 
@@ -263,7 +263,7 @@ def test_a_link_that_damages_is_found_out(
         dialect.deploy({digest_of(plain): plain})
     for folder in ("incoming", "blobs"):
         assert not list((Path(AgentOptions.of(far).workdir) / folder).iterdir())
-    # Damaged once is not damaged for ever: the next attempt is a whole one.
+    # The next attempt sends the file again, undamaged.
     dialect.close()
     dialect = open_json_lines(Counting(), far)
     assert dialect.deploy({digest_of(plain): plain})
@@ -291,7 +291,7 @@ def test_over_a_real_sshd_a_run_tells_what_travelled(
     assert blob.read_bytes() == PLAIN
 
 
-# --- which form ----------------------------------------------------------------------------------
+# --- the choice of the encoding ----------------------------------------------------------------------------------
 
 
 def form(path: Path, device: Device, unpacks: Collection[str], folder: Path) -> str | None:
@@ -327,7 +327,7 @@ def test_what_does_not_shrink_goes_as_it_is(far: Device, tmp_path: Path) -> None
 
 
 def test_a_look_that_was_wrong_is_made_good(far: Device, tmp_path: Path) -> None:
-    # Zeros at each of the four places that are looked at, noise between them.
+    # Zeros at the four places of the estimate, noise between them.
     hole = bytes(1 << 18)
     noise = random.Random(2).randbytes(4_000_000)
     path = tmp_path / "file"

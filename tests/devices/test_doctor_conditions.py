@@ -1,4 +1,4 @@
-"""Doctor where the condition really holds: a board with a sick card, a sick supply, a sick Python."""
+"""Doctor under real conditions: a board with a sick card, a sick supply, a sick Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
 
-# All of it in a mount namespace of the server's own: the machine itself is not touched.
+# All of this happens in the server's own mount namespace and does not change the machine.
 SICK_BOARD = """
 mkdir -p {tree}/cpu/cpu0/cpufreq
 echo 0-3 > {tree}/cpu/present; echo 0-3 > {tree}/cpu/possible
@@ -93,13 +93,13 @@ def test_a_card_that_is_mounted_read_only(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bare_python(tmp_path: Path) -> Path:
-    """The Python of a venv with nothing in it."""
+    """The Python of an empty venv."""
     venv.create(tmp_path / "bare", symlinks=True)
     return tmp_path / "bare" / "bin" / "python"
 
 
 def _with(python: Path | str, tmp_path: Path, sitecustomize: str, path: str = "") -> Device:
-    """This machine through a Python that begins with these lines."""
+    """This machine through a Python that first runs these lines."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(sitecustomize)
     wrapper = tmp_path / "python"
@@ -134,15 +134,15 @@ def test_an_old_c_library_and_a_clock_that_is_off(
 
 
 def test_xnnpack_that_is_absent_in_silence(home: Path, tmp_path: Path) -> None:
-    # A cpuinfo that cannot be read does the same on Arm: no delegate, no word, right answers.
+    # A cpuinfo that cannot be read does the same on Arm: no delegate, no message, correct outputs.
     device = _with(
         sys.executable,
         tmp_path,
         "import ai_edge_litert.interpreter as litert\n"
         "class Plain(litert.Interpreter):\n"
-        "    def __init__(self, **words):\n"
+        "    def __init__(self, **options):\n"
         "        plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES\n"
-        "        super().__init__(experimental_op_resolver_type=plain, **words)\n"
+        "        super().__init__(experimental_op_resolver_type=plain, **options)\n"
         "litert.Interpreter = Plain\n",
     )
     found = examined(device, MODEL)
@@ -173,7 +173,7 @@ def test_numpy_2_with_the_old_runtime(
 
 
 def test_another_process_that_uses_the_processors(home: Path, tmp_path: Path) -> None:
-    # It ends by itself, should this test not get to end it.
+    # It ends by itself if this test cannot end it.
     script = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
     patient = Patient(device=_with(sys.executable, tmp_path, ""))
     patient.transport = open_local(patient.device)

@@ -1,4 +1,4 @@
-"""Doctor's look at a GPU: a real agent and SwiftShader, and what is missing taken away."""
+"""Doctor's checks of a GPU, with a real agent and SwiftShader, and with missing parts."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_is_missing_is_told_with_what_mends_it(
     found = checked(here, named)
     assert (found.status, "no Vulkan driver" in found.found) == ("fail", True)
     assert "mesa-vulkan-drivers" in str(found.mend)
-    # A profile of many machines promises none; a device node says that there is one.
+    # A profile of many machines promises no GPU; the device node shows that there is one.
     assert checked(here, machine).status == "skip"
     assert checked(here, machine, MODEL, "gpu").status == "warn"
     (tmp_path / "libvulkan.so.1").write_bytes(b"")
@@ -132,12 +132,12 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
     source.write_text("int one(void) { return 1; }\n")
     for target, needs in ((other, []), (driver, ["-Wl,--no-as-needed", str(other)])):
         soname = f"-Wl,-soname,{target.name}"
-        words = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
-        subprocess.run(words, check=True)
+        argv = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
+        subprocess.run(argv, check=True)
     manifest = tmp_path / "driver.json"
-    told = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
-    told["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
-    manifest.write_text(json.dumps(told))
+    manifest_json = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
+    manifest_json["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
+    manifest.write_text(json.dumps(manifest_json))
     for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
         monkeypatch.setenv(name, str(manifest))
     monkeypatch.setitem(packages._LIBRARIES, "libabsent.so.1", "absent1")

@@ -78,7 +78,7 @@ def test_doctor_on_a_real_device(ssh_device: Device) -> None:
 
 def test_doctor_where_the_python_has_no_runtime(ssh_device: Device, tmp_path: Path) -> None:
     bare = tmp_path / "bare python"
-    # -I -S: no site-packages, so that whatever this machine has does not count.
+    # -I -S: no site-packages, so that this machine's packages do not count.
     bare.write_text(f'#!/bin/sh\nexec "{sys.base_prefix}/bin/python3" -I -S "$@"\n')
     bare.chmod(0o700)
     device = opening.with_options(ssh_device, python=str(bare))

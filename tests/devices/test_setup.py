@@ -1,4 +1,4 @@
-"""Setup: a runtime onto a device whose Python has none. Real pip, real agent; the wheels are small."""
+"""Setup: install a runtime for a Python that has none, with a real pip, a real agent and small wheels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INTERPRETER = "import numpy\nclass Interpreter: pass\n"
 
 
 def runtime_wheel(index: Path, version: str, interpreter: str = INTERPRETER) -> None:
-    """Write a wheel of a runtime that imports, as far as `interpreter` does."""
+    """Write a wheel of a runtime whose import runs the code of `interpreter`."""
     info, data = f"ai_edge_litert-{version}.dist-info", f"ai_edge_litert-{version}.data"
     with zipfile.ZipFile(index / f"ai_edge_litert-{version}-py3-none-any.whl", "w") as archive:
         archive.writestr("ai_edge_litert/", "")
@@ -55,7 +55,7 @@ def runtime_wheel(index: Path, version: str, interpreter: str = INTERPRETER) -> 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two versions of a runtime and a numpy, and pip asks nobody else."""
+    """A folder with two versions of a runtime and a numpy, and pip uses no other index."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -73,7 +73,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def board(home: Path, tmp_path: Path) -> Device:
-    """This machine through a Python with nothing in it."""
+    """This machine through a Python without packages."""
     venv.create(tmp_path / "board", symlinks=True)
     return Device(
         name="board",
@@ -88,7 +88,7 @@ def board(home: Path, tmp_path: Path) -> Device:
 
 @pytest.fixture
 def installed(board: Device) -> Iterator[Callable[..., Installation]]:
-    """Install on the board, in a session of its own as the command does."""
+    """Install on the board in a new session, as the command does."""
 
     def install(wanted: str | None = None, *, dry_run: bool = False) -> Installation:
         session = Session(board)
@@ -145,7 +145,7 @@ def test_versions_lie_side_by_side_and_the_first_is_used(
     folder = Path(AgentOptions.of(board).workdir) / "runtimes" / "ai_edge_litert-9.1"
     assert (folder / "ai_edge_litert" / "interpreter.py").is_file()
     assert not list(folder.rglob("tflite-tool"))
-    # What would climb out of the folder stays in it.
+    # Paths that point outside the folder stay inside it.
     places = {path.parent for path in tmp_path.rglob("evil.py")}
     assert places == {folder, folder.with_name("ai_edge_litert-9.10")}
     modes = {path.stat().st_mode & 0o077 for path in folder.rglob("*")}
@@ -178,7 +178,7 @@ def test_a_runtime_that_does_not_import_gets_no_name(
     with pytest.raises(RuntimeMissing, match=r"9.11 was not installed: it does not import.*-6"):
         installed()
     assert names_in(board) == set()
-    # The wheels of a setup that failed stay: they are whole, and the next one need not send them.
+    # After a failed setup the complete wheels stay, so that the next setup need not send them.
     for left in Path(AgentOptions.of(board).workdir).glob("blobs/*"):
         left.unlink()
     installed("ai_edge_litert==9.10")
@@ -211,7 +211,7 @@ def test_what_a_setup_that_was_cut_off_left_goes_with_the_next(
     assert runtimes_of(board) == []
     installed()
     assert not old.exists()
-    # Another controller may be at work on it right now.
+    # Another controller may be using it now.
     assert new.exists()
     (new / "half").unlink()
     new.rmdir()
@@ -327,8 +327,8 @@ def test_a_launch_is_made_by_the_version_it_names_or_by_none(board: Device) -> N
         session.close()
 
 
-def _edge_harness(*words: str, expected: int = 0) -> str:
-    reply = subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False)
+def _edge_harness(*arguments: str, expected: int = 0) -> str:
+    reply = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert reply.returncode == expected, reply.stdout + reply.stderr
     return reply.stdout
 
@@ -339,7 +339,7 @@ def _rows(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "said"),
     [
         (("this-machine", "--runtime", "tensorflow==2.21"), "ai_edge_litert, tflite_runtime"),
         (("nobody",), "nobody"),
@@ -347,13 +347,16 @@ def _rows(text: str) -> list[dict[str, Any]]:
     ],
 )
 def test_what_setup_cannot_be_asked(
-    home: Path, tmp_path: Path, words: tuple[str, ...], said: str
+    home: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     farm = tmp_path / "farm.toml"
     entry = 'profile = "linux_x86_64"\naddress = "local:"\n'
     farm.write_text(f"[device.one]\n{entry}[device.two]\n{entry}")
     reply = subprocess.run(
-        [COMMAND, "setup", *words, "--farm", str(farm)], capture_output=True, text=True, check=False
+        [COMMAND, "setup", *arguments, "--farm", str(farm)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert reply.returncode == 3
     assert said in reply.stderr
@@ -375,10 +378,10 @@ def test_from_nothing_to_a_row_and_a_gate_of_two_runtimes(
         check=True,
     )
     python = str(tmp_path / "board" / "bin" / "python")
-    words = ("--name", "board", "--yes-key", shown.stdout.split()[1], "--python", python)
-    # 1: its runtime is missing, which is what doctor says.
+    arguments = ("--name", "board", "--yes-key", shown.stdout.split()[1], "--python", python)
+    # 1: doctor reports the missing runtime.
     said = _edge_harness(
-        "add", own_sshd.uri, *words, "--identity", str(own_sshd.identity), expected=1
+        "add", own_sshd.uri, *arguments, "--identity", str(own_sshd.identity), expected=1
     )
     assert "edge-harness setup board" in said
     farm = home / ".config" / "edge-harness" / "farm.toml"
@@ -409,7 +412,7 @@ def test_from_nothing_to_a_row_and_a_gate_of_two_runtimes(
         text=True,
         check=False,
     )
-    # What it finds is the machine's business; that both sides ran, and by which runtime, is ours.
+    # The result depends on the machine. The test checks that both sides ran, and with which runtime.
     assert reply.returncode in {0, 1, 2}, reply.stderr
     rows = _rows(_edge_harness("show", "latest", "--format", "json"))
     assert {row["recipe"].partition(":")[0]: row["runtime"] for row in rows} == {

@@ -1,4 +1,4 @@
-"""Every way an SSH device can fail us, with a real sshd doing it."""
+"""Every kind of failure of an SSH device, with a real sshd."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def keygen_fingerprint(public: Path) -> str:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port where something listens and never speaks."""
+    """A port that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -69,13 +69,13 @@ def test_an_sshd_that_is_down_is_refused_at_once(
     assert capfd.readouterr().err == ""
 
 
-def test_a_name_nobody_knows(home: Path) -> None:
+def test_an_unknown_host_name(home: Path) -> None:
     device = Device(name="far", profile="p", address="ssh://pi@no-such-host.invalid")
     with pytest.raises(Unreachable, match="name cannot be resolved"):
         open_ssh(device)
 
 
-def test_a_server_that_never_speaks(home: Path, silent_port: int) -> None:
+def test_a_server_that_sends_nothing(home: Path, silent_port: int) -> None:
     config = home / "config"
     config.write_text("Host *\n  ConnectTimeout 1\n")
     address = f"ssh://pi@127.0.0.1:{silent_port}"
@@ -187,7 +187,7 @@ def test_the_users_own_known_hosts_count(
 def behind_a_jump(
     home: Path, tmp_path: Path, sshd: LoopbackSshd
 ) -> Iterator[tuple[Device, LoopbackSshd, Path]]:
-    """A device that only ssh_config knows, behind a second sshd; its jump's key is not known."""
+    """A device of ssh_config only, behind a second sshd whose host key is unknown."""
     if not available():
         missing("no sshd")
     with loopback_sshd(tmp_path / "jump") as jump:
@@ -390,7 +390,7 @@ def test_too_many_sessions_say_so(tmp_path: Path, device_on: DeviceOn, sshd: Loo
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "reason"),
     [
         ("ssh://", "not of the form"),
         ("ssh://pi@host:port", "write ssh://user@host:port"),
@@ -399,8 +399,8 @@ def test_too_many_sessions_say_so(tmp_path: Path, device_on: DeviceOn, sshd: Loo
         ("http://host", "not of the form"),
     ],
 )
-def test_an_address_that_is_none(home: Path, address: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
+def test_an_address_that_is_none(home: Path, address: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as caught:
         open_ssh(Device(name="typo", profile="p", address=address))
     assert str(caught.value).startswith("typo: ")
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The promises of protocols.Transport, kept by this machine and by a real sshd alike."""
+"""The promises of protocols.Transport, tested on this machine and on a real sshd."""
 
 from __future__ import annotations
 
@@ -175,10 +175,10 @@ def test_talk_is_a_conversation(transport: Transport) -> None:
     channel = transport.talk(["sh", "-c", "echo warned >&2; cat; exit 3"])
     for line in (b"one\n", bytes(range(256)), b"x" * 300_000):
         channel.send(line)
-        heard = b""
-        while len(heard) < len(line):
-            heard += channel.read(time.monotonic() + 10)
-        assert heard == line
+        received = b""
+        while len(received) < len(line):
+            received += channel.read(time.monotonic() + 10)
+        assert received == line
     assert channel.errors() == b"warned\n"
     started = time.monotonic()
     with pytest.raises(AgentSilent):
@@ -191,13 +191,13 @@ def test_talk_is_a_conversation(transport: Transport) -> None:
 
 
 def test_the_end_of_a_process_is_the_end_of_the_stream(transport: Transport) -> None:
-    channel = transport.talk(["sh", "-c", "echo last; echo words >&2"])
-    heard = b""
+    channel = transport.talk(["sh", "-c", "echo output; echo errors >&2"])
+    received = b""
     while data := channel.read(time.monotonic() + 10):
-        heard += data
-    assert heard == b"last\n"
+        received += data
+    assert received == b"output\n"
     assert channel.read(time.monotonic() + 1) == b""
-    assert channel.errors() == b"words\n"
+    assert channel.errors() == b"errors\n"
 
 
 def test_a_missing_program_ends_the_stream_with_words(transport: Transport) -> None:

@@ -1,7 +1,8 @@
-"""Which modules read what a device says, and which fuzzer each of them has.
+"""The modules that read data from a device, and the fuzzers of each.
 
-A module that reads a device's words and is not here fails tests/security/test_fuzz.py: write a fuzzer
-for its parser (any bytes in; a noun, None or a HarnessError out, in bounded time) and name it here.
+A module that reads data from a device and is missing here fails tests/security/test_fuzz.py. Write a
+fuzzer for its parser (any bytes in; a noun, None or a HarnessError out, in bounded time) and name it
+here.
 """
 
 from __future__ import annotations
@@ -82,4 +83,4 @@ NOT_A_DEVICE: dict[str, str] = {
     "harness/farm/wheels.py": "pip of this machine",
     "harness/devices/transports/local.py": "carries bytes, reads none",
 }
-"""Modules that look as if they did, and what they read instead."""
+"""Modules that seem to read data from a device, and what they read instead."""

@@ -1,4 +1,4 @@
-"""Hostile devices for the tests: a scripted agent over any transport, and texts that bite."""
+"""Hostile devices for the tests: a scripted agent over any transport, and harmful texts."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ TEXTS = (
     "[x](javascript:alert(1)) ![y](http://evil.invalid/p.png)",
     "@everyone #1 `code` $(touch pwned) `touch pwned`",
 )
-"""Each breaks something that shows it as it is."""
+"""Each text breaks an output that shows it unescaped."""
 
 BITING = " ".join(TEXTS)
 
 
 def hostile_device(folder: Path, evil: str = "", name: str = "bench") -> Device:
-    """This machine with an agent that lies as `evil` (see hostile_program.py) says.
+    """This machine with an agent that lies according to `evil` (see hostile_program.py).
 
     Its Python is a real one for everything but the agent.
     """
@@ -65,7 +65,7 @@ def hostile_device(folder: Path, evil: str = "", name: str = "bench") -> Device:
 
 
 def everything_under(folder: Path) -> dict[str, int]:
-    """The permission bits of all that is in a folder, and of itself."""
+    """The permission bits of a folder and of everything in it."""
     found = {".": stat.S_IMODE(folder.stat().st_mode)}
     for root, folders, files in os.walk(folder):
         for one in (*folders, *files):

@@ -1,4 +1,4 @@
-"""What a hostile device runs instead of the agent: it speaks the protocol, and lies where it is told.
+"""The program of a hostile device in place of the agent: it follows the protocol, with given lies.
 
     python hostile_program.py EVIL.py
 

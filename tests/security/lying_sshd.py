@@ -1,4 +1,4 @@
-"""An SSH server that lets us in and lies: commands really run, answers are what a test makes of them.
+"""An SSH server that accepts the login and lies: commands really run, but a test sets the answers.
 
 with lying_sshd(folder, Lies(exec=my_exec)) as device:
     open_ssh(device)
@@ -27,7 +27,7 @@ _ANSWERS = (cMSG_CHANNEL_SUCCESS, cMSG_CHANNEL_FAILURE)
 
 
 def honest(channel: paramiko.Channel, command: str) -> None:
-    """Run a command, its stdin read to the end first."""
+    """Run a command after reading its stdin to the end."""
     stdin = b""
     while data := channel.recv(1 << 16):
         stdin += data
@@ -38,7 +38,7 @@ def honest(channel: paramiko.Channel, command: str) -> None:
 
 
 def marked(then: Exec) -> Exec:
-    """Say the line that our shell would say, then do as `then` does."""
+    """Print the marked line of our shell, then call `then`."""
 
     def answer(channel: paramiko.Channel, command: str) -> None:
         channel.sendall(b"edge-harness-pid 4194000\n")
@@ -49,12 +49,12 @@ def marked(then: Exec) -> Exec:
 
 @dataclass
 class Lies:
-    """What this server does otherwise than a real one."""
+    """The differences between this server and a real one."""
 
     exec: Exec = honest
     sftp: type[paramiko.SFTPServerInterface] | None = None
     subsystem: Exec | None = None
-    """Speaks instead of an SFTP server."""
+    """A handler in place of an SFTP server."""
     answers_requests: bool = True
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -111,7 +111,7 @@ class _Server(paramiko.ServerInterface):
 
     def _start(self, channel: paramiko.Channel, what: Exec, command: str) -> None:
         def run() -> None:
-            # paramiko says that the request is granted after this thread was started.
+            # paramiko grants the request after this thread was started.
             time.sleep(0.05)
             with suppress(OSError, EOFError, paramiko.SSHException):
                 what(channel, command)
@@ -124,7 +124,7 @@ class _Server(paramiko.ServerInterface):
 
 
 class _Mute(paramiko.Transport):
-    """Never says whether a channel's request was granted."""
+    """Never answers a channel's request."""
 
     def _send_user_message(self, data: paramiko.Message) -> None:
         if data.asbytes()[:1] not in _ANSWERS:
@@ -133,7 +133,7 @@ class _Mute(paramiko.Transport):
 
 @contextmanager
 def lying_sshd(folder: Path, lies: Lies) -> Iterator[Device]:
-    """Start it on loopback; it ends with the block. Its host key is known to the device given."""
+    """Start it on loopback until the block ends; yields a device that knows its host key."""
     folder.mkdir(parents=True, exist_ok=True)
     key = paramiko.Ed25519Key.from_private_key_file(_key(folder / "host"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def lying_sshd(folder: Path, lies: Lies) -> Iterator[Device]:
             dialect_options={"workdir": str(folder / "work")},
         )
     finally:
-        # A blocked accept() is only woken by shutdown.
+        # Only shutdown ends a blocked accept().
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()

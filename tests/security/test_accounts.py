@@ -1,4 +1,4 @@
-"""Accounts that let us in and run nothing of ours: said clearly by add, doctor and run, with the way out."""
+"""Accounts that accept the login and run no command: add, doctor and run explain the cause and the fix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DeviceOn = Callable[[LoopbackSshd], Device]
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """A kind of account, and what has to be said of it."""
+    """A kind of account, and the expected parts of the message."""
 
     extra: str = SFTP
     """First in sshd_config."""
@@ -80,7 +80,7 @@ def server_of(account: Account, folder: Path) -> Iterator[LoopbackSshd]:
     if not available():
         missing("no sshd")
     with loopback_sshd(folder, extra=account.extra) as server:
-        # sshd reads the file anew for every login.
+        # sshd reads the file for every login.
         keys = folder / "client_key.pub"
         keys.write_text(account.key_options + keys.read_text())
         yield server
@@ -121,8 +121,8 @@ def test_add_and_run_say_what_the_account_is(
         known = tmp_path / "home" / ".ssh" / "known_hosts"
         known.parent.mkdir()
         known.write_text(server.known_hosts.read_text())
-        words = ["add", server.uri, "--identity", str(server.identity)]
-        monkeypatch.setattr(sys, "argv", ["edge-harness", *words])
+        arguments = ["add", server.uri, "--identity", str(server.identity)]
+        monkeypatch.setattr(sys, "argv", ["edge-harness", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 3
@@ -165,7 +165,7 @@ def test_a_login_shell_that_prints_breaks_nothing(
         'eval "$SSH_ORIGINAL_COMMAND"\n'
     )
     script.chmod(0o700)
-    # A forced command takes the place of internal-sftp as well.
+    # A forced command replaces internal-sftp as well.
     extra = f"Subsystem sftp {sftp_server()}\nForceCommand {script}"
     with loopback_sshd(tmp_path / "server", extra=extra) as server:
         device = opening.with_options(device_on(server), python=sys.executable)
@@ -197,7 +197,7 @@ def test_noise_where_sftp_should_speak_is_named(device_on: DeviceOn, tmp_path: P
 def test_an_account_whose_shell_is_none(
     shell: str, said: str, device_on: DeviceOn, tmp_path: Path
 ) -> None:
-    """With a passwd of its own over the machine's, in mounts that only this sshd sees."""
+    """With its own passwd over the machine's, in a mount that only this sshd sees."""
     if os.geteuid() != 0:
         missing("another /etc/passwd for one sshd needs root")
     if not available() or shutil.which("unshare") is None:

@@ -1,4 +1,4 @@
-"""Fuzzers of everything that reads what a device says, and a test that none was forgotten."""
+"""Fuzzers of every module that reads data from a device, and a test that none is missing."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Saying(FakeTransport):
         return Reply(argv=tuple(argv), exit_code=code, stdout=stdout, stderr=stderr, seconds=0.1)
 
     def talk(self, argv: Any) -> Any:
-        return Heard(self.said[0])
+        return RecordedChannel(self.said[0])
 
 
-class Heard:
-    """A channel that says this and ends."""
+class RecordedChannel:
+    """A channel that sends these bytes and ends."""
 
     def __init__(self, data: bytes) -> None:
         self.pieces = [data[at : at + 50] for at in range(0, len(data), 50)]
@@ -91,19 +91,19 @@ class Heard:
         return self.pieces.pop(0) if self.pieces else b""
 
     def errors(self) -> bytes:
-        return b"\x1b[31mlast words"
+        return b"\x1b[31mend of stderr"
 
     def close(self) -> None:
         pass
 
 
-# --- none was forgotten ---------------------------------------------------------------------------
+# --- no module is missing ---------------------------------------------------------------------------
 
 READS = re.compile(r"\.stdout\b|\.read\(deadline\)|_channel\.recv\b|reply\.stderr")
-"""What a module does that reads a device's words: a reply's, or a channel's."""
+"""The calls with which a module reads a device's data: from a reply, or from a channel."""
 
 PARSERS = ("answers.py", "framing.py", "tool_log.py", "flatbuffer.py", "codecs.py", "codec.py")
-"""Modules that are handed a device's words by others."""
+"""Modules that get a device's data from other modules."""
 
 
 def reading_modules() -> set[str]:
@@ -176,7 +176,7 @@ def test_a_conversation(lines: list[bytes], verb: str) -> None:
     from harness.devices.framing import JsonLines
 
     dialect = JsonLinesDialect(Saying(b""), DEVICE)
-    channel = Heard(b"".join(line + b"\n" for line in lines))
+    channel = RecordedChannel(b"".join(line + b"\n" for line in lines))
     dialect._channel = channel  # type: ignore[assignment]
     dialect._lines = JsonLines(channel, "dut")  # type: ignore[arg-type]
     calls: dict[str, Callable[[], object]] = {
@@ -187,10 +187,10 @@ def test_a_conversation(lines: list[bytes], verb: str) -> None:
         "exchange": dialect.exchange,
         "close": dialect.close,
     }
-    # A file that is not here is the test's own doing: the answer was read.
+    # The missing file is caused by the test: the answer was read.
     with suppress(HarnessError, FileNotFoundError):
         calls[verb]()
-    dialect._forget()
+    dialect._disconnect()
 
 
 FACTS = {
@@ -251,8 +251,8 @@ def test_what_unpacking_says(stdout: bytes, stderr: bytes, code: int) -> None:
 
 
 @given(st.lists(DIGITS | st.text(max_size=10), max_size=8))
-def test_temperatures(words: list[str]) -> None:
-    found = thermal.celsius(Saying("\n".join(words).encode(errors="replace")))
+def test_temperatures(lines: list[str]) -> None:
+    found = thermal.celsius(Saying("\n".join(lines).encode(errors="replace")))
     assert found is None or 0 < found < 200
 
 
@@ -278,7 +278,7 @@ def test_what_df_says(digits: str, noise: str) -> None:
             return Saying(self.said).run(argv, timeout_seconds)
 
     said = f"Filesystem blocks\n{noise} 1 2 {digits} 5".encode(errors="replace")
-    assert isinstance(Df(said)._room("/w"), str)
+    assert isinstance(Df(said)._free_space("/w"), str)
 
 
 @given(st.binary(max_size=100), DIGITS)
@@ -344,7 +344,7 @@ PROCESSES = settings(
     deadline=None,
     max_examples=4,
     suppress_health_check=[*HealthCheck],
-    # An example is a process, and shrinking takes hundreds.
+    # Each example starts a process, and shrinking takes hundreds.
     phases=[Phase.explicit, Phase.generate],
 )
 
@@ -376,10 +376,10 @@ print("all")
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 REQUESTS = st.binary(max_size=100) | JSON.map(lambda value: json.dumps(value).encode())
 LEASES = st.lists(
-    DIGITS.map(lambda word: word[:300]) | st.sampled_from(["1", "-1", BOOT, "x y", "\x1b"]),
+    DIGITS.map(lambda digits: digits[:300]) | st.sampled_from(["1", "-1", BOOT, "x y", "\x1b"]),
     min_size=7,
     max_size=9,
-).map(lambda words: ("1 " + " ".join(words)).encode(errors="replace"))
+).map(lambda fields: ("1 " + " ".join(fields)).encode(errors="replace"))
 
 
 def fed(tmp_path: Path, lines: list[bytes]) -> None:
@@ -428,7 +428,7 @@ ODD = (
 
 
 def anything(rng: random.Random, depth: int = 3) -> object:
-    """Some JSON. hypothesis would take a minute for as much of it."""
+    """Random JSON; hypothesis would take a minute for the same amount."""
     kind = rng.randrange(4) if depth else 0
     if kind == 1:
         return [anything(rng, depth - 1) for _ in range(rng.randrange(4))]
@@ -439,7 +439,7 @@ def anything(rng: random.Random, depth: int = 3) -> object:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_requests_of_any_shape(tmp_path: Path, seed: int) -> None:
-    """A real agent, as the packed sources are: it answers all of them, and then still answers."""
+    """A real agent from the packed sources answers every request, and another one afterwards."""
     from harness.devices.dialects.python_agent.packing import agent_zip
 
     rng = random.Random(seed)
@@ -471,7 +471,7 @@ def test_requests_of_any_shape(tmp_path: Path, seed: int) -> None:
 
 
 def test_samples_of_a_launch_are_what_the_columns_say() -> None:
-    """The fuzzers would pass a reader that refuses all; this one answer has to be read."""
+    """The fuzzers would pass a reader that refuses everything; it must read this answer."""
     column = {"series": "latency", "n": 2, "count": 1}
     at, value = array("q", [1, 2]).tobytes(), array("d", [3.0, 4.0]).tobytes()
     import base64

@@ -1,4 +1,4 @@
-"""Agents that lie: whatever comes is a HarnessError, in time, and leaves nothing behind."""
+"""Agents that lie: every answer gives a HarnessError in time and leaves no process or file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.records.store import codec
 from harness.types import Launch
 
 MEGABYTES = 1 << 10
-"""Of what getrusage counts on Linux."""
+"""One MB in the unit of getrusage on Linux, KiB."""
 
 
 @pytest.fixture
@@ -93,13 +93,13 @@ BAD_LAUNCHES = {
     "a huge length": "a['launch']['columns'][0]['n'] = 10**12",
     "no base64": "a['launch']['columns'][0]['at'] = 'a b'",
     "many series": "a['launch']['columns'] *= 17",
-    "a blob elsewhere": "a['launch']['blob'] = '../../etc/passwd'",
+    "a blob outside the folder": "a['launch']['blob'] = '../../etc/passwd'",
     "a blob that is not there": "a['launch']['blob'] = 'a' * 64",
     "a negative time": "a['launch']['wall_ns'] = -1",
     "a flag that is none": "a['launch']['flags'] = [1]",
-    "no delegation's words": "a['launch']['delegation'] = {}",
+    "an empty delegation": "a['launch']['delegation'] = {}",
     "names of megahertz": "a['launch']['before'] = {'seconds_at_mhz': {'x': 'y'}}",
-    "a window of words": "a['launch']['window'] = {'start_ns': 'x', 'end_ns': 2}",
+    "a window of texts": "a['launch']['window'] = {'start_ns': 'x', 'end_ns': 2}",
     "a window without an end": "a['launch']['window'] = {'start_ns': 1}",
     "a window before the boot": "a['launch']['window'] = {'start_ns': -5, 'end_ns': 2}",
     "a window that is none": "a['launch']['window'] = [1, 2]",
@@ -118,7 +118,7 @@ def test_a_launch_that_lies_is_refused(name: str, tmp_path: Path) -> None:
 
 BAD_CLOCKS = {
     "says nothing": "pass",
-    "words": "a.update(arrived_ns='x', answered_ns=[])",
+    "texts": "a.update(arrived_ns='x', answered_ns=[])",
     "fractions": "a.update(arrived_ns=0.5, answered_ns=1.5)",
     "before the boot": "a.update(arrived_ns=-1, answered_ns=1)",
     "backwards": "a.update(arrived_ns=9, answered_ns=1)",
@@ -242,18 +242,18 @@ PROGRESS = b'{"id":1,"event":"progress","stage":"started"}\n'
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("script", "name"),
     [
         ('while :; do echo \'{"id":1,"event":"progress"}\'; sleep 0.05; done', "a drip"),
         ('exec yes \'{"id":1,"event":"progress"}\'', "a flood"),
-        ("yes >&2 & exec sleep 60", "a flood of words"),
+        ("yes >&2 & exec sleep 60", "a flood of errors"),
         ("while :; do printf x; sleep 0.05; done", "a line that never ends"),
         ("exec sleep 60", "silence"),
     ],
 )
-def test_a_deadline_holds_whatever_comes(script: str, words: str, local: LocalTransport) -> None:
+def test_a_deadline_holds_whatever_comes(script: str, name: str, local: LocalTransport) -> None:
     channel = local.talk(["sh", "-c", script])
-    lines = JsonLines(channel, words)
+    lines = JsonLines(channel, name)
     before = peak_kilobytes()
     began = time.monotonic()
     with pytest.raises(AgentSilent):  # noqa: PT012 - the loop is what a dialect does

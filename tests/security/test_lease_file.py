@@ -1,4 +1,4 @@
-"""The lease is a file that every user of a device can write: what stands in it is not believed."""
+"""Every user of a device can write the lease file, so its content is not trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "agents" / "python_tflite"
 
-# os.kill only takes notes: were it fooled, -1 would be every process of this user.
+# os.kill is replaced by a recorder: a real kill of -1 would end every process of this user.
 SCRIPT = """
 import json, os, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -31,7 +31,7 @@ print(json.dumps(killed))
 
 
 def killed_for(*named: tuple[int, str | None]) -> list[int]:
-    """Whom a lease with this process (start None: the true one) has the next agent end."""
+    """The processes that the next agent kills for a lease with this pid (start None: the true start)."""
     argv = [sys.executable, "-c", SCRIPT, str(SOURCES), json.dumps(named)]
     done = subprocess.run(argv, capture_output=True, check=True, text=True)
     found: list[int] = json.loads(done.stdout)
@@ -40,7 +40,7 @@ def killed_for(*named: tuple[int, str | None]) -> list[int]:
 
 @pytest.fixture
 def bystander() -> Iterator[int]:
-    """A process of this user that is no agent."""
+    """A process of this user that is not an agent."""
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process.pid
         process.kill()

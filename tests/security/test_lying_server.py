@@ -41,13 +41,13 @@ MEGABYTES = 1 << 10
 
 @pytest.fixture(autouse=True)
 def _impatient(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's own SSH set-up counts; a kill that nobody hears is soon given up."""
+    """Ignore the user's own SSH configuration; give up soon on a kill without an answer."""
     monkeypatch.setattr(ssh_channel, "_KILL_SECONDS", 0.3)
 
 
 @pytest.fixture
 def small() -> Iterator[Callable[[], int]]:
-    """Says by how many kB the peak of our memory rose."""
+    """Return by how many kB the peak of our memory rose."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
@@ -83,7 +83,7 @@ def drip(channel: paramiko.Channel, command: str) -> None:
 COMMANDS = {
     "endless output": (marked(flood), TransportError, "wrote more than"),
     "endless output without a mark": (flood, TransportError, "login script runs instead"),
-    "endless words on stderr": (marked(flood_stderr), HarnessError, "deadline|wrote more"),
+    "endless output on stderr": (marked(flood_stderr), HarnessError, "deadline|wrote more"),
     "no exit status": (marked(say(b"done\n")), Unreachable, "the process ended"),
     "a process number without end": (
         say(b"edge-harness-pid " + b"9" * 60_000 + b"\n"),
@@ -108,11 +108,11 @@ COMMANDS = {
 def test_a_command_that_does_not_answer_honestly(
     name: str, tmp_path: Path, small: Callable[[], int]
 ) -> None:
-    lie, error, words = COMMANDS[name]
+    lie, error, reason = COMMANDS[name]
     with lying_sshd(tmp_path, Lies(exec=lie)) as device:
         transport = open_ssh(device)
         began = time.monotonic()
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=reason):
             transport.run(["true"], 1.0)
         assert time.monotonic() - began < 8
         transport.close()
@@ -125,7 +125,7 @@ def test_who_sends_more_than_there_is_room_for_is_cut_off(
     with lying_sshd(tmp_path, Lies(exec=marked(flood_beyond_the_window))) as device:
         transport = open_ssh(device)
         channel = transport.talk(["agent"])
-        # Nobody reads: what comes must not be kept without end.
+        # No reader: the data must not be kept without a limit.
         deadline = time.monotonic() + 10
         while transport._connection.transport.is_active() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -255,16 +255,16 @@ VERSION = struct.pack(">IBI", 5, 2, 3)
 
 
 def after_version(data: bytes, times: int = 1) -> Callable[[paramiko.Channel, str], None]:
-    """Open SFTP as a server does, then answer every request with this."""
+    """Open SFTP as a server does, then answer every request with these bytes."""
 
-    def speak(channel: paramiko.Channel, command: str) -> None:
+    def answer_wrongly(channel: paramiko.Channel, command: str) -> None:
         channel.recv(1 << 16)
         channel.sendall(VERSION)
         while channel.recv(1 << 16):
             for _ in range(times):
                 channel.sendall(data)
 
-    return speak
+    return answer_wrongly
 
 
 def answer(kind: int, body: bytes) -> bytes:
@@ -277,7 +277,7 @@ SPEECHES = {
     "a huge answer": after_version(struct.pack(">IB", 0xFFFFFF, 101) + b"x" * 9),
     "garbage": after_version(b"\xff" * 4096),
     "an empty answer": after_version(struct.pack(">I", 0)),
-    "answers to nobody": after_version(answer(101, struct.pack(">II", 9999, 0)), 50),
+    "answers to no request": after_version(answer(101, struct.pack(">II", 9999, 0)), 50),
     "a handle where a status belongs": after_version(
         answer(102, struct.pack(">III", 1, 1, 0)) + answer(102, struct.pack(">III", 2, 1, 0))
     ),
@@ -307,7 +307,7 @@ def test_an_sftp_server_that_speaks_nonsense(
 
 
 def test_doctor_of_a_device_whose_files_do_not_come_back(tmp_path: Path) -> None:
-    """The whole product against it: each check ends, and the lie is in one of them."""
+    """Doctor against this server: every check ends, and one of them reports the lie."""
     with lying_sshd(tmp_path, honest_but(said_size(100_000))) as device:
         from harness.devices.dialects.python_agent.dialect import open_json_lines
 

@@ -1,4 +1,4 @@
-"""On a device that others use too: whose folder it is, who can read in it, what is verified there."""
+"""A device with other users: the owner of the folder, its permissions, and the checks of its files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def careless(tmp_path: Path, device_on: Callable[[LoopbackSshd], Device]) -> Iterator[Device]:
-    """An account whose every file is for everybody: umask 000 in its shell and in its SFTP server."""
+    """An account whose files every user may read and write: umask 000 in its shell and in its SFTP server."""
     sftp = next((place for place in SFTP_SERVERS if Path(place).exists()), None)
     if sftp is None or not available():
         missing("no sshd or no sftp-server: `sudo apt-get install openssh-sftp-server`")
@@ -107,7 +107,7 @@ def test_a_folder_that_was_open_to_all_is_closed(careless: Device) -> None:
     assert not readable_by_others(work)
 
 
-# --- whose folder ---------------------------------------------------------------------------------
+# --- the owner of the folder ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -120,8 +120,8 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     return opening.with_options(device, workdir=str(tmp_path / "shared" / "work"))
 
 
-def refused(device: Device, words: str) -> None:
-    with pytest.raises(AgentError, match=words) as caught:
+def refused(device: Device, reason: str) -> None:
+    with pytest.raises(AgentError, match=reason) as caught:
         Session(device)
     assert caught.value.kind == "workdir"
     assert "set another `workdir`" in str(caught.value)
@@ -159,7 +159,7 @@ def test_a_folder_that_everybody_may_replace_is_refused(anywhere: Device) -> Non
     above.mkdir()
     above.chmod(0o777)
     refused(anywhere, "every user may replace")
-    # As /tmp and /var/tmp are: only its owner can take a folder away there.
+    # Like /tmp and /var/tmp: only its owner can remove a folder there.
     above.chmod(0o1777)
     Session(anywhere).close()
 
@@ -180,7 +180,7 @@ def test_a_symbolic_link_is_refused(which: str, anywhere: Device, tmp_path: Path
     assert (victim / "out" / "precious").read_text() == "mine"
 
 
-# --- what is verified -----------------------------------------------------------------------------
+# --- the checks of files -----------------------------------------------------------------------------
 
 
 def test_an_agent_that_was_changed_there_is_not_run(anywhere: Device, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Nothing of a plan or a farm file reaches a shell unquoted, here or on a device."""
+"""No text of a plan or a farm file reaches a shell unquoted, here or on a device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = (
     ),
     "-rf",
 )
-"""What a shell would do something with; slashes cannot be in a name."""
+"""Characters that a shell interprets; a name cannot contain slashes."""
 
 
 @pytest.fixture(params=NAMES)
@@ -46,7 +46,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def biting(device: Device, named: str, folder: Path) -> Device:
-    """The same device with that name in its Python's path and in its work folder's."""
+    """The same device with that name in the paths of its Python and its work folder."""
     place = folder / "bin" / named
     place.mkdir(parents=True)
     python = place / f"python {named}"
@@ -56,7 +56,7 @@ def biting(device: Device, named: str, folder: Path) -> Device:
 
 
 def all_verbs(device: Device) -> None:
-    """Everything that runs commands there: doctor (with a launch), devices, clean."""
+    """Run every command that runs commands there: doctor (with a launch), devices, clean."""
     farm = Farm(devices={device.name: device})
     checks = api.doctor(farm=farm)[device.name]
     assert not [check for check in checks if check.status == "fail"], checks
@@ -69,7 +69,7 @@ def all_verbs(device: Device) -> None:
 
 def test_over_a_real_sshd(named: str, ssh_device: Device, tmp_path: Path) -> None:
     all_verbs(biting(ssh_device, named, tmp_path))
-    # A command runs in the account's home; the test's own folder is where a local one would.
+    # A remote command runs in the account's home, a local one in the test's own folder.
     assert not list(tmp_path.rglob("pwned"))
     assert not (Path("~").expanduser() / "pwned").exists()
 
@@ -111,7 +111,7 @@ MODEL_NAMES = ("..", "$(touch pwned) a'b\\\"c con<b>", "-x")
 
 
 def test_names_of_models_stay_in_the_runs_folder(tmp_path: Path) -> None:
-    """Measured and shown, and nothing is written outside of the results folder and the cache."""
+    """Measure and show; no file is written outside the results folder and the cache."""
     folder = tmp_path / "plan"
     folder.mkdir()
     shutil.copy(DATA / "digits.tflite", folder)

@@ -1,4 +1,4 @@
-"""Passwords, keys and the environment are in no record, log, message or traceback of ours."""
+"""Passwords, keys and the environment appear in no record, log, message or traceback."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(
                 chain = chain.__cause__ or (
                     None if chain.__suppress_context__ else chain.__context__
                 )
-    # A scheme nobody knows is refused only when it is opened.
+    # An unknown scheme is refused only when it is opened.
     assert refusals == len(attempts) or address.startswith("sssh:")
 
 
@@ -79,13 +79,18 @@ def test_what_is_hidden_and_what_is_not() -> None:
 
 @pytest.mark.parametrize("verb", ["add", "bench"])
 def test_the_command_line_does_not_repeat_it(verb: str, tmp_path: Path) -> None:
-    words = {
+    arguments = {
         "add": ["add", ADDRESSES[0], "--debug"],
         "bench": ["bench", str(DATA / "digits.tflite"), "--on", ADDRESSES[3], "--debug"],
     }[verb]
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     done = subprocess.run(
-        [*CLI, *words], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+        [*CLI, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
     )
     assert done.returncode == 3
     assert "Traceback" in done.stderr
@@ -139,7 +144,7 @@ def test_a_whole_run_keeps_no_secret(  # noqa: PLR0917 - fixtures
     )
     farm = Farm(devices={device.name: device, wrong.name: wrong})
     results = tmp_path / "results"
-    # paramiko's messages do not propagate; its debug log is what a user would switch on.
+    # paramiko's messages do not propagate; a user would enable its debug log.
     paramiko_log = logging.getLogger("paramiko")
     paramiko_log.addHandler(caplog.handler)
     with api.run(plan, farm=farm, results=results) as run:

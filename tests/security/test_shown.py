@@ -1,4 +1,4 @@
-"""Every text that a device sends, followed to every place where it is shown."""
+"""Every text that a device sends, at every place that shows it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from harness.present.report.exports import FORMATS
 EVIL = f"""
 BITING = {BITING!r}
 TEXTS = {list(TEXTS)!r}
-WORDS = ["identity", "hostname", "system", "kernel", "chip", "board", "libc", "python", "boot_id",
+TEXT_FIELDS = ["identity", "hostname", "system", "kernel", "chip", "board", "libc", "python", "boot_id",
     "governor"]
 
 
 def truly(inputs):
-    # What the model really computes: only then is it timed.
+    # The model's real outputs: otherwise it is not timed.
     import base64, numpy as np
     from ai_edge_litert.interpreter import Interpreter
     model = Interpreter(model_path={str(DATA / "digits.tflite")!r})
@@ -56,7 +56,7 @@ def truly(inputs):
 def evil(request, a):
     if request["verb"] == "hello":
         facts = dict(a["facts"])
-        facts.update({{word: BITING for word in WORDS}})
+        facts.update({{name: BITING for name in TEXT_FIELDS}})
         facts["runtimes"] = [{{"name": BITING, "version": text, "numpy": BITING}} for text in TEXTS]
         facts["accelerators"] = facts["sensors"] = TEXTS
         facts["extra"] = {{BITING: BITING, "usb": TEXTS, "runtime_problems": TEXTS}}
@@ -74,33 +74,33 @@ def evil(request, a):
         launch["flags"] = TEXTS
         for moment in ("before", "after"):
             launch[moment] = dict(launch[moment], governor=BITING, seconds_at_mhz={{BITING: 1.0}})
-        told = dict(launch["delegation"], delegate=BITING, left=TEXTS, evidence=BITING)
-        launch["delegation"] = told
+        delegation = dict(launch["delegation"], delegate=BITING, left=TEXTS, evidence=BITING)
+        launch["delegation"] = delegation
         if request["order"]["threads"] == 4:
-            launch["delegation"] = dict(told, delegate="xnnpack", delegated_ops=1, total_ops=9)
+            launch["delegation"] = dict(delegation, delegate="xnnpack", delegated_ops=1, total_ops=9)
     return [a]
 """
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A run of a device that bites, and how to ask for it."""
+    """A run of a hostile device, and the commands that show it."""
 
     folder: Path
     results: Path
     run: str
     stderr: str
 
-    def command(self, *words: object) -> str:
-        """Run the command line in this process and return its stdout; no fault of ours may be in it."""
-        code, stdout, stderr = spoken([*map(str, words)], self.folder)
-        assert code in {0, 1, 3}, (words, code, stderr[-2000:])
+    def command(self, *arguments: object) -> str:
+        """Run the command line in this process and return its stdout, which must have no traceback."""
+        code, stdout, stderr = run_cli([*map(str, arguments)], self.folder)
+        assert code in {0, 1, 3}, (arguments, code, stderr[-2000:])
         harmless(stdout, stderr)
         return stdout
 
 
-def spoken(words: list[str], folder: Path) -> tuple[object, str, str]:
-    """Call the command as a user would, in a folder; its exit code, stdout and stderr."""
+def run_cli(arguments: list[str], folder: Path) -> tuple[object, str, str]:
+    """Call the command as a user would, in a folder; returns exit code, stdout and stderr."""
     out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     with (  # noqa: PT012
         pytest.MonkeyPatch.context() as patch,
@@ -109,7 +109,7 @@ def spoken(words: list[str], folder: Path) -> tuple[object, str, str]:
         pytest.raises(SystemExit) as ended,
     ):
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["edge-harness", *words])
+        patch.setattr(sys, "argv", ["edge-harness", *arguments])
         main()
     texts = []
     for stream in (out, errors):
@@ -149,7 +149,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             '[run]\nrecipes=["as_is"]\ndevices=["bench"]\nthreads=[1, 2, 3, 4]\n'
             "[dose]\nlaunches=3\nmin_inferences=5\nmin_seconds=0.01\nwarmup_seconds=0.0\n"
         )
-        code, stdout, stderr = spoken(["run", "plan.toml", "--json"], folder)
+        code, stdout, stderr = run_cli(["run", "plan.toml", "--json"], folder)
         assert code == 1, stderr
         harmless(stdout, stderr)
         yield Shown(folder, folder / "results", json.loads(stdout)["run"], stderr)
@@ -176,7 +176,7 @@ def test_show(form: str, shown: Shown) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["devices"],
         ["devices", "--json"],
@@ -193,8 +193,8 @@ def test_show(form: str, shown: Shown) -> None:
     ],
     ids=" ".join,
 )
-def test_every_command_that_shows_a_device(words: list[str], shown: Shown) -> None:
-    shown.command(*words)
+def test_every_command_that_shows_a_device(arguments: list[str], shown: Shown) -> None:
+    shown.command(*arguments)
 
 
 def test_debug_shows_it_no_rawer(shown: Shown, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_debug_shows_it_no_rawer(shown: Shown, tmp_path: Path) -> None:
         f'workdir="{AgentOptions.of(liar).workdir}"\n'
     )
     for more in ([], ["--debug"]):
-        code, _, stderr = spoken(["setup", "liar", "--farm", str(farm), *more], tmp_path)
+        code, _, stderr = run_cli(["setup", "liar", "--farm", str(farm), *more], tmp_path)
         assert code == 3
         assert "owned" in stderr
         assert ("Traceback" in stderr) is bool(more)
@@ -276,7 +276,7 @@ def safe_cells(text: str) -> None:
 
 
 def safe_markdown(text: str) -> None:
-    """Every row of a table has as many cells; no raw HTML, no link, no picture."""
+    """Every row of a table has the same number of cells; no raw HTML, no link, no picture."""
     bare = re.sub(r"\\[\\`*_{}\[\]<>|~#&$@!]", "", text)
     assert "<script" not in bare
     assert not re.search(r"<(?!/?(details|summary|br)\b)[a-z/]", bare)

@@ -1,1 +1,1 @@
-"""How bytes and commands reach a device, one file per way."""
+"""How bytes and commands reach a device; one module or package per scheme."""
