@@ -87,7 +87,7 @@ def test_an_error_is_one_number_a_side_and_better_lower(folder: Path, metric: st
     assert row.better == "lower"
     assert row.a == row.b == pytest.approx(by_hand.mean())
     # It has no pairs of right and wrong answers.
-    with pytest.raises(ConfigError, match=f"{metric} does not say of a single input"):
+    with pytest.raises(ConfigError, match=f"{metric} does not judge single inputs"):
         accuracy.right(digits(), given)
 
 

@@ -91,7 +91,7 @@ def test_a_selftest_is_kept_by_device_and_replaced_by_file(
     for made in (first, other, second):
         selftests.keep(made)
     assert selftests.read("one") == (other, second)
-    selftests.place("one").write_text("{")
+    selftests.path_of("one").write_text("{")
     with pytest.raises(StoreError, match="run selftest again"):
         selftests.read("one")
 

@@ -82,7 +82,7 @@ def test_verdicts_and_their_order(ratio: float, noise: float, verdict: Verdict) 
 
 def test_the_reason_has_the_numbers() -> None:
     assert one(comparison(spread(1.1, 0.01))).reason.startswith("slower: +10.0% (95 % interval +9.")
-    assert "about 14 pairs would tell" in one(comparison(spread(1.0, 0.09))).reason
+    assert "about 14 pairs would decide" in one(comparison(spread(1.0, 0.09))).reason
     quick = one(comparison(spread(0.9, 0.01)))
     assert quick.reason.startswith("faster: -10.0%")
     large = one(replace(comparison(spread(1.1, 0.01)), metric="peak_rss"))
