@@ -319,13 +319,13 @@ def test_fresh_pairs_confirm() -> None:
 @pytest.mark.parametrize(
     ("fresh", "why"),
     [
-        ([comparison(spread(1.00, 0.01))], "fresh pairs alone say EQUIVALENT"),
-        ([comparison(spread(1.01, 0.001))], "fresh pairs alone say EQUIVALENT"),
+        ([comparison(spread(1.00, 0.01))], "fresh pairs alone give EQUIVALENT"),
+        ([comparison(spread(1.01, 0.001))], "fresh pairs alone give EQUIVALENT"),
         ([comparison(spread(1.10, 0.01, n=6))], "only 6 of 10 fresh pairs"),
         ([], "only 0 of 10 fresh pairs"),
         (
             [comparison(spread(1.10, 0.01), cut_short="device lost")],
-            "fresh pairs alone say INCONCLUSIVE: device lost",
+            "fresh pairs alone give INCONCLUSIVE: device lost",
         ),
         ([replace(comparison(spread(1.10, 0.01)), metric="load")], "only 0 of 10 fresh pairs"),
     ],

@@ -164,7 +164,7 @@ class Evidence:
     """Measured in Android's fixed-performance mode."""
     hot: bool = False
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
-    """By cell id."""
+    """Agreements with the host by cell id."""
 
     def launches(self, side: SideName) -> tuple[Launch, ...]:
         """Return a side's launches in the order of measurement."""

@@ -59,7 +59,7 @@ def gate(
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
-    contests = _bound(wanted, plan, progress or ignore)
+    contests = _build_and_bind(wanted, plan, progress or ignore)
     accuracies = _accuracies(wanted, contests, plan)
     result = Result(
         baseline=baseline,
@@ -147,7 +147,9 @@ def judge(
     )
 
 
-def _bound(wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit) -> list[Contest]:
+def _build_and_bind(
+    wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit
+) -> list[Contest]:
     """Build the missing variants and bind the contests to the files."""
     candidates = {id(c): c for one in wanted for c in (one.a, one.b)}
     requests = [c.request for c in candidates.values() if c.request is not None]
@@ -303,7 +305,7 @@ def selftest(
     stores.check_writable()
     xs = sides.resolve(str(model), decided, stores, "--model")
     wanted = sides.wanted(sides.join(xs, xs, plan), decided)
-    contests = _bound(wanted, plan, progress or ignore)
+    contests = _build_and_bind(wanted, plan, progress or ignore)
     if contests[0].failure is not None:
         raise ConfigError(f"{model}: {contests[0].failure.reason}")
     live = sessions.open_all(decided.devices)

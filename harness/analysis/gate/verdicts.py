@@ -376,7 +376,7 @@ def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
             reason=f"{row.reason}; confirmed by fresh pairs: {fresh.reason}",
         )
     else:
-        doubt = f"fresh pairs alone say {fresh.verdict}: {fresh.reason}"
+        doubt = f"fresh pairs alone give {fresh.verdict}: {fresh.reason}"
     return replace(
         row,
         verdict=Verdict.INCONCLUSIVE,
