@@ -5,11 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.made
 
-.PHONY: help demo test test-quick test-lab lab check format bench ci clean
+.PHONY: help demo test test-quick test-lab test-data coverage lab check format bench ci clean
 
 help:
 	@echo 'make demo    the main job on an embedded model and this machine (no hardware, no TensorFlow)'
 	@echo 'make test    every test; installs what the tests need'
+	@echo 'make test-data  small models that stand in for the real ones of ../shared/data (make test does it too)'
+	@echo 'make coverage  every test, and which lines and branches of harness/ they run'
 	@echo 'make lab     x86 hosts, ARM boards and a virtual machine to try things on, without hardware (root)'
 	@echo 'make test-lab  the slow tests on all of these'
 	@echo 'make check   format, lint, strict types, import contracts'
@@ -46,7 +48,7 @@ format: $(MARK)-dev
 	$(BIN)/ruff check --fix
 
 # What tests run that pip does not bring, as program:packages of Debian. Installed where that is possible, else one clear line.
-TOOLS := gcc:gcc+libc6-dev sshd:openssh-server ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static
+TOOLS := gcc:gcc+libc6-dev sshd:openssh-server dropbear:dropbear-bin busybox:busybox-static sudo:sudo ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static
 LAB_TOOLS := qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
 install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command -v "$${tool%%:*}" >/dev/null || packages="$$packages $${tool\#\#*:}"; done; \
 	packages=$$(echo "$$packages" | tr + ' '); \
@@ -65,17 +67,24 @@ system:
 lab-system: system
 	@$(call install,$(LAB_TOOLS))
 
-test: $(MARK)-dev system
+# Stand-ins of the real models in ../shared/data, where that is absent; nothing is made twice.
+test-data: $(MARK)-dev
+	@$(BIN)/python tests/shared_data.py || $(BIN)/python tests/make_data.py
+
+test: $(MARK)-dev system test-data
 	$(BIN)/python -m pytest $(ARGS)
 
-test-lab: $(MARK)-dev lab-system
+test-lab: $(MARK)-dev lab-system test-data
 	$(BIN)/python -m pytest -m 'lab or not lab' tests/lab $(ARGS)
 
 lab: $(MARK)-dev lab-system
 	@$(BIN)/python -m tests.lab $(ARGS)
 
-test-quick: $(MARK)-dev system
+test-quick: $(MARK)-dev system test-data
 	$(BIN)/python -m pytest -m 'not tensorflow and not slow' $(ARGS)
+
+coverage: $(MARK)-dev system test-data
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
 bench: $(MARK)-dev system
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -174,7 +174,7 @@ def from_runs(name: str, results: Path) -> None:
         run = Store(results).open(summary.id)
         sides = {cell.id: cell.recipe.partition(":")[0][:1] for cell in run.record.cells}
         launches = {one.id: one for one in run.launches() if one.kind == "timed"}
-        told = run.ask(
+        told = run.query(
             "SELECT launch, list(at_ns ORDER BY at_ns), list(value ORDER BY at_ns) FROM samples "
             "WHERE series = 'latency' AND kind = 'timed' AND block >= 0 GROUP BY launch"
         )

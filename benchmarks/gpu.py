@@ -20,7 +20,7 @@ from unittest import mock
 from benchmarks.common import DATA, HERE, NotAsked, digest, need, run
 from benchmarks.figure import Figure, paired_ratio
 from harness.devices.delegation import Timing, judge
-from harness.devices.delegation.judging import HANDED_OVER
+from harness.devices.delegation.judging import MAX_ENQUEUE_SHARE
 from harness.measure.sessions import Session
 from harness.types import Cell, Device, Dose, Launch, LaunchOrder, Variant
 from tests.lab import swiftshader
@@ -133,7 +133,7 @@ def _judged(launches: Sequence[Launch]) -> Iterator[Figure]:
         assert whole is not None
         honest = judge(cell, [launch])
         refused += honest is None or not honest.shown
-        if handed < HANDED_OVER * whole:
+        if handed < MAX_ENQUEUE_SHARE * whole:
             lies += 1
             lie = judge(cell, [launch], Timing(own=float(handed), cpu=None))
             shown += lie is None or lie.shown

@@ -1,4 +1,4 @@
-"""Addresses as they may be shown: without the password that somebody wrote into one."""
+"""Hide a password in an address before it is shown."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _PASSWORD = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:(?://)?[^:@/]*):.*@", re.DOTA
 
 
 def without_password(address: str) -> str:
-    """Return an address for a message: what stands between user and `@` after a colon is hidden."""
+    """Return an address for a message, with the text between the user's colon and `@` hidden."""
     return _PASSWORD.sub(r"\1:***@", address)

@@ -1,4 +1,4 @@
-"""Where device_profiles/ and agents/ are, in a checkout or in an installed wheel; and our folders."""
+"""Paths of device_profiles/ and agents/, in a checkout or a wheel, and of the user's folders."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 
 EMBEDDED_MODEL = _HERE / "demo" / "data" / "digits.tflite"
-"""Small and always there: doctor launches it, and selftest measures it."""
+"""A small shipped model: doctor launches it, and selftest measures it by default."""
 
 
 def _asset(name: str) -> Path:
     for root in (_HERE / "_assets", _HERE.parent):
         if (root / name).is_dir():
             return root / name
-    message = f"the installation is not whole: {name}/ is missing beside {_HERE}"
+    message = f"the installation is incomplete: {name}/ is missing beside {_HERE}"
     raise FileNotFoundError(message)
 
 
@@ -30,7 +30,7 @@ def agents() -> Path:
 
 
 def config_folder() -> Path:
-    """Return the user's configuration folder (may not exist yet)."""
+    """Return the user's configuration folder, which may not exist yet."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "edge-harness"
 

@@ -1,8 +1,8 @@
-"""Every column of a row, as data: what it means, its unit, which values are better, how it prints.
+"""Every column of a row, as data: its meaning, unit, better direction and format.
 
 The table, the screen, the page, the exports, search, pick and the gate read this registry, so a new
-column is one entry here and one function in `harness/records/table/sources.py`. Names are those of
-`show`, csv and json, in that order; units are in the names and MB is 10^6 bytes.
+column needs one entry here and one function in `harness/records/table/sources.py`. `show`, csv and
+json have these names in this order. Units are in the names, and MB is 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ BYTES_PER_KB = 1e3
 Kind = Literal["text", "list", "number"]
 
 Known = Literal["always", "answered", "measured"]
-"""In which rows a column may have a value. `always`: in every row; `answered`: not in a row that is
-pending or failed; `measured`: only where the status is `ok` or `partial`. Elsewhere it is null."""
+"""The rows in which a column can have a value: `always` in every row, `answered` not in a row that is
+pending or failed, `measured` only if the status is `ok` or `partial`. In other rows it is null."""
 
 Noise = Literal["exact", "launches", "pooled"]
-"""`exact`: measuring again gives the same value. `launches`: each launch has a value of its own, so
-their spread says how sure a comparison is. `pooled`: noisy, without a value per launch."""
+"""`exact`: a repeated measurement gives the same value. `launches`: each launch has its own value, and
+their spread gives the confidence of a comparison. `pooled`: noisy, without a value per launch."""
 
 Form = Literal["text", "usual", "milliseconds", "decimals", "bytes", "rate", "accuracy"]
-"""How a value is written for people: `usual` is a text that is left out where it is the usual one;
-`decimals` has `digits` decimals; `bytes` kB or MB; `rate` three significant digits or more."""
+"""The format of a value in tables for people: `usual` is a text that is left out if it is the usual
+one; `decimals` has `digits` decimals; `bytes` kB or MB; `rate` three significant digits or more."""
 
 When = Literal["always", "known", "differs"]
-"""When a printed table has the column: always, if any row has a value, if rows differ in it."""
+"""When a printed table has the column: always, if any row has a value, or if rows differ in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How a column looks in a table for people."""
+    """The format of a column in tables for people."""
 
     title: str
     form: Form = "text"
     digits: int = 0
     usual: str = ""
     place: int = 500
-    """Order from left to right; equal ones in the registry's order."""
+    """The order from left to right; equal ones are in the registry's order."""
     rank: int = 0
-    """Where the page is too narrow, columns of a higher rank are left out first; 0 never is."""
+    """If the page is too narrow, columns of a higher rank are left out first; 0 never is."""
     when: When = "known"
 
 
@@ -57,39 +57,40 @@ class Column:
 
     name: str
     help: str
-    """What it is, in one line."""
+    """The meaning, in one line."""
     kind: Kind = "number"
     unit: str = ""
-    """Of the value in a row; empty for text, counts and shares."""
+    """The unit of the value in a row; empty for text, counts and shares."""
     base_unit: str = ""
-    """Of the stored records and of the gate."""
+    """The unit in the stored records and in the gate."""
     scale: float = 1
-    """Base units in one unit: 1e6 ns in a millisecond."""
+    """Base units per unit: 1e6 ns per millisecond."""
     better: Direction | None = None
     by_metric: bool = False
-    """Whether the row's metric says which values are better; `better` is for rows without one."""
+    """Whether the row's metric decides which values are better; `better` is for rows without one."""
     known: Known = "measured"
     noise: Noise = "exact"
     low: str | None = None
-    """Columns that hold the ends of the 95 % interval."""
+    """The column of the low end of the 95 % interval."""
     high: str | None = None
+    """The column of the high end."""
     of: str | None = None
-    """The column with the whole that this counts a part of."""
+    """The column of the total, for a column that counts a part of it."""
     exports: Mapping[str, str] = field(default_factory=dict)
-    """Name in other tools' formats: `bmf`, `github`, `gbench`, `pyperf`."""
+    """The name in each of other tools' formats: `bmf`, `github`, `gbench`, `pyperf`."""
     gate: str | None = None
-    """Name as a metric of the gate."""
-    words: tuple[str, str] = ("larger", "smaller")
-    """How the gate calls a worse and a better value."""
+    """The name as a metric of the gate."""
+    comparatives: tuple[str, str] = ("larger", "smaller")
+    """The gate's adjectives for a worse and for a better value."""
     searched: Literal["host", "device"] | None = None
-    """Who knows it in a search: the host as soon as the file is built, or the device once it is
-    measured. None: no search looks for it."""
+    """Where a search gets it: on the host as soon as the file is built, or on the device by measuring.
+    None: a search cannot use it."""
     look: Look | None = None
-    """None: not in tables for people."""
+    """None: the column is not in tables for people."""
 
     @property
     def exact(self) -> bool:
-        """Whether measuring again gives the same value."""
+        """Whether a repeated measurement gives the same value."""
         return self.noise == "exact"
 
 
@@ -116,7 +117,7 @@ ALL: tuple[Column, ...] = (
     ),
     _text(
         "target",
-        "what was to run it: xnnpack, gpu, edgetpu, ...",
+        "the requested target: xnnpack, gpu, edgetpu, ...",
         look=Look(title="target", place=40, rank=8, when="differs"),
     ),
     _text("device", "name of the device", look=Look(title="device", place=30, when="always")),
@@ -158,7 +159,7 @@ ALL: tuple[Column, ...] = (
         high="latency_p50_high_ms",
         exports={"bmf": "latency", "github": "latency p50"},
         gate="latency",
-        words=("slower", "faster"),
+        comparatives=("slower", "faster"),
         searched="device",
         look=Look(title="p50 ms", form="milliseconds", place=80, when="always"),
     ),
@@ -182,7 +183,7 @@ ALL: tuple[Column, ...] = (
     ),
     Column(
         name="latency_p90_ms",
-        help="90 % of inferences take no longer; pooled over launches, null under 36 samples",
+        help="90th percentile of latency; pooled over launches, null under 36 samples",
         unit="ms",
         base_unit="ns",
         scale=NS_PER_MS,
@@ -194,7 +195,7 @@ ALL: tuple[Column, ...] = (
     ),
     Column(
         name="latency_p99_ms",
-        help="99 % of inferences take no longer; pooled over launches, null under 368 samples",
+        help="99th percentile of latency; pooled over launches, null under 368 samples",
         unit="ms",
         base_unit="ns",
         scale=NS_PER_MS,
@@ -206,7 +207,7 @@ ALL: tuple[Column, ...] = (
     ),
     Column(
         name="load_ms",
-        help="from opening the file to tensors that are ready",
+        help="time from opening the file to allocated tensors",
         unit="ms",
         base_unit="ns",
         scale=NS_PER_MS,
@@ -214,13 +215,13 @@ ALL: tuple[Column, ...] = (
         noise="launches",
         exports={"bmf": "load-time", "github": "load", "gbench": "load_ms"},
         gate="load",
-        words=("slower", "faster"),
+        comparatives=("slower", "faster"),
         searched="device",
         look=Look(title="load ms", form="milliseconds", place=140, rank=9),
     ),
     Column(
         name="first_ms",
-        help="the first inference of a launch",
+        help="time of the first inference of a launch",
         unit="ms",
         base_unit="ns",
         scale=NS_PER_MS,
@@ -228,12 +229,12 @@ ALL: tuple[Column, ...] = (
         noise="launches",
         exports={"bmf": "first-inference", "gbench": "first_ms"},
         gate="first",
-        words=("slower", "faster"),
+        comparatives=("slower", "faster"),
         searched="device",
         look=Look(title="first ms", form="milliseconds", place=150, rank=10),
     ),
     Column(name="launches", help="timed launches"),
-    Column(name="inferences", help="timed inferences, all launches together"),
+    Column(name="inferences", help="timed inferences of all launches"),
     Column(
         name="peak_rss_mb",
         help="largest resident memory of a process with the model, runtime included",
@@ -249,7 +250,7 @@ ALL: tuple[Column, ...] = (
     ),
     Column(
         name="model_memory_mb",
-        help="that, less the peak of a process without a model",
+        help="`peak_rss_mb` minus the peak of a process without a model",
         unit="MB",
         base_unit="B",
         scale=BYTES_PER_MB,
@@ -273,7 +274,7 @@ ALL: tuple[Column, ...] = (
     ),
     Column(
         name="size_zstd_bytes",
-        help="size of the file under zstd",
+        help="size of the file compressed with zstd",
         unit="bytes",
         base_unit="B",
         better="lower",
@@ -291,11 +292,11 @@ ALL: tuple[Column, ...] = (
     Column(name="total_ops", help="operators of the file", known="answered"),
     Column(
         name="partitions",
-        help="parts that the delegate took; each one more is a crossing to the CPU and back",
+        help="parts of the graph on the delegate; each further one adds a switch to the CPU and back",
         better="lower",
         known="answered",
     ),
-    _text("evidence", "how it is known what ran where", known="answered"),
+    _text("evidence", "evidence of which operators ran on the delegate", known="answered"),
     Column(
         name="accuracy",
         help="value of the plan's metric over the evaluation data",
@@ -303,14 +304,14 @@ ALL: tuple[Column, ...] = (
         by_metric=True,
         exports={"bmf": "accuracy", "github": "accuracy", "gbench": "accuracy"},
         gate="accuracy",
-        words=("less accurate", "more accurate"),
+        comparatives=("less accurate", "more accurate"),
         searched="host",
         look=Look(title="accuracy", form="accuracy", place=190, rank=1),
     ),
     _text("accuracy_source", "where `accuracy` was measured: host", known="measured"),
     Column(
         name="accuracy_host",
-        help="value of the plan's metric on the host, whatever became of the row",
+        help="value of the plan's metric on the host, also in failed rows",
         better="higher",
         by_metric=True,
         known="always",
@@ -371,19 +372,19 @@ ALL: tuple[Column, ...] = (
     ),
     Column(
         name="flags",
-        help="what qualifies the row: emulated, uncontrolled, unsteady, ...",
+        help="limitations of the row: emulated, uncontrolled, unsteady, ...",
         kind="list",
         known="always",
         look=Look(title="flags", place=900, rank=5),
     ),
     _text(
         "scenario",
-        "how inferences follow each other: single, stream, offline, sustained",
+        "order and timing of inferences: single, stream, offline, sustained",
         look=Look(title="scenario", form="usual", usual="single", place=60, rank=1),
     ),
     Column(
         name="throughput_per_s",
-        help="inferences a second (scenario offline)",
+        help="inferences per second (scenario offline)",
         unit="1/s",
         base_unit="1/s",
         better="higher",
@@ -407,9 +408,9 @@ ALL: tuple[Column, ...] = (
         exports={"gbench": "sustained_ratio"},
         look=Look(title="last/first", form="decimals", digits=3, place=130, rank=1),
     ),
-    _text("verdict", "whether the number is the accelerator's: VALID, SUSPECT, INVALID"),
-    _text("verdict_reason", "why"),
-    _text("adapter", "what a GPU delegate ran on, as its driver says", known="answered"),
+    _text("verdict", "whether the accelerator ran the model: VALID, SUSPECT, INVALID"),
+    _text("verdict_reason", "reason of the verdict"),
+    _text("adapter", "adapter of a GPU delegate, as its driver reports it", known="answered"),
 )
 
 
@@ -430,7 +431,7 @@ def names() -> tuple[str, ...]:
 
 
 def exported(form: str) -> Iterator[tuple[str, Column]]:
-    """Yield the columns of an export format with their names there."""
+    """Yield the columns of an export format with their names in it."""
     for column in ALL:
         if form in column.exports:
             yield column.exports[form], column
@@ -443,19 +444,19 @@ def gate_metrics() -> Mapping[str, Column]:
 
 
 def base_unit_of(metric: str) -> str | None:
-    """Return the base unit of a metric of the gate; None for a share, a count or another name."""
+    """Return the base unit of a gate metric; None for a share, a count or an unknown name."""
     column = gate_metrics().get(metric)
     return column.base_unit or None if column else None
 
 
 def better_of(metric: str) -> Direction | None:
-    """Say which values of a metric of the gate are better; None for another name."""
+    """Return which values of a gate metric are better; None for an unknown name."""
     column = gate_metrics().get(metric)
     return column.better if column else None
 
 
 def markdown() -> str:
-    """Write the table of docs/columns.md."""
+    """Return the table of docs/columns.md."""
     heads = ("Column", "What it is", "Unit", "Better", "Has a value in rows that are", "Noise")
     rows = [
         (

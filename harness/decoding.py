@@ -1,14 +1,14 @@
-"""JSON's types to the nouns, without pydantic: quick to start, and sure or silent.
+"""Convert JSON types to dataclasses without importing pydantic, if the values are certainly valid.
 
     try:
         device = decoding.decode(Device, {"name": "pi", "profile": "raspberry_pi_5", ...})
     except decoding.Doubt:
-        ...  # ask pydantic, which decides and words the error
+        ...  # use pydantic, which decides and writes the error
 
-Only values that pydantic accepts as they are, in strict and in lax mode alike, are taken; the result
-equals pydantic's. Everything else is a :class:`Doubt`: a wrong type, an unknown or a missing key, a
-number that is not finite, an annotation that is not known here. So there is one authority on what is
-valid, and it is imported (a tenth of a second with its schemas) only where it is needed.
+It accepts only values that pydantic accepts unchanged, in strict and in lax mode, and the result
+equals pydantic's. It raises :class:`Doubt` for everything else: a wrong type, an unknown or a
+missing key, a number that is not finite, an unknown annotation. So only pydantic decides what is
+invalid, and it is imported (a tenth of a second with its schemas) only if it is needed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Decoder = Callable[[Any], Any]
 
 
 class Doubt(Exception):
-    """The value may be valid or not: it is not for this module to say."""
+    """The value may be valid or not; pydantic must decide."""
 
 
 def decode(noun: type[T], plain: object) -> T:
-    """Make a dataclass of a dict of JSON's types; raises Doubt for everything out of the ordinary."""
+    """Make a dataclass from a dict of JSON types; raises Doubt unless it is certainly valid."""
     kind: Any = noun  # mypy: a type[T] is not Hashable
     made: T = _decoder(kind)(plain)
     return made
@@ -59,7 +59,7 @@ def _decoder(kind: Any) -> Decoder:  # noqa: ANN401 - any annotation
 
 
 class _Fields(dict[str, Decoder]):
-    """The decoders of a dataclass's fields; each is made when its key is first met."""
+    """The decoders of a dataclass's fields; each is made at the first use of its key."""
 
     def __init__(self, kind: Any) -> None:  # noqa: ANN401 - any dataclass
         super().__init__()
@@ -69,7 +69,7 @@ class _Fields(dict[str, Decoder]):
     def __missing__(self, name: str) -> Decoder:
         annotation: Any = self._annotations[name]
         if isinstance(annotation, str):
-            # As typing.get_type_hints does, which evaluates all fields or none.
+            # Like typing.get_type_hints, which cannot evaluate single fields.
             annotation = eval(annotation, vars(sys.modules[self._kind.__module__]))  # noqa: S307
         made = self[name] = _decoder(annotation)
         return made
@@ -158,7 +158,7 @@ def _optional(inner: Decoder, value: Any) -> Any:  # noqa: ANN401
 
 
 def _union(options: Sequence[Decoder], value: Any) -> Any:  # noqa: ANN401
-    """Take what exactly one of the options accepts."""
+    """Return the value if exactly one of the options accepts it."""
     found = []
     for option in options:
         try:

@@ -1,12 +1,12 @@
-"""The error tree. Every message says what, which and what to do.
+"""The error tree. Every message says what happened, where, and how to fix it.
 
 HarnessError
 ├─ ConfigError(ValueError)         file, key, the allowed values
-├─ RecipeError                     the model cannot be made ready for this target
-├─ PayloadError                    packed bytes are damaged, or more than was promised
+├─ RecipeError                     the variant cannot be built for this target
+├─ PayloadError                    packed bytes are damaged, or larger than announced
 ├─ TransportError
 │  ├─ Unreachable(ConnectionError)
-│  ├─ HostKeyUnknown               unknown or changed; names the file and the fingerprint
+│  ├─ HostKeyUnknown               unknown or changed; with the file and the fingerprint
 │  └─ TransferFailed
 ├─ AgentError
 │  ├─ RuntimeMissing
@@ -14,17 +14,16 @@ HarnessError
 │  ├─ ModelRejected
 │  ├─ OutOfMemory
 │  ├─ Crashed
-│  ├─ Unsupported                  the device lacks what the order asks for
-│  ├─ FellBack                     nothing ran on the accelerator that was asked for
-│  ├─ Unproven                     nothing shows that the accelerator ran it, or it does not fit together
-│  └─ Inaccurate                   the device computes something else than the host
+│  ├─ Unsupported                  the device does not support the order
+│  ├─ FellBack                     nothing ran on the requested accelerator
+│  ├─ Unproven                     no evidence that the accelerator ran it, or a contradiction
+│  └─ Inaccurate                   the device's outputs differ from the host's
 ├─ MeterError
 ├─ LeaseError
 └─ StoreError
 
-`kind` is the word a row's status shows when the error ends a cell. `run.py` is the only place
-that turns an error into an outcome's failure, `cli.py` the only place that turns one into a line
-and an exit code.
+`kind` is the status of a row whose cell the error ends. `harness/measure/failures.py` turns an
+error into the failure of an outcome, and `harness/cli` turns one into a line and an exit code.
 """
 
 from __future__ import annotations
@@ -33,59 +32,59 @@ from typing import ClassVar
 
 
 class HarnessError(Exception):
-    """Base of everything we raise on purpose."""
+    """Base class of all errors of edge-harness."""
 
     kind: ClassVar[str] = "failed"
 
 
 class ConfigError(HarnessError, ValueError):
-    """A file, key or argument the user gave cannot be used."""
+    """A file, key or argument of the user is invalid."""
 
     kind = "config"
 
 
 class RecipeError(HarnessError):
-    """The model cannot be made ready for this target."""
+    """The variant cannot be built for this target."""
 
     kind = "not_built"
 
 
 class PayloadError(HarnessError):
-    """Packed bytes cannot be made, or are not what was packed."""
+    """A file cannot be packed, or unpacking does not give the packed file."""
 
     kind = "payload"
 
 
 class TransportError(HarnessError):
-    """Bytes or commands did not reach the device."""
+    """Data or commands did not reach the device."""
 
     kind = "unreachable"
 
 
 class Unreachable(TransportError, ConnectionError):
-    """No connection, or it broke."""
+    """There is no connection, or it broke."""
 
 
 class HostKeyUnknown(TransportError):
-    """The host key is not known, or is not the one that is known."""
+    """The host key is unknown or differs from the known one."""
 
     kind = "host_key"
 
 
 class TransferFailed(TransportError):
-    """A file did not arrive whole."""
+    """A file did not arrive completely."""
 
     kind = "transfer_failed"
 
 
 class AgentError(HarnessError):
-    """The agent answered with an error, or did not answer as agreed."""
+    """The agent answered with an error or broke the protocol."""
 
     kind = "agent"
 
 
 class RuntimeMissing(AgentError):
-    """The device has no TFLite runtime (or no Python) that works."""
+    """The device has no working TFLite runtime or no working Python."""
 
     kind = "no_runtime"
 
@@ -97,43 +96,43 @@ class AgentSilent(AgentError, TimeoutError):
 
 
 class ModelRejected(AgentError):
-    """The runtime refused the file or an inference failed."""
+    """The runtime refused the file, or an inference failed."""
 
     kind = "rejected"
 
 
 class OutOfMemory(AgentError):
-    """The launch was killed for memory."""
+    """The launch ran out of memory and was killed."""
 
     kind = "out_of_memory"
 
 
 class Crashed(AgentError):
-    """The launch ended by a signal or without an answer."""
+    """The launch ended with a signal or without an answer."""
 
     kind = "crashed"
 
 
 class Unsupported(AgentError):
-    """The device or its profile lacks what the cell asks for."""
+    """The device or its profile does not support the cell."""
 
     kind = "unsupported"
 
 
 class FellBack(AgentError):
-    """The accelerator took nothing: what would be measured is the CPU."""
+    """The accelerator took no operator, so the launch would measure the CPU."""
 
     kind = "fell_back"
 
 
 class Unproven(AgentError):
-    """Nothing shows that the accelerator did the work, or what is told of it does not fit together."""
+    """There is no evidence that the accelerator ran the model, or the evidence is contradictory."""
 
     kind = "invalid"
 
 
 class Inaccurate(AgentError):
-    """The device computes something else than the host does from the same file."""
+    """The device's outputs differ too much from the host's for the same file."""
 
     kind = "inaccurate"
 
@@ -145,17 +144,17 @@ class MeterError(HarnessError):
 
 
 class LeaseError(HarnessError):
-    """The device belongs to somebody else, or the lease was lost."""
+    """Another user holds the device's lease, or the lease was lost."""
 
     kind = "busy"
 
     def __init__(self, message: str, holder: str | None = None) -> None:
-        """`holder` is who has the device, where that is known."""
+        """Take the message, and the user that holds the lease if it is known."""
         super().__init__(message)
         self.holder = holder
 
 
 class StoreError(HarnessError):
-    """A run cannot be written or read."""
+    """A stored run cannot be written or read."""
 
     kind = "store"

@@ -1,8 +1,8 @@
-"""What happens while variants are built and devices measured: typed, picklable, one stream.
+"""The events of building and measuring: typed, picklable, in one stream.
 
-The store, the screen, a log and other processes read the same events; each looks at the kinds it
-knows and ignores the rest. An event is a frozen dataclass with plain data in it, so it can be
-pickled to another process and written as a JSON line (`name` is its `event` key there).
+The store, the screen, a log and other processes receive the same events; each handles the kinds it
+knows and ignores the others. An event is a frozen dataclass of plain data, so it can be pickled to
+another process and written as a JSON line, in which `name` is the value of the key `event`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BuildStatus = Literal["started", "done", "cached", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened; `name` identifies the kind in a log."""
+    """Base class of events; `name` identifies the kind in a log."""
 
     name: ClassVar[str] = "event"
 
@@ -43,7 +43,7 @@ class BuildProgress(Event):
     status: BuildStatus
     seconds: float | None = None
     peak_rss_bytes: int | None = None
-    """Peak resident memory (VmHWM) of the worker that did it, so far."""
+    """Peak resident memory (VmHWM) of the worker so far."""
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -51,13 +51,13 @@ class BuildProgress(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringStarted(Event):
-    """Measuring starts: these cells, and how many launches are ahead."""
+    """Measuring starts; has the cells and the number of launches to make."""
 
     name: ClassVar[str] = "measuring"
     cells: tuple[Cell, ...]
     launches: int
     at_most: bool = False
-    """Whether fewer may do."""
+    """Whether `launches` is an upper limit."""
 
     def plain(self) -> dict[str, Any]:
         """Return the counts; the cells are in run.json."""
@@ -66,26 +66,26 @@ class MeasuringStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchStarted(Event):
-    """A launch is under way."""
+    """A launch starts."""
 
     name: ClassVar[str] = "launch_started"
     cell: Cell
     order: LaunchOrder
 
     def plain(self) -> dict[str, Any]:
-        """Return which launch it is."""
+        """Return the ids of the cell and the launch."""
         return {"event": self.name, "cell": self.cell.id, "launch": self.order.launch_id}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchEnded(Event):
-    """A launch is whole, samples included. Whoever stores it makes it durable before returning."""
+    """A launch ended; has its samples. A store makes it durable before it returns."""
 
     name: ClassVar[str] = "launch"
     launch: Launch
 
     def plain(self) -> dict[str, Any]:
-        """Return which launch it is; its journal line has the rest."""
+        """Return the ids of the cell and the launch; its journal line has the rest."""
         return {"event": self.name, "cell": self.launch.cell_id, "launch": self.launch.id}
 
 
@@ -98,13 +98,13 @@ class OutputsChecked(Event):
     agreement: Agreement
 
     def plain(self) -> dict[str, Any]:
-        """Return the agreement's fields beside the cell's id."""
+        """Return the cell's id and the agreement's fields."""
         return {"event": self.name, "cell": self.cell, **asdict(self.agreement)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotMeasured(Event):
-    """Something optional was left out for a cell: the dialect cannot do it, or it failed."""
+    """An optional measurement of a cell was left out: the dialect cannot do it, or it failed."""
 
     name: ClassVar[str] = "not_measured"
     cell: str
@@ -121,7 +121,7 @@ class CellEnded(Event):
     outcome: Outcome
 
     def plain(self) -> dict[str, Any]:
-        """Return whose outcome it is; outcomes.jsonl has the rest."""
+        """Return the cell's id; outcomes.jsonl has the rest."""
         return {"event": self.name, "cell": self.outcome.cell.id}
 
 
@@ -130,7 +130,7 @@ class CellEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceEvent(Event):
-    """Something that happened to a device, with the reason in words."""
+    """Base class of events of a device, with the reason as text."""
 
     device: str
     reason: str = ""
@@ -138,7 +138,7 @@ class DeviceEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(DeviceEvent):
-    """Another user holds the lease; it is waited for."""
+    """Another user holds the lease, and the controller waits for it."""
 
     name: ClassVar[str] = "waiting"
 
@@ -159,14 +159,14 @@ class Reconnected(DeviceEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseLost(DeviceEvent):
-    """Another user took the device while it was being measured."""
+    """Another user took the lease during a measurement."""
 
     name: ClassVar[str] = "lease_lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note(DeviceEvent):
-    """Something about a device that is worth a line."""
+    """Any other notice about a device."""
 
     name: ClassVar[str] = "note"
 
@@ -180,7 +180,7 @@ class Pushed(Event):
     push: Push
 
     def plain(self) -> dict[str, Any]:
-        """Return the transfer's fields beside the device's name."""
+        """Return the device's name and the transfer's fields."""
         return {"event": self.name, "device": self.device, **asdict(self.push)}
 
 
@@ -195,8 +195,8 @@ class Confirming(Event):
 
 
 Emit = Callable[[Event], None]
-"""Takes an event; returns when whoever must have it has it."""
+"""Handles an event, and returns after it has been handled."""
 
 
 def ignore(event: Event) -> None:
-    """Emit to nobody."""
+    """Ignore an event."""

@@ -1,4 +1,4 @@
-"""Find a plug-in by name, through entry points; ours come the same way."""
+"""Find plug-ins by name through entry points; the shipped ones are entry points too."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def names(group: str) -> list[str]:
     return sorted(_points(group))
 
 
-def load(group: str, name: str) -> Any:  # noqa: ANN401 - what a plug-in is depends on the group
+def load(group: str, name: str) -> Any:  # noqa: ANN401 - the type depends on the group
     """Load the plug-in `name` of `group`.
 
-    Raises ConfigError for an unknown name (with the known ones) and HarnessError where the
-    plug-in's own libraries are missing (with the extra that brings them).
+    Raises ConfigError for an unknown name (with the known ones), and HarnessError if the plug-in's
+    libraries are missing (with the extra that installs them).
     """
     points = _points(group)
     if name not in points:
@@ -36,21 +36,21 @@ def load_all(group: str) -> dict[str, Any]:
     return {name: _loaded(point) for name, point in sorted(_points(group).items())}
 
 
-def unknown(what: str, name: str, known: Any) -> str:  # noqa: ANN401 - any iterable of words
-    """Write the message for an unknown word: what, which, did you mean, the known ones."""
+def unknown(what: str, name: str, known: Any) -> str:  # noqa: ANN401 - any iterable of names
+    """Return the message for an unknown name: its kind, the name, a close match, the known names."""
     import difflib
 
-    words = sorted(known)
-    near = difflib.get_close_matches(name, words, n=1)
+    known_names = sorted(known)
+    near = difflib.get_close_matches(name, known_names, n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ""
-    return f'unknown {what} "{name}"{hint} (known: {", ".join(words) or "none"})'
+    return f'unknown {what} "{name}"{hint} (known: {", ".join(known_names) or "none"})'
 
 
 def _points(group: str) -> Mapping[str, EntryPoint]:
     """Return the entry points of a group by name.
 
-    Reading them takes milliseconds, and a farm file asks for each device: they are read again only
-    after something was installed or the search path has changed.
+    Reading them takes milliseconds, and a farm file needs them for each device. So they are cached
+    until a package is installed or the search path changes.
     """
     return _read(group, tuple((folder, _changed_ns(folder)) for folder in sys.path))
 
@@ -75,6 +75,6 @@ def _loaded(point: EntryPoint) -> Any:  # noqa: ANN401 - as load
     except ImportError as error:
         message = (
             f"{point.name} needs a package that is not installed ({error}); "
-            "pip install 'edge-harness[all]' has everything"
+            "pip install 'edge-harness[all]' installs it"
         )
         raise HarnessError(message) from error

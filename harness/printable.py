@@ -1,4 +1,4 @@
-"""Text from devices and files, made harmless for a terminal and for a CI system's log."""
+"""Make text from devices and files harmless for a terminal and a CI system's log."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import unicodedata
 _COMMAND = re.compile(r"(?<!\S)(:|##)(:|\[)")
 
 _BREAKS = "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-"""Everything that `str.splitlines` takes for the end of a line, and the tab."""
+"""The line boundaries of `str.splitlines`, and the tab."""
 
 
 def clean(value: object) -> str:
-    """Make a text that came from a device harmless on a terminal: one line, no control characters.
+    """Make a text from a device harmless on a terminal: one line without control characters.
 
-    Categories Cc, Cf, Cs, Co and Cn go (escape sequences, text direction, lone surrogates). A word
-    that begins as a command to a CI system (`::error::`, `##[group]`) is taken apart: GitHub obeys it
-    wherever a line of a log begins with it.
+    Characters of the categories Cc, Cf, Cs, Co and Cn are removed (escape sequences, text direction,
+    lone surrogates). A blank is inserted into commands to a CI system (`::error::`, `##[group]`),
+    because GitHub executes them at the start of a line of a log.
     """
     text = str(value)
     if "::" in text or "##[" in text:
@@ -32,16 +32,17 @@ def clean(value: object) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """Clean a text line by line; how far a line is indented stays."""
+    """Clean a text line by line, and keep the indentation of each line."""
     lines = (clean(line.strip()) for line in text.splitlines())
     indents = (line[: len(line) - len(line.lstrip(" "))] for line in text.splitlines())
     return "\n".join(indent + line for indent, line in zip(indents, lines, strict=True))
 
 
 def escaped(text: str) -> str:
-    """Escape in a JSON document what a terminal would obey and no person would see.
+    """Escape the invisible characters of a JSON document that would affect a terminal.
 
-    Control characters beyond ASCII, text direction, lone surrogates; JSON escapes the others itself.
+    These are control characters beyond ASCII, text direction and lone surrogates; JSON itself
+    escapes the other control characters.
     """
     if text.isascii():
         return text.replace("\x7f", "\\u007f")

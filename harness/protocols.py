@@ -1,7 +1,7 @@
-"""The seams: what a plug-in offers. At most five verbs each.
+"""The protocols that plug-ins implement, with at most five methods each.
 
-A plug-in is found by name through an entry point (:mod:`harness.plugins`); ours come through the
-same door. CONTRIBUTING.md shows each in ten lines.
+A plug-in is found by name through an entry point (:mod:`harness.plugins`), also the shipped ones.
+CONTRIBUTING.md shows each in ten lines.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     )
 
 
-MOST_FILE_BYTES = 1 << 30
-"""The largest file that is taken from a device: an output of an inference."""
+MAX_FILE_BYTES = 1 << 30
+"""The maximum size of a file that is copied from a device, such as an output of an inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The answer to one command; it remembers the question."""
+    """The result of one command, with the command itself."""
 
     argv: tuple[str, ...]
     exit_code: int
@@ -49,16 +49,16 @@ class Channel(Protocol):
     """A two-way byte stream to one process on a device."""
 
     def send(self, data: bytes) -> None:
-        """Write all of `data`; raises Unreachable when the stream is broken."""
+        """Write all of `data`; raises Unreachable if the stream is broken."""
 
     def read(self, deadline: float) -> bytes:
         """Return at least one byte, or b"" at the end of the stream.
 
-        `deadline` is on time.monotonic(); raises AgentSilent when it passes first.
+        `deadline` is on time.monotonic(); raises AgentSilent if it passes first.
         """
 
     def errors(self) -> bytes:
-        """Return the tail of what the process wrote to stderr so far (bounded)."""
+        """Return the end of the process's stderr so far, of limited length."""
 
     def close(self) -> None:
         """End the process and the stream; never raises."""
@@ -66,10 +66,10 @@ class Channel(Protocol):
 
 @runtime_checkable
 class Transport(Protocol):
-    """How to reach one device. Every call has a deadline.
+    """A connection to one device. Every call has a deadline.
 
-    Every transport has a channel; :class:`Files` and :class:`Commands` are what it may have
-    besides. A serial line has neither. :mod:`harness.devices.abilities` narrows a transport.
+    Every transport has a channel, and it may also be :class:`Files` and :class:`Commands`. A serial
+    line is neither. :mod:`harness.devices.abilities` narrows the type of a transport.
     """
 
     def talk(self, argv: Sequence[str]) -> Channel:
@@ -79,7 +79,7 @@ class Transport(Protocol):
         """
 
     def close(self) -> None:
-        """Release the device; never raises."""
+        """Close the connection; never raises."""
 
 
 @runtime_checkable
@@ -89,16 +89,16 @@ class Files(Protocol):
     def put(self, source: Path, destination: str) -> None:
         """Copy a file to exactly `destination`, creating its folder.
 
-        Not atomic: callers name a `.part` file and finish it by digest, fsync and rename. Only
-        its owner may read it there (0600), whatever the account's umask.
-        Raises TransferFailed (which file, how far) or Unreachable.
+        Not atomic: callers copy to a `.part` file, then check its digest, fsync and rename it. Only
+        its owner may read the copy (0600), whatever the account's umask. Raises TransferFailed
+        (with the file and the bytes so far) or Unreachable.
         """
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
-        """Copy a file from the device; `destination` appears whole or not at all.
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
+        """Copy a file from the device; `destination` is created completely or not at all.
 
-        Raises TransferFailed, also if the file holds more than `most_bytes`, whatever size
-        the device reports.
+        Raises TransferFailed, also if the file has more than `max_bytes`, whatever size the device
+        reports.
         """
 
 
@@ -107,16 +107,16 @@ class Commands(Protocol):
     """A transport that can run commands."""
 
     def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
-        """Run one command without a shell's interpretation and wait for it."""
+        """Run one command without a shell and wait for it."""
 
 
 @runtime_checkable
 class FullTransport(Transport, Files, Commands, Protocol):
-    """A transport with all three: what an agent on a Linux board needs."""
+    """A transport with channels, files and commands, as an agent on a Linux board needs."""
 
 
 class OpenTransport(Protocol):
-    """The entry point `harness.transports`, named by the address's scheme."""
+    """An entry point of the group `harness.transports`; its name is the address's scheme."""
 
     def __call__(self, device: Device, /) -> Transport:
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
@@ -124,61 +124,61 @@ class OpenTransport(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportPlugin:
-    """The entry point `harness.transports` of a transport that has options or a dialect of its own.
+    """An entry point of the group `harness.transports` for a transport with options or a dialect.
 
-    A plain :class:`OpenTransport` is one without options, for the default dialect.
+    A plain :class:`OpenTransport` has no options and uses the default dialect.
     """
 
     open: OpenTransport
     options: type | None = None
-    """A frozen dataclass of what farm.toml may say: its fields are the keys, each with a default.
+    """A frozen dataclass whose fields are the keys of farm.toml, each with a default.
 
-    A field of type `Path` is a file of this host; a relative one is beside farm.toml.
+    A field of type `Path` is a file of this host; a relative path is relative to farm.toml.
     """
     dialect: str | None = None
-    """What devices at such an address speak, if neither farm nor profile says; None for the
-    default (harness.devices.opening.DEFAULT_DIALECT)."""
+    """The dialect of devices with such an address, if neither the farm nor the profile has one; None
+    for the default (harness.devices.opening.DEFAULT_DIALECT)."""
     dialect_options: Callable[[], Mapping[str, Any]] = dict
-    """Gives the dialect's options that the farm leaves out, where they are not the dialect's own."""
+    """Returns defaults of the dialect's options that differ from the dialect's own defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a dialect can do. The bench orders nothing else; columns that need more are null."""
+    """The capabilities of a dialect. The bench uses nothing else; columns that need more are null."""
 
     launches: frozenset[Kind] = frozenset({"timed"})
-    """Kinds of launch it can make."""
+    """The kinds of launch that it can make."""
     infers: bool = False
     """Whether it takes inputs and returns outputs (`infer`)."""
     samples: bool = True
-    """Whether a launch brings one sample per inference; else its only sample is a summary."""
+    """Whether a launch has one sample per inference; if not, its only sample is a summary."""
     places: bool = False
-    """Whether it obeys `LaunchOrder.processors`."""
+    """Whether it applies `LaunchOrder.processors`."""
 
 
 class Dialect(Protocol):
-    """How to speak with one kind of agent over a transport."""
+    """The protocol of one kind of agent, used over a transport."""
 
     can: Capabilities
 
     def deploy(self, files: Mapping[str, Path]) -> Sequence[Push]:
-        """Bring the agent and these files (by sha256) to the device; what is there stays.
+        """Send the agent and these files (by sha256) to the device, except those already there.
 
-        Returns the files that were sent, none where all were there.
+        Returns the files that were sent.
         """
 
     def hello(self) -> DeviceFacts:
-        """Ask the device what it is."""
+        """Return the facts that the device reports."""
 
     def launch(self, order: LaunchOrder) -> Launch:
-        """Make one launch and return it whole; raises an AgentError or a TransportError."""
+        """Make one launch and return it; raises an AgentError or a TransportError."""
 
     def infer(
         self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
     ) -> Mapping[str, np.ndarray[Any, Any]]:
         """Run the file on these inputs, each (n, ...) in the file's own dtype.
 
-        Returns each output as (n, ...), by tensor name as the file has it.
+        Returns each output as (n, ...), by its tensor name in the file.
         """
 
     def close(self) -> None:
@@ -187,34 +187,34 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who has a device."""
+    """The user that holds a device's lease."""
 
     name: str
     seconds: float
-    """How long it still has it if it does not renew."""
+    """How long the lease lasts unless it is renewed."""
     is_this: bool
-    """This process itself, over another connection."""
+    """Whether this process itself holds it, over another connection."""
 
 
 @runtime_checkable
 class Leasing(Protocol):
-    """A dialect whose devices several controllers can reach: one has it at a time.
+    """A dialect whose devices several controllers can reach; one of them holds the lease.
 
-    Optional: a device behind a Dialect without these verbs belongs to the host it is plugged into.
-    The lease is kept on the device, so nobody has to be asked but the device.
+    Optional: a device with a Dialect without these methods belongs to the host it is connected to.
+    The lease is stored on the device, so no other service is needed.
     """
 
     def holder(self) -> Holder | None:
-        """Ask who has the device; None where nobody has."""
+        """Return the user that holds the lease; None if it is free."""
 
     def hold(self) -> None:
-        """Take the device and keep it until `release` or `close`; nothing where it is held already.
+        """Take the lease and keep it until `release` or `close`; do nothing if it is held already.
 
-        Raises LeaseError while somebody else has it.
+        Raises LeaseError while another user holds the lease.
         """
 
     def release(self) -> None:
-        """Let go of the device; never raises."""
+        """Release the lease; never raises."""
 
 
 @runtime_checkable
@@ -225,7 +225,7 @@ class KeepsFiles(Protocol):
     """
 
     def path_of(self, digest: str) -> str:
-        """Return where a deployed file (by sha256) lies on the device."""
+        """Return the path of a deployed file (by sha256) on the device."""
 
 
 @runtime_checkable
@@ -238,78 +238,78 @@ class Clocked(Protocol):
     """
 
     def exchange(self) -> Exchange:
-        """Read the device's clock once; not called while a launch is under way.
+        """Read the device's clock once; not called during a launch.
 
-        Raises AgentError if the device reports none, and what the transport raises.
+        Raises AgentError if the device reports no clock, and what the transport raises.
         """
 
 
 class OpenDialect(Protocol):
-    """The entry point `harness.dialects`."""
+    """An entry point of the group `harness.dialects`."""
 
     def __call__(self, transport: Transport, device: Device, /) -> Dialect:
-        """Make the dialect; nothing is sent before `deploy` or `hello`.
+        """Make the dialect; it sends nothing before `deploy` or `hello`.
 
-        Raises Unsupported where the transport lacks what the dialect needs.
+        Raises Unsupported if the transport does not have an ability that the dialect needs.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialectPlugin:
-    """The entry point `harness.dialects` of a dialect that has options.
+    """An entry point of the group `harness.dialects` for a dialect with options.
 
-    A plain :class:`OpenDialect` is one without options.
+    A plain :class:`OpenDialect` has no options.
     """
 
     open: OpenDialect
     options: type | None = None
-    """As those of a :class:`TransportPlugin`. A dialect that keeps files on the device calls the
-    folder `workdir`."""
+    """As in :class:`TransportPlugin`. If a dialect stores files on the device, its option for the
+    folder is `workdir`."""
 
 
 class Meter(AbstractContextManager["Meter"], Protocol):
-    """An instrument or sensor that is read while it is open: entered before a launch, left after.
+    """An instrument or sensor that is read during a launch: entered before it, left after it.
 
-    Raises MeterError; a meter that fails costs its samples, never the launch.
+    Raises MeterError. If a meter fails, its samples are lost but not the launch.
     """
 
     def samples(self) -> tuple[Samples, ...]:
-        """Return what was read since it was entered, a series per quantity (`power`, in mW)."""
+        """Return the samples since it was entered, one series per quantity (`power`, in mW)."""
 
 
 class OpenMeter(Protocol):
-    """The entry point `harness.meters`, named by the farm's key `meter`."""
+    """An entry point of the group `harness.meters`; the farm's key `meter` is its name."""
 
     def __call__(self, device: Device, transport: Transport) -> Meter:
         """Open the meter with `device.meter_options`; raises MeterError or ConfigError.
 
-        `transport` reaches the device, for a sensor on the board itself.
+        `transport` is connected to the device, for a sensor on the board itself.
         """
 
 
 class StopFlag(Protocol):
-    """Whether work should end early; a threading.Event is one."""
+    """A flag that stops work early, such as a threading.Event."""
 
     def is_set(self) -> bool:
         """Whether to stop."""
 
 
 class Work(Protocol):
-    """A piece of work for an engine: picklable, and it reports everything as events."""
+    """Work for an engine; it is picklable and reports everything as events."""
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
-        """Do the work; `emit` returns when the event has been dealt with."""
+        """Do the work; `emit` returns after the event has been handled."""
 
 
 class Engine(Protocol):
-    """Where work runs: a thread of this process, or another host."""
+    """Runs work, in a thread of this process or on another host."""
 
     def submit(self, work: Work, stop: StopFlag) -> Iterator[Event]:
-        """Run the work; yield its events in order; raise what it raises."""
+        """Run the work, yield its events in order, and raise what the work raises."""
 
 
 class OpenEngine(Protocol):
-    """The entry point `harness.engines`."""
+    """An entry point of the group `harness.engines`."""
 
     def __call__(self) -> Engine:
         """Make the engine."""
@@ -317,27 +317,28 @@ class OpenEngine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a metric came to over all samples it was given."""
+    """The value of a metric over all samples."""
 
     value: float
     samples: int
     low: float | None = None
-    """With `high` the 95 % interval of `value` over samples; None where there is none."""
+    """The low end of the 95 % interval of `value` over samples; None if there is none."""
     high: float | None = None
+    """The high end."""
 
 
 class Metric(Protocol):
-    """How well a file answers, summed batch by batch. The entry point `harness.metrics`.
+    """A metric of a file's outputs, summed by batch: an entry point of the group `harness.metrics`.
 
-    A class that is made without arguments, an object per evaluation. It keeps sums, not samples, so
-    that a data set need not fit into memory. `harness.metrics` has the shipped ones.
+    A class without constructor arguments; each evaluation makes an object. It keeps sums and not
+    samples, so a data set need not fit into memory. `harness.metrics` has the shipped metrics.
     """
 
     name: str
     direction: Direction
-    """`higher` for a share of right answers, `lower` for an error."""
+    """`higher` for a share of right outputs, `lower` for an error."""
     summary: str
-    """One line: what the value is, and what the labels are."""
+    """One line that explains the value and the labels."""
 
     def update(
         self,
@@ -350,7 +351,7 @@ class Metric(Protocol):
             outputs: real values, each (n, ...), by tensor name and in the file's order.
             labels: each (n, ...); the data's "y" is `y`, its "y.NAME" is `NAME`.
 
-        Raises ConfigError for labels or outputs that do not fit.
+        Raises ConfigError for labels or outputs that do not fit the metric.
         """
 
     def result(self) -> Score:
@@ -359,10 +360,10 @@ class Metric(Protocol):
 
 @runtime_checkable
 class JudgesSamples(Protocol):
-    """A metric that says of each sample alone whether the answer is right. Optional.
+    """A metric that decides for each sample whether the output is right. Optional.
 
-    The value is then the share of right answers, and the gate compares two files sample by sample
-    (McNemar). The values of a metric without this verb are compared as two numbers.
+    The value is then the share of right outputs, and the gate compares two files by sample
+    (McNemar). For a metric without this method the gate compares two numbers.
     """
 
     def right(
@@ -375,7 +376,7 @@ class JudgesSamples(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What a build step takes and gives: a file and what is known of it so far."""
+    """The input and output of a build step: a file and its facts so far."""
 
     path: Path
     form: str
@@ -383,26 +384,26 @@ class Artifact:
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     compiled: Compiled | None = None
-    """What a vendor's compiler said, of a step that called one."""
+    """The report of a vendor's compiler, if the step called one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepData:
-    """The arrays a step may use, by input name; None where the plan gives none."""
+    """The arrays for a step, by input name; None if the plan gives none."""
 
     calibration: Mapping[str, np.ndarray[Any, Any]] | None = None
     calibration_labels: np.ndarray[Any, Any] | None = None
-    """The "y" beside the calibration inputs, where there is one for each."""
+    """The "y" of the calibration data, if it has one label per input."""
     training: Mapping[str, np.ndarray[Any, Any]] | None = None
-    """With labels under "y" where the plan gives them."""
+    """With labels under "y" if the plan gives them."""
     random_calibration: bool = False
     seed: int = 0
-    """Of everything a step draws: the order of samples, what is kept apart, dropout."""
+    """The seed of all random choices of a step: sample order, validation split, dropout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A parameter of a step, for `recipes` and for the check at the door."""
+    """A parameter of a step, for `recipes` and for the check of a plan."""
 
     name: str
     type: str
@@ -411,25 +412,26 @@ class Parameter:
 
 
 class Step(Protocol):
-    """One step of a recipe; a class with these attributes and one verb.
+    """One step of a recipe: a class with these attributes and one method.
 
-    Two more are optional: the attribute `wants`, data it uses where the plan gives it (as `needs`),
-    and the verb of :class:`Promising`.
+    Two more are optional: the attribute `wants`, for data that it uses if the plan gives it (as
+    `needs`), and the method of :class:`Promising`.
     """
 
     name: str
     summary: str
     parameters: tuple[Parameter, ...]
     takes: tuple[str, ...]
-    """Forms it accepts: `tflite`, `keras`, ..."""
+    """The forms that it accepts: `tflite`, `keras`, ..."""
     gives: str
+    """The form of its artifact."""
     needs: tuple[str, ...]
-    """Data it cannot do without: `calibration`, `training`."""
+    """The data that it requires: `calibration`, `training`."""
 
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Make the artifact inside `workdir`; raises RecipeError with the reason."""
+        """Make the artifact in the folder `workdir`; raises RecipeError with the reason."""
 
 
 Measure = Literal[
@@ -440,56 +442,57 @@ Measure = Literal[
     "int8_share",
     "elements",
 ]
-"""What a promise is about; harness.tflite.structure says how each is read off a file.
+"""The quantity of a promise; harness.tflite.structure computes each from a file.
 
-Of every layer (a constant of two dimensions or more that an operator computes with):
+Per layer (a constant of two dimensions or more that an operator computes with):
 
 - `sparsity`: share of zeros, 0..1.
 - `unique_values`: distinct stored values in the whole tensor.
-- `unique_per_channel`: the most distinct values in one output channel. Folding a batch
-  normalisation and a scale per channel keep it, and not `unique_values`.
-- `nonzeros_per_4`: the most nonzeros among 4 neighbours along the last dimension (input channels).
+- `unique_per_channel`: the maximum of distinct values per output channel. Folding a batch
+  normalisation and a scale per channel preserve it, but not `unique_values`.
+- `nonzeros_per_4`: the maximum of nonzeros among 4 neighbours along the last dimension (input
+  channels).
 
 Of the chosen layers together:
 
-- `int8_share`: share of their elements that is stored in 8 bits or fewer, 0..1.
-- `elements`: how many elements they have.
+- `int8_share`: share of their elements that are stored in 8 bits or fewer, 0..1.
+- `elements`: their number of elements.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """What a step says that the recipe's finished file will show.
+    """A property that a step guarantees for the recipe's finished file.
 
     Promise(measure="sparsity", at_least=0.5, operators=("CONV_2D", "FULLY_CONNECTED"))
     Promise(measure="unique_per_channel", at_most=16, min_elements=1_000)
 
-    Checked on the last file of the recipe, whatever steps came after: `prune > int8` has to keep
-    its zeros. A broken one is a RecipeError that names the step, the layer and the numbers. One
-    element of a layer is forgiven in `sparsity`, for rounding. A promise must say which layers the
-    step leaves alone, or it is broken by them: by operator, size or name.
+    It is checked on the last file of the recipe, after all steps: `prune > int8` must keep the
+    zeros. A broken promise is a RecipeError with the step, the layer and the numbers. `sparsity`
+    tolerates one element per layer, for rounding. A promise must exclude the layers that the step
+    does not change, by operator, size or name; otherwise they break it.
     """
 
     measure: Measure
     at_least: float | None = None
     at_most: float | None = None
     operators: tuple[str, ...] = ()
-    """TFLite operators whose weights are meant (`CONV_2D`, ...); empty for every operator."""
+    """The TFLite operators whose weights are checked (`CONV_2D`, ...); empty for all operators."""
     min_elements: int = 1
-    """Smaller tensors are not meant."""
+    """Smaller tensors are not checked."""
     names: str = ".*"
-    """Regular expression that a meant tensor's name matches somewhere."""
+    """A regular expression that is searched in the names of the checked tensors."""
 
     def __post_init__(self) -> None:
-        """Refuse a promise that promises nothing."""
+        """Refuse a promise without a limit."""
         if self.at_least is None and self.at_most is None:
-            message = "a promise says at_least or at_most"
+            message = "a promise needs at_least or at_most"
             raise ValueError(message)
 
 
 @runtime_checkable
 class Promising(Protocol):
-    """A step that also promises. Optional: a Step without this verb promises nothing."""
+    """A step with promises. Optional: a Step without this method promises nothing."""
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Say what the finished file will show, given the step's checked parameters."""
+        """Return the promises for the finished file, given the step's checked parameters."""

@@ -6,8 +6,8 @@
     def test_not_slower(edge_gate):
         edge_gate("model.tflite", baseline="main.tflite", device="pi")
 
-Loaded by pytest wherever edge-harness is installed, so nothing heavy is imported before a test asks
-for the fixture. docs/pytest.md has the rules: what is skipped, what fails, where runs are stored.
+pytest loads this module if edge-harness is installed, so heavy modules are imported only when a test
+uses a fixture. docs/pytest.md has the rules: what is skipped, what fails, where runs are stored.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from harness.config.farm import Farm
 
 AWAY = ("unreachable", "busy")
-"""Kinds of failure that say nothing of the model: the device is not there, or is another's."""
+"""Kinds of failure that do not concern the model: the device is away, or another user has it."""
 
 RECORDED = ("latency_p50_ms", "latency_p90_ms", "load_ms", "peak_rss_mb", "size_bytes", "accuracy")
-"""Columns that JUnit's properties get, as `edge_latency_p50_ms`."""
+"""Columns that are JUnit properties, as `edge_latency_p50_ms`."""
 
 ROW, GATE = "edge_row", "edge_gate"
-"""The properties that are a line of the session's end."""
+"""The properties that are printed at the end of the session."""
 
 _ITEM = pytest.StashKey[pytest.Item]()
 
 
 class CellFailed(AssertionError):
-    """The cell was asked for and has no number: the row's status and the reason."""
+    """The cell could not be measured; the message has the row's status and the reason."""
 
 
 class Regressed(AssertionError):
-    """The gate showed, and fresh pairs confirmed, that the candidate is worse than the baseline."""
+    """The gate found, and fresh pairs confirmed, that the candidate is worse than the baseline."""
 
 
 class MeasuredRow:
-    """A measured row: the columns of `show` as attributes, with their units in the names.
+    """A measured row with the columns of `show` as attributes; units are in the names.
 
     A column that was not measured is None, never 0.
     """
@@ -55,7 +55,7 @@ class MeasuredRow:
         self._columns = dict(columns)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as many types as columns
-        """Return a column; an unknown one says the nearest."""
+        """Return a column; raises AttributeError with the closest name for an unknown one."""
         columns = self.__dict__.get("_columns", {})
         if name in columns:
             return columns[name]
@@ -68,7 +68,7 @@ class MeasuredRow:
         return dict(self._columns)
 
     def __repr__(self) -> str:
-        """Say which row this is and its p50, for pytest's account of a failed assert."""
+        """Return the row's name and p50, which pytest shows for a failed assert."""
         from harness.records.table import display
 
         p50 = display.milliseconds(self.latency_p50_ms)
@@ -77,7 +77,7 @@ class MeasuredRow:
 
 
 class Edge:
-    """What the `edge` fixture is: measures a model on a device of the farm, one row at a time."""
+    """The value of the `edge` fixture: measures a model on a device of the farm, row by row."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Take the farm and the results folder from pytest's options."""
@@ -96,12 +96,12 @@ class Edge:
     ) -> MeasuredRow:
         """Build the recipe of a model, measure it on one device, return its row.
 
-        Paths are looked for beside the test's file, then in pytest's rootdir, then in the working
-        folder. `device` is a name of the farm or a URI. A device that is away, or busy for another,
-        skips the test with the reason.
+        Paths are searched beside the test's file, then in pytest's rootdir, then in the working
+        folder. `device` is a name of the farm or a URI. If the device is away or another user has
+        it, the test is skipped with the reason.
 
-        Raises CellFailed (an AssertionError) where there is no number for any other reason, and
-        pytest.UsageError for a file, recipe or device that cannot be.
+        Raises CellFailed (an AssertionError) if the cell fails for any other reason, and
+        pytest.UsageError for an invalid file, recipe or device.
         """
         __tracebackhide__ = True
         from harness.errors import HarnessError
@@ -136,8 +136,8 @@ class Edge:
     ) -> Sequence[Mapping[str, Any]]:
         from harness import api
 
-        with _alone():
-            going = api.bench(
+        with _exclusively():
+            run = api.bench(
                 [model],
                 on=[device],
                 recipes=[recipe],
@@ -147,12 +147,12 @@ class Edge:
                 wait=True,  # for another worker of pytest-xdist, or another host
                 **options,
             )
-            with going:
-                # Several rows are refused by the caller; that is known before they are measured.
-                if len(going.rows()) == 1:
-                    for _ in going:
+            with run:
+                # The caller refuses several rows, so they need not be measured.
+                if len(run.rows()) == 1:
+                    for _ in run:
                         pass
-            return going.rows()
+            return run.rows()
 
     def _judged(self, columns: Mapping[str, Any]) -> MeasuredRow:
         """Skip, fail, or remember the row and return it."""
@@ -160,11 +160,12 @@ class Edge:
         from harness.records.table import display
 
         status = columns["status"]
-        said = f"{display.name(dict(columns))}: {status}: {display.clean(columns['reason'] or '')}"
+        reason = display.clean(columns["reason"] or "")
+        message = f"{display.name(dict(columns))}: {status}: {reason}"
         if status in AWAY:
-            pytest.skip(said)
+            pytest.skip(message)
         if columns["latency_p50_ms"] is None:
-            raise CellFailed(f"{said} (run {columns['run']})")
+            raise CellFailed(f"{message} (run {columns['run']})")
         row = MeasuredRow(columns)
         self.remember(
             (ROW, f"{repr(row)[1:-1]} (run {row.run})"),
@@ -173,23 +174,23 @@ class Edge:
         )
         return row
 
-    # --- what a question needs, shared with the gate ---------------------------------------------
+    # --- shared with the gate --------------------------------------------------------------------
 
     @property
     def results(self) -> Path | None:
-        """The folder of runs; None for the usual one."""
+        """The folder of runs; None for the default."""
         option = self._config.getoption("edge_results")
         return Path(option) if option else None
 
     def farm(self) -> Farm:
-        """Read the farm of --edge-farm, else of the rootdir, else the user's."""
+        """Read the farm of --edge-farm, else that in the rootdir, else the user's."""
         from harness.config import farm as farms
 
         option = self._config.getoption("edge_farm")
         return farms.load(Path(option) if option else None, self._config.rootpath)
 
     def path(self, written: str | Path) -> Path:
-        """Find a file that a test names; one that is nowhere is left for the plan's door to name."""
+        """Find a file that a test names; return a missing one unchanged, for the plan's error."""
         path = Path(written)
         item = self._config.stash.get(_ITEM, None)
         beside = [item.path.parent] if item is not None else []
@@ -199,21 +200,21 @@ class Edge:
         return path
 
     def data(self, written: str | Path | None) -> str | None:
-        """Find a file of data; None and `random` are kept as they are."""
+        """Find a file of data; None and `random` are returned unchanged."""
         return None if written is None else str(self.path(written))
 
     def remember(self, *properties: tuple[str, object]) -> None:
-        """Keep properties with the running test: for its JUnit case and the end of the session."""
+        """Add properties to the running test, for its JUnit case and the session's summary."""
         item = self._config.stash.get(_ITEM, None)
         if item is not None:
             item.user_properties += properties
 
 
 class EdgeGate:
-    """What the `edge_gate` fixture is: call it with a candidate and its baseline."""
+    """The value of the `edge_gate` fixture: call it with a candidate and its baseline."""
 
     def __init__(self, edge: Edge) -> None:
-        """Ask with the farm and the results folder of `edge`."""
+        """Use the farm and the results folder of `edge`."""
         self._edge = edge
 
     def __call__(
@@ -226,16 +227,16 @@ class EdgeGate:
         threads: int = 1,
         calibration: str | Path | None = None,
         evaluation: str | Path | None = None,
-        **rules: Any,  # noqa: ANN401 - the keys of [gate], checked by the plan's door
+        **rules: Any,  # noqa: ANN401 - the keys of [gate], which the plan checks
     ) -> Result:
-        """Measure a model beside its baseline on one device; pass where it did not get worse.
+        """Compare a model with its baseline on one device; pass if it is not worse.
 
-        `baseline` is a file or a stored run, `rules` are the keys of a plan's [gate]: metrics,
-        margin, min_effect, max_pairs, budget_seconds. Inconclusive skips the test with the reason,
-        and so does a device that is away.
+        `baseline` is a file or a stored run. `rules` are the keys of a plan's [gate]: metrics,
+        margin, min_effect, max_pairs, budget_seconds. If the verdict is inconclusive or the device
+        is away, the test is skipped with the reason.
 
-        Raises Regressed (an AssertionError) for a confirmed regression, CellFailed where a side
-        could not be measured, pytest.UsageError for a question that cannot be asked.
+        Raises Regressed (an AssertionError) for a confirmed regression, CellFailed if a side could
+        not be measured, and pytest.UsageError for invalid arguments.
         """
         __tracebackhide__ = True
         from harness import api
@@ -254,7 +255,7 @@ class EdgeGate:
             "gate": rules,
         }
         try:
-            with _alone():
+            with _exclusively():
                 found = api.gate(
                     plans.from_mapping(mapping, Path.cwd(), "edge_gate"),
                     baseline=str(self._edge.path(baseline)),
@@ -268,7 +269,7 @@ class EdgeGate:
         return self._judged(found)
 
     def _judged(self, found: Result) -> Result:
-        """Fail, skip, or return what the gate came to."""
+        """Fail, skip, or return the result of the gate."""
         __tracebackhide__ = True
         from harness.analysis.gate.document import explained
 
@@ -286,8 +287,8 @@ class EdgeGate:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Let one process of this host measure at a time: pytest-xdist's workers disturb one another."""
+def _exclusively() -> Iterator[None]:
+    """Let one process of this host measure at a time; pytest-xdist's workers would interfere."""
     import fcntl
 
     from harness import assets
@@ -299,7 +300,7 @@ def _alone() -> Iterator[None]:
         yield
 
 
-# --- what pytest calls ---------------------------------------------------------------------------
+# --- hooks and fixtures of pytest ----------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -308,23 +309,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--edge-farm",
         metavar="FARM",
-        help="farm.toml [default: in the rootdir, then ~/.config/edge-harness]",
+        help="use this farm.toml [default: in the rootdir, then ~/.config/edge-harness]",
     )
     group.addoption(
         "--edge-results",
         metavar="DIR",
-        help="folder of runs [default: $EDGE_HARNESS_RESULTS or results/runs]",
+        help="use this folder of runs [default: $EDGE_HARNESS_RESULTS or results/runs]",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Remember which test runs, so that a fixture of any scope knows for whom it measures."""
+    """Remember the running test for the fixtures, which have session scope."""
     item.config.stash[_ITEM] = item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:  # noqa: ANN401 - pytest keeps the type private
-    """Print what was measured, a line for each row and each gate; by the reports, as xdist does."""
+    """Print one line per measured row and gate, from the reports, so that xdist works too."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     lines = [
         str(value)
@@ -347,5 +348,5 @@ def edge(pytestconfig: pytest.Config) -> Edge:
 
 @pytest.fixture(scope="session")
 def edge_gate(edge: Edge) -> EdgeGate:
-    """Gate a model against a baseline: `edge_gate("model.tflite", baseline="main.tflite")`."""
+    """Compare a model with a baseline: `edge_gate("model.tflite", baseline="main.tflite")`."""
     return EdgeGate(edge)

@@ -1,10 +1,10 @@
-"""The nouns of edge-harness: frozen, keyword-only dataclasses of the standard library.
+"""The data types of edge-harness: frozen, keyword-only dataclasses of the standard library.
 
-Every noun has one meaning and one home. Units are in the field names; times are nanoseconds
-where they come from a clock, seconds where a person writes them. Nothing here imports anything
-of ours, so every other module may. The limits of a plan's numbers are written beside the fields
-with annotated-types, which pydantic checks when a file is loaded. A noun that is stored with a run
-has no limits here, so that old runs stay readable whatever a limit becomes.
+Every class has one meaning. Units are in the field names; times from a clock are in nanoseconds,
+times that a person writes in seconds. This module imports no other module of edge-harness, so all
+can import it. The limits of a plan's numbers are annotations of the fields (annotated-types), which
+pydantic checks when a file is loaded. A class that is stored with a run has no limits here, so that
+old runs stay readable if a limit changes.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from annotated_types import Ge, Le
 
 Kind = Literal["timed", "memory", "bare", "accuracy", "cpu"]
-"""What a launch is for. Timed launches never measure memory and the reverse; `cpu` is a short one of the
-same file on the processor, which an accelerator's time is held against."""
+"""The purpose of a launch. A timed launch never measures memory, and a memory launch is never timed. `cpu`
+is a short launch of the same file on the processor, to compare an accelerator's time with."""
 
 Scenario = Literal["single", "stream", "offline", "sustained"]
-"""How inferences follow each other in a timed launch (docs/measurement.md, Scenarios)."""
+"""The order and timing of inferences in a timed launch (docs/measurement.md, Scenarios)."""
 
 Thermal = Literal["cool", "none", "soak"]
 Direction = Literal["lower", "higher"]
 """Which values of a column or a metric are better."""
 
 FORBID_UNKNOWN: dict[str, str] = {"extra": "forbid"}
-"""Read by pydantic at the door: a key that no field has is refused, never ignored."""
+"""Configuration of pydantic: an unknown key is refused and not ignored."""
 
 FINITE: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
-"""The same, and NaN and infinities are refused too."""
+"""Configuration of pydantic: unknown keys, NaN and infinities are refused."""
 
 _Share = Annotated[float, Ge(0), Le(1)]
 _NotNegative = Annotated[float, Ge(0)]
 
 
 PATIENCE_SECONDS = 120.0
-"""How long a device that went away is waited for, unless the plan says: a board boots in 20-60 s, and
-one with a large card checks it first."""
+"""How long to wait for a device that went away, by default: a board boots in 20-60 s, and longer if it
+checks a large card first."""
 
 
 # --- devices -----------------------------------------------------------------------------------
@@ -59,16 +59,16 @@ class CoreGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """An accelerator a class of device has, and the target word that asks for it."""
+    """An accelerator of a class of device, and the target that selects it."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     name: str
     target: str
     external_delegate: str | None = None
     """Path or soname of the delegate library on the device, with the two entry points of TFLite's
-    external delegates; null where the runtime itself brings the delegate (`gpu`)."""
+    external delegates; null if the runtime itself has the delegate (`gpu`)."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """What the library is told when it is loaded, in its own words."""
+    """The options that are passed to the library when it is loaded, by its own names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,20 +83,20 @@ class ThermalPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detect:
-    """How `add` recognises this class: all given keys must match."""
+    """The criteria by which `add` recognises this class; all given keys must match."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     machine: tuple[str, ...] = ()
-    """`uname -m` words, any of them."""
+    """Values of `uname -m`; one must match."""
     model: tuple[str, ...] = ()
-    """Substrings of the device-tree model (or board name), any of them."""
+    """Substrings of the device-tree model (or board name); one must match."""
     usb: tuple[str, ...] = ()
-    """USB vendor:product ids, any of them."""
+    """USB vendor:product ids; one must match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A class of device: what its hardware is and what it can be asked for."""
+    """A class of device: its hardware, runtimes and targets."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     name: str
@@ -105,23 +105,23 @@ class Profile:
     chip: str | None = None
     cores: tuple[CoreGroup, ...] = ()
     memory_mb: tuple[int, ...] = ()
-    """Sizes this class is sold with, MB of 10^6 bytes."""
+    """The memory sizes of this class, MB of 10^6 bytes."""
     runtimes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("xnnpack",)
     default_target: str = "xnnpack"
-    """What a recipe without `@target` is built for, unless the file itself says."""
+    """The target of a recipe without `@target`, unless the file itself determines it."""
     dialect: str | None = None
-    """What its devices speak, unless the farm says; None leaves it to the address."""
+    """The dialect of its devices, unless the farm has one; None for that of the address."""
     accelerators: tuple[Accelerator, ...] = ()
     xnnpack: bool = True
-    """Whether the CPU path is promised to be XNNPACK; its silent absence is then flagged."""
+    """Whether the CPU path must be XNNPACK; launches without it are flagged."""
     sensors: tuple[str, ...] = ()
     thermal: ThermalPolicy = ThermalPolicy()
     detect: Detect = Detect()
     verified: str = "none"
     """`none`, `emulated` or `hardware (run, date)`."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Where each fact of hardware is from: field name to document."""
+    """The source of each fact of hardware: field name to document."""
     notes: str = ""
 
 
@@ -136,33 +136,33 @@ class Device:
     """A URI: `local:`, `ssh://user@host:port`, `adb:SERIAL`, `serial:/dev/ttyACM0?baud=115200`."""
     tags: tuple[str, ...] = ()
     dialect: str | None = None
-    """Its name; None leaves it to the profile and the address (harness.devices.opening)."""
+    """The dialect's name; None for that of the profile or the address (harness.devices.opening)."""
     transport_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keys and values of the transport's own options, as harness.protocols.TransportPlugin has them."""
+    """The options of the transport, which harness.protocols.TransportPlugin declares."""
     dialect_options: Mapping[str, Any] = field(default_factory=dict)
-    """Those of the dialect's."""
+    """The options of the dialect."""
     delegate_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By target, over those of the profile: `{ edgetpu = { device = "usb:1" } }`."""
+    """Options by target, which override those of the profile: `{ edgetpu = { device = "usb:1" } }`."""
     meter: str | None = None
     meter_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """A TFLite runtime found on a device."""
+    """A TFLite runtime on a device."""
 
     name: str
-    """Import name: `ai_edge_litert`, `tflite_runtime` or `tensorflow`."""
+    """The import name: `ai_edge_litert`, `tflite_runtime` or `tensorflow`."""
     version: str
     numpy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
-    """What a device said of itself in `hello`; None is what it cannot say."""
+    """The facts that a device reports in `hello`; None if it does not report one."""
 
     identity: str
-    """Stable over reboots and addresses: machine id or board serial, hashed."""
+    """The hash of the machine id or board serial; reboots and new addresses do not change it."""
     hostname: str | None = None
     system: str | None = None
     kernel: str | None = None
@@ -178,7 +178,7 @@ class DeviceFacts:
     agent_digest: str | None = None
     boot_id: str | None = None
     clock_offset_seconds: float | None = None
-    """Device wall clock minus ours; too small by what an answer takes to come."""
+    """The device's wall clock minus ours; too small by the travel time of the answer."""
     governor: str | None = None
     temperature_c: float | None = None
     load_1m: float | None = None
@@ -188,25 +188,25 @@ class DeviceFacts:
     python_bits: int | None = None
     """32 or 64: a 32-bit Python on a 64-bit kernel needs other wheels than `machine` suggests."""
     usable_cores: int | None = None
-    """How many processors the agent may run on."""
+    """The number of processors that the agent may run on."""
     processors: tuple[int, ...] = ()
-    """Their numbers, the fastest first."""
+    """The numbers of these processors, the fastest first."""
     throttled: int | None = None
     """Bits of `vcgencmd get_throttled`, as in :class:`Covariates`."""
     unpacks: tuple[str, ...] = ()
-    """Codecs in which files may be sent."""
+    """The codecs that the device can unpack files from."""
     usb: tuple[str, ...] = ()
-    """USB vendor:product ids of what is plugged in."""
+    """The vendor:product ids of connected USB devices."""
     runtime_problems: tuple[str, ...] = ()
-    """Runtimes that are there and do not import, with the reason."""
+    """Installed runtimes that cannot be imported, with the reason."""
 
 
-# --- models and what is made of them -----------------------------------------------------------
+# --- models, recipes and variants --------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """Where a model's data is; paths are absolute by now, or `random`, or `file.py:generator`."""
+    """The data of a model: absolute paths, `random`, or `file.py:generator`."""
 
     training: str | None = None
     calibration: str | None = None
@@ -216,13 +216,13 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model as the user has it, before anything is made of it."""
+    """A model of the user, from which variants are built."""
 
     name: str
     path: Path
     data: DataSource = DataSource()
     shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Chosen shapes for dynamic dimensions, by input name (`*` for a single input)."""
+    """Shapes for dynamic dimensions, by input name (`*` for a single input)."""
     signature: str | None = None
     allow_flex: bool = False
 
@@ -235,7 +235,7 @@ class StepCall:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Write the step as a plan writes it: `prune(sparsity=0.5)`."""
+        """Format the step as in a plan: `prune(sparsity=0.5)`."""
         if not self.parameters:
             return self.name
         inside = ", ".join(f"{key}={written(value)}" for key, value in self.parameters.items())
@@ -244,16 +244,16 @@ class StepCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A name and ordered steps: `prune(sparsity=0.5) > int8`, optionally for one target."""
+    """A name and ordered steps, `prune(sparsity=0.5) > int8`, optionally for one target."""
 
     name: str
-    """As the plan and the rows write it, target included where the plan names one."""
+    """The text in the plan and the rows, with the target if the plan names one."""
     steps: tuple[StepCall, ...]
     target: str | None = None
 
     @property
     def chain(self) -> str:
-        """The steps in canonical spelling; equal chains build equal files."""
+        """The steps in canonical form; equal chains build equal files."""
         return " > ".join(str(step) for step in self.steps)
 
 
@@ -263,7 +263,7 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    """-1 where the file leaves the dimension open."""
+    """The dimensions; -1 for a dynamic one."""
     dtype: str
     scale: float | None = None
     zero_point: int | None = None
@@ -271,40 +271,40 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How a file's outputs compare with another's on the same inputs."""
+    """The agreement of two files' outputs on the same inputs."""
 
     samples: int
     top1: float | None
-    """Share of inputs with the same arg-max; null where there are no classes."""
+    """Share of inputs with the same arg-max; null if there are no classes."""
     relative_error: float
     """||a - b|| / ||b|| over all outputs, b the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """What a vendor's compiler made of a file, by its own account, held against the file itself."""
+    """The report of a vendor's compiler about a file, checked against the compiled file."""
 
     compiler: str
-    """Name and version, as it prints them."""
+    """The name and version that it prints."""
     mapped_ops: int | None = None
-    """Operators of the original file that it put on the accelerator."""
+    """Operators of the original file that it mapped to the accelerator."""
     total_ops: int | None = None
     left: Mapping[str, str] = field(default_factory=dict)
-    """Operators it left on the CPU, by name, with its reason."""
+    """Operators left on the CPU, by name, with the compiler's reason."""
     subgraphs: int | None = None
     on_chip_bytes: int | None = None
-    """Of weights kept on the accelerator."""
+    """Bytes of weights in the accelerator's memory."""
     off_chip_bytes: int | None = None
-    """Of weights that travel to it with every inference."""
+    """Bytes of weights that are sent to the accelerator with every inference."""
     source: str = ""
-    """Where this was read: the log's name, `stdout`."""
+    """The source of the report: the log's name, or `stdout`."""
     contradiction: str | None = None
-    """Where its account and the compiled file do not fit together."""
+    """The contradiction between the report and the compiled file, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncompiled:
-    """The file that a vendor's compiler was given: what the host can run of a compiled one."""
+    """The input file of a vendor's compiler, which the host can run in place of the compiled file."""
 
     path: Path
     digest: str
@@ -313,7 +313,7 @@ class Uncompiled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The file a recipe made of a model for a target, and what is known of it on the host."""
+    """The file that a recipe built from a model for a target, and its facts on the host."""
 
     model: str
     recipe: str
@@ -328,23 +328,24 @@ class Variant:
     operators: Mapping[str, int] = field(default_factory=dict)
     sparsity: float | None = None
     accuracy: float | None = None
-    """On the host, over the plan's evaluation data, by `metric`: a share or an error."""
+    """The value of `metric` on the host over the plan's evaluation data: a share or an error."""
     accuracy_low: float | None = None
-    """With `accuracy_high` the metric's 95 % interval over samples, where it has one."""
+    """The low end of the metric's 95 % interval over samples, if it has one."""
     accuracy_high: float | None = None
+    """The high end."""
     accuracy_samples: int | None = None
     accuracy_source_model: float | None = None
     """The float file's accuracy on the same samples."""
     metric: str | None = None
     metric_direction: Direction | None = None
-    """None in runs from before it was stored: see `accuracy_better`."""
+    """None in old runs, which do not store it: see `accuracy_better`."""
     agreement: Agreement | None = None
-    """With the source model, on real inputs where the plan gives any."""
+    """The agreement with the source model, on real inputs if the plan gives any."""
     build_seconds: float | None = None
     compiled: Compiled | None = None
-    """Of a file that a vendor's compiler made, where its log is there."""
+    """The compiler's report for a compiled file, if its log exists."""
     uncompiled: Uncompiled | None = None
-    """Of a file that a step compiled, where both have the same inputs and outputs."""
+    """The input of the compile step, if both files have the same inputs and outputs."""
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -355,9 +356,9 @@ class Variant:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """By how much `accuracy` is worse than the source model's; negative where it is better.
+        """The loss of `accuracy` against the source model; negative if it is better.
 
-        Of an error (`mse`) that is its increase. None where either is not known.
+        For an error (`mse`) it is the increase. None if either value is unknown.
         """
         if self.accuracy is None or self.accuracy_source_model is None:
             return None
@@ -366,7 +367,7 @@ class Variant:
 
 
 _OLD_ERRORS = ("mse", "mae")
-"""The metrics of which lower was better before a variant stored its metric's direction."""
+"""The metrics with lower values better in old runs, which do not store the direction."""
 
 
 # --- measuring ---------------------------------------------------------------------------------
@@ -388,24 +389,24 @@ class Dose:
     memory_launches: int = 1
     scenario: Scenario = "single"
     period_ms: float | None = None
-    """Between the scheduled starts of two frames; of a stream only."""
+    """The time between the scheduled starts of two frames; only for a stream."""
     sustained_minutes: float = 10.0
-    """How long a sustained launch measures, whatever `min_seconds` and `max_seconds` say."""
+    """How long a sustained launch measures; `min_seconds` and `max_seconds` do not apply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What is held while a device is measured; docs/measurement.md has the reasons.
+    """The conditions during a measurement; docs/measurement.md has the reasons.
 
-    Rows say what could not be held (`uncontrolled`, `hot_start`).
+    Rows are flagged if a condition could not be applied (`uncontrolled`, `hot_start`).
     """
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     pin: bool = True
-    """Pin the frequency governor and place launches on the fastest processors, where allowed."""
+    """Pin the frequency governor and place launches on the fastest processors, if allowed."""
     thermal: Thermal = "cool"
-    """`cool` waits for the idle temperature before each launch, `none` does not, and `soak` heats
-    the device to a plateau first and measures there."""
+    """`cool` waits for the idle temperature before each launch, `none` does not wait, and `soak` heats
+    the device to a constant temperature first."""
 
 
 DEFAULT_CONDITIONS = Conditions()
@@ -413,18 +414,18 @@ DEFAULT_CONDITIONS = Conditions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accept:
-    """What a row must hold; an absent key is not checked."""
+    """The limits of a row; an absent key is not checked."""
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
     max_accuracy_drop: float | None = None
-    """Absolute, on the host, against the source model. Of an error (`mse`) its increase."""
+    """Absolute, on the host, against the source model; for an error (`mse`) the increase."""
     min_agreement: float = 0.95
     min_delegated: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why there is no number: a kind (the row's status) and the reason in words."""
+    """Why there is no number: a kind (the row's status) and the reason as text."""
 
     kind: str
     reason: str
@@ -432,10 +433,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """This variant on this device with these options and this dose.
+    """A variant on a device with options and a dose.
 
-    A variant that could not be built is carried as its Failure, so that the cell still has
-    exactly one outcome.
+    If the variant could not be built, the cell has its Failure, so that it still has exactly one
+    outcome.
     """
 
     model: str
@@ -453,14 +454,14 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Identity inside a run: the same plan gives the same ids, so a run can be resumed."""
+        """The cell's id in a run; the same plan gives the same ids, so a run can be resumed."""
         text = "\0".join((self.model, self.recipe, self.target, self.device, str(self.threads)))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOrder:
-    """One launch to make: everything the agent is told. Data, decided before anything runs."""
+    """The order of one launch: all inputs of the agent, decided as data before anything runs."""
 
     cell_id: str
     kind: Kind
@@ -473,23 +474,23 @@ class LaunchOrder:
     inner_loop: int = 1
     seed: int = 0
     runtime: str | None = None
-    """Import name of the runtime to use, or NAME=VERSION; None takes the agent's first."""
+    """Import name of the runtime to use, or NAME=VERSION; None for the agent's first."""
     delegate: str | None = None
-    """Path or soname of a delegate library on the device; None for what the runtime brings."""
+    """Path or soname of a delegate library on the device; None for the runtime's own delegate."""
     delegate_options: Mapping[str, str] = field(default_factory=dict)
     processors: tuple[int, ...] = ()
-    """Processors to run on, by number; empty leaves it to the device's scheduler."""
+    """The numbers of the processors to run on; if empty, the device's scheduler chooses."""
     timeout_seconds: float = 120.0
 
     @property
     def launch_id(self) -> str:
-        """Identity inside a run."""
+        """The launch's id in a run."""
         return f"{self.cell_id}-{self.kind}-{self.block}-{self.position}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Equally long columns of one series: time on the device's clock, value, inferences averaged.
+    """The columns of one series, of equal length: time on the device's clock, value, inferences averaged.
 
     `at_ns` is array('q'), `value` array('d'), `count` array('l'-compatible 'q').
     """
@@ -501,9 +502,9 @@ class Samples:
 
     @classmethod
     def of(cls, series: str, values: Iterable[float], count: int = 1) -> Self:
-        """Make the samples of a program that names no times: they are numbered from 0.
+        """Make the samples of a program that reports no times; the times are 0, 1, 2, ...
 
-        `count` is how many inferences each value averages.
+        `count` is the number of inferences that each value averages.
         """
         column = array("d", values)
         at_ns, counts = array("q", range(len(column))), array("q", [count] * len(column))
@@ -516,17 +517,17 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warmup:
-    """The warm-up of one launch, apart from its samples."""
+    """The warm-up of one launch, which is not in its samples."""
 
     inferences: int
     seconds: float
     steady: bool
-    """Medians of the last two windows differed by at most 2 %."""
+    """Whether the medians of the last two windows differed by at most 2 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Covariates:
-    """What the device was like at one moment; null where it has no such sensor."""
+    """The state of a device at one moment; null if it has no such sensor."""
 
     temperature_c: float | None = None
     frequency_mhz: float | None = None
@@ -537,60 +538,64 @@ class Covariates:
     """Android `dumpsys thermalservice`: 0 none, 1 light, ... 6 shutdown."""
     load_1m: float | None = None
     power_mw: float | None = None
-    """What the board draws, by its own sensors (tegrastats)."""
+    """The board's power, by its own sensors (tegrastats)."""
     seconds_at_mhz: Mapping[str, float] | None = None
-    """Since boot, by frequency of the fastest processor: the kernel's time in state. What a launch
-    ran at is the difference between after and before."""
+    """The time since boot at each frequency of the fastest processor: the kernel's time in state. The
+    difference between after and before gives the frequencies of a launch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What a delegate runs on, in its driver's words."""
+    """The hardware of a GPU delegate, as its driver reports it."""
 
     name: str
     type: str = ""
-    """`discrete GPU`, `integrated GPU`, `CPU`, ...; empty where the driver does not say."""
+    """`discrete GPU`, `integrated GPU`, `CPU`, ...; empty if the driver does not report it."""
     driver: str = ""
-    """Its name and version, or the interface it was reached by (`Vulkan`)."""
+    """The driver's name and version, or the interface to it (`Vulkan`)."""
 
 
 TimedPart = Literal["invoke", "run", "run+read"]
-"""What one sample of latency covers: a call that ends when the work is done (`invoke`), one that only
-hands the work over (`run`), or the handing over and the reading of every output (`run+read`)."""
+"""The part of an inference that a latency sample measures: a call that returns when the work is done
+(`invoke`), only the asynchronous enqueue (`run`), or the enqueue and the reading of all outputs
+(`run+read`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delegation:
-    """What ran where in one launch, and how it is known; harness.devices.delegation judges it."""
+    """The operators that the delegate ran in one launch, with the evidence.
+
+    harness.devices.delegation judges it.
+    """
 
     delegate: str
     """`xnnpack`, `edgetpu`, `gpu`, `none`, ..."""
     delegated_ops: int | None = None
-    """Operators of the file that it took; on an accelerator those of the CPU's own delegate are not counted."""
+    """Operators of the file on the delegate; for an accelerator without those on the CPU's delegate."""
     total_ops: int | None = None
     partitions: int | None = None
     left: tuple[str, ...] = ()
     """Operators left on the CPU, by name."""
     evidence: str = ""
-    """Kinds of evidence with what each said, joined by `; ` (harness.devices.delegation.KINDS)."""
+    """Kinds of evidence, each with its text, joined by `; ` (harness.devices.delegation.KINDS)."""
     fully: bool | None = None
-    """What the runtime's `is_fully_accelerated` said; None where it was not asked."""
+    """The result of the runtime's `is_fully_accelerated`; None if it was not called."""
     clock: TimedPart = "invoke"
     library: str | None = None
-    """The delegate library and what it says of its version."""
+    """The delegate library and the version that it reports."""
     settings: str | None = None
-    """What the delegate may do, in words: `float16 allowed`, `float32, shader cache /var/tmp/x`."""
+    """The delegate's settings, as text: `float16 allowed`, `float32, shader cache /var/tmp/x`."""
     handed_ns: int | None = None
-    """The handing over of one inference to an accelerator that works while the caller goes on, timed apart
-    from the samples; the least of a few."""
+    """The asynchronous enqueue of one inference on an accelerator, timed separately from the samples; the
+    minimum of a few."""
     whole_ns: int | None = None
-    """The same inferences until the last output was read."""
+    """The same inferences including the reading of the last output."""
     adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One question to a device and its answer, as both ends' monotonic clocks saw them.
+    """One request to a device and its answer, with times on the monotonic clocks of both sides.
 
     The four timestamps of NTP (RFC 5905, section 8), T1 to T4.
     """
@@ -607,55 +612,55 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """How a device's monotonic clock maps to the host's at one moment: the best of some exchanges."""
+    """The offset of a device's monotonic clock to the host's at one moment, from the best exchange."""
 
     at_host_ns: int
-    """When it was read, on the host's monotonic clock."""
+    """The time of the reading, on the host's monotonic clock."""
     offset_ns: int
-    """The device's clock minus the host's. Each counts from its own machine's boot, so years are usual."""
+    """The device's clock minus the host's. Each starts at its machine's boot, so the offset can be years."""
     uncertainty_ns: int
-    """The most that `offset_ns` may be off: half of the round trip, and the drift during it."""
+    """The maximum error of `offset_ns`: half of the round trip, and the drift during it."""
     round_trip_ns: int
-    """Of the exchange it is from, without the time that the device took to answer."""
+    """The round trip of the exchange, without the time in the device."""
     exchanges: int
-    """How many were made, that one included."""
+    """The number of exchanges, including this one."""
     drift_ppm: float | None = None
     """How much faster the device's clock runs; null until it is known to 10 ppm."""
 
     @property
     def at_ns(self) -> int:
-        """When it was read, on the device's clock."""
+        """The time of the reading, on the device's clock."""
         return self.at_host_ns + self.offset_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeWindow:
-    """When the timed part of a launch ran: from before its first timed inference to after its last.
+    """The time of the timed part of a launch: from its first timed inference to its last.
 
-    Load, first inference and warm-up are outside of it; they are inside the process's window.
-    A host's stamps mean something until the host restarts; samples' `at_ns` are on the device's clock.
+    Load, first inference and warm-up are not in it; they are in the process's window. The host's
+    times are valid until the host restarts. The samples' `at_ns` are on the device's clock.
     """
 
     start_ns: int
-    """On the device's monotonic clock, as are the other times without `host` in their names."""
+    """On the device's monotonic clock, like the other times without `host` in their names."""
     end_ns: int
     start_host_ns: int
-    """On the host's monotonic clock (`time.monotonic_ns`), never before the launch was asked for."""
+    """On the host's monotonic clock (`time.monotonic_ns`); never before the request was sent."""
     end_host_ns: int
-    """Never after its answer came."""
+    """On the host's monotonic clock; never after the answer was received."""
     uncertainty_ns: int
-    """The most that either of the two host times may be off (harness.devices.clocks says when)."""
+    """The maximum error of each of the two host times (see harness.devices.clocks)."""
     process_start_ns: int | None = None
     """Just before the process was started; null if the device does not report it."""
     process_end_ns: int | None = None
-    """Just after it had ended."""
+    """Just after the process ended."""
     stepped: bool = False
-    """The device's clock stepped or ran over 500 ppm off; the uncertainty covers both readings."""
+    """Whether the device's clock stepped or was over 500 ppm off; the uncertainty covers both readings."""
     clocks: tuple[Clock, ...] = ()
-    """The readings it was mapped with, before and after the launch. Empty if the device's clock could not be
-    read: then the launch's own command and answer were the only exchange."""
+    """The clock readings before and after the launch, which gave the host times. Empty if the device's clock
+    could not be read: then the request and answer of the launch were the only exchange."""
     answered_utc: str | None = None
-    """When the answer came, by the host's wall clock (ISO 8601). For finding the place in a log only."""
+    """The time of the answer on the host's wall clock (ISO 8601); only for finding it in a log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -669,10 +674,10 @@ class Launch:
     position: int
     seed: int
     runtime: str
-    """Name and version."""
+    """The runtime's name and version."""
     delegation: Delegation
     wall_ns: int
-    """Process start to exit, on the device's monotonic clock."""
+    """From the start of the process to its exit, on the device's monotonic clock."""
     load_ns: int | None = None
     first_ns: int | None = None
     warmup: Warmup | None = None
@@ -681,23 +686,23 @@ class Launch:
     drift: float | None = None
     """ln(median of last third / median of first third)."""
     cpu_share: float | None = None
-    """Thread time over wall time of the measured part; None of a stream and on an accelerator, which wait."""
+    """Thread time over wall time of the measured part; None for a stream or an accelerator, which wait."""
     involuntary_switches: int | None = None
     summary: Literal["median", "mean"] | None = None
-    """Which figure the only sample of latency is, where the device's tool tells no single inferences."""
+    """The statistic in the only latency sample, if the device's tool reports no single inferences."""
     missed_deadlines: int | None = None
-    """Frames of a stream that were not done a period after their scheduled start."""
+    """Frames of a stream that were not done one period after their scheduled start."""
     before: Covariates = Covariates()
     after: Covariates = Covariates()
     window: TimeWindow | None = None
-    """Of timed launches whose device reports its times."""
+    """The time of a timed launch, if the device reports it."""
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
-    """Stored apart (Parquet); empty when a launch is read back from its journal line."""
+    """Stored separately (Parquet); empty in a launch that is read from its journal line."""
 
     @classmethod
     def of(cls, order: LaunchOrder, **measured: Any) -> Self:  # noqa: ANN401 - fields of this class
-        """Make the launch that an order asked for; `measured` are the fields that the order lacks."""
+        """Make the launch of an order; `measured` has the fields that are not in the order."""
         return cls(
             id=order.launch_id,
             cell_id=order.cell_id,
@@ -711,31 +716,31 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """A file that was sent, and what it took."""
+    """The transfer of a file to a device."""
 
     digest: str
     file_bytes: int
     travelled_bytes: int
-    """As the device counted what arrived; fewer than the file's where it was packed."""
+    """The bytes that the device received; fewer than `file_bytes` if the file was packed."""
     codec: str | None
     seconds: float
-    """From packing until the device has confirmed that it is whole."""
+    """The time from packing until the device confirmed the complete file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a cell: launches, or a Failure. Never both, never neither."""
+    """The result of a cell: either launches or a Failure."""
 
     cell: Cell
     launches: tuple[Launch, ...] = ()
     failure: Failure | None = None
     agreement: Agreement | None = None
-    """The device's outputs against the host's, same file."""
+    """The agreement of the device's outputs with the host's for the same file."""
 
     def __post_init__(self) -> None:
-        """Hold the promise of the docstring."""
+        """Check that there are either launches or a failure."""
         if bool(self.launches) == (self.failure is not None):
-            message = "an outcome has launches or a failure, never both, never neither"
+            message = "an outcome has either launches or a failure"
             raise ValueError(message)
 
 
@@ -744,7 +749,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
-    """One model of a plan with what applies to it."""
+    """One model of a plan with its recipes and devices."""
 
     source: ModelSource
     recipes: tuple[Recipe, ...]
@@ -754,69 +759,69 @@ class PlannedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRules:
-    """What a gate judges and by which limits: the [gate] table of a plan."""
+    """The judged metrics and limits of a gate: the [gate] table of a plan."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
     metrics: tuple[str, ...] = ("latency", "size", "accuracy")
-    """Judged; the others are printed."""
+    """The judged metrics; the others are only printed."""
     margin: _Share = 0.05
-    """Relative: PASS is surely less than this much worse."""
+    """Relative: PASS is significantly less than this much worse."""
     min_effect: _Share = 0.02
     """Relative: REGRESSION is at least this much worse."""
     max_pairs: Annotated[int, Ge(2)] = 20
     budget_seconds: Annotated[float, Ge(1)] = 300.0
-    """Of a contest, not of the whole gate."""
+    """The time limit of each comparison, not of the whole gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Between:
-    """A range of numbers, both ends in it; whole ends may mean whole numbers (the step says)."""
+    """A range of numbers including both ends; with integer ends it may mean integers (by step)."""
 
     low: float
     high: float
 
     def __str__(self) -> str:
-        """Write it as a plan does: `0.3..0.9`."""
+        """Format it as in a plan: `0.3..0.9`."""
         return f"{self.low}..{self.high}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneOf:
-    """Alternatives, two or more, no two alike."""
+    """Two or more different alternatives."""
 
     values: tuple[Any, ...]
 
     def __str__(self) -> str:
-        """Write it as a plan does: `4|8`."""
+        """Format it as in a plan: `4|8`."""
         return "|".join(written(value) for value in self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
-    """What every point of a search's answer holds; KB and MB are 10^3 and 10^6 bytes."""
+    """The constraints of every point of a search's result; KB and MB are 10^3 and 10^6 bytes."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
     max_accuracy_drop: _NotNegative | None = None
-    """Absolute, on the host, against the source model. Of an error (`mse`) its increase."""
+    """Absolute, on the host, against the source model; for an error (`mse`) the increase."""
     min_accuracy: _Share | None = None
     max_size_kb: _NotNegative | None = None
     max_size_zstd_kb: _NotNegative | None = None
     max_latency_ms: _NotNegative | None = None
-    """Of latency_p50_ms."""
+    """The limit of latency_p50_ms."""
     max_peak_rss_mb: _NotNegative | None = None
 
     def given(self) -> dict[str, float]:
-        """Return those that are given, by name."""
+        """Return the given constraints, by name."""
         named = asdict(self)
         return {name: limit for name, limit in named.items() if limit is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What to search: the [search] table of a plan."""
+    """The [search] table of a plan."""
 
     space: tuple[Recipe, ...]
-    """Values of the recipes' parameters may be Between or OneOf."""
+    """The recipes; values of their parameters may be Between or OneOf."""
     model: str | None
     objectives: tuple[str, ...]
     constraints: Constraints
@@ -824,16 +829,16 @@ class Search:
     trials: int
     processes: int
     accuracy_better: Direction = "higher"
-    """By the metric of the model's data."""
+    """The better direction of the metric of the model's data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A plan.toml after the door: every path absolute, every recipe parsed."""
+    """A checked plan.toml: every path is absolute, every recipe is parsed."""
 
     path: Path | None
     digest: str
-    """sha256 of the plan's meaning (canonical JSON), not of its spelling."""
+    """sha256 of the plan's meaning (canonical JSON), not of its text."""
     models: tuple[PlannedModel, ...]
     threads: tuple[int, ...] = (1,)
     seed: int = 0
@@ -844,11 +849,11 @@ class Plan:
     gate: GateRules = GateRules()
     search: Search | None = None
     text: Mapping[str, Any] = field(default_factory=dict)
-    """The plan as read, for the record."""
+    """The plan as it was read, for the record."""
 
 
 def written(value: object) -> str:
-    """Write a parameter's value as a recipe has it, which is as TOML has it."""
+    """Format a parameter's value as in a recipe, which is TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

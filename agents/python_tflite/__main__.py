@@ -1,8 +1,8 @@
-"""The on-device agent of edge-harness: `python3 <digest>.zip` speaks JSON lines on stdin and stdout.
+"""The on-device agent of edge-harness: `python3 <digest>.zip` reads and writes JSON lines.
 
-The same zip is also each launch's child process (`<digest>.zip child ...`) and the one that
-imports the runtime for `hello` (`<digest>.zip probe ...`), so only what a role needs is imported.
-docs/agent-protocol.md has the protocol verb by verb.
+The same zip is also the child process of each launch (`<digest>.zip child ...`) and of `hello`
+(`<digest>.zip probe ...`), so each role imports only the modules that it needs. docs/agent-protocol.md
+describes the protocol verb by verb.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""The agent's own process: reads requests, keeps files, starts one child at a time.
+"""The agent's own process: it reads requests, keeps files and starts one child at a time.
 
-It sleeps in poll() while a child measures, imports only the standard library, and goes away with
-its stdin, taking the child along.
+It sleeps in poll() while a child measures and imports only the standard library. The end of its stdin
+ends it and the child.
 """
 
 import os
@@ -25,15 +25,15 @@ from workdir import OLD_SECONDS, Workdir
 _MAX_WAITING = 64
 _HELLO_SECONDS = 120.0
 _IDLE_SECONDS = 900.0
-_SLOWEST_DISK_BYTES_A_SECOND = 1e6
+_MIN_DISK_BYTES_PER_SECOND = 1e6
 _XNNPACK_LINE = "tensorflow lite xnnpack delegate"
 
 
 class Agent:
-    """One conversation."""
+    """The agent of one connection: its requests, work folder, lease and child."""
 
     def __init__(self, requests: int, answers: int, archive: str) -> None:
-        """`archive` is this zip, `<workdir>/agents/<digest>.zip`."""
+        """Start idle; `archive` is this zip, `<workdir>/agents/<digest>.zip`."""
         self._lines = wire.Lines(requests)
         self._requests = requests
         self._answers = answers
@@ -72,10 +72,10 @@ class Agent:
             self._lease.drop()
 
     def _turn(self) -> None:
-        """Wait for the next thing to happen and deal with it.
+        """Wait for the next request or output of the child, and handle it.
 
-        Nobody speaks for a long time, or the lease is lost: the controller is gone, or the way to it
-        is, and the end of stdin may never come.
+        The agent ends after a long time without requests, with or without a lease: the controller or
+        the connection is gone, and the end of stdin may never arrive.
         """
         poll = select.poll()
         poll.register(self._requests, select.POLLIN)
@@ -102,15 +102,15 @@ class Agent:
         elif time.monotonic() >= self._deadline:
             job.kill("silent", "no answer before the deadline of the order; the launch was killed")
         else:
-            trouble = self._lease.lost()
-            if trouble:
-                job.kill("busy", trouble + "; the launch was killed")
+            problem = self._lease.lost()
+            if problem:
+                job.kill("busy", problem + "; the launch was killed")
 
     def _conclude(self, job: jobs.Job) -> None:
         self._job = None
         try:
             answer = self._finish(job.finish())
-            # What was measured after the lease was lost does not count.
+            # A measurement after the lease was lost does not count.
             self._lease.confirm()
             self._result(self._job_id, **answer)
         except AgentFault as fault:
@@ -127,18 +127,18 @@ class Agent:
                 if line is None:
                     return
                 self._accept(wire.parse(line))
-            except AgentFault as fault:  # noqa: PERF203 - one bad line costs that line
+            except AgentFault as fault:  # noqa: PERF203 - an invalid line affects only itself
                 self._error(None, fault)
 
     def _accept(self, request: Dict[str, Any]) -> None:
-        """Answer `cancel` and `lease` at once; everything else waits its turn."""
+        """Answer `cancel` and `lease` at once; queue every other request."""
         request["received_ns"] = time.time_ns()
         request["arrived_ns"] = self._arrived_ns
         at_once = {"cancel": self._cancel, "lease": self._on_lease}.get(str(request.get("verb")))
         if at_once is not None:
             at_once(request)
         elif len(self._waiting) >= _MAX_WAITING:
-            self._error(request.get("id"), AgentFault("protocol", "too many requests wait"))
+            self._error(request.get("id"), AgentFault("protocol", "too many requests are waiting"))
         else:
             self._waiting.append(request)
 
@@ -170,7 +170,7 @@ class Agent:
     def _hello(self, identity: Any, request: Dict[str, Any]) -> None:
         job = jobs.Job("probe", {}, self._spool())
         self._start(identity, job, _HELLO_SECONDS)
-        # While the child imports the runtime.
+        # Done while the child imports the runtime.
         known = facts.gather()
         known["free_bytes"] = self._workdir.free_bytes()
 
@@ -189,22 +189,22 @@ class Agent:
         self._finish = finish
 
     def _clock(self, identity: Any, request: Dict[str, Any]) -> None:
-        """Answer at once; during a launch it waits its turn, and that wait is in no round trip."""
+        """Answer with both times; a wait behind a launch is then not part of the round trip."""
         arrived_ns = request["arrived_ns"]
         self._result(identity, arrived_ns=arrived_ns, answered_ns=time.monotonic_ns())
 
     def _have(self, identity: Any, request: Dict[str, Any]) -> None:
         wanted = _digests(request, "digests")
-        there = [digest for digest in wanted if self._workdir.has(digest)]
-        self._result(identity, have=there, unpacks=unpack.known())
+        present = [digest for digest in wanted if self._workdir.has(digest)]
+        self._result(identity, have=present, unpacks=unpack.known())
 
     def _commit(self, identity: Any, request: Dict[str, Any]) -> None:
         self._lease.check(request.get("epoch"))
         digest = _digests({"digests": [request.get("digest")]}, "digests")[0]
         codec, promised = _packing(request)
-        # Renewals are not read while a large file is checked on a slow card.
+        # The agent reads no renewals while it checks a large file on a slow card.
         work = self._workdir.arrived(request.get("part")) + promised
-        self._lease.renew(leases.LIFE_SECONDS + work / _SLOWEST_DISK_BYTES_A_SECOND)
+        self._lease.renew(leases.LIFE_SECONDS + work / _MIN_DISK_BYTES_PER_SECOND)
         try:
             size, arrived = self._workdir.commit(digest, request.get("part"), codec, promised)
         finally:
@@ -252,7 +252,7 @@ class Agent:
             self._result(request.get("id"), **answer)
 
     def _leased(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Take, renew, drop or look; a renewal has no answer, since nobody may be reading."""
+        """Take, renew, drop or look; a renewal has no answer, since no thread may be reading."""
         action, token, holder = (request.get(key) for key in ("action", "token", "holder"))
         if not leases.is_token(token):
             raise AgentFault("protocol", "a lease needs a token of 8 to 64 letters and digits")
@@ -266,7 +266,7 @@ class Agent:
         if action == "renew":
             self._lease.renew()
             return None
-        raise AgentFault("protocol", "a lease is to take, renew, drop or look")
+        raise AgentFault("protocol", "the action of a lease must be take, renew, drop or look")
 
     def _cancel(self, request: Dict[str, Any]) -> None:
         running = self._job is not None and self._job_id == request.get("target")
@@ -311,14 +311,14 @@ class Agent:
 
 
 def _digests(request: Dict[str, Any], key: str) -> List[str]:
-    words = request.get(key, [])
-    if not isinstance(words, list) or not all(digests.is_digest(word) for word in words):
+    values = request.get(key, [])
+    if not isinstance(values, list) or not all(digests.is_digest(value) for value in values):
         raise AgentFault("protocol", "{} must be sha256 digests in hexadecimal".format(key))
-    return words
+    return values
 
 
 def _packing(request: Dict[str, Any]) -> Tuple[Optional[str], int]:
-    """Return the codec of a part, None where it was not packed, and the size it promises."""
+    """Return the codec of a part, None if it is not packed, and its promised unpacked size."""
     codec, promised = request.get("codec"), request.get("bytes", 0)
     if codec is not None and codec not in unpack.known():
         known = ", ".join(unpack.known())
@@ -329,10 +329,10 @@ def _packing(request: Dict[str, Any]) -> Tuple[Optional[str], int]:
 
 
 def _delegation(graph: Optional[Dict[str, Any]], log: str) -> Optional[Dict[str, Any]]:
-    """Put together what the graph shows and what the runtime's log says; None without a model.
+    """Combine the facts of the graph and of the runtime's log; None without a model.
 
-    XNNPACK can be absent in silence, so each kind of evidence is named. An accelerator's backend has
-    said all of it already.
+    XNNPACK may be missing without an error, so each kind of evidence is named. An accelerator's
+    backend has already set all fields.
     """
     if graph is not None and "adapters" in graph:
         import gpu
@@ -351,14 +351,14 @@ def _delegation(graph: Optional[Dict[str, Any]], log: str) -> Optional[Dict[str,
 
 
 def main() -> int:
-    """Keep stdout for the protocol, then talk."""
+    """Reserve stdin and stdout for the protocol, then run the agent."""
     sys.stdout = sys.stderr
     requests, answers = os.dup(0), os.dup(1)
-    # Native prints, and a child that would read, must not meet the protocol.
+    # Output of native code, and a child that reads stdin, must not reach the protocol.
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    # A Ctrl-C in the controller's terminal is the controller's business.
+    # A Ctrl-C in the controller's terminal is for the controller alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         Agent(requests, answers, sys.argv[0]).run()

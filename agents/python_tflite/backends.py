@@ -1,8 +1,9 @@
-"""Who runs a model: the runtime's own CPU path, or the module of the order's accelerator.
+"""Choose the backend of an order: the runtime's own CPU path, or the module of its accelerator.
 
-A backend has two verbs. `load(order, runtime, path)` returns what speaks like a runtime's Interpreter (input
-and output details, set_tensor, get_tensor, allocate_tensors, invoke, whose end is the end of the work). `told(interpreter)`
-says after an inference what ran where: the fields of harness.types.Delegation that it knows.
+A backend has two verbs. `load(order, runtime, path)` returns an object with the interface of a runtime's
+Interpreter (input and output details, set_tensor, get_tensor, allocate_tensors, and invoke, which returns
+when the work is done). `delegation(interpreter)` returns, after an inference, the fields of
+harness.types.Delegation that the backend knows.
 """
 
 from typing import Any, Dict
@@ -12,14 +13,14 @@ from wire import AgentFault
 
 
 class Cpu:
-    """The runtime as it is, with XNNPACK where it makes it; the parent adds what its log says."""
+    """The runtime's own CPU path, with or without XNNPACK; the parent adds the facts of its log."""
 
     def load(self, order: Dict[str, Any], runtime: Any, path: str) -> Any:
         """Return the interpreter."""
         return runtime.interpreter(model_path=path, num_threads=order["threads"])
 
-    def told(self, interpreter: Any) -> Dict[str, Any]:
-        """Return what the graph shows."""
+    def delegation(self, interpreter: Any) -> Dict[str, Any]:
+        """Return the delegation that the graph shows."""
         return graph.delegation(interpreter)
 
 
@@ -36,5 +37,5 @@ def of(order: Dict[str, Any]) -> Any:
         return gpu.Gpu()
     if target == "xnnpack":
         return Cpu()
-    reason = "the target {} is not served by this agent on this device: no delegate for it is named"
+    reason = "this agent cannot run the target {} on this device: no delegate for it is named"
     raise AgentFault("unsupported", reason.format(target))

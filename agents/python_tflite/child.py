@@ -1,7 +1,7 @@
-"""One launch: a fresh process that runs one order and answers once, on a pipe of its own.
+"""One launch: a new process that runs one order and answers once, on its own pipe.
 
-Kinds: `timed` and `memory` run the model (never both in one process), `bare` only imports the
-runtime, `infer` answers with outputs. Imports are few: everything here is resident while memory is
+Kinds: `timed` and `memory` run the model (never both in one process), `bare` only imports the runtime,
+`infer` answers with outputs. There are few imports, because every module is resident while memory is
 measured.
 """
 
@@ -35,9 +35,9 @@ class Model:
     def __init__(self, order: Dict[str, Any], runtime: runtimes.Runtime) -> None:
         """Load and allocate, timed as `load_ns`; raises AgentFault."""
         path = os.path.join(order["workdir"], "blobs", order["digest"])
-        # This also brings the file into the page cache: load_ns is a cold process, not a cold disk.
+        # This also reads the file into the page cache: load_ns is for a cold process, not a cold disk.
         if digests.of_file(path) != order["digest"]:
-            # Under its name it would be taken for whole by everybody who asks for it.
+            # Otherwise the next `have` would report it as complete.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             reason = "the file {} was damaged on the device; it was deleted, send it again"
@@ -45,15 +45,15 @@ class Model:
         before = _threads()
         begin = time.perf_counter_ns()
         self.backend = backends.of(order)
-        self.interpreter = _ask(runtime, "load", self.backend.load, order, runtime, path)
+        self.interpreter = _call(runtime, "load", self.backend.load, order, runtime, path)
         try:
-            _ask(runtime, "prepare", self.interpreter.allocate_tensors)
+            _call(runtime, "prepare", self.interpreter.allocate_tensors)
         except AgentFault as fault:
-            raise _without_room(self.interpreter, fault) from fault
-        # Before a GPU loads a model it is looked for; one that refuses the whole is asked in vain.
+            raise _allocation_fault(self.interpreter, fault) from fault
+        # Excludes the search for a GPU, and its attempt to take a model that it refuses as a whole.
         spent_ns = getattr(self.backend, "spent_ns", 0)
         self.load_ns = time.perf_counter_ns() - begin - spent_ns
-        _place(order.get("processors") or [], _threads() - before)
+        _pin_threads(order.get("processors") or [], _threads() - before)
         self._runtime = runtime
         self.inputs = self.interpreter.get_input_details()
 
@@ -69,39 +69,45 @@ class Model:
         for index, value in values:
             self.interpreter.set_tensor(index, value)
 
-    def ask(self, phase: str, call: Callable[..., Any], *words: Any) -> Any:
+    def call(self, phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call the runtime; its exceptions become `rejected`."""
-        return _ask(self._runtime, phase, call, *words)
+        return _call(self._runtime, phase, function, *arguments)
 
     def first(self) -> int:
         """Run the first inference; returns its time in ns."""
         begin = time.perf_counter_ns()
-        self.ask("invoke", self.interpreter.invoke)
+        self.call("invoke", self.interpreter.invoke)
         return time.perf_counter_ns() - begin
 
 
-def _ask(
-    runtime: runtimes.Runtime, phase: str, call: Callable[..., Any], *words: Any, **named: Any
+def _call(
+    runtime: runtimes.Runtime,
+    phase: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    **named: Any,
 ) -> Any:
     try:
-        return call(*words, **named)
+        return function(*arguments, **named)
     except _REFUSALS as error:
         raise _refusal(runtime, phase, error) from error
 
 
 def _refusal(runtime: runtimes.Runtime, phase: str, error: Exception) -> AgentFault:
-    trouble = runtimes.numpy_trouble(runtime)
-    if trouble is not None:
-        return AgentFault("no_runtime", trouble)
-    words = "{} {} refused it at {}: {}".format(runtime.name, runtime.version, phase, error)
+    problem = runtimes.numpy_problem(runtime)
+    if problem is not None:
+        return AgentFault("no_runtime", problem)
+    refusal = "{} {} refused the model at {}: {}".format(
+        runtime.name, runtime.version, phase, error
+    )
     if "edgetpu-custom-op" in str(error):
         reason = "the file is compiled for an Edge TPU and no Edge TPU delegate is loaded here; "
-        return AgentFault("unsupported", reason + words)
-    return AgentFault("rejected", words)
+        return AgentFault("unsupported", reason + refusal)
+    return AgentFault("rejected", refusal)
 
 
-def _without_room(interpreter: Any, fault: AgentFault) -> AgentFault:
-    """Tell a failed allocation, of which the runtime says nothing, from a file it does not like."""
+def _allocation_fault(interpreter: Any, fault: AgentFault) -> AgentFault:
+    """Return out_of_memory if a tensor exceeds the limit; the runtime does not report that cause."""
     import resource
 
     np = arrays.numpy()
@@ -113,28 +119,28 @@ def _without_room(interpreter: Any, fault: AgentFault) -> AgentFault:
         largest = max(largest, one)
     if largest < limit:
         return fault
-    reason = "a tensor of the file takes {} bytes and the process may have {} in all; {}"
+    reason = "a tensor of the file takes {} bytes, and the process may use {} in total; {}"
     return AgentFault("out_of_memory", reason.format(largest, limit, fault.reason))
 
 
 def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
-    """Load, first inference, warm-up, samples; then what was delegated."""
+    """Load, run the first inference, warm up and take samples; then read the delegation."""
     import timing
 
     model = Model(order, runtime)
     values = model.random_inputs(order["seed"])
-    model.ask("input", model.set_inputs, values)
+    model.call("input", model.set_inputs, values)
     first_ns = model.first()
     dose, inner, threads = order["dose"], order["inner_loop"], order["threads"]
     scenario = dose.get("scenario", "single")
     if scenario not in timing.SCENARIOS or (scenario == "stream" and inner > 1):
-        reason = "this agent plays no scenario {!r} with {} inferences a sample"
+        reason = "this agent does not support scenario {!r} with {} inferences per sample"
         raise AgentFault("unsupported", reason.format(scenario, inner))
     invoke = model.interpreter.invoke
     gc.collect()
     gc.disable()
-    warmup, expected_ns = model.ask("invoke", timing.warm_up, invoke, dose)
-    measured = model.ask("invoke", timing.measure, invoke, dose, inner, expected_ns, threads)
+    warmup, expected_ns = model.call("invoke", timing.warm_up, invoke, dose)
+    measured = model.call("invoke", timing.measure, invoke, dose, inner, expected_ns, threads)
     gc.enable()
     at, taken = timing.repeat(lambda: model.set_inputs(values), _SET_INPUT_REPEATS)
     each = [value / inner for value in measured["taken"]] if inner > 1 else measured["taken"]
@@ -156,11 +162,11 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         "inferences": measured["inferences"],
         "window": measured["window"],
         "drift": measured["drift"],
-        # Of an accelerator the processor's share says nothing: it waits.
+        # With an accelerator the CPU only waits, so its share means nothing.
         "cpu_share": measured["cpu_share"] if order["target"] == "xnnpack" else None,
         "involuntary_switches": measured["involuntary_switches"],
         "flags": measured["flags"] + ([] if warmup["steady"] else ["unsteady"]),
-        "delegation": model.backend.told(model.interpreter),
+        "delegation": model.backend.delegation(model.interpreter),
         "series": series,
     }
 
@@ -169,7 +175,7 @@ def memory(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     """Load and run a few inferences, then read this process's memory."""
     flags = _reset_peak()
     model = Model(order, runtime)
-    model.ask("input", model.set_inputs, model.random_inputs(order["seed"]))
+    model.call("input", model.set_inputs, model.random_inputs(order["seed"]))
     first_ns = model.first()
     from array import array
 
@@ -177,18 +183,18 @@ def memory(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     took = array("d")
     for _ in range(_MEMORY_INFERENCES):
         start = time.perf_counter_ns()
-        model.ask("invoke", model.interpreter.invoke)
+        model.call("invoke", model.interpreter.invoke)
         took.append(time.perf_counter_ns() - start)
         began.append(start)
     series = _memory_series()
-    # Not a latency: it only tells whether one inference is long enough to be timed on its own.
+    # Not a latency: it only shows whether one inference is long enough for a sample of its own.
     series.append({"series": "pilot", "at": began, "value": took, "count": 1})
     return {
         "load_ns": model.load_ns,
         "first_ns": first_ns,
         "inferences": _MEMORY_INFERENCES + 1,
         "flags": flags,
-        "delegation": model.backend.told(model.interpreter),
+        "delegation": model.backend.delegation(model.interpreter),
         "series": series,
     }
 
@@ -204,7 +210,7 @@ def infer(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     count, entries = order["n"], order["inputs"]
     if not isinstance(count, int) or not 0 < count <= _MAX_INFER or not isinstance(entries, list):
         raise AgentFault(
-            "protocol", "infer takes n of 1 to {} and a list of inputs".format(_MAX_INFER)
+            "protocol", "infer needs n from 1 to {} and a list of inputs".format(_MAX_INFER)
         )
     blobs = os.path.join(order["workdir"], "blobs")
     given = {str(entry.get("name")): arrays.decode(entry, blobs) for entry in entries}
@@ -215,8 +221,8 @@ def infer(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     for place in range(count):
         for detail, value in matched:
             one = value[place].reshape(tuple(detail["shape"]))
-            model.ask("input", model.interpreter.set_tensor, detail["index"], one)
-        model.ask("invoke", model.interpreter.invoke)
+            model.call("input", model.interpreter.set_tensor, detail["index"], one)
+        model.call("invoke", model.interpreter.invoke)
         for row, detail in zip(rows, details):
             row.append(_sample(model.interpreter.get_tensor(detail["index"])))
     stacked = {d["name"]: arrays.numpy().stack(row) for row, d in zip(rows, details)}
@@ -224,15 +230,15 @@ def infer(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
 
 
 def _sample(value: Any) -> Any:
-    """Return one sample of an output: without the batch dimension of 1, and no longer the runtime's."""
+    """Return a copy of one sample of an output, without the batch dimension of 1."""
     return (value[0] if value.shape[:1] == (1,) else value).copy()
 
 
 def _match(model: Model, given: Dict[str, Any], count: int) -> List[Tuple[Dict[str, Any], Any]]:
-    """Pair the file's inputs with the arrays given: by tensor name, by signature name, by order."""
+    """Pair the file's inputs with the given arrays: by tensor name, signature name or order."""
     details = model.inputs
     if len(given) != len(details):
-        reason = "the model takes {} inputs ({}), given were {} ({})".format(
+        reason = "the model takes {} inputs ({}), but got {} ({})".format(
             len(details), ", ".join(d["name"] for d in details), len(given), ", ".join(given)
         )
         raise AgentFault("rejected", reason)
@@ -250,7 +256,7 @@ def _match(model: Model, given: Dict[str, Any], count: int) -> List[Tuple[Dict[s
             or value.shape[:1] != (count,)
             or value.size != count * one
         ):
-            reason = "input {} takes {} {} of {}, given was {} of {}".format(
+            reason = "input {} takes {} samples of shape {} and type {}, but got shape {} and type {}".format(
                 name,
                 count,
                 list(detail["shape"]),
@@ -264,7 +270,7 @@ def _match(model: Model, given: Dict[str, Any], count: int) -> List[Tuple[Dict[s
 
 
 def _signature_names(interpreter: Any, details: List[Dict[str, Any]]) -> List[str]:
-    """Return the only signature's name of each input, or nothing."""
+    """Return the name of each input in the only signature, or an empty list."""
     signatures = interpreter.get_signature_list()
     if len(signatures) != 1:
         return []
@@ -274,7 +280,7 @@ def _signature_names(interpreter: Any, details: List[Dict[str, Any]]) -> List[st
 
 
 def _reset_peak() -> List[str]:
-    """Reset VmHWM, so that the import's own peak does not count; flagged where that is refused."""
+    """Reset VmHWM, so that the peak of the import does not count; returns a flag if that fails."""
     gc.collect()
     try:
         with open("/proc/self/clear_refs", "w") as file:
@@ -285,7 +291,7 @@ def _reset_peak() -> List[str]:
 
 
 def _memory_series() -> List[Dict[str, Any]]:
-    """Return peak_rss, pss and private_dirty of this process in bytes; absent where unknown."""
+    """Return peak_rss, pss and private_dirty of this process in bytes, if they are known."""
     from array import array
 
     found = {}
@@ -316,7 +322,9 @@ def run(order: Dict[str, Any]) -> Dict[str, Any]:
     """Carry out an order; raises AgentFault."""
     kind = order.get("kind")
     if kind not in _KINDS:
-        raise AgentFault("unsupported", "this agent makes no launch of kind {!r}".format(kind))
+        raise AgentFault(
+            "unsupported", "this agent does not support launches of kind {!r}".format(kind)
+        )
     backends.of(order)
     pinning = _pin(order.get("processors") or [])
     runtime = runtimes.load(order.get("runtime"))
@@ -329,9 +337,9 @@ def run(order: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _pin(processors: List[int]) -> List[str]:
-    """Keep this process on these processors, before the runtime makes threads that inherit it.
+    """Pin this process to these processors, before the runtime makes threads that inherit it.
 
-    Flagged where the system refuses: numbers outside of a container's share.
+    Returns a flag if the system refuses, as for numbers outside a container's share.
     """
     if not processors:
         return []
@@ -343,18 +351,18 @@ def _pin(processors: List[int]) -> List[str]:
 
 
 def _threads() -> Set[int]:
-    """Return the threads of this process; none where the system does not tell."""
+    """Return the threads of this process; empty if the system does not list them."""
     try:
         return set(map(int, os.listdir("/proc/self/task")))
     except OSError:
         return set()
 
 
-def _place(processors: List[int], made: Set[int]) -> None:
-    """Give the main thread and each thread the runtime made a processor of its own.
+def _pin_threads(processors: List[int], made: Set[int]) -> None:
+    """Pin the main thread and each thread of the runtime to its own processor.
 
-    The scheduler may leave two of them on one processor for a whole launch, which then reads as
-    slow as one thread.
+    Otherwise the scheduler may leave two of them on one processor for a whole launch, which is then
+    as slow as one thread.
     """
     if not made or len(made) != len(processors) - 1:
         return
@@ -366,8 +374,8 @@ def _place(processors: List[int], made: Set[int]) -> None:
 def _packed(series: List[Dict[str, Any]], folder: str) -> Dict[str, Any]:
     """Return `columns`, each {series, n, count, at, value}; large ones in one file of out/.
 
-    In the file every series is its at_ns (int64) and then its values (float64), little-endian, in
-    the order of `columns`.
+    The file holds per series the at_ns (int64) and then the values (float64), little-endian, in the
+    order of `columns`.
     """
     columns = [
         {"series": one["series"], "n": len(one["at"]), "count": one["count"]} for one in series
@@ -386,7 +394,7 @@ def _packed(series: List[Dict[str, Any]], folder: str) -> Dict[str, Any]:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the agent dies."""
+    """Make the kernel kill this process when the agent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -406,10 +414,10 @@ def main(argv: List[str]) -> int:
         reason = "the launch ran out of memory: {}".format(error or "MemoryError")
         answer = {"error": {"kind": "out_of_memory", "reason": reason}}
     except OSError as error:
-        # A full disk, above all.
+        # Usually a full disk.
         kind = "out_of_memory" if error.errno == errno.ENOMEM else "agent"
         answer = {"error": {"kind": kind, "reason": "the launch failed: {}".format(error)}}
     write_line(descriptor, answer)
     sys.stderr.flush()
-    # Past the runtime's destructors, which have nothing to do with what was asked.
+    # Skips the runtime's destructors: the answer does not need them.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""A delegate library with TFLite's external interface: an Edge TPU's, or any vendor's."""
+"""Run a model with a delegate library of TFLite's external interface: Edge TPU or any vendor."""
 
 import ctypes
 import os
@@ -16,12 +16,12 @@ _USB3 = 5000
 
 
 class External:
-    """The interpreter with one delegate; what is left goes where the runtime sends it."""
+    """The backend with one delegate; the runtime runs the remaining operators."""
 
     def load(self, order: Dict[str, Any], runtime: Any, path: str) -> Any:
         """Load the library, then the model with it; raises AgentFault.
 
-        The graph is read here: later the CPU's own delegate has taken its part of what is left.
+        The graph is read here, before the CPU's own delegate takes some of the remaining operators.
         """
         self._target, library = order["target"], order["delegate"]
         delegate = _delegate(runtime, library, order.get("delegate_options") or {}, self._target)
@@ -35,8 +35,8 @@ class External:
             raise AgentFault("fell_back", reason.format(library, self._walk["total_ops"]))
         return interpreter
 
-    def told(self, _interpreter: Any) -> Dict[str, Any]:
-        """Return what the library took."""
+    def delegation(self, _interpreter: Any) -> Dict[str, Any]:
+        """Return the delegation of the library."""
         walked = self._walk["total_ops"] is not None
         return dict(
             self._walk,
@@ -54,12 +54,12 @@ def _delegate(runtime: Any, library: str, options: Dict[str, str], target: str) 
     try:
         return load(library, options)
     except ValueError as error:
-        # On the second line are the library's own words; libedgetpu has none for most of its reasons.
+        # The second line is the library's own message; libedgetpu often has none.
         found = [str(error).partition("\n")[2].strip() or "it gives no reason"]
         found += diagnosis() if target == "edgetpu" else []
         raise _unusable(library, target, found) from error
     except (OSError, AttributeError) as error:
-        raise _unusable(library, target, [str(error), *_foreign(library)]) from error
+        raise _unusable(library, target, [str(error), *_architecture_note(library)]) from error
 
 
 def _unusable(library: str, target: str, found: List[str]) -> AgentFault:
@@ -67,8 +67,8 @@ def _unusable(library: str, target: str, found: List[str]) -> AgentFault:
     return AgentFault("unsupported", reason.format(library, target, "; ".join(found)))
 
 
-def _foreign(library: str) -> List[str]:
-    """Say that a library is of another architecture, which the loader calls `No such file`."""
+def _architecture_note(library: str) -> List[str]:
+    """Return a note if the library is of another architecture; the loader says `No such file`."""
     try:
         heads = [open(path, "rb").read(20) for path in (library, sys.executable)]  # noqa: SIM115
     except OSError:
@@ -76,11 +76,11 @@ def _foreign(library: str) -> List[str]:
     # ELF: byte 4 is the class (32 or 64 bits), 18 and 19 are the machine.
     if heads[0][4:5] + heads[0][18:] == heads[1][4:5] + heads[1][18:]:
         return []
-    return ["it is no library of this machine's architecture ({})".format(os.uname().machine)]
+    return ["it is not a library of this machine's architecture ({})".format(os.uname().machine)]
 
 
 def diagnosis(root: str = "/") -> List[str]:
-    """Say what of an Edge TPU this machine shows: sticks, their link, rights, PCIe."""
+    """Return notes on the Edge TPUs of this machine: USB sticks, their link, permissions, PCIe."""
     found = []
     for name in sysfs.names(root, _USB):
         device = {
@@ -91,18 +91,18 @@ def diagnosis(root: str = "/") -> List[str]:
         if identity not in _STICKS:
             continue
         node = "dev/bus/usb/{:03d}/{:03d}".format(int(device["busnum"]), int(device["devnum"]))
-        words = "USB {} ({}) at {} Mbit/s".format(identity, _STICKS[identity], device["speed"])
+        note = "USB {} ({}) at {} Mbit/s".format(identity, _STICKS[identity], device["speed"])
         if identity == _LOADED and float(device["speed"]) < _USB3:
-            words += ", a USB 2 link: slow, use a USB 3 port and cable"
-        found.append(words + _rights(root, node))
+            note += ", a USB 2 link: slow, use a USB 3 port and cable"
+        found.append(note + _access_note(root, node))
     if os.path.exists(os.path.join(root, "dev/apex_0")):
-        found.append("PCIe /dev/apex_0" + _rights(root, "dev/apex_0"))
+        found.append("PCIe /dev/apex_0" + _access_note(root, "dev/apex_0"))
     if not found:
-        return ["no Edge TPU is seen: no USB {}, no /dev/apex_0".format(" or ".join(_STICKS))]
-    return [*found, "it may be in use, or the library too old or too new for this runtime"]
+        return ["no Edge TPU was found: no USB {}, no /dev/apex_0".format(" or ".join(_STICKS))]
+    return [*found, "it may be in use, or the library may be too old or too new for this runtime"]
 
 
-def _rights(root: str, node: str) -> str:
+def _access_note(root: str, node: str) -> str:
     path = os.path.join(root, node)
     if os.access(path, os.R_OK | os.W_OK):
         return ""
@@ -114,7 +114,7 @@ def _rights(root: str, node: str) -> str:
 
 
 def _described(library: str) -> str:
-    """Return the library with the version it says it has, as libedgetpu does."""
+    """Return the library's path, with its version if it reports one, as libedgetpu does."""
     try:
         version = ctypes.CDLL(library).edgetpu_version
     except (OSError, AttributeError):

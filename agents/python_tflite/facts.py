@@ -1,4 +1,4 @@
-"""What this device is: the answer to `hello`, but for the runtimes (runtimes.py)."""
+"""The facts of this device for the answer to `hello`, except the runtimes (runtimes.py)."""
 
 import os
 import sys
@@ -48,18 +48,18 @@ def gather(root: str = "/") -> Dict[str, Any]:
 
 
 def identity(root: str = "/") -> str:
-    """Return a hash that is stable over reboots and addresses, of the machine's id and its name.
+    """Return a hash of the machine's id and hostname, the same after a reboot or a new address.
 
-    The board's serial number first: cards cloned from one image share their machine id.
+    The board's serial number is used first: cards cloned from one image share their machine id.
     """
     for path in ("proc/device-tree/serial-number", "etc/machine-id", "var/lib/dbus/machine-id"):
-        word = sysfs.text(root, path)
-        if word and word != "uninitialized":
-            source = os.path.basename(path) + ":" + word
+        value = sysfs.text(root, path)
+        if value and value != "uninitialized":
+            source = os.path.basename(path) + ":" + value
             break
     else:
         source = ""
-    # Containers and network namespaces of one machine share its ids and have their own names.
+    # Containers and network namespaces of one machine share its ids, but have their own hostnames.
     source += "\nhostname:" + os.uname().nodename
     digest = digests.new()
     digest.update(b"edge-harness device\n" + source.encode())
@@ -67,9 +67,9 @@ def identity(root: str = "/") -> str:
 
 
 def accelerators(root: str, usb: List[str]) -> List[str]:
-    """Return what can be seen of an Edge TPU (`edgetpu-library`, `-pcie`, `-usb`) and of a GPU.
+    """Return the visible parts of an Edge TPU (`edgetpu-library`, `-pcie`, `-usb`) and of a GPU.
 
-    Of that `vulkan-library`, the loader, and `gpu`, a device node to compute with.
+    For a GPU these are `vulkan-library`, the loader, and `gpu`, a device node for computing.
 
     1a6e:089a is the USB accelerator before its firmware is loaded, 18d1:9302 after.
     """
@@ -89,7 +89,7 @@ def accelerators(root: str, usb: List[str]) -> List[str]:
 
 
 def sensors(root: str) -> List[str]:
-    """Return which sources of covariates and power there are, by name."""
+    """Return the names of the available sources of covariates and power."""
     found = []
     if sysfs.temperature_c(root) is not None:
         found.append("thermal_zone")

@@ -1,7 +1,7 @@
-"""A GPU by the runtime's CompiledModel: `invoke` hands the work over and reads every output.
+"""Run a model on a GPU through CompiledModel: `invoke` enqueues the work and reads every output.
 
-Handing over alone returns before the work is done. The model is given to the GPU alone first: with the
-CPU beside it, `is_fully_accelerated` also counts what XNNPACK took.
+The enqueue alone returns before the work is done. The model is compiled for the GPU alone first: with
+the CPU as well, `is_fully_accelerated` also counts the operators of XNNPACK.
 """
 
 import ctypes
@@ -17,14 +17,14 @@ _TYPES = ("other", "integrated GPU", "discrete GPU", "virtual GPU", "CPU")
 _CHECKS = 20
 _CHECK_NS = 5 * 10**8
 _VULKAN_1_1 = 1 << 22 | 1 << 12
-_MOST_ADAPTERS = 16
+_MAX_ADAPTERS = 16
 
 
 class Gpu:
-    """The runtime's GPU path."""
+    """The GPU backend of the runtime."""
 
     def load(self, order: Dict[str, Any], runtime: Any, path: str) -> Any:
-        """Compile the model; raises AgentFault, and RuntimeError for a model that is refused."""
+        """Compile the model; raises AgentFault, and RuntimeError if the runtime refuses it."""
         begin = time.perf_counter_ns()
         settings = dict(order.get("delegate_options") or {})
         precision = settings.pop("precision", "float16")
@@ -32,14 +32,14 @@ class Gpu:
         if settings or precision not in ("float16", "float32"):
             reason = "the GPU takes the options precision (float16, float32) and cache (a folder)"
             raise AgentFault("unsupported", reason)
-        _caching(cache)
+        _set_shader_cache(cache)
         self._adapters = adapters()
         try:
             from ai_edge_litert import compiled_model as litert
 
             gpu, cpu = litert.HardwareAccelerator.GPU, litert.HardwareAccelerator.CPU
-            told = {"gpu_options": litert.GpuOptions(enforce_f32=precision == "float32")}
-            options = litert.Options(gpu, **told)
+            given = {"gpu_options": litert.GpuOptions(enforce_f32=precision == "float32")}
+            options = litert.Options(gpu, **given)
         except (ImportError, AttributeError) as error:
             raise AgentFault("unsupported", _NO_RUNTIME.format(error)) from error
         self._settings = precision + (" allowed" if precision == "float16" else "")
@@ -54,12 +54,12 @@ class Gpu:
                 raise
             self.spent_ns = time.perf_counter_ns() - begin
             self._whole = False
-            told["cpu_options"] = litert.CpuOptions(num_threads=order["threads"])
-            model = litert.CompiledModel.from_file(path, options=litert.Options(gpu | cpu, **told))
+            given["cpu_options"] = litert.CpuOptions(num_threads=order["threads"])
+            model = litert.CompiledModel.from_file(path, options=litert.Options(gpu | cpu, **given))
         return Compiled(model)
 
-    def told(self, compiled: Any) -> Dict[str, Any]:
-        """Return what was taken; the parent adds what only the runtime's log says (`read`)."""
+    def delegation(self, compiled: Any) -> Dict[str, Any]:
+        """Return the delegation; the parent adds the facts of the runtime's log (`read`)."""
         total = None
         if self._whole:
             fresh = self._runtime.interpreter(model_path=self._path)
@@ -77,7 +77,7 @@ class Gpu:
             "clock": "run+read",
             "settings": self._settings,
             "adapters": self._adapters,
-            **_control(compiled),
+            **_enqueue_times(compiled),
         }
 
 
@@ -85,7 +85,7 @@ _NO_RUNTIME = "the GPU needs ai-edge-litert 2 and its CompiledModel on this devi
 
 
 class Compiled:
-    """A CompiledModel that is spoken to as an Interpreter; its first signature."""
+    """The first signature of a CompiledModel, with the interface of an Interpreter."""
 
     def __init__(self, model: Any) -> None:
         """Make the buffers of all inputs and outputs."""
@@ -109,22 +109,22 @@ class Compiled:
         self._values: Dict[int, Any] = {}
 
     def allocate_tensors(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the buffers exist already."""
 
     def get_input_details(self) -> List[Dict[str, Any]]:
         """Return index, name, shape and dtype of every input."""
         return self._inputs
 
     def get_output_details(self) -> List[Dict[str, Any]]:
-        """Return the same of every output."""
+        """Return index, name, shape and dtype of every output."""
         return self._outputs
 
     def get_signature_list(self) -> Dict[str, Any]:
-        """Name the signature."""
+        """Return the signature by its name."""
         return {self._key: self._named}
 
     def get_signature_runner(self, _key: str) -> Any:
-        """Return what knows the inputs by the signature's names."""
+        """Return a runner with the inputs by the signature's names."""
         return _Runner(self._named)
 
     def set_tensor(self, index: int, value: Any) -> None:
@@ -132,12 +132,12 @@ class Compiled:
         self._in[self._places[index]].write(value)
 
     def invoke(self) -> None:
-        """Hand the work over and read every output, which waits for its end."""
+        """Enqueue the work and read every output, which waits until the work is done."""
         self.run()
         self._values = self.read()
 
     def run(self) -> None:
-        """Hand the work over."""
+        """Enqueue the work."""
         self._run(0, self._in, self._out)
 
     def read(self) -> Dict[int, Any]:
@@ -145,7 +145,7 @@ class Compiled:
         return {index: read(size, dtype) for index, read, size, dtype in self._reads}
 
     def get_tensor(self, index: int) -> Any:
-        """Return what was read of an output."""
+        """Return the last value of an output."""
         return self._values[index].reshape(self._shapes[index])
 
 
@@ -154,10 +154,10 @@ class _Runner:
         self.get_input_details = lambda: named
 
 
-def _control(compiled: Any) -> Dict[str, int]:
-    """Time some inferences: the handing over alone, and until every output is read; the least of each.
+def _enqueue_times(compiled: Any) -> Dict[str, int]:
+    """Return the shortest enqueue and the shortest whole inference of up to 20, ns.
 
-    What the samples say is held against them: which of the two is it?
+    A whole inference ends when every output is read. The samples are compared with the two times.
     """
     handed: List[int] = []
     whole: List[int] = []
@@ -171,8 +171,8 @@ def _control(compiled: Any) -> Dict[str, int]:
     return {"handed_ns": min(handed), "whole_ns": min(whole)}
 
 
-def _caching(folder: str) -> None:
-    """Have the drivers keep compiled shaders in the folder, or nowhere: each launch then compiles."""
+def _set_shader_cache(folder: str) -> None:
+    """Set the drivers' folder for compiled shaders; without a folder each launch compiles them."""
     if folder:
         os.makedirs(folder, exist_ok=True)
     for name in ("MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"):
@@ -182,7 +182,7 @@ def _caching(folder: str) -> None:
 
 
 def adapters() -> List[Dict[str, str]]:
-    """Return name, type and driver of every Vulkan adapter; raises AgentFault where there is none."""
+    """Return name, type and driver of every Vulkan adapter; raises AgentFault if there is none."""
     try:
         vulkan = ctypes.CDLL("libvulkan.so.1")
     except OSError as error:
@@ -190,16 +190,16 @@ def adapters() -> List[Dict[str, str]]:
             "no GPU can be reached: the Vulkan loader is missing ({}); apt-get install libvulkan1"
         )
         raise AgentFault("unsupported", reason.format(error)) from error
-    # The structures of vulkan_core.h as their bytes on 64 bits: VkApplicationInfo, VkInstanceCreateInfo.
+    # The structures of vulkan_core.h as bytes on 64 bits: VkApplicationInfo, VkInstanceCreateInfo.
     application = ctypes.create_string_buffer(struct.pack("I4xQQI4xQII", *[0] * 6, _VULKAN_1_1))
     info = struct.pack("I4xQI4xQI4xQI4xQ", 1, 0, 0, ctypes.addressof(application), 0, 0, 0, 0)
-    instance, count = ctypes.c_void_p(), ctypes.c_uint32(_MOST_ADAPTERS)
-    handles = (ctypes.c_void_p * _MOST_ADAPTERS)()
+    instance, count = ctypes.c_void_p(), ctypes.c_uint32(_MAX_ADAPTERS)
+    handles = (ctypes.c_void_p * _MAX_ADAPTERS)()
     status = vulkan.vkCreateInstance(info, None, ctypes.byref(instance))
     if status == 0:
         vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), handles)
     if status or not count.value:
-        reason = "no GPU can be reached: no Vulkan driver of this machine shows one (status {}); install the GPU's driver, or look at VK_ICD_FILENAMES"
+        reason = "no GPU can be reached: no Vulkan driver of this machine shows one (status {}); install the GPU's driver, or check VK_ICD_FILENAMES"
         raise AgentFault("unsupported", reason.format(status))
     found = [_adapter(vulkan, ctypes.c_void_p(one)) for one in handles[: count.value]]
     vulkan.vkDestroyInstance(instance, None)
@@ -207,10 +207,10 @@ def adapters() -> List[Dict[str, str]]:
 
 
 def _adapter(vulkan: Any, handle: Any) -> Dict[str, str]:
-    """Ask VkPhysicalDeviceProperties2 with VkPhysicalDeviceDriverProperties behind it."""
+    """Read VkPhysicalDeviceProperties2, followed by VkPhysicalDeviceDriverProperties."""
     driver = ctypes.create_string_buffer(struct.pack("I4xQ", 1000196000, 0), 1024)
-    asked = struct.pack("I4xQ", 1000059001, ctypes.addressof(driver))
-    properties = ctypes.create_string_buffer(asked, 2048)
+    request = struct.pack("I4xQ", 1000059001, ctypes.addressof(driver))
+    properties = ctypes.create_string_buffer(request, 2048)
     vulkan.vkGetPhysicalDeviceProperties2(handle, properties)
     version, kind = struct.unpack_from("I8xI", properties, 20)
     dotted = "{}.{}.{}".format(version >> 22, version >> 12 & 1023, version & 4095)
@@ -225,32 +225,37 @@ def _text(buffer: Any, offset: int) -> str:
     return str(buffer.raw[offset : offset + 256].split(b"\0")[0].decode("utf-8", "replace"))
 
 
-def read(told: Dict[str, Any], log: str) -> Dict[str, Any]:
-    """Add what the runtime's log says: the adapter it chose, and of a model in part how much.
+def read(delegation: Dict[str, Any], log: str) -> Dict[str, Any]:
+    """Add the facts of the runtime's log: the adapter, and the operators of a partial delegation.
 
-    Where it names no adapter, a software one counts before a GPU. Raises AgentFault where nothing, or
-    nobody knows what, ran on the GPU.
+    If the log names no adapter, a software adapter is assumed before a GPU. Raises AgentFault if no
+    operator, or an unknown number of them, ran on the GPU.
     """
     import re
 
-    known = told.pop("adapters")
+    known = delegation.pop("adapters")
     chosen = "".join(re.findall("Selected adapter: (.*)", log)[-1:])
     named = [one for one in known if one["name"] in chosen] or known
-    told["adapter"] = max(named, key=lambda one: one["type"] == "CPU")
-    if told["fully"]:
-        return told
+    delegation["adapter"] = max(named, key=lambda one: one["type"] == "CPU")
+    if delegation["fully"]:
+        return delegation
     refused, _, after = log.rpartition("not supported by GPU delegate:")[2].partition(
         " operations will run on the GPU"
     )
-    told["left"] = sorted(set(re.findall(r"^([A-Z][A-Z0-9_]*): ", refused, re.MULTILINE)))
+    delegation["left"] = sorted(set(re.findall(r"^([A-Z][A-Z0-9_]*): ", refused, re.MULTILINE)))
     taken, rest = refused.split()[-1:], re.findall(r"remaining (\d+)", after)[:1]
     if taken == ["No"]:
         reason = "the GPU took no operator ({} not supported); evidence: the delegate's log"
-        raise AgentFault("fell_back", reason.format(", ".join(told["left"])))
+        raise AgentFault("fell_back", reason.format(", ".join(delegation["left"])))
     if not rest or not taken[0].isdigit():
-        reason = "the GPU took the model in part and the runtime does not say how much of it"
+        reason = "the GPU took part of the model, and the runtime does not say how many operators"
         raise AgentFault("unsupported", reason)
-    told["delegated_ops"], told["total_ops"] = int(taken[0]), int(taken[0]) + int(rest[0])
-    told["partitions"] = after.count("Initializing WebGPU-based API") or None
-    told["evidence"] += "; log: {} operations on the GPU, {} on the CPU".format(taken[0], rest[0])
-    return told
+    delegation["delegated_ops"], delegation["total_ops"] = (
+        int(taken[0]),
+        int(taken[0]) + int(rest[0]),
+    )
+    delegation["partitions"] = after.count("Initializing WebGPU-based API") or None
+    delegation["evidence"] += "; log: {} operations on the GPU, {} on the CPU".format(
+        taken[0], rest[0]
+    )
+    return delegation

@@ -1,4 +1,4 @@
-"""Which operators a delegate took, read from the graph after allocate_tensors."""
+"""Find the operators that a delegate took, in the graph after allocate_tensors."""
 
 from typing import Any, Dict, Optional
 
@@ -6,13 +6,13 @@ from typing import Any, Dict, Optional
 def delegation(interpreter: Any) -> Dict[str, Optional[Any]]:
     """Return delegated_ops, total_ops, partitions and the names of the operators left (sorted).
 
-    The runtime lists the original operators and appends a DELEGATE entry for each partition. From
-    each DELEGATE's outputs the producers are walked back until its inputs: those it covers. All
-    None where the runtime does not list its operators.
+    The runtime lists the original operators and appends one DELEGATE entry per partition. A walk from
+    the DELEGATE's outputs back to its inputs passes the operators that it covers. The counts are None
+    if the runtime does not list its operators.
     """
     if not hasattr(interpreter, "_get_ops_details"):
         return {"delegated_ops": None, "total_ops": None, "partitions": None, "left": []}
-    listed = interpreter._get_ops_details()  # noqa: SLF001 - the only door to the graph
+    listed = interpreter._get_ops_details()  # noqa: SLF001 - the only access to the graph
     operators = [entry for entry in listed if entry["op_name"] != "DELEGATE"]
     partitions = [entry for entry in listed if entry["op_name"] == "DELEGATE"]
     producer = {int(out): place for place, op in enumerate(operators) for out in op["outputs"]}

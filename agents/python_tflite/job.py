@@ -1,8 +1,8 @@
-"""One child process of the agent: started, watched, ended, and what became of it in words.
+"""Start, watch and end one child process of the agent, and explain how it ended.
 
-The child's answer comes on a pipe of its own; whatever it or the runtime prints goes to another,
-kept as a bounded log. The child is in a process group of its own and dies with the agent
-(child.py asks the kernel for that).
+The child's answer arrives on its own pipe. Its output and the runtime's go to another pipe and are kept
+as a log of limited size. The child has its own process group and dies with the agent (child.py asks the
+kernel for that).
 """
 
 import json
@@ -21,8 +21,8 @@ _CHUNK = 1 << 16
 _LOG_PART = 8192
 _TAIL = 1500
 _GPU_TAIL = 400
-_TOLD_LINES = 4
-_MEMORY_WORDS = (
+_ERROR_LINES = 4
+_MEMORY_ERRORS = (
     "bad_alloc",
     "MemoryError",
     "Cannot allocate memory",
@@ -32,22 +32,22 @@ _MEMORY_WORDS = (
 
 
 class Log:
-    """The beginning and the end of what a child printed; the middle is forgotten."""
+    """The beginning and the end of a child's output, without the middle."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
+        """Start empty."""
         self._first = bytearray()
         self._last = bytearray()
 
     def add(self, data: bytes) -> None:
         """Append."""
-        room = _LOG_PART - len(self._first)
-        self._first += data[:room]
-        self._last += data[room:] if room > 0 else data
+        space = _LOG_PART - len(self._first)
+        self._first += data[:space]
+        self._last += data[space:] if space > 0 else data
         del self._last[:-_LOG_PART]
 
     def text(self) -> str:
-        """Return what is kept."""
+        """Return the text that is kept."""
         return (self._first + self._last).decode("utf-8", "replace")
 
 
@@ -57,8 +57,8 @@ class Job:
     def __init__(self, role: str, order: Dict[str, Any], spool: str, pad: int = 0) -> None:
         """Start `<this zip> role` with the order on its stdin.
 
-        `spool` is a folder for the order on its way; `pad` bytes are added to the environment, so
-        that the stack lies elsewhere in every launch. Raises OSError.
+        `spool` is a folder for the order's temporary file. `pad` bytes are added to the environment,
+        so that the stack has another address in every launch. Raises OSError.
         """
         self._killed: Optional[AgentFault] = None
         self.log = Log()
@@ -88,7 +88,7 @@ class Job:
                 os.close(descriptor)
 
     def read_result(self) -> bool:
-        """Take what the child answered; False when it has ended."""
+        """Read the child's answer; returns False at its end."""
         data = os.read(self.result_fd, _CHUNK)
         self._result += data
         if len(self._result) > 2 * MAX_LINE_BYTES:
@@ -96,7 +96,7 @@ class Job:
         return bool(data)
 
     def read_log(self) -> bool:
-        """Take what the child printed; False when there is no more for now."""
+        """Read the child's output; returns False if there is none for now."""
         try:
             data = os.read(self.log_fd, _CHUNK)
         except BlockingIOError:
@@ -106,7 +106,7 @@ class Job:
         return self.log_open
 
     def kill(self, kind: str, reason: str) -> None:
-        """End the child at once; `finish` then answers with this kind and reason."""
+        """Kill the child; `finish` then raises this kind and reason."""
         if self._killed is None:
             self._killed = AgentFault(kind, reason)
         self._end_group()
@@ -114,9 +114,9 @@ class Job:
     def finish(self) -> Dict[str, Any]:
         """Reap the child and return its answer, with `wall_ns` from its start to its exit.
 
-        Raises AgentFault: the child's own, or what its end says.
+        Raises AgentFault: the child's own error, or the reason of its end.
         """
-        # Its end of the answer is closed, so it is all but gone: this ends what it started.
+        # The child closed its answer and is about to end; this kills its own child processes.
         self._end_group()
         _, status = os.waitpid(self.pid, 0)
         wall_ns = time.monotonic_ns() - self.started_ns
@@ -133,7 +133,7 @@ class Job:
         return answer
 
     def abandon(self) -> None:
-        """End the child and forget it."""
+        """Kill the child without reading its answer."""
         self._end_group()
         os.waitpid(self.pid, 0)
         self._close()
@@ -153,46 +153,46 @@ class Job:
         return answer if isinstance(answer, dict) else None
 
     def _explained(self, fault: AgentFault) -> AgentFault:
-        """Add the reason that a GPU's runtime only prints, and tell a missing adapter from a bad model."""
+        """Add the error lines that a GPU's runtime prints; a missing adapter is `unsupported`."""
         log = self.log.text()
-        words = [line for line in log.splitlines() if line.startswith(("ERROR: ", "Warning: "))]
-        if not self._on_gpu or not words:
+        errors = [line for line in log.splitlines() if line.startswith(("ERROR: ", "Warning: "))]
+        if not self._on_gpu or not errors:
             return fault
         kind = "unsupported" if "No adapters found" in log else fault.kind
-        return AgentFault(kind, "; ".join([fault.reason, *words[-_TOLD_LINES:]]))
+        return AgentFault(kind, "; ".join([fault.reason, *errors[-_ERROR_LINES:]]))
 
     def _fault(self, status: int) -> AgentFault:
-        # A GPU's runtime tells of itself at length; a driver's last words are the last.
+        # A GPU's runtime prints many lines about itself; a driver's own message is at the end.
         tail = self.log.text().strip()[-_GPU_TAIL if self._on_gpu else -_TAIL :]
-        words = "; its last words: " + tail if tail else ""
+        output_end = "; end of its output: " + tail if tail else ""
         if self._killed is not None:
-            return AgentFault(self._killed.kind, self._killed.reason + words)
+            return AgentFault(self._killed.kind, self._killed.reason + output_end)
         if os.WIFSIGNALED(status):
-            return self._signalled(os.WTERMSIG(status), words)
+            return self._signalled(os.WTERMSIG(status), output_end)
         reason = "the launch ended with exit code {} and no answer".format(os.WEXITSTATUS(status))
-        kind = "out_of_memory" if any(word in words for word in _MEMORY_WORDS) else "crashed"
-        return AgentFault(kind, reason + words)
+        kind = "out_of_memory" if any(one in output_end for one in _MEMORY_ERRORS) else "crashed"
+        return AgentFault(kind, reason + output_end)
 
-    def _signalled(self, number: int, words: str) -> AgentFault:
+    def _signalled(self, number: int, output_end: str) -> AgentFault:
         name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
         reason = "the launch was killed by {}".format(name)
         if number == signal.SIGKILL and sysfs.oom_kills() > self._oom_before:
             reason += " while the kernel's count of out-of-memory kills rose"
-            return AgentFault("out_of_memory", reason + words)
+            return AgentFault("out_of_memory", reason + output_end)
         if number == signal.SIGKILL:
             reason += " (often the out-of-memory killer)"
-        kind = "out_of_memory" if any(word in words for word in _MEMORY_WORDS) else "crashed"
-        return AgentFault(kind, reason + words)
+        kind = "out_of_memory" if any(one in output_end for one in _MEMORY_ERRORS) else "crashed"
+        return AgentFault(kind, reason + output_end)
 
 
 def pad_bytes(order: Dict[str, Any]) -> int:
-    """Return the launch's padding of the environment, 0-4095, from the order's seed and place."""
+    """Return the size of the launch's padding, 0-4095 bytes, from the order's seed and position."""
     key = "{}-{}-{}".format(order.get("seed"), order.get("block"), order.get("position"))
     return zlib.crc32(key.encode()) % 4096
 
 
 def _spooled(order: Dict[str, Any], folder: str) -> int:
-    """Return a descriptor to read the order from: a pipe would block on a child that hangs."""
+    """Return a descriptor to read the order from: a pipe would block if the child hangs."""
     path = os.path.join(folder, ".order-{}".format(os.getpid()))
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     os.unlink(path)

@@ -1,13 +1,13 @@
-"""One user of a device at a time: a file that every user of the machine sees, whatever their workdir.
+"""The lease of a device: a file shared by all users of the machine, whatever their workdir.
 
 `<identity>.lease` in /var/lock/edge-harness, else `edge-harness-<identity>.lease` in /tmp; one line:
 
     1 EPOCH BOOT_ID UNTIL_MS PID START TOKEN HOLDER...
 
-EPOCH rises with every grant; UNTIL_MS is on CLOCK_BOOTTIME, which counts a suspended device's time
-too; PID and START (field 22 of /proc/PID/stat, `@`, the pid namespace) are the agent's; TOKEN is the controller's. A lease of
-another boot, or past its time, is nobody's. Words a shell can `read`, so that a phone without Python
-keeps the same file. Every change is made under flock.
+EPOCH rises with every grant. UNTIL_MS is on CLOCK_BOOTTIME, which also counts while the device is
+suspended. PID and START (field 22 of /proc/PID/stat, `@`, the pid namespace) are the agent's. TOKEN is
+the controller's. A lease of another boot, or past its time, is free. A shell can `read` the fields, so
+that a phone without Python can use the same file. Every change is made under flock.
 """
 
 import fcntl
@@ -25,19 +25,19 @@ from wire import AgentFault
 LIFE_SECONDS = 30.0
 FOLDER_VARIABLE = "EDGE_HARNESS_LEASES"
 CHECK_SECONDS = 1.0
-"""How often an agent whose launch is under way looks whether it still has the device."""
+"""How often an agent checks during a launch that it still holds the lease."""
 
 _SHARED, _FALLBACK = "/var/lock/edge-harness", "/tmp"  # noqa: S108 - sticky, and for every user
 _VERSION = "1"
 _FIELDS = 8
 _START = 19
-_MOST_BYTES = 512
+_MAX_BYTES = 512
 _LOCK_TRIES = 200
 _LOCK_PAUSE_SECONDS = 0.01
 
 
 class Entry(NamedTuple):
-    """What the file says."""
+    """The fields of a lease file."""
 
     epoch: int
     boot: str
@@ -48,26 +48,26 @@ class Entry(NamedTuple):
     holder: str
 
     def seconds(self) -> float:
-        """Return how long it still holds; 0 where it is nobody's."""
+        """Return the seconds until the lease ends; 0 if it is free."""
         if self.boot != _boot() or _is_gone(self):
             return 0.0
         return max(0.0, (self.until_ms - _now_ms()) / 1e3)
 
 
 class Lease:
-    """This agent's hold of the device."""
+    """This agent's lease of the device."""
 
     def __init__(self, identity: str) -> None:
-        """Nothing is held yet; `identity` is the device's, of `hello`."""
+        """Hold no lease yet; `identity` is the device's, as in `hello`."""
         self._identity = identity
         self._path: Optional[str] = None
         self._token = ""
         self._holder = ""
         self.epoch = 0
-        """Of the lease that is held; 0 where none is."""
+        """The epoch of the held lease; 0 without a lease."""
 
     def look(self, token: str) -> Dict[str, Any]:
-        """Say who has the device, and whether that is the one who asks."""
+        """Return the holder, the remaining seconds, and whether `token` is the holder's."""
         entry = self._current()
         if entry is None:
             return {"holder": None, "seconds": 0.0, "yours": False}
@@ -86,16 +86,16 @@ class Lease:
         return None
 
     def take(self, token: str, holder: str) -> Dict[str, Any]:
-        """Take the device for LIFE_SECONDS; raises AgentFault (busy) while somebody else has it.
+        """Take the lease for LIFE_SECONDS; raises AgentFault (busy) while another user holds it.
 
-        An agent that has it for the same controller is of a connection that broke: it is ended.
+        If another agent holds it for the same controller, its connection broke: it is killed.
         """
         with self._opened() as descriptor:
             last, current = _read(descriptor), self._current()
             if current is not None and current.token != token:
-                raise AgentFault("busy", _has(current))
+                raise AgentFault("busy", _describe(current))
             self._token, self._holder = token, holder
-            # After an unreadable file too, an older epoch must not come again.
+            # An old epoch must not return, not even after an unreadable file.
             self.epoch = max(last.epoch + 1 if last else 0, _now_ms())
             self._write(descriptor, LIFE_SECONDS)
         if last is not None:
@@ -103,7 +103,7 @@ class Lease:
         return {"epoch": self.epoch, "seconds": LIFE_SECONDS}
 
     def renew(self, seconds: float = LIFE_SECONDS) -> None:
-        """Hold it for so long from now, also past its time where nobody took it; else see `check`."""
+        """Extend the lease to `seconds` from now, even an expired one if it is still free."""
         if not self.epoch:
             return
         with suppress(AgentFault), self._opened() as descriptor:
@@ -111,7 +111,7 @@ class Lease:
                 self._write(descriptor, seconds)
 
     def drop(self) -> None:
-        """Let go of the device; never raises."""
+        """Release the lease; never raises."""
         if not self.epoch:
             return
         with suppress(AgentFault, OSError), self._opened() as descriptor:
@@ -120,22 +120,22 @@ class Lease:
         self.epoch = 0
 
     def check(self, epoch: object) -> None:
-        """Raise AgentFault (busy) unless this epoch has the device now."""
+        """Raise AgentFault (busy) unless this epoch holds the lease now."""
         if not self.epoch:
-            raise AgentFault("busy", "this needs the device's lease; take it first")
+            raise AgentFault("busy", "this request needs the device's lease; take it first")
         if epoch != self.epoch:
-            reason = "the request is of epoch {!r:.40}, the lease of {}"
+            reason = "the request has epoch {!r:.40}, the lease has {}"
             raise AgentFault("busy", reason.format(epoch, self.epoch))
         self.confirm()
 
     def confirm(self) -> None:
-        """Raise AgentFault (busy) where a lease was had and is lost."""
-        trouble = self.lost()
-        if trouble:
-            raise AgentFault("busy", trouble)
+        """Raise AgentFault (busy) if this agent held a lease and lost it."""
+        problem = self.lost()
+        if problem:
+            raise AgentFault("busy", problem)
 
     def lost(self) -> Optional[str]:
-        """Say why the device is no longer held by the epoch that had it; None where it is."""
+        """Return why this agent lost its lease; None if it still holds it, or held none."""
         if not self.epoch:
             return None
         entry = None
@@ -144,7 +144,7 @@ class Lease:
         if self._is_ours(entry) and entry is not None and entry.seconds() > 0:
             return None
         if entry is not None and entry.epoch != self.epoch:
-            return "the lease was lost: " + _has(entry)
+            return "the lease was lost: " + _describe(entry)
         return "the lease was lost: it was not renewed for {:.0f} s".format(LIFE_SECONDS)
 
     def _is_ours(self, entry: Optional[Entry]) -> bool:
@@ -153,17 +153,17 @@ class Lease:
 
     def _write(self, descriptor: int, seconds: float) -> None:
         until_ms = _now_ms() + int(seconds * 1e3) if seconds else 0
-        words = [_VERSION, self.epoch, _boot(), until_ms, os.getpid()]
-        words += [_start(os.getpid()), self._token, self._holder]
-        text = " ".join(map(str, words)).replace("\n", "?")
-        line = text.encode("ascii", "replace")[: _MOST_BYTES - 1] + b"\n"
-        # One write, and the length after it: a reader without the lock sees the old or the new line.
+        fields = [_VERSION, self.epoch, _boot(), until_ms, os.getpid()]
+        fields += [_start(os.getpid()), self._token, self._holder]
+        text = " ".join(map(str, fields)).replace("\n", "?")
+        line = text.encode("ascii", "replace")[: _MAX_BYTES - 1] + b"\n"
+        # One write, then the length: a reader without the lock sees the old or the new line.
         os.pwrite(descriptor, line, 0)
         os.ftruncate(descriptor, len(line))
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open and lock the file; raises AgentFault (busy) where that cannot be done."""
+        """Open and lock the file; raises AgentFault (busy) if that fails."""
         try:
             descriptor = self._open()
         except OSError as error:
@@ -177,22 +177,22 @@ class Lease:
                     break
                 time.sleep(_LOCK_PAUSE_SECONDS)
             else:
-                raise AgentFault("busy", "{} is locked and stays so".format(self._path))
+                raise AgentFault("busy", "{} stays locked by another process".format(self._path))
             yield descriptor
         finally:
             os.close(descriptor)
 
     def _open(self) -> int:
-        trouble: OSError = FileNotFoundError("no folder for it")
+        failure: OSError = FileNotFoundError("no folder for the lease file")
         for path in [self._path] if self._path else self._places():
             try:
                 descriptor = _open(path)
             except OSError as error:
-                trouble = error
+                failure = error
                 continue
             self._path = path
             return descriptor
-        raise trouble
+        raise failure
 
     def _places(self) -> List[str]:
         own = os.environ.get(FOLDER_VARIABLE)
@@ -203,14 +203,14 @@ class Lease:
 
 
 def _open(path: str) -> int:
-    """Open a lease, made where it is not there; anything but a plain file of one name is refused."""
+    """Open a lease file, and make it if it is missing; only a plain file without links is valid."""
     folder = os.path.dirname(path)
     with suppress(OSError):
         os.mkdir(folder)
         os.chmod(folder, 0o1777)  # noqa: S103 - sticky, as /tmp
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        # Without O_CREAT: in a sticky folder the kernel refuses it for somebody else's file.
+        # Without O_CREAT: in a sticky folder the kernel refuses it for another user's file.
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         try:
@@ -226,29 +226,29 @@ def _open(path: str) -> int:
 
 
 def _read(descriptor: int) -> Optional[Entry]:
-    """Return what the file says; None for anything that is no lease."""
-    line = os.pread(descriptor, _MOST_BYTES, 0).decode("ascii", "replace").split("\n")[0]
-    words = line.split(" ", _FIELDS - 1)
-    if len(words) != _FIELDS or words[0] != _VERSION:
+    """Return the fields of the file; None if it is not a lease."""
+    line = os.pread(descriptor, _MAX_BYTES, 0).decode("ascii", "replace").split("\n")[0]
+    fields = line.split(" ", _FIELDS - 1)
+    if len(fields) != _FIELDS or fields[0] != _VERSION:
         return None
-    epoch, until_ms, pid = (sysfs.whole(words[place]) for place in (1, 3, 4))
+    epoch, until_ms, pid = (sysfs.whole(fields[place]) for place in (1, 3, 4))
     if epoch is None or until_ms is None or pid is None:
         return None
-    holder = "".join(letter if letter.isprintable() else "?" for letter in words[7])
-    # Nobody can hold it for longer than an hour, whatever the file says.
+    holder = "".join(letter if letter.isprintable() else "?" for letter in fields[7])
+    # No lease is longer than an hour, whatever the file contains.
     until_ms = min(until_ms, _now_ms() + 3_600_000)
-    return Entry(epoch, words[2], until_ms, pid, words[5], words[6], holder)
+    return Entry(epoch, fields[2], until_ms, pid, fields[5], fields[6], holder)
 
 
-def _has(entry: Entry) -> str:
+def _describe(entry: Entry) -> str:
     left = entry.seconds()
     if not left:
-        return "{} had it".format(entry.holder)
+        return "{} took it meanwhile".format(entry.holder)
     return "{} has this device, for {:.0f} s more unless renewed".format(entry.holder, left)
 
 
 def _supersede(last: Entry, token: str) -> None:
-    """Make sure that the agent that had the lease makes no launch any more."""
+    """Make sure that the last holder's agent makes no more launches."""
     if not last.until_ms or last.pid == os.getpid() or last.boot != _boot():
         return
     if last.token == token and _is_agent(last):
@@ -260,9 +260,9 @@ def _supersede(last: Entry, token: str) -> None:
 
 
 def _is_gone(entry: Entry) -> bool:
-    """Tell whether the agent surely ended: of our own pid namespace, and the kernel knows none.
+    """Return whether the agent certainly ended: our pid namespace has no such process.
 
-    Not by /proc, which may hide the processes of other users.
+    /proc is not used, because it may hide the processes of other users.
     """
     if entry.pid <= 1 or entry.start.partition("@")[2] != _namespace():
         return False
@@ -280,19 +280,19 @@ def _is_running(last: Entry) -> bool:
 
 
 def _is_agent(last: Entry) -> bool:
-    """Tell whether a lease's process is an agent of this user: anybody can write the file.
+    """Return whether a lease's process is an agent of this user; every user can write the file.
 
-    Else another user could have us end any process of ours, with -1 for a number all of them.
+    Without this check another user could make us kill any of our processes; with the number -1, all.
     """
     if not _is_running(last):
         return False
     folder = "/proc/{}".format(last.pid)
-    words = (sysfs.text("/", folder + "/cmdline") or "").split(" ")
+    arguments = (sysfs.text("/", folder + "/cmdline") or "").split(" ")
     try:
         own = os.stat(folder).st_uid == os.geteuid()
     except OSError:
         return False
-    return own and any("/agents/" in word and word.endswith(".zip") for word in words)
+    return own and any("/agents/" in one and one.endswith(".zip") for one in arguments)
 
 
 def _now_ms() -> int:
@@ -300,26 +300,26 @@ def _now_ms() -> int:
 
 
 def _boot() -> str:
-    word = sysfs.text("/", "proc/sys/kernel/random/boot_id") or "-"
-    return word.split()[0]
+    boot_id = sysfs.text("/", "proc/sys/kernel/random/boot_id") or "-"
+    return boot_id.split()[0]
 
 
 def _start(pid: int) -> str:
-    """Return when a process started, in ticks since the boot; nothing where it is gone."""
-    words = (sysfs.text("/", "proc/{}/stat".format(pid)) or "").rpartition(")")[2].split()
-    if len(words) <= _START or words[0] in "ZX":
+    """Return a process's start in ticks since boot, `@` and its pid namespace; `-` if it is gone."""
+    fields = (sysfs.text("/", "proc/{}/stat".format(pid)) or "").rpartition(")")[2].split()
+    if len(fields) <= _START or fields[0] in "ZX":
         return "-"
-    return words[_START] + "@" + _namespace()
+    return fields[_START] + "@" + _namespace()
 
 
 def _namespace() -> str:
-    """Return which processes our numbers are of; containers may share the file and not the numbers."""
+    """Return our pid namespace; containers may share the lease file and not the process numbers."""
     try:
         return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
     except OSError:
         return ""
 
 
-def is_token(word: object) -> bool:
-    """Tell whether a controller may call itself so: a blank would end the field."""
-    return isinstance(word, str) and re.match("[0-9A-Za-z]{8,64}$", word) is not None
+def is_token(value: object) -> bool:
+    """Return whether a value is a valid token: a blank would end the field."""
+    return isinstance(value, str) and re.match("[0-9A-Za-z]{8,64}$", value) is not None

@@ -1,7 +1,8 @@
-"""Find the TFLite runtime: the one `setup` made the default, else by ORDER what Python has.
+"""Find the TFLite runtime: the default of `setup`, else the first of ORDER that Python has.
 
-`setup` keeps others in `runtimes/NAME-VERSION` of the workdir, the default named by a link. Runs in a child of the agent: importing a runtime costs tens of megabytes, and one that is broken
-may take its process with it.
+`setup` keeps runtimes in `runtimes/NAME-VERSION` of the workdir; a link names the default. This runs in
+a child of the agent: importing a runtime costs tens of megabytes, and a broken one may crash its
+process.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from wire import AgentFault, write_line
 
 Entry = Dict[str, Optional[str]]
 ORDER = ("ai_edge_litert", "tflite_runtime", "tensorflow")
-_MEND = "`edge-harness setup` or pip install ai-edge-litert for {}"
+_FIX = "`edge-harness setup` or pip install ai-edge-litert for {}"
 
 
 class Runtime:
@@ -27,62 +28,62 @@ class Runtime:
         self.interpreter = interpreter
 
 
-def ours(name: str = "") -> str:
-    """Return the path of a folder of `setup`, or of them all."""
+def runtime_folder(name: str = "") -> str:
+    """Return the path of a runtime's folder of `setup`, or of the folder of them all."""
     workdir = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
     return os.path.join(workdir, "runtimes", name)
 
 
 def default() -> str:
-    """Return the `NAME-VERSION` that `setup` made the default, or nothing."""
+    """Return the `NAME-VERSION` that `setup` made the default, or an empty string."""
     try:
-        return os.readlink(ours("default"))
+        return os.readlink(runtime_folder("default"))
     except OSError:
         return ""
 
 
 def load(wanted: Optional[str]) -> Runtime:
-    """Import the runtime named (NAME or NAME=VERSION), or the first that is there and works.
+    """Import the wanted runtime (NAME or NAME=VERSION), else the first one that works.
 
-    Raises AgentFault (no_runtime, unsupported for a name nobody knows).
+    Raises AgentFault (no_runtime; unsupported for an unknown name).
     """
     name, _, version = (wanted or default().replace("-", "=")).partition("=")
     if name and name not in ORDER:
         reason = "unknown runtime {!r}; this agent knows {}".format(wanted, ", ".join(ORDER))
         raise AgentFault("unsupported", reason)
-    folder = ours(name + "-" + version)
+    folder = runtime_folder(name + "-" + version)
     if os.path.isdir(folder):
         sys.path.insert(1, folder)
     names = (name,) if name else ORDER
-    troubles = []
+    problems = []
     for one in names:
-        if not is_there(one):
+        if not is_installed(one):
             continue
         try:
             found = _import(one)
         except (ImportError, AttributeError, OSError, SystemError) as error:
-            # glibc leaves the cause out in one place; a noexec mount is said as not permitted.
+            # glibc omits the cause in one place; a noexec mount reads as not permitted.
             if "allocate memory" in str(error) or str(error).endswith("from shared object"):
                 raise AgentFault("out_of_memory", "importing {}: {}".format(one, error)) from error
-            troubles.append("{} does not import: {}".format(one, error))
+            problems.append("{} does not import: {}".format(one, error))
             continue
         if version in ("", found.version):
             return found
-        troubles.append("{} is {} here".format(one, found.version))
-    reason = "; ".join(troubles) or "none of {} is installed".format(", ".join(names))
-    raise AgentFault("no_runtime", reason + "; " + _MEND.format(sys.executable))
+        problems.append("{} is {} here".format(one, found.version))
+    reason = "; ".join(problems) or "none of {} is installed".format(", ".join(names))
+    raise AgentFault("no_runtime", reason + "; " + _FIX.format(sys.executable))
 
 
-def is_there(name: str) -> bool:
-    """Tell whether a runtime is installed, without importing it."""
+def is_installed(name: str) -> bool:
+    """Return whether a runtime is installed, without importing it."""
     try:
         return find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 
 
-def numpy_trouble(runtime: Runtime) -> Optional[str]:
-    """Return why this runtime cannot work with the numpy that is there, and the mend."""
+def numpy_problem(runtime: Runtime) -> Optional[str]:
+    """Return why this runtime fails with the installed numpy, and the command that fixes it."""
     numpy = sys.modules["numpy"]
     if runtime.name == "tflite_runtime" and not numpy.__version__.startswith(("0.", "1.")):
         text = "tflite_runtime {} is built for numpy 1 and fails with numpy {}; {} -m pip install 'numpy<2'"
@@ -91,49 +92,49 @@ def numpy_trouble(runtime: Runtime) -> Optional[str]:
 
 
 def probe(argv: List[str]) -> int:
-    """Write which runtimes there are to the descriptor argv[0]; imports the one that is used.
+    """Write the installed runtimes to the descriptor argv[0]; imports the one that is used.
 
-    tensorflow takes seconds to import, so here it is only looked up, and only where nothing smaller
-    is there: the look-up alone costs a tenth of a second.
+    tensorflow takes seconds to import, so it is only looked up, and only if no smaller runtime is
+    installed: the look-up alone takes a tenth of a second.
     """
     runtimes: List[Entry] = []
     problems: List[str] = []
     chosen = default()
     for name in ORDER:
-        if (runtimes and name == "tensorflow") or not is_there(name):
+        if (runtimes and name == "tensorflow") or not is_installed(name):
             continue
         if runtimes or chosen or name == "tensorflow":
             numpy = runtimes[0]["numpy"] if runtimes else None
             runtimes.append({"name": name, "version": _installed_version(name), "numpy": numpy})
         else:
-            runtimes += _tried(name, problems)
+            runtimes += _try(name, problems)
     if chosen:
-        # Last: from here on its folder is the first that Python looks into.
-        runtimes = _tried(None, problems) + runtimes
-    runtimes += _beside(chosen)
+        # Last: from here on, Python searches its folder first.
+        runtimes = _try(None, problems) + runtimes
+    runtimes += _other_runtimes(chosen)
     write_line(int(argv[0]), {"runtimes": runtimes, "problems": problems})
     sys.stderr.flush()
-    # Past the runtime's destructors: they have nothing to do with what was asked.
+    # Skips the runtime's destructors: the answer does not need them.
     os._exit(0)
 
 
-def _tried(wanted: Optional[str], problems: List[str]) -> List[Entry]:
+def _try(wanted: Optional[str], problems: List[str]) -> List[Entry]:
     try:
         found = load(wanted)
     except AgentFault as fault:
         problems.append(fault.reason)
         return []
-    trouble = numpy_trouble(found)
-    if trouble:
-        problems.append(trouble)
+    problem = numpy_problem(found)
+    if problem:
+        problems.append(problem)
     numpy = sys.modules["numpy"].__version__
     return [{"name": found.name, "version": found.version, "numpy": numpy}]
 
 
-def _beside(chosen: str) -> List[Entry]:
+def _other_runtimes(chosen: str) -> List[Entry]:
     import sysfs
 
-    folders = [one.partition("-") for one in sysfs.names(ours(), "") if one != chosen]
+    folders = [one.partition("-") for one in sysfs.names(runtime_folder(), "") if one != chosen]
     return [{"name": f[0], "version": f[2], "numpy": None} for f in folders if f[0] in ORDER]
 
 
@@ -149,7 +150,7 @@ def _import(name: str) -> Runtime:
 
 
 def _installed_version(name: str) -> str:
-    # importlib.metadata takes a tenth of a second: only where the module does not say it itself.
+    # importlib.metadata takes a tenth of a second, so it is only used if the module has no version.
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,7 +1,7 @@
-"""What /proc, /sys and the vendor's tools say: text files in, numbers out, None where there is none.
+"""Read numbers from /proc, /sys and the vendor's tools; None if a source is missing.
 
-Every function takes the root of the file system, so that trees of plain files can stand in for it.
-Formats: docs of the kernel (thermal: millidegree; cpufreq: kHz) and raspberrypi vcgencmd.
+Every function takes the root of the file system, so that tests can use a tree of plain files.
+Formats: the kernel's documentation (thermal: millidegree; cpufreq: kHz) and raspberrypi vcgencmd.
 """
 
 import os
@@ -18,7 +18,7 @@ _CPU_ZONES = ("cpu", "soc", "x86_pkg", "bigcore", "tj")
 
 
 def text(root: str, path: str) -> Optional[str]:
-    """Return a small file's text, stripped of blanks and NULs; None where it cannot be read."""
+    """Return a small file's text without blanks and NULs at its ends; None if it cannot be read."""
     try:
         with open(os.path.join(root, path), "rb") as file:
             return file.read(65536).decode("utf-8", "replace").replace("\0", " ").strip() or None
@@ -31,17 +31,17 @@ def number(root: str, path: str) -> Optional[int]:
     return whole(text(root, path) or "")
 
 
-def whole(word: str) -> Optional[int]:
-    """Return a word's integer; None where it is none, or too large to be a reading."""
+def whole(digits: str) -> Optional[int]:
+    """Return a text's integer; None if it is not one, or too large to be a reading."""
     try:
-        value = int(word)
+        value = int(digits)
     except ValueError:
         return None
     return value if abs(value) < 1 << 53 else None
 
 
 def names(root: str, path: str) -> List[str]:
-    """List a folder, sorted; empty where there is none."""
+    """List a folder, sorted; empty if it does not exist."""
     try:
         return sorted(os.listdir(os.path.join(root, path)))
     except OSError:
@@ -49,7 +49,7 @@ def names(root: str, path: str) -> List[str]:
 
 
 def covariates(root: str = "/") -> Dict[str, Any]:
-    """Return what a launch is accompanied by: the fields of harness.types.Covariates."""
+    """Return the covariates of a launch: the fields of harness.types.Covariates."""
     return {
         "temperature_c": temperature_c(root),
         "frequency_mhz": frequency_mhz(root),
@@ -75,7 +75,7 @@ def temperature_c(root: str = "/") -> Optional[float]:
         if milli not in _PLAUSIBLE_MILLIDEGREES:
             continue
         kind = (text(root, "{}/{}/type".format(base, zone)) or "").lower()
-        (cpu if any(word in kind for word in _CPU_ZONES) else other).append(milli / 1000)
+        (cpu if any(name in kind for name in _CPU_ZONES) else other).append(milli / 1000)
     return max(cpu or other, default=None)
 
 
@@ -97,9 +97,9 @@ def governor(root: str = "/") -> Optional[str]:
 
 def load_1m(root: str = "/") -> Optional[float]:
     """Return the load average of the last minute."""
-    words = (text(root, "proc/loadavg") or "").split()
+    fields = (text(root, "proc/loadavg") or "").split()
     try:
-        load = float(words[0]) if words else -1.0
+        load = float(fields[0]) if fields else -1.0
     except ValueError:
         return None
     # JSON has no NaN and no infinity; every comparison with NaN is false.
@@ -107,14 +107,14 @@ def load_1m(root: str = "/") -> Optional[float]:
 
 
 def fastest_first(root: str = "/") -> List[int]:
-    """Order our processors by their highest frequency, then downwards: 0 serves interrupts."""
+    """Order the usable processors by falling maximum frequency, then number: 0 serves interrupts."""
     usable = os.sched_getaffinity(0)
     speeds = {cpu: number(root, _CPU.format(cpu) + "cpuinfo_max_freq") or 0 for cpu in usable}
     return sorted(usable, key=lambda cpu: (-speeds[cpu], -cpu))
 
 
 def states(lines: str) -> Optional[Dict[str, float]]:
-    """Read cpufreq's `KHZ TICKS` lines, 10 ms a tick: seconds since boot by MHz; None of none."""
+    """Read cpufreq's `KHZ TICKS` lines, 10 ms per tick: seconds since boot by MHz, or None."""
     found = {}
     for line in lines.splitlines():
         khz, _, ticks = line.partition(" ")
@@ -126,27 +126,27 @@ def states(lines: str) -> Optional[Dict[str, float]]:
 
 def throttled(root: str = "/") -> Optional[int]:
     """Return the bits of `vcgencmd get_throttled`, or None."""
-    return throttle_bits(_said(root, "vcgencmd", 2.0, "get_throttled"))
+    return throttle_bits(_output_of(root, "vcgencmd", 2.0, "get_throttled"))
 
 
-def throttle_bits(said: str) -> Optional[int]:
+def throttle_bits(output: str) -> Optional[int]:
     """Read `throttled=0x50005`."""
     try:
-        bits = int(said.partition("=")[2], 16)
+        bits = int(output.partition("=")[2], 16)
     except ValueError:
         return None
     return bits if 0 <= bits < 1 << 32 else None
 
 
 def power_mw(root: str = "/") -> Optional[int]:
-    """Return what the board draws by its own sensors, or None."""
-    # It goes on for ever: what it said in this time counts.
-    return rails_mw(_said(root, "tegrastats", 0.3, "--interval", "100"))
+    """Return the board's power by its own sensors, mW, or None."""
+    # tegrastats never ends; its output of this time is enough.
+    return rails_mw(_output_of(root, "tegrastats", 0.3, "--interval", "100"))
 
 
-def rails_mw(said: str) -> Optional[int]:
+def rails_mw(output: str) -> Optional[int]:
     """Read tegrastats' first line (`VDD_IN 4900mW/5000mW`): the input rail, else the sum of all."""
-    rails = {name: int(now) for name, now in _RAILS.findall(said[:4096].partition("\n")[0])}
+    rails = {name: int(now) for name, now in _RAILS.findall(output[:4096].partition("\n")[0])}
     return rails.get("VDD_IN") or rails.get("POM_5V_IN") or sum(rails.values()) or None
 
 
@@ -156,28 +156,28 @@ def tool(root: str, name: str) -> Optional[str]:
     return next((path for path in found if os.access(path, os.X_OK)), None)
 
 
-def _said(root: str, name: str, seconds: float, *words: str) -> str:
-    """Return what a tool prints until it ends or this time is over."""
+def _output_of(root: str, name: str, seconds: float, *arguments: str) -> str:
+    """Return the output of a tool until it ends or this time is over."""
     path = tool(root, name)
     if path is None:
         return ""
-    # Only boards with the tool pay for the import.
+    # Imported only on boards with the tool.
     from subprocess import DEVNULL, PIPE, TimeoutExpired, run
 
-    argv = [path, *words]
+    argv = [path, *arguments]
     try:
-        said = run(
+        output = run(
             argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=seconds, check=False
         ).stdout
     except TimeoutExpired as late:
-        said = late.output or b""
+        output = late.output or b""
     except OSError:
         return ""
-    return str(said, "ascii", "replace")
+    return str(output, "ascii", "replace")
 
 
 def oom_kills(root: str = "/") -> int:
-    """Return how often the kernel killed for memory, by every counter this process can see."""
+    """Return the number of out-of-memory kills, from every counter this process can read."""
     total = _counter(text(root, "proc/vmstat"))
     for line in (text(root, "proc/self/cgroup") or "").splitlines():
         _, _, rest = line.partition(":")

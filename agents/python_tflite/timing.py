@@ -1,7 +1,7 @@
 """Time inferences: warm-up and samples (docs/measurement.md, one timed launch and scenarios).
 
-Between two samples there is nothing but the clock, three stores and two comparisons; all state is
-in preallocated arrays of machine numbers.
+Between two samples there are only the clock, three stores and two comparisons. All state is in
+preallocated arrays of machine numbers.
 """
 
 import math
@@ -14,17 +14,17 @@ WINDOW = 20
 STEADY = 0.02
 DRIFT = 0.02
 MAX_SAMPLES = 1_000_000
-"""A bound on memory (16 bytes a sample); reached only by tiny models with a long dose."""
+"""Limits memory (16 bytes per sample); only tiny models with a long dose reach it."""
 
 SCENARIOS = ("single", "stream", "offline", "sustained")
 SUSTAINED_SAMPLES = 200_000
-"""Of a sustained launch; when full, every other sample goes and half as many are taken."""
+"""Per sustained launch; when full, every other sample is dropped and half as many are kept."""
 
 _SPIN_NS = 500_000
-"""The end of a wait that is not slept: a sleep ends late by the timer's slack and a wake-up."""
+"""A wait ends with a busy loop of this length: a sleep ends late by timer slack and wake-up."""
 
 _SPARE = 64
-_LEAST_THIRD = 3
+_MIN_THIRD = 3
 Numbers = Any
 Storage = Tuple[Any, Any]
 Loop = Callable[[Callable[[], None], Storage, int, Dict[str, Any], int], int]
@@ -33,12 +33,12 @@ Loop = Callable[[Callable[[], None], Storage, int, Dict[str, Any], int], int]
 def warm_up(invoke: Callable[[], None], dose: Dict[str, Any]) -> Tuple[Dict[str, Any], int]:
     """Invoke until warm; returns {inferences, seconds, steady} and the last window's median, ns.
 
-    At least `warmup_min_inferences` and `warmup_seconds`. From there on it ends as soon as the
-    medians of the last two windows of 20 differ by at most 2 %. The caps end it unsteady:
-    `warmup_max_seconds`, and `warmup_max_inferences` counted from where the minimum was reached
-    (0.5 s of a 50 us model are 10,000 inferences, so that a count from the start would end every
-    fast model's warm-up before its minimum). A model so slow that the cap of seconds comes before
-    two windows are full is judged by the halves of what there is.
+    It takes at minimum `warmup_min_inferences` and `warmup_seconds`. Then it ends as soon as the medians
+    of the last two windows of 20 differ by at most 2 %. Two caps end it unsteady:
+    `warmup_max_seconds`, and `warmup_max_inferences` counted from the end of the minimum (0.5 s of a
+    50 us model are 10,000 inferences, so a count from the start would end every fast model's warm-up
+    before its minimum). If the cap of seconds comes before two windows are full, as for a slow model,
+    the two halves of the inferences are compared instead.
     """
     clock = time.perf_counter_ns
     window = array("q", bytes(8 * WINDOW))
@@ -46,14 +46,14 @@ def warm_up(invoke: Callable[[], None], dose: Dict[str, Any]) -> Tuple[Dict[str,
     start = now = clock()
     enough_ns = start + int(dose["warmup_seconds"] * 1e9)
     cap_ns = start + int(dose["warmup_max_seconds"] * 1e9)
-    least, most = dose["warmup_min_inferences"], dose["warmup_max_inferences"]
+    minimum, maximum = dose["warmup_min_inferences"], dose["warmup_max_inferences"]
     done = extra = 0
     before = last = None  # type: Optional[float]
     steady = False
     while True:
-        if now >= enough_ns and done >= least:
+        if now >= enough_ns and done >= minimum:
             steady = _agree(before, last)
-            if steady or now >= cap_ns or extra >= most:
+            if steady or now >= cap_ns or extra >= maximum:
                 break
             extra += 1
         begin = clock()
@@ -79,27 +79,28 @@ def _agree(before: Optional[float], last: Optional[float]) -> bool:
 def measure(
     invoke: Callable[[], None], dose: Dict[str, Any], inner: int, expected_ns: int, threads: int
 ) -> Dict[str, Any]:
-    """Sample `invoke` as the dose's scenario says; returns columns and what accompanied them.
+    """Sample `invoke` in the dose's scenario; returns the columns and the facts of the sampling.
 
-    Until at least `min_inferences` and `min_seconds`, and at most `max_seconds` (the sample under
-    way is finished); sustained, for its minutes. `expected_ns` is one inference's time: storage is
-    sized by it. cpu_share is thread time over wall time with one thread, and process time over wall
-    time and threads with more (the runtime's pool works outside this thread); a stream has none.
-    A stream's `at` and `taken` count from the scheduled starts, its `service` from the actual ones.
+    It takes at minimum `min_inferences` and `min_seconds`, and at most `max_seconds` (a started sample
+    is finished); a sustained launch takes its minutes. `expected_ns`, the time of one inference, sets
+    the size of the storage. cpu_share is thread time over wall time with one thread, and process time
+    over wall time and threads with more (the runtime's pool works outside this thread); a stream has
+    none. A stream's `at` and `taken` count from the scheduled starts, its `service` from the actual
+    ones.
     """
     scenario = dose.get("scenario", "single")
     samples = math.ceil(dose["min_inferences"] / inner)
     if scenario == "stream":
-        room = max(samples, math.ceil(dose["min_seconds"] * 1e3 / dose["period_ms"]))
-        room = samples = min(MAX_SAMPLES, room)
+        capacity = max(samples, math.ceil(dose["min_seconds"] * 1e3 / dose["period_ms"]))
+        capacity = samples = min(MAX_SAMPLES, capacity)
         loop = _sample_stream  # type: Loop
     elif scenario == "sustained":
-        room, loop = SUSTAINED_SAMPLES, _sample_sustained
+        capacity, loop = SUSTAINED_SAMPLES, _sample_sustained
     else:
-        room = max(samples, int(dose["min_seconds"] * 1e9 / (expected_ns * inner)))
-        room = min(MAX_SAMPLES, room + room // 2 + _SPARE)
+        capacity = max(samples, int(dose["min_seconds"] * 1e9 / (expected_ns * inner)))
+        capacity = min(MAX_SAMPLES, capacity + capacity // 2 + _SPARE)
         loop = _sample_each if inner == 1 else _sample_batches
-    at, taken = array("q", bytes(8 * room)), array("q", bytes(8 * room))
+    at, taken = array("q", bytes(8 * capacity)), array("q", bytes(8 * capacity))
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
     # perf_counter is CLOCK_MONOTONIC on Linux, as the agent's own stamps are.
@@ -132,11 +133,11 @@ def measure(
 
 
 def _sample_each(
-    invoke: Callable[[], None], storage: Storage, least: int, dose: Dict[str, Any], _inner: int
+    invoke: Callable[[], None], storage: Storage, minimum: int, dose: Dict[str, Any], _inner: int
 ) -> int:
     at, taken = storage
     clock = time.perf_counter_ns
-    room = len(at)
+    capacity = len(at)
     count = 0
     start = clock()
     enough, cap = start + int(dose["min_seconds"] * 1e9), start + int(dose["max_seconds"] * 1e9)
@@ -147,21 +148,21 @@ def _sample_each(
         at[count] = begin
         taken[count] = end - begin
         count += 1
-        if (count >= least and end >= enough) or end >= cap:
+        if (count >= minimum and end >= enough) or end >= cap:
             return count
-        if count == room:
-            room = _grow(storage)
-            if count == room:
+        if count == capacity:
+            capacity = _grow(storage)
+            if count == capacity:
                 return count
 
 
 def _sample_batches(
-    invoke: Callable[[], None], storage: Storage, least: int, dose: Dict[str, Any], inner: int
+    invoke: Callable[[], None], storage: Storage, minimum: int, dose: Dict[str, Any], inner: int
 ) -> int:
-    """As _sample_each, with `inner` inferences between two clock reads."""
+    """Do as _sample_each, with `inner` inferences between two clock reads."""
     at, taken = storage
     clock = time.perf_counter_ns
-    room = len(at)
+    capacity = len(at)
     count = 0
     batch = range(inner)
     start = clock()
@@ -174,20 +175,20 @@ def _sample_batches(
         at[count] = begin
         taken[count] = end - begin
         count += 1
-        if (count >= least and end >= enough) or end >= cap:
+        if (count >= minimum and end >= enough) or end >= cap:
             return count
-        if count == room:
-            room = _grow(storage)
-            if count == room:
+        if count == capacity:
+            capacity = _grow(storage)
+            if count == capacity:
                 return count
 
 
 def _sample_stream(
     invoke: Callable[[], None], storage: Storage, frames: int, dose: Dict[str, Any], _inner: int
 ) -> int:
-    """As _sample_each, but no frame starts before its time; the schedule is never shifted.
+    """Do as _sample_each, but start no frame before its time; the schedule is never shifted.
 
-    A late frame starts at once. Ends after `frames`, or at max_seconds.
+    A late frame starts at once. Sampling ends after `frames`, or at max_seconds.
     """
     at, taken = storage
     clock, sleep = time.perf_counter_ns, time.sleep
@@ -215,10 +216,10 @@ def _sample_stream(
 def _from_schedule(
     at: Numbers, taken: Numbers, period_ms: float, frames: int
 ) -> Tuple[Numbers, Numbers, int, int]:
-    """Return the frames' scheduled starts and latencies from there; how many were late or left.
+    """Return the frames' scheduled starts, latencies, and the numbers of late and unstarted frames.
 
-    The first frame starts the schedule. Late is what was not done a period after its scheduled
-    start; left are the frames whose period was over at the end (max_seconds) and that never ran.
+    The first frame starts the schedule. A late frame ended more than a period after its scheduled
+    start. An unstarted frame never ran, though its period was over at the end (max_seconds).
     """
     period = _period_ns(period_ms)
     due = array("q", range(at[0], at[0] + len(at) * period, period))
@@ -233,16 +234,16 @@ def _period_ns(period_ms: float) -> int:
 
 
 def _sample_sustained(
-    invoke: Callable[[], None], storage: Storage, _least: int, dose: Dict[str, Any], inner: int
+    invoke: Callable[[], None], storage: Storage, _minimum: int, dose: Dict[str, Any], inner: int
 ) -> int:
-    """As _sample_each, for the minutes; returns how many samples were taken, kept or not.
+    """Do as _sample_each, for the dose's minutes; returns the number of samples, kept or not.
 
     Every sample is kept until the storage is full. Then every other one is dropped, whatever its
-    value, and from there on only every second is kept, and so on: what is kept is evenly spaced.
+    value, and from then on only every second one is kept, and so on: kept samples are evenly spaced.
     """
     at, taken = storage
     clock = time.perf_counter_ns
-    call, room = invoke, len(at)
+    call, capacity = invoke, len(at)
     batch = range(inner)
 
     def several() -> None:
@@ -266,23 +267,23 @@ def _sample_sustained(
         if end >= enough:
             del at[count:], taken[count:]
             return seen
-        if count == room:
-            count, stride = room // 2, 2 * stride
+        if count == capacity:
+            count, stride = capacity // 2, 2 * stride
             for column in storage:
                 column[:count] = column[::2]
 
 
 def _grow(storage: Storage) -> int:
-    """Double the storage, up to the bound; between two samples, so outside what is timed."""
-    room = len(storage[0])
-    more = min(room, MAX_SAMPLES - room)
+    """Double the storage, up to MAX_SAMPLES; called between two samples, so it is not timed."""
+    capacity = len(storage[0])
+    more = min(capacity, MAX_SAMPLES - capacity)
     for column in storage:
         column.frombytes(bytes(8 * more))
-    return room + more
+    return capacity + more
 
 
 def repeat(action: Callable[[], None], times: int) -> Tuple[Numbers, Numbers]:
-    """Time `action` this often; returns when each began and what it took, ns."""
+    """Time `action` `times` times; returns the start and the duration of each, ns."""
     at, taken = array("q"), array("q")
     for _ in range(times):
         begin = time.perf_counter_ns()
@@ -293,7 +294,7 @@ def repeat(action: Callable[[], None], times: int) -> Tuple[Numbers, Numbers]:
 
 
 def median(values: Numbers) -> Optional[float]:
-    """Return the median, or None of nothing."""
+    """Return the median, or None without values."""
     ordered = sorted(values)
     half = len(ordered) // 2
     if not ordered:
@@ -305,7 +306,7 @@ def _drift(taken: Numbers) -> Optional[float]:
     """Return ln(median of the last third / median of the first third); None under 9 samples."""
     third = len(taken) // 3
     first, last = median(taken[:third]), median(taken[len(taken) - third :])
-    if third < _LEAST_THIRD or not first or not last:
+    if third < _MIN_THIRD or not first or not last:
         return None
     return math.log(last / first)
 
@@ -313,5 +314,5 @@ def _drift(taken: Numbers) -> Optional[float]:
 def columns(
     series: str, at: Numbers, values: "List[float] | Numbers", count: int
 ) -> Dict[str, Any]:
-    """Name the columns of a series; `count` is how many inferences each value averages."""
+    """Return the columns of a series; `count` is the number of inferences per value."""
     return {"series": series, "at": at, "value": array("d", values), "count": count}

@@ -1,6 +1,6 @@
-"""Unpack what was sent packed. gzip and xz come with Python, zstd where `zstandard` is installed.
+"""Unpack packed files. Python has gzip and xz; zstd needs the package `zstandard`.
 
-The size that was promised is the most that is ever written, whatever the packed bytes say.
+At most the promised size is written, whatever the packed bytes contain.
 """
 
 import functools
@@ -22,9 +22,9 @@ def known() -> List[str]:
 
 
 def to_file(codec: str, source: str, target: str, promised: int) -> None:
-    """Write what `source` unpacks to into `target`; both are gone when it fails.
+    """Unpack `source` into `target`; after a failure both are deleted.
 
-    Raises AgentFault (transfer_failed): damaged, cut short, or more than `promised` bytes.
+    Raises AgentFault (transfer_failed): `source` is damaged, truncated, or larger than `promised`.
     """
     try:
         with open(source, "rb") as packed, open(target, "wb") as file:
@@ -43,8 +43,8 @@ def _pieces(codec: str, packed: Any, promised: int) -> Iterator[bytes]:
         try:
             piece = stream.read(_PIECE)
         except Exception as error:
-            # Every codec has errors of its own, and all mean this.
-            raise _fault(packed, "is no whole {}: {!r}".format(codec, error)) from error
+            # Every codec has its own errors; each of them means damaged data.
+            raise _fault(packed, "is not valid {}: {!r}".format(codec, error)) from error
         if not piece:
             return
         left -= len(piece)

@@ -1,4 +1,4 @@
-"""One JSON object a line, at most 1 MiB: what the agent reads and writes."""
+"""Read and write the protocol: one JSON object per line, at most 1 MiB."""
 
 import json
 import os
@@ -10,35 +10,35 @@ _CHUNK = 1 << 16
 
 
 class AgentFault(Exception):
-    """A request or a launch that is answered with an error: its kind and the reason in words."""
+    """An error that is sent as an answer: its kind and its reason."""
 
     def __init__(self, kind: str, reason: str) -> None:
-        """Keep the kind apart from the words."""
+        """Keep the kind and the reason."""
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
 
 
 class Lines:
-    """The requests on a file descriptor, split at newlines, with a bound on their length."""
+    """The request lines on a file descriptor, with a limit on their length."""
 
     def __init__(self, descriptor: int) -> None:
-        """Read from `descriptor`; it may block, so ask poll first."""
+        """Read from `descriptor`; it may block, so call poll first."""
         self._descriptor = descriptor
         self._buffer = bytearray()
         self._skipping = False
         self._ended = False
 
     def fill(self) -> bool:
-        """Read what is there; False at the end of the stream."""
+        """Read available bytes; returns False at the end of the stream."""
         data = os.read(self._descriptor, _CHUNK)
         self._buffer += data
         return bool(data)
 
     def take(self) -> Optional[bytes]:
-        """Return the next whole line, or None when more bytes are needed.
+        """Return the next complete line, or None if more bytes are needed.
 
-        Raises AgentFault (protocol) once for a line over the bound; its rest is skipped.
+        Raises AgentFault (protocol) once for a line over the limit; the rest of it is skipped.
         """
         while True:
             end = self._buffer.find(b"\n")
@@ -70,29 +70,29 @@ def parse(line: bytes) -> Dict[str, Any]:
     if not isinstance(request, dict):
         raise AgentFault("protocol", "a request is not a JSON object")
     if not isinstance(request.get("id"), (int, str, type(None))):
-        # It is sent back, and what is nested deeply or no number could not be.
-        raise AgentFault("protocol", "the id of a request is a number or a text")
+        # The answer repeats the id, and a deeply nested or infinite one could not be written.
+        raise AgentFault("protocol", "the id of a request must be a number or a text")
     return request
 
 
-def _refuse(word: str) -> float:
-    raise ValueError("{} is not JSON".format(word))
+def _refuse(constant: str) -> float:
+    raise ValueError("{} is not JSON".format(constant))
 
 
 def verb(request: Dict[str, Any]) -> str:
     """Return the verb of a request; raises AgentFault (protocol)."""
     if request.get("v") != VERSION:
-        reason = "this agent speaks protocol version {}, not {!r}".format(VERSION, request.get("v"))
+        reason = "this agent has protocol version {}, not {!r}".format(VERSION, request.get("v"))
         raise AgentFault("protocol", reason)
-    word = request.get("verb")
-    if not isinstance(word, str):
+    name = request.get("verb")
+    if not isinstance(name, str):
         raise AgentFault("protocol", "a request has no verb")
-    return word
+    return name
 
 
 def write_line(descriptor: int, answer: Dict[str, Any]) -> None:
-    """Write one answer whole."""
-    # Python's own NaN and Infinity are not JSON; a number that is one must not leave the agent.
+    """Write one answer completely."""
+    # NaN and Infinity are not JSON, so allow_nan=False makes them raise ValueError.
     text = json.dumps(answer, separators=(",", ":"), allow_nan=False)
     view = memoryview(text.encode("ascii") + b"\n")
     while view:

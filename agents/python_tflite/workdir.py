@@ -1,7 +1,7 @@
 """The agent's folder on the device: agents/, blobs/<sha256>, incoming/*.part, out/.
 
-What has not been flushed to disk has not been acknowledged: a file is checked, fsynced and renamed,
-and its folder fsynced, before `commit` answers.
+`commit` answers only after the file is on disk: it is checked, fsynced and renamed, and its folder is
+fsynced.
 """
 
 import os
@@ -16,7 +16,7 @@ from wire import AgentFault
 
 BLOB_CAP_BYTES = 10**9
 OLD_SECONDS = 86_400.0
-"""Parts and outputs of this age belong to nobody any more."""
+"""Parts and outputs of this age are left over and are removed."""
 
 _MODE = 0o700
 _FOLDERS = ("agents", "blobs", "incoming", "out")
@@ -26,7 +26,7 @@ class Workdir:
     """The folder, private to its user (0700, files 0600)."""
 
     def __init__(self, root: str) -> None:
-        """Make the folders; raises AgentFault where they belong to somebody else."""
+        """Make the folders; raises AgentFault if they belong to another user."""
         self.root = root
         self._in_use: Set[str] = set()
         os.umask(0o077)
@@ -35,7 +35,7 @@ class Workdir:
             os.makedirs(path, mode=_MODE, exist_ok=True)
             facts = os.lstat(path)
             if not stat.S_ISDIR(facts.st_mode):
-                reason = "{} is a link or no folder; set another workdir for this device"
+                reason = "{} is a link or not a folder; set another workdir for this device"
                 raise AgentFault("workdir", reason.format(path))
             if facts.st_uid != os.geteuid():
                 reason = "{} belongs to another user (uid {}); set another workdir for this device"
@@ -44,15 +44,15 @@ class Workdir:
                 os.chmod(path, _MODE)
 
     def blob(self, digest: str) -> str:
-        """Return where the blob of this digest is or will be."""
+        """Return the path of the blob of this digest, existing or not."""
         return os.path.join(self.root, "blobs", digest)
 
     def out(self, digest: str) -> str:
-        """Return where the output of this digest is or will be."""
+        """Return the path of the output of this digest, existing or not."""
         return os.path.join(self.root, "out", digest)
 
     def has(self, digest: str) -> bool:
-        """Tell whether a blob is there, and mark it as used now."""
+        """Return whether a blob exists, and mark it as used now."""
         try:
             os.utime(self.blob(digest))
         except OSError:
@@ -61,7 +61,7 @@ class Workdir:
         return True
 
     def arrived(self, part: Any) -> int:
-        """Return how many bytes of incoming/`part` are there."""
+        """Return the size of incoming/`part` in bytes; 0 if it is missing."""
         try:
             return os.stat(self._incoming(part)).st_size
         except OSError:
@@ -70,10 +70,10 @@ class Workdir:
     def commit(
         self, digest: str, part: Any, codec: Optional[str], promised: int
     ) -> Tuple[int, int]:
-        """Make incoming/`part` the blob `digest`; returns its size and how many bytes arrived.
+        """Move incoming/`part` to the blob `digest`; returns the blob's size and the part's, bytes.
 
         With a codec the part is unpacked first, to at most `promised` bytes. Raises AgentFault
-        (transfer_failed): the part is missing, or it is not what was sent, and then it is deleted.
+        (transfer_failed) if the part is missing or has another digest; then it is deleted.
         """
         source = self._incoming(part)
         try:
@@ -97,12 +97,12 @@ class Workdir:
             raise AgentFault("transfer_failed", reason) from error
         self._in_use.add(digest)
         self._evict()
-        # What a broken connection or a power cut left behind.
+        # Removes the leftovers of broken connections and power cuts.
         self.clean([], OLD_SECONDS)
         return size, arrived
 
     def clean(self, outputs: List[str], older_seconds: float) -> int:
-        """Remove these outputs, and parts and outputs older than that; returns how many."""
+        """Remove these outputs, and all parts and outputs older than that; returns their number."""
         removed = sum(_remove(self.out(digest)) for digest in outputs)
         limit = time.time() - older_seconds
         for folder, ending in (("agents", ".part"), ("incoming", ""), ("out", "")):
@@ -113,7 +113,7 @@ class Workdir:
         return removed
 
     def free_bytes(self) -> int:
-        """Return what this user may still write here."""
+        """Return the disk space that this user may still use here, bytes."""
         facts = os.statvfs(self.root)
         return facts.f_bavail * facts.f_frsize
 
@@ -123,7 +123,7 @@ class Workdir:
         return os.path.join(self.root, "incoming", part)
 
     def _evict(self) -> None:
-        """Drop the least recently used blobs over the cap, never one this host asked about."""
+        """Remove the least recently used blobs over the cap, except those in use by this agent."""
         blobs = [(entry.stat(), entry) for entry in os.scandir(os.path.join(self.root, "blobs"))]
         total = sum(facts.st_size for facts, _ in blobs)
         for facts, entry in sorted(blobs, key=lambda blob: blob[0].st_mtime):

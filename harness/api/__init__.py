@@ -1,15 +1,15 @@
-"""The public verbs, the same words as the command line.
+"""The public functions, with the names of the commands.
 
 `run(plan)` is an iterator of outcomes, `load(run)` a pandas frame.
 
     from harness import api
 
-    with api.run("plan.toml") as going:
-        for outcome in going:
+    with api.run("plan.toml") as run:
+        for outcome in run:
             print(outcome.cell.device, outcome.cell.recipe, outcome.failure or "ok")
     frame = api.load("latest")
 
-Importing this package imports none of its modules: each is imported when a name of it is first used.
+Importing this package imports none of its modules: each is imported at the first use of its names.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from harness import lazy
 
 if TYPE_CHECKING:
-    from harness.api.asking import export, pick
     from harness.api.bisecting import bisect, bisect_commits
     from harness.api.farm import AddedDevice, add, clean, devices, doctor, profiles, setup
     from harness.api.gating import gate, judge, selftest
     from harness.api.layering import layers
     from harness.api.models import inspect, optimize, payload, recipes
+    from harness.api.picking import export, pick
     from harness.api.running import Progress, Run, bench, decide, read_farm, read_plan, run
     from harness.api.searching import Searching, search
     from harness.api.stored import (
@@ -43,7 +43,7 @@ else:
     __getattr__, __dir__ = lazy.attributes(
         __name__,
         {
-            "asking": ("export", "pick"),
+            "picking": ("export", "pick"),
             "bisecting": ("bisect", "bisect_commits"),
             "farm": ("AddedDevice", "add", "clean", "devices", "doctor", "profiles", "setup"),
             "gating": ("gate", "judge", "selftest"),

@@ -1,4 +1,4 @@
-"""Bisect: the first bad one of an ordered list of models or commits, with the gate as the oracle."""
+"""Find the first bad one of an ordered list of models or commits; the gate is the oracle."""
 
 from __future__ import annotations
 

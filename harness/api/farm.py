@@ -1,4 +1,4 @@
-"""Devices: who is there, are they fit, first contact, the known classes."""
+"""Devices of the farm: list, check, set up, clean and add them; list the known profiles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import AgentError, ConfigError, HarnessError, LeaseError, Tr
 if TYPE_CHECKING:
     from harness.config import farm as farms
     from harness.farm import contact
-    from harness.farm.patient import Check
+    from harness.farm.checks import CheckResult
     from harness.farm.setup import Installation, Say
     from harness.measure import sessions
     from harness.protocols import Commands, Transport
@@ -28,10 +28,11 @@ EMBEDDED_MODEL = assets.EMBEDDED_MODEL
 def devices(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> list[dict[str, Any]]:
-    """Ask devices who they are, all of the farm where none is named; one that is away says why.
+    """Return one row per device with its status and facts; without names, all of the farm.
 
-    A device that somebody else has is not asked, so that nothing is measured beside the question: its row
-    has the status `busy` and the holder under `busy_by`.
+    The row of a device that is away has the reason. While another user holds the lease, no request
+    is sent, so that a measurement is not disturbed: the row has the status `busy`, and the holder
+    in `busy_by`.
     """
     from harness.measure import sessions
 
@@ -47,9 +48,9 @@ def devices(
 def clean(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
 ) -> list[dict[str, Any]]:
-    """Remove what we put on devices (agents, models, runtimes), on all where none is named.
+    """Remove our agents, models and runtimes from devices; without names, from all of the farm.
 
-    Returns a row each: `freed_bytes`, or why not.
+    Returns one row per device: `freed_bytes`, or the reason of the failure.
     """
     return [_cleaned(device) for device in _chosen(names, farm)]
 
@@ -75,9 +76,9 @@ def _cleaned(device: Device) -> dict[str, Any]:
 
 @contextmanager
 def _held(transport: Transport, commands: Commands, device: Device, folder: str) -> Iterator[None]:
-    """Have the device meanwhile; raises LeaseError where somebody else has it.
+    """Hold the device's lease; raises LeaseError if another user holds it.
 
-    Where no agent is or none starts, none measures there either.
+    If there is no agent or it does not start, no other user can be measuring, and no lease is held.
     """
     from harness.protocols import Leasing
 
@@ -102,11 +103,11 @@ def setup(
     farm: farms.Farm | Path | None = None,
     say: Say = lambda _: None,
 ) -> Installation:
-    """Install a runtime on a device, into a folder of ours there; see docs/setup.md.
+    """Install a runtime on a device, in our folder there; see docs/setup.md.
 
-    `runtime` is NAME==VERSION or NAME; without it, the best that the device can have where it has
-    none that works. Raises ConfigError, RuntimeMissing where no wheel fits, TransferFailed, and what
-    the connection raises.
+    `runtime` is NAME==VERSION or NAME. Without it, the best runtime that fits the device is
+    installed, if none works there yet. Raises ConfigError, RuntimeMissing if no wheel fits,
+    TransferFailed, and what the connection raises.
     """
     from harness.api.running import read_farm
     from harness.config import farm as farms
@@ -118,7 +119,7 @@ def setup(
     chosen = farms.select(read_farm(farm), [name])
     if len(chosen) != 1:
         names = ", ".join(one.name for one in chosen)
-        raise ConfigError(f"setup takes one device at a time; {name} is {names}")
+        raise ConfigError(f"setup takes one device at a time; {name} selects {names}")
     session = sessions.Session(chosen[0])
     try:
         return install(session, wanted, dry_run=dry_run, say=say)
@@ -135,7 +136,7 @@ def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device
 
 
 def _refuse_alone(chosen: Sequence[Device]) -> None:
-    """Raise ConfigError for a single device that cannot be reached; among others it is a row."""
+    """Raise ConfigError if there is a single device and no transport or dialect supports it."""
     if len(chosen) == 1:
         opening.check(chosen[0], known_profiles.load_all().get(chosen[0].profile))
 
@@ -155,14 +156,18 @@ def _device_row(device: Device, session: sessions.Session | HarnessError) -> dic
 
 def doctor(
     names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
-) -> dict[str, list[Check]]:
-    """Check what a device must have; all of the farm where none is named."""
-    chosen = _chosen(names, farm)
+) -> dict[str, list[CheckResult]]:
+    """Return the checks of each device; without names, of all devices of the farm."""
+    from harness.api.running import read_farm
+
+    known = read_farm(farm)
+    is_named = isinstance(farm, Path)
+    chosen = _chosen(names, known)
     _refuse_alone(chosen)
-    return {device.name: _examine(device) for device in chosen}
+    return {device.name: _examine(device, known.path, is_farm_named=is_named) for device in chosen}
 
 
-def _examine(device: Device) -> list[Check]:
+def _examine(device: Device, farm: Path | None, *, is_farm_named: bool) -> list[CheckResult]:
     from harness.farm import doctor as examiner
 
     profile = known_profiles.load_all().get(device.profile)
@@ -172,21 +177,23 @@ def _examine(device: Device) -> list[Check]:
         lambda transport, device: opening.open_dialect(transport, device, profile),
         profile,
         model=EMBEDDED_MODEL,
+        farm=farm,
+        is_farm_named=is_farm_named,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedDevice:
-    """What first contact with a device found and wrote."""
+    """A device that was added: its farm entry, facts and checks, and the written files."""
 
     device: Device
     farm: Path
     profile_file: Path | None
     facts: Mapping[str, Any]
-    checks: list[Check]
+    checks: list[CheckResult]
 
     def text(self) -> str:
-        """Say what was found and written, for a person."""
+        """Return the text that `add` prints: the facts and the written files."""
         facts = self.facts
         runtimes = ", ".join(f"{r['name']} {r['version']}" for r in facts["runtimes"]) or "none"
         made = f" (written to {self.profile_file})" if self.profile_file else ""
@@ -206,7 +213,7 @@ class AddedDevice:
         return "\n".join(lines)
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON."""
+        """Return it as JSON types."""
         return {
             "device": asdict(self.device),
             "farm": str(self.farm),
@@ -225,16 +232,16 @@ def add(
     farm: Path | None = None,
     trust: contact.Trust | None = None,
 ) -> AddedDevice:
-    """Meet a device: settle its host key, detect what it is, write the farm entry, examine it.
+    """Add a device: check its host key, detect its facts, write the farm entry, run the checks.
 
-    Raises HostKeyUnknown where the key is not trusted, ConfigError for a bad address.
+    Raises HostKeyUnknown if the key is not trusted, ConfigError for an invalid address.
     """
     from harness.api.running import settle_key
     from harness.config import farm as farms
     from harness.farm import contact
     from harness.measure import sessions
 
-    device = farms.from_uri(uri, name)
+    device = _entry(farms.from_uri(uri, name), farm)
     opening.check(device)
     given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
     given["python"] = python
@@ -259,11 +266,22 @@ def add(
         farm=farm_file,
         profile_file=profile_file,
         facts=asdict(facts),
-        checks=_examine(device),
+        checks=_examine(device, farm_file, is_farm_named=farm is not None),
     )
 
 
+def _entry(device: Device, farm: Path | None) -> Device:
+    """Return the farm's entry of a device that is added once more: its keys and files go on to count."""
+    from harness.config import farm as farms
+
+    try:
+        known = farms.load(farm or farms.default_file()).devices.get(device.name)
+    except ConfigError:
+        return device
+    return known if known and known.address == device.address else device
+
+
 def profiles(name: str | None = None) -> list[dict[str, Any]]:
-    """Return the shipped and the user's profiles, or one."""
+    """Return the shipped and the user's profiles, or the one with this name."""
     known = [known_profiles.get(name)] if name else list(known_profiles.load_all().values())
     return [asdict(profile) for profile in known]

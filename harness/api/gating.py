@@ -1,4 +1,4 @@
-"""The gate: A beside B on the same devices; and the selftest that says what it can see there."""
+"""The gate, which compares A and B on the same devices, and the selftest of its sensitivity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gate(
     wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Measure a candidate beside a baseline on the plan's devices and judge the difference.
+    """Measure a candidate and a baseline interleaved on the plan's devices; judge the difference.
 
     See :func:`harness.analysis.gate.procedure.gate`; `plan` may also be the path of a plan.toml.
     """

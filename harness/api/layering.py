@@ -1,4 +1,4 @@
-"""Time per operator of stored runs' files."""
+"""Time per operator of the files of stored runs."""
 
 from __future__ import annotations
 

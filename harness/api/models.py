@@ -1,4 +1,4 @@
-"""Models without measuring: build variants, look into a file, list the recipes."""
+"""Models without measuring: build variants, inspect a file, list the recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def optimize(
     evaluation: str | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Build variants of one model into `out`; a row each: file, sizes, accuracy, agreement."""
+    """Build variants of one model into the folder `out`.
+
+    Returns one row per variant: file, sizes, accuracy, agreement; or the reason of the failure.
+    """
     from harness.api.running import read_farm
     from harness.config import plans
     from harness.events import ignore
@@ -50,7 +53,7 @@ def optimize(
         if isinstance(result, Failure):
             rows.append({**row, "status": result.kind, "reason": result.reason, "file": None})
             continue
-        file = out / f"{request.model.name}-{_file_word(request.recipe.name)}.tflite"
+        file = out / f"{request.model.name}-{_file_name_part(request.recipe.name)}.tflite"
         shutil.copyfile(result.path, file)
         rows.append({**row, "status": "ok", "reason": None, "file": str(file), **_about(result)})
     if progress:
@@ -58,7 +61,7 @@ def optimize(
     return rows
 
 
-def _file_word(recipe: str) -> str:
+def _file_name_part(recipe: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe).strip("_")
 
 
@@ -78,24 +81,24 @@ def _about(variant: Variant) -> dict[str, Any]:
 
 
 def inspect(file: Path) -> dict[str, Any]:
-    """Say what is in a .tflite file and what this host's delegate takes of it."""
+    """Return the contents of a .tflite file, and the operators that this host's delegate takes."""
     from harness.optimize import inspect as inspector
 
     return inspector.inspect(file).plain()
 
 
 def payload(file: Path, old: Path | None = None) -> dict[str, Any]:
-    """Say what a file takes under each codec and as a delta to an older one; takes seconds a MB."""
+    """Return a file's size in each codec and as a delta to an older file; takes seconds per MB."""
     from harness.tflite.payload import payload_report
 
     return payload_report(file, old).plain()
 
 
 def recipes(name: str | None = None) -> list[dict[str, Any]]:
-    """Return the known steps with their parameters, or the one named.
+    """Return the known steps with their parameters, or the step with this name.
 
-    Raises ConfigError for a name that nobody knows.
+    Raises ConfigError for an unknown name.
     """
     from harness.optimize import catalog
 
-    return catalog.described(name)
+    return catalog.describe_steps(name)

@@ -1,4 +1,4 @@
-"""Plans to runs: decide, run, resume, bench."""
+"""Make runs from plans: decide, run, resume, bench."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ read_farm = runs.farm_of
 
 
 def read_plan(plan: Plan | Path | str) -> Plan:
-    """Read a plan.toml; a Plan is returned as it is."""
+    """Read a plan.toml; a Plan is returned unchanged."""
     return plan if isinstance(plan, Plan) else plans.load(Path(plan))
 
 
@@ -30,7 +30,7 @@ def decide(
     devices: Sequence[str] = (),
     recipes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return which cells a plan comes to, without building or measuring anything."""
+    """Return the cells of a plan as plain rows, without building or measuring anything."""
     plan = read_plan(plan)
     decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
     return runs.dry_run(decided)
@@ -51,10 +51,11 @@ def run(
 ) -> Run:
     """Build every variant of a plan, connect to its devices and start measuring.
 
-    A device whose lease another user holds is waited for: 35 s, or with `wait` as long as it takes
-    (True) or not at all (False); its cells are `busy` then. Returns an iterator of outcomes. Raises
-    ConfigError (plan, farm, selectors) and StoreError (results folder, resume) before anything is
-    built; a device that is away or a variant that cannot be built is an outcome with a failure.
+    While another user holds the lease of a device, the run waits 35 s, or with `wait` without limit
+    (True) or not at all (False); then the cells of the device are `busy`. Returns an iterator of
+    outcomes. Raises ConfigError (plan, farm, selectors) and StoreError (results folder, resume)
+    before anything is built. If a device is away or a variant cannot be built, its outcomes have a
+    failure.
     """
     plan = read_plan(plan)
     decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
@@ -65,7 +66,7 @@ def run(
 
 
 def settle_key(device: Device, trust: contact.Trust | None) -> None:
-    """Ask about a host key that is not known yet, if there is somebody to ask."""
+    """Accept or refuse an unknown SSH host key with `trust`; do nothing if `trust` is None."""
     if trust is not None and device.address.startswith("ssh:"):
         contact.settle_host_key(device, trust)
 
@@ -84,20 +85,20 @@ def bench(
     wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Measure files with no plan; `on` takes URIs and names of the farm.
+    """Measure files without a plan; `on` takes URIs and names of the farm.
 
-    `dose` and `data` have the keys of [dose] and [data]; a key whose value is None is not given.
+    `dose` and `data` have the keys of [dose] and [data]; a key with the value None is ignored.
     """
     known = read_farm(farm)
     names = []
-    for place in on:
-        if ":" in place and not place.startswith(("profile:", "tag:", "any:")):
-            device = farms.from_uri(place)
+    for selector in on:
+        if ":" in selector and not selector.startswith(("profile:", "tag:", "any:")):
+            device = farms.from_uri(selector)
             settle_key(device, trust)
             known = farms.with_device(known, device)
             names.append(device.name)
         else:
-            names.append(place)
+            names.append(selector)
     plan = plans.quick(
         models, devices=names, recipes=recipes, threads=threads, dose=dose, data=data
     )

@@ -1,4 +1,4 @@
-"""Search: the best variants under constraints; every trial is a build and, if needed, a run."""
+"""Search for the best variants under constraints; each trial is a build and, if needed, a run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def search(
     resume: str | None = None,
     results: Path | None = None,
 ) -> Searching:
-    """Prepare the search of a plan's [search], a new one or a stored one of the same plan.
+    """Prepare the search of a plan's [search]: a new one, or a stored one of the same plan.
 
-    See :func:`harness.analysis.search.procedure.search`; `plan` may also be a plan.toml's path.
+    See :func:`harness.analysis.search.procedure.search`; `plan` may also be the path of a plan.toml.
     """
     return procedure.search(read_plan(plan), farm=farm, resume=resume, results=results)

@@ -1,4 +1,4 @@
-"""Questions asked of stored runs."""
+"""Read stored runs: list, show, compare and report them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def runs(*, results: Path | None = None) -> list[dict[str, Any]]:
 
 
 def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
-    """Open a stored run by id, unique prefix or `latest`."""
+    """Open a stored run by id, unique prefix or `latest`; raises StoreError."""
     return _store(results).open(selector)
 
 
@@ -40,11 +40,11 @@ class ShownRun:
     id: str
     rows: list[table.Row]
     lines: list[str]
-    """What stands below the table: :func:`minutes`, then :func:`places`."""
+    """The lines below the table: :func:`minutes`, then :func:`places`."""
 
 
 def show(selector: str, *, results: Path | None = None) -> ShownRun:
-    """Read a stored run once, for its rows and for the lines below them."""
+    """Read a stored run once; return its rows and the lines below them."""
     from harness.records.table import minutes, places
     from harness.records.table.rows import read, rows_of
 
@@ -57,14 +57,14 @@ def show(selector: str, *, results: Path | None = None) -> ShownRun:
 
 
 def places(run: store.StoredRun) -> list[str]:
-    """Say on which devices a run was made, a line each, and how far their profiles are proved."""
+    """Return one line per device of a run: its facts, and how its profile was verified."""
     from harness.records.table import places as table_places
 
     return table_places.lines(run)
 
 
 def minutes(run: store.StoredRun) -> list[str]:
-    """Write the p50 of each minute of the sustained rows of a run, a line each."""
+    """Return one line per sustained row of a run with the p50 of each minute, ms."""
     from harness.records.table import minutes as table_minutes
     from harness.records.table.rows import read
 
@@ -79,14 +79,14 @@ def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
 
 
 def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[table.Row]:
-    """Put runs side by side: ratios with intervals, "below noise" where it is."""
+    """Compare runs: ratios with intervals, or "below noise"."""
     from harness.records import table
 
     return table.compare([open_run(selector, results=results) for selector in selectors])
 
 
 def report(selector: str, output: Path | None = None, *, results: Path | None = None) -> Path:
-    """Write one self-contained HTML page of a run; returns where it is."""
+    """Write one self-contained HTML page of a run; return its path."""
     from harness.present.report import html
 
     stored = open_run(selector, results=results)

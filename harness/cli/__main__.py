@@ -1,4 +1,4 @@
-"""`python -m harness.cli` is `edge-harness`."""
+"""Run `edge-harness` with `python -m harness.cli`."""
 
 from harness.cli import main
 

@@ -17,48 +17,56 @@ from harness.cli.shared import (
     app,
     key_question,
     print_json,
-    tell,
+    print_lines,
 )
 
 
 @app.command()
 def add(
-    uri: Annotated[str, typer.Argument(help="local:, ssh://user@host:port")],
-    name: Annotated[str | None, typer.Option("--name", help="Its name in farm.toml.")] = None,
+    uri: Annotated[str, typer.Argument(help="local: or ssh://user@host:port")],
+    name: Annotated[str | None, typer.Option("--name", help="Use this name in farm.toml.")] = None,
     yes_key: YesKeyOption = None,
-    identity: Annotated[str | None, typer.Option("--identity", help="Private key file.")] = None,
-    python: Annotated[str | None, typer.Option("--python", help="Python on the device.")] = None,
+    identity: Annotated[
+        str | None, typer.Option("--identity", help="Use this private key file.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option("--python", help="Use this Python on the device.")
+    ] = None,
     farm: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Meet a device: check its host key, detect what it is, write the farm entry, run doctor.
+    """Add a device to the farm and run doctor.
+
+    Check its host key, detect its hardware and software, and write the farm entry.
 
     Example: edge-harness add ssh://pi@10.0.0.7 --name bench-pi
     """
     from harness import api
     from harness.present import screen
 
-    met = api.add(
+    added = api.add(
         uri, name=name, identity=identity, python=python, farm=farm, trust=key_question(yes_key)
     )
     if as_json:
-        print_json(met.plain())
+        print_json(added.plain())
     else:
-        screen.out(met.text())
-        screen.checks({met.device.name: met.checks})
-    raise typer.Exit(NO if any(check.status == "fail" for check in met.checks) else DONE)
+        screen.out(added.text())
+        screen.checks({added.device.name: added.checks})
+    raise typer.Exit(NO if any(check.status == "fail" for check in added.checks) else DONE)
 
 
 @app.command()
 def devices(
     device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Remove our agents, models and runtimes from them.")
+        bool, typer.Option("--clean", help="Remove our agents, models and runtimes there.")
     ] = False,
     farm: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask every device of the farm who it is, or take away what we put there.
+    """List the devices of the farm with their status and facts.
+
+    With --clean, remove what we installed there.
 
     Example: edge-harness devices
     """
@@ -82,7 +90,7 @@ def doctor(
     farm: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check everything a device must have, and give the command that mends what it lacks.
+    """Check the devices and show the commands that fix failed checks.
 
     Example: edge-harness doctor bench-pi
     """
@@ -103,15 +111,17 @@ def setup(
     device: Annotated[str, typer.Argument(help="A device of the farm.")],
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", help="NAME==VERSION, beside what is there [the best that fits]."),
+        typer.Option("--runtime", help="Install NAME==VERSION as well [default: the best]."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be installed; send nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be installed; send nothing.")
     ] = False,
     farm: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Install the runtime a device needs, into a folder of ours there; it needs no internet.
+    """Install a runtime on a device, which needs no internet.
+
+    The runtime goes into our folder on the device.
 
     Example: edge-harness setup bench-pi --runtime ai_edge_litert==2.3.0
     """
@@ -125,7 +135,7 @@ def setup(
         runtime=runtime,
         dry_run=dry_run,
         farm=farm,
-        say=tell,
+        say=print_lines,
     )
     if as_json:
         print_json(asdict(made))
@@ -135,10 +145,10 @@ def setup(
 
 @app.command()
 def profiles(
-    name: Annotated[str | None, typer.Argument(help="One profile, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this profile in full.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the shipped classes of device, and whether each was ever verified on hardware.
+    """List the device profiles and how each was verified.
 
     Example: edge-harness profiles raspberry_pi_5
     """

@@ -1,4 +1,4 @@
-"""Commands about files: start a plan, look into a model, list the recipes."""
+"""The commands init, inspect and recipes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.cli.shared import JsonOption, app, print_json
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path()) -> None:
+def init(folder: Annotated[Path, typer.Argument(help="Write into this folder.")] = Path()) -> None:
     """Write a commented plan.toml and farm.toml to start from.
 
     Example: edge-harness init my-bench
@@ -28,14 +28,16 @@ def init(folder: Annotated[Path, typer.Argument(help="Where to write them.")] = 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .tflite file.")],
     payload: Annotated[
-        bool, typer.Option("--payload", help="Its size under every codec; takes seconds a MB.")
+        bool, typer.Option("--payload", help="Show its size in each codec; takes seconds per MB.")
     ] = False,
     old: Annotated[
-        Path | None, typer.Option(help="An older version: also the size of the change from it.")
+        Path | None, typer.Option(help="Show the size of a delta to this older version.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show operators, inputs and outputs, sizes, sparsity, and what this host's delegate takes.
+    """Show operators, inputs, outputs and sizes of a .tflite file.
+
+    Show its sparsity too, and the operators that this host's delegate takes.
 
     Example: edge-harness inspect model.tflite --payload --old model-before.tflite
     """
@@ -57,10 +59,12 @@ def inspect(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One step, each parameter explained.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Explain the parameters of a step.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the known steps with their parameters; a recipe is steps joined by `>`.
+    """List the steps of recipes with their parameters.
+
+    A recipe is one or more steps joined by `>`.
 
     Example: edge-harness recipes prune
     """
@@ -88,7 +92,7 @@ def recipes(
                 for step in found
             ]
         )
-        screen.out("`edge-harness recipes NAME` explains the parameters of one")
+        screen.out("`edge-harness recipes NAME` explains the parameters of a step")
 
 
 def _ends(step: Mapping[str, Any]) -> str:

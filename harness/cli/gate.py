@@ -1,4 +1,4 @@
-"""The commands that judge: gate, and the selftest of what a gate can see."""
+"""The commands gate, judge and selftest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Thermal(StrEnum):
-    """When launches start."""
+    """The condition for the start of a launch."""
 
     GATE = "gate"
     SOAK = "soak"
@@ -40,25 +40,28 @@ def gate(
     plan: Annotated[Path, typer.Argument(help="plan.toml")],
     baseline: Annotated[
         str,
-        typer.Option("--baseline", help="A: a file, a recipe, runtime:NAME=VERSION, or a run."),
+        typer.Option("--baseline", help="Use as A: a file, recipe, runtime:NAME=VERSION or run."),
     ],
-    candidate: Annotated[str, typer.Option("--candidate", help="B: the same.")],
+    candidate: Annotated[
+        str, typer.Option("--candidate", help="Use as B: the same kinds as for A.")
+    ],
     farm: FarmOption = None,
     device: DeviceOption = None,
     measure_identical: Annotated[
-        bool, typer.Option("--measure-identical", help="Measure A and B of the same bytes too.")
+        bool, typer.Option("--measure-identical", help="Measure even if A and B are identical.")
     ] = False,
     thermal: Annotated[
         Thermal,
-        typer.Option("--thermal", help="gate: as the profile says; soak: heat to a plateau first."),
+        typer.Option("--thermal", help="Cool as in the profile (gate), or heat first (soak)."),
     ] = Thermal.GATE,
     wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure B beside A and say whether it got worse; exit 1 for a confirmed regression.
+    """Measure A and B interleaved; fail if B is worse.
 
-    Exit 0 no, 1 yes, 2 inconclusive, 3 could not be asked, 4 a device was away.
+    Exit 0 no regression, 1 a confirmed regression, 2 inconclusive, 3 invalid input or usage,
+    4 a device was away.
 
     Example: edge-harness gate plan.toml --baseline main.tflite --candidate branch.tflite
     """
@@ -76,30 +79,36 @@ def gate(
         wait=wait,
         progress=progress(quiet=as_json),
     )
-    _tell(found, as_json=as_json)
+    _print_result(found, as_json=as_json)
 
 
 @app.command()
 def judge(
     run: RunArgument,
     margin: Annotated[
-        float | None, typer.Option("--margin", help="As in [gate]; 0.05 is 5 %.")
+        float | None, typer.Option("--margin", help="Use this margin of [gate]; 0.05 is 5 %.")
     ] = None,
-    min_effect: Annotated[float | None, typer.Option("--min-effect", help="As in [gate].")] = None,
+    min_effect: Annotated[
+        float | None, typer.Option("--min-effect", help="Use this min_effect of [gate].")
+    ] = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a stored gate again, by other limits where they are given; measures nothing.
+    """Judge a stored gate again, with other limits if given.
+
+    This measures nothing.
 
     Example: edge-harness judge latest --margin 0.03
     """
     from harness import api
 
-    _tell(api.judge(run, margin=margin, min_effect=min_effect, results=results), as_json=as_json)
+    _print_result(
+        api.judge(run, margin=margin, min_effect=min_effect, results=results), as_json=as_json
+    )
 
 
-def _tell(found: Result, *, as_json: bool) -> NoReturn:
-    """Print what a gate came to and end with its exit code."""
+def _print_result(found: Result, *, as_json: bool) -> NoReturn:
+    """Print the result of a gate and exit with its code."""
     from harness.analysis.gate.document import explained
     from harness.present import screen
 
@@ -116,7 +125,7 @@ def _tell(found: Result, *, as_json: bool) -> NoReturn:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a row of the document for a person."""
+    """Format a row of the document for people."""
     scale = NS_PER_MS if row["unit"] == "ns" else 1
     unit = "ms" if row["unit"] == "ns" else row["unit"] or ""
     ratio = row["ratio"]
@@ -147,16 +156,18 @@ def _number(value: float | None, scale: float) -> str:
 def selftest(
     device: Annotated[str, typer.Argument(help="A device of the farm.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="A .tflite file [default: the embedded one].")
+        Path | None, typer.Option("--model", help="Measure this .tflite file [the embedded one].")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Measure with this many threads.")
+    ] = 1,
     farm: FarmOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a file against itself: how often a gate errs there, and what it can see.
+    """Measure a file against itself to test the gate on a device.
 
-    Exit 2 where the device is too noisy to gate.
+    Print its false-alarm rate and smallest detectable effect. Exit 2 if the device is too noisy.
 
     Example: edge-harness selftest bench-pi --model model.tflite
     """
@@ -179,18 +190,18 @@ def selftest(
             [
                 {
                     "B is": "A itself" if arm.scale == 1 else f"A {arm.scale - 1:+.0%}",
-                    "told slower": f"{arm.told:.1%}",
+                    "judged slower": f"{arm.told:.1%}",
                     "build fails": f"{arm.red:.1%}",
                     "pairs": f"{arm.pairs:.1f}",
                 }
                 for arm in found.arms
             ]
         )
-        word = "fit to be gated" if found.fit else "too noisy to gate (3 % is the most)"
+        fitness = "fit for the gate" if found.fit else "too noisy for the gate (at most 3 %)"
         screen.out(
             f"{found.device}, {found.model}, p50 {found.p50_ns / NS_PER_MS:.4g} ms: "
             f"+-{found.half_width:.2%} with 20 pairs, smallest detectable effect "
-            f"{found.smallest_effect:+.1%}, pairs vary by {found.spread:.1%}: {word}; "
+            f"{found.smallest_effect:+.1%}, pairs vary by {found.spread:.1%}: {fitness}; "
             f"run {found.run}"
         )
     raise typer.Exit(DONE if found.fit else INCONCLUSIVE)

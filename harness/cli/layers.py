@@ -1,4 +1,4 @@
-"""Commands that look closer: which operator, which change."""
+"""The commands layers (time per operator) and bisect (the first bad change)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.cli.shared import (
     ResultsOption,
     app,
     print_json,
+    print_lines,
     progress,
-    tell,
 )
 
 if TYPE_CHECKING:
@@ -33,13 +33,18 @@ _LINE_WIDTH = 79
 
 @app.command()
 def layers(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One run, or two.")],
+    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One or two runs.")],
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Only these; two are compared.")
+        list[str] | None,
+        typer.Option("--recipe", help="Time only these recipes; compare them if two."),
     ] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only these.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Time only these models.")
+    ] = None,
     device: DeviceOption = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Time only rows with these threads.")
+    ] = None,
     benchmark_model: Annotated[
         Path | None,
         typer.Option(
@@ -60,9 +65,10 @@ def layers(
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time every operator of a run's files on their devices; two of them side by side.
+    """Time every operator of a run's files on their devices.
 
-    Without the vendor's benchmark_model it is an estimate, from truncated graphs.
+    With two files, show the difference. Without benchmark_model on the device, times are
+    estimated from truncated graphs.
 
     Example: edge-harness layers latest --recipe float32 --recipe int8
     """
@@ -94,31 +100,35 @@ def layers(
 
 @app.command()
 def bisect(
-    plan: Annotated[Path, typer.Argument(help="plan.toml; its [gate] is the judge.")],
+    plan: Annotated[Path, typer.Argument(help="plan.toml with the limits of the gate.")],
     models: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, good first.")
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Models, the good one first.")
     ] = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Search the files that follow, good first.")
+        bool, typer.Option("--files", help="Search the given files, the good one first.")
     ] = False,
     git: Annotated[
         str | None, typer.Option("--git", metavar="GOOD..BAD", help="Search these commits.")
     ] = None,
     path: Annotated[
-        str | None, typer.Option("--path", help="With commits: the model, from the top.")
+        str | None, typer.Option("--path", help="Test this model; relative to the repository.")
     ] = None,
     build: Annotated[
-        str | None, typer.Option("--build", help="With commits: a command that makes the model.")
+        str | None, typer.Option("--build", help="Build the model of a commit with this command.")
     ] = None,
-    repo: Annotated[Path, typer.Option("--repo", help="The repository.")] = Path(),
-    good: Annotated[str | None, typer.Option("--good", help="A good file or commit.")] = None,
-    bad: Annotated[str | None, typer.Option("--bad", help="A bad file or commit.")] = None,
+    repo: Annotated[Path, typer.Option("--repo", help="Search this repository.")] = Path(),
+    good: Annotated[
+        str | None, typer.Option("--good", help="Start from this good file or commit.")
+    ] = None,
+    bad: Annotated[
+        str | None, typer.Option("--bad", help="End at this bad file or commit.")
+    ] = None,
     farm: FarmOption = None,
     device: DeviceOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the first bad one of models or commits, by the gate against the good end.
+    """Find the first bad model or commit with the gate.
 
     Exit 0 found, 1 nothing is bad, 2 inconclusive, 3 invalid input, 4 a device was away.
 
@@ -164,7 +174,7 @@ def _print_step(event: Event) -> None:
     from harness.analysis.bisect import BisectStep
 
     if isinstance(event, BisectStep):
-        tell(event.text())
+        print_lines(event.text())
 
 
 def _argv(command: str | None) -> list[str]:

@@ -1,8 +1,8 @@
-"""Commands that take texts, paths and choices from the command line without pydantic.
+"""Convert texts, paths and choices of the command line without pydantic.
 
-typer converts every value with it, also one that is not given, and importing it takes as long as
-`edge-harness --help`. What is plain is converted here as typer would; for everything else, whatever is
-wrong included, typer is asked.
+typer converts every value with pydantic, also values that are not given, and its import takes as
+long as `edge-harness --help`. Plain values are converted here exactly as typer does; typer converts
+all others and reports invalid ones.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class LightCommand(TyperCommand):
-    """A command whose plain values need no pydantic."""
+    """A command that converts plain values without pydantic."""
 
-    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - of typer's own click, or of click's
-        """Return the parameters, made light."""
+    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
+        """Return the parameters with the light conversion."""
         return _lightened(super().get_params(ctx))
 
 
 class LightGroup(TyperGroup):
-    """The same for the options before a command's name."""
+    """A group that converts the plain values of its own options without pydantic."""
 
-    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - of typer's own click, or of click's
-        """Return the parameters, made light."""
+    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
+        """Return the parameters with the light conversion."""
         return _lightened(super().get_params(ctx))
 
 
-def converted(annotation: object, value: object) -> Any:  # noqa: ANN401 - as the annotation says
-    """Return the value as the command takes it; NotImplemented where that is typer's to say."""
+def converted(annotation: object, value: object) -> Any:  # noqa: ANN401 - the annotated type
+    """Return the value as the command takes it; NotImplemented if typer must convert it."""
     if value is None:
         return None
     if annotation is str and type(value) is str:
         return value
     if annotation is Path and type(value) is str and "\0" not in value:
         path = Path(value)
-        # typer refuses what is there and may not be read.
+        # typer refuses a path that exists and cannot be read.
         return path if os.access(path, os.R_OK) or not path.exists() else NotImplemented
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return next((one for one in annotation if value in (one, one.value)), NotImplemented)
@@ -58,7 +58,7 @@ def _lightened(parameters: Any) -> Any:  # noqa: ANN401 - as get_params
 
 
 def _process(parameter: Any, annotation: object, usual: Any, context: Any, value: object) -> Any:  # noqa: ANN401
-    """Do what click's Parameter.process_value does: convert, refuse what is missing, call back."""
+    """Act as click's Parameter.process_value: convert, refuse a missing value, call back."""
     found = converted(annotation, value)
     if found is NotImplemented or (found is None and parameter.required):
         return usual(context, value)

@@ -28,7 +28,7 @@ _IN_JSON = ("sha256", "notes", "reason")
 
 
 class Scenario(StrEnum):
-    """How inferences follow each other."""
+    """The order and timing of inferences."""
 
     SINGLE = "single"
     STREAM = "stream"
@@ -38,7 +38,9 @@ class Scenario(StrEnum):
 
 @app.command()
 def demo(results: ResultsOption = None, as_json: JsonOption = False) -> None:
-    """Do the whole job on an embedded model and this machine; no hardware needed.
+    """Run a demo on an embedded model and this machine.
+
+    It needs no other hardware.
 
     Example: edge-harness demo
     """
@@ -46,34 +48,46 @@ def demo(results: ResultsOption = None, as_json: JsonOption = False) -> None:
     from harness import demo as embedded
 
     with embedded.plan_and_farm() as (plan, farm):
-        going = api.run(plan, farm=farm, results=results, progress=progress(quiet=as_json))
-        code = finish(going, as_json=as_json)
-    typer.echo(f"wrote {api.report(going.id, results=results)}", err=as_json)
+        started = api.run(plan, farm=farm, results=results, progress=progress(quiet=as_json))
+        code = finish(started, as_json=as_json)
+    typer.echo(f"wrote {api.report(started.id, results=results)}", err=as_json)
     raise typer.Exit(code)
 
 
 @app.command()
 def bench(
     models: Annotated[list[Path], typer.Argument(help=".tflite files (or models, with --recipe).")],
-    on: Annotated[list[str] | None, typer.Option("--on", help="A URI or a device's name.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Recipes [as_is].")] = None,
-    threads: Annotated[list[int] | None, typer.Option("--threads", min=1)] = None,
-    launches: Annotated[int | None, typer.Option("--launches", min=1)] = None,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="Measure on this URI or device.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option("--recipe", help="Build with this recipe [as_is].")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option("--threads", min=1, help="Use this many threads.")
+    ] = None,
+    launches: Annotated[
+        int | None, typer.Option("--launches", min=1, help="Make this many launches per row.")
+    ] = None,
     scenario: Annotated[
-        Scenario | None, typer.Option("--scenario", help="How inferences follow each other.")
+        Scenario | None, typer.Option("--scenario", help="Run inferences in this scenario.")
     ] = None,
     period_ms: Annotated[
-        float | None, typer.Option("--period-ms", help="Of a stream: between two frames.")
+        float | None, typer.Option("--period-ms", help="Start a stream's frames at this period.")
     ] = None,
-    calibration: Annotated[str | None, typer.Option("--calibration", help=".npz or random")] = None,
-    evaluation: Annotated[str | None, typer.Option("--evaluation", help=".npz")] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="Calibrate with this .npz, or `random`.")
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--evaluation", help="Evaluate accuracy with this .npz.")
+    ] = None,
     farm: FarmOption = None,
     yes_key: YesKeyOption = None,
     wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure files with no plan and no farm file at all.
+    """Measure files without a plan or a farm file.
 
     Example: edge-harness bench model.tflite --on ssh://pi@10.0.0.7
     """
@@ -100,17 +114,23 @@ def run(
     plan: Annotated[Path, typer.Argument(help="plan.toml")],
     farm: FarmOption = None,
     device: DeviceOption = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only these.")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="A run to finish.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option("--recipe", help="Measure only this recipe; repeatable.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Finish this stored run of the same plan.")
+    ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --resume: failed cells again.")
+        bool, typer.Option("--retry-failed", help="Measure failed cells again; needs --resume.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells; build and measure nothing.")
+    ] = False,
     wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build every variant of a plan, measure it on every device, print the table.
+    """Build and measure every variant of a plan; print the table.
 
     Example: edge-harness run plan.toml --device bench-pi
     """
@@ -124,7 +144,7 @@ def run(
         else:
             screen.records(cells)
         return
-    going = api.run(
+    started = api.run(
         plan,
         farm=farm,
         devices=device or (),
@@ -135,21 +155,31 @@ def run(
         wait=wait,
         progress=progress(quiet=as_json),
     )
-    raise typer.Exit(finish(going, as_json=as_json))
+    raise typer.Exit(finish(started, as_json=as_json))
 
 
 @app.command()
 def optimize(
     model: Annotated[Path, typer.Argument(help=".keras, .h5, SavedModel folder or .tflite")],
-    recipe: Annotated[list[str], typer.Option("--recipe", help="One or more recipes.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
-    target: Annotated[str | None, typer.Option("--target", help="xnnpack, ...")] = None,
-    training: Annotated[str | None, typer.Option("--training", help=".npz")] = None,
-    calibration: Annotated[str | None, typer.Option("--calibration", help=".npz or random")] = None,
-    evaluation: Annotated[str | None, typer.Option("--evaluation", help=".npz")] = None,
+    recipe: Annotated[
+        list[str], typer.Option("--recipe", help="Build with this recipe; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Write the files to this folder.")],
+    target: Annotated[
+        str | None, typer.Option("--target", help="Build for this target, as xnnpack or gpu.")
+    ] = None,
+    training: Annotated[
+        str | None, typer.Option("--training", help="Train with this .npz.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="Calibrate with this .npz, or `random`.")
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--evaluation", help="Evaluate accuracy with this .npz.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build variants of one model into a folder, checked, without measuring them.
+    """Build and check variants of a model without measuring.
 
     Example: edge-harness optimize model.keras --recipe int8 --calibration cal.npz --out built
     """

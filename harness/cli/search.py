@@ -1,4 +1,4 @@
-"""The command that searches recipes and their parameters."""
+"""The command search: find the best recipes and parameters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 
 from harness.cli.shared import (
     AWAY,
-    NOT_ASKED,
+    INVALID_INPUT,
     FarmOption,
     JsonOption,
     ResultsOption,
     app,
     print_json,
-    tell,
+    print_lines,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def search(
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search recipes and their parameters for the best variants under constraints.
+    """Search recipes and parameters for the best variants.
 
     Exit 1 if no recipe holds the constraints, with the one that failed and by how much.
 
@@ -47,20 +47,22 @@ def search(
     from harness import api
     from harness.errors import Unreachable
 
-    going = api.search(plan, farm=farm, resume=resume, results=results)
-    again = f"edge-harness search {plan} --resume {going.id}"
+    searching = api.search(plan, farm=farm, resume=resume, results=results)
+    resumption = (
+        f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
+    )
     if not as_json:
-        typer.echo(f"search {going.id} in {going.job.folder}", err=True)
+        typer.echo(f"search {searching.id} in {searching.job.folder}", err=True)
     try:
         if as_json:
-            found = going.finish()
+            found = searching.finish()
         else:
-            found = going.finish(lambda event: _show(event, going.columns))
+            found = searching.finish(lambda event: _show(event, searching.columns))
     except KeyboardInterrupt:
-        typer.echo(f"what was tried is kept; {again} goes on", err=True)
+        typer.echo(resumption, err=True)
         raise
     except Unreachable as error:
-        tell(f"edge-harness: {error}\nwhat was tried is kept; {again} goes on")
+        print_lines(f"edge-harness: {error}\n{resumption}")
         raise typer.Exit(AWAY) from None
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
@@ -76,7 +78,7 @@ def _print(found: SearchResult, *, as_json: bool) -> None:
         screen.out(f"plans of these points: {found.path / 'points'}")
     for note in found.notes:
         screen.out(f"note: {note}", file=sys.stderr)
-    failed = found.exit_code == NOT_ASKED
+    failed = found.exit_code == INVALID_INPUT
     screen.out(found.reason, file=sys.stderr if as_json or failed else sys.stdout)
 
 

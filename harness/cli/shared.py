@@ -1,4 +1,4 @@
-"""What the commands share: the app, options, printing, exit codes."""
+"""Shared by the commands: the app, options, printing, exit codes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from harness.api import Run
     from harness.types import Outcome
 
-DONE, NO, INCONCLUSIVE, NOT_ASKED, AWAY, OUR_FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
+DONE, NO, INCONCLUSIVE, INVALID_INPUT, AWAY, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
 
 class App(typer.Typer):
-    """typer's application, with commands that start light."""
+    """typer's application with commands that avoid the import of pydantic."""
 
     def command(
         self,
         name: str | None = None,
         **options: Any,  # noqa: ANN401 - typer's own
     ) -> Callable[[CommandFunctionType], CommandFunctionType]:
-        """Register a command as typer does."""
+        """Register a command, as a LightCommand."""
         return super().command(name, **{"cls": LightCommand, **options})
 
 
@@ -45,8 +45,8 @@ app = App(
 )
 
 
-def _version_option(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
-    if asked:
+def _version_option(given: bool) -> None:  # noqa: FBT001 - typer passes it by position
+    if given:
         from harness import __version__
 
         typer.echo(f"edge-harness {__version__}")
@@ -59,16 +59,16 @@ def options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version_option, is_eager=True, help="Print the version and end."
+            "--version", callback=_version_option, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """Take the options of every command."""
-    del version  # its callback has answered
+    """Take the options before the command."""
+    del version  # handled by its callback
 
 
 class Format(StrEnum):
-    """How a table is printed."""
+    """The format of a printed table."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -79,46 +79,46 @@ class Format(StrEnum):
 ResultsOption = Annotated[
     Path | None,
     typer.Option(
-        "--results", help="Folder of runs [default: $EDGE_HARNESS_RESULTS or results/runs]."
+        "--results", help="Use this folder of runs [$EDGE_HARNESS_RESULTS or results/runs]."
     ),
 ]
 FarmOption = Annotated[
     Path | None,
     typer.Option(
-        "--farm", help="farm.toml [default: beside the plan, then ~/.config/edge-harness]."
+        "--farm", help="Use this farm.toml [beside the plan, then ~/.config/edge-harness]."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DeviceOption = Annotated[
     list[str] | None,
-    typer.Option("--device", help="Only these: a name, profile:P, tag:T or any:N of SELECTOR."),
+    typer.Option("--device", help="Use only NAME, profile:P, tag:T or any:N of SELECTOR."),
 ]
 WaitOption = Annotated[
     bool | None,
     typer.Option(
         "--wait/--no-wait",
-        help="For ever, or not at all, for a device that somebody else has [35 s].",
+        help="Wait for another user's lease without limit, or do not wait [35 s].",
     ),
 ]
 YesKeyOption = Annotated[
     str | None,
-    typer.Option("--yes-key", help="Trust this host key fingerprint (SHA256:...) without asking."),
+    typer.Option("--yes-key", help="Trust the host key with this fingerprint (SHA256:...)."),
 ]
 
 
 RunArgument = Annotated[str, typer.Argument(help="A run's id, a unique prefix, or `latest`.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Print in this format.")]
 
 
-def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported late on purpose
-    """Make the display of a run that goes on, on stderr."""
+def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported only when it is used
+    """Return a display of a run's progress on stderr."""
     from harness.present import screen
 
     return screen.ScreenProgress(quiet=quiet)
 
 
 def finish(run: Run, *, as_json: bool) -> int:
-    """Let a run go on to its end, print its rows, return the exit code."""
+    """Finish a run, print its rows and return the exit code."""
     from harness.present import screen
 
     outcomes: list[Outcome] = []
@@ -134,7 +134,7 @@ def finish(run: Run, *, as_json: bool) -> int:
 
 
 def key_question(fingerprint: str | None) -> Callable[[str, str, str], bool]:
-    """Make the answer to an unknown host key: by fingerprint, or by asking a person."""
+    """Return a function that decides about an unknown host key: by fingerprint or by a prompt."""
 
     def trusted(host: str, kind: str, found: str) -> bool:
         if fingerprint is not None:
@@ -142,13 +142,13 @@ def key_question(fingerprint: str | None) -> Callable[[str, str, str], bool]:
         if not sys.stdin.isatty():
             return False
         typer.echo(f"{host} shows the {kind} host key\n  {found}", err=True)
-        return typer.confirm("Is this the right one, and shall it be trusted?", err=True)
+        return typer.confirm("Is this key correct, and do you trust it?", err=True)
 
     return trusted
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document on stdout; what a terminal would obey is escaped."""
+    """Print one JSON document on stdout, with control characters escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if not text.isascii() or "\x7f" in text:
         from harness.printable import escaped
@@ -157,8 +157,8 @@ def print_json(document: object) -> None:
     typer.echo(text)
 
 
-def tell(text: str) -> None:
-    """Write lines to stderr, cleaned of what a terminal or a CI system would obey."""
+def print_lines(text: str) -> None:
+    """Print lines on stderr, without control characters and commands of CI systems."""
     from harness.printable import clean_lines
 
     typer.echo(clean_lines(text), err=True)

@@ -72,7 +72,7 @@ def compare(
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put runs side by side, with intervals; says "below noise" where it is.
+    """Compare runs, with intervals or "below noise".
 
     Example: edge-harness compare 20260101-kws latest
     """
@@ -96,7 +96,9 @@ def compare(
 @app.command()
 def report(
     run: RunArgument,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.html")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write to this file [report.html].")
+    ] = None,
     results: ResultsOption = None,
 ) -> None:
     """Write one self-contained HTML page of a run.

@@ -1,1 +1,1 @@
-"""TOML to nouns, checked at the door."""
+"""Read plan.toml, farm.toml and profiles, check them, and make dataclasses of them."""

@@ -1,4 +1,4 @@
-"""One [device.NAME] of a farm.toml: its keys, its address, the options of its plug-ins.
+"""One [device.NAME] of a farm.toml: its keys, its address and the options of its plug-ins.
 
 [device.bench-pi]
 profile = "raspberry_pi_5"
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from harness import plugins
 from harness.addresses import without_password
-from harness.config import toml_door
+from harness.config import toml_reading
 from harness.devices import opening
 from harness.errors import ConfigError
 from harness.types import Device, Profile
@@ -40,20 +40,20 @@ def device(
 ) -> Device:
     """Make the device of a [device.KEY]; raises ConfigError with file and key.
 
-    If the scheme has no transport, the options are kept unchecked: the device is refused when it is
-    used, and the rest of the farm works.
+    If the scheme has no transport, the options are kept unchecked. The device is then refused only
+    when it is used, and the rest of the farm works.
     """
     name, within = str(path), ("device", key)
-    where = f"{name}: {toml_door.path_text(within)}"
+    where = f"{name}: {toml_reading.path_text(within)}"
     check_name(key, where)
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: must be a table")
     if "name" in table:
-        raise ConfigError(f'{where}: unknown key "name"; the name stands in [device.NAME]')
+        raise ConfigError(f'{where}: unknown key "name"; the name is written as [device.NAME]')
     options = _Options.of(table, profiles)
     options.refuse_unknown(table, where)
     common = {one: value for one, value in table.items() if one in _KEYS}
-    made = toml_door.check({**common, "name": key}, Device, name, within)
+    made = toml_reading.check({**common, "name": key}, Device, name, within)
     if made.profile not in profile_names:
         raise ConfigError(
             f"{where}.profile: {plugins.unknown('profile', made.profile, profile_names)}; "
@@ -74,9 +74,9 @@ def device(
 
 
 def completed(device: Device) -> Device:
-    """Return a device with the dialect's options that its transport gives by default.
+    """Return a device with the default dialect options of its transport.
 
-    A device that nothing of this version can reach is returned as it is.
+    A device without an installed transport is returned unchanged.
     """
     name = opening.scheme(device)
     if not opening.has_transport(name):
@@ -94,24 +94,24 @@ def completed(device: Device) -> Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """The options of one plug-in, and where farm.toml has them."""
+class _PluginOptions:
+    """The options of one plug-in and their keys in farm.toml."""
 
     table: str
-    """The key of the table that holds only them: `transport_options`."""
+    """The key of the table that has only these options: `transport_options`."""
     options: type | None
     known: bool = True
     """Whether the plug-in is installed; if not, its keys are not checked."""
     extra: tuple[str, ...] = ()
-    """Further keys of the table that count as its options, if the plug-in is unknown."""
+    """Other keys of the device's table that are its options if the plug-in is unknown."""
 
     @property
     def keys(self) -> list[str]:
-        """The keys it takes."""
+        """The keys of the options."""
         return [*opening.fields(self.options), *self.extra]
 
     def checked(self, table: Mapping[str, Any], path: Path, key: str) -> dict[str, Any]:
-        """Return the options that a table gives; raises ConfigError for what cannot be."""
+        """Return the options of a device's table; raises ConfigError for invalid ones."""
         own = table.get(self.table, {})
         beside = {
             one: value for one, value in table.items() if one in self.keys and one not in _KEYS
@@ -128,26 +128,26 @@ class _Kind:
         for one in given:
             if one not in self.keys:
                 message = plugins.unknown("key", one, self.keys)
-                raise ConfigError(f"{path}: {toml_door.path_text(within)}: {message}")
+                raise ConfigError(f"{path}: {toml_reading.path_text(within)}: {message}")
         assert self.options is not None
-        made: object = toml_door.check(given, self.options, str(path), within)
-        return {one: _beside(path, getattr(made, one), given[one]) for one in given}
+        made: object = toml_reading.check(given, self.options, str(path), within)
+        return {one: _absolute(path, getattr(made, one), given[one]) for one in given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    """What the plug-ins of one device take."""
+    """The options of the transport and the dialect of one device."""
 
-    of_transport: _Kind
-    of_dialect: _Kind
+    of_transport: _PluginOptions
+    of_dialect: _PluginOptions
     dialect: str | None = None
-    """As the farm or the profile names it."""
+    """The name of the dialect in the farm or the profile."""
     any_transport: tuple[str, ...] = field(default=())
-    """Keys that some transport takes, where the table does not say which one it is."""
+    """The keys of all transports, if the table's address has no scheme."""
 
     @classmethod
     def of(cls, table: Mapping[str, Any], profiles: Mapping[str, Profile]) -> _Options:
-        """Find the plug-ins that a table names; wrong names are reported later."""
+        """Find the plug-ins that a table names; unknown names are reported later."""
         address, dialect = table.get("address"), table.get("dialect")
         match = _SCHEME.match(address) if isinstance(address, str) else None
         profile = profiles.get(str(table.get("profile")))
@@ -164,13 +164,13 @@ class _Options:
         dialect_keys = opening.fields(dialect_options)
         others = tuple(key for key in table if key not in _KEYS and key not in dialect_keys)
         return cls(
-            of_transport=_Kind(
+            of_transport=_PluginOptions(
                 table="transport_options",
                 options=plugin.options if plugin else None,
                 known=has_transport,
                 extra=() if has_transport or match is None else others,
             ),
-            of_dialect=_Kind(
+            of_dialect=_PluginOptions(
                 table="dialect_options",
                 options=dialect_options,
                 known=has_dialect,
@@ -181,7 +181,7 @@ class _Options:
         )
 
     def refuse_unknown(self, table: Mapping[str, Any], where: str) -> None:
-        """Raise ConfigError for a key that neither device, transport nor dialect has."""
+        """Raise ConfigError for a key that no part of the device has: entry, transport, dialect."""
         known = [*_KEYS, *self.of_transport.keys, *self.of_dialect.keys, *self.any_transport]
         for key in table:
             if key not in known:
@@ -196,41 +196,41 @@ def _every_transport_key() -> Iterable[str]:
 def check_address(uri: str, where: str) -> str:
     """Check the form of an address and return its scheme.
 
-    Whether there is a transport for the scheme is not checked (harness.devices.opening.check).
-    Raises ConfigError with `where` in front.
+    It does not check if the scheme has a transport (harness.devices.opening.check does). Raises
+    ConfigError that starts with `where`.
     """
     match = _SCHEME.match(uri)
     shown = without_password(uri)
     if match is None:
         hint = f' (did you mean "ssh://{shown}"?)' if "@" in uri or "." in uri else ""
         raise ConfigError(
-            f'{where}: "{shown}" is no address{hint}; write local:, ssh://user@host:port, '
+            f'{where}: "{shown}" is not an address{hint}; write local:, ssh://user@host:port, '
             "adb:SERIAL or serial:/dev/ttyACM0?baud=115200"
         )
     scheme, rest = match.group(1), uri[match.end() :]
     if scheme == "local" and rest:
         raise ConfigError(f'{where}: "{shown}": nothing may follow "local:"')
     if scheme != "local" and not rest.strip("/"):
-        raise ConfigError(f'{where}: "{shown}": who is meant must follow "{scheme}:"')
+        raise ConfigError(f'{where}: "{shown}": the device must follow "{scheme}:"')
     if scheme == "ssh":
         _check_ssh(uri, where)
     return scheme
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise ConfigError for what is no name of a device."""
+    """Raise ConfigError if this is not a valid name of a device."""
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
-            f'{where}: "{name}" is no name for a device; letters, digits, "_", "-" and "." are'
+            f'{where}: "{name}" is not a name of a device; use letters, digits, "_", "-" and "."'
         )
 
 
 def _check_stick(device: Device, where: str) -> None:
-    """Refuse what libedgetpu would not find a stick by, which it says without a reason."""
-    word = device.delegate_options.get("edgetpu", {}).get("device")
-    if word is not None and _STICK.fullmatch(word) is None:
+    """Refuse an Edge TPU name that libedgetpu does not accept; libedgetpu gives no reason."""
+    stick = device.delegate_options.get("edgetpu", {}).get("device")
+    if stick is not None and _STICK.fullmatch(stick) is None:
         raise ConfigError(
-            f'{where}: "{word}" is no Edge TPU; write usb:0, usb:1, pci:0, usb or pci'
+            f'{where}: "{stick}" is not an Edge TPU; write usb:0, usb:1, pci:0, usb or pci'
         )
 
 
@@ -241,7 +241,7 @@ def _check_ssh(uri: str, where: str) -> None:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
-        # What urlsplit says may hold a piece of a password with a slash or a colon in it.
+        # The message of urlsplit can include a part of a password with a slash or a colon.
         raise ConfigError(
             f'{where}: not of the form {form} (port 1 to 65535): "{uri_shown}"'
         ) from None
@@ -257,8 +257,8 @@ def _check_ssh(uri: str, where: str) -> None:
         raise ConfigError(f'{where}: "{uri_shown}": nothing may follow the port in {form}')
 
 
-def _beside(path: Path, value: object, written: Any) -> Any:  # noqa: ANN401 - TOML
-    """Make a file of this host absolute: `~` is the user's home, else it is beside farm.toml."""
+def _absolute(path: Path, value: object, written: Any) -> Any:  # noqa: ANN401 - TOML
+    """Make a path of this host absolute: relative to farm.toml, with `~` as the user's home."""
     if isinstance(value, Path):
         return str(path.resolve().parent / value.expanduser())
     return written

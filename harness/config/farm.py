@@ -1,6 +1,6 @@
-"""farm.toml: the user's devices, and how a plan or a command line names them.
+"""farm.toml: the user's devices, and the selectors of plans and command lines.
 
-Found in this order: the file given, `farm.toml` beside the plan, the one in the user's
+The search order is: the given file, `farm.toml` beside the plan, the one in the user's
 configuration folder. `this-machine` exists without any file.
 """
 
@@ -16,14 +16,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness import assets, plugins
-from harness.config import entries, profiles, toml_door
+from harness.config import entries, profiles, toml_reading
 from harness.errors import ConfigError
 from harness.types import Device
 
 THIS_MACHINE = "this-machine"
 FILE_NAME = "farm.toml"
 UNKNOWN_PROFILE = "unknown"
-"""The profile of a device that was named by its address alone and not asked yet."""
+"""The profile of a device that was given by its address only and has not been contacted yet."""
 
 _ANY = re.compile(r"any:(\d+) +of +(.+)")
 _MACHINES = {"arm64": "aarch64", "AMD64": "x86_64"}
@@ -31,37 +31,37 @@ _MACHINES = {"arm64": "aarch64", "AMD64": "x86_64"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Farm:
-    """The devices there are to choose from."""
+    """The user's devices."""
 
     devices: Mapping[str, Device]
     """By name, in the order of the file."""
     path: Path | None = None
-    """The file they are from; None where there was none."""
+    """The file; None if there is none."""
 
     @property
     def name(self) -> str:
-        """What errors call this farm."""
+        """The farm's name in errors."""
         return str(self.path) if self.path else f"(no {FILE_NAME} found)"
 
 
 def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
-    """Read the farm that applies.
+    """Find and read the farm file.
 
     Args:
         explicit: the file given on the command line; it must exist.
-        beside: the plan, or a folder; a `farm.toml` beside it is taken.
+        beside: the plan or a folder; a `farm.toml` beside it is used.
 
     Raises:
-        ConfigError: file, key, what is known or allowed there.
+        ConfigError: with the file, the key, and the known keys or allowed values.
     """
     path = explicit if explicit is not None else _find(beside)
     if path is None:
         return Farm(devices={THIS_MACHINE: this_machine()})
-    return from_mapping(toml_door.read(path), path)
+    return from_mapping(toml_reading.read(path), path)
 
 
 def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:
-    """Make the farm of a farm.toml as tomllib gives it; identities are relative to `path`."""
+    """Make the farm from a parsed farm.toml; identity files are relative to `path`."""
     name = str(path)
     for key in mapping:
         if key != "device":
@@ -79,27 +79,28 @@ def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:
 
 
 def with_device(farm: Farm, device: Device) -> Farm:
-    """Return the farm with one device more, or with another one of that name."""
+    """Return the farm with a device added or replaced."""
     return dataclasses.replace(farm, devices={**farm.devices, device.name: device})
 
 
 def default_file() -> Path:
-    """Return the user's own farm.toml, which may not exist yet."""
+    """Return the path of the user's own farm.toml, which may not exist yet."""
     return assets.config_folder() / FILE_NAME
 
 
 def this_machine() -> Device:
-    """Return the machine we run on, as a device."""
+    """Return this machine as a device."""
     machine = platform.machine()
     profile = f"linux_{_MACHINES.get(machine, machine)}"
     return entries.completed(Device(name=THIS_MACHINE, profile=profile, address="local:"))
 
 
 def from_uri(uri: str, name: str | None = None) -> Device:
-    """Make a device of an address alone, as `--on URI` gives it.
+    """Make a device from an address, as in `--on URI`.
 
-    Its profile is that of this host for `local:`, else UNKNOWN_PROFILE: the device was not asked
-    yet. The name is the host (and an unusual port), or what follows the scheme.
+    Its profile is that of this host for `local:`, else UNKNOWN_PROFILE, since the device has not
+    been contacted yet. The name is the host (and a port other than 22), or the text after the
+    scheme.
     """
     scheme = entries.check_address(uri, "address")
     if scheme == "local":
@@ -114,10 +115,10 @@ def from_uri(uri: str, name: str | None = None) -> Device:
 
 
 def select(farm: Farm, selectors: Iterable[str], busy: Collection[str] = ()) -> list[Device]:
-    """Return the devices that selectors name, each once, in the order of the selectors.
+    """Return the devices that selectors match, each once, in the order of the selectors.
 
-    A selector is a name, `profile:P`, `tag:T`, or `any:N of SELECTOR`, which takes N of them,
-    those not in `busy` (names) first. Raises ConfigError for one that matches nothing.
+    A selector is a name, `profile:P`, `tag:T`, or `any:N of SELECTOR`, which takes N matches,
+    first those whose names are not in `busy`. Raises ConfigError for a selector without a match.
     """
     chosen: dict[str, Device] = {}
     for selector in selectors:
@@ -127,9 +128,9 @@ def select(farm: Farm, selectors: Iterable[str], busy: Collection[str] = ()) -> 
 
 
 def matching(devices: Sequence[Device], selectors: Iterable[str]) -> list[Device]:
-    """Return those of `devices` that any selector names, in the order of `devices`.
+    """Return the `devices` that any selector matches, in the order of `devices`.
 
-    Unlike `select`, a selector that matches none is no error: `devices` were chosen before.
+    Unlike `select`, a selector without a match is not an error: `devices` were chosen before.
     """
     names: set[str] = set()
     for selector in selectors:
@@ -149,7 +150,7 @@ def _matching(farm: Farm, selector: str, busy: Collection[str]) -> list[Device]:
         return found
     if len(found) < count:
         names = ", ".join(device.name for device in found)
-        raise ConfigError(f'{farm.name}: "{selector}": only {len(found)} there: {names}')
+        raise ConfigError(f'{farm.name}: "{selector}": only {len(found)} match: {names}')
     return sorted(found, key=lambda device: device.name in busy)[:count]
 
 
@@ -160,17 +161,17 @@ def _any(selector: str) -> tuple[int | None, str]:
     match = _ANY.fullmatch(selector)
     if match is None or int(match.group(1)) < 1 or match.group(2).startswith("any:"):
         raise ConfigError(
-            f'devices: "{selector}" is no selector; write any:2 of profile:raspberry_pi_5'
+            f'devices: "{selector}" is not a selector; write any:2 of profile:raspberry_pi_5'
         )
     return int(match.group(1)), match.group(2)
 
 
 def _named(devices: Collection[Device], selector: str) -> list[Device]:
-    sort, _, word = selector.partition(":")
+    sort, _, value = selector.partition(":")
     if sort == "profile":
-        return [device for device in devices if device.profile == word]
+        return [device for device in devices if device.profile == value]
     if sort == "tag":
-        return [device for device in devices if word in device.tags]
+        return [device for device in devices if value in device.tags]
     return [device for device in devices if device.name == selector]
 
 

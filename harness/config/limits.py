@@ -1,7 +1,7 @@
-"""Limits that are not written beside a field: of nouns that are stored, and between two keys.
+"""Limits of a plan's numbers that are not annotated at a field.
 
-What is stored with a run (Dose, Accept) has its limits here, so that a limit that changes makes no
-old run unreadable.
+These are the limits of dataclasses that are stored with a run (Dose, Accept), so that a changed
+limit makes no old run unreadable, and the limits between two keys.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.types import Dose, GateRules, PlannedModel
 
 _INFINITE = float("inf")
 
-# Key path to the least and the largest value, both allowed.
+# Key path to the smallest and the largest allowed value.
 _LIMITS: dict[str, tuple[float, float]] = {
     "dose.launches": (1, _INFINITE),
     "dose.min_inferences": (1, _INFINITE),
@@ -34,7 +34,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "accept.min_delegated": (0, 1),
 }
 
-# Pairs of which the first must not be larger than the second.
+# Pairs of keys; the first value must not be larger than the second.
 _ORDERED = (
     ("dose.min_seconds", "dose.max_seconds"),
     ("dose.warmup_min_inferences", "dose.warmup_max_inferences"),
@@ -46,7 +46,7 @@ def check(tables: Mapping[str, Any], name: str) -> None:
     """Refuse a number outside its limits; raises ConfigError with `name` and the key path."""
     for key, (low, high) in _LIMITS.items():
         number = _value(tables, key)
-        # Not-a-number is outside of every limit, and infinity of those that have no end.
+        # NaN is outside of every limit, and infinity is refused if there is no upper limit.
         if number is not None and not (low <= number <= high and number < _INFINITE):
             end = "" if high == _INFINITE else f" and at most {high}"
             raise ConfigError(f"{name}: {key}: must be at least {low}{end}, not {number}")
@@ -62,9 +62,9 @@ def check(tables: Mapping[str, Any], name: str) -> None:
 
 
 def gate(rules: GateRules, where: str) -> GateRules:
-    """Return the rules; raises ConfigError for an unknown metric, or limits that cross.
+    """Return the rules; raises ConfigError for an unknown metric or contradicting limits.
 
-    `where` is what errors call the table: `plan.toml: gate`.
+    `where` is the table's name in errors: `plan.toml: gate`.
     """
     known = columns.gate_metrics()
     for metric in rules.metrics:
@@ -82,7 +82,7 @@ def gate(rules: GateRules, where: str) -> GateRules:
 def accuracy_drops(
     limits: Mapping[str, float | None], planned: Iterable[PlannedModel], name: str
 ) -> None:
-    """Refuse a drop over 1 of a metric that is a share; an error may grow by any amount.
+    """Refuse a limit over 1 for a metric that is a share; an error may increase by any amount.
 
     `limits` are by key path. Raises ConfigError.
     """
@@ -96,7 +96,7 @@ def accuracy_drops(
 
 
 def _scenario(dose: Mapping[str, Any], name: str) -> None:
-    """Refuse what belongs to another scenario: a key without effect would be ignored in silence."""
+    """Refuse a key of another scenario, which would have no effect."""
     scenario, period_ms = dose["scenario"], dose["period_ms"]
     if scenario == "stream" and period_ms is None:
         raise ConfigError(

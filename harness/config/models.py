@@ -1,4 +1,4 @@
-"""Where a plan's models and data are: paths and globs to absolute files, each with a name."""
+"""Find a plan's models and data: resolve paths and globs to absolute files, and name the models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from harness.errors import ConfigError
 from harness.types import DataSource
 
 SUFFIXES = (".keras", ".h5", ".tflite")
-"""Files a plan takes as models; a folder is one when it holds a SavedModel."""
+"""Suffixes of model files; a folder is a model if it has a SavedModel."""
 
 _FORMS = ".keras, .h5, .tflite or a SavedModel folder (one with saved_model.pb)"
 
 
 def find(base: Path, written: str, where: str) -> list[Path]:
-    """Return the models a plan's `path` names, absolute and sorted.
+    """Return the models that a plan's `path` names, absolute and sorted.
 
-    A path that exists is taken as it is, brackets and all; else `*`, `?`, `[...]` and `**` make
-    it a glob, of which files that are no models are left out. Raises ConfigError with `where` in
-    front for a path that is missing, unreadable or no model, and for a glob without a match.
+    A path that exists is used literally, also with brackets. Otherwise `*`, `?`, `[...]` and `**`
+    make it a glob, and files that are not models are left out. Raises ConfigError that starts with
+    `where` for a path that is missing, unreadable or not a model, and for a glob without a match.
     """
     path = base / Path(written).expanduser()
     if path.exists():
@@ -30,13 +30,13 @@ def find(base: Path, written: str, where: str) -> list[Path]:
         return [path]
     if not glob.has_magic(written):
         raise ConfigError(f'{where}: there is no file or folder "{path}"')
-    # The base is no part of the pattern: its own brackets must not be taken for one.
+    # The base is not part of the pattern: its own brackets must not act as a glob.
     pattern = Path(written).expanduser()
     root = Path(pattern.anchor) if pattern.is_absolute() else base
     matches = sorted(root.glob(str(pattern.relative_to(pattern.anchor))))
     found = [match for match in matches if _is_model(match)]
     if not found:
-        what = "is no model" if matches else "matches nothing"
+        what = "matches no model" if matches else "matches nothing"
         raise ConfigError(f'{where}: the glob "{written}" {what} in {base}; models are {_FORMS}')
     for match in found:
         _check_model(match, where)
@@ -44,7 +44,7 @@ def find(base: Path, written: str, where: str) -> list[Path]:
 
 
 def name_all(paths: Sequence[Path], base: Path) -> list[str]:
-    """Name models after their files: the stem, or as much of the path as tells them apart."""
+    """Name models after their files: the stem, or as much of the path as makes it unique."""
     stems = [path.stem if path.suffix in SUFFIXES else path.name for path in paths]
     shared = {stem for stem, count in Counter(stems).items() if count > 1}
     names = [path.name if stem in shared else stem for path, stem in zip(paths, stems, strict=True)]
@@ -56,7 +56,7 @@ def name_all(paths: Sequence[Path], base: Path) -> list[str]:
 
 
 def relative(path: Path | str, base: Path) -> str:
-    """Write a path relative to `base`, with slashes: the same wherever the folder lies."""
+    """Return a path relative to `base`, with slashes; it is the same if the folder is moved."""
     return Path(os.path.relpath(path, base)).as_posix()
 
 
@@ -107,7 +107,7 @@ def _is_model(path: Path) -> bool:
 
 def _check_model(path: Path, where: str) -> None:
     if not _is_model(path):
-        raise ConfigError(f'{where}: "{path}" is no model; models are {_FORMS}')
+        raise ConfigError(f'{where}: "{path}" is not a model; models are {_FORMS}')
     file = path / "saved_model.pb" if (path / "saved_model.pb").is_file() else path
     try:
         with file.open("rb"):

@@ -1,10 +1,11 @@
-"""plan.toml to a Plan, and a Plan with devices to combinations: data, decided before anything runs.
+"""Read a plan.toml into a Plan, and combine its models and recipes with devices, all as data.
 
 The digest of a plan is the sha256 of its meaning as canonical JSON: models (name, path, data,
-recipes expanded, devices as written, shapes), threads, seed, dose, accept, gate and what a search
-looks for, with defaults filled in. Paths are relative to the plan and no file's content or time is in it, so a plan keeps
-its digest when its folder is copied, and loses it when a glob finds another file. How long a device
-is waited for is no part of what is measured, so a run may be resumed with more patience.
+recipes expanded, devices as written, shapes), threads, seed, dose, accept, gate, and the space,
+objectives and constraints of a search, with defaults filled in. Paths are relative to the plan, and
+contents and times of files are not included. So a copied folder has the same digest, and a glob
+that finds another file changes it. The digest does not include the patience, so a run can be
+resumed with more patience.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from annotated_types import Ge, Le
 
 from harness import metrics, plugins
-from harness.config import farm, limits, models, recipes, searches, toml_door
+from harness.config import farm, limits, models, recipes, searches, toml_reading
 from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
@@ -50,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination:
-    """One model, recipe, device and number of threads of a plan; a cell before its variant."""
+    """One model, recipe, device and number of threads of a plan; a cell without its variant."""
 
     model: ModelSource
     recipe: Recipe
@@ -112,22 +113,22 @@ class _PlanTable:
 
 
 def load(path: Path) -> Plan:
-    """Read a plan; raises ConfigError with the file, the key, and what is known or allowed."""
-    mapping = toml_door.read(path)
+    """Read a plan; raises ConfigError with the file, the key, and the known keys or values."""
+    mapping = toml_reading.read(path)
     plan = from_mapping(mapping, path.resolve().parent, str(path))
     return dataclasses.replace(plan, path=path.resolve())
 
 
 def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
-    """Make the plan of a plan.toml as tomllib gives it.
+    """Make the plan from a parsed plan.toml.
 
     Args:
         mapping: the tables.
         base: the absolute folder that paths are relative to.
-        name: what errors call the plan.
+        name: the plan's name in errors.
     """
     tables, single = _model_tables(mapping)
-    table = toml_door.check(tables, _PlanTable, name, single="model" if single else "")
+    table = toml_reading.check(tables, _PlanTable, name, single="model" if single else "")
     if not table.model:
         raise ConfigError(f"{name}: model: at least one model is needed")
     limits.check(dataclasses.asdict(table), name)
@@ -168,10 +169,10 @@ def quick(
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
 ) -> Plan:
-    """Make the plan of a command line: models on devices, without any file.
+    """Make a plan from models and devices of a command line, without a file.
 
-    Paths are relative to the working directory; `dose` and `data` have the keys of [dose] and
-    [data], and a key whose value is None is not given.
+    Paths are relative to the working directory. `dose` and `data` have the keys of [dose] and
+    [data]; a key with the value None is ignored.
     """
     mapping = {
         "model": [{"path": str(path)} for path in paths],
@@ -183,11 +184,10 @@ def quick(
 
 
 def combinations(plan: Plan, devices: Sequence[Device]) -> list[Combination]:
-    """Multiply models, recipes, devices and threads, in that order.
+    """Combine models, recipes, devices and threads, in that order.
 
-    `devices` are those chosen for the whole plan (harness.config.farm.select); a model with
-    devices of its own takes those among them that it names. Raises ConfigError where that
-    leaves a model without any.
+    `devices` are the devices of the whole plan (harness.config.farm.select). A model with its own
+    selectors uses only the devices that they match. Raises ConfigError if a model has no device.
     """
     found: list[Combination] = []
     for planned in plan.models:
@@ -231,16 +231,16 @@ class _Planner:
         for model in planned:
             if counts[model.source.name] > 1:
                 raise ConfigError(
-                    f'{self.name}: model: two models are called "{model.source.name}" (one is '
+                    f'{self.name}: model: two models have the name "{model.source.name}" (one is '
                     f"{model.source.path}); give each its own name"
                 )
         return tuple(planned)
 
     def _names(self, index: int, found: Sequence[Sequence[Path]]) -> list[str]:
-        """Name the models of one entry; those without a name are told apart over all entries."""
+        """Name the models of one entry; names of unnamed models are unique over all entries."""
         given, paths = self.table.model[index].name, found[index]
         if given is not None and not (given.strip() and given.isprintable() and "/" not in given):
-            raise ConfigError(f'{self._at(index, "name")}: "{given}" is no name for a model')
+            raise ConfigError(f'{self._at(index, "name")}: "{given}" is not a name of a model')
         if given is not None and len(paths) == 1:
             return [given]
         if given is not None:
@@ -298,13 +298,13 @@ class _Planner:
         return found
 
     def _at(self, index: int, key: str) -> str:
-        """Name a key of a model as the file has it."""
+        """Return the place of a model's key in the file, for errors."""
         place = ("model",) if self.single else ("model", index)
-        return f"{self.name}: {toml_door.path_text((*place, key))}"
+        return f"{self.name}: {toml_reading.path_text((*place, key))}"
 
 
 def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Put [model] and [[model]], and a shape without input names, into one form."""
+    """Convert [model] to [[model]], and a shape without input names to one by name."""
     tables = dict(mapping)
     single = isinstance(tables.get("model"), Mapping)
     entries = [tables["model"]] if single else tables.get("model")
@@ -319,7 +319,7 @@ def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 def _named(tables: Mapping[str, _RecipeTable], name: str) -> dict[str, str]:
-    """Check the plan's own recipes, used or not, and return their chains by name."""
+    """Check all recipes of the plan and return their chains by name."""
     named = {key: table.steps for key, table in tables.items()}
     taken = plugins.names("harness.steps")
     for key in named:
@@ -327,7 +327,7 @@ def _named(tables: Mapping[str, _RecipeTable], name: str) -> dict[str, str]:
         if not recipes.is_name(key):
             raise ConfigError(f'{where}: a name is letters, digits, "_", "-" and "."')
         if key in taken:
-            raise ConfigError(f"{where}: {key} is a step already; choose another name")
+            raise ConfigError(f"{where}: {key} is the name of a step; choose another name")
         _parse(key, named, f"{where}.steps")
     return named
 
@@ -340,7 +340,7 @@ def _parse(text: str, named: Mapping[str, str], where: str) -> Recipe:
 
 
 def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> None:
-    """Refuse two items that mean the same, naming both places."""
+    """Refuse two items with the same meaning; the error has both places."""
     seen: dict[Hashable, int] = {}
     for place, item in enumerate(items):
         first = seen.setdefault(key(item), place)
@@ -349,7 +349,7 @@ def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> Non
 
 
 def _conditions_meaning(table: _RunTable) -> dict[str, Any]:
-    """Default conditions are left out, so that a plan keeps the digest it had before there were any."""
+    """Return the conditions for the digest; without defaults, so that old digests are unchanged."""
     conditions = Conditions(pin=table.pin, thermal=table.thermal)
     return (
         {} if conditions == DEFAULT_CONDITIONS else {"conditions": dataclasses.asdict(conditions)}

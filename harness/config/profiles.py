@@ -1,4 +1,4 @@
-"""Device profiles: one TOML per class of device, ours and the user's, to Profile."""
+"""Read device profiles, one TOML file per class of device, shipped and the user's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness import assets, plugins
-from harness.config import toml_door
+from harness.config import toml_reading
 from harness.errors import ConfigError
 from harness.types import Profile
 
@@ -18,14 +18,14 @@ _VERIFIED = re.compile(r"none|emulated|hardware \(.+, \d{4}-\d{2}-\d{2}\)")
 def load_all(extra: Path | None = None) -> dict[str, Profile]:
     """Read the shipped profiles and those of the folder `extra`, by name, sorted.
 
-    `extra` is the user's profile folder when None; it may not exist. A profile there replaces
-    the shipped one of its name. Raises ConfigError for the first file that is not a profile.
+    None for `extra` is the user's profile folder, which may not exist. A profile there replaces the
+    shipped one of its name. Raises ConfigError for the first file that is not a profile.
     """
     return {name: load(path) for name, path in sorted(_files(extra).items())}
 
 
 def load_named(names: Collection[str], extra: Path | None = None) -> dict[str, Profile]:
-    """Read those of these profiles that there are, as :func:`load_all` would; the others are left out."""
+    """Read the profiles with these names like :func:`load_all`; unknown names are left out."""
     return {name: load(path) for name, path in _files(extra).items() if name in names}
 
 
@@ -36,11 +36,11 @@ def _files(extra: Path | None) -> dict[str, Path]:
 
 
 def load(path: Path) -> Profile:
-    """Read one profile; its name is the file's, so a key `name` is not written."""
-    table = toml_door.read(path)
+    """Read one profile; its name is the file's stem, so it needs no key `name`."""
+    table = toml_reading.read(path)
     if table.setdefault("name", path.stem) != path.stem:
-        raise ConfigError(f'{path}: name: a profile is named after its file, "{path.stem}"')
-    profile = toml_door.check(table, Profile, str(path))
+        raise ConfigError(f'{path}: name: must be the name of the file, "{path.stem}"')
+    profile = toml_reading.check(table, Profile, str(path))
     if _VERIFIED.fullmatch(profile.verified) is None:
         raise ConfigError(
             f"{path}: verified: must be none, emulated or hardware (RUN, YYYY-MM-DD), "
@@ -65,7 +65,7 @@ def load(path: Path) -> Profile:
 
 
 def get(name: str, known: Mapping[str, Profile] | None = None) -> Profile:
-    """Return the profile `name` of `known` (all, when None); raises ConfigError."""
+    """Return the profile `name` of `known` (default: all); raises ConfigError if it is unknown."""
     profiles = load_named({name}) if known is None else known
     if name not in profiles:
         raise ConfigError(

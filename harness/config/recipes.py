@@ -1,12 +1,12 @@
-"""Recipe text to a Recipe: `prune(sparsity=0.5) > int8@edgetpu`.
+"""Parse the text of a recipe: `prune(sparsity=0.5) > int8@edgetpu`.
 
-    recipe  = step (">" step)* ["@" word]
-    step    = word ["(" [key "=" value ("," key "=" value)*] ")"]
-    word    = letters, digits, "_", "-", "."; not starting with "-" or "."
+    recipe  = step (">" step)* ["@" name]
+    step    = name ["(" [key "=" value ("," key "=" value)*] ")"]
+    name    = letters, digits, "_", "-", "."; not starting with "-" or "."
     value   = as in TOML: a number, "text", true, false, or an array of those
 
-Here is only the grammar. Whether a step exists and takes these parameters is asked of the
-steps themselves (harness.optimize), which this package does not know.
+This module has only the grammar. harness.optimize checks if a step exists and takes the
+parameters; this package does not import it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NoReturn
 from harness.errors import ConfigError
 from harness.types import Recipe, StepCall
 
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPEN, _CLOSE = "[{", "]}"
 
@@ -28,13 +28,13 @@ _OPEN, _CLOSE = "[{", "]}"
 def parse(
     text: str, named: Mapping[str, str] | None = None, reader: type[RecipeReader] | None = None
 ) -> Recipe:
-    """Read a recipe as a plan writes it.
+    """Parse a recipe as written in a plan.
 
-    `named` are the chains of `[recipe.NAME]`; a name stands for its chain wherever a step may
-    stand, and may be built of other names. The Recipe's name stays the written text. `reader` is
-    one that takes other values too (harness.config.searches).
+    `named` has the chains of `[recipe.NAME]`. A name can replace a step and is expanded to its
+    chain, which may have other names. The Recipe's name is the written text. `reader` may accept
+    other values too (harness.config.searches).
 
-    Raises ConfigError with the position in `text` and what was expected there.
+    Raises ConfigError with the position in `text` and the expected text there.
     """
     written = text.strip()
     steps, target = (reader or RecipeReader)(written).recipe()
@@ -42,14 +42,14 @@ def parse(
 
 
 def canonical(text: str, named: Mapping[str, str] | None = None) -> str:
-    """Spell a recipe in the one way that equal recipes share: names expanded, keys sorted."""
+    """Return the canonical form, which equal recipes share: names expanded, keys sorted."""
     recipe = parse(text, named)
     return recipe.chain if recipe.target is None else f"{recipe.chain}@{recipe.target}"
 
 
 def is_name(text: str) -> bool:
-    """Say whether `text` can be the name of a recipe or a step."""
-    return _WORD.fullmatch(text) is not None
+    """Whether `text` can be the name of a recipe or a step."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _expand(
@@ -67,12 +67,14 @@ def _expand(
                 f"parameters; change them in [recipe.{step.name}]"
             )
         if step.name in within:
-            circle = " > ".join((*within, step.name))
-            raise ConfigError(f'recipe "{written}": recipes name each other in a circle: {circle}')
+            cycle = " > ".join((*within, step.name))
+            raise ConfigError(
+                f'recipe "{written}": recipes refer to each other in a cycle: {cycle}'
+            )
         inner, target = RecipeReader(named[step.name].strip()).recipe()
         if target is not None:
             raise ConfigError(
-                f"[recipe.{step.name}] names a target (@{target}); name it where the recipe is "
+                f"[recipe.{step.name}] has a target (@{target}); write it where the recipe is "
                 f'used instead: "{step.name}@{target}"'
             )
         expanded.extend(_expand(inner, named, (*within, step.name), written))
@@ -91,25 +93,25 @@ class RecipeReader:
 
     @staticmethod
     def value_of(written: str) -> Any:  # noqa: ANN401 - any TOML value
-        """Read one value; raises ValueError for what is none, or cannot be written back."""
+        """Read one value; raises ValueError if it is not a value or cannot be written back."""
         value = tomllib.loads(f"value = {written}\n")["value"]
         if not _plain(value):
             raise ValueError(written)
         return value
 
     def recipe(self) -> tuple[tuple[StepCall, ...], str | None]:
-        """Read the whole text: its steps, and its target where one is named."""
+        """Read the whole text; return its steps and its target, if it has one."""
         steps = [self._step()]
         while self._take(">"):
             steps.append(self._step())
-        target = self._word("a target (xnnpack, gpu, edgetpu, ...)") if self._take("@") else None
+        target = self._name("a target (xnnpack, gpu, edgetpu, ...)") if self._take("@") else None
         self._space()
         if self.at < len(self.text):
             self._fail('">", "@" or the end' if target is None else "the end after the target")
         return tuple(steps), target
 
     def _step(self) -> StepCall:
-        name = self._word("a step")
+        name = self._name("a step")
         parameters: dict[str, Any] = {}
         if self._take("(") and not self._take(")"):
             while True:
@@ -146,7 +148,7 @@ class RecipeReader:
             self._fail(f'a value for "{key}" {self.expected}')
 
     def _end_of_value(self) -> int:
-        """Return where the value that starts here ends: at a "," or ")" outside of it."""
+        """Return the end of the value that starts here: the next "," or ")" outside of it."""
         depth, quote, at = 0, "", self.at
         while at < len(self.text):
             character = self.text[at]
@@ -169,9 +171,9 @@ class RecipeReader:
             at += 1
         return at
 
-    def _word(self, expected: str) -> str:
+    def _name(self, expected: str) -> str:
         self._space()
-        match = _WORD.match(self.text, self.at)
+        match = _NAME.match(self.text, self.at)
         if match is None:
             self._fail(expected)
         self.at = match.end()
@@ -196,7 +198,7 @@ class RecipeReader:
 
 
 def _plain(value: object) -> bool:
-    """Say whether a value is one that StepCall can write back: no date, table, nan, control."""
+    """Whether StepCall can write the value back: no date, table, NaN or control character."""
     if isinstance(value, list):
         return all(_plain(item) for item in value)
     if isinstance(value, float):

@@ -1,6 +1,6 @@
 """The JSON Schema of a device profile, for editors: `python -m harness.config.schema` writes it.
 
-The first line of a profile names it: `#:schema schema.json`.
+The first line of a profile refers to it: `#:schema schema.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILE_NAME = "schema.json"
 
 
 def text() -> str:
-    """Return the schema as JSON, made from the Profile noun; `name` is the file's, not a key."""
+    """Return the schema as JSON, made from Profile; the file's stem is `name`, so it is no key."""
     schema = pydantic.TypeAdapter(Profile).json_schema()
     schema["required"].remove("name")
     schema["properties"].pop("name")

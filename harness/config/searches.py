@@ -1,12 +1,12 @@
-"""The [search] table of a plan: recipes with ranges, what is better, what must hold.
+"""The [search] table of a plan: recipes with ranges, objectives and constraints.
 
     [search]
     space = ["prune(sparsity=0.3..0.9) > int8", "weight_only(bits=4|8)", "float16"]
     objectives = ["size_bytes", "latency_p50_ms", "accuracy"]
     constraints = { max_accuracy_drop = 0.02, max_size_kb = 300 }
 
-A value of a recipe may be a range `low..high` or alternatives `x|y`, each side as in TOML. Whether
-a step takes them is asked of the steps (harness.analysis.search), which this package does not know.
+A value of a recipe may be a range `low..high` or alternatives `x|y`, each part as in TOML.
+harness.analysis.search checks if a step takes them; this package does not import it.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ def _searched(by: Literal["host", "device"]) -> dict[str, Aim]:
 
 
 HOST: Mapping[str, Aim] = _searched("host")
-"""Columns that are known as soon as the file is built, and what is better."""
+"""Columns that are known as soon as the file is built, with their better direction."""
 
 DEVICE: Mapping[str, Aim] = _searched("device")
-"""Columns that the device must be asked for."""
+"""Columns that are measured on the device."""
 
 OBJECTIVES: Mapping[str, Aim] = {**HOST, **DEVICE}
-"""What is better of accuracy is the metric's to say: :func:`direction`."""
+"""All objectives; the direction of accuracy depends on the metric (:func:`direction`)."""
 
 _OF_ACCURACY = ("max_accuracy_drop", "min_accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """[search] as written."""
+    """The table [search] as written."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
     space: tuple[str, ...]
     model: str | None = None
-    """Which one, where the plan has several."""
+    """The model's name, if the plan has several models."""
     objectives: tuple[str, ...] = ("size_bytes", "latency_p50_ms", "accuracy")
     constraints: Constraints = field(default_factory=Constraints)
     device: str = farm.THIS_MACHINE
@@ -79,7 +79,7 @@ class SpaceReader(recipes.RecipeReader):
 
     @staticmethod
     def value_of(written: str) -> Any:  # noqa: ANN401 - any TOML value, Between or OneOf
-        """Read one value; raises ValueError for what is none of the three."""
+        """Read a TOML value, a range or alternatives; raises ValueError if it is none of them."""
         try:
             return recipes.RecipeReader.value_of(written)
         except ValueError:
@@ -90,12 +90,12 @@ class SpaceReader(recipes.RecipeReader):
 
 
 def direction(objective: str, accuracy: Direction) -> Aim:
-    """Say what is better of an objective, given which accuracy is better."""
+    """Return the better direction of an objective; `accuracy` is that of accuracy."""
     return _AIMS[accuracy] if columns.get(objective).by_metric else OBJECTIVES[objective]
 
 
 def of(plan: Plan) -> Search:
-    """Return what a plan asks to search; raises ConfigError where it has no [search]."""
+    """Return the search of a plan; raises ConfigError if it has no [search]."""
     if plan.search is None:
         raise ConfigError(
             f"{plan.path or 'plan'}: there is no [search]; give it at least "
@@ -105,7 +105,7 @@ def of(plan: Plan) -> Search:
 
 
 def model_of(plan: Plan) -> PlannedModel:
-    """Return the model that a plan's search is of."""
+    """Return the model of a plan's search."""
     return _model(of(plan).model, plan.models, str(plan.path or "plan"))
 
 
@@ -116,26 +116,26 @@ def read(
     threads: Sequence[int],
     name: str,
 ) -> Search:
-    """Make the noun of a checked table.
+    """Make the search of a checked table.
 
-    Raises ConfigError, with file, key and the way out, for a search that cannot be.
+    Raises ConfigError, with the file, the key and the fix, for an invalid search.
     """
     space = _space(table, named, name)
     _check_objectives(table.objectives, name)
     model = _model(table.model, planned, name)
     if len(threads) != 1:
         raise ConfigError(
-            f"{name}: search: is with one number of threads, run.threads has {len(threads)}"
+            f"{name}: search: needs one number of threads, run.threads has {len(threads)}"
         )
     constraints = table.constraints
-    wanting = [word for word in _OF_ACCURACY if word in constraints.given()]
-    wanting += [word for word in table.objectives if word == "accuracy"]
-    if wanting and model.source.data.evaluation is None:
+    by_accuracy = [key for key in _OF_ACCURACY if key in constraints.given()]
+    by_accuracy += [objective for objective in table.objectives if objective == "accuracy"]
+    if by_accuracy and model.source.data.evaluation is None:
         raise ConfigError(
-            f"{name}: search: {wanting[0]} needs data.evaluation, samples with their answers"
+            f"{name}: search: {by_accuracy[0]} needs data.evaluation, samples with labels"
         )
     metric = model.source.data.metric
-    better = metrics.direction(metric) if wanting else "higher"
+    better = metrics.direction(metric) if by_accuracy else "higher"
     if better == "lower" and constraints.min_accuracy is not None:
         raise ConfigError(
             f"{name}: search.constraints.min_accuracy: lower {metric} is better; limit its increase "
@@ -154,7 +154,7 @@ def read(
 
 
 def meaning(search: Search) -> dict[str, Any]:
-    """Return what a plan's digest has of a search: what is looked for, not how long."""
+    """Return the part of a search that is in the plan's digest: all but trials and processes."""
     return {
         "space": [(template.chain, template.target) for template in search.space],
         "objectives": search.objectives,
@@ -180,27 +180,27 @@ def _space(table: Table, named: Mapping[str, str], name: str) -> tuple[Recipe, .
     return tuple(space)
 
 
-def _model(asked: str | None, planned: Sequence[PlannedModel], name: str) -> PlannedModel:
+def _model(chosen: str | None, planned: Sequence[PlannedModel], name: str) -> PlannedModel:
     named = {model.source.name: model for model in planned}
-    if asked is None and len(named) != 1:
+    if chosen is None and len(named) != 1:
         raise ConfigError(
-            f"{name}: search: is of one model, this plan has {', '.join(named)}; "
-            "say which in search.model"
+            f"{name}: search: needs one model, this plan has {', '.join(named)}; "
+            "name one in search.model"
         )
-    if asked is not None and asked not in named:
-        raise ConfigError(f"{name}: search.model: {plugins.unknown('model', asked, named)}")
-    return planned[0] if asked is None else named[asked]
+    if chosen is not None and chosen not in named:
+        raise ConfigError(f"{name}: search.model: {plugins.unknown('model', chosen, named)}")
+    return planned[0] if chosen is None else named[chosen]
 
 
 def _check_objectives(objectives: Sequence[str], name: str) -> None:
     if not objectives:
         raise ConfigError(f'{name}: search.objectives: at least one is needed, as "size_bytes"')
-    for place, word in enumerate(objectives):
+    for place, objective in enumerate(objectives):
         where = f"{name}: search.objectives[{place}]"
-        if word not in OBJECTIVES:
-            raise ConfigError(f"{where}: {plugins.unknown('objective', word, OBJECTIVES)}")
-        if word in objectives[:place]:
-            raise ConfigError(f"{where}: {word} is in the list already")
+        if objective not in OBJECTIVES:
+            raise ConfigError(f"{where}: {plugins.unknown('objective', objective, OBJECTIVES)}")
+        if objective in objectives[:place]:
+            raise ConfigError(f"{where}: {objective} is in the list already")
 
 
 def _between(low: str, high: str) -> Between:
@@ -213,7 +213,7 @@ def _between(low: str, high: str) -> Between:
 
 
 def _one_of(written_text: str) -> OneOf:
-    """Split at each "|" before which a whole value ends: one inside quotes ends none."""
+    """Split at each "|" that ends a complete value; one inside quotes does not."""
     values: list[Any] = []
     pending: list[str] = []
     for piece in written_text.split("|"):

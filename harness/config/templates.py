@@ -1,4 +1,4 @@
-"""The commented plan.toml and farm.toml that `init` writes to start from."""
+"""The commented plan.toml and farm.toml that `init` writes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from harness.errors import ConfigError
 
 TEMPLATE_PLAN = """\
-# A plan: which models, made into which variants, measured on which devices.
+# A plan: the models, the recipes that make their variants, and the devices.
 # `edge-harness run plan.toml` runs it. Paths are relative to this file; docs/plans.md has every key.
 
 [[model]]                                # one or more
 name = "my-model"
 path = "model.tflite"                    # .keras, .h5, a SavedModel folder, a float .tflite, or a glob of them
-# shape = [1, 224, 224, 3]               # where the model leaves dimensions open
+# shape = [1, 224, 224, 3]               # if the model has dynamic dimensions
 
 # [data]
 # calibration = "calibration.npz"        # "x": (n, ...) float32 as the model takes it; int8 and int16x8 need it
 # evaluation = "evaluation.npz"          # "x", and "y": (n,) classes; accuracy needs it
 
-# [recipe.small]                         # a name of your own for a chain of steps
+# [recipe.small]                         # your own name for a chain of steps
 # steps = 'int8(io="float")'
 
 [run]
@@ -28,8 +28,8 @@ devices = ["this-machine"]               # names in farm.toml, "profile:raspberr
 threads = [1]
 seed = 0
 # pin = true                             # pin the governor, use the fastest processors
-# thermal = "cool"                       # before each launch; "none", or "soak": heat to a plateau first
-# patience_seconds = 120                 # how long a device that went away is waited for: a reboot
+# thermal = "cool"                       # before each launch; "none", or "soak": heat the device first
+# patience_seconds = 120                 # how long to wait for a device that went away, as for a reboot
 
 # [dose]                                 # how much to measure; these are the defaults
 # launches = 5                           # fresh processes per cell
@@ -38,7 +38,7 @@ seed = 0
 # max_seconds = 10
 # scenario = "single"                    # or "stream" (with period_ms), "offline", "sustained": docs/measurement.md
 
-# [accept]                               # what a row must hold
+# [accept]                               # limits of a row
 # max_accuracy_drop = 0.02               # absolute, on the host, against the source model
 # min_agreement = 0.95                   # device against host, same file
 """
@@ -52,18 +52,18 @@ TEMPLATE_FARM = """\
 # profile = "raspberry_pi_5"
 # address = "ssh://pi@10.0.0.7:22"
 # identity = "~/.ssh/id_ed25519"         # ssh_config, agents and jump hosts work as in OpenSSH
-# known_hosts = "~/.ssh/known_hosts"     # the device's key must be in it; it is never accepted blindly
+# known_hosts = "~/.ssh/known_hosts"     # must have the device's key; an unknown key is refused
 # python = "/usr/bin/python3"            # on the device
 # workdir = "/var/tmp/edge-harness"      # on the device
 # tags = ["lab-a"]
-# dialect = "json_lines"                 # how its agent is spoken with, if neither profile nor address says
+# dialect = "json_lines"                 # the protocol of its agent, if neither profile nor address has it
 """
 
 
 def init(folder: Path) -> list[Path]:
-    """Write both into `folder`, creating it; returns their paths.
+    """Write both files into `folder`, which is created; return their paths.
 
-    Raises ConfigError where one exists (nothing is written then) or the folder cannot be written.
+    Raises ConfigError if one exists (then nothing is written) or the folder cannot be written.
     """
     texts = {folder / "plan.toml": TEMPLATE_PLAN, folder / "farm.toml": TEMPLATE_FARM}
     for path in texts:

@@ -1,8 +1,8 @@
-"""The job on an embedded model and this machine: no hardware, no TensorFlow, seconds.
+"""The demo: a plan with an embedded model and this machine; needs no TensorFlow and takes seconds.
 
-The model is a small CNN trained on scikit-learn's handwritten digits by `train_digits.py` beside
-this file. Where OpenSSH's server is installed, a real one is started on loopback for the occasion
-and measured as a second device.
+`train_digits.py` beside this file trained the model, a small CNN, on scikit-learn's handwritten
+digits. If OpenSSH's server is installed, a temporary one is started on loopback and measured as a
+second device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOPBACK = "loopback-sshd"
 
 @contextmanager
 def plan_and_farm() -> Iterator[tuple[Plan, farms.Farm]]:
-    """Give the demo's plan and farm; the SSH server lives as long as the context."""
+    """Yield the demo's plan and farm; the SSH server stops at the end of the context."""
     with ExitStack() as stack:
         farm = farms.load(None, None)
         devices = ["this-machine"]

@@ -1,11 +1,11 @@
-"""A real OpenSSH server on loopback, started for the occasion by an ordinary user.
+"""Start a temporary OpenSSH server on loopback as an ordinary user.
 
     with loopback_sshd(folder) as server:
         device = Device(name="loopback", profile="linux_x86_64", address=server.uri,
                         transport_options={"identity": str(server.identity), "known_hosts": str(server.known_hosts)})
 
-It has its own host key, its own client key and its own configuration in `folder`; nothing of the
-machine's SSH set-up is read or changed. Only the user who starts it can log in.
+Its host key, client key and configuration are in `folder`; the machine's SSH configuration is not
+read or changed. Only the user who starts it can log in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 
-_PLACES = ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd")
+_PATHS = ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd")
 _START_SECONDS = 10.0
 _PASSED = ("EDGE_HARNESS_LEASES",)
 _START_TRIES = 5
@@ -34,7 +34,7 @@ INSTALL = "sshd or ssh-keygen is not installed: `sudo apt-get install openssh-se
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopbackSshd:
-    """A server that is up, and all a client needs to log in to it."""
+    """A running server, and what a client needs to log in."""
 
     port: int
     user: str
@@ -48,29 +48,29 @@ class LoopbackSshd:
 
 
 def sshd_path() -> str | None:
-    """Return the absolute path of sshd (it insists on one), or None."""
-    return next((place for place in _PLACES if os.access(place, os.X_OK)), shutil.which("sshd"))
+    """Return the absolute path of sshd (it must be started with one), or None."""
+    return next((path for path in _PATHS if os.access(path, os.X_OK)), shutil.which("sshd"))
 
 
 def available() -> bool:
-    """Say whether a server can be started here."""
+    """Whether a server can be started on this machine."""
     return sshd_path() is not None and shutil.which("ssh-keygen") is not None
 
 
 @contextmanager
 def loopback_sshd(folder: Path, extra: str = SFTP) -> Iterator[LoopbackSshd]:
-    """Start a server on a free port of 127.0.0.1; it ends with the block.
+    """Start a server on a free port of 127.0.0.1; it stops at the end of the block.
 
-    `extra` is put first in its configuration, where the first value of a keyword wins; without
-    its SFTP line the server has no SFTP. Raises HarnessError where sshd is missing or does not
-    come up.
+    `extra` is the start of its configuration, in which the first value of a keyword is used.
+    Without the SFTP line the server has no SFTP. Raises HarnessError if sshd is missing or does not
+    start.
     """
     sshd = sshd_path()
     if sshd is None or not available():
         raise HarnessError(INSTALL)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.geteuid() == 0:
-        # sshd refuses to start as root without it; Debian's init script makes the same folder.
+        # sshd refuses to start as root without this folder, which Debian's init script makes too.
         Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
     host_key, identity = folder / "host_key", folder / "client_key"
     for key in (host_key, identity):
@@ -98,7 +98,7 @@ def loopback_sshd(folder: Path, extra: str = SFTP) -> Iterator[LoopbackSshd]:
 
 
 def _start(sshd: str, folder: Path, extra: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start sshd; a port that somebody took in between is tried again with another one."""
+    """Start sshd; if another process took the free port meanwhile, try another port."""
     log = folder / "sshd.log"
     for _ in range(_START_TRIES):
         port = _free_port()
@@ -112,11 +112,11 @@ def _start(sshd: str, folder: Path, extra: str) -> tuple[subprocess.Popen[bytes]
                 stderr=sink,
                 start_new_session=True,
             )
-        if _comes_up(process, port):
+        if _starts(process, port):
             return process, port
         _stop(process)
-    said = log.read_text(errors="replace").strip()[-500:]
-    raise HarnessError(f"sshd does not come up on 127.0.0.1 ({sshd}): {said or 'no message'}")
+    message = log.read_text(errors="replace").strip()[-500:]
+    raise HarnessError(f"sshd does not start on 127.0.0.1 ({sshd}): {message or 'no message'}")
 
 
 def _config(folder: Path, port: int, extra: str) -> str:
@@ -135,9 +135,9 @@ def _config(folder: Path, port: int, extra: str) -> str:
         "MaxStartups 100:30:200",
         "MaxSessions 100",
         "PrintMotd no",
-        # bash reads .bashrc on every exec that sshd starts unless it is told it is an inner shell;
-        # on a developer's machine that file can take hundreds of milliseconds.
-        # The leases of a test's devices are apart from this machine's where the test says so.
+        # bash reads .bashrc for every command of sshd unless SHLVL says it is an inner shell; on a
+        # developer's machine that can take hundreds of milliseconds.
+        # A test can set the folder of its devices' leases, to separate them from this machine's.
         " ".join(["SetEnv SHLVL=1", *(f"{n}={os.environ[n]}" for n in _PASSED if n in os.environ)]),
         "UseDNS no",
     )
@@ -151,7 +151,7 @@ def _free_port() -> int:
         return port
 
 
-def _comes_up(process: subprocess.Popen[bytes], port: int) -> bool:
+def _starts(process: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
@@ -162,15 +162,15 @@ def _comes_up(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def sessions(pid: int) -> list[int]:
-    """List the server's children, one or more a connection (Linux; elsewhere none are found)."""
+    """List the server's child processes, one or more per connection (empty except on Linux)."""
     with suppress(OSError):
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        return [int(word) for word in text.split()]
+        return [int(child) for child in text.split()]
     return []
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server's open connections first (they would outlive it), then the server."""
+    """Stop the server's connections, which would continue without it, then the server."""
     deadline = time.monotonic() + 2.0
     while process.poll() is None and (left := sessions(process.pid)):
         for pid in left:

@@ -35,7 +35,7 @@ CALIBRATION_IMAGES = 100
 EPOCHS = 20
 BATCH = 32
 FULL_SCALE = 16.0
-"""A pixel of the data set counts the dark ones of 4 x 4: 0 to 16."""
+"""The largest value of a pixel: each counts the dark pixels of a 4 x 4 square, 0 to 16."""
 
 Array = np.ndarray[Any, Any]
 
@@ -51,7 +51,7 @@ class Digits:
 
 
 def load() -> Digits:
-    """Load the 1,797 images and split them, classes in equal shares, by the fixed seed."""
+    """Load the 1,797 images and split them, stratified by class, with the fixed seed."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -69,16 +69,16 @@ def architecture(batch: int | None = None, width: float = 1.0) -> Any:  # noqa: 
 
     `width` is the share of the channels.
 
-    Plain, depthwise and pointwise convolutions react differently to quantisation, which is
-    what the demo is to show. Batch normalisation stands directly after each convolution, so that
-    it folds and so that quantisation-aware training accepts the model.
+    Plain, depthwise and pointwise convolutions react differently to quantisation, and the demo
+    shows this. Batch normalisation is directly after each convolution, so that it can be folded and
+    quantisation-aware training accepts the model.
     """
     import keras
 
     layers = keras.layers
 
     def normalised(convolution: Any, x: Any) -> Any:  # noqa: ANN401 - keras carries no types
-        # Momentum 0.9: the default 0.99 has not settled after this few steps.
+        # Momentum 0.9: the default 0.99 does not converge in so few steps.
         x = layers.BatchNormalization(momentum=0.9)(convolution(x))
         return layers.ReLU()(x)
 
@@ -138,7 +138,7 @@ def accuracy(content: bytes, x: Array, y: Array) -> float:
 
 
 def write(out: Path) -> dict[str, Any]:
-    """Train, convert, check and write every file into `out`; returns what digits.json says."""
+    """Train, convert, check and write every file into `out`; return the contents of digits.json."""
     digits = load()
     model = train(digits)
     content = convert(model)
@@ -165,7 +165,7 @@ def write(out: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of everything that shapes the result."""
+    """Return the versions of Python and the packages that affect the result."""
     from importlib.metadata import version
 
     packages = ("tensorflow", "keras", "numpy", "scikit-learn", "ai-edge-litert")
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the embedded demo model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     options = parser.parse_args(argv)
-    # TensorFlow's start-up chatter says nothing about the training.
+    # Hide TensorFlow's start-up messages, which are not about the training.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     began = time.monotonic()

@@ -1,4 +1,7 @@
-"""What a transport can do besides `talk`; asking for more raises Unsupported, never an exception of Python."""
+"""Check what a transport can do besides `talk`.
+
+A missing ability raises Unsupported, not an AttributeError.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,21 @@ from harness.types import Device
 
 
 def commands(transport: Transport, device: Device, purpose: str) -> Commands:
-    """Return the transport as one that runs commands; raises Unsupported with the purpose."""
+    """Return the transport if it runs commands; raises Unsupported with the purpose."""
     if isinstance(transport, Commands):
         return transport
     raise _lacks(device, "runs no commands", purpose)
 
 
 def files(transport: Transport, device: Device, purpose: str) -> Files:
-    """Return the transport as one that copies files; raises Unsupported with the purpose."""
+    """Return the transport if it copies files; raises Unsupported with the purpose."""
     if isinstance(transport, Files):
         return transport
     raise _lacks(device, "copies no files", purpose)
 
 
 def everything(transport: Transport, device: Device, purpose: str) -> FullTransport:
-    """Return the transport as one that does both; raises Unsupported with the purpose."""
+    """Return the transport if it does both; raises Unsupported with the purpose."""
     if isinstance(transport, FullTransport):
         return transport
     commands(transport, device, purpose)

@@ -1,19 +1,19 @@
-"""Map a device's monotonic clock to the host's, and say how far that may be off.
+"""Map a device's monotonic clock to the host's, with an uncertainty.
 
-A monotonic clock counts from its own machine's boot, so two of them are years apart, and they drift.
+A monotonic clock counts from the boot of its machine, so two clocks may be years apart. They also drift.
 One exchange has four timestamps: the host sends (t0), the device receives (t1) and answers (t2), the
-host receives (t3). The offset (device minus host) is ((t1 - t0) + (t2 - t3)) / 2. Whatever part of the
-round trip (t3 - t0) - (t2 - t1) either way took, the error is at most half of it (RFC 5905, section
-8), so the exchange with the smallest round trip counts.
+host receives (t3). The offset (device minus host) is ((t1 - t0) + (t2 - t3)) / 2. Its error is at most
+half of the round trip (t3 - t0) - (t2 - t1), however the two directions share it (RFC 5905, section 8).
+So the exchange with the smallest round trip is used.
 
-Between two readings the mapping is a straight line. Its stated uncertainty supposes only that the
-two clocks' rates differ by at most 500 ppm: a quartz drifts by up to 100 ppm, and the kernel slews a
-clock that NTP corrects by up to 500 (adjtimex, MAXFREQ). Each reading then bounds every moment around
-it, a launch's command and answer bound it too, and the truth is where these bounds overlap. Where they
-do not, a clock stepped: a suspended device (CLOCK_MONOTONIC stands still meanwhile), a resumed virtual
-machine. A step that is smaller than the uncertainty goes unnoticed and is an error of its own size.
+Between two readings the mapping is a straight line. Its uncertainty assumes only that the rates of the
+two clocks differ by at most 500 ppm: a quartz drifts by up to 100 ppm, and the kernel slews a clock that
+NTP corrects by up to 500 ppm (adjtimex, MAXFREQ). Each reading then bounds every moment around it. A
+launch's command and answer bound its moments too. The true time lies in the overlap of these bounds. If
+they do not overlap, a clock stepped: the device was suspended (CLOCK_MONOTONIC then stops), or a virtual
+machine was resumed. A step smaller than the uncertainty is not detected and causes an error of its size.
 
-All times are integer nanoseconds: a float has no room for years of them.
+All times are integer nanoseconds: a float cannot hold years of them exactly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from itertools import pairwise
 from harness.types import Clock, Exchange, TimeWindow
 
 MAX_DRIFT_PPM = 500
-"""How much the rates of two clocks may plausibly differ."""
+"""The largest plausible difference between the rates of two clocks."""
 
 STEPPED = "clock_stepped"
 """The flag of a launch during which the device's clock stepped."""
@@ -37,13 +37,13 @@ _FULL_SECONDS = 0.2
 _SHORT_SECONDS = 0.05
 _MIN_FULL_EXCHANGES = 3
 _FRESH_SECONDS = 10.0
-"""A reading that is older is made again before a launch."""
+"""An older reading is repeated before a launch."""
 
 _KNOWN_PPM = 10.0
-"""A drift is stated when its own error is at most this."""
+"""A drift is reported if its own error is at most this."""
 
 _ROUNDING_NS = 4
-"""Every stamp is cut to whole nanoseconds, and so are the halves of their sums."""
+"""Every timestamp, and every half of a sum of two, is truncated to whole nanoseconds."""
 
 _MILLION = 1_000_000
 _Bounds = tuple[int, int]
@@ -51,35 +51,35 @@ _Bounds = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchStamps:
-    """What both clocks showed around one launch, before one is mapped to the other."""
+    """The times of one launch on both clocks, before one clock is mapped to the other."""
 
     sent_ns: int
-    """On the host's clock: just before the launch was asked for."""
+    """On the host's clock: just before the request was sent."""
     received_ns: int
-    """On the host's clock: just after its answer came."""
+    """On the host's clock: just after the answer was received."""
     start_ns: int
     """On the device's clock: before the first timed inference."""
     end_ns: int
-    """On the device's clock: after the last one."""
+    """On the device's clock: after the last timed inference."""
     process_start_ns: int | None = None
     process_end_ns: int | None = None
 
 
 def reading(exchanges: Sequence[Exchange]) -> Clock | None:
-    """Read the clock from the exchange with the smallest round trip; None where none holds together.
+    """Read the clock from the exchange with the smallest round trip; None if none is consistent.
 
-    An exchange during which a clock stepped may say that the device worked for longer than the host
-    waited; it is left out.
+    If a clock stepped during an exchange, the device may seem to work for longer than the host
+    waited. Such an exchange is ignored.
     """
     trips = [(_round_trip_ns(one), one) for one in exchanges if _is_possible(one)]
     if not trips:
         return None
     round_trip, best = min(trips, key=lambda pair: pair[0])
-    there, back = best.arrived_ns - best.sent_ns, best.answered_ns - best.received_ns
+    outbound, inbound = best.arrived_ns - best.sent_ns, best.answered_ns - best.received_ns
     uncertainty = -(-round_trip // 2) + _drift_ns(best.received_ns - best.sent_ns) + _ROUNDING_NS
     return Clock(
         at_host_ns=(best.sent_ns + best.received_ns) // 2,
-        offset_ns=(there + back) // 2,
+        offset_ns=(outbound + inbound) // 2,
         uncertainty_ns=uncertainty,
         round_trip_ns=round_trip,
         exchanges=len(exchanges),
@@ -87,14 +87,14 @@ def reading(exchanges: Sequence[Exchange]) -> Clock | None:
 
 
 def agree(earlier: Clock, later: Clock) -> bool:
-    """Whether two readings differ by no more than their uncertainties and the plausible drift."""
+    """Return whether two readings differ by at most their uncertainties and the plausible drift."""
     passed = abs(later.at_host_ns - earlier.at_host_ns)
-    most = earlier.uncertainty_ns + later.uncertainty_ns + _drift_ns(passed)
-    return abs(later.offset_ns - earlier.offset_ns) <= most
+    limit = earlier.uncertainty_ns + later.uncertainty_ns + _drift_ns(passed)
+    return abs(later.offset_ns - earlier.offset_ns) <= limit
 
 
 def drift_ppm(earlier: Clock, later: Clock) -> float | None:
-    """Return how much faster the device's clock runs, ppm; None while it is not known to 10 ppm."""
+    """Return how much faster the device's clock runs, ppm; None until it is known to 10 ppm."""
     passed = later.at_host_ns - earlier.at_host_ns
     error = earlier.uncertainty_ns + later.uncertainty_ns
     if passed <= 0 or error * _MILLION > _KNOWN_PPM * passed:
@@ -105,12 +105,12 @@ def drift_ppm(earlier: Clock, later: Clock) -> float | None:
 def window(stamps: LaunchStamps, clocks: Sequence[Clock] = ()) -> TimeWindow | None:
     """Map a launch's timed part to the host's clock.
 
-    `clocks` are the readings before and after the launch: two, one or none. Without any, the launch
-    itself is the exchange, and the uncertainty is half of the time outside the timed part. Returns
-    None if the device's own times are out of order, which is a fault of its clock.
+    `clocks` are the readings before and after the launch: two, one or none. Without readings the
+    launch itself is the exchange, and the uncertainty is half of the time outside the timed part.
+    Returns None if the device's own times are out of order: then its clock stepped.
     """
-    places = (stamps.process_start_ns, stamps.start_ns, stamps.end_ns, stamps.process_end_ns)
-    times = [place for place in places if place is not None]
+    stages = (stamps.process_start_ns, stamps.start_ns, stamps.end_ns, stamps.process_end_ns)
+    times = [at_ns for at_ns in stages if at_ns is not None]
     if times != sorted(times):
         return None
     starts, ends, stepped = _bounds(stamps, clocks)
@@ -132,30 +132,32 @@ def window(stamps: LaunchStamps, clocks: Sequence[Clock] = ()) -> TimeWindow | N
 
 
 class DeviceClock:
-    """The readings of one device's clock over one connection: when to ask, and what to use.
+    """The readings of one device's clock over one connection.
 
-    For a dialect: `before_launch`, the launch, `after_launch`, `window`. It asks only in the first
-    two, so never while a launch is under way. Not for two threads at once.
+    A dialect calls `before_launch`, makes the launch, then calls `after_launch` and `window`. Only
+    `before_launch` and `after_launch` read the clock, so it is never read during a launch. Not
+    thread-safe.
     """
 
     def __init__(
         self, exchange: Callable[[], Exchange], host_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        """`exchange` asks the device once (protocols.Clocked); nothing is asked yet.
+        """Read nothing yet.
 
-        `host_ns` is the host's clock of its stamps.
+        `exchange` makes one exchange with the device (protocols.Clocked). `host_ns` reads the host's
+        clock, the one of its timestamps.
         """
         self._exchange = exchange
         self._host_ns = host_ns
-        self._asks = True
+        self._is_enabled = True
         self._base: Clock | None = None
         self._last: Clock | None = None
         self._used: tuple[Clock, ...] = ()
 
     def before_launch(self) -> None:
-        """Read the clock where it was not read in the last ten seconds; raises what `exchange` does.
+        """Read the clock unless it was read in the last ten seconds; raises what `exchange` raises.
 
-        The first time 50 exchanges or 0.2 s, later 10 or 0.05 s.
+        The first reading takes 50 exchanges or 0.2 s, later ones 10 exchanges or 0.05 s.
         """
         last = self._last
         if last is None:
@@ -165,25 +167,25 @@ class DeviceClock:
         self._used = () if self._last is None else (self._last,)
 
     def after_launch(self) -> None:
-        """Read the clock again: 10 exchanges or 0.05 s; raises what `exchange` does."""
+        """Read the clock again: 10 exchanges or 0.05 s; raises what `exchange` raises."""
         found = self._read(SHORT_EXCHANGES, 1, _SHORT_SECONDS)
         if found is not None:
             self._used += (found,)
 
     def stop_asking(self) -> None:
-        """Ask no more: launches are mapped by their own command and answer."""
-        self._asks, self._used = False, ()
+        """Stop reading: later launches are mapped by their own command and answer."""
+        self._is_enabled, self._used = False, ()
 
     def window(self, stamps: LaunchStamps) -> TimeWindow | None:
-        """Map the launch that was just made; see the function of this name."""
+        """Map the last launch; see the function `window`."""
         return window(stamps, self._used)
 
-    def _read(self, most: int, least: int, seconds: float) -> Clock | None:
-        if not self._asks:
+    def _read(self, maximum: int, minimum: int, seconds: float) -> Clock | None:
+        if not self._is_enabled:
             return None
         deadline = self._host_ns() + int(seconds * 1e9)
         exchanges: list[Exchange] = []
-        while len(exchanges) < least or (len(exchanges) < most and self._host_ns() < deadline):
+        while len(exchanges) < minimum or (len(exchanges) < maximum and self._host_ns() < deadline):
             exchanges.append(self._exchange())
         found = reading(exchanges)
         if found is None:
@@ -195,7 +197,7 @@ class DeviceClock:
 
 
 def _drift_ns(nanoseconds: int) -> int:
-    """Return the most that two clocks may drift apart meanwhile, rounded up."""
+    """Return how far two clocks may drift apart in this time at most, rounded up."""
     return -(-nanoseconds * MAX_DRIFT_PPM // (_MILLION - MAX_DRIFT_PPM))
 
 
@@ -209,29 +211,29 @@ def _is_possible(one: Exchange) -> bool:
 
 
 def _bounds(stamps: LaunchStamps, clocks: Sequence[Clock]) -> tuple[_Bounds, _Bounds, bool]:
-    """Return between which host times the timed part began, and ended; and whether a clock stepped."""
+    """Return the bounds of the timed part's start and end in host time, and whether a clock stepped."""
     sent, received = stamps.sent_ns, stamps.received_ns
     length = stamps.end_ns - stamps.start_ns
-    least = max(0, length - _drift_ns(length))
+    shortest = max(0, length - _drift_ns(length))
     around = (sent, received)
     started, ended = (
         [_around(at, clock) for clock in clocks] for at in (stamps.start_ns, stamps.end_ns)
     )
-    starts = _overlap([*started, (sent, received - least)])
-    ends = _overlap([*ended, (sent + least, received)])
+    starts = _overlap([*started, (sent, received - shortest)])
+    ends = _overlap([*ended, (sent + shortest, received)])
     fits = all(agree(one, other) for one, other in pairwise(clocks))
     if fits and starts is not None and ends is not None:
         return starts, ends, False
     if fits:
-        # The readings agree but contradict the command and the answer: only these two are sure.
+        # The readings agree but contradict the command and the answer: only the last two are certain.
         return around, around, True
-    # One step between the readings: each moment is on one of its sides.
+    # The clock stepped once between the readings: each moment is before or after the step.
     first, last = (_overlap([_hull(some), around]) or around for some in (started, ended))
     return first, last, True
 
 
 def _around(at_ns: int, clock: Clock) -> _Bounds:
-    """Return between which host times a moment of the device's clock was, by one reading."""
+    """Return the bounds of a moment on the device's clock in host time, by one reading."""
     slack = clock.uncertainty_ns + _drift_ns(abs(at_ns - clock.at_ns))
     return at_ns - clock.offset_ns - slack, at_ns - clock.offset_ns + slack
 
@@ -246,7 +248,7 @@ def _hull(every: Sequence[_Bounds]) -> _Bounds:
 
 
 def _estimate(at_ns: int, bounds: _Bounds, clocks: Sequence[Clock]) -> int:
-    """Return the likeliest host time: on the line between the readings, else mid-bounds."""
+    """Return the likeliest host time: on the line between the readings, else midway between bounds."""
     if not clocks:
         return (bounds[0] + bounds[1]) // 2
     first, last = clocks[0], clocks[-1]

@@ -1,6 +1,6 @@
-"""JSON lines over a channel: one object a line, bounded, parsed strictly.
+"""JSON lines over a channel: one object per line, of bounded length, parsed strictly.
 
-Nothing a device sends gets past here but a JSON object; whatever else comes raises AgentError.
+Only JSON objects pass. Anything else that a device sends raises AgentError.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from harness.errors import AgentError, AgentSilent, Unreachable
 from harness.protocols import Channel
 
 MAX_LINE_BYTES = 1 << 20
-"""One line, both ways; larger arrays travel as blobs."""
+"""Per line, in both directions; larger arrays travel as blobs."""
 
 _NOISE_BYTES = 64 * 1024
 _SHOWN = 120
-_DEEPEST = 32
-_MOST = 1 << 63
-_LONGEST_INTEGER = 20
-"""Characters of -2^63."""
+_MAX_DEPTH = 32
+_MAX_INTEGER = 1 << 63
+_MAX_INTEGER_CHARACTERS = 20
+"""The length of -2^63."""
 
 
 class JsonLines:
@@ -35,13 +35,13 @@ class JsonLines:
         self._sending = threading.Lock()
         self._who = who
         self._buffer = bytearray()
-        self._spoken = False
+        self._has_answered = False
         self._noise = 0
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send one object; raises AgentError over 1 MiB and Unreachable on a broken stream.
 
-        Any thread may: the lease is renewed while another one waits for an answer.
+        Any thread may call it: one thread renews the lease while another waits for an answer.
         """
         line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         if len(line) > MAX_LINE_BYTES:
@@ -53,12 +53,12 @@ class JsonLines:
     def read(self, deadline: float) -> dict[str, Any]:
         """Return the next object; `deadline` is on time.monotonic().
 
-        Before the first object, lines that are none are passed over (at most 64 KiB): a login
-        shell's start-up files may print. Raises AgentSilent at the deadline, Unreachable at the
-        end of the stream, AgentError for anything that is not a JSON object of at most 1 MiB.
+        Other lines before the first object are skipped (at most 64 KiB), because a login shell's
+        start-up files may print. Raises AgentSilent at the deadline, Unreachable at the end of the
+        stream, AgentError for anything that is not a JSON object of at most 1 MiB.
         """
         while True:
-            # Lines that come faster than they are read would never make the channel wait.
+            # If lines arrive faster than they are read, the channel never waits for its deadline.
             if time.monotonic() >= deadline:
                 raise AgentSilent(f"{self._who}: the agent gave no answer before the deadline")
             line = self._line(deadline)
@@ -66,15 +66,15 @@ class JsonLines:
                 message = parse(line)
             except ValueError as error:
                 self._noise += len(line) + 1
-                if not self._spoken and self._noise <= _NOISE_BYTES:
+                if not self._has_answered and self._noise <= _NOISE_BYTES:
                     continue
                 shown = line[:_SHOWN].decode(errors="replace")
                 text = (
-                    f"{self._who}: the agent answered something that is not one JSON object a "
-                    f"line ({error}): {shown!r}; does a program on the device print to its stdout?"
+                    f"{self._who}: the agent sent a line that is not a JSON object ({error}): "
+                    f"{shown!r}; does a program on the device print to the agent's stdout?"
                 )
                 raise AgentError(text) from error
-            self._spoken = True
+            self._has_answered = True
             return message
 
     def _line(self, deadline: float) -> bytes:
@@ -82,13 +82,13 @@ class JsonLines:
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > MAX_LINE_BYTES:
-                raise AgentError(f"{self._who}: the agent's answer has no end within 1 MiB")
+                raise AgentError(f"{self._who}: the agent's answer is longer than 1 MiB")
             data = self._channel.read(deadline)
             if not data:
-                last = self._channel.errors().decode(errors="replace").strip()[-500:]
+                tail = self._channel.errors().decode(errors="replace").strip()[-500:]
                 text = (
                     f"{self._who}: the agent's stream ended in the middle of the conversation"
-                    f"{'; its last words: ' + last if last else ''}; connect again"
+                    f"{'; end of its stderr: ' + tail if tail else ''}; connect again"
                 )
                 raise Unreachable(text)
             self._buffer += data
@@ -102,19 +102,20 @@ class JsonLines:
 def parse(line: bytes) -> dict[str, Any]:
     """Read one JSON object; raises ValueError for anything else.
 
-    So are NaN, infinite numbers, integers beyond 64 bits, deep nesting and lone surrogates: they
-    could not be stored. A key that is there twice would be another value to another reader.
+    It also refuses NaN, infinite numbers, integers beyond 64 bits, nesting deeper than 32 levels and
+    lone surrogates, because they cannot be stored. It refuses a repeated key, because another reader
+    might take the other value.
     """
     text = line.decode("utf-8")
     try:
         message = json.loads(
             text,
-            parse_constant=_refuse,
-            parse_float=_finite,
-            parse_int=_integer,
-            object_pairs_hook=_once,
+            parse_constant=_refuse_constant,
+            parse_float=_read_float,
+            parse_int=_read_integer,
+            object_pairs_hook=_read_object,
         )
-        if text.count("{") + text.count("[") > _DEEPEST:
+        if text.count("{") + text.count("[") > _MAX_DEPTH:
             _check_depth(message)
         if "\\ud" in text.lower():
             json.dumps(message, ensure_ascii=False).encode("utf-8")
@@ -125,30 +126,30 @@ def parse(line: bytes) -> dict[str, Any]:
     return message
 
 
-def _finite(word: str) -> float:
-    number = float(word)
+def _read_float(text: str) -> float:
+    number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{word} is too large")
+        raise ValueError(f"{text} is too large")
     return number
 
 
-def _integer(word: str) -> int:
-    number = int(word) if len(word) <= _LONGEST_INTEGER else _MOST
-    if not -_MOST <= number < _MOST:
-        raise ValueError(f"an integer of {len(word)} characters")
+def _read_integer(text: str) -> int:
+    number = int(text) if len(text) <= _MAX_INTEGER_CHARACTERS else _MAX_INTEGER
+    if not -_MAX_INTEGER <= number < _MAX_INTEGER:
+        raise ValueError(f"an integer of {len(text)} characters")
     return number
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key is repeated")
     return made
 
 
 def _check_depth(message: object) -> None:
     level: list[Any] = [message]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         inner = (one.values() if isinstance(one, dict) else one for one in level)
         level = [one for some in inner for one in some if isinstance(one, (dict, list))]
         if not level:
@@ -156,5 +157,5 @@ def _check_depth(message: object) -> None:
     raise ValueError("nested too deeply")
 
 
-def _refuse(word: str) -> float:
-    raise ValueError(f"{word} is not JSON")
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")

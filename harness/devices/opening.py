@@ -1,7 +1,7 @@
-"""Which transport and dialect a device has, what options they take, and opening them.
+"""Find and open a device's transport and dialect, and check their options.
 
-The address's scheme names the transport. The dialect is named by the farm's entry, else by the
-profile, else by the transport, else it is DEFAULT_DIALECT.
+The scheme of the address names the transport. The farm entry names the dialect; if it does not, the
+profile does, then the transport; otherwise it is DEFAULT_DIALECT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEFAULT_DIALECT = "json_lines"
 """The Python agent of Linux boards."""
 
 PLANNED_SCHEMES = ("adb", "serial", "qemu")
-"""Schemes that farm files may have already and this version has no transport for."""
+"""Schemes that farm files may already use, without a transport in this version."""
 
 
 def scheme(device: Device) -> str:
@@ -32,12 +32,12 @@ def scheme(device: Device) -> str:
 
 
 def has_transport(name: str) -> bool:
-    """Say whether there is a transport for a scheme."""
+    """Return whether a transport exists for a scheme."""
     return name in plugins.names(TRANSPORTS)
 
 
 def has_dialect(name: str) -> bool:
-    """Say whether there is a dialect of this name."""
+    """Return whether a dialect of this name exists."""
     return name in plugins.names(DIALECTS)
 
 
@@ -56,32 +56,32 @@ def dialect_plugin(name: str) -> DialectPlugin:
 def dialect_name(device: Device, profile: Profile | None = None) -> str:
     """Return the name of a device's dialect; raises ConfigError for a scheme without a transport.
 
-    A device that was read from a farm file has its profile's dialect already.
+    A device from a farm file already has its profile's dialect.
     """
     named = device.dialect or (profile.dialect if profile else None)
     return named or transport_plugin(scheme(device)).dialect or DEFAULT_DIALECT
 
 
 def transport_options(device: Device) -> object | None:
-    """Return the checked options of a device's transport; None where it has none."""
+    """Return the checked options of a device's transport; None if it takes none."""
     kind = transport_plugin(scheme(device)).options
     return kind and options.read(kind, device.transport_options, device.name)
 
 
 def dialect_options(device: Device, profile: Profile | None = None) -> object | None:
-    """Return the checked options of a device's dialect; None where it has none."""
+    """Return the checked options of a device's dialect; None if it takes none."""
     kind = dialect_plugin(dialect_name(device, profile)).options
     return kind and options.read(kind, device.dialect_options, device.name)
 
 
 def workdir(device: Device, profile: Profile | None = None) -> str | None:
-    """Return the folder on the device where its dialect keeps files; None where it keeps none."""
+    """Return the dialect's folder for files on the device; None if it keeps no files."""
     found = getattr(dialect_options(device, profile), "workdir", None)
     return None if found is None else str(found)
 
 
 def check(device: Device, profile: Profile | None = None) -> None:
-    """Raise ConfigError if nothing of this version can reach the device or speak with it."""
+    """Raise ConfigError if this version has no transport or no dialect for the device."""
     name = scheme(device)
     if not has_transport(name):
         known = ", ".join(f"{one}:" for one in plugins.names(TRANSPORTS))
@@ -106,18 +106,19 @@ def open_transport(device: Device) -> Transport:
 def open_dialect(transport: Transport, device: Device, profile: Profile | None = None) -> Dialect:
     """Make the device's dialect over an open transport; nothing is sent yet.
 
-    Raises ConfigError for an unknown dialect, Unsupported where the transport lacks what it needs.
+    Raises ConfigError for an unknown dialect, and Unsupported if the transport lacks an ability that
+    the dialect needs.
     """
     return dialect_plugin(dialect_name(device, profile)).open(transport, device)
 
 
 def with_options(device: Device, profile: Profile | None = None, /, **given: object) -> Device:
-    """Return the device with these options, each in the table of the plug-in that has it.
+    """Return the device with these options, each in the table of its plug-in.
 
         with_options(device, identity="~/.ssh/id_ed25519", python="/usr/bin/python3.12")
 
-    None takes an option away. Raises ConfigError for an option that neither its transport nor its
-    dialect has, and for a value that cannot be.
+    None removes an option. Raises ConfigError for an invalid value, and for an option that neither
+    the device's transport nor its dialect has.
     """
     transport, dialect = split(device, given, profile)
     made = dataclasses.replace(
@@ -139,7 +140,7 @@ def split(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sort options into those of the device's transport and those of its dialect.
 
-    Raises ConfigError for one that neither has, with the known ones.
+    Raises ConfigError with the known options for one that neither of them has.
     """
     ours = fields(transport_plugin(scheme(device)).options)
     theirs = fields(dialect_plugin(dialect_name(device, profile)).options)

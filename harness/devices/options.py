@@ -1,4 +1,4 @@
-"""The options of a transport or a dialect: a device's table to the plug-in's own dataclass."""
+"""Read a device's table of options into the dataclass of its transport or dialect."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def read(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Make the dataclass `kind` of a table; raises ConfigError with `where` and the key.
+    """Make an instance of the dataclass `kind` from a table.
 
-    The tables of a farm.toml were checked when it was loaded; those of a device that was made in
-    Python are checked here.
+    Raises ConfigError with `where` and the key. Loading a farm.toml checks its tables; this also
+    checks the tables of a device that was made in Python.
     """
     from pydantic import ValidationError
 

@@ -2,84 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from harness.errors import AgentError, Crashed, FellBack, HarnessError, ModelRejected, RecipeError
-from harness.farm.patient import Check, Patient, Status
+from harness.farm.checks import CheckResult, FixKind, Status, check, fail, ok, warn
+from harness.farm.patient import Patient
+from harness.farm.trial import trial_launch
 from harness.optimize.targets import edgetpu
-from harness.types import Accelerator, Dose, LaunchOrder
+from harness.types import Accelerator
 
-_LAUNCH = Dose(launches=1, min_inferences=1, min_seconds=0.0, warmup_seconds=0.0)
 _EDGETPU = "edgetpu"
-_MEND_EDGETPU = (
+_EDGETPU_ADVICE = (
     "https://coral.ai/docs/accelerator/get-started/ has the commands for libedgetpu and its udev rule; it "
     "must be built for the runtime's version"
 )
 
+LIBRARY = FixKind(
+    id="delegate-library",
+    does="Install the vendor's delegate library",
+    by_hand="the library is the vendor's, from its own pages, and works with its hardware only",
+)
+COMPILER = FixKind(
+    id="edgetpu-compiler",
+    does="Install Google's compiler on this host",
+    by_hand="it comes from Google's package repository, under its terms",
+)
 
-def delegates(patient: Patient) -> Check:
+
+@check(needs=("library", "model", "runtime"), fixes=(LIBRARY,))
+def delegates(patient: Patient) -> CheckResult:
     """Each delegate library of the profile is loaded in a launch of its own, with a small model.
 
     A library that has nothing to do in that model was loaded all the same, which is what is asked.
     """
-    assert patient.dialect is not None
     known = patient.profile.accelerators if patient.profile else ()
     named = [one for one in known if one.external_delegate]
-    if not named:
-        return Check(name="delegates", status="skip", found="the profile names no delegate library")
-    if patient.model is None or patient.facts is None or not patient.facts.runtimes:
-        return Check(name="delegates", status="skip", found="no model or no runtime to try it with")
-    told = [_tried(patient, one, patient.model) for one in named]
-    statuses: list[Status] = [status for status, _ in told]
-    worst: Status = "fail" if "fail" in statuses else "ok"
-    mends = {
-        _MEND_EDGETPU if one.target == _EDGETPU else "the vendor's page for its delegate library"
-        for one, status in zip(named, statuses, strict=True)
+    tried = [_tried(patient, one) for one in named]
+    found = "; ".join(words for _, words in tried)
+    advice = {
+        _EDGETPU_ADVICE if one.target == _EDGETPU else "the vendor's page for its delegate library"
+        for one, (status, _) in zip(named, tried, strict=True)
         if status == "fail"
     }
-    return Check(
-        name="delegates",
-        status=worst,
-        found="; ".join(words for _, words in told),
-        mend="; ".join(sorted(mends)) or None,
-    )
+    if not advice:
+        return ok(found)
+    return fail(found, patient.by_hand(LIBRARY, "; ".join(sorted(advice))))
 
 
-def compiler(patient: Patient) -> Check:
+@check(needs=("profile:edgetpu",), fixes=(COMPILER,))
+def compiler(patient: Patient) -> CheckResult:
     """The Edge TPU's compiler is on this host, where the device has an Edge TPU; files may be compiled already."""
-    if patient.profile is None or _EDGETPU not in patient.profile.targets:
-        return Check(name="compiler", status="skip", found="no Edge TPU in the profile")
     try:
         path = edgetpu.find(edgetpu.PROGRAM)
     except RecipeError:
         found = (
             f"no {edgetpu.PROGRAM} on this host: recipes for edgetpu need it, compiled files do not"
         )
-        return Check(name="compiler", status="warn", found=found, mend=edgetpu.INSTALL)
-    return Check(name="compiler", status="ok", found=path)
+        return warn(found, patient.by_hand(COMPILER, edgetpu.INSTALL))
+    return ok(path)
 
 
-def _tried(patient: Patient, accelerator: Accelerator, model: Path) -> tuple[Status, str]:
-    assert patient.dialect is not None
+def _tried(patient: Patient, accelerator: Accelerator) -> tuple[Status, str]:
     library, target = accelerator.external_delegate, accelerator.target
     own = patient.device.delegate_options.get(target, {})
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    order = LaunchOrder(
-        cell_id="doctor",
-        kind="timed",
-        block=0,
-        position=1,
-        variant_digest=digest,
-        target=target,
-        threads=1,
-        dose=_LAUNCH,
-        delegate=library,
-        delegate_options={**accelerator.options, **own},
-    )
     try:
-        patient.dialect.deploy({digest: model})
-        launch = patient.dialect.launch(order)
+        launch = trial_launch(
+            patient,
+            target,
+            position=1,
+            delegate=library,
+            delegate_options={**accelerator.options, **own},
+        )
     except (FellBack, ModelRejected):
         return "ok", f"{library} loads for {target}"
     except Crashed as error:

@@ -2,120 +2,139 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import shlex
 
 from harness.devices.delegation import is_software
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
 from harness.farm import vulkan
-from harness.farm.patient import Check, Patient, Status
-from harness.types import Delegation, Dose, LaunchOrder
+from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
+from harness.farm.linux import packages
+from harness.farm.patient import Patient
+from harness.farm.trial import trial_launch
 
-_LAUNCH = Dose(launches=1, min_inferences=1, min_seconds=0.0, warmup_seconds=0.0)
 _SEEN = "gpu"
-_DRIVER = (
-    "sudo apt-get install -y mesa-vulkan-drivers",
-    " (NVIDIA: the Vulkan part of its own driver)",
+
+DRIVER = FixKind(
+    id="gpu-driver",
+    does="Install the Vulkan driver of the GPU",
+    by_hand="a driver shows itself on its own hardware only",
 )
-_LOADER = "sudo apt-get install -y libvulkan1"
-_PACKAGES = {
-    "libEGL.so.1": "libegl1",
-    "libGL.so.1": "libgl1",
-    "libGLdispatch.so.0": "libglvnd0",
-    "libGLX.so.0": "libglx0",
-    "libX11.so.6": "libx11-6",
-    "libX11-xcb.so.1": "libx11-xcb1",
-    "libXext.so.6": "libxext6",
-    "libdrm.so.2": "libdrm2",
-    "libwayland-client.so.0": "libwayland-client0",
-    "libxcb.so.1": "libxcb1",
-}
-"""What drivers need beside themselves and a container often has not; Debian's and Ubuntu's packages."""
+LOADER = FixKind(id="vulkan-loader", does="Install the Vulkan loader")
+DRIVER_NEEDS = FixKind(id="driver-library", does="Install the library that the driver lacks")
+DRIVER_PART = FixKind(
+    id="driver-part",
+    does="Install the graphics part of the driver",
+    by_hand="it comes with the driver, or with the container's runtime",
+)
+OTHER_DRIVER = FixKind(
+    id="other-driver",
+    does="Use another version of the GPU's driver",
+    by_hand="a driver shows itself on its own hardware only",
+)
+GPU_RUNTIME = FixKind(
+    id="gpu-runtime",
+    does="Use a version of ai-edge-litert that runs this GPU",
+    by_hand="the runtime refuses the GPU, and only hardware shows which version takes it",
+)
+GPU_SETUP = FixKind(
+    id="gpu-setup",
+    does="Install ai-edge-litert, which runs models on GPUs, into the Python there",
+    by_hand="a runtime that works is left alone by `setup`, and only a GPU shows that it is enough",
+)
 
 
-def gpu(patient: Patient) -> Check:
+@check(
+    needs=("profile:gpu", "model", "runtime"),
+    fixes=(DRIVER, LOADER, DRIVER_NEEDS, DRIVER_PART, OTHER_DRIVER, GPU_RUNTIME, GPU_SETUP),
+)
+def gpu(patient: Patient) -> CheckResult:
     """A GPU that the profile has as a target runs a model, and is one.
 
     One that the profile names must be there (`fail`); in a profile of many machines only one that the
     device shows (`warn`).
     """
-    assert patient.dialect is not None
-    assert patient.facts is not None
-    if patient.profile is None or "gpu" not in patient.profile.targets:
-        return Check(name="gpu", status="skip", found="the profile has no target gpu")
-    if patient.model is None or not patient.facts.runtimes:
-        return Check(name="gpu", status="skip", found="no model or no runtime to try it with")
     try:
-        told = _tried(patient)
+        made = trial_launch(
+            patient,
+            "gpu",
+            position=2,
+            delegate_options=patient.device.delegate_options.get("gpu", {}),
+        ).delegation
     except Unsupported as error:
         return _absent(patient, str(error))
     except Crashed as error:
-        mend = "another version of the GPU's driver; " + patient.there("dmesg | tail") + " may say"
-        return Check(name="gpu", status="fail", found=str(error), mend=mend)
+        log = patient.remote_command("dmesg | tail")
+        advice = f"another version of the GPU's driver; {log} may say why"
+        return fail(str(error), patient.by_hand(OTHER_DRIVER, advice))
     except (FellBack, ModelRejected) as error:
-        mend = "another version of the runtime: edge-harness setup " + patient.device.name
-        return Check(name="gpu", status="fail", found=str(error), mend=mend)
-    adapter = told.adapter
+        command = f"edge-harness setup {patient.device.name} --runtime ai_edge_litert==VERSION"
+        advice = f"another version of the runtime: {command}"
+        return fail(str(error), patient.by_hand(GPU_RUNTIME, advice))
+    adapter = made.adapter
     words = ", ".join(filter(None, (adapter.name, adapter.type, adapter.driver))) if adapter else ""
-    found = f"{words or 'an adapter without a name'}; {told.settings or 'no settings'}"
+    found = f"{words or 'an adapter without a name'}; {made.settings or 'no settings'}"
     if adapter is not None and is_software(adapter):
-        mend = "".join((patient.there(_DRIVER[0]), _DRIVER[1])) + ", for the GPU there is"
         found += ": computed on the processor, so its rows are flagged emulated"
-        return Check(name="gpu", status="warn", found=found, mend=mend)
-    return Check(name="gpu", status="ok", found=found)
+        return warn(found, _driver(patient))
+    return ok(found)
 
 
-def _absent(patient: Patient, found: str) -> Check:
+def _absent(patient: Patient, found: str) -> CheckResult:
     assert patient.profile is not None
     assert patient.facts is not None
-    named = any(one.target == "gpu" for one in patient.profile.accelerators)
-    seen = _SEEN in patient.facts.accelerators
-    status: Status = "fail" if named else "warn" if seen else "skip"
-    mend = None
-    if status != "skip":
-        mend = patient.there(_DRIVER[0]) + _DRIVER[1]
-        if "loader is missing" in found:
-            mend = patient.there(_LOADER)
-        elif "ai-edge-litert" in found:
-            mend = f"edge-harness setup {patient.device.name}"
-        elif "no Vulkan driver" in found:
-            why, how = _passed_over(patient)
-            found, mend = found + why, how or mend
-    return Check(name="gpu", status=status, found=found, mend=mend)
+    is_named = any(one.target == "gpu" for one in patient.profile.accelerators)
+    if not is_named and _SEEN not in patient.facts.accelerators:
+        return skip(found)
+    why, fix = _absent_fix(patient, found)
+    return fail(found + why, fix) if is_named else warn(found + why, fix)
 
 
-def _passed_over(patient: Patient) -> tuple[str, str | None]:
-    """Say which installed driver does not load, and what mends it; nothing where there is none."""
-    for driver in vulkan.ask(patient.commands("a look at Vulkan's drivers"), patient.device):
-        if not driver.fault:
-            continue
-        why = f"; the driver {driver.library} of {driver.manifest} does not load: {driver.fault}"
-        lacks = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", driver.fault)
-        name = lacks.group(1) if lacks else ""
-        if name in _PACKAGES:
-            return why, patient.there(f"sudo apt-get install -y {_PACKAGES[name]}")
-        if lacks and name.rpartition("/")[2] == driver.library.rpartition("/")[2]:
-            how = "the driver's graphics part is not there: install it (in a container of NVIDIA's runtime: NVIDIA_DRIVER_CAPABILITIES=all)"
-            return why, how
-        return why, f"install what has {name}" if name else None
-    return "", None
+def _absent_fix(patient: Patient, found: str) -> tuple[str, Fix]:
+    if "loader is missing" in found:
+        return "", _packaged(patient, LOADER, "vulkan loader")
+    if "ai-edge-litert" in found:
+        pip = f"{shlex.quote(patient.agent.python)} -m pip install ai-edge-litert"
+        advice = f"ai-edge-litert in the Python of the device: {patient.remote_command(pip)}"
+        return "", patient.by_hand(GPU_SETUP, advice)
+    if "no Vulkan driver" in found:
+        return _passed_over(patient)
+    return "", _driver(patient)
 
 
-def _tried(patient: Patient) -> Delegation:
-    """Run the small model there on the GPU; raises HarnessError."""
-    assert patient.dialect is not None
-    assert patient.model is not None
-    digest = hashlib.sha256(patient.model.read_bytes()).hexdigest()
-    patient.dialect.deploy({digest: patient.model})
-    order = LaunchOrder(
-        cell_id="doctor",
-        kind="timed",
-        block=0,
-        position=2,
-        variant_digest=digest,
-        target="gpu",
-        threads=1,
-        dose=_LAUNCH,
-        delegate_options=patient.device.delegate_options.get("gpu", {}),
-    )
-    return patient.dialect.launch(order).delegation
+def _passed_over(patient: Patient) -> tuple[str, Fix]:
+    """Say which installed driver does not load, and what fixes it; the driver where none is."""
+    for driver in vulkan.ask(patient.commands, patient.device):
+        if driver.fault:
+            why = (
+                f"; the driver {driver.library} of {driver.manifest} does not load: {driver.fault}"
+            )
+            return why, _loading(patient, driver)
+    return "", _driver(patient)
+
+
+def _loading(patient: Patient, driver: vulkan.Driver) -> Fix:
+    lacks = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", driver.fault)
+    name = lacks.group(1) if lacks else ""
+    install = packages.install_library(patient.system, name) if name else None
+    if install:
+        return patient.as_root(DRIVER_NEEDS, install)
+    if name and name.rpartition("/")[2] == driver.library.rpartition("/")[2]:
+        advice = (
+            "the driver's graphics part is not there: install it (in a container of NVIDIA's "
+            "runtime: NVIDIA_DRIVER_CAPABILITIES=all)"
+        )
+        return patient.by_hand(DRIVER_PART, advice)
+    return patient.by_hand(DRIVER, f"install what has {name}") if name else _driver(patient)
+
+
+def _driver(patient: Patient) -> Fix:
+    note = " (NVIDIA: the Vulkan part of its own driver), for the GPU there is"
+    return _packaged(patient, DRIVER, "vulkan driver", note)
+
+
+def _packaged(patient: Patient, kind: FixKind, what: str, note: str = "") -> Fix:
+    install = packages.install(patient.system, what)
+    if install:
+        return patient.as_root(kind, install, note)
+    return patient.by_hand(kind, f"install the {what.replace('vulkan', 'Vulkan')} there{note}")

@@ -6,7 +6,7 @@ The steps of `edge-harness add` as pieces: nothing here keeps a connection.
 from __future__ import annotations
 
 import re
-import tomllib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -43,9 +43,20 @@ def settle_host_key(device: Device, trust: Trust) -> None:
             raise HostKeyUnknown(
                 f"{shown.host}: the {what} key {shown.label} was not trusted; compare it with "
                 "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the device, then "
-                f"`edge-harness add {device.address} --yes-key {shown.fingerprint}`"
+                f"`{_add_command(device, shown.fingerprint)}`"
             )
         keys.trust(device, shown)
+
+
+def _add_command(device: Device, fingerprint: str) -> str:
+    """Write the command that adds this device and trusts this key without asking."""
+    words = ["edge-harness", "add", device.address]
+    if device.name != farms.from_uri(device.address).name:
+        words += ["--name", device.name]
+    identity = device.transport_options.get("identity")
+    if identity:
+        words += ["--identity", str(identity)]
+    return shlex.join([*words, "--yes-key", fingerprint])
 
 
 def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:
@@ -136,7 +147,7 @@ def write_profile(folder: Path, profile: Profile) -> Path:
     if path.exists():
         raise ConfigError(
             f"{path}: it is there, but its [detect] does not fit this device "
-            f"({toml_text.value(_plain(profile.detect))}); mend it or move it away"
+            f"({toml_text.value(_plain(profile.detect))}); correct it or move it away"
         )
     lines = [
         f"{toml_text.key(name)} = {toml_text.value(item)}"
@@ -150,35 +161,15 @@ def write_profile(folder: Path, profile: Profile) -> Path:
 def write_device(farm: Path, device: Device) -> None:
     """Write a device as a table of farm.toml; the rest of the file stays as it is.
 
-    Where the device is there already, the keys that are known now are replaced and the others
-    (tags, meter) kept. Raises ConfigError where the file is not TOML, cannot be written, or has
-    the device in a form that cannot be changed line by line.
+    If the device is there already, the keys that are known now are replaced and the others
+    (tags, meter) kept. Raises ConfigError if the file is not TOML, cannot be written, changes
+    meanwhile, or has the device in a form that cannot be changed.
     """
-    try:
-        text = farm.read_text(encoding="utf-8") if farm.exists() else ""
-        before = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{farm}: cannot be read: {error}") from error
-    tables = before.get("device", {})
-    known = tables.get(device.name, {})
-    entries, in_tables = _placed(_entries(device), known)
     header = ("device", device.name)
-    changed = toml_text.with_table(text, header, entries)
+    entries, in_tables = _placed(_entries(device), toml_text.table(farm, header))
+    toml_text.update_table(farm, header, entries)
     for name, inside in in_tables.items():
-        changed = toml_text.with_table(changed, (*header, name), inside)
-    nested = {name: {**known[name], **inside} for name, inside in in_tables.items()}
-    wanted = {**before, "device": {**tables, device.name: {**known, **entries, **nested}}}
-    try:
-        as_wanted = tomllib.loads(changed) == wanted
-    except tomllib.TOMLDecodeError:
-        as_wanted = False
-    if not as_wanted:
-        raise ConfigError(
-            f"{farm}: device.{device.name} is written in a way that only a person can change; "
-            f"write it as a table [device.{toml_text.key(device.name)}] with "
-            + ", ".join(f"{name} = {toml_text.value(item)}" for name, item in entries.items())
-        )
-    toml_text.write_whole(farm, changed)
+        toml_text.update_table(farm, (*header, name), inside)
 
 
 def _entries(device: Device) -> dict[str, Any]:

@@ -1,37 +1,23 @@
-"""What a doctor's check gets and gives."""
+"""A device under examination: what is known of it so far, and how a fix is written for it."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from harness.devices import abilities
+from harness.config import farm as farms
+from harness.devices import abilities, opening
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.ssh.options import SshOptions
+from harness.errors import HostKeyUnknown
+from harness.farm.checks import Fix, FixKind
+from harness.farm.linux.survey import System
 from harness.farm.probe import Probe
-from harness.protocols import Commands, Dialect, Transport
+from harness.protocols import Commands, Dialect, Files, OpenDialect, OpenTransport, Transport
 from harness.types import Device, DeviceFacts, Profile
-
-Status = Literal["ok", "warn", "fail", "skip"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One check: what was looked at, how it is, what was found, what mends it."""
-
-    name: str
-    status: Status
-    found: str
-    mend: str | None = None
-    """The command, or the change, that mends it; every failed check has one."""
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON and the screen."""
-        return {"name": self.name, "status": self.status, "detail": self.found, "mend": self.mend}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,30 +28,107 @@ class Patient:
     profile: Profile | None = None
     model: Path | None = None
     """A small .tflite file for the checks that make a launch."""
+    farm: Path | None = None
+    """The file that the device's entry is in, or will be."""
+    is_farm_named: bool = False
+    """Whether that file was named on the command line; commands that are printed name it too."""
+    open_transport: OpenTransport | None = None
+    open_dialect: OpenDialect | None = None
     transport: Transport | None = None
+    key_problem: HostKeyUnknown | None = None
+    system: System | None = None
     probe: Probe | None = None
     dialect: Dialect | None = None
     facts: DeviceFacts | None = None
+    files_fix: Fix | None = None
+    """What fixes the files that did not travel; the agent is one of them."""
 
     @property
-    def is_local(self) -> bool:
-        """Whether it is the machine we run on."""
-        return self.device.address == "local:"
+    def is_ssh(self) -> bool:
+        """Whether it is reached by SSH."""
+        return self.device.address.startswith("ssh:")
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether its transport runs commands; a serial line does not."""
+        return isinstance(self.transport, Commands)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its transport copies files."""
+        return isinstance(self.transport, Files)
+
+    @property
+    def commands(self) -> Commands:
+        """Return the transport, which runs commands (the need `commands`)."""
+        assert self.transport is not None
+        return abilities.commands(self.transport, self.device, "a check of doctor")
+
+    @property
+    def files(self) -> Files:
+        """Return the transport, which copies files (the need `files`)."""
+        assert self.transport is not None
+        return abilities.files(self.transport, self.device, "a check of doctor")
 
     @property
     def agent(self) -> AgentOptions:
-        """The paths of the Python agent there; only of a device that has one."""
+        """The paths of the Python agent there; only for a device that has one."""
         return AgentOptions.of(self.device)
 
-    def commands(self, purpose: str) -> Commands:
-        """Return the transport as one that runs commands; raises Unsupported with the purpose."""
-        assert self.transport is not None
-        return abilities.commands(self.transport, self.device, purpose)
+    @property
+    def has_python_agent(self) -> bool:
+        """Whether the device's dialect is the Python agent, which all checks of Python are for."""
+        return isinstance(opening.dialect_options(self.device, self.profile), AgentOptions)
 
-    def there(self, command: str) -> str:
+    def remote_command(self, command: str) -> str:
         """Write a command so that it can be typed here and runs on the device."""
-        if self.is_local or not self.device.address.startswith("ssh:"):
+        if not self.is_ssh:
             return command
+        return shlex.join([*self._ssh(), command])
+
+    def by_command(self, kind: FixKind, command: str, note: str = "") -> Fix:
+        """Make a fix of a command for the device's own account."""
+        typed = self.remote_command(command)
+        return Fix(kind=kind, command=typed, text=typed + note)
+
+    def as_root(self, kind: FixKind, command: str, note: str = "") -> Fix:
+        """Make a fix of a command for root on the device.
+
+        `{sudo}` in it becomes `sudo ` if the account needs it and has it; without a `{sudo}` it
+        is put in front.
+        """
+        if "{sudo}" not in command:
+            command = "{sudo}" + command
+        if self.system is None or self.system.can_sudo:
+            return self.by_command(kind, command.replace("{sudo}", "sudo "), note)
+        command = command.replace("{sudo}", "")
+        if self.system.uid == 0:
+            return self.by_command(kind, command, note)
+        text = f"as root on the device (this account has no sudo): {command}{note}"
+        return Fix(kind=kind, root_command=command, text=text)
+
+    def by_harness(self, kind: FixKind, *words: str, note: str = "") -> Fix:
+        """Make a fix of an edge-harness command on this host."""
+        typed = shlex.join(["edge-harness", *words, *self._farm()])
+        return Fix(kind=kind, command=typed, text=typed + note)
+
+    def by_setting(self, kind: FixKind, key: str, value: str, note: str = "") -> Fix:
+        """Make a fix of a key of the device's entry in the farm file."""
+        # JSON's strings are TOML's.
+        line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        where = f"[device.{self.device.name}] of {self.farm or farms.default_file()}"
+        if self.device.name == farms.THIS_MACHINE:
+            where += f' (with profile = "{self.device.profile}", address = "local:")'
+        return Fix(kind=kind, setting={key: value}, text=f"set {line} in {where}{note}")
+
+    def by_hand(self, kind: FixKind, advice: str) -> Fix:
+        """Make a fix of advice."""
+        return Fix(kind=kind, text=advice)
+
+    def _farm(self) -> list[str]:
+        return ["--farm", str(self.farm)] if self.farm and self.is_farm_named else []
+
+    def _ssh(self) -> list[str]:
         parts = urlsplit(self.device.address)
         given = SshOptions.of(self.device)
         options = ["-F", str(given.ssh_config)] if given.ssh_config else []
@@ -75,8 +138,4 @@ class Patient:
         options += ["-p", str(parts.port)] if parts.port else []
         host = parts.hostname or ""
         who = f"{parts.username}@{host}" if parts.username else host
-        return shlex.join(["ssh", "-t", *options, who, command])
-
-
-Examination = Callable[[Patient], Check]
-"""A check; it raises nothing but a HarnessError, which is then its finding."""
+        return ["ssh", "-t", *options, who]

@@ -31,18 +31,8 @@ while path != os.path.dirname(path) and not os.path.isdir(path):
 try:
     disk = os.statvfs(path)
     said["free_bytes"] = disk.f_bavail * disk.f_frsize
-    said["read_only"] = bool(disk.f_flag & 1)
     said["noexec"] = bool(disk.f_flag & 8)
 except (AttributeError, OSError):
-    pass
-try:
-    memory = {}
-    with open("/proc/meminfo") as file:
-        for line in file:
-            words = line.split()
-            memory[words[0]] = int(words[1]) * 1024
-    said["swap_used_bytes"] = memory["SwapTotal:"] - memory["SwapFree:"]
-except (IOError, OSError, KeyError, ValueError, IndexError):
     pass
 try:
     said["libc"] = os.confstr("CS_GNU_LIBC_VERSION")
@@ -70,9 +60,6 @@ class Probe:
     """On the file system of the work folder."""
     noexec: bool | None
     """Its file system lets no library be loaded from it (MNT_NOEXEC)."""
-    swap_used_bytes: int | None
-    read_only: bool | None = None
-    """The file system of the work folder (MNT_READONLY)."""
     machine: str = ""
     """`uname -m`."""
     libc: str | None = None
@@ -116,8 +103,6 @@ def read(line: bytes) -> Probe:
         machine=_text(answer["machine"]),
         free_bytes=_or_none(_whole, answer.get("free_bytes")),
         noexec=_or_none(bool, answer.get("noexec")),
-        read_only=_or_none(bool, answer.get("read_only")),
-        swap_used_bytes=_or_none(_whole, answer.get("swap_used_bytes")),
         libc=_or_none(_text, answer.get("libc")),
         implementation=_text(answer.get("implementation", "cpython")),
         free_threaded=bool(answer.get("free_threaded")),

@@ -19,20 +19,28 @@ from harness.devices import abilities
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import RuntimeMissing, TransferFailed
 from harness.farm import wheels
+from harness.farm.checks import Fix, FixKind
+from harness.farm.linux import packages, survey
 from harness.farm.patient import Patient
 from harness.farm.probe import Probe, ask
 from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.sessions import Session
 from harness.types import Device, DeviceFacts, Runtime
 
+_PURPOSE = "installing a runtime"
 _SPARE_BYTES = 50_000_000
 _UNPACK_SECONDS = 900.0
 _DONE = b"edge-harness unpacked"
 _NUMPY = "numpy"
-_PURPOSE = "installing a runtime"
 _ARM_32 = "armv7l"
-NUMPY_BY_APT = "sudo apt-get install -y python3-numpy"
-"""For 32-bit Arm; Debian's and Raspberry Pi OS's."""
+NUMPY_FIRST = FixKind(
+    id="numpy-first", does="Install the system's NumPy for 32-bit Arm, then the runtime"
+)
+NUMPY_BY_HAND = FixKind(
+    id="numpy-by-hand",
+    does="Bring a NumPy for 32-bit Arm",
+    by_hand="no package manager is known there that has one",
+)
 
 # Python 3.9 or newer runs it there; the order is one JSON object on its stdin.
 _UNPACK = r"""
@@ -150,7 +158,8 @@ def install(
     wanted = wanted or wheels.best(site)
     with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
         say(f"{session.device.name} is {site}: fetching {wanted.requirement} for it")
-        found = _fetch(wanted, site, session.device, Path(folder))
+        patient = Patient(device=session.device, transport=session.transport)
+        found = _fetch(wanted, site, patient, Path(folder))
         made = _decide(session, wanted, found)
         _refuse_no_room(session.device, probe, made)
         if dry_run:
@@ -190,19 +199,29 @@ def _there(facts: DeviceFacts, wanted: RuntimeRequirement | None) -> Runtime | N
     return None
 
 
+def numpy_fix(patient: Patient) -> Fix:
+    """Write what brings NumPy onto a 32-bit Arm: the package index has no wheel of it."""
+    install_numpy = packages.install(patient.system, "numpy")
+    if install_numpy:
+        return patient.as_root(NUMPY_FIRST, install_numpy)
+    advice = f"a NumPy of the system's own for {patient.agent.python} on 32-bit Arm"
+    return patient.by_hand(NUMPY_BY_HAND, advice)
+
+
 def _fetch(
-    wanted: RuntimeRequirement, site: Site, device: Device, folder: Path
+    wanted: RuntimeRequirement, site: Site, patient: Patient, folder: Path
 ) -> tuple[Wheel, ...]:
     try:
         return wheels.fetch(wanted, site, folder)
     except NoWheel as error:
         if _NUMPY not in error.names or not lacks_numpy(site, wanted):
             raise
-        mend = Patient(device=device).there(NUMPY_BY_APT)
+        if patient.transport is not None:
+            patient.system = survey.ask(patient.commands, patient.device)
         has = f"NumPy {site.numpy} there does not fit" if site.numpy else "it has none"
         raise RuntimeMissing(
-            f"{device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
-            f"install the system's own, `{mend}`, and try again"
+            f"{patient.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
+            f"install the system's own, `{numpy_fix(patient).text}`, and try again"
         ) from error
 
 
@@ -221,17 +240,16 @@ def _decide(session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]
 
 
 def _refuse_no_room(device: Device, probe: Probe, made: Installation) -> None:
-    workdir = AgentOptions.of(device).workdir
     needed = made.wheel_bytes + made.unpacked_bytes + _SPARE_BYTES
     if probe.noexec:
         raise RuntimeMissing(
-            f"{device.name}: {workdir} is on a file system mounted noexec, so no runtime "
+            f"{device.name}: {AgentOptions.of(device).workdir} is on a file system mounted noexec, so no runtime "
             "loads from there; set another workdir in the farm file"
         )
     if probe.free_bytes is not None and probe.free_bytes < needed:
         raise TransferFailed(
             f"{device.name}: {made.runtime} takes {needed / 1e6:.0f} MB while it is unpacked, and "
-            f"{probe.free_bytes / 1e6:.0f} MB are free for {workdir}; make room "
+            f"{probe.free_bytes / 1e6:.0f} MB are free for {AgentOptions.of(device).workdir}; make room "
             f"(`edge-harness devices {device.name} --clean`), or set another workdir"
         )
 

@@ -1,93 +1,215 @@
-"""Write the little TOML we write: values, a profile file, and one table inside a user's file."""
+"""Write TOML: values, whole files, and one table inside a user's file.
+
+A user's file is changed by tomlkit, which is imported when a file is written and not before.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import tempfile
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-_HEADER = re.compile(r"^\s*\[")
+if TYPE_CHECKING:
+    from tomlkit.items import Item, Trivia
 
 
-def key(name: str) -> str:
-    """Write a key, quoted where it has to be."""
-    return name if _BARE.fullmatch(name) else _text(name)
+def key(*parts: str) -> str:
+    """Write a key, dotted if it has several parts; a part is quoted if it has to be."""
+    import tomlkit
+
+    return ".".join(tomlkit.key(part).as_string() for part in parts)
 
 
 def value(item: object) -> str:
     """Write a value: text, numbers, booleans, arrays and inline tables."""
-    if isinstance(item, bool):
-        return "true" if item else "false"
-    if isinstance(item, (int, float)):
-        return repr(item)
-    if isinstance(item, Mapping):
-        inside = ", ".join(f"{key(name)} = {value(one)}" for name, one in item.items())
-        return f"{{ {inside} }}" if inside else "{}"
-    if isinstance(item, Sequence) and not isinstance(item, str):
-        return "[" + ", ".join(value(one) for one in item) + "]"
-    return _text(str(item))
+    return _item(item).as_string()
 
 
-def _text(item: str) -> str:
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
-    return json.dumps(item, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _item(value: object) -> Item:
+    import tomlkit
+
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        for name, one in value.items():
+            table.append(tomlkit.key(name), _item(one))
+        return table
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        array = tomlkit.array()
+        for one in value:
+            array.append(_item(one))
+        return array
+    return tomlkit.item(value if isinstance(value, (bool, int, float)) else str(value))
 
 
-def with_table(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str:
-    """Return `text` with these entries in the table `[header]`; all else stays as it is.
+def table(path: Path, header: Sequence[str]) -> Mapping[str, Any]:
+    """Return a table of a TOML file, empty if there is none; raises ConfigError as `update_table`."""
+    found: Any = _read(path, _bytes(path))[1]
+    for part in header:
+        found = found.get(part, {}) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
-    An entry there with this key is replaced where it stands, others are added at the end of the
-    table, and a table that is not there is added at the end of the text.
+
+def _read(path: Path, data: bytes | None) -> tuple[str, dict[str, Any]]:
+    try:
+        text = (data or b"").decode()
+        return text, tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def update_table(path: Path, header: Sequence[str], entries: Mapping[str, Any]) -> None:
+    """Set entries in the table `header` of a TOML file; every other line stays as it is.
+
+    An entry with the same key is replaced where it stands and keeps its comment. Other entries are
+    added at the end of the table. A missing table is added at the end of the file, a missing file
+    is made.
+
+    Raises ConfigError if the file is not TOML, cannot be written, changes meanwhile, or has the
+    table in a form that tomlkit cannot change.
     """
-    lines = text.splitlines()
-    start = _find(lines, header)
-    if start is None:
-        head = "[" + ".".join(key(part) for part in header) + "]"
-        block = [head, *(f"{key(name)} = {value(item)}" for name, item in entries.items())]
-        before = text.rstrip("\n")
-        return (before + "\n\n" if before else "") + "\n".join(block) + "\n"
-    end = start + 1
-    while end < len(lines) and not _HEADER.match(lines[end]):
-        end += 1
-    # Blank lines and comments above the next header belong to it.
-    while end > start + 1 and lines[end - 1].strip()[:1] in {"", "#"}:
-        end -= 1
-    body = lines[start + 1 : end]
+    before = _bytes(path)
+    text, data = _read(path, before)
+    wanted = _merged(data, header, entries)
+    if wanted == data and before is not None:
+        return
+    for change in (_changed, _appended, _nested):
+        changed = _ended_as(text, change(text, header, entries))
+        if changed is not None and _parsed(changed) == wanted:
+            write_whole(path, changed, before=before)
+            return
+    raise ConfigError(
+        f"{path}: {'.'.join(header)} is written in a way that only a person can change; "
+        f"write it as a table [{key(*header)}] with {', '.join(_lines(entries))}"
+    )
+
+
+def _merged(
+    data: Mapping[str, Any], header: Sequence[str], entries: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the data that the changed file is to have."""
+    if not header:
+        return {**data, **entries}
+    inner = data.get(header[0])
+    below = _merged(inner if isinstance(inner, dict) else {}, header[1:], entries)
+    return {**data, header[0]: below}
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _ended_as(original: str, text: str | None) -> str | None:
+    """Return the text with CRLF at its new lines too, if all lines of the original have it."""
+    if text is None or not original.count("\n") == original.count("\r\n") > 0:
+        return text
+    return text.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
+def _lines(entries: Mapping[str, Any]) -> list[str]:
+    return [f"{key(name)} = {value(item)}" for name, item in entries.items()]
+
+
+def _changed(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str | None:
+    """Set the entries in the table that is there; None if there is none, or tomlkit cannot."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+        table: Any = document
+        for part in header:
+            table = table[part]
+        _set(table, entries)
+    except (TOMLKitError, LookupError, TypeError, ValueError):
+        return None
+    return tomlkit.dumps(document)
+
+
+def _nested(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str | None:
+    """Add the table inside the inline table that its parent is; None if tomlkit cannot."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+        table: Any = document
+        missing = list(header)
+        while missing and missing[0] in table:
+            table = table[missing.pop(0)]
+        inner: Mapping[str, Any] = entries
+        for part in reversed(missing):
+            inner = {part: inner}
+        _set(table, inner)
+    except (TOMLKitError, LookupError, TypeError, ValueError):
+        return None
+    return tomlkit.dumps(document)
+
+
+def _set(table: object, entries: Mapping[str, Any]) -> None:
+    """Set entries of one of tomlkit's tables; raises TypeError if it is none."""
+    if not isinstance(table, MutableMapping):
+        raise TypeError(type(table))
+    new = {name: item for name, item in entries.items() if name not in table}
     for name, item in entries.items():
-        body = _with_entry(body, name, value(item))
-    return "\n".join([*lines[: start + 1], *body, *lines[end:]]) + "\n"
+        if name not in new and table[name] != item:
+            table[name] = _item(item)
+    if new and (last := _last_line(table)):
+        last.trail = "\n" + "\n".join(_lines(new)) + last.trail
+        return
+    # `append` puts a blank behind the comma of an inline table; a table in several pieces has none.
+    add = getattr(table, "append", table.__setitem__)
+    for name, item in new.items():
+        add(name, _item(item))
 
 
-def _find(lines: Sequence[str], header: Sequence[str]) -> int | None:
-    parts = [
-        rf"""(?:{re.escape(part)}|"{re.escape(part)}"|'{re.escape(part)}')""" for part in header
-    ]
-    pattern = re.compile(r"^\s*\[\s*" + r"\s*\.\s*".join(parts) + r"\s*\]\s*(#.*)?$")
-    return next((at for at, line in enumerate(lines) if pattern.match(line)), None)
+def _last_line(table: object) -> Trivia | None:
+    """Return what surrounds a table's last line before its inner tables; None if it has no header.
+
+    New lines go there. tomlkit's own `append` would put them behind the blank lines and comments
+    that are above the next header, and so belong to that.
+    """
+    from tomlkit.items import AoT, Table
+
+    if not isinstance(table, Table) or table.is_super_table():
+        return None
+    last = table.trivia
+    for name, item in table.value.body:
+        if name is not None and not isinstance(item, (AoT, Table)):
+            last = item.trivia
+    return last
 
 
-def _with_entry(body: Sequence[str], name: str, written: str) -> list[str]:
-    quoted = re.escape(name)
-    pattern = re.compile(rf"""^\s*(?:{quoted}|"{quoted}"|'{quoted}')\s*=""")
-    kept = list(body)
-    for at, line in enumerate(kept):
-        if pattern.match(line):
-            kept[at] = f"{key(name)} = {written}"
-            return kept
-    return [*kept, f"{key(name)} = {written}"]
+def _appended(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str:
+    """Add the table at the end of the text, after a blank line."""
+    block = "\n".join([f"[{key(*header)}]", *_lines(entries), ""])
+    before = text.rstrip("\r\n")
+    blank = max(2 - text[len(before) :].count("\n"), 0) if before else 0
+    return text + "\n" * blank + block
 
 
-def write_whole(path: Path, text: str) -> None:
+def _bytes(path: Path) -> bytes | None:
+    """Return what is in a file, None if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, text: str, *, before: bytes | None = None) -> None:
     """Write a file whole or not at all, keeping the mode of the one that was there.
 
-    Raises ConfigError where the folder cannot be written.
+    `before` is what the file held when it was read, None if there was none. Raises ConfigError if
+    it holds something else now, or the folder cannot be written.
     """
     target = path.resolve()
     part: Path | None = None
@@ -95,11 +217,13 @@ def write_whole(path: Path, text: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
         part = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         part.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
+        if _bytes(path) != before:
+            raise ConfigError(f"{path}: changed while it was being written; do it again")
         part.replace(target)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error

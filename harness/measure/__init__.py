@@ -1,1 +1,1 @@
-"""Launches, blocks, order: what to measure next, decided as data."""
+"""Measure the cells of a plan: schedule the launches, hold the conditions, record the outcomes."""

@@ -1,9 +1,9 @@
-"""The bench: one device and the launches that are made on it.
+"""The bench: launch files on one device.
 
-Whatever is measured goes through here: `run`, `gate`, `selftest`, `layers`, `search` and `doctor`'s
-trial launches. The bench holds the lease and the conditions, checks outputs, makes only launches that
-the dialect can make, reconnects, and undoes the conditions whatever happens. What to measure, and
-what a result means, is the caller's.
+`run`, `gate`, `selftest`, `layers`, `search` and `doctor`'s trial launches all measure through it.
+The bench holds the lease and the conditions, checks outputs, makes only launches that the dialect
+supports, reconnects, and always undoes the conditions. The caller decides what to measure and what
+a result means.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ from harness.types import (
 )
 
 OUTPUTS_UNCHECKED = "outputs_unchecked"
-"""Flag of launches whose file's outputs could not be compared because the dialect returns none."""
+"""The flag of launches whose outputs could not be compared because the dialect returns none."""
 
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The work was asked to stop."""
+    """The work was stopped before it was done."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """One device that answers, and how launches are made on it; not for two threads at once.
+    """Launches files on one connected device; not safe for use by several threads.
 
-    Use it in a `with` block: leaving it undoes the conditions. The session stays open.
+    Use it in a `with` block, which undoes the conditions at its end. The session stays open.
     """
 
     session: Session
@@ -80,7 +80,7 @@ class Bench:
     stop: StopFlag = field(default_factory=threading.Event)
     timing: WaitClock = REAL_TIME
     unchecked: set[str] = field(default_factory=set)
-    """Ids of cells whose outputs could have been compared and were not returned."""
+    """Ids of cells whose outputs were to be compared but were not returned."""
     held: HeldConditions = field(init=False)
     meters: OpenMeters = field(init=False)
 
@@ -122,12 +122,12 @@ class Bench:
     # --- the connection -----------------------------------------------------------------------
 
     def bring(self, files: Mapping[str, Path]) -> None:
-        """Hold the lease and have these files (sha256 to path) on the device."""
+        """Take the lease and send these files (sha256 to path) to the device."""
         self.recovering(lambda: self.session.bring(files))
         self._report_pushes()
 
     def recovering(self, action: Callable[[], T]) -> T:
-        """Do it; if the connection breaks or the lease is lost, reconnect and do it once more.
+        """Run the action; if the connection breaks or the lease is lost, reconnect and run it again.
 
         Raises Stopped if the work was stopped meanwhile, else what the action raises.
         """
@@ -139,7 +139,7 @@ class Bench:
             self._raise_if_stopped(error)
             lost = LeaseLost if isinstance(error, LeaseError) else Reconnecting
             self.emit(lost(device=self.name, reason=str(error)))
-            # An agent that lost its lease ends, so that is a new connection too.
+            # An agent that lost its lease ends, so a new connection is needed too.
             self.session.reopen()
             self.emit(Reconnected(device=self.name))
             self._report_pushes()
@@ -150,7 +150,7 @@ class Bench:
             raise
 
     def recover(self, error: HarnessError) -> None:
-        """Make sure that the agent still answers after a launch that ended badly."""
+        """After a failed launch, reconnect if the agent no longer answers."""
         if not isinstance(error, AgentSilent | Crashed):
             return
         try:
@@ -160,17 +160,17 @@ class Bench:
             self.session.reopen()
 
     def settle(self) -> None:
-        """Hold the conditions on the connection there is now, so that they are known."""
+        """Apply the conditions on the current connection, so that their state is known."""
         self.recovering(self.held.settle)
 
     def _report_pushes(self) -> None:
-        """Report what was sent since the last time, also while reconnecting."""
+        """Report the files sent since the last report, also those sent while reconnecting."""
         pushes, self.session.pushed = self.session.pushed, []
         for push in pushes:
             self.emit(Pushed(device=self.name, push=push))
 
     def _raise_if_stopped(self, error: HarnessError) -> None:
-        """A session that was closed to stop the work looks like one that was lost."""
+        """Raise Stopped if the session was closed to stop the work, which looks like a lost one."""
         if self.stop.is_set():
             raise Stopped from error
 
@@ -186,8 +186,8 @@ class Bench:
     ) -> Launch:
         """Make a launch under the conditions, emit it (which stores it) and return it.
 
-        `until` bounds the wait for a cool device, on the bench's clock. Raises what the dialect
-        raises.
+        `until` limits the wait for a cool device, on the bench's clock. Raises the errors of the
+        dialect.
         """
         heat = self._ready(until)
         self.emit(LaunchStarted(cell=cell, order=order))
@@ -198,7 +198,7 @@ class Bench:
         return launch
 
     def optional_launch(self, cell: Cell, order: LaunchOrder) -> Launch | None:
-        """Make a launch that a row can do without; None, with an event, if the device cannot."""
+        """Make a launch that a row does not require; if the device cannot, emit that and return None."""
         if not self.can_launch(order.kind):
             reason = f"the dialect of {self.name} makes no {order.kind} launches"
             self.emit(NotMeasured(cell=cell.id, what=order.kind, reason=reason))
@@ -210,7 +210,7 @@ class Bench:
             return None
 
     def pilot(self, cell: Cell, order: LaunchOrder, until: float = math.inf) -> float:
-        """Make a launch that is not kept; return the median time of an inference, ns."""
+        """Make a launch that is not kept; return the median time per inference, ns."""
         self._ready(until)
         self.emit(LaunchStarted(cell=cell, order=order))
         launch = self._launched(order)
@@ -219,12 +219,17 @@ class Bench:
         )
         return latencies[len(latencies) // 2]
 
+    def trial(self, order: LaunchOrder) -> Launch:
+        """Make a launch that belongs to no cell: it is returned, not kept."""
+        self._ready(math.inf)
+        return self._launched(order)
+
     def _ready(self, until: float) -> tuple[str, ...]:
         self.held.settle()
         return self.held.wait(until)
 
     def _launched(self, order: LaunchOrder) -> Launch:
-        """Make a launch; a crash names the foreign library that was in the process."""
+        """Make a launch; if it crashes, name the delegate library that was loaded in the process."""
         placed = self.held.place(self._with_delegate(order))
         try:
             with self.meters.over(placed) as metered:
@@ -233,13 +238,15 @@ class Bench:
             if placed.delegate is None:
                 raise
             raise Crashed(
-                f"{error}; {placed.delegate} was loaded in it: one that was built for another "
-                "version of the runtime ends like that"
+                f"{error}; the process had loaded {placed.delegate}: a delegate that was built for "
+                "another version of the runtime can crash like this"
             ) from error
         return replace(launch, samples=(*launch.samples, *metered.samples))
 
     def _with_delegate(self, order: LaunchOrder) -> LaunchOrder:
-        """Name the delegate library of the order's target, as the profile and the farm have it."""
+        """Add the delegate library and options of the order's target, from profile and farm."""
+        if order.delegate is not None or order.delegate_options:
+            return order
         known = self.profile.accelerators if self.profile else ()
         own = self.session.device.delegate_options.get(order.target, {})
         found = next((one for one in known if one.target == order.target), None)
@@ -272,15 +279,16 @@ class Bench:
     def check(self, cell: Cell, runtime: str | None = None) -> Agreement | None:
         """Compare the device's outputs with the host's on the same file, before any timing.
 
-        The host runs what a compiled file was compiled from; a compiler's rounding is its own, so
-        there a difference is a doubt of the verdict (SUSPECT) and not a failure. None without
-        inputs, if the host cannot run the file, or if the device returns no outputs (with an event).
-        `runtime` is as in a LaunchOrder. Raises Inaccurate if the outputs differ too much.
+        For a compiled file, the host runs the file it was compiled from. The compiler may round
+        differently, so a difference makes the verdict SUSPECT and is not a failure. Returns None if
+        there are no inputs, if the host cannot run the file, or if the device returns no outputs
+        (with an event). `runtime` is as in a LaunchOrder. Raises Inaccurate if the outputs differ
+        too much.
         """
         if cell.check_inputs is None:
             return None
         variant = blocks.built(cell)
-        file = reference.on_host(variant)
+        file = reference.host_file(variant)
         if file is None:
             return None
         if not self.session.dialect.can.infers:
@@ -308,9 +316,9 @@ class Bench:
 
 
 class InaccurateOutputs(Inaccurate):
-    """The device's outputs differ too much from the host's; `agreement` says by how much."""
+    """The device's outputs differ too much from the host's; `agreement` has the figures."""
 
     def __init__(self, reason: str, agreement: Agreement) -> None:
-        """Keep the figures beside the reason."""
+        """Store the reason and the figures."""
         super().__init__(reason)
         self.agreement = agreement

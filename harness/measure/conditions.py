@@ -1,8 +1,8 @@
-"""What is held while a device is measured, and undone afterwards whatever happens.
+"""Apply the conditions of a measurement to a device, and undo them afterwards.
 
-The governor is pinned and launches are placed on the fastest processors; a launch waits until the
-device is cool, or the device is heated to a plateau first; the device's meter is open. What a
-device cannot do is left out, and its launches' flags say so.
+The governor is pinned and launches run on the fastest processors. A launch waits until the device
+is cool, or the device is heated to a constant temperature first. A condition that the device does
+not support is skipped, and the launches are flagged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.types import DEFAULT_CONDITIONS, Conditions, LaunchOrder, Profile, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitClock:
-    """The clock that waiting is measured with; tests replace it."""
+    """The clock and the sleep function of waits; tests replace them."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -31,7 +31,7 @@ REAL_TIME = WaitClock()
 
 @dataclass(slots=True, kw_only=True)
 class HeldConditions:
-    """The conditions of one device. `settle` before each launch, `undo` at the end."""
+    """The conditions of one device: call `settle` before each launch and `undo` at the end."""
 
     session: Session
     wanted: Conditions = DEFAULT_CONDITIONS
@@ -44,7 +44,7 @@ class HeldConditions:
 
     @property
     def pinned_mhz(self) -> float | None:
-        """The frequency that the governor holds; None if it holds none."""
+        """The frequency that the governor holds; None if it is not constant."""
         return self._pin.pinned_mhz if self._pin else None
 
     @property
@@ -53,7 +53,7 @@ class HeldConditions:
         return self._pin is not None and self._pin.fixed_performance
 
     def settle(self) -> None:
-        """Pin on the connection there is now, and note the idle temperature.
+        """Pin the governor on the current connection, and read the idle temperature once.
 
         Raises TransportError if the device cannot be reached.
         """
@@ -73,19 +73,19 @@ class HeldConditions:
             self._pin = pinning.GovernorPin(transport)
 
     def wait(self, until: float = math.inf) -> tuple[str, ...]:
-        """Wait until the device is cool, at most until then; return the launch's flags."""
+        """Wait until the device is cool, at most until `until`; return the launch's flags."""
         self._reported = False
         return self._cooling.wait(until) if self._cooling else ()
 
     def place(self, order: LaunchOrder) -> LaunchOrder:
-        """Choose the processors of a launch."""
+        """Return the order with the processors that the launch runs on."""
         if not self.wanted.pin or not self.session.dialect.can.places:
             return order
         chosen = pinning.processors(self.session.facts, order.threads)
         return replace(order, processors=chosen)
 
     def undo(self) -> None:
-        """Restore what was changed; never raises."""
+        """Restore the device's settings; never raises."""
         self._unpin()
 
     def _unpin(self) -> None:

@@ -1,4 +1,4 @@
-"""The one place that turns an error into an outcome's failure, and a cell that needs no launch to fail."""
+"""Turn errors into failures of outcomes, and find the cells that fail without a launch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ def failure_of(error: HarnessError) -> Failure:
 
 
 def refused(cell: Cell, profile: Profile | None) -> Failure | None:
-    """Say why a cell needs no launch to fail: not built, no such target, too much accuracy lost."""
+    """Return why a cell fails without a launch, else None.
+
+    Its variant was not built, the profile does not have its target, or it lost too much accuracy.
+    """
     if isinstance(cell.variant, Failure):
         return cell.variant
     if profile and cell.target not in profile.targets:

@@ -1,6 +1,6 @@
-"""Who has a device: wait until it is free, take it, release it.
+"""Wait for a device's lease, take it and release it.
 
-The lease itself is kept on the device by the dialect (`protocols.Leasing`); here is the waiting.
+The dialect keeps the lease itself on the device (`protocols.Leasing`); this module waits for it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a device: while another user holds the lease, and while it is away."""
+    """How long to wait for a device while another user holds its lease, and while it is away."""
 
     seconds: float = 0.0
-    """For the lease of another user."""
+    """Wait at most this long for the lease of another user."""
     emit: Emit = ignore
-    """Gets a `Waiting` event when waiting for a lease begins."""
+    """Receives a `Waiting` event when waiting for a lease begins."""
     over: threading.Event = field(default_factory=threading.Event)
-    """Set to end all waiting."""
+    """Set it to end all waiting."""
     away_seconds: float = PATIENCE_SECONDS
-    """For a device that answered once and went away."""
+    """Wait at most this long for a device that answered once and went away."""
 
 
 def wait_until_free(dialect: Dialect, device: str, patience: Patience) -> None:
-    """Return when no other user holds the lease; raises LeaseError after the patience."""
+    """Return when no other user holds the lease; raises LeaseError if the patience runs out."""
     if not isinstance(dialect, Leasing):
         return
     deadline = time.monotonic() + patience.seconds
@@ -51,10 +51,10 @@ def wait_until_free(dialect: Dialect, device: str, patience: Patience) -> None:
 
 
 def hold(dialect: Dialect, device: str, patience: Patience) -> None:
-    """Take the device for this controller alone; raises LeaseError after the patience.
+    """Take the device's lease for this controller; raises LeaseError if the patience runs out.
 
-    Held until `release` or the dialect's `close`, and renewed meanwhile. A device that other hosts
-    cannot reach has no lease to take.
+    The lease is renewed until `release` or the dialect's `close`. A device that other hosts cannot
+    reach has no lease, and nothing is done.
     """
     if not isinstance(dialect, Leasing):
         return
@@ -64,7 +64,7 @@ def hold(dialect: Dialect, device: str, patience: Patience) -> None:
         try:
             dialect.hold()
         except LeaseError:
-            # Another user was faster.
+            # Another user took the lease after the wait.
             if time.monotonic() >= deadline:
                 raise
         else:
@@ -72,6 +72,6 @@ def hold(dialect: Dialect, device: str, patience: Patience) -> None:
 
 
 def release(dialect: Dialect) -> None:
-    """Let other users have the device; never raises."""
+    """Release the device's lease; never raises."""
     if isinstance(dialect, Leasing):
         dialect.release()

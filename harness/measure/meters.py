@@ -1,7 +1,7 @@
-"""A device's meter while the device is measured: opened once, read over each launch.
+"""Read a device's meter during each timed launch.
 
-`[device.NAME] meter` names a plug-in of the group `harness.meters`. Its samples are stored with the
-launch that they were read over, as series of their own.
+`[device.NAME] meter` names a plug-in of the group `harness.meters`. The meter is opened once per
+device. Its samples are stored with the launch during which they were read, as separate series.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from harness.types import Device, LaunchOrder, Samples
 
 @dataclass(slots=True)
 class Metered:
-    """What the meter read over one launch."""
+    """The meter's samples of one launch."""
 
     samples: tuple[Samples, ...] = ()
 
 
 @dataclass(slots=True)
 class OpenMeters:
-    """The meter of one device, if it has one that is installed."""
+    """The meter of one device; does nothing if the device has none or it is not installed."""
 
     device: Device
     _meter: Meter | None = field(default=None, init=False)
     _emit: Emit | None = field(default=None, init=False)
 
     def open(self, session: Session, emit: Emit) -> None:
-        """Open the meter that the farm names; one that is not installed or fails is reported."""
+        """Open the meter that the farm names; report it if it is not installed or fails to open."""
         self._emit = emit
         name = self.device.meter
         if name is None:
@@ -47,7 +47,7 @@ class OpenMeters:
 
     @contextmanager
     def over(self, order: LaunchOrder) -> Iterator[Metered]:
-        """Read the meter over a timed launch; a meter that fails costs its samples, not the launch."""
+        """Read the meter during a timed launch; if it fails, only its samples are lost."""
         found = Metered()
         meter = self._meter if order.kind == "timed" else None
         if meter is None:

@@ -1,7 +1,7 @@
-"""Pairs of a gate: which blocks count, and when there are enough of them.
+"""The pairs of a gate: which blocks count, and when there are enough of them.
 
-The measuring half of a comparison's rules, asked after every block; what the pairs say in the end
-is gate/verdicts.py. Pure functions: nothing here measures. Reasons: docs/gate-statistics.md.
+The gate applies these rules after each block; gate/verdicts.py judges the pairs at the end. Pure
+functions that measure nothing. The reasons are in docs/gate-statistics.md.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MAX_PAIRS = 20
 WANTED_HALF_WIDTH = 0.015
 """On the log scale: 1.5 %."""
 
-MOST_DISCARDED = 0.2
-"""A larger share of dropped blocks is a device that was not fit to be measured."""
+MAX_DISCARDED = 0.2
+"""With a larger share of dropped blocks, the device was not fit to be measured."""
 
 PINNED_SHARE = 0.98
-MOST_RISE_CELSIUS = 10.0
+MAX_RISE_CELSIUS = 10.0
 CURRENT_THROTTLE_BITS = 0x0000F
 SINCE_BOOT_THROTTLE_BITS = 0xF0000
 """`vcgencmd get_throttled`: under-voltage, frequency capped, throttled, soft temperature limit."""
@@ -30,13 +30,13 @@ SINCE_BOOT_THROTTLE_BITS = 0xF0000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One block: the quantile of A's launch and of B's, in one unit, lower is better."""
+    """The quantiles of A's and B's launch in one block, in the same unit; lower is better."""
 
     block: int
     a: float
     b: float
     discarded: str | None = None
-    """Why the block does not count (:func:`discard_reason`); never its values."""
+    """Why the block does not count (:func:`discard_reason`); never because of its values."""
 
 
 def discard_reason(
@@ -45,14 +45,15 @@ def discard_reason(
     reference: Covariates | None = None,
     pinned_mhz: float | None = None,
 ) -> str | None:
-    """Say why a block must be dropped whole, or None. Looks at covariates only, never at values.
+    """Return why a whole block must be dropped, or None; uses only covariates, never values.
 
-    `block` holds (before, after) of its launches in the order they ran; `reference` is the device
-    at the start of the gate (with a soak, at the plateau), by default the block's first reading.
-    Dropped for: a current throttle or under-voltage bit that the reference did not have, or a
-    since-boot bit that came up inside the block; a launch whose median frequency is under 98 % of
-    `pinned_mhz`; Android thermal status of 1 or more; a rise of more than 10 degC inside the block.
-    What a device cannot tell is not held against it.
+    `block` has the (before, after) covariates of its launches in the order they ran. `reference`
+    has the covariates at the start of the gate (with a soak, at the constant temperature); the
+    default is the block's first reading. A block is dropped for: a current throttle or
+    under-voltage bit that the reference does not have, or a since-boot bit that was set inside the
+    block; a launch whose median frequency is under 98 % of `pinned_mhz`; Android thermal status of
+    1 or more; a rise of more than 10 degC inside the block. A covariate that the device does not
+    report drops no block.
     """
     readings = [reading for launch in block for reading in launch]
     bits = [reading.throttled for reading in readings if reading.throttled is not None]
@@ -70,7 +71,7 @@ def discard_reason(
         if pinned_mhz and speeds and statistics.median(speeds) < PINNED_SHARE * pinned_mhz:
             return f"frequency {statistics.median(speeds):.0f} of {pinned_mhz:.0f} MHz pinned"
     celsius = [one.temperature_c for one in readings if one.temperature_c is not None]
-    if celsius and max(celsius) - celsius[0] > MOST_RISE_CELSIUS:
+    if celsius and max(celsius) - celsius[0] > MAX_RISE_CELSIUS:
         return f"{max(celsius) - celsius[0]:.0f} degC warmer inside the block"
     return None
 
@@ -88,29 +89,29 @@ def needs_more(
     max_pairs: int = MAX_PAIRS,
     half_width: float = WANTED_HALF_WIDTH,
 ) -> bool:
-    """Say whether to measure another pair: ask after every block.
+    """Whether to measure another pair; call it after each block.
 
-    6 pairs, then 2 more at a time (a block and its mirror) until the half-width of the 95 %
-    interval is at most `half_width` and at most 20 % of the blocks are dropped ones, or
-    `max_pairs` blocks were spent, dropped ones included. Stops on width, never on what the
-    difference is. Stops early only where no verdict can come any more: more blocks dropped than
-    20 % of `max_pairs`, or a value that is not a number.
+    True up to 6 pairs, then for 2 more at a time (a block and its mirror) until the half-width of
+    the 95 % interval is at most `half_width` and at most 20 % of the blocks were dropped, or until
+    `max_pairs` blocks were measured, dropped ones included. The decision uses the width, never the
+    difference itself. It stops early only if no verdict is possible any more: more blocks were
+    dropped than 20 % of `max_pairs`, or a value is not a number.
     """
     if len(pairs) >= max_pairs:
         return False
     used = [pair for pair in pairs if pair.discarded is None]
     dropped = len(pairs) - len(used)
-    if dropped > MOST_DISCARDED * max_pairs:
+    if dropped > MAX_DISCARDED * max_pairs:
         return False
     try:
         differences = log_differences(used)
     except ValueError:
         return False
-    if len(used) < FIRST_PAIRS or len(pairs) % 2 or dropped > MOST_DISCARDED * len(pairs):
+    if len(used) < FIRST_PAIRS or len(pairs) % 2 or dropped > MAX_DISCARDED * len(pairs):
         return True
     return paired.half_width(differences) > half_width
 
 
 def log_differences(pairs: Sequence[Pair]) -> list[float]:
-    """Return ln(b / a) of each pair; ValueError names a value that has no logarithm."""
+    """Return ln(b / a) of each pair; raises ValueError naming a value without a logarithm."""
     return paired.log_ratios([pair.a for pair in pairs], [pair.b for pair in pairs])

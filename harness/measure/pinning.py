@@ -1,9 +1,8 @@
-"""Hold a device's processors still while it is measured, where that is allowed; always undone.
+"""Pin a device's processor frequency while it is measured, if that is allowed, and restore it.
 
-The frequency governor is pinned, and Android's fixed-performance mode switched on, by a small shell
-program that lives on the device as long as its
-stdin is open: it is told to restore, or it sees the end of its stdin when the controller was killed
-or the link was lost, and restores all the same.
+A small shell program on the device pins the frequency governor and turns on Android's
+fixed-performance mode. It runs as long as its stdin is open and then restores the old settings. So
+they are also restored if the controller is killed or the connection is lost.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from harness.types import DeviceFacts
 
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"
 ANDROID_CMD = "/system/bin/cmd"
-"""What talks to Android's services; nowhere else is there one at this path."""
+"""Calls Android's services; only Android has a program at this path."""
 
 _ANSWER_SECONDS = 10.0
 _AT_FULL_SPEED = 0.98
 _SPEED = re.compile(r"^speed ([0-9]{1,12}) ([0-9]{1,12})$", re.MULTILINE)
-_MOST_TEXT = 1 << 16
+_MAX_TEXT = 1 << 16
 
 _SCRIPT = r"""
 trap '' HUP INT TERM
@@ -53,30 +52,30 @@ echo restored
 
 
 def processors(facts: DeviceFacts, threads: int) -> tuple[int, ...]:
-    """Choose which processors launches with this many threads run on: the fastest the device names.
+    """Choose the processors for launches with this many threads: the fastest that the device lists.
 
-    Several threads get a processor each. Empty where the device names none or fewer than there are
-    threads, and for one thread on one processor: then there is nothing to choose.
+    Each of several threads gets its own processor. Empty if the device lists no processors or fewer
+    than threads, and for one thread on one processor, since there is then no choice.
     """
     usable = facts.processors
     return usable[:threads] if len(usable) >= max(threads, 2) else ()
 
 
 class GovernorPin:
-    """Governors at `performance`, Android's fixed-performance mode on, until it is closed."""
+    """Holds governors at `performance` and Android's fixed-performance mode on until closed."""
 
     def __init__(
         self, transport: Transport, folder: str = CPUFREQ, android_cmd: str = ANDROID_CMD
     ) -> None:
-        """Pin what may be pinned; raises TransportError where the device cannot be reached.
+        """Pin what the device allows; raises TransportError if it cannot be reached.
 
-        A transport that runs no commands has no shell at its other end, so nothing is pinned.
+        Nothing is pinned over a transport that runs no commands.
         """
         self.transport = transport
         self.pinned_mhz: float | None = None
-        """The frequency it stands at, where it does: a processor with a turbo does not."""
+        """The pinned frequency; None if it varies, as on a processor with a turbo."""
         self.fixed_performance = False
-        """Whether Android promised a sustained clock (`set-fixed-performance-mode-enabled`)."""
+        """Whether Android accepted `set-fixed-performance-mode-enabled`, a sustained clock."""
         self._channel: Channel | None = None
         if not isinstance(transport, Commands):
             return
@@ -86,7 +85,7 @@ class GovernorPin:
         except TransportError:
             raise
         except HarnessError:
-            # No shell, so nothing was pinned; the launches say `uncontrolled`.
+            # No shell, so nothing was pinned; the launches are flagged `uncontrolled`.
             self._forget()
             return
         self.fixed_performance = "fixed" in answer.split()
@@ -95,24 +94,27 @@ class GovernorPin:
             self.pinned_mhz = max(most for _, most in pairs) / 1000
 
     def close(self) -> None:
-        """Restore what was there; never raises."""
+        """Restore the old settings; never raises."""
         if self._channel is not None:
             with suppress(HarnessError):
                 self._channel.send(b"\n")
                 self._until("restored")
         self._forget()
 
-    def _until(self, word: str) -> str:
+    def _until(self, answer: str) -> str:
         assert self._channel is not None
         deadline = time.monotonic() + _ANSWER_SECONDS
         text = ""
-        while word not in text.split():
+        while answer not in text.split():
             data = self._channel.read(deadline)
             if not data:
                 raise HarnessError(f"the shell that pins the governor ended early: {text!r}")
             text += data.decode("utf-8", "replace")
-            if len(text) > _MOST_TEXT:
-                raise HarnessError(f"the shell that pins the governor said {text[:80]!r} and more")
+            if len(text) > _MAX_TEXT:
+                raise HarnessError(
+                    f"the shell that pins the governor printed over {_MAX_TEXT} characters: "
+                    f"{text[:80]!r}..."
+                )
         return text
 
     def _forget(self) -> None:

@@ -1,6 +1,6 @@
-"""A plan and a farm to cells: decide what is wanted as data, build the variants, bind them.
+"""Turn a plan and a farm into cells: decide what to measure as data, build the variants, bind them.
 
-Deciding asks nothing of any device and builds nothing, so a dry run prints exactly what a run does.
+Deciding contacts no device and builds nothing, so a dry run prints exactly what a run does.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from harness.types import (
 )
 
 BuildKey = tuple[str, str, str]
-"""What a build is of: model, recipe and target, by name. All devices that share it share its file."""
+"""The names of a build's model, recipe and target. All devices with the same key share its file."""
 
 Built = Mapping[BuildKey, tuple[build.BuildRequest, Variant | Failure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCell:
-    """One model, recipe, target, device and number of threads: a cell before its variant."""
+    """One model, recipe, target, device and number of threads: a cell without its variant."""
 
     model: ModelSource
     recipe: Recipe
@@ -44,23 +44,23 @@ class PlannedCell:
 
     @property
     def build(self) -> BuildKey:
-        """The build that its variant comes from."""
+        """The key of the build that makes its variant."""
         return self.model.name, self.recipe.name, self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """What a plan comes to on a farm: every wanted row, and the devices they are for."""
+    """A plan expanded over a farm: every cell to measure, and the devices."""
 
     plan: Plan
     devices: tuple[Device, ...]
     combinations: tuple[PlannedCell, ...]
     default_targets: Mapping[str, str] = field(default_factory=dict)
-    """What a recipe without `@target` is built for, by device."""
+    """The target of a recipe without `@target`, by device name."""
 
     @property
     def requests(self) -> list[build.BuildRequest]:
-        """The builds it takes, each once."""
+        """The builds that the cells need, each once."""
         wanted = {
             item.build: build.BuildRequest(model=item.model, recipe=item.recipe, target=item.target)
             for item in self.combinations
@@ -71,10 +71,10 @@ class Decided:
 def decide(
     plan: Plan, farm: farms.Farm, *, devices: Sequence[str] = (), recipes: Sequence[str] = ()
 ) -> Decided:
-    """Expand a plan over a farm; `devices` and `recipes` narrow it where given.
+    """Expand a plan over a farm; `devices` and `recipes` restrict it if they are given.
 
     Raises ConfigError for a selector or a recipe that matches nothing, an unknown step, a wrong
-    parameter, a device that nothing of this version can reach or speak with.
+    parameter, or a device that no installed transport or dialect supports.
     """
     if recipes:
         plan = _only_recipes(plan, recipes)
@@ -83,7 +83,7 @@ def decide(
     for model in plan.models:
         if not model.recipes:
             raise ConfigError(
-                f"model {model.source.name}: the plan only says what to search "
+                f"model {model.source.name}: the plan has only a [search] "
                 "(`edge-harness search`); to run it, name recipes in run.recipes"
             )
         for recipe in model.recipes:
@@ -107,7 +107,7 @@ def decide(
 
 
 def default_target(device: Device, known: Mapping[str, Profile]) -> str:
-    """Return what a recipe without `@target` is built for on a device, as its profile says."""
+    """Return the target of a recipe without `@target` on a device, from the device's profile."""
     profile = known.get(device.profile)
     return profile.default_target if profile else build.DEFAULT_TARGET
 
@@ -115,7 +115,7 @@ def default_target(device: Device, known: Mapping[str, Profile]) -> str:
 def _with_targets(
     combinations: Iterable[plans.Combination], defaults: Mapping[str, str]
 ) -> Iterator[PlannedCell]:
-    """Say which target each combination is built for; a model's file is looked into once."""
+    """Yield each combination with its target; each model's file is inspected once."""
     own: dict[tuple[str, str], str | None] = {}
     for item in combinations:
         key = (item.model.name, item.recipe.name)
@@ -152,7 +152,7 @@ def build_all(
     on_event: Callable[[BuildProgress], None],
     workers: int | None = None,
 ) -> Iterator[tuple[build.BuildRequest, Variant | Failure]]:
-    """Build every variant, in parallel; one that cannot be built is its Failure."""
+    """Build every variant in parallel; for one that cannot be built, yield its Failure."""
     for request, result in build.build_all(
         requests, cache=cache, workers=workers, seed=seed, on_event=on_event
     ):
@@ -167,7 +167,7 @@ def bind(
     built: Built,
     inputs: Path,
 ) -> tuple[Cell, ...]:
-    """Make the cells; the inputs of each variant's check before timing are written to `inputs`."""
+    """Make the cells; write the inputs of each variant's output check to the folder `inputs`."""
     checks: dict[str, tuple[str, tuple[str, ...]]] = {}
     cells = []
     plan = decided.plan
@@ -175,7 +175,7 @@ def bind(
         request, variant = built[item.build]
         path: str | None = None
         flags: tuple[str, ...] = ()
-        if isinstance(variant, Variant) and reference.on_host(variant):
+        if isinstance(variant, Variant) and reference.host_file(variant):
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:
                 checks[key] = _check_inputs(request, variant, inputs, plan.seed)
@@ -206,9 +206,9 @@ def _check_inputs(
 
 
 def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path) -> list[Cell]:
-    """Bind a stored run's cells to the files the run kept and to inputs made again.
+    """Bind a stored run's cells to the files that the run kept, and to inputs that are made again.
 
-    The kept bytes are what was measured; nothing is built anew for them.
+    The run measured the kept files, so nothing is built again.
     """
     requests = {(r.model.name, r.recipe.name): r for r in decided.requests}
     made = []

@@ -1,7 +1,7 @@
-"""The loop: cells to outcomes.
+"""The measuring loop: turn cells into outcomes.
 
-`run` is a generator, so progress, storing and testing use the same thing. The work of one machine is
-done in order; a machine is never used by two works at once.
+`run` is a generator, which progress, storing and tests all use. The work of one machine is done in
+order, so two measurements never use one machine at the same time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DEFAULT_ENGINE = "threads"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What an earlier, interrupted run already has."""
+    """The launches that an earlier, interrupted run already has."""
 
     launches: Mapping[str, Sequence[Launch]] = field(default_factory=dict)
     """By cell id, without samples."""
@@ -65,10 +65,10 @@ def run(
     conditions: Conditions = DEFAULT_CONDITIONS,
     engine: Engine | None = None,
 ) -> Iterator[Outcome]:
-    """Yield one outcome for every cell, as they are known; closes the sessions at the end.
+    """Yield one outcome per cell as soon as it is known; close the sessions at the end.
 
-    Every event is emitted before its outcome is yielded. Devices that are one machine (the same
-    identity behind two addresses) are measured one after the other.
+    Each outcome is emitted before it is yielded. Devices that are one machine (two addresses with
+    the same identity) are measured one after the other.
     """
     by_device: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -101,7 +101,7 @@ def run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwayWork:
-    """Cells of a device that could not be reached: each gets its failure."""
+    """The cells of a device that could not be reached; each gets the failure."""
 
     cells: tuple[Cell, ...]
     failure: Failure
@@ -115,18 +115,18 @@ class AwayWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceWork:
-    """All cells of one device, as data: measured by calling it, in whatever process."""
+    """All cells of one device, as data. Call it to measure them, in any process."""
 
     device: Device
     ticket: str | None = None
-    """Of a session of the process that made the work."""
+    """The ticket of a session in the process that made this work."""
     profile: Profile | None = None
     cells: tuple[Cell, ...]
     conditions: Conditions = DEFAULT_CONDITIONS
     done: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
     """Launches that an earlier run stored, by cell id."""
     wait_seconds: float = 0.0
-    """For the lease of another user, if the session is opened here."""
+    """How long to wait for the lease of another user if this work opens the session."""
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
         """Measure the cells, one launch at a time; emit each outcome as it is known."""
@@ -149,7 +149,7 @@ class DeviceWork:
 
 @dataclass(slots=True, kw_only=True)
 class _Measuring:
-    """The state of a DeviceWork while it is done."""
+    """The state of a DeviceWork in progress."""
 
     work: DeviceWork
     bench: Bench
@@ -157,7 +157,7 @@ class _Measuring:
     agreements: dict[str, Agreement] = field(default_factory=dict)
     loops: dict[str, int] = field(default_factory=dict)
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What the timed launches of a cell are flagged with."""
+    """The flags of the timed launches, by cell id."""
     live: dict[str, Cell] = field(default_factory=dict)
 
     def measure(self) -> None:
@@ -181,7 +181,7 @@ class _Measuring:
                 if turn.cell.id in self.live:
                     self._attempt(turn.cell, functools.partial(self._timed, turn))
         except HarnessError as error:
-            # Of the device: a cell's own trouble ended only that cell.
+            # An error of the device ends all its cells; a cell's own error ended only that cell.
             for cell in list(self.live.values()):
                 self._fail(cell, error)
         for cell in list(self.live.values()):
@@ -198,7 +198,7 @@ class _Measuring:
     # --- one cell -------------------------------------------------------------------------
 
     def _attempt(self, cell: Cell, action: Callable[[Cell], None]) -> None:
-        """Do one thing for a cell; its failure ends the cell, never the device."""
+        """Run an action for a cell; its failure ends the cell but not the device's work."""
         try:
             self.bench.recovering(lambda: action(cell))
         except (TransportError, LeaseError):
@@ -208,10 +208,10 @@ class _Measuring:
             self.bench.recover(error)
 
     def _prepare(self, cell: Cell) -> None:
-        """Check the outputs, measure memory, find the inner loop: each in its own process.
+        """Check the outputs, measure memory and choose the inner loop, each in its own process.
 
-        A memory launch runs a few inferences anyway; the fastest of them is pilot enough. Without
-        one there is a launch of its own.
+        The fastest inference of a memory launch serves as the pilot. Without a memory launch, a
+        separate pilot launch is made.
         """
         self._check(cell)
         inference_ns = None
@@ -219,7 +219,7 @@ class _Measuring:
         if ("bare", 0) not in have and not self._bare_known(cell):
             self._optional(cell, blocks.bare(cell))
         if ("cpu", 0) not in have:
-            self._beside_the_cpu(cell)
+            self._time_on_cpu(cell)
         for block in range(cell.dose.memory_launches):
             if ("memory", block) not in have:
                 launch = self._optional(cell, blocks.memory(cell, block))
@@ -228,16 +228,19 @@ class _Measuring:
         if timed:
             self.loops[cell.id] = timed[0].inner_loop
         elif not self.bench.session.dialect.can.samples:
-            # A summary is the tool's own; there is no loop of ours in it.
+            # The tool reports a summary of its own loop, so there is no inner loop of ours.
             self.loops[cell.id] = 1
         else:
             if inference_ns is None:
                 inference_ns = self.bench.pilot(cell, blocks.pilot(cell))
             self.loops[cell.id] = blocks.inner_loop(inference_ns, cell.dose.scenario)
 
-    def _beside_the_cpu(self, cell: Cell) -> None:
-        """Time an accelerator's file on the device's CPU, if that runs it: it may look just alike."""
-        if cell.target in CPU_TARGETS or not reference.runs_here(blocks.built(cell)):
+    def _time_on_cpu(self, cell: Cell) -> None:
+        """Time an accelerator's file on the device's CPU as well, if the CPU can run it.
+
+        If both times are alike, the file may not have run on the accelerator.
+        """
+        if cell.target in CPU_TARGETS or not reference.runs_on_host(blocks.built(cell)):
             return
         try:
             self._optional(cell, blocks.companion(cell))
@@ -264,7 +267,7 @@ class _Measuring:
             self.flags[cell.id] = (OUTPUTS_UNCHECKED,)
 
     def _soak(self) -> None:
-        """Heat the device with the first cell until its latency no longer moves."""
+        """Heat the device with the first cell until its latency is constant."""
         if self.work.conditions.thermal != "soak" or not self.live:
             return
         cell = next(iter(self.live.values()))
@@ -289,7 +292,7 @@ class _Measuring:
         self.launches[cell.id].append(replace(launch, samples=()))
         verdict = judge(cell, [launch])
         if verdict is not None and not verdict.shown:
-            # No later launch can make a number of it.
+            # No later launch can make the row valid.
             kind = FellBack if verdict.status == "fell_back" else Unproven
             raise kind(verdict.reason)
 

@@ -1,4 +1,4 @@
-"""A plan to a stored run: decide, build, connect, record, measure; or go on with a stored one."""
+"""Make a stored run from a plan: decide, build, connect, record, measure; or resume a stored run."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ from harness.records.store.recorder import Recorder
 from harness.types import Cell, Device, Failure, Outcome, Plan, Variant
 
 DEAD_HOLDER_SECONDS = 35.0
-"""Just longer than a lease lives after its holder died; short runs follow each other at once."""
+"""Slightly longer than a lease lasts after its holder died, so that short runs can follow at once."""
 
 Live = Mapping[str, sessions.Session | HarnessError]
 
 
 class Progress(Protocol):
-    """Gets every event of a build, a run or a gate; harness.present.screen has one for people."""
+    """Receives every event of a build, a run or a gate; harness.present.screen shows them."""
 
     def __call__(self, event: Event) -> None:
-        """Take an event; called from several threads."""
+        """Handle an event; called from several threads."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End; no more events follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a run is made, beside its plan."""
+    """The options of a run that are not in its plan."""
 
     resume: str | None = None
-    """A stored run to go on with."""
+    """The stored run to resume."""
     retry_failed: bool = False
     wait: bool | None = None
-    """For the lease of another user: None 35 s, True as long as it takes, False not at all."""
+    """How long to wait for the lease of another user: None 35 s, True without limit, False not."""
     engine: str = loop.DEFAULT_ENGINE
     progress: Progress | None = None
 
     @property
     def emit(self) -> Emit:
-        """Whoever gets the events."""
+        """The receiver of the events."""
         return self.progress or ignore
 
 
 class Run(Iterator[Outcome]):
-    """A run that goes on: iterate it for the outcomes; each is stored before it is given.
+    """A run in progress: iterate over it for the outcomes; each is stored before it is yielded.
 
-    Closing it early (a `with` left, Ctrl-C) stops the devices and keeps what is stored, so that
-    `run(..., resume=id)` goes on.
+    Closing it early (leaving its `with` block, Ctrl-C) stops the devices and keeps what is stored;
+    `run(..., resume=id)` continues it.
     """
 
     def __init__(
         self, writer: store.RunWriter, outcomes: Iterator[Outcome], progress: Progress | None
     ) -> None:
-        """Made by :func:`start`."""
+        """Take the parts of the run; use :func:`start` to make one."""
         self._store = store.Store(writer.path.parent)
         self._writer = writer
         self._outcomes = outcomes
@@ -84,7 +84,7 @@ class Run(Iterator[Outcome]):
         return self._writer.path
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block closes it."""
+        """Return the run itself; the end of the block closes it."""
         return self
 
     def __exit__(
@@ -93,7 +93,7 @@ class Run(Iterator[Outcome]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop what still goes on and close the store."""
+        """Stop the devices and close the store."""
         self.close()
 
     def __next__(self) -> Outcome:
@@ -118,29 +118,29 @@ class Run(Iterator[Outcome]):
             self._progress.close()
 
     def closing(self) -> str:
-        """Say where the run is and what can be asked of it."""
+        """Return the text that a command prints at the end: the run's folder and the next commands."""
         return (
             f"run {self.id} in {self.path}\n"
-            f"edge-harness report {self.id} writes its page; run PLAN --resume {self.id} goes on"
+            f"edge-harness report {self.id} writes its page; run PLAN --resume {self.id} continues it"
         )
 
     def rows(self) -> list[table.Row]:
-        """Return the table so far, from the stored samples."""
+        """Return the rows so far, computed from the stored samples."""
         return table.rows(self._store.open(self.id))
 
 
 def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Run:
-    """Build every variant, connect to the devices and start measuring; or go on with a stored run.
+    """Build every variant, connect to the devices and start measuring; or resume a stored run.
 
-    Raises ConfigError and StoreError before anything is built; a device that is away or a variant
-    that cannot be built is an outcome with a failure.
+    Raises ConfigError and StoreError before anything is built. If a device is away or a variant
+    cannot be built, its outcomes have a failure.
     """
     runs = store.Store(folder or assets.results_folder())
     runs.check_writable()
     if options.resume:
         return _resumed(runs.resume(options.resume, decided.plan.digest), decided, options)
     if options.retry_failed:
-        raise ConfigError("--retry-failed goes with --resume RUN")
+        raise ConfigError("--retry-failed needs --resume RUN")
     built = build_variants(decided, options.emit)
     cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
     live = sessions.open_all(decided.devices, patience(decided.plan, options.wait, options.emit))
@@ -168,7 +168,7 @@ class _Started:
 
 
 def _resumed(writer: store.RunWriter, decided: prepare.Decided, options: Options) -> Run:
-    """Go on with a stored run: its own cells and kept files, only what is missing."""
+    """Resume a stored run: use its cells and kept files, and measure only what is missing."""
     done = writer.done
     ended = {
         cell_id
@@ -214,13 +214,13 @@ def _measure(started: _Started, options: Options) -> Run:
 
 
 def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FBT001 - as the option
-    """Return how long to wait for a device: for a lease as `wait` says, while away as the plan says."""
+    """Return how long to wait: for a lease by `wait`, for a device that is away by the plan."""
     seconds = {None: DEAD_HOLDER_SECONDS, True: math.inf, False: 0.0}[wait]
     return Patience(seconds, emit, away_seconds=plan.patience_seconds)
 
 
 def build_variants(decided: prepare.Decided, emit: Emit) -> prepare.Built:
-    """Build what a decided plan takes, each build once; a failed one is its Failure."""
+    """Build the variants of a decided plan, each build once; for a failed one return its Failure."""
     built = prepare.build_all(
         decided.requests,
         cache=assets.cache_folder() / "build",
@@ -234,7 +234,7 @@ def build_variants(decided: prepare.Decided, emit: Emit) -> prepare.Built:
 
 
 def device_records(devices: Iterable[Device], live: Live) -> dict[str, store.DeviceRecord]:
-    """Return for every device its facts, or why it could not be reached."""
+    """Return the record of each device: its facts, or why it could not be reached."""
     made = {}
     for device in devices:
         session = live[device.name]
@@ -247,7 +247,7 @@ def device_records(devices: Iterable[Device], live: Live) -> dict[str, store.Dev
 
 
 def dry_run(decided: prepare.Decided) -> list[dict[str, object]]:
-    """Return the cells a plan comes to, as plain rows."""
+    """Return the cells of a decided plan as plain rows."""
     return [
         {
             "model": item.model.name,
@@ -263,7 +263,7 @@ def dry_run(decided: prepare.Decided) -> list[dict[str, object]]:
 
 
 def farm_of(farm: farms.Farm | Path | None, plan: Plan | None = None) -> farms.Farm:
-    """Find and read the farm as docs/plans.md says; `this-machine` is always in it."""
+    """Find and read the farm file in the order of docs/plans.md; always contains `this-machine`."""
     if isinstance(farm, farms.Farm):
         return farm
     return farms.load(farm, plan.path.parent if plan and plan.path else None)

@@ -1,4 +1,4 @@
-"""Which device does what next: machines side by side, the work of one machine in order."""
+"""Schedule the work of all devices: machines in parallel, the work of one machine in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.measure.sessions import Session
 from harness.protocols import Engine, Work
 
 STOP_SECONDS = 5.0
-"""How long a launch may go on after the work was stopped, before its connection is cut."""
+"""How long a launch may continue after the work was stopped; then its connection is cut."""
 
 E = TypeVar("E", bound=Event)
 
@@ -28,7 +28,7 @@ class _Ended:
 
 
 def machine_of(name: str, session: Session | HarnessError) -> str:
-    """Name the machine behind a device: two addresses with one identity are one."""
+    """Return the identity of a device's machine; two addresses may have the same one."""
     return session.facts.identity if isinstance(session, Session) else f"away:{name}"
 
 
@@ -39,12 +39,12 @@ def together(
     wanted: type[E],
     sessions: Mapping[str, Session | HarnessError],
 ) -> Iterator[E]:
-    """Do the work of all machines, one machine a thread; yield the events of the wanted kind.
+    """Do the work of all machines, one thread per machine; yield the events of the wanted kind.
 
-    Every event is emitted, in the thread of its machine. The work of one machine is done in order,
-    so that it is never measured twice at once. An error of a work is raised here. Left early, the
-    launches under way may end; after five seconds the sessions are cut off. Closing them is the
-    caller's.
+    Every event is emitted in the thread of its machine. The work of one machine is done in order,
+    so it is never measured twice at the same time. An error of the work is raised here. If the
+    caller stops early, the current launches may end; after five seconds the connections are cut.
+    The caller closes the sessions.
     """
     found: queue.Queue[E | _Ended] = queue.Queue()
     stop = threading.Event()
@@ -78,7 +78,7 @@ def together(
 
 @dataclass(slots=True, kw_only=True)
 class _MachineQueue(Generic[E]):
-    """The work of one machine, done in order in a thread of its own."""
+    """The work of one machine, done in order in its own thread."""
 
     share: Sequence[Work]
     engine: Engine
@@ -97,7 +97,7 @@ class _MachineQueue(Generic[E]):
                         self.found.put(event)
         except Stopped:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed whole to the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             ended.error = error
         finally:
             self.found.put(ended)
@@ -105,7 +105,7 @@ class _MachineQueue(Generic[E]):
 
 def _interrupt(sessions: Iterable[Session | HarnessError]) -> None:
     for session in sessions:
-        # A connection cut under its reader may complain; it is to be cut all the same.
+        # Closing a connection that another thread reads may raise; it must be cut anyway.
         if isinstance(session, Session):
             with suppress(OSError, KeyError, ValueError):
                 session.interrupt()

@@ -1,4 +1,4 @@
-"""A device of the farm to a live session: transport, dialect, facts. Knows how to come back."""
+"""Open a session with a device of the farm: transport, dialect, facts. A session can reconnect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from harness.types import Device, DeviceFacts, Push
 
 _MAX_BREAKS = 4
 _OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
-"""Sessions of this process by ticket, so that picklable work can name one."""
+"""Sessions of this process by ticket, so that picklable work can refer to one."""
 
 
 class Session:
-    """One device, connected: its agent runs and has answered `hello`."""
+    """A connected device: its agent runs and has answered `hello`."""
 
     def __init__(
         self,
@@ -33,11 +33,11 @@ class Session:
         dialect: OpenDialect | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """Connect, deploy the agent, say hello; raises a HarnessError if that fails.
+        """Connect, deploy the agent and send `hello`; raises a HarnessError if that fails.
 
-        A device whose lease another user holds is not disturbed: LeaseError, after the patience. The
-        lease is not taken yet: see `hold`. Without openers, they are the device's own
-        (harness.devices.opening).
+        While another user holds the lease, the device is not disturbed: raises LeaseError if the
+        patience runs out. The lease is not taken yet: see `hold`. Without openers, the session
+        uses those of the device's address and profile (harness.devices.opening).
         """
         self.device = device
         self._open_transport = transport or opening.open_transport
@@ -45,18 +45,31 @@ class Session:
         self._patience = patience or Patience()
         self._files: dict[str, Path] = {}
         self.pushed: list[Push] = []
-        """Files that were sent and not yet reported."""
-        self._was_there = False
+        """Files that were sent but not yet reported."""
+        self._has_connected = False
         self.ticket = uuid.uuid4().hex
-        """Names this session in work that is done in this process."""
+        """Identifies this session in work that runs in this process."""
         self._open()
         _OPEN[self.ticket] = self
 
-    def _open(self) -> None:
-        """Connect and start the agent; a device that answered once is waited for.
+    @classmethod
+    def adopt(
+        cls, device: Device, transport: Transport, dialect: Dialect, facts: DeviceFacts
+    ) -> Session:
+        """Make a session of a connection that is open already; `reopen` is not for it."""
+        session = cls.__new__(cls)
+        session.device, session.transport = device, transport
+        session.dialect, session.facts = dialect, facts
+        session._patience = Patience()  # noqa: SLF001 - its own
+        session._files, session.pushed = {}, []  # noqa: SLF001 - its own
+        session.ticket = uuid.uuid4().hex
+        return session
 
-        A connection that is made and breaks is made again a few times: then it is not the way to the
-        device but the device.
+    def _open(self) -> None:
+        """Connect and start the agent; retry if the device has answered before.
+
+        A connection that opens and then breaks is retried only a few times: the fault is then in
+        the device and not in the network.
         """
         deadline = time.monotonic() + self._patience.away_seconds
         pause, breaks = 0.2, 0
@@ -64,12 +77,12 @@ class Session:
             connected = False
             try:
                 self.transport: Transport = self._open_transport(self.device)
-                self._was_there = connected = True
+                self._has_connected = connected = True
                 self._greet()
             except Unreachable:
                 breaks += connected
                 late = time.monotonic() + pause >= deadline
-                if not self._was_there or late or breaks == _MAX_BREAKS:
+                if not self._has_connected or late or breaks == _MAX_BREAKS:
                     raise
                 if self._patience.over.wait(pause):
                     raise
@@ -89,31 +102,31 @@ class Session:
             raise
 
     def _hello(self) -> DeviceFacts:
-        """Ask twice where something killed the process that looks for runtimes."""
+        """Send `hello`, twice if the process that searches for runtimes was killed."""
         try:
             return self.dialect.hello()
         except Crashed:
             return self.dialect.hello()
 
     def hold(self) -> None:
-        """Take the device for this controller alone; see :func:`harness.measure.leases.hold`."""
+        """Take the lease for this controller; see :func:`harness.measure.leases.hold`."""
         leases.hold(self.dialect, self.device.name, self._patience)
 
     def release(self) -> None:
-        """Let other users have the device; never raises."""
+        """Release the lease; never raises."""
         leases.release(self.dialect)
 
     def bring(self, files: Mapping[str, Path]) -> None:
-        """Take the device and have these files (sha256 to path) there; what is there is not sent."""
+        """Take the lease and send these files (sha256 to path), except those already there."""
         self.hold()
         self._files.update(files)
         self.pushed += self.dialect.deploy(files)
 
     def reopen(self) -> None:
-        """Connect again for as long as the patience lasts; raises Unreachable with the last reason.
+        """Connect again, until the patience runs out; raises Unreachable with the last reason.
 
-        The device must say it is the same one: a board that came back under this address with
-        another identity is not the one whose numbers were asked for.
+        The device must report the same identity: a different board that answers under this
+        address must not be measured in its place.
         """
         identity = self.facts.identity
         self.close()
@@ -125,16 +138,16 @@ class Session:
             )
 
     def interrupt(self) -> None:
-        """Cut the connection from another thread: whoever waits for the device is woken up.
+        """Cut the connection from another thread; a thread that waits for the device wakes up.
 
-        No word is said to the agent, since another thread may be speaking with it; it ends with
-        its connection. `close` comes after, when that thread is done.
+        Nothing is sent to the agent, since another thread may be using the connection; the agent
+        ends with it. Call `close` after that thread has ended.
         """
         self._patience.over.set()
         self.transport.close()
 
     def close(self) -> None:
-        """End the agent and let go of the device; never raises."""
+        """End the agent and close the connection; never raises."""
         if hasattr(self, "dialect"):
             self.dialect.close()
         if hasattr(self, "transport"):
@@ -143,7 +156,7 @@ class Session:
 
 @contextmanager
 def reached(device: Device, ticket: str | None, patience: Patience | None) -> Iterator[Session]:
-    """Give the session with this ticket, or in another process one that is opened and closed here."""
+    """Yield the session with this ticket; in another process, open one and close it at the end."""
     known = _OPEN.get(ticket) if ticket else None
     if known is not None:
         yield known
@@ -158,7 +171,7 @@ def reached(device: Device, ticket: str | None, patience: Patience | None) -> It
 def open_all(
     devices: Iterable[Device], patience: Patience | None = None
 ) -> dict[str, Session | HarnessError]:
-    """Connect to every device at once; one that is away is its error, not an exception."""
+    """Connect to all devices at once; for a device that fails, return its error."""
     wanted = list(devices)
     patience = patience or Patience()
 
@@ -172,7 +185,7 @@ def open_all(
         try:
             return dict(zip((d.name for d in wanted), pool.map(connect, wanted), strict=True))
         except BaseException:
-            # A Ctrl-C; the pool waits for its threads.
+            # On Ctrl-C the pool waits for its threads, so end their waiting.
             patience.over.set()
             raise
 

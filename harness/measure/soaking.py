@@ -7,14 +7,14 @@ from harness.measure.bench import Bench
 from harness.types import Cell
 
 HOT = "hot"
-"""Flag and label of what is measured on a plateau of heat."""
+"""The flag of launches that are measured at a constant high temperature."""
 
 SOAKING = -1_000
-"""The block of launches that only heat; they are not kept."""
+"""The block number of launches that only heat the device; they are not kept."""
 
 
 def soak(bench: Bench, cell: Cell, *, loops: int, runtime: str | None = None) -> None:
-    """Launch a file until its latency no longer moves, or for ten minutes at most."""
+    """Launch a file until its latency is constant, for at most ten minutes."""
     clock = bench.timing.clock
     start = clock()
     points: list[tuple[float, float]] = []

@@ -1,6 +1,6 @@
-"""When a launch may start: cooled to near the idle temperature, or on a plateau of heat.
+"""When a launch may start: near the idle temperature, or at a constant high temperature.
 
-docs/measurement.md, step 1. What a device cannot tell is not waited for.
+See docs/measurement.md, step 1. A device that reports no temperature is not waited for.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from harness.types import ThermalPolicy
 HOT_START = "hot_start"
 SOAK_WINDOW_SECONDS = 60.0
 SOAK_SLOPE = 0.01
-"""A minute, on the log scale."""
+"""Per minute, on the log scale."""
 
 MAX_SOAK_SECONDS = 600.0
-_LEAST_POINTS = 8
+_MIN_POINTS = 8
 _POLL_SECONDS = 1.0
 _READ_SECONDS = 10.0
 _PLAUSIBLE_MILLIDEGREES = range(1, 200_000)
@@ -28,16 +28,16 @@ _READ = "cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null"
 
 
 def celsius(transport: Transport) -> float | None:
-    """Read the hottest thermal zone of a Linux device, degC; None where it has none.
+    """Read the hottest thermal zone of a Linux device, degC.
 
-    None too where the transport runs no commands. Far cheaper than asking the agent, which would
-    warm the processor up.
+    Returns None if the device has no thermal zone or the transport runs no commands. Much cheaper
+    than a request to the agent, which would heat the processor.
     """
     if not isinstance(transport, Commands):
         return None
     reply = transport.run(["sh", "-c", _READ], _READ_SECONDS)
-    words = reply.stdout.decode("ascii", "replace").split()
-    found = [int(word) for word in words if _MILLIDEGREES.fullmatch(word)]
+    texts = reply.stdout.decode("ascii", "replace").split()
+    found = [int(text) for text in texts if _MILLIDEGREES.fullmatch(text)]
     return max((milli / 1000 for milli in found if milli in _PLAUSIBLE_MILLIDEGREES), default=None)
 
 
@@ -52,7 +52,7 @@ class Cooling:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the temperature now as the idle one: make it before anything is launched."""
+        """Read the idle temperature now; create this object before the first launch."""
         self._read = read
         self._policy = policy
         self._clock = clock
@@ -60,7 +60,7 @@ class Cooling:
         self.idle = read() if policy.gate else None
 
     def wait(self, until: float = math.inf) -> tuple[str, ...]:
-        """Wait, at most as long as the policy says or `until`; the flags the launch gets."""
+        """Wait, at most as long as the policy allows or `until`; return the launch's flags."""
         if self.idle is None:
             return ()
         deadline = min(until, self._clock() + self._policy.max_wait_seconds)
@@ -68,7 +68,7 @@ class Cooling:
             now = self._read()
             if now is None:
                 return ()
-            # A device that was not idle when it was first read.
+            # The device may not have been idle at the first reading.
             self.idle = min(self.idle, now)
             if now <= self.idle + self._policy.within_celsius:
                 return ()
@@ -78,15 +78,15 @@ class Cooling:
 
 
 def on_plateau(points: Sequence[tuple[float, float]]) -> bool:
-    """Say whether (seconds, latency) have settled: less than 1 % a minute over the last minute.
+    """Whether (seconds, latency) have settled: slope under 1 % per minute over the last minute.
 
-    The slope is the least-squares line through ln latency. Under eight points, or less than a
-    minute of them, nothing has settled.
+    The slope is that of the least-squares line through ln latency. False with fewer than eight
+    points, or with points of less than a minute.
     """
     if not points or points[-1][0] - points[0][0] < SOAK_WINDOW_SECONDS:
         return False
     last = [point for point in points if point[0] >= points[-1][0] - SOAK_WINDOW_SECONDS]
-    if len(last) < _LEAST_POINTS:
+    if len(last) < _MIN_POINTS:
         return False
     minutes = [seconds / 60 for seconds, _ in last]
     logs = [math.log(value) for _, value in last]

@@ -1,1 +1,1 @@
-"""A model to variants: recipes as data, one step per file, a build cache."""
+"""Build variants of a model: recipes as data, one step per file, a build cache."""

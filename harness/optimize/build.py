@@ -1,10 +1,10 @@
-"""Models and recipes to variants: decide the work, do it in parallel workers, keep it.
+"""Build variants of models by recipes: plan the work, run it in parallel workers, cache it.
 
     for request, result in build.build_all(requests, cache=folder):
-        ...   # a Variant, or the HarnessError that kept it from being built
+        ...   # a Variant, or the HarnessError of its build
 
-What could not be built is told beside its request and holds nothing else up; run.py is where an
-error becomes an outcome's failure.
+A failed build is yielded with its request and does not stop the others; run.py turns the error into
+an outcome's failure.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ __all__ = ["BuildRequest", "build_all", "own_target", "resolve_target"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """One variant that is wanted."""
+    """One variant to build."""
 
     model: ModelSource
     recipe: Recipe
     target: str
 
 
-FINISHING: Mapping[str, str] = {"edgetpu": "edgetpu"}
-"""The step that makes a file fit for a target, by target; a recipe for the target ends with it."""
+TARGET_STEPS: Mapping[str, str] = {"edgetpu": "edgetpu"}
+"""The last step of every recipe for a target, by target."""
 
 
 DEFAULT_TARGET = "xnnpack"
-"""Of a device whose profile says nothing else."""
+"""The target of a device whose profile gives no other."""
 
 
 def resolve_target(recipe: Recipe, model: ModelSource, default: str = DEFAULT_TARGET) -> str:
     """Return the target that a recipe is built for on a device.
 
-    It is the recipe's own (`@target`); without one, that of a compiled file; else `default`, the
-    device's. A file that cannot be read has the default: its build says what is wrong with it.
+    It is the recipe's own (`@target`), else the target of a compiled file, else `default`, the
+    device's. An unreadable file has the default target; its build reports the fault.
     """
     return own_target(recipe, model) or default
 
 
 def own_target(recipe: Recipe, model: ModelSource) -> str | None:
-    """Return the target that recipe or file name themselves; None leaves it to the device."""
+    """Return the target that the recipe or the file gives; None leaves it to the device."""
     if recipe.target is not None:
         return recipe.target
     last = recipe.steps[-1].name if recipe.steps else ""
@@ -78,9 +78,9 @@ def own_target(recipe: Recipe, model: ModelSource) -> str | None:
     return None
 
 
-def finished(recipe: Recipe, target: str) -> Recipe:
-    """Return the recipe with the target's own step at its end; as_is changes nothing of a file."""
-    step = FINISHING.get(target)
+def with_target_step(recipe: Recipe, target: str) -> Recipe:
+    """Return the recipe with the target's step at its end; a recipe with as_is stays as it is."""
+    step = TARGET_STEPS.get(target)
     names = [call.name for call in recipe.steps]
     if step is None or step in names or names[-1:] == ["as_is"]:
         return recipe
@@ -96,17 +96,17 @@ def build_all(
     seed: int = 0,
     on_event: Callable[[BuildProgress], None] | None = None,
 ) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
-    """Build every request, each yielded as it finishes.
+    """Build every request and yield each as it finishes.
 
     Args:
-        requests: What is wanted; equal work is done once.
+        requests: The variants to build; equal work is done once.
         cache: Folder of the build cache, shared by every run on this machine.
-        workers: Processes at most; never more than cores.
+        workers: Maximum number of processes; never more than cores.
         check: Whether to run every built file on this host (agreement, accuracy, zstd size).
-        seed: Of random calibration, random check inputs and steps that train.
-        on_event: Told of each stage.
+        seed: Seed of random calibration, random check inputs and steps that train.
+        on_event: Called with the progress of each stage.
 
-    Raises ConfigError where the cache folder cannot be written; every other error is yielded.
+    Raises ConfigError if the cache folder cannot be written; every other error is yielded.
     """
     kept = Cache(cache)
     with Pool(workers) as pool:
@@ -116,7 +116,7 @@ def build_all(
         wanted: list[tuple[BuildRequest, Chain]] = []
         for request in requests:
             try:
-                recipe = finished(request.recipe, request.target)
+                recipe = with_target_step(request.recipe, request.target)
                 chain = graph.plan(request.model, recipe, digests=digests, seed=seed, check=check)
             except HarnessError as error:
                 yield request, error
@@ -129,12 +129,12 @@ def _run(
     wanted: list[tuple[BuildRequest, Chain]],
     cache: Cache,
     pool: Pool,
-    tell: Callable[[BuildProgress], None],
+    on_event: Callable[[BuildProgress], None],
 ) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
     nodes: dict[str, BuildNode] = {}
     for _, chain in wanted:
         nodes.update(chain.nodes)
-    schedule = Schedule(nodes, cache=cache, pool=pool, tell=tell)
+    schedule = Schedule(nodes, cache=cache, pool=pool, on_event=on_event)
     for _, chain in wanted:
         for key in chain.results:
             schedule.want(key)
@@ -146,14 +146,14 @@ def _run(
             if failed:
                 yield request, failed[0]
             elif all(key in schedule.entries for key in chain.results):
-                yield request, _fit(_variant(request, chain, schedule.entries))
+                yield request, _checked_for_gpu(_variant(request, chain, schedule.entries))
             else:
                 still.append((request, chain))
         waiting = still
 
 
-def _fit(variant: Variant) -> Variant | HarnessError:
-    """Hold a file that no step made fit against its target; what the device would refuse is not sent."""
+def _checked_for_gpu(variant: Variant) -> Variant | HarnessError:
+    """Return the variant with notes on the GPU, or the error if a GPU cannot load the file."""
     if variant.target != "gpu":
         return variant
     try:
@@ -163,11 +163,11 @@ def _fit(variant: Variant) -> Variant | HarnessError:
 
 
 def _silent(event: BuildProgress) -> None:
-    """Nobody listens."""
+    """Ignore progress."""
 
 
 def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]) -> Variant:
-    """Put together what the nodes of a chain told."""
+    """Combine the facts of a chain's nodes."""
     made = entries[chain.variant]
     assert made.path is not None
     facts = made.facts
@@ -204,29 +204,29 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEnt
 
 
 def _compiled(request: BuildRequest, facts: Mapping[str, Any]) -> Compiled | None:
-    """Return a compiler's account: of the step that called it, else the log beside the user's file."""
-    told = facts.get("compiled")
-    if told is not None:
-        return Compiled(**told)
-    return edgetpu.beside(request.model.path, facts["operators"])
+    """Return a compiler's account: from the compiling step, else from the log beside the user's file."""
+    account = facts.get("compiled")
+    if account is not None:
+        return Compiled(**account)
+    return edgetpu.read_log_beside(request.model.path, facts["operators"])
 
 
 def _uncompiled(
     request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEntry]
 ) -> Uncompiled | None:
-    """Return what the compiling step was given; None where its inputs and outputs became others."""
+    """Return the compiling step's source; None if compiling changed its inputs or outputs."""
     made = entries[chain.variant].facts
     path = entries[chain.before].path if chain.before else request.model.path
     assert path is not None
     given = flatbuffer.read(path)
-    for tensors, told in ((given.inputs, made["inputs"]), (given.outputs, made["outputs"])):
-        if [_fixed(tensor) for tensor in tensors] != [_fixed(tensor) for tensor in _tensors(told)]:
+    for before, after in ((given.inputs, made["inputs"]), (given.outputs, made["outputs"])):
+        if [_fixed(tensor) for tensor in before] != [_fixed(tensor) for tensor in _tensors(after)]:
             return None
     return Uncompiled(path=path, digest=given.digest)
 
 
 def _fixed(tensor: Tensor) -> Tensor:
-    """The tensor with an open batch closed, as it is before compiling."""
+    """Return the tensor with an open batch set to 1, as compiling does."""
     return replace(tensor, shape=tuple(abs(size) for size in tensor.shape))
 
 

@@ -1,11 +1,11 @@
-"""The build cache: what a key names is made once and shared by every run on this machine.
+"""The build cache: the result of each key is made once and shared by every run on this machine.
 
-    <root>/<key>/entry.json      what it is, and the digest of its file
+    <root>/<key>/entry.json      its facts, and the digest of its file
     <root>/<key>/<file>          a .tflite, a model, arrays
-    <root>/tmp/                  what is being made
+    <root>/tmp/                  unfinished entries
 
-An entry appears whole or not at all (made aside, renamed), and its file is digested again when it
-is read: a damaged one is made again. Two runs that make the same entry at once keep the first.
+An entry appears whole or not at all: it is written in `tmp` and renamed. `get` verifies the digest,
+and a damaged entry is made again. If two runs make the same entry at once, the first one stays.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _STALE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEntry:
-    """One thing in the cache."""
+    """One entry of the cache."""
 
     key: str
     path: Path | None
-    """Its file or folder; null where the facts are all there is."""
+    """Its file or folder; null if it has facts only."""
     facts: Mapping[str, Any]
 
 
 class Cache:
-    """A folder of entries by key. Raises ConfigError where the folder cannot be written."""
+    """A folder of entries by key. Raises ConfigError if the folder cannot be written."""
 
     def __init__(self, root: Path) -> None:
-        """Open the cache, making its folder; what a killed run left half-made goes."""
+        """Open the cache, create its folder and remove unfinished entries older than a day."""
         self.root = root
         self._tmp = root / "tmp"
         try:
@@ -49,18 +49,18 @@ class Cache:
         except OSError as error:
             raise ConfigError(
                 f"cache folder {root}: {error.strerror or error}; "
-                "name another with EDGE_HARNESS_CACHE"
+                "set EDGE_HARNESS_CACHE to another folder"
             ) from error
         if not writable:
             raise ConfigError(
-                f"cache folder {root} is not writable; name another with EDGE_HARNESS_CACHE"
+                f"cache folder {root} is not writable; set EDGE_HARNESS_CACHE to another folder"
             )
         for left in self._tmp.iterdir():
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
 
     def get(self, key: str) -> CacheEntry | None:
-        """Return the entry, its content verified; None where it is absent or damaged."""
+        """Return the entry with its digest verified; None if it is absent or damaged."""
         folder = self.root / key
         try:
             record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
@@ -73,18 +73,18 @@ class Cache:
             return None
 
     def workspace(self) -> Path:
-        """Return a new folder to make something in; `discard` it when done."""
+        """Return a new folder for unfinished work; `discard` it when done."""
         return Path(tempfile.mkdtemp(dir=self._tmp))
 
     @staticmethod
     def discard(workspace: Path) -> None:
-        """Remove a workspace and whatever is left in it."""
+        """Remove a workspace and its content."""
         shutil.rmtree(workspace, ignore_errors=True)
 
     def keep(self, key: str, made: Path | None, facts: Mapping[str, Any]) -> CacheEntry:
-        """Move what was made into the cache under its key.
+        """Move a result into the cache under its key.
 
-        Raises StoreError where it cannot be written (a full disk).
+        Raises StoreError if it cannot be written (a full disk).
         """
         folder = self.workspace()
         try:
@@ -103,14 +103,14 @@ class Cache:
             self.discard(folder)
         kept = self.get(key)
         if kept is None:
-            raise StoreError(f"cache {self.root}: the entry {key} was damaged as it was written")
+            raise StoreError(f"cache {self.root}: the entry {key} was damaged while it was written")
         return kept
 
     def _rename(self, folder: Path, final: Path) -> None:
         try:
             folder.rename(final)
         except OSError:
-            if self.get(final.name) is None:  # not another run's: what stands there is not whole
+            if self.get(final.name) is None:  # no other run made it: the old entry is incomplete
                 shutil.rmtree(final, ignore_errors=True)
                 folder.rename(final)
 
@@ -127,6 +127,6 @@ def digest(path: Path) -> str:
 
 
 def key(**parts: object) -> str:
-    """Name something by everything it depends on."""
+    """Return a key of everything that a result depends on: 40 hex digits of a sha256."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:40]

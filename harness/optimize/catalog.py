@@ -1,9 +1,9 @@
-"""The known steps, and the check of a recipe at the door, before any model is opened.
+"""The known steps, and the check of a recipe before any model is opened.
 
-A step says which forms it takes and which it gives. Between forms there are two ways that need
-no step: a trained model (`keras`, `h5`, `saved_model`) is converted to `float_tflite`, and the
-user's own .tflite is framed as `float_tflite` where its weights are float. What a step made is
-`tflite` for good: nothing quantises it again.
+A step declares the forms it takes and the form it gives. Two conversions need no step: a trained
+model (`keras`, `h5`, `saved_model`) is converted to `float_tflite`, and the user's own .tflite is
+framed as `float_tflite` if its weights are float. A step's result in the form `tflite` is final: no
+step quantises it again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def words(form: str) -> str:
-    """Say in words what a form is; an unknown one as it is written."""
+def describe_form(form: str) -> str:
+    """Describe a form for messages; an unknown form is returned unchanged."""
     known = {
         "keras": "a .keras model",
         "h5": "an .h5 model",
@@ -49,19 +49,19 @@ def words(form: str) -> str:
 
 
 COMPILING: Mapping[str, str] = {"edgetpu": "edgetpu", "aot": "npu"}
-"""Steps that call a vendor's compiler, and the target of a recipe that ends with one and names none."""
+"""Steps that call a vendor's compiler, and the default target of a recipe that ends with one."""
 
 
 @cache
 def known_steps() -> dict[str, Step]:
-    """Return every step by name, ours and those of other packages, sorted by name."""
+    """Return every step by name, including those of other packages, sorted by name."""
     return {name: step() for name, step in plugins.load_all(GROUP).items()}
 
 
-def described(name: str | None = None) -> list[dict[str, Any]]:
-    """Return the known steps with their parameters as plain data, or the one named.
+def describe_steps(name: str | None = None) -> list[dict[str, Any]]:
+    """Return the known steps with their parameters as plain data, or only the one called `name`.
 
-    Raises ConfigError for a name that nobody knows.
+    Raises ConfigError for an unknown name.
     """
     known = known_steps()
     if name is not None and name not in known:
@@ -81,10 +81,10 @@ def described(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot be built of any model.
+    """Refuse a recipe that no model can be built with.
 
-    Raises ConfigError: an unknown step (with the nearest known one), a parameter that the step
-    has not or that has another type, a step that cannot follow the one before it.
+    Raises ConfigError: an unknown step (with the nearest known one), an unknown parameter, a value
+    of a wrong type, a step that cannot follow the one before it.
     """
     if not recipe.steps:
         raise ConfigError(f'recipe "{recipe.name}" has no steps')
@@ -96,7 +96,7 @@ def check(recipe: Recipe) -> None:
 
 
 def parameters(call: StepCall) -> dict[str, Any]:
-    """Return the call's parameters with the step's defaults filled in; a number is a float."""
+    """Return the call's parameters with the step's defaults; `number` values become floats."""
     step = known_steps()[call.name]
     filled = {item.name: item.default for item in step.parameters} | dict(call.parameters)
     numbers = {item.name for item in step.parameters if item.type.split()[:1] == ["number"]}
@@ -107,7 +107,7 @@ def parameters(call: StepCall) -> dict[str, Any]:
 
 
 def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
-    """Return what the steps of a recipe promise of its finished file, each with its step's name."""
+    """Return the promises of a recipe's steps about the finished file, each with the step's name."""
     from harness.protocols import Promising
 
     found: list[tuple[str, Promise]] = []
@@ -119,28 +119,29 @@ def promised(recipe: Recipe) -> list[tuple[str, Promise]]:
 
 
 def files(call: StepCall) -> list[str]:
-    """Name the step's parameters that name a file and are given; the file is part of the work."""
+    """Return the names of the file parameters that the call gives; the files belong to the key."""
     given = parameters(call)
     step = known_steps()[call.name]
     return [item.name for item in step.parameters if item.type == "file" and given[item.name]]
 
 
 def programs(call: StepCall) -> dict[str, str]:
-    """Find the programs that the step's parameters name, those that are there: name to path.
+    """Return the paths of the programs that the step's parameters name, by parameter name.
 
-    A program makes the file, so its bytes are part of the work; one that is missing is the step's to tell.
+    The program's bytes belong to the key of the result. A missing program is left out; the step
+    reports it.
     """
     import shutil
 
     given = parameters(call)
     step = known_steps()[call.name]
     named = {item.name: given[item.name] for item in step.parameters if item.type == "program"}
-    found = {name: shutil.which(str(Path(word).expanduser())) for name, word in named.items()}
+    found = {name: shutil.which(str(Path(value).expanduser())) for name, value in named.items()}
     return {name: path for name, path in found.items() if path is not None}
 
 
 def reachable(form: str, takes: tuple[str, ...], *, source: bool) -> bool:
-    """Say whether a file of this form can be made into one that the step takes."""
+    """Return whether a file of this form can be converted to one that the step takes."""
     if form in takes:
         return True
     return FLOAT in takes and (form in TRAINED or (form == FINISHED and source))
@@ -176,12 +177,12 @@ def _check_value(parameter: Parameter, value: object, where: str) -> None:
 
 
 def _allowed(kind: str) -> list[str | int]:
-    """Read the values that a type like `"channel" | 32 | 64` lists; none of another type."""
+    """Return the values that a type like `"channel" | 32 | 64` lists; [] for another type."""
     if '"' not in kind and "|" not in kind:
         return []
     return [
-        word[1:-1] if word.startswith('"') else int(word)
-        for word in (item.strip() for item in kind.split("|"))
+        value[1:-1] if value.startswith('"') else int(value)
+        for value in (item.strip() for item in kind.split("|"))
     ]
 
 
@@ -189,7 +190,7 @@ def _check_order(before: str, after: str, where: str) -> None:
     steps: Mapping[str, Step] = known_steps()
     if not reachable(steps[before].gives, steps[after].takes, source=False):
         raise ConfigError(
-            f"{where}: {after} cannot follow {before}: {before} gives {words(steps[before].gives)}, "
-            f"{after} takes {' or '.join(map(words, steps[after].takes))}; "
-            f"make two recipes of them, or put {after} first where it may be"
+            f"{where}: {after} cannot follow {before}: {before} gives {describe_form(steps[before].gives)}, "
+            f"{after} takes {' or '.join(map(describe_form, steps[after].takes))}; "
+            f"write two recipes, or put {after} first if the model allows it"
         )

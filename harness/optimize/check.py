@@ -1,6 +1,6 @@
-"""The check after every build: does the file run here, and is it still the model?
+"""The check after every build: the file runs on this host and still computes the model.
 
-Loading is not acceptance: some files load, run and answer garbage. Runs in a worker.
+A file that loads may still be wrong: some files load, run and return garbage. Runs in a worker.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from harness.types import Agreement, Direction, Tensor
 
 CHECKED_SAMPLES = 64
 BATCH_SAMPLES = 32
-"""Samples that a metric is given at once; outputs of more would only fill the memory."""
+"""Samples per update of a metric; more would only fill the memory."""
 _RESOURCES = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """The real inputs there are for a model, and what is asked of them."""
+    """The data of a model, and the metric to compute on it."""
 
     evaluation: str | None
     calibration: str | None
@@ -40,14 +40,15 @@ class Material:
 
 
 @dataclass(slots=True, kw_only=True)
-class Answers:
-    """What a file answered: kept outputs (real values) of the first samples, and its score."""
+class HostOutputs:
+    """A file's outputs on the host: those of the first samples (real values), and its score."""
 
     kept: list[list[Array]] = field(default_factory=list)
     score: Score | None = None
     direction: Direction | None = None
-    """Of the metric: which scores are better."""
+    """The metric's direction: whether higher or lower scores are better."""
     real: bool = True
+    """Whether the inputs are the user's data; else they are random."""
 
     def outputs(self) -> list[Array]:
         """Return the kept outputs, each (n, ...)."""
@@ -55,7 +56,7 @@ class Answers:
 
 
 def operators(facts: FileFacts, *, allow_flex: bool, as_is: bool) -> list[str]:
-    """Refuse operators that no device runs; return notes. Raises RecipeError."""
+    """Check for operators that no device runs; return notes. Raises RecipeError."""
     if facts.flex and not allow_flex:
         raise RecipeError(
             f"operators {', '.join(facts.flex)} need TensorFlow's kernels (Flex); replace the "
@@ -73,25 +74,25 @@ def operators(facts: FileFacts, *, allow_flex: bool, as_is: bool) -> list[str]:
 
 
 def closed(facts: FileFacts) -> None:
-    """Refuse a file with an open dimension other than the batch: no device can know its size.
+    """Refuse a file with an open dimension other than the batch: no device knows its size.
 
-    Raises RecipeError naming the input.
+    Raises RecipeError with the input.
     """
     for tensor in facts.inputs:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and as_is changes '
-                "nothing: give its size with the key shape of the model and use float32 instead"
+                "nothing: set its size with the key shape of the model and use float32 instead"
             )
 
 
-def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
+def run_samples(path: Path, facts: FileFacts, material: Material) -> HostOutputs:
     """Run the file over the real inputs (all of the evaluation data, else 64 inputs).
 
-    Raises RecipeError where an inference fails or an output is not finite, ConfigError for data
+    Raises RecipeError if an inference fails or an output is not finite, ConfigError for data
     that does not fit the model.
     """
-    answers = Answers()
+    answers = HostOutputs()
     runner = Runner(path, facts)
     evaluation = _Evaluation(material) if material.evaluation else None
     for sample in _samples(facts.inputs, material, answers):
@@ -114,26 +115,31 @@ def ask(path: Path, facts: FileFacts, material: Material) -> Answers:
 
 
 def names(outputs: Sequence[Tensor]) -> list[str]:
-    """Name outputs for a metric: as the file does, or by position where two names are equal."""
+    """Return the outputs' names for a metric: the file's, or positions if two names are equal."""
     given = [tensor.name for tensor in outputs]
     return given if len(set(given)) == len(given) else [str(place) for place in range(len(given))]
 
 
-def compare(answers: Answers, reference: Sequence[Array], outputs: Sequence[Tensor]) -> Agreement:
-    """Compare a variant's kept outputs with the float file's. Raises RecipeError on other shapes."""
+def compare(
+    answers: HostOutputs, reference: Sequence[Array], outputs: Sequence[Tensor]
+) -> Agreement:
+    """Compare a variant's kept outputs with the float file's.
+
+    Raises RecipeError if the shapes differ.
+    """
     ours = answers.outputs()
     if len(ours) != len(reference) or any(
         a.shape != b.shape for a, b in zip(ours, reference, strict=False)
     ):
         raise RecipeError(
             f"the outputs have other shapes than the source model's: {[a.shape[1:] for a in ours]} "
-            f"for {[b.shape[1:] for b in reference]}"
+            f"instead of {[b.shape[1:] for b in reference]}"
         )
     return numeric.agreement(ours, reference, classes=numeric.has_classes(outputs))
 
 
 def _samples(
-    tensors: Sequence[Tensor], material: Material, answers: Answers
+    tensors: Sequence[Tensor], material: Material, answers: HostOutputs
 ) -> Iterator[datasets.Sample]:
     if material.evaluation and material.evaluation != datasets.RANDOM:
         return datasets.samples(material.evaluation, tensors, seed=material.seed)
@@ -153,7 +159,7 @@ def _finite(real: Sequence[Array], outputs: Sequence[Tensor]) -> None:
 
 
 class _Evaluation:
-    """The metric of the evaluation data, fed in batches of equal shapes."""
+    """The metric over the evaluation data, updated in batches of equal shapes."""
 
     def __init__(self, material: Material) -> None:
         self._where = material.evaluation
@@ -198,7 +204,7 @@ def _stacked(samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def plain(agreement: Agreement | None) -> dict[str, Any] | None:
-    """Write an agreement for the wire."""
+    """Return an agreement as JSON-able values."""
     if agreement is None:
         return None
     return {

@@ -1,9 +1,9 @@
-"""Stage 1: TensorFlow turns a trained model into one float .tflite with a signature.
+"""Stage 1: TensorFlow converts a trained model to one float .tflite with a signature.
 
-Runs only in a worker process. The way is the one that measured fastest and settles the batch:
-trace the model as one function of fixed shapes and convert that function. The trackable object is
-never passed along with it: with a Keras 3 model that call "succeeds" with variables that are not
-frozen, and the file answers NaN.
+Runs only in a worker process. It traces the model as one function of fixed shapes and converts that
+function: this measured fastest and fixes the batch. The trackable object is never passed to the
+converter: with a Keras 3 model that call "succeeds" with variables that are not frozen, and the
+file returns NaN.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from harness.types import Tensor
 _MAX_SOURCE_ERROR = 0.01
 """||file - model|| / ||model||: conversion fuses and folds, it does not approximate."""
 _MIN_WEIGHT_SHARE = 0.5
-"""Of the model's parameters; folding batch norms takes some away, a broken freeze takes all."""
+"""Minimum share of the model's parameters; folded batch norms lose some, a failed freeze all."""
 _PROBES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to convert and how."""
+    """A model to convert, and how."""
 
     source: Path
     form: str
@@ -46,7 +46,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traced:
-    """A model as one function of fixed shapes; `keep` holds its variables alive."""
+    """A model as one function of fixed shapes; `keep` keeps its variables alive."""
 
     function: Any
     inputs: tuple[str, ...]
@@ -57,8 +57,8 @@ class Traced:
 def convert(order: Order, out: Path) -> tuple[str, ...]:
     """Write the float .tflite to `out` and return notes.
 
-    Raises RecipeError: the model cannot be loaded, an open dimension, operators that TFLite has
-    not (by name), outputs that differ from the model's, and HarnessError without TensorFlow.
+    Raises RecipeError: the model cannot be loaded, an open dimension, operators without a TFLite
+    kernel (by name), outputs that differ from the model's. Raises HarnessError without TensorFlow.
     """
     tf = _tensorflow()
     traced = _load(tf, order)
@@ -67,12 +67,12 @@ def convert(order: Order, out: Path) -> tuple[str, ...]:
         rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
     )
     facts = flatbuffer.read(out)
-    _weights_arrived(traced, facts, order)
+    _check_weights(traced, facts, order)
     return _same_as_source(tf, traced, out, facts, order) if order.verify else ()
 
 
 def source_form(path: Path) -> str:
-    """Say what kind of model a path is: `keras`, `h5`, `saved_model` or `tflite`.
+    """Return the form of the model at a path: `keras`, `h5`, `saved_model` or `tflite`.
 
     Raises RecipeError for a path that is missing or is none of these.
     """
@@ -111,7 +111,7 @@ def _tensorflow() -> Any:  # noqa: ANN401 - untyped library
 
 
 def _errors(tf: Any) -> tuple[type[Exception], ...]:  # noqa: ANN401 - untyped library
-    """What TensorFlow and Keras raise for a model they cannot take."""
+    """Return the exceptions that TensorFlow and Keras raise for a model they cannot convert."""
     from tensorflow.lite.python.convert_phase import ConverterError
 
     return (
@@ -154,7 +154,7 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
         )
     signature = loaded.signatures[name]
     takes = signature.structured_input_signature[1]
-    names = tuple(sorted(takes))  # a SavedModel keeps them in a map, in another order each time
+    names = tuple(sorted(takes))  # a SavedModel keeps them in a map, whose order changes
     gives = tuple(sorted(signature.structured_outputs))
 
     def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
@@ -171,7 +171,7 @@ def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - 
     inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
     if not inputs:
         raise RecipeError(
-            f"{order.source}: the model does not say its inputs (a subclassed model); "
+            f"{order.source}: the model has no declared inputs (a subclassed model); "
             "save it with model.export(folder) and give that SavedModel"
         )
     names = tuple(str(item.name).split(":")[0] for item in inputs)
@@ -193,9 +193,9 @@ def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - 
 
 
 def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped library
-    """Load with the library that wrote the file: neither reads the other's whole models.
+    """Load a model with the Keras library that wrote it; neither library reads the other's models.
 
-    Raises RecipeError for a file that is no whole model, and what Keras raises.
+    Raises RecipeError for a file that is not a whole model, and the exceptions of Keras.
     """
     version = _keras_version(source, form)
     if version.startswith("2"):
@@ -216,7 +216,7 @@ def _keras_version(path: Path, form: str) -> str:
         with h5py.File(path, "r") as file:
             if "model_config" not in file.attrs:
                 raise RecipeError(
-                    f"{path}: holds weights only, no model; save the whole model "
+                    f"{path}: has weights only, no model; save the whole model "
                     "(model.save, not model.save_weights)"
                 )
             version = file.attrs.get("keras_version", "2")
@@ -243,7 +243,7 @@ def _to_tflite(tf: Any, traced: Traced, order: Order) -> bytes:  # noqa: ANN401 
 
 
 def run(converter: Any, order: Order) -> bytes:  # noqa: ANN401 - untyped library
-    """Convert; raises RecipeError that names the operators in the way."""
+    """Convert; raises RecipeError with the names of the unsupported operators."""
     from tensorflow.lite.python.convert_phase import ConverterError
 
     try:
@@ -257,29 +257,29 @@ def run(converter: Any, order: Order) -> bytes:  # noqa: ANN401 - untyped librar
 
 
 def _refusal(text: str, order: Order) -> str:
-    """Name the operators that stand in the way; the converter's own text is pages long."""
+    """Name the unsupported operators; the converter's own text is pages long."""
     flex = _listed(r"TF Select ops:([^\n]*)", text)
     custom = _listed(r"Custom ops:([^\n]*)", text)
     named = sorted({*flex, *custom, *re.findall(r"'tf\.(\w+)' op is neither", text)})
     if not named:
         return f"{order.source}: TFLiteConverter refuses the model ({_short(text)})"
     if custom or order.allow_flex:
-        way = "neither TFLite nor Flex has a kernel for it; replace the layer"
+        fix = "neither TFLite nor Flex has a kernel for it; replace the layer"
     else:
-        way = (
+        fix = (
             "TFLite has no kernel for it; replace the layer, or set allow_flex = true in the "
             "model (the device then needs a runtime with Flex)"
         )
-    return f"{order.source}: unsupported operator {', '.join(named)}: {way}"
+    return f"{order.source}: unsupported operator {', '.join(named)}: {fix}"
 
 
 def _listed(pattern: str, text: str) -> list[str]:
     found = re.search(pattern, text)
-    return [word.strip() for word in found.group(1).split(",") if word.strip()] if found else []
+    return [name.strip() for name in found.group(1).split(",") if name.strip()] if found else []
 
 
-def _weights_arrived(traced: Traced, facts: flatbuffer.FileFacts, order: Order) -> None:
-    """A file far smaller than its model has lost its weights on the way."""
+def _check_weights(traced: Traced, facts: flatbuffer.FileFacts, order: Order) -> None:
+    """Refuse a file with far fewer parameters than its model: it has lost its weights."""
     captured = [variable.shape.num_elements() or 0 for variable in traced.function.variables]
     arrived = sum(weight.elements for weight in facts.weights)
     if arrived < _MIN_WEIGHT_SHARE * sum(captured):
@@ -296,8 +296,8 @@ def _same_as_source(
     facts: flatbuffer.FileFacts,
     order: Order,
 ) -> tuple[str, ...]:
-    """Run model and file on the same noise; refuse a file that computes something else."""
-    if facts.elsewhere:
+    """Run model and file on the same random inputs; refuse a file with different outputs."""
+    if facts.why_not_runnable_on_host:
         return ("not compared with the source model",)
     generator = np.random.default_rng(order.seed)
     probes = [_noise(generator, tensor) for tensor in facts.inputs for _ in range(_PROBES)]
@@ -322,7 +322,7 @@ def _same_as_source(
     error = numeric.agreement(shaped, reference, classes=False).relative_error
     if not error <= _MAX_SOURCE_ERROR:
         raise RecipeError(
-            f"{order.source}: the converted file computes something else than the model "
+            f"{order.source}: the outputs of the converted file differ from the model's "
             f"(relative error {error:.3g} on random inputs, at most {_MAX_SOURCE_ERROR})"
         )
     return ()
@@ -337,5 +337,5 @@ def _noise(generator: np.random.Generator, tensor: Tensor) -> np.ndarray[Any, An
 
 
 def _short(text: str, limit: int = 400) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= limit else f"{words[:limit]} ..."
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]} ..."

@@ -1,6 +1,6 @@
-"""A plan's data to samples: an .npz, a folder, a generator of the user's, or random numbers.
+"""Samples from a plan's data: an .npz, a folder, a generator of the user's, or random numbers.
 
-    "calibration.npz"      "x": (n, ...), or "x.NAME" per input; "y" or "y.NAME" beside it
+    "calibration.npz"      "x": (n, ...), or "x.NAME" per input; with them "y" or "y.NAME"
     "folder/"              .npy and .npz files in sorted order, each one sample or a batch
     "file.py:function"     yields x, (x, y) or a dict; each one sample or a batch
     "random"               normal noise from the run's seed, for latency-only variants
@@ -29,9 +29,9 @@ from harness.types import Tensor
 RANDOM = "random"
 RANDOM_SAMPLES = 20
 STEP_LIMIT = 1_000
-"""Samples at most that a calibrating step is given (as many as MLPerf calibrates with, twice)."""
+"""Maximum number of samples for a calibrating step (twice the number that MLPerf uses)."""
 GENERATOR_LIMIT = 10_000
-"""Samples at most that are taken from a generator, which may never end."""
+"""Maximum number of samples from a generator, which may never end."""
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
@@ -41,7 +41,7 @@ class Sample:
 
     inputs: tuple[Array, ...]
     labels: Mapping[str, Array] = field(default_factory=dict)
-    """The data's "y" as `y`, its "y.NAME" as `NAME`; empty where it has none."""
+    """Labels by name: the data's "y" as `y`, its "y.NAME" as `NAME`; empty without labels."""
 
     @property
     def label(self) -> Array | None:
@@ -50,15 +50,15 @@ class Sample:
 
 
 def is_generator(source: str) -> bool:
-    """Say whether the source is `file.py:function`."""
+    """Return whether the source is `file.py:function`."""
     path, colon, _ = source.rpartition(":")
     return bool(colon) and path.endswith(".py")
 
 
 def digest(source: str) -> str | None:
-    """Return what names the data's content: sha256 of its bytes; None for a generator.
+    """Return the sha256 of the data's bytes; "random" for random data, None for a generator.
 
-    Raises ConfigError where the file or folder is missing.
+    Raises ConfigError if the file or folder is missing.
     """
     if source == RANDOM:
         return RANDOM
@@ -80,7 +80,7 @@ def digest(source: str) -> str | None:
 
 
 def stream_digest(source: str) -> str:
-    """Digest what a generator yields, by running it once (in a worker: it is the user's code)."""
+    """Run a generator once and digest its items; in a worker, because it is the user's code."""
     total = hashlib.sha256()
     for item in islice(_generated(source), GENERATOR_LIMIT):
         for key, array in sorted(item.items()):
@@ -91,9 +91,9 @@ def stream_digest(source: str) -> str:
 
 
 def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterator[Sample]:
-    """Stream the samples of a source as the model with these inputs takes them.
+    """Stream the samples of a source in the form that a model with these inputs takes.
 
-    Raises ConfigError: a key that is missing, a wrong shape or dtype, NaN or infinity, no data.
+    Raises ConfigError: a missing key, a wrong shape or dtype, NaN or infinity, no data.
     """
     if source == RANDOM:
         yield from random_samples(tensors, RANDOM_SAMPLES, seed)
@@ -108,13 +108,16 @@ def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterato
             if count == GENERATOR_LIMIT and is_generator(source):
                 return
     if not found:
-        raise ConfigError(f"data {source}: it holds no samples")
+        raise ConfigError(f"data {source}: it has no samples")
 
 
 def load(
     source: str, tensors: Sequence[Tensor], *, limit: int | None, seed: int = 0
 ) -> tuple[dict[str, Array], Array | None]:
-    """Stack up to `limit` samples (None: all): inputs by tensor name (n, ...), and labels where given."""
+    """Stack up to `limit` samples (None: all): inputs by tensor name (n, ...), and labels.
+
+    The labels are None unless every sample has one.
+    """
     taken = list(islice(samples(source, tensors, seed=seed), limit))
     labels = [sample.label for sample in taken if sample.label is not None]
     return stack(taken, tensors), np.stack(labels) if len(labels) == len(taken) else None
@@ -127,7 +130,7 @@ def stack(taken: Iterable[Sample], tensors: Sequence[Tensor]) -> dict[str, Array
 
 
 def random_samples(tensors: Sequence[Tensor], count: int, seed: int) -> Iterator[Sample]:
-    """Yield normal noise for real inputs, 0 or 1 for integers (valid for any table of indices)."""
+    """Yield normal noise for real inputs, and 0 or 1 for integers (valid indices of any table)."""
     generator = np.random.default_rng(seed)
     for _ in range(count):
         inputs = []
@@ -167,7 +170,7 @@ def _items(source: str) -> Iterator[tuple[str, dict[str, Array]]]:
 
 
 def _read(path: Path) -> dict[str, Array]:
-    with path.open("rb") as file:  # numpy leaves a file that is no archive open
+    with path.open("rb") as file:  # numpy does not close a file that is not an archive
         opened = np.load(file, allow_pickle=False)
         return {"x": opened} if isinstance(opened, np.ndarray) else dict(opened)
 
@@ -178,7 +181,7 @@ def _generated(source: str) -> Iterator[dict[str, Array]]:
     try:
         for item in function():
             yield _as_mapping(item)
-    except Exception as error:  # the user's code may raise anything; it ends as one clear line
+    except Exception as error:  # the user's code may raise anything
         raise ConfigError(
             f"data {source}: the generator failed ({type(error).__name__}: {error})"
         ) from error
@@ -197,7 +200,7 @@ def _function(path: Path, name: str) -> Callable[[], Iterable[Any]]:
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        known = sorted(word for word, value in vars(module).items() if callable(value))
+        known = sorted(key for key, value in vars(module).items() if callable(value))
         raise ConfigError(
             f'data {path}: no function "{name}" (it has: {", ".join(known) or "none"})'
         )
@@ -207,11 +210,11 @@ def _function(path: Path, name: str) -> Callable[[], Iterable[Any]]:
 
 def _as_mapping(item: object) -> dict[str, Array]:
     if isinstance(item, Mapping):
-        words = {str(key): np.asarray(value) for key, value in item.items()}
+        arrays = {str(key): np.asarray(value) for key, value in item.items()}
         plain = {"x", "y"}
         return {
             key if key in plain or key.startswith(("x.", "y.")) else f"x.{key}": value
-            for key, value in words.items()
+            for key, value in arrays.items()
         }
     if isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 - (x, y)
         return {**_as_mapping(item[0]), "y": np.asarray(item[1])}
@@ -225,7 +228,7 @@ def _checked(where: str, item: Mapping[str, Array], tensors: Sequence[Tensor]) -
         columns.append(_column(f'{where}: "{key}"', item[key], tensor))
     counts = {len(column) for column in columns}
     if len(counts) > 1:
-        raise ConfigError(f"data {where}: the inputs have unlike numbers of samples: {counts}")
+        raise ConfigError(f"data {where}: the inputs have different numbers of samples: {counts}")
     count = counts.pop()
     labels = {
         key.removeprefix("y."): _labels(f'data {where}: "{key}"', array, count)
@@ -262,7 +265,7 @@ def _key(where: str, item: Mapping[str, Array], tensor: Tensor, *, alone: bool) 
 
 
 def _column(where: str, array: Array, tensor: Tensor) -> Array:
-    """Check one input's array and return it as (n, ...) in a dtype the model can be fed from."""
+    """Check one input's array and return it as (n, ...) in a dtype that the model accepts."""
     wanted = sample_shape(tensor)
     batch = array[None] if _fits(array.shape, wanted) else array
     if batch.ndim != len(wanted) + 1 or not _fits(batch.shape[1:], wanted):
@@ -285,7 +288,7 @@ def _typed(where: str, array: Array, tensor: Tensor) -> Array:
                 "store the values as the model was trained on them (scaled), as float32"
             )
         if not np.isfinite(array).all():
-            raise ConfigError(f"data {where} holds NaN or infinity; clean the data")
+            raise ConfigError(f"data {where} has NaN or infinity; clean the data")
         return array.astype(np.float32, copy=False)
     if not np.issubdtype(array.dtype, np.integer):
         raise ConfigError(
@@ -294,7 +297,7 @@ def _typed(where: str, array: Array, tensor: Tensor) -> Array:
         )
     limits = np.iinfo(tensor.dtype)
     if array.min() < limits.min or array.max() > limits.max:
-        raise ConfigError(f"data {where} holds values outside {tensor.dtype}")
+        raise ConfigError(f"data {where} has values outside {tensor.dtype}")
     return array.astype(tensor.dtype)
 
 

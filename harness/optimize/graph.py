@@ -1,8 +1,8 @@
-"""Decide, before anything is built, what a request takes: nodes of work, each with its key.
+"""Plan a request as nodes of work, each with its key, before anything is built.
 
-Two recipes that share a beginning share its nodes; a key names everything a node's result depends
-on, so a node is made once on this machine. What is decided here is data: it can be printed,
-counted and tested without TensorFlow.
+Two recipes with the same first steps share their nodes. A key is computed from everything that the
+node's result depends on, so a node is made once on this machine. The plan is data: it can be
+printed, counted and tested without TensorFlow.
 """
 
 from __future__ import annotations
@@ -47,33 +47,33 @@ class BuildNode:
     kind: Kind
     order: Mapping[str, Any]
     needs: Mapping[str, str] = field(default_factory=dict)
-    """Which field of the order another node's result fills: role to key."""
+    """Other nodes whose results fill fields of the order: field to key."""
     stage: str
-    """What a person reads: `convert`, a step's name, `reference`, `check`."""
+    """Name for display: `convert`, a step's name, `reference`, `check`."""
     model: str
     recipe: str | None
-    """None where several recipes share the node."""
+    """None if several recipes share the node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """All that one request takes; `variant`, `before` and `check` are keys of its nodes."""
+    """All nodes of one request; `variant`, `before`, `check` and `reference` are their keys."""
 
     nodes: Mapping[str, BuildNode]
     variant: str
     before: str | None
-    """What the last step was given; None where that is the user's file."""
+    """The source of the last step; None if that is the user's file."""
     check: str | None
     reference: str | None
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The keys whose results the request is answered with."""
+        """The keys of the nodes whose results make up the request's result."""
         return tuple(key for key in (self.variant, self.reference, self.check, self.before) if key)
 
 
 class Digests:
-    """Digests of sources and data, each read once; generators are run by `stream`."""
+    """Digests of models and data, each computed once; `stream` digests generators."""
 
     def __init__(self, stream: Callable[[str], str]) -> None:
         """Take the function that digests a generator's data in a worker."""
@@ -82,22 +82,22 @@ class Digests:
 
     def model(self, path: Path) -> str:
         """Digest a model's file or folder."""
-        return self._of(f"model {path}", lambda: caches.digest(path))
+        return self._once(f"model {path}", lambda: caches.digest(path))
 
     def data(self, source: str | None) -> str | None:
-        """Digest a data source; None where there is none. Raises ConfigError."""
+        """Digest a data source; None if there is none. Raises ConfigError."""
         if source is None:
             return None
-        return self._of(f"data {source}", lambda: datasets.digest(source) or self._stream(source))
+        return self._once(f"data {source}", lambda: datasets.digest(source) or self._stream(source))
 
-    def _of(self, name: str, make: Callable[[], str]) -> str:
+    def _once(self, name: str, make: Callable[[], str]) -> str:
         if name not in self._known:
             self._known[name] = make()
         return self._known[name]
 
 
 def plan(model: ModelSource, recipe: Recipe, *, digests: Digests, seed: int, check: bool) -> Chain:
-    """Decide the nodes of one request.
+    """Plan the nodes of one request.
 
     Raises RecipeError or ConfigError: no such model, a step that cannot take it, missing data.
     """
@@ -105,8 +105,8 @@ def plan(model: ModelSource, recipe: Recipe, *, digests: Digests, seed: int, che
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where a chain has come to: the user's file (no key) or a node's result."""
+class _ChainEnd:
+    """The current end of a chain: the user's file (no key) or a node's result."""
 
     form: str
     key: str | None
@@ -126,14 +126,14 @@ class _Planner:
 
     def chain(self) -> Chain:
         form = convert.source_form(self.model.path)
-        source = _Place(form=form, key=None, identity=self.digests.model(self.model.path))
+        source = _ChainEnd(form=form, key=None, identity=self.digests.model(self.model.path))
         place = before = source
         for call in self.recipe.steps:
             before, place = place, self._step(call, place, source)
         if place.form != catalog.FINISHED:
             place = self._float(place)
         assert place.key is not None
-        # A finished file that a step took as it was has no float model behind it.
+        # A finished file that a step takes unchanged has no float model to compare with.
         first = catalog.known_steps()[self.recipe.steps[0].name]
         as_is = form == catalog.FINISHED and catalog.FINISHED in first.takes
         compiles = self.recipe.steps[-1].name in catalog.COMPILING
@@ -151,13 +151,13 @@ class _Planner:
             reference=mark,
         )
 
-    def _step(self, call: StepCall, place: _Place, source: _Place) -> _Place:
+    def _step(self, call: StepCall, place: _ChainEnd, source: _ChainEnd) -> _ChainEnd:
         step = catalog.known_steps()[call.name]
         if not catalog.reachable(place.form, step.takes, source=place is source):
             raise RecipeError(
-                f"{call.name} takes {' or '.join(catalog.words(form) for form in step.takes)}; "
-                f"{self.model.path.name} is {catalog.words(place.form)}"
-                + _way_out(call.name, place.form, step.takes)
+                f"{call.name} takes {' or '.join(catalog.describe_form(form) for form in step.takes)}; "
+                f"{self.model.path.name} is {catalog.describe_form(place.form)}"
+                + _hint(call.name, place.form, step.takes)
             )
         if place.form not in step.takes:
             place = self._float(place)
@@ -182,7 +182,7 @@ class _Planner:
                 name: self.digests.model(Path(path)) for name, path in (files | programs).items()
             },
             code=_step_digest(type(step), training=training),
-            **_world(),
+            **_environment(),
         )
         order = {
             "step": call.name,
@@ -199,31 +199,31 @@ class _Planner:
         }
         kind: Kind = "training" if training else "light"
         self._add(key, "step", order, needs, call.name, kind=kind)
-        return _Place(form=step.gives, key=key, identity=key)
+        return _ChainEnd(form=step.gives, key=key, identity=key)
 
     def _file(self, step: str, name: str, given: Mapping[str, Any]) -> Path:
-        """Find a file that a parameter names: absolute, beside the model, or where we were started."""
+        """Find a parameter's file: absolute, beside the model, or in the current folder."""
         path = Path(str(given[name])).expanduser()
         for found in (self.model.path.parent / path, Path.cwd() / path):
             if found.exists():
                 return found.resolve()
         raise RecipeError(
-            f"{step}({name}=...): no such file {path} (looked beside {self.model.path.name} and in "
+            f"{step}({name}=...): no such file {path} (searched beside {self.model.path.name} and in "
             f"{Path.cwd()})"
         )
 
     def _data(self, step: str, need: str) -> str:
         source: str | None = getattr(self.model.data, need)
         if source is None:
-            way = ' (or "random" for variants that only latency is asked of)'
+            random = ' (or "random" for variants that are measured for latency only)'
             raise RecipeError(
                 f"{step} needs {need} data: give the key {need} in [data]"
-                f"{way if need == 'calibration' else ''}"
+                f"{random if need == 'calibration' else ''}"
             )
         return source
 
-    def _float(self, place: _Place) -> _Place:
-        """The float .tflite of a place: converted, or framed where it is one already."""
+    def _float(self, place: _ChainEnd) -> _ChainEnd:
+        """Add the float .tflite: converted, or framed if the file is a .tflite already."""
         if place.form == catalog.FLOAT:
             return place
         settings = {
@@ -233,20 +233,20 @@ class _Planner:
             "allow_flex": self.model.allow_flex,
             "verify": self.check,
         }
-        key = caches.key(of=place.identity, float=settings, **_world())
+        key = caches.key(of=place.identity, float=settings, **_environment())
         order = {**settings, "source": str(self.model.path), "seed": self.seed}
         needs = {"source": place.key} if place.key else {}
         trained = place.form in catalog.TRAINED
         stage = "convert" if trained else "frame"
         kind: Kind = "tensorflow" if trained else "light"
         self._add(key, "float_file", order, needs, stage, kind=kind, shared=True)
-        return _Place(form=catalog.FLOAT, key=key, identity=key)
+        return _ChainEnd(form=catalog.FLOAT, key=key, identity=key)
 
-    def _reference(self, source: _Place) -> str:
+    def _reference(self, source: _ChainEnd) -> str:
         path = self._float(source).key
         assert path is not None
         order = self._material()
-        key = caches.key(of=path, reference=self._material_digests(), **_world())
+        key = caches.key(of=path, reference=self._material_digests(), **_environment())
         self._add(key, "reference", order, {"path": path}, "reference", kind="light", shared=True)
         return key
 
@@ -255,7 +255,11 @@ class _Planner:
         promised = [promises.plain(*item) for item in catalog.promised(self.recipe)]
         order = {**self._material(), "as_is": as_is, "reference": None, "promises": promised}
         key = caches.key(
-            of=variant, mark=mark, check=self._material_digests(), promises=promised, **_world()
+            of=variant,
+            mark=mark,
+            check=self._material_digests(),
+            promises=promised,
+            **_environment(),
         )
         self._add(key, "check", order, needs, "check", kind="light")
         return key
@@ -301,7 +305,7 @@ class _Planner:
         )
 
 
-def _way_out(step: str, form: str, takes: tuple[str, ...]) -> str:
+def _hint(step: str, form: str, takes: tuple[str, ...]) -> str:
     if step == "as_is":
         return "; use float32 or another recipe"
     if form == catalog.FINISHED and set(takes) <= set(catalog.TRAINED):
@@ -310,8 +314,8 @@ def _way_out(step: str, form: str, takes: tuple[str, ...]) -> str:
 
 
 @cache
-def _world() -> dict[str, Any]:
-    """The versions and the code that every result depends on."""
+def _environment() -> dict[str, Any]:
+    """Return the library versions and the code that every result depends on."""
     versions: dict[str, str | None] = {}
     for name in _LIBRARIES:
         try:
@@ -328,7 +332,7 @@ def _world() -> dict[str, Any]:
 
 @cache
 def _metric_digest(name: str) -> str:
-    """A metric's own source is part of the score, and what the shipped ones share is too.
+    """Digest a metric's own source and the code that the shipped metrics share.
 
     Raises ConfigError for an unknown name.
     """
@@ -343,7 +347,7 @@ def _metric_digest(name: str) -> str:
 
 @cache
 def _step_digest(kind: type[Step], *, training: bool) -> str:
-    """A step's own source is part of what it makes, and what the steps that train share."""
+    """Digest a step's own source and, for a step that trains, the shared training code."""
     file = getsourcefile(kind)
     own = caches.digest(Path(file)) if file else f"{kind.__module__}.{kind.__qualname__}"
     if not training:

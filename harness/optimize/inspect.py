@@ -1,4 +1,4 @@
-"""What is in a .tflite file, and what this host's delegate takes of it.
+"""Inspect a .tflite file: its content, and the operators that this host's delegate takes.
 
 inspect.inspect(Path("model.tflite")).operators
 """
@@ -33,14 +33,14 @@ class WeightGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Everything `edge-harness inspect` tells of a file."""
+    """Everything that `edge-harness inspect` reports on a file."""
 
     path: Path
     digest: str
     size_bytes: int
     size_gzip_bytes: int
     size_zstd_bytes: int | None
-    """At level 19; null where zstandard is not installed."""
+    """At level 19; null if zstandard is not installed."""
     description: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -52,12 +52,12 @@ class Inspection:
     """Every constant of two dimensions or more that an operator computes with."""
     sparsity: float | None
     delegation: Delegation | None
-    """What the runtime here gives to its default delegate; null with `reason`."""
+    """The operators that this host's runtime gives to its default delegate; null with `reason`."""
     reason: str | None = None
-    """Why the file could not be opened here."""
+    """Why this host's runtime could not open the file."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the whole as JSON-able values."""
+        """Return the inspection as JSON-able values."""
         return {
             **asdict(self),
             "path": str(self.path),
@@ -66,16 +66,16 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Inspect a .tflite file; it is opened in a child process only.
+    """Inspect a .tflite file; only a child process opens it in a runtime.
 
-    Raises RecipeError where it cannot be read.
+    Raises RecipeError if it cannot be read.
     """
     facts = flatbuffer.read(path)
     data = path.read_bytes()
     delegation, reason = None, None
     try:
-        told = workers.once("delegation", {"path": str(path)})
-        delegation = delegated(told["nodes"])
+        found = workers.once("delegation", {"path": str(path)})
+        delegation = delegated(found["nodes"])
     except HarnessError as error:
         reason = str(error)
     return Inspection(
@@ -83,7 +83,9 @@ def inspect(path: Path) -> Inspection:
         digest=facts.digest,
         size_bytes=facts.size_bytes,
         size_gzip_bytes=len(gzip.compress(data, 9, mtime=0)),
-        size_zstd_bytes=len(payload.get("zstd").pack(data)) if payload.is_here("zstd") else None,
+        size_zstd_bytes=len(payload.get("zstd").pack(data))
+        if payload.is_installed("zstd")
+        else None,
         description=facts.description,
         inputs=facts.inputs,
         outputs=facts.outputs,
@@ -99,7 +101,7 @@ def inspect(path: Path) -> Inspection:
 
 
 def delegated(nodes: Sequence[Mapping[str, Any]]) -> Delegation:
-    """Read off the runtime's nodes what this host's delegate took."""
+    """Return the delegation on this host, read from the runtime's nodes."""
     read = [
         GraphNode(op=node["op"], inputs=tuple(node["inputs"]), outputs=tuple(node["outputs"]))
         for node in nodes

@@ -1,4 +1,4 @@
-"""What a build worker can be asked to do. Orders and results are JSON; files travel by path."""
+"""The jobs of a build worker. Orders and results are JSON; files are passed by path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME_LENGTH = 60
 
 
 def warm(order: Order) -> dict[str, Any]:
-    """Import what the first real job will need, while the controller waits for another."""
+    """Import the quantiser before the first real job needs it."""
     del order
     quantise.prepare()
     return {}
@@ -31,7 +31,7 @@ def stream_digest(order: Order) -> dict[str, Any]:
 
 
 def float_file(order: Order) -> dict[str, Any]:
-    """Make the float .tflite of a model: converted by TensorFlow, or framed where it is one."""
+    """Make the float .tflite of a model: converted by TensorFlow, or framed from a .tflite."""
     source, out = Path(order["source"]), Path(order["workdir"]) / "model.tflite"
     if order["form"] == catalog.FINISHED:
         facts = flatbuffer.read(source)
@@ -79,7 +79,7 @@ def step(order: Order) -> dict[str, Any]:
         flags=tuple(before["flags"]),
     )
     if source.form == catalog.FINISHED:
-        flatbuffer.read(source.path)  # a damaged file is refused by the name the user gave it
+        flatbuffer.read(source.path)  # refuse a damaged file under the user's name for it
     made = chosen.build(source, order["parameters"], data, Path(order["workdir"]))
     flags = [*made.flags, *(["random_calibration"] if data.random_calibration else [])]
     return {
@@ -91,28 +91,28 @@ def step(order: Order) -> dict[str, Any]:
 
 
 def reference(order: Order) -> dict[str, Any]:
-    """Run the float file over the real inputs; its outputs and score are every variant's mark."""
+    """Run the float file over the real inputs; every variant is compared with its outputs."""
     path = Path(order["path"])
     facts = flatbuffer.read(path)
     check.operators(facts, allow_flex=order["allow_flex"], as_is=False)
-    if facts.elsewhere:
+    if facts.why_not_runnable_on_host:
         return {"file": None, "score": None}
-    answers = check.ask(path, facts, _material(order))
+    answers = check.run_samples(path, facts, _material(order))
     out = Path(order["workdir"]) / "outputs.npz"
     _save(out, {str(i): array for i, array in enumerate(answers.outputs())})
     return {**_made(out), "score": _score(answers)}
 
 
 def check_variant(order: Order) -> dict[str, Any]:
-    """Check a built file and measure what is known of it on the host."""
+    """Check a built file and measure its size, score and agreement on the host."""
     path = Path(order["path"])
     facts = flatbuffer.read(path)
     notes = check.operators(facts, allow_flex=order["allow_flex"], as_is=order["as_is"])
     check.closed(facts)
     if order["promises"]:
-        promised = [promises.from_plain(told) for told in order["promises"]]
+        promised = [promises.from_plain(item) for item in order["promises"]]
         notes += promises.check(structure.read(path), promised)
-    packs = payload.is_here("zstd")
+    packs = payload.is_installed("zstd")
     result: dict[str, Any] = {
         "file": None,
         "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())) if packs else None,
@@ -120,10 +120,10 @@ def check_variant(order: Order) -> dict[str, Any]:
         "agreement": None,
     }
     if not packs:
-        notes.append("its size under zstd is not known: the package zstandard is not installed")
-    if facts.elsewhere:
-        return {**result, "notes": [*notes, facts.elsewhere]}
-    answers = check.ask(path, facts, _material(order))
+        notes.append("its size under zstd is unknown: the package zstandard is not installed")
+    if facts.why_not_runnable_on_host:
+        return {**result, "notes": [*notes, facts.why_not_runnable_on_host]}
+    answers = check.run_samples(path, facts, _material(order))
     if not answers.real:
         notes.append("checked on random inputs: the plan gives no data")
     if order["reference"] is not None:
@@ -136,7 +136,7 @@ def check_variant(order: Order) -> dict[str, Any]:
 
 
 def outputs(order: Order) -> dict[str, Any]:
-    """Run arrays by tensor name through a file, in the file's own dtypes."""
+    """Run arrays, by tensor name and in the file's own dtypes, through a file."""
     import numpy as np
 
     path = Path(order["path"])
@@ -158,7 +158,7 @@ def samples(order: Order) -> dict[str, Any]:
 
 
 def delegation(order: Order) -> dict[str, Any]:
-    """Say what this host's delegate takes of a file."""
+    """Return the runtime's nodes for a file, including those of this host's delegate."""
     path = Path(order["path"])
     runner = runtime.Runner(path, flatbuffer.read(path))
     return {"nodes": [_node(node) for node in runner.operators()]}
@@ -178,21 +178,21 @@ VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
 
 
 def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:
-    """A quantised file would pass every step unchanged in effect."""
+    """Refuse a quantised file: every step would leave it unchanged in effect."""
     if not facts.quantised:
         return
     named = [weight.name for weight in facts.weights if weight.quantised] or list(facts.quantised)
     shown = [name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..." for name in named]
     more = f" and {len(named) - _NAMED_WEIGHTS} more" if len(named) > _NAMED_WEIGHTS else ""
     raise RecipeError(
-        f"{facts.path.name} is quantised already: not float are "
+        f"{facts.path.name} is quantised already; not float: "
         f"{', '.join(shown[:_NAMED_WEIGHTS])}{more}; "
         'measure it unchanged with "as_is", or give the float model'
     )
 
 
 def _step_data(order: Order) -> StepData:
-    """Load what the step needs, as the model's own float file takes it."""
+    """Load the step's data in the form that the model's float file takes."""
     tensors = flatbuffer.read(Path(order["tensors"])).inputs
     loaded: dict[str, Any] = {}
     for need, source in order["data"].items():
@@ -217,14 +217,14 @@ def _material(order: Order) -> check.Material:
     )
 
 
-def _score(answers: check.Answers) -> dict[str, Any] | None:
+def _score(answers: check.HostOutputs) -> dict[str, Any] | None:
     if answers.score is None:
         return None
     return {**asdict(answers.score), "direction": answers.direction}
 
 
 def _made(path: Path) -> dict[str, Any]:
-    """Say what lies at `path`: for a .tflite, everything a Variant tells."""
+    """Return the facts of a result at `path`; for a .tflite, all that a Variant needs."""
     if path.suffix != ".tflite":
         return {"file": path.name}
     facts = flatbuffer.read(path)

@@ -1,7 +1,7 @@
-"""Hold a finished file against what the steps of its recipe promised.
+"""Check a finished file against the promises of its recipe's steps.
 
-A training step can run to its end and lose on the way what it was for: zeros that a later
-fine-tune filled, clusters that a conversion tore apart. The file is what counts.
+A training step can succeed and its effect still be lost later: a fine-tune may fill the zeros, a
+conversion may split the clusters. So the check reads the finished file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.protocols import Promise
 from harness.tflite import structure
 from harness.tflite.structure import Layer
 
-_WORDS = {
+_UNITS = {
     "sparsity": "zeros",
     "unique_values": "distinct values",
     "unique_per_channel": "distinct values in a channel",
@@ -26,69 +26,73 @@ _WORDS = {
 }
 _NAME_LENGTH = 80
 _SHARES = ("sparsity", "int8_share")
-_TOGETHER = ("int8_share", "elements")
-"""Measures of all chosen layers together; the others are of each."""
+_OVER_ALL = ("int8_share", "elements")
+"""Measures over all selected layers together; the others apply to each layer."""
 
 
 def plain(step: str, promise: Promise) -> dict[str, Any]:
-    """Write a step's promise for the wire."""
+    """Return a step's promise as JSON-able values."""
     return {"step": step, **asdict(promise)}
 
 
-def from_plain(told: Mapping[str, Any]) -> tuple[str, Promise]:
-    """Read what `plain` wrote (and JSON may have carried)."""
-    fields = {**told, "operators": tuple(told["operators"])}
+def from_plain(stored: Mapping[str, Any]) -> tuple[str, Promise]:
+    """Return the step and the promise that `plain` wrote; JSON may lie in between."""
+    fields = {**stored, "operators": tuple(stored["operators"])}
     return fields.pop("step"), Promise(**fields)
 
 
 def check(layers: Sequence[Layer], promised: Sequence[tuple[str, Promise]]) -> list[str]:
-    """Hold the layers of a file against promises, each with the name of its step.
+    """Check the layers of a file against promises, each with the name of its step.
 
-    Returns notes on promises that no layer of the file is meant by. Raises RecipeError for a broken one:
-    the step, what it promised, the layer that is furthest from it, its number.
+    Returns notes on promises that apply to no layer of the file. Raises RecipeError for a broken
+    promise: the step, the promise, the layer furthest from it, its value.
     """
     notes = []
     for step, promise in promised:
-        meant = [layer for layer in layers if _is_meant(layer, promise)]
-        if not meant:
-            notes.append(f"{step} promised {_promised(promise)}: no layer of the file is meant")
+        selected = [layer for layer in layers if _applies(layer, promise)]
+        if not selected:
+            notes.append(
+                f"{step} promised {_promised(promise)}: it applies to no layer of the file"
+            )
             continue
-        if promise.measure in _TOGETHER:
-            found = _of_all(meant, promise.measure)
-            if not _held(promise, found, 0.0):
+        if promise.measure in _OVER_ALL:
+            found = _value_over_all(selected, promise.measure)
+            if not _is_kept(promise, found, 0.0):
                 raise RecipeError(
                     f"{step} promised {_promised(promise)}; the file has "
                     f"{_figure(promise.measure, found)}"
                 )
             continue
-        _check_each(step, promise, meant)
+        _check_each(step, promise, selected)
     return notes
 
 
-def _check_each(step: str, promise: Promise, meant: Sequence[Layer]) -> None:
+def _check_each(step: str, promise: Promise, selected: Sequence[Layer]) -> None:
     broken: list[tuple[float, Layer]] = []
-    for layer in meant:
-        found = _of_layer(layer, promise.measure)
+    for layer in selected:
+        found = _value(layer, promise.measure)
         if found is None:
             raise RecipeError(
-                f"{step} promised {_promised(promise)}; that cannot be read off {_short(layer.name)}, "
-                f"which is stored as sparse or as {layer.dtype}"
+                f"{step} promised {_promised(promise)}; that cannot be read from "
+                f"{_short(layer.name)}, which is stored as sparse or as {layer.dtype}"
             )
         slack = 1 / layer.elements if promise.measure == "sparsity" else 0.0
-        if not _held(promise, found, slack):
+        if not _is_kept(promise, found, slack):
             broken.append((found, layer))
     if not broken:
         return
     under = promise.at_least is not None
     found, worst = (min if under else max)(broken, key=lambda item: item[0])
-    more = f" ({len(broken) - 1} more of {len(meant)} layers break it)" if len(broken) > 1 else ""
+    more = (
+        f" ({len(broken) - 1} more of {len(selected)} layers break it)" if len(broken) > 1 else ""
+    )
     raise RecipeError(
         f"{step} promised {_promised(promise)}; {_short(worst.name)} ({worst.operator}, "
         f"{worst.elements:,} weights) has {_figure(promise.measure, found)}{more}"
     )
 
 
-def _is_meant(layer: Layer, promise: Promise) -> bool:
+def _applies(layer: Layer, promise: Promise) -> bool:
     return (
         layer.elements >= promise.min_elements
         and (not promise.operators or layer.operator in promise.operators)
@@ -96,7 +100,7 @@ def _is_meant(layer: Layer, promise: Promise) -> bool:
     )
 
 
-def _of_layer(layer: Layer, measure: str) -> float | None:
+def _value(layer: Layer, measure: str) -> float | None:
     values: dict[str, float | None] = {
         "sparsity": layer.sparsity,
         "unique_values": layer.unique,
@@ -106,23 +110,23 @@ def _of_layer(layer: Layer, measure: str) -> float | None:
     return values[measure]
 
 
-def _of_all(layers: Sequence[Layer], measure: str) -> float:
+def _value_over_all(layers: Sequence[Layer], measure: str) -> float:
     if measure == "int8_share":
         return structure.int8_share(layers)
     return float(sum(layer.elements for layer in layers))
 
 
-def _held(promise: Promise, found: float, slack: float) -> bool:
+def _is_kept(promise: Promise, found: float, slack: float) -> bool:
     above = promise.at_least is None or found >= promise.at_least - slack
     return above and (promise.at_most is None or found <= promise.at_most + slack)
 
 
 def _promised(promise: Promise) -> str:
     bounds = (("at least", promise.at_least), ("at most", promise.at_most))
-    told = " and ".join(
-        f"{word} {_figure(promise.measure, bound)}" for word, bound in bounds if bound is not None
+    limits = " and ".join(
+        f"{kind} {_figure(promise.measure, bound)}" for kind, bound in bounds if bound is not None
     )
-    return f"{told} {_WORDS[promise.measure]}"
+    return f"{limits} {_UNITS[promise.measure]}"
 
 
 def _short(name: str) -> str:

@@ -1,7 +1,7 @@
 """Stage 2: ai-edge-quantizer derives variants from a float .tflite, without TensorFlow.
 
-What the post-training steps share. Calibration keeps the smallest and largest value seen: the
-library's own default averages ranges, which costs 9x the error on the keyword model.
+The post-training steps share this code. Calibration keeps the smallest and largest value seen: the
+library's own default averages ranges, which gives 9x the error on the keyword model.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _LIBRARY_ERRORS = (
     NotImplementedError,
     AttributeError,
 )
-"""What the quantiser raises for a graph it cannot take."""
+"""Exceptions that the quantiser raises for a graph it does not support."""
 
 
 def prepare() -> None:
-    """Import the quantiser ahead of its first use (half a second)."""
-    with _installed():
+    """Import the quantiser before its first use (half a second)."""
+    with _with_install_hint():
         from ai_edge_quantizer import calibrator, quantizer, recipe  # noqa: F401
 
 
@@ -44,11 +44,11 @@ def quantise(
 
     Args:
         source: The float file, with one signature whose names are its tensors'.
-        out: Where the result goes.
+        out: Path of the result.
         configure: Sets the recipe on the library's Quantizer.
-        calibration: Arrays (n, ...) by input tensor name; None where the recipe needs none.
+        calibration: Arrays (n, ...) by input tensor name; None if the recipe needs none.
 
-    Raises RecipeError where the library cannot quantise the graph.
+    Raises RecipeError if the library cannot quantise the graph.
     """
     data = source.read_bytes()
     ranges = None if calibration is None else calibrate(source, data, configure, calibration)
@@ -71,18 +71,18 @@ def calibrate(
             f"calibration cannot follow control flow ({', '.join(loops)}): build an LSTM or GRU "
             "with unroll=True, or use dynamic or float16"
         )
-    with _taken():
+    with _with_recipe_errors():
         worker = _worker(data, configure)
         return _ranges(data, worker, calibration)
 
 
 def apply(data: bytes, configure: Callable[[Any], None], ranges: Any) -> memoryview:  # noqa: ANN401 - untyped library
-    """Return the quantised file; `ranges` is what `calibrate` gave. Raises RecipeError."""
-    with _taken():
+    """Return the quantised file; `ranges` is the result of `calibrate`. Raises RecipeError."""
+    with _with_recipe_errors():
         worker = _worker(data, configure)
         if ranges is not None and all(ranges.values()):
-            # It would load the model once more, two files' worth of memory, to look for empty ones.
-            worker._ensure_model_qsv_sufficient = _sufficient  # noqa: SLF001 - no public way to say so
+            # To find empty ranges it would load the model once more: twice the file in memory.
+            worker._ensure_model_qsv_sufficient = _sufficient  # noqa: SLF001 - no public option
         result = worker.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return rewrite.inline(result.quantized_model)
 
@@ -100,7 +100,7 @@ def integer(activation_bits: int) -> Callable[[Any], None]:
 
 
 def float_ends(configure: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Keep inputs and outputs of the model in float, whatever `configure` quantises."""
+    """Configure as `configure` does, but keep the model's inputs and outputs in float."""
 
     def with_float_ends(worker: Any) -> None:  # noqa: ANN401 - untyped library
         from ai_edge_quantizer import qtyping
@@ -117,8 +117,8 @@ def _ranges(data: bytes, worker: Any, calibration: Mapping[str, Array]) -> Any: 
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
-    # By the profiler, because the other way keeps every tensor, weights included: twice the memory and
-    # ten times the time. It tells float64, from which other scales would come: same files in float32.
+    # The profiler mode, because the other one keeps every tensor, weights included: twice the memory
+    # and ten times the time. It reports float64, which would give other scales than float32.
     keeper = calibrator.Calibrator(
         data,
         num_threads=1,
@@ -141,12 +141,12 @@ def _ranges(data: bytes, worker: Any, calibration: Mapping[str, Array]) -> Any: 
 
 
 def _sufficient(ranges: object) -> None:
-    """Find nothing missing: the caller has looked."""
+    """Report no empty range: `apply` has checked them."""
     del ranges
 
 
 def _worker(data: bytes, configure: Callable[[Any], None]) -> Any:  # noqa: ANN401 - untyped library
-    with _installed():
+    with _with_install_hint():
         from ai_edge_quantizer import quantizer
     worker = quantizer.Quantizer(data)
     configure(worker)
@@ -154,17 +154,17 @@ def _worker(data: bytes, configure: Callable[[Any], None]) -> Any:  # noqa: ANN4
 
 
 @contextmanager
-def _taken() -> Iterator[None]:
+def _with_recipe_errors() -> Iterator[None]:
     try:
         yield
     except _LIBRARY_ERRORS as error:
         raise RecipeError(
-            f"the quantiser cannot take this graph ({type(error).__name__}: {error})"
+            f"the quantiser does not support this graph ({type(error).__name__}: {error})"
         ) from error
 
 
 @contextmanager
-def _installed() -> Iterator[None]:
+def _with_install_hint() -> Iterator[None]:
     try:
         yield
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""The host's answer to the same file: what a device's outputs are compared with before timing.
+"""The host's outputs of a file, which a device's outputs are compared with before timing.
 
-A device that computes something else than the host is not measured. The file runs in a child
-process: it may be one that takes its process down.
+A device whose outputs differ from the host's is not measured. The file runs in a child process,
+because a bad file may crash its process.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class CheckInputs:
     path: Path
     """An .npz: (n, ...) by tensor name, in the file's own dtypes."""
     real: bool
-    """Whether they are the user's data; else random numbers."""
+    """Whether they are the user's data; else they are random numbers."""
 
 
 def check_inputs(
     model: ModelSource, variant: Variant, folder: Path, n: int = 64, seed: int = 0
 ) -> CheckInputs:
-    """Write up to `n` inputs for a variant: from evaluation, else calibration, else random.
+    """Write up to `n` inputs for a variant: from evaluation data, else calibration, else random.
 
-    The file is named by what is in it, so runs with other data never share one. Raises
+    The file's name is a digest of its content, so runs with other data never share one. Raises
     ConfigError for data that does not fit.
     """
     chosen = [model.data.evaluation, model.data.calibration]
@@ -63,26 +63,29 @@ def check_inputs(
 
 
 def load_inputs(path: str | Path) -> dict[str, Array]:
-    """Read what `check_inputs` wrote."""
+    """Read the arrays that `check_inputs` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
 
 
 def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Turn real inputs (n, ...) by tensor name into the file's dtypes, by scale and zero point."""
+    """Convert real inputs (n, ...) by tensor name to the file's dtypes, by scale and zero point."""
     return {
         tensor.name: numeric.quantise(real_inputs[tensor.name], tensor) for tensor in variant.inputs
     }
 
 
-def runs_here(variant: Variant) -> bool:
-    """Say whether a host's runtime can run the file at all (files compiled for an accelerator and Flex ones it cannot)."""
-    return flatbuffer.elsewhere(variant.operators) is None
+def runs_on_host(variant: Variant) -> bool:
+    """Return whether a host's runtime can run the file.
+
+    It cannot run files compiled for an accelerator and files with Flex operators.
+    """
+    return flatbuffer.why_not_runnable_on_host(variant.operators) is None
 
 
-def on_host(variant: Variant) -> Path | None:
-    """Return the file whose outputs a device's are compared with: the variant's, or what was compiled."""
-    if runs_here(variant):
+def host_file(variant: Variant) -> Path | None:
+    """Return the file to compare a device with: the variant's, else the one before compiling, or None."""
+    if runs_on_host(variant):
         return variant.path
     return variant.uncompiled.path if variant.uncompiled else None
 
@@ -92,24 +95,24 @@ def host_outputs(
 ) -> dict[str, Array]:
     """Run inputs, each (n, ...) in the file's own dtype, through the file in a child process.
 
-    Returns each output as (n, ...) by tensor name, in the file's own dtype. `keep` is a folder in
-    which the answer to the same question is found again.
+    Returns each output as (n, ...) by tensor name, in the file's own dtype. `keep` is a folder that
+    caches the outputs by file, inputs, runtime and threads.
 
-    Raises RecipeError where the file cannot be run here, or takes the child down.
+    Raises RecipeError if the file cannot run on this host or crashes the child.
     """
     if keep is None:
         return _host_outputs(path, inputs, threads)
-    question = {
+    parts = {
         "file": cache.digest(path),
         "inputs": _digests(inputs),
         "runtime": metadata.version("ai-edge-litert"),
         "threads": threads,
     }
-    answer = keep / f"{cache.key(**question)}.npz"
+    cached = keep / f"{cache.key(**parts)}.npz"
     with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
-        return load_inputs(answer)
+        return load_inputs(cached)
     outputs = _host_outputs(path, inputs, threads)
-    _write(answer, outputs)
+    _write(cached, outputs)
     return outputs
 
 
@@ -143,15 +146,15 @@ def compare(
 ) -> Agreement:
     """Compare a device's outputs with the host's, both in the file's own dtypes, as real values.
 
-    top1 is null where the outputs do not look like classes. Raises RecipeError where an output is
+    top1 is null if the outputs do not look like classes. Raises RecipeError if an output is
     missing or has another size.
     """
     theirs, ours = [], []
     for tensor in variant.outputs:
         if tensor.name not in device_outputs:
             raise RecipeError(
-                f'the device gave no output "{tensor.name}" '
-                f"(it gave: {', '.join(device_outputs) or 'none'})"
+                f'the device returned no output "{tensor.name}" '
+                f"(it returned: {', '.join(device_outputs) or 'none'})"
             )
         device, host = device_outputs[tensor.name], expected[tensor.name]
         if len(device) != len(host) or device.size != host.size:

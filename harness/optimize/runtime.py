@@ -1,4 +1,4 @@
-"""Run a .tflite file on this host, sample by sample. Only inside a worker: a bad file may crash."""
+"""Run a .tflite file on this host per sample. Only in a worker: a bad file may crash the process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.tflite.numeric import Array
 class Runner:
     """One file in one interpreter; inputs and outputs in the file's own dtypes.
 
-    Raises RecipeError with the runtime's words where it refuses the file or an inference, and
-    HarnessError where no runtime is installed.
+    Raises RecipeError with the runtime's message if it refuses the file or an inference fails, and
+    HarnessError if no runtime is installed.
     """
 
     def __init__(self, path: Path, facts: FileFacts, threads: int = 1) -> None:
-        """Load the file and allocate its tensors, open dimensions at the size the file gives."""
+        """Load the file and allocate its tensors; open dimensions have the file's own size."""
         self.facts = facts
         try:
             self._interpreter = _interpreter(path, threads)
@@ -47,7 +47,7 @@ class Runner:
         ]
 
     def operators(self) -> list[dict[str, Any]]:
-        """Return the runtime's list of nodes, delegates included."""
+        """Return the runtime's nodes, including those of delegates."""
         found: list[dict[str, Any]] = self._interpreter._get_ops_details()  # noqa: SLF001 - the only way to see delegates
         return found
 

@@ -1,7 +1,7 @@
-"""Run a graph of build nodes in workers: each starts when what it needs is there.
+"""Run a graph of build nodes in workers; each node starts when its inputs are ready.
 
-A node that fails takes down only what needs it. Results go into the cache as they come, so a run
-that is killed has lost only the jobs under way.
+A failed node fails only the nodes that need it. Each result goes into the cache at once, so a
+killed run loses only the jobs in progress.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Schedule:
         *,
         cache: Cache,
         pool: Pool,
-        tell: Callable[[BuildProgress], None],
+        on_event: Callable[[BuildProgress], None],
     ) -> None:
         """Take the nodes by key; nothing runs before `want` and `run`."""
         self.entries: dict[str, CacheEntry] = {}
@@ -43,12 +43,12 @@ class Schedule:
         self._nodes = nodes
         self._cache = cache
         self._pool = pool
-        self._tell = tell
+        self._on_event = on_event
         self._pending: dict[str, BuildNode] = {}
         self._started: dict[str, _Started] = {}
 
     def want(self, key: str) -> None:
-        """Look a node up in the cache; only where it is absent is what it needs wanted too."""
+        """Look a node up in the cache; if it is absent, want it and the nodes it needs."""
         if key in self.entries or key in self._pending:
             return
         node = self._nodes[key]
@@ -62,7 +62,7 @@ class Schedule:
         self._pending[key] = node
 
     def run(self) -> Iterator[None]:
-        """Do the wanted work; yields whenever more of it has ended, the first time at once."""
+        """Run the wanted nodes; yields at once and then after each finished node."""
         yield
         warmed = False
         try:
@@ -79,7 +79,7 @@ class Schedule:
                 self._cache.discard(left.workspace)
 
     def _start_ready(self) -> None:
-        # TensorFlow first: a worker of it that stood idle would be ended to make room for a light one.
+        # TensorFlow nodes first: an idle TensorFlow worker would be ended for a light one.
         in_order = sorted(self._pending.items(), key=lambda item: item[1].kind == "light")
         for key, node in in_order:
             failed = next((n for n in node.needs.values() if n in self.errors), None)
@@ -98,7 +98,7 @@ class Schedule:
                 self._pool.give(worker, key, node.verb, order, node.stage)
 
     def _warm(self) -> None:
-        """While TensorFlow works on the first model, a light worker imports the quantiser."""
+        """Let a light worker import the quantiser while TensorFlow works on the first model."""
         steps = any(node.verb == "step" and node.kind == "light" for node in self._pending.values())
         if steps and self._pool.limit > len(self._started):
             worker = self._pool.free("light")
@@ -106,7 +106,7 @@ class Schedule:
                 self._pool.give(worker, None, "warm", {})
 
     def _order(self, node: BuildNode) -> dict[str, Any]:
-        """Fill in what other nodes made: a path, or for `before` a whole artifact."""
+        """Fill in the results of other nodes: a path, or for `before` a whole artifact."""
         order = dict(node.order)
         for role, key in node.needs.items():
             entry = self.entries[key]
@@ -120,7 +120,7 @@ class Schedule:
                 }
             else:
                 order[role] = str(entry.path) if entry.path else None
-                if role == "source":  # what a step made is converted: its words go along
+                if role == "source":  # a step's result is converted: keep its notes and flags
                     order["notes"], order["flags"] = entry.facts["notes"], entry.facts["flags"]
         return order
 
@@ -154,7 +154,7 @@ class Schedule:
         seconds: float | None = None,
         peak: int | None = None,
     ) -> None:
-        self._tell(
+        self._on_event(
             BuildProgress(
                 model=node.model,
                 recipe=node.recipe,

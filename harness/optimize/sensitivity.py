@@ -1,7 +1,7 @@
-"""Which operators int8 hurts most, and how few of them in float are enough.
+"""Find the operators that lose most in int8, and a small set of them to leave in float.
 
-The search knows no quantiser: it asks `loss(chosen)` what a file loses that has these operators in
-float. How a file is made and held against the float one is below it, in Trials.
+The search does not use the quantiser: it calls `loss(chosen)` for the loss of a file with these
+operators in float. `Trials` makes such files and compares them with the float one.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from harness.tflite.operators import Operator
 PRECISIONS = ("float", "int8", "int16")
 CALIBRATION_ROWS = 1_000
 SELECTION_ROWS = 1_000
-"""Rows at most that a mix is judged on: 1 point is 10 of them."""
+"""Maximum number of rows that a mix is judged on; 1 percentage point is 10 rows."""
 CONFIDENCE = 0.95
 _FITTED = 0.5
-"""Share of max_drop that may be lost on labelled samples, which the model was most likely trained on.
-On the badly scaled digits model of benchmarks/mixed.py a mix that lost 0.4 % of them lost 1.5 % of new
-ones."""
+"""Share of max_drop that a mix may lose on labelled samples, because the model was probably trained
+on them. On the badly scaled digits model of benchmarks/mixed.py a mix that lost 0.4 % of them lost
+1.5 % of new ones."""
 _PRECISION = 1e-6
 _RANKING_ROWS = 64
-_MOST_GROUPS = 48
-"""Trial builds of the ranking; a larger graph is ranked in groups of neighbours."""
-_MOST_TRIMS = 16
+_MAX_GROUPS = 48
+"""Maximum number of trial builds for the ranking; a larger graph is ranked in groups of neighbours."""
+_MAX_TRIMS = 16
 _BITS = {"int8": 8, "int16": 16}
 
 Chosen = frozenset[int]
@@ -45,12 +45,12 @@ Chosen = frozenset[int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """What the search left in float, and what the file then loses."""
+    """The operators left in float, and the loss of that file."""
 
     chosen: Chosen
     loss: float
     all_int8: float
-    """What the file loses with none in float."""
+    """The loss with no operator in float."""
 
 
 def search(
@@ -59,25 +59,26 @@ def search(
     loss: Callable[[Chosen], float],
     max_drop: float,
 ) -> Sensitivity:
-    """Find few operators to leave in float so that `loss` of them is at most `max_drop`.
+    """Find a small set of operators to leave in float so that their `loss` is at most `max_drop`.
 
     Args:
         found: The operators that may be left in float.
-        rank: What a float file loses with only these in int8.
-        loss: What the int8 file loses with these in float.
-        max_drop: The most that may be lost.
+        rank: The loss of a float file with only these in int8.
+        loss: The loss of the int8 file with these in float.
+        max_drop: The largest allowed loss.
 
-    The operators (or groups of neighbours, in a large graph) are ranked by `rank`, and by `rank` per
-    weight; the shortest beginning of each list that holds is found by halving, and the lighter one
-    taken; then each of it, the heaviest first, is given back to int8 where that still holds. At most
-    48 builds to rank, 2 log2 of that to halve, 16 to give back.
+    The operators (in a large graph, groups of neighbours) are sorted by `rank`, and by `rank` per
+    weight. Bisection finds the shortest prefix of each list that is within `max_drop`, and the one
+    with fewer weights is taken. Then each of its operators, the largest first, returns to int8 if
+    the loss stays within `max_drop`. That takes at most 48 builds to rank, 2 log2(48) to bisect and
+    16 to return.
 
-    Raises RecipeError where all but the least sensitive in float do not hold, and as `loss` does where
-    all are in int8.
+    Raises RecipeError if even the float of all but the least sensitive group loses too much, and as
+    `loss` does with all operators in int8.
     """
     lost: dict[Chosen, float] = {}
 
-    def ask(chosen: Chosen) -> float:
+    def measured(chosen: Chosen) -> float:
         if chosen not in lost:
             lost[chosen] = _or_all(loss, chosen)
         return lost[chosen]
@@ -90,22 +91,22 @@ def search(
     error = {group: _or_all(rank, group) for group in _groups(found)}
     worst = sorted(error, key=lambda group: -error[group])
     dearest = sorted(error, key=lambda group: -error[group] / max(_total(group, weights), 1))
-    lists = [_shortest(order, ask, max_drop) for order in (worst, dearest)]
+    lists = [_shortest(order, measured, max_drop) for order in (worst, dearest)]
     held = [chosen for chosen in lists if chosen is not None]
     if not held:
         least = min(lost.items(), key=lambda item: item[1])
         raise RecipeError(
-            f"no mix loses {max_drop:g} or less: int8 alone loses {ask(none):.4g}, the best of "
+            f"no mix loses {max_drop:g} or less: int8 alone loses {measured(none):.4g}, the best of "
             f"{len(lost)} mixes {least[1]:.4g} with {len(least[0])} of {len(found)} operators in "
             "float; use float16 or int16x8, or allow more"
         )
     lightest = min(held, key=lambda chosen: _total(chosen, weights))
-    chosen = _given_back(lightest, weights, ask, max_drop)
-    return Sensitivity(chosen=chosen, loss=ask(chosen), all_int8=ask(none))
+    chosen = _trimmed(lightest, weights, measured, max_drop)
+    return Sensitivity(chosen=chosen, loss=measured(chosen), all_int8=measured(none))
 
 
 def _or_all(measure: Callable[[Chosen], float], chosen: Chosen) -> float:
-    """Measure a mix; one that cannot be made or run has lost everything, and others may not."""
+    """Measure a mix; one that cannot be made or run has an infinite loss, so the search goes on."""
     try:
         return measure(chosen)
     except RecipeError:
@@ -113,39 +114,39 @@ def _or_all(measure: Callable[[Chosen], float], chosen: Chosen) -> float:
 
 
 def _shortest(
-    order: Sequence[Chosen], ask: Callable[[Chosen], float], max_drop: float
+    order: Sequence[Chosen], measured: Callable[[Chosen], float], max_drop: float
 ) -> Chosen | None:
-    """Return the shortest beginning of `order` that holds; None where only the whole may."""
-    beginnings = list(accumulate(order, lambda so_far, group: so_far | group))
-    low, high = -1, len(beginnings) - 1
+    """Return the shortest prefix of `order` within `max_drop`; None if only the whole may be."""
+    prefixes = list(accumulate(order, lambda so_far, group: so_far | group))
+    low, high = -1, len(prefixes) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        if ask(beginnings[middle]) <= max_drop:
+        if measured(prefixes[middle]) <= max_drop:
             high = middle
         else:
             low = middle
-    return beginnings[high] if high < len(beginnings) - 1 else None
+    return prefixes[high] if high < len(prefixes) - 1 else None
 
 
 def _total(chosen: Chosen, weights: Mapping[int, int]) -> int:
     return sum(weights[index] for index in chosen)
 
 
-def _given_back(
+def _trimmed(
     chosen: Chosen,
     weights: Mapping[int, int],
-    ask: Callable[[Chosen], float],
+    measured: Callable[[Chosen], float],
     max_drop: float,
 ) -> Chosen:
-    """Return to int8, heaviest first, what need not be in float."""
-    for index in sorted(chosen, key=lambda index: -weights[index])[:_MOST_TRIMS]:
-        if ask(chosen - {index}) <= max_drop:
+    """Remove the operators that need not be in float, those with the most weights first."""
+    for index in sorted(chosen, key=lambda index: -weights[index])[:_MAX_TRIMS]:
+        if measured(chosen - {index}) <= max_drop:
             chosen -= {index}
     return chosen
 
 
 def _groups(found: Sequence[Operator]) -> list[Chosen]:
-    size = -(-len(found) // _MOST_GROUPS)
+    size = -(-len(found) // _MAX_GROUPS)
     return [
         frozenset(operator.index for operator in found[i : i + size])
         for i in range(0, len(found), max(size, 1))
@@ -154,20 +155,20 @@ def _groups(found: Sequence[Operator]) -> list[Chosen]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a mix is judged on: rows of inputs by tensor name, and classes where there are any."""
+    """The samples that a mix is judged on: inputs by tensor name, and classes if there are any."""
 
     rows: Mapping[str, Array]
     labels: Array | None
-    words: str
-    """Where they are from and what is compared, for the notes."""
+    description: str
+    """The source of the samples and the compared quantity, for the notes."""
     tolerated: float = 1.0
-    """Share of max_drop that may be lost on them."""
+    """Share of max_drop that a mix may lose on them."""
 
 
 def selection(data: StepData, tensors: Sequence[str], *, classes: bool) -> Selection:
-    """Choose the rows: labelled training data, else labelled calibration data, else without labels.
+    """Choose the rows: labelled training data, else labelled calibration data, else unlabelled.
 
-    Never the evaluation data: what is chosen by it could not be judged by it any more.
+    Never the evaluation data: a mix that was chosen on it could not be evaluated on it.
     """
     calibration = data.calibration or {}
     training = dict(data.training or {})
@@ -176,17 +177,17 @@ def selection(data: StepData, tensors: Sequence[str], *, classes: bool) -> Selec
         ("training", training, labels),
         ("calibration", calibration, data.calibration_labels),
     )
-    for word, rows, given in candidates:
+    for name_of_data, rows, given in candidates:
         if classes and given is not None and given.ndim == 1 and given.dtype.kind in "iu":
             kept = _spread(len(given))
-            words = (
-                f"answers that turned wrong on {len(kept)} labelled {word} samples, upper "
+            description = (
+                f"answers that became wrong on {len(kept)} labelled {name_of_data} samples, upper "
                 f"{CONFIDENCE:.0%} limit"
             )
             return Selection(
                 rows={name: rows[name][kept] for name in tensors},
                 labels=given[kept],
-                words=words,
+                description=description,
                 tolerated=_FITTED,
             )
     kept = _spread(len(next(iter(calibration.values()))))
@@ -194,7 +195,7 @@ def selection(data: StepData, tensors: Sequence[str], *, classes: bool) -> Selec
     return Selection(
         rows={name: calibration[name][kept] for name in tensors},
         labels=None,
-        words=f"{what} on {len(kept)} calibration samples (no labels)",
+        description=f"{what} on {len(kept)} calibration samples (no labels)",
     )
 
 
@@ -203,7 +204,7 @@ def _spread(count: int) -> Array:
 
 
 class Trials:
-    """Files of one float model in different precisions, made and held against it."""
+    """Files of one float model in different precisions, compared with the float file."""
 
     def __init__(
         self,
@@ -215,7 +216,7 @@ class Trials:
         io: str,
         max_drop: float,
     ) -> None:
-        """Calibrate once and run the float file; raises RecipeError where either cannot be."""
+        """Calibrate once and run the float file; raises RecipeError if either fails."""
         self._bytes = source.read_bytes()
         self._workdir = workdir
         self._by_index = {operator.index: operator for operator in found}
@@ -229,11 +230,11 @@ class Trials:
         )
         self._float = _outputs(source, self.selection.rows)
         self.tolerance = max_drop * self.selection.tolerated
-        """What may be lost on the samples that a mix is judged on."""
+        """The largest allowed loss on the samples that a mix is judged on."""
         self.builds = 0
 
     def build(self, precision: Mapping[int, str]) -> memoryview:
-        """Make the file that is int8 but for these operators (by index: `float` or `int16`)."""
+        """Make the int8 file with these operators (by index) in `float` or `int16`."""
         return quantise.apply(self._bytes, self._configured(precision), self._ranges)
 
     def alone(self, chosen: Chosen) -> float:
@@ -249,11 +250,12 @@ class Trials:
         return numeric.agreement(outputs, reference, classes=False).relative_error
 
     def loss(self, precision: Mapping[int, str]) -> float:
-        """Return what the file with these operators not in int8 loses against the float one.
+        """Return the loss against the float file with these operators not in int8.
 
-        With labels the share of answers that were right and are wrong now: where there are any, the
-        upper end of its one-sided 95 % interval, for the samples are few and flatter the model. Without
-        labels the share of answers that changed; without classes the relative error.
+        With labels, it is the share of answers that were right and are now wrong. If there are any,
+        it is the upper end of the share's one-sided 95 % interval, because the samples are few and
+        favour the model. Without labels, it is the share of changed answers; without classes, the
+        relative error.
         """
         outputs = self._run(self.build(precision), self.selection.rows)
         if not self._classes:
@@ -269,11 +271,11 @@ class Trials:
         def configure(worker: Any) -> None:  # noqa: ANN401 - untyped library
             base = quantise.integer(8)
             (quantise.float_ends(base) if self._io == "float" else base)(worker)
-            for index, word in precision.items():
-                if word == "float":
-                    _plain(worker, self._by_index[index])
-                elif word != "int8":
-                    _static(worker, self._by_index[index], _BITS[word])
+            for index, kind in precision.items():
+                if kind == "float":
+                    _keep_float(worker, self._by_index[index])
+                elif kind != "int8":
+                    _static(worker, self._by_index[index], _BITS[kind])
 
         return configure
 
@@ -288,7 +290,7 @@ class Trials:
 
 
 def _outputs(path: Path, rows: Mapping[str, Array]) -> list[Array]:
-    """Run rows of real values through a file; real outputs, each (n, ...)."""
+    """Run rows of real values through a file; return real outputs, each (n, ...)."""
     facts = flatbuffer.read(path)
     runner = Runner(path, facts)
     kept: list[list[Array]] = []
@@ -314,16 +316,16 @@ def upper_limit(count: int, samples: int) -> float:
 
 
 def _answers(outputs: Sequence[Array]) -> Array:
-    """Return the class of each row; -1 where its scores are not finite."""
+    """Return the class of each row; -1 if its scores are not finite."""
     scores = outputs[0].reshape(len(outputs[0]), -1)
     return np.where(np.isfinite(scores).all(1), scores.argmax(1), -1)
 
 
 def _static(worker: Any, operator: Operator, bits: int) -> None:  # noqa: ANN401 - untyped library
-    worker.add_static_config(operators.scope(operator), operators.quantiser_word(operator), bits, 8)
+    worker.add_static_config(operators.scope(operator), operators.quantiser_type(operator), bits, 8)
 
 
-def _plain(worker: Any, operator: Operator) -> None:  # noqa: ANN401 - untyped library
+def _keep_float(worker: Any, operator: Operator) -> None:  # noqa: ANN401 - untyped library
     worker.update_quantization_recipe(
-        operators.scope(operator), operators.quantiser_word(operator), algorithm_key="no_quantize"
+        operators.scope(operator), operators.quantiser_type(operator), algorithm_key="no_quantize"
     )

@@ -1,6 +1,7 @@
-"""Weights in 8 or 4 bits, activations in float: what the steps that calibrate nothing share.
+"""Weights in 8 or 4 bits, activations in float: the shared code of the steps without calibration.
 
-What the quantiser and the runtime can do at 4 bits is a table here; what they cannot stays at 8.
+The tables here list the operators that the quantiser and the runtime support at 4 bits; the others
+stay at 8.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from harness.tflite import operators, structure
 from harness.tflite.operators import Operator
 
 Arithmetic = Literal["float", "integer"]
-"""`float` widens the weights before use; `integer` quantises the activations while it runs."""
+"""`float` widens the weights before use; `integer` quantises the activations at run time."""
 
 ALGORITHMS = {"min_max": "min_max_uniform_quantize", "octav": "OCTAV", "mse": "MSE"}
-_WORDS = (
+_TYPES = (
     "BATCH_MATMUL",
     "CONV_2D",
     "CONV_2D_TRANSPOSE",
@@ -42,23 +43,24 @@ def configure(
 
     Args:
         source: The float file; blocks must divide the width of an operator's weights.
-        bits: 8 or 4; at 4, operators that have no int4 stay at 8.
-        granularity: `channel`, or the elements of a block that share a scale (4 bits only; of
-            FULLY_CONNECTED and EMBEDDING_LOOKUP, whose arithmetic is then `integer`: the runtime
-            answers garbage for blocks that are widened first).
-        algorithm: How a scale is chosen: a key of ALGORITHMS.
-        arithmetic: Of everything else.
+        bits: 8 or 4; at 4, operators without int4 support stay at 8.
+        granularity: `channel`, or the number of elements per block with one scale (4 bits only).
+            Blocks apply to FULLY_CONNECTED and EMBEDDING_LOOKUP, whose arithmetic is then
+            `integer`: the runtime returns garbage for blocks that are widened first.
+        algorithm: The choice of a scale: a key of ALGORITHMS.
+        arithmetic: The arithmetic of all other operators.
 
     Raises RecipeError for a choice that the quantiser does not have.
     """
     if granularity != "channel":
         if bits != _FOUR:
             raise RecipeError(
-                f"granularity = {granularity} needs bits = 4; 8-bit weights have a scale a channel"
+                f"granularity = {granularity} needs bits = 4; 8-bit weights have one scale per channel"
             )
         if algorithm == "mse":
             raise RecipeError(
-                'algorithm = "mse" has no blocks; use "min_max" or "octav", or "channel"'
+                'algorithm = "mse" has no blocks; use algorithm = "min_max" or "octav", or '
+                'granularity = "channel"'
             )
     uneven = _uneven(source, granularity)
 
@@ -66,18 +68,18 @@ def configure(
         from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
 
         add = {"float": worker.add_weight_only_config, "integer": worker.add_dynamic_config}
-        for word in _WORDS:
-            key = ALGORITHMS["min_max" if word in _WITHOUT_MSE else algorithm]
-            width = bits if word in _FOUR_BITS[arithmetic] else 8
-            meant = TFLOperationName(word)
-            if granularity == "channel" or word not in _BLOCKS:
-                add[arithmetic](".*", meant, width, algorithm_key=key)
+        for kind in _TYPES:
+            key = ALGORITHMS["min_max" if kind in _WITHOUT_MSE else algorithm]
+            width = bits if kind in _FOUR_BITS[arithmetic] else 8
+            operation = TFLOperationName(kind)
+            if granularity == "channel" or kind not in _BLOCKS:
+                add[arithmetic](".*", operation, width, algorithm_key=key)
                 continue
             blocks = QuantGranularity[f"BLOCKWISE_{granularity}"]
-            add["integer"](".*", meant, width, blocks, algorithm_key=key)
+            add["integer"](".*", operation, width, blocks, algorithm_key=key)
             for operator in uneven:
-                if operator.word == word:
-                    add[arithmetic](operators.scope(operator), meant, width, algorithm_key=key)
+                if operator.type == kind:
+                    add[arithmetic](operators.scope(operator), operation, width, algorithm_key=key)
 
     return apply
 
@@ -85,14 +87,14 @@ def configure(
 def notes(
     step: str, out: Path, *, bits: int, granularity: str | int, arithmetic: Arithmetic
 ) -> tuple[str, ...]:
-    """Say of a built file which operators' weights are not in the bits that were asked for."""
+    """Return notes on a built file's operators whose weights do not have the requested bits."""
     layers = structure.read(out)
-    asked = f"int{bits}"
-    told = []
-    for dtype in sorted({layer.dtype for layer in layers} - {asked}):
+    wanted = f"int{bits}"
+    found = []
+    for dtype in sorted({layer.dtype for layer in layers} - {wanted}):
         counts = Counter(layer.operator for layer in layers if layer.dtype == dtype)
-        words = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
-        told.append(f"{step}: weights in {dtype}, not {asked}: {words}")
+        operators_text = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        found.append(f"{step}: weights in {dtype}, not {wanted}: {operators_text}")
     blocks = [
         layer.operator
         for layer in layers
@@ -101,15 +103,15 @@ def notes(
         and not layer.shape[-1] % granularity
     ]
     if blocks and arithmetic == "float":
-        told.append(
-            f"{step}: {len(blocks)} {' and '.join(sorted(set(blocks)))} with a scale for "
-            f"{granularity} weights each quantise their activations while they run"
+        found.append(
+            f"{step}: {len(blocks)} {' and '.join(sorted(set(blocks)))} with a scale per "
+            f"{granularity} weights quantise their activations at run time"
         )
-    return tuple(told)
+    return tuple(found)
 
 
 def _uneven(source: Path, granularity: str | int) -> Sequence[Operator]:
-    """Return the operators whose weights blocks of this size do not divide."""
+    """Return the operators whose weights cannot be divided into blocks of this size."""
     if isinstance(granularity, str):
         return ()
     return [

@@ -1,10 +1,10 @@
-"""A build worker: one child process that does one job after another and says how it went.
+"""A build worker: one child process that runs one job after another and reports each result.
 
     python -m harness.optimize.worker
 
-A line {"verb": ..., "order": {...}} comes in on stdin, a line {"result": ...} or {"error": ...}
-goes out on what was stdout; everything that libraries print goes to stderr. It ends with its
-controller: when stdin closes, also in the middle of a job.
+It reads lines {"verb": ..., "order": {...}} from stdin and writes lines {"result": ...} or
+{"error": ...} to the original stdout; the output of libraries goes to stderr. It ends when stdin
+closes, even during a job, so it never outlives its controller.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    threading.Thread(target=_read_jobs, args=(lines,), daemon=True).start()
     while True:
-        asked = json.loads(lines.get())
-        answer = _answer(asked["verb"], asked["order"])
+        job = json.loads(lines.get())
+        answer = _answer(job["verb"], job["order"])
         answers.write(json.dumps({**answer, "memory": memory()}) + "\n")
         answers.flush()
 
 
 def memory() -> dict[str, int]:
-    """Return this process's peak and present resident memory in bytes.
+    """Return this process's peak and current resident memory in bytes.
 
-    The peak is VmHWM, which starts anew at exec; ru_maxrss does not, and stands in where there is
-    no /proc.
+    The peak is VmHWM, which starts anew at exec. ru_maxrss does not, and is used only without /proc.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 - one line, no path work
@@ -51,7 +50,7 @@ def memory() -> dict[str, int]:
         return {"peak": peak if sys.platform == "darwin" else peak * 1024, "now": 0}
 
 
-def _listen(lines: queue.Queue[str]) -> None:
+def _read_jobs(lines: queue.Queue[str]) -> None:
     for line in sys.stdin:
         lines.put(line)
     os._exit(0)

@@ -1,8 +1,8 @@
-"""Parallel build workers: spawned processes, at most one per core, each answering for itself.
+"""Parallel build workers: spawned processes, at most one per core.
 
-A worker that crashes or is killed for memory fails the job it had, with the signal and its last
-words, and nothing else. TensorFlow jobs have workers of their own, so that the light ones stay
-small; a worker that has grown is let go before its next job.
+A worker that crashes or is killed for memory fails only its own job, with the signal and the last
+line of its stderr. TensorFlow jobs have separate workers, so that the light ones stay small; a
+worker that has grown too large is ended before its next job.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from harness import errors
 from harness.errors import HarnessError, RecipeError
 
 Kind = Literal["light", "tensorflow", "training"]
-"""What a worker is for: without TensorFlow, converting with it, training with it."""
+"""The jobs of a worker: without TensorFlow, conversion with it, training with it."""
 _RETIRE_BYTES = 900_000_000
-"""Resident memory above which a worker does no further job."""
+"""Resident memory above which a worker gets no further job."""
 _TENSORFLOW_BYTES = 1_400_000_000
-"""What one TensorFlow worker may come to; free memory limits how many there are."""
-_WORDS_BYTES = 2_000
+"""Memory of one TensorFlow worker; free memory limits their number."""
+_STDERR_BYTES = 2_000
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "KERAS_BACKEND": "tensorflow",
     "CUDA_VISIBLE_DEVICES": "-1",
     "PYTHONWARNINGS": "ignore",
 }
-"""Quiet logs; and no GPU, whose memory TensorFlow would take whole for work that needs none."""
+"""Quiet logs, and no GPU: TensorFlow would reserve all its memory for work that needs none."""
 _TRAINING = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "KERAS_BACKEND": "tensorflow",
@@ -45,38 +45,38 @@ _TRAINING = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "TF_USE_LEGACY_KERAS": "1",
 }
-"""Training sees the GPUs there are, and takes of their memory what it needs; tf.keras is tf_keras."""
+"""Training uses all GPUs and reserves only the memory it needs; tf.keras is tf_keras."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What became of a job."""
+    """The result or the error of a job."""
 
     ticket: object
     result: Mapping[str, Any] | None = None
     error: HarnessError | None = None
     peak_rss_bytes: int | None = None
-    """VmHWM of the worker so far."""
+    """Peak memory of the worker since its start (VmHWM)."""
 
 
 @dataclass(slots=True, eq=False)
 class BuildWorker:
-    """One child process and the job it has."""
+    """One child process and its current job."""
 
     kind: Kind
     process: subprocess.Popen[str]
-    words: IO[bytes]
+    stderr: IO[bytes]
     busy: bool = False
     ticket: object | None = None
     stage: str = ""
-    """What it is at, in words for a person."""
+    """The current stage, for display."""
 
 
 class Pool:
-    """Up to `limit` workers. Use as a context manager: on leaving, every worker is ended."""
+    """Up to `limit` workers. As a context manager, it ends every worker on exit."""
 
     def __init__(self, limit: int | None = None) -> None:
-        """Start nothing yet; workers come with the first jobs that need them."""
+        """Start no worker yet; each starts with the first job that needs it."""
         cores = available_cores()
         self.limit = cores if limit is None else max(1, min(limit, cores))
         self._workers: list[BuildWorker] = []
@@ -92,9 +92,9 @@ class Pool:
             self._end(worker)
 
     def free(self, kind: Kind) -> BuildWorker | None:
-        """Return a worker of the kind for one job, started if need be; None where none can be."""
-        if kind == "training" and not _accelerated():
-            kind = "tensorflow"  # then they are alike, and a second start of TensorFlow is saved
+        """Return a free worker of the kind, started if necessary; None if there can be none now."""
+        if kind == "training" and not _has_accelerator():
+            kind = "tensorflow"  # without one both are alike; this saves a second start
         for worker in self._workers:
             if worker.kind == kind and not worker.busy:
                 return worker
@@ -115,15 +115,15 @@ class Pool:
         order: Mapping[str, Any],
         stage: str | None = None,
     ) -> None:
-        """Give a free worker its job; `wait` tells what became of it, by the ticket."""
+        """Give a free worker its job; `wait` returns the result with this ticket."""
         worker.busy, worker.ticket, worker.stage = True, ticket, stage or verb
         assert worker.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its end of file is on the way
+        with contextlib.suppress(BrokenPipeError):  # it died: `wait` gets its end of file
             worker.process.stdin.write(json.dumps({"verb": verb, "order": order}) + "\n")
             worker.process.stdin.flush()
 
     def do(self, verb: str, order: Mapping[str, Any], kind: Kind = "light") -> Mapping[str, Any]:
-        """Do one job while nothing else is under way; raises what the job raised."""
+        """Run one job while no other is in progress; raises the job's error."""
         worker = self.free(kind)
         assert worker is not None
         self.give(worker, verb, verb, order)
@@ -133,7 +133,7 @@ class Pool:
         return answer.result or {}
 
     def wait(self) -> JobResult:
-        """Wait for the next job that ends."""
+        """Return the result of the next job that ends."""
         while True:
             worker, line = self._answers.get()
             if worker not in self._workers:
@@ -141,18 +141,18 @@ class Pool:
             busy, worker.busy = worker.busy, False
             ticket = worker.ticket
             if line is None:
-                error = RecipeError(self._last_words(worker))
+                error = RecipeError(self._failure(worker))
                 self._end(worker)
                 if busy:
                     return JobResult(ticket=ticket, error=error)
                 continue
-            told = json.loads(line)
-            if told["memory"]["now"] > _RETIRE_BYTES:
+            answer = json.loads(line)
+            if answer["memory"]["now"] > _RETIRE_BYTES:
                 self._end(worker)
-            peak = told["memory"]["peak"]
-            if "error" in told:
-                return JobResult(ticket=ticket, error=_raised(told["error"]), peak_rss_bytes=peak)
-            return JobResult(ticket=ticket, result=told["result"], peak_rss_bytes=peak)
+            peak = answer["memory"]["peak"]
+            if "error" in answer:
+                return JobResult(ticket=ticket, error=_error(answer["error"]), peak_rss_bytes=peak)
+            return JobResult(ticket=ticket, result=answer["result"], peak_rss_bytes=peak)
 
     def _tensorflow_is_full(self) -> bool:
         running = sum(worker.kind != "light" for worker in self._workers)
@@ -162,27 +162,27 @@ class Pool:
     def _start(self, kind: Kind) -> BuildWorker:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-        words = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker ends
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker ends
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.optimize.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=words,
+            stderr=stderr,
             text=True,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is the controller's to handle
+            start_new_session=True,  # only the controller handles Ctrl-C
             env={
                 **os.environ,
                 **(_TRAINING if kind == "training" else _QUIET),
                 "PYTHONPATH": path,
             },
         )
-        worker = BuildWorker(kind=kind, process=process, words=words)
+        worker = BuildWorker(kind=kind, process=process, stderr=stderr)
         self._workers.append(worker)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        threading.Thread(target=self._read_answers, args=(worker,), daemon=True).start()
         return worker
 
-    def _listen(self, worker: BuildWorker) -> None:
+    def _read_answers(self, worker: BuildWorker) -> None:
         assert worker.process.stdout is not None
         with worker.process.stdout as lines:
             for line in lines:
@@ -197,46 +197,46 @@ class Pool:
         with contextlib.suppress(OSError):
             assert worker.process.stdin is not None
             worker.process.stdin.close()
-        worker.words.close()
+        worker.stderr.close()
 
     @staticmethod
-    def _last_words(worker: BuildWorker) -> str:
+    def _failure(worker: BuildWorker) -> str:
         code = worker.process.wait()
-        size = worker.words.seek(0, os.SEEK_END)
-        worker.words.seek(max(0, size - _WORDS_BYTES))
-        text = worker.words.read().decode("utf-8", "replace").strip()
+        size = worker.stderr.seek(0, os.SEEK_END)
+        worker.stderr.seek(max(0, size - _STDERR_BYTES))
+        text = worker.stderr.read().decode("utf-8", "replace").strip()
         lines = [line for line in text.splitlines() if not line.startswith("INFO:")]
-        said = f"; its last words: {lines[-1].strip()}" if lines else ""
+        last = f"; last line of its stderr: {lines[-1].strip()}" if lines else ""
         if code == -signal.SIGKILL:
             return (
                 f"the worker was killed during {worker.stage}, most likely for memory; "
-                f"free some, or use fewer workers{said}"
+                f"free memory, or use fewer workers{last}"
             )
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"the worker crashed during {worker.stage} ({how}){said}"
+        return f"the worker crashed during {worker.stage} ({how}){last}"
 
 
 def available_cores() -> int:
-    """Count the cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def room_for_tensorflow() -> int:
-    """Count the TensorFlow workers that free memory is enough for; one may always be."""
+def max_tensorflow_workers() -> int:
+    """Return the number of TensorFlow workers that fit into free memory; at least 1."""
     free = _free_memory_bytes()
     return available_cores() if free is None else max(1, free // _TENSORFLOW_BYTES)
 
 
-def _accelerated() -> bool:
-    """Say whether there may be a GPU or a TPU to train on."""
+def _has_accelerator() -> bool:
+    """Return whether this machine may have a GPU or a TPU for training."""
     devices = Path("/dev")
     return bool(os.environ.get("TPU_NAME") or [*devices.glob("nvidia[0-9]*"), *devices.glob("kfd")])
 
 
 def once(verb: str, order: Mapping[str, Any], kind: Kind = "light") -> Mapping[str, Any]:
-    """Do one job in a worker of its own; raises what the job raised."""
+    """Run one job in a separate worker; raises the job's error."""
     with Pool(1) as pool:
         return pool.do(verb, order, kind)
 
@@ -250,7 +250,7 @@ def _free_memory_bytes() -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def _raised(told: Mapping[str, str]) -> HarnessError:
-    kind = getattr(errors, told["class"], RecipeError)
-    error: HarnessError = kind(told["message"])
+def _error(answer: Mapping[str, str]) -> HarnessError:
+    kind = getattr(errors, answer["class"], RecipeError)
+    error: HarnessError = kind(answer["message"])
     return error

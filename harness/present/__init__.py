@@ -1,1 +1,1 @@
-"""What a person or another tool sees of a run."""
+"""Show runs to people and other tools: terminal, HTML, Markdown and export formats."""

@@ -1,1 +1,1 @@
-"""What was measured: stored, and read as rows."""
+"""The records of measurements: the store, and the rows that are read from it."""

@@ -1,6 +1,6 @@
-"""Formulas: quantiles, intervals, least counts. Plain Python; no scipy, no state.
+"""Formulas: quantiles, intervals, minimum sample counts. Plain Python without scipy or state.
 
-Checked in tests against scipy and numpy. Each docstring gives the formula and its source.
+The tests check them against scipy and numpy. Each docstring gives the formula and its source.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MIN_LAUNCHES_FOR_INTERVAL = 3
-"""Under three launches a t interval says nothing a person could use."""
+"""With fewer than three launches a t interval is too wide to be useful."""
 
 MIN_FOR_DEVIATION = 2
 
@@ -23,7 +23,7 @@ _MAX_TERMS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An estimate with its two-sided interval, in the unit of what went in."""
+    """An estimate with its two-sided interval, in the unit of the input values."""
 
     estimate: float
     low: float
@@ -51,14 +51,14 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the 0.5-quantile (the mean of the two middle values where the count is even)."""
+    """Return the 0.5-quantile (the mean of the two middle values if the count is even)."""
     return quantile(values, 0.5)
 
 
 def regularized_incomplete_beta(a: float, b: float, x: float) -> float:
     """Return I_x(a, b), the distribution function of Beta(a, b) at x.
 
-    The continued fraction DLMF 8.17.22 by Lentz's method, on the side where it converges fast
+    The continued fraction DLMF 8.17.22 by Lentz's method if it converges fast
     (x < (a + 1) / (a + b + 2)), else by I_x(a, b) = 1 - I_(1-x)(b, a). Relative error about 1e-13.
     """
     if x <= 0:
@@ -95,12 +95,12 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
         value *= c * d
         if abs(1.0 - c * d) < _CONVERGED:
             break
-    # The first step put the fraction's leading 1 on top of it.
+    # The first step added the fraction's leading 1.
     return value - 1.0
 
 
 def t_cdf(t: float, df: float) -> float:
-    """Return P(T <= t) of Student's t with `df` degrees of freedom (need not be whole).
+    """Return P(T <= t) of Student's t with `df` degrees of freedom (need not be an integer).
 
     1 - I_x(df/2, 1/2) / 2 for t >= 0 with x = df / (df + t^2): Abramowitz & Stegun 26.7.1.
     """
@@ -130,14 +130,14 @@ def t_quantile(p: float, df: float) -> float:
 
 
 def geometric_interval(medians: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Return the t interval of the launches' medians on the log scale, back in their unit.
+    """Return the t interval of the launches' medians, computed on the log scale, in their unit.
 
     exp(m +- t((1 + confidence) / 2, n - 1) s / sqrt(n)), with m and s the mean and standard
-    deviation of ln(median): launches are the replicate, and their spread is a ratio. The estimate
+    deviation of ln(median): launches are the replicates, and their spread is a ratio. The estimate
     is exp(m), the geometric mean. None under three launches. Source: docs/measurement.md; for the
     log-normal interval, Limpert et al., BioScience 51 (2001).
 
-    Raises ValueError where a median is not above 0.
+    Raises ValueError if a median is not above 0.
     """
     if len(medians) < MIN_LAUNCHES_FOR_INTERVAL:
         return None
@@ -153,11 +153,11 @@ def ratio_interval(
     """Return the ratio after / before of two unpaired sets of launch medians, with its interval.
 
     Welch's t on the logs: exp(d +- t((1 + confidence) / 2, v) sqrt(s1^2/n1 + s2^2/n2)), d the
-    difference of mean logs and v by Welch-Satterthwaite (Welch, Biometrika 34, 1947). None where
-    either side has under three launches. Unpaired runs made at different times carry the drift
-    between those times: good for a look, never for a verdict (that is a gate, A beside B).
+    difference of mean logs and v by Welch-Satterthwaite (Welch, Biometrika 34, 1947). None if
+    either side has under three launches. Unpaired runs from different times include the drift
+    between those times: use this for an overview, and a gate (A and B interleaved) for a verdict.
 
-    Raises ValueError where a median is not above 0.
+    Raises ValueError if a median is not above 0.
     """
     if min(len(before), len(after)) < MIN_LAUNCHES_FOR_INTERVAL:
         return None
@@ -180,7 +180,7 @@ def ratio_interval(
 def mean_interval(
     count: int, mean: float, squares: float, confidence: float = 0.95
 ) -> Interval | None:
-    """Return the t interval of a mean, from the count, the mean and the sum of squared deviations.
+    """Return the t interval of a mean from the count, the mean and the sum of squared deviations.
 
     mean +- t((1 + confidence) / 2, n - 1) sqrt(squares / (n - 1) / n). None under two values.
     """
@@ -194,9 +194,9 @@ def mean_interval(
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
     """Return the Wilson interval of a share: hits of count.
 
-    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n), z the normal quantile. It keeps a
-    width where all or none hit. Source: Wilson, JASA 22 (1927); Brown, Cai & DasGupta, Statistical
-    Science 16 (2001).
+    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n), z the normal quantile. Its width
+    is above 0 even if all or none hit. Source: Wilson, JASA 22 (1927); Brown, Cai & DasGupta,
+    Statistical Science 16 (2001).
 
     Raises ValueError for no count, or hits outside 0..count.
     """
@@ -207,14 +207,14 @@ def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
     middle = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     whole = 1 + z * z / count
-    # Rounding must not push an end past the estimate.
+    # Rounding must not move an end past the estimate.
     low, high = min(share, (middle - half) / whole), max(share, (middle + half) / whole)
     return Interval(estimate=share, low=max(0.0, low), high=min(1.0, high))
 
 
 def _log_moments(values: Sequence[float]) -> tuple[float, float]:
     if min(values) <= 0:
-        raise ValueError(f"a ratio scale has no value of {min(values)}")
+        raise ValueError(f"a value on a ratio scale must be above 0, not {min(values)}")
     logs = [math.log(value) for value in values]
     mean = math.fsum(logs) / len(logs)
     squares = math.fsum((value - mean) ** 2 for value in logs)
@@ -229,11 +229,11 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 
 
 def order_statistic_interval(n: int, p: float, confidence: float = 0.95) -> tuple[int, int] | None:
-    """Return the ranks (1 is the smallest) whose order statistics bracket the p-quantile.
+    """Return the ranks (1 is the smallest) of the order statistics that enclose the p-quantile.
 
     The number of samples below the p-quantile is Binomial(n, p), so X_(low) <= quantile <= X_(high)
     holds with at least `confidence`, each tail at most (1 - confidence) / 2, for any continuous
-    distribution. None where n is too small for such a pair. Source: David & Nagaraja, Order
+    distribution. None if n is too small for such a pair. Source: David & Nagaraja, Order
     Statistics (3rd ed.), 7.1.
     """
     tail = (1 - confidence) / 2
@@ -256,7 +256,7 @@ def _first_rank(n: int, holds: Callable[[int], bool]) -> int:
 
 
 def least_count(p: float, confidence: float = 0.95) -> int:
-    """Return the fewest samples for which :func:`order_statistic_interval` exists.
+    """Return the smallest number of samples for which :func:`order_statistic_interval` exists.
 
     36 for p90 and 368 for p99 at 95 %: max(p, 1 - p)^n <= (1 - confidence) / 2.
     """

@@ -1,11 +1,11 @@
-"""Formulas of a comparison of A and B measured side by side. Plain Python; no state.
+"""Formulas for comparing A and B from interleaved launches. Plain Python without state.
 
-One pair is one block: a launch of A and a launch of B next to each other. x is a quantile of the
-launch (:func:`launch_quantile`), d = ln(x_B / x_A) its difference on the log scale, so that 0 is
-"the same" and ln 1.05 "5 % slower". What a verdict makes of these numbers is in gate/verdicts.py.
+One pair is one block: a launch of A and an adjacent launch of B. x is a quantile of the launch
+(:func:`launch_quantile`), and d = ln(x_B / x_A) the difference on the log scale, so 0 is "the
+same" and ln 1.05 is "5 % slower". gate/verdicts.py derives the verdict from these numbers.
 
-All functions raise ValueError for numbers they have no answer for (no values, NaN); none warns.
-Checked in tests against scipy, published examples and simulation.
+All functions raise ValueError for inputs without an answer (no values, NaN); none warns. The tests
+check them against scipy, published examples and simulation.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from harness import stats
 from harness.stats import Interval
 
 SHARED_CPU = 0.9
-"""Under this share of CPU the host is shared, and half of a launch may be somebody else's time."""
+"""Below this share of CPU time the host is shared, and other processes may slow half a launch."""
 
 FLOORS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-"""Quantiles that a disturbed launch may be judged by: low, and still no single lucky sample."""
+"""Quantiles that can represent a disturbed launch: low, but not a single fast sample."""
 
 QUARTER, HALF = 0.25, 0.5
 QUANTILES = (*FLOORS, QUARTER, HALF)
-"""All that may stand for a launch."""
+"""All quantiles that can represent a launch."""
 
-LEAST_BELOW = 10
-"""So many inferences of every launch lie below its floor."""
+MIN_BELOW = 10
+"""At least this many inferences of every launch are below its floor."""
 
 UNREST = 1.05
 
 MIN_FOR_SPREAD = 2
-"""One pair has no spread, so no interval and no p."""
+"""One pair has no spread, so there is no interval and no p."""
 
-MOST_PAIRS_ASKED = 10_000
-"""A count of pairs above this is not an answer a person could use."""
+MAX_PAIRS_NEEDED = 10_000
+"""A larger number of pairs is not practical, so it is not computed."""
 
 _ROUNDING = 1e-12
-"""A spread of logs below this is rounding: the differences are constant."""
+"""A spread of logs below this is rounding; the differences are then constant."""
 
 
 def floor_quantile(inferences: int) -> float:
-    """Return the lowest of FLOORS below which a launch has LEAST_BELOW inferences, else 0.25.
+    """Return the lowest of FLOORS below which a launch has MIN_BELOW inferences, else 0.25.
 
-    The shorter an inference, the more of a launch's many fit between two disturbances, so the lower
-    the quantile that is still undisturbed and still not one lucky sample.
+    With shorter inferences, more of them fit between two disturbances. So a lower quantile is still
+    undisturbed and is not a single fast sample.
     """
-    return next((q for q in FLOORS if q * inferences >= LEAST_BELOW), QUARTER)
+    return next((q for q in FLOORS if q * inferences >= MIN_BELOW), QUARTER)
 
 
 def launch_quantile(
@@ -57,14 +57,13 @@ def launch_quantile(
     unrest: Iterable[float] = (),
     floor: float = FLOORS[0],
 ) -> float:
-    """Return the quantile of a launch that stands for it: 0.5, 0.25 or `floor`.
+    """Return the quantile that represents a launch: 0.5, 0.25 or `floor`.
 
-    `floor` where `unrest` (p50 over the floor, a number a launch) is above 1.05 in any launch:
-    neighbours on the same core's other thread slow a launch by a quarter without taking any of its
-    share, so half of its samples may be theirs, and its floor is not. Else 0.25 where the median of
-    the known shares is under 0.9. Give it *all* launches of both sides: one answer a comparison,
-    since p50 of one side against p25 of the other is no comparison. Nothing known: 0.5. Source:
-    docs/gate-statistics.md.
+    `floor` if `unrest` (p50 over the floor, one number per launch) is above 1.05 in any launch.
+    Another process on the second hardware thread of the core can slow a launch by a quarter without
+    reducing its CPU share, so half of its samples may be disturbed but not its floor. Else 0.25 if
+    the median of the known CPU shares is under 0.9, else 0.5. Pass *all* launches of both sides:
+    both sides need the same quantile. Source: docs/gate-statistics.md.
     """
     if any(math.isfinite(value) and value > UNREST for value in unrest):
         return floor
@@ -73,10 +72,10 @@ def launch_quantile(
 
 
 def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """Return d_i = ln(b_i / a_i), the differences all else here works on.
+    """Return d_i = ln(b_i / a_i), the differences that the other functions take.
 
-    Raises ValueError naming the pair where a value is NaN, infinite or not above 0, or where the
-    sides are not equally long.
+    Raises ValueError if the sides differ in length, or naming the pair if a value is NaN, infinite
+    or not above 0.
     """
     if len(a) != len(b):
         raise ValueError(f"pairs need as many values of A as of B, not {len(a)} and {len(b)}")
@@ -88,7 +87,7 @@ def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
 
 
 def deviation(differences: Sequence[float]) -> float:
-    """Return s = sqrt(sum (d - mean d)^2 / (n - 1)); exactly 0 where they differ by rounding only.
+    """Return s = sqrt(sum (d - mean d)^2 / (n - 1)); exactly 0 if they differ only by rounding.
 
     Raises ValueError under two differences.
     """
@@ -114,7 +113,7 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> I
     """Return mean d +- t((1 + confidence) / 2, n - 1) s / sqrt(n), on the scale of d.
 
     The interval of the paired t test ("Student", The probable error of a mean, Biometrika 6, 1908).
-    The one-sided 95 % upper bound is the high end at confidence 0.90. Of no width where all
+    The one-sided 95 % upper bound is the high end at confidence 0.90. The width is 0 if all
     differences are equal. Raises ValueError under two differences.
     """
     middle = mean(differences)
@@ -131,9 +130,8 @@ def half_width(differences: Sequence[float], confidence: float = 0.95) -> float:
 def paired_p(differences: Sequence[float]) -> float:
     """Return the one-sided p of the paired t test against "the mean is not above 0".
 
-    P(T_(n-1) >= mean d / (s / sqrt(n))). For the other side, give it the negated differences.
-    Without any spread the answer is certain: 0 above 0, else 1. Raises ValueError under two
-    differences.
+    P(T_(n-1) >= mean d / (s / sqrt(n))). For the other side, pass the negated differences. Without
+    any spread the p is 0 for a mean above 0, else 1. Raises ValueError under two differences.
     """
     middle, spread = mean(differences), deviation(differences)
     if spread == 0:
@@ -144,12 +142,11 @@ def paired_p(differences: Sequence[float]) -> float:
 def hodges_lehmann(differences: Sequence[float]) -> float:
     """Return the median of the n (n + 1) / 2 Walsh averages (d_i + d_j) / 2, i <= j.
 
-    The estimate that goes with Wilcoxon's signed rank test; up to 29 % of wild pairs cannot carry
-    it away, so it is the cross-check of the mean. Source: Hodges & Lehmann, Estimates of location
-    based on rank tests, Ann. Math. Stat. 34 (1963); Hollander & Wolfe, Nonparametric Statistical
-    Methods, 3.2.
+    The estimate that belongs to Wilcoxon's signed rank test. Its breakdown point is 29 % of
+    outliers, so it checks the mean. Source: Hodges & Lehmann, Estimates of location based on rank
+    tests, Ann. Math. Stat. 34 (1963); Hollander & Wolfe, Nonparametric Statistical Methods, 3.2.
     """
-    mean(differences)  # Refuses none and NaN.
+    mean(differences)  # Raises for no differences and for NaN.
     return stats.median(
         [
             (first + second) / 2
@@ -160,10 +157,10 @@ def hodges_lehmann(differences: Sequence[float]) -> float:
 
 
 def equivalence_p(differences: Sequence[float], low: float, high: float) -> float:
-    """Return the p of two one-sided t tests (TOST) against "the mean lies outside low..high".
+    """Return the p of two one-sided t tests (TOST) against "the mean is outside low..high".
 
-    max(P(T >= (mean - low) / se), P(T >= (high - mean) / se)); under 0.05 exactly where the 90 %
-    interval lies inside. Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
+    max(P(T >= (mean - low) / se), P(T >= (high - mean) / se)); under 0.05 if and only if the 90 %
+    interval is inside. Source: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987).
     """
     return max(
         paired_p([value - low for value in differences]),
@@ -175,14 +172,14 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Return the adjusted p of each test, in the order given.
 
     adj p_(i) = min over j >= i of p_(j) m / j, at most 1, p_(1) <= ... <= p_(m). Rejecting
-    adj p <= q keeps the expected share of false rejections at q or under; where nothing is true,
-    the chance of any. Source: Benjamini & Hochberg, J. R. Stat. Soc. B 57 (1995).
+    adj p <= q keeps the expected share of false rejections at or under q; if all hypotheses hold,
+    the probability of any rejection. Source: Benjamini & Hochberg, J. R. Stat. Soc. B 57 (1995).
 
-    Raises ValueError where a p is not between 0 and 1.
+    Raises ValueError if a p is not between 0 and 1.
     """
     for p in p_values:
         if not 0 <= p <= 1:
-            raise ValueError(f"a p value lies between 0 and 1: {p}")
+            raise ValueError(f"a p value must be between 0 and 1, not {p}")
     m = len(p_values)
     order = sorted(range(m), key=lambda index: p_values[index], reverse=True)
     adjusted, least = [1.0] * m, 1.0
@@ -195,8 +192,8 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 def mcnemar_worse_p(only_a: int, only_b: int) -> float:
     """Return the exact one-sided p of McNemar's test against "B gets as many right as A".
 
-    P(X <= only_b), X of Binomial(only_a + only_b, 1/2): of the inputs that just one side gets
-    right, each side gets half if neither is better. Source: McNemar, Psychometrika 12 (1947);
+    P(X <= only_b), X of Binomial(only_a + only_b, 1/2): if neither side is better, each gets half
+    of the inputs right that only one side gets right. Source: McNemar, Psychometrika 12 (1947);
     exact form: Agresti, Categorical Data Analysis, 11.1.
     """
     _check_counts(only_a, only_b)
@@ -208,11 +205,11 @@ def accuracy_drop(both: int, only_a: int, only_b: int, neither: int, z: float) -
 
     The estimate is (only_a - only_b) / n. The interval adds half an input to each of the four
     counts: d' +- z sqrt((a' + b') - (a' - b')^2 / n') / n', with a' = only_a + 1/2,
-    b' = only_b + 1/2, n' = n + 2, d' = (a' - b') / n'. So it keeps a width where the two never
-    disagree. Source: Agresti & Min, Simple improved confidence intervals for comparing matched
-    proportions, Statistics in Medicine 24 (2005).
+    b' = only_b + 1/2, n' = n + 2, d' = (a' - b') / n'. So its width is above 0 even if the two
+    never disagree. Source: Agresti & Min, Simple improved confidence intervals for comparing
+    matched proportions, Statistics in Medicine 24 (2005).
 
-    Raises ValueError for negative counts or none at all.
+    Raises ValueError for negative counts or if all counts are 0.
     """
     _check_counts(both, only_a, only_b, neither)
     n = both + only_a + only_b + neither
@@ -225,10 +222,11 @@ def accuracy_drop(both: int, only_a: int, only_b: int, neither: int, z: float) -
 
 
 def pairs_for(spread: float, width: float, tail: float = 0.025) -> int | None:
-    """Return the fewest pairs n with t(1 - tail, n - 1) spread / sqrt(n) <= width.
+    """Return the smallest number of pairs n with t(1 - tail, n - 1) spread / sqrt(n) <= width.
 
-    The spread is taken as known, so about half of the time a few more are needed. None where
-    10,000 would not do. Raises ValueError for a negative spread or a width not above 0.
+    The spread is assumed to be known, so in about half of all cases a few more pairs are needed.
+    None if 10,000 pairs are not enough. Raises ValueError for a negative spread or a width not
+    above 0.
     """
     if not (spread >= 0 and width > 0):
         raise ValueError(f"needs a spread >= 0 and a width > 0, not {spread} and {width}")
@@ -236,11 +234,11 @@ def pairs_for(spread: float, width: float, tail: float = 0.025) -> int | None:
     if spread == 0:
         return MIN_FOR_SPREAD
 
-    # Never fewer than the normal distribution asks for, and seldom many more: walk up from there.
+    # n is never below that of the normal distribution and rarely far above: search upwards.
     ratio = width / spread
     n = max(MIN_FOR_SPREAD, math.ceil((statistics.NormalDist().inv_cdf(1 - tail) / ratio) ** 2))
-    while n <= MOST_PAIRS_ASKED:
-        # t(1 - tail) <= ratio sqrt(n), by its tail: quicker to compute than the quantile.
+    while n <= MAX_PAIRS_NEEDED:
+        # t(1 - tail) <= ratio sqrt(n), by the tail, which is faster to compute than the quantile.
         if stats.t_cdf(-ratio * math.sqrt(n), n - 1) <= tail:
             return n
         n += 1
@@ -249,12 +247,12 @@ def pairs_for(spread: float, width: float, tail: float = 0.025) -> int | None:
 
 def _check_counts(*counts: int) -> None:
     if min(counts) < 0:
-        raise ValueError(f"counts are not negative: {counts}")
+        raise ValueError(f"counts must not be negative: {counts}")
 
 
 @functools.lru_cache(maxsize=4096)
 def _t(p: float, df: int) -> float:
-    """A night asks for the same few quantiles thousands of times."""
+    """Return a t quantile, cached: a gate needs the same few quantiles thousands of times."""
     if df < 1:
         raise ValueError(f"a spread needs at least {MIN_FOR_SPREAD} pairs, not {df + 1}")
     return stats.t_quantile(p, df)

@@ -1,4 +1,4 @@
-"""The operators that vendors' compilers leave in a file in place of those they took."""
+"""The custom operators that stand for what a vendor's compiler mapped to its accelerator."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 EDGETPU = "edgetpu-custom-op"
 DISPATCH = "DISPATCH_OP"
-"""Of every vendor's compiler behind ai-edge-litert's aot."""
+"""The operator that every vendor's compiler behind ai-edge-litert's aot writes."""
 
 COMPILED_FOR: Mapping[str, str] = {EDGETPU: "edgetpu", DISPATCH: "npu"}
-"""The target of each."""
+"""Target by custom operator."""
 
 
 def compiled_ops(operators: Mapping[str, int]) -> int:
-    """Count them among a file's operators."""
+    """Count the compiled operators among a file's operators (name to count)."""
     return sum(operators.get(name, 0) for name in COMPILED_FOR)

@@ -1,8 +1,8 @@
 """Read a .tflite file without running it: inputs, outputs, signatures, operators, weights.
 
-A file is a claim until it is read: every length and offset may lie. Whatever is wrong with it
-ends as one RecipeError with the reason, never as an error of the parser. Nothing native is
-loaded, so this may run in the controller.
+The reader does not trust the file: any length or offset may be wrong. Every defect ends as one
+RecipeError with the reason, never as an error of the parser. The reader loads no native code, so
+the controller may use it.
 
     facts = flatbuffer.read(Path("model.tflite"))
     facts.inputs[0].shape, facts.operators["CONV_2D"], facts.sparsity
@@ -42,7 +42,7 @@ _MALFORMED = (
     TypeError,
     ValueError,
 )
-"""What a lying offset makes the generated reader raise."""
+"""Exceptions that the generated reader raises on a wrong offset."""
 
 _NUMPY: dict[str, type[np.generic]] = {
     "float32": np.float32,
@@ -68,10 +68,10 @@ class Weight:
     shape: tuple[int, ...]
     dtype: str
     quantised: bool
-    """Carries a scale, or is narrower than float32."""
+    """Whether it has a scale or is narrower than float32."""
     bytes: int
     zeros: int
-    """Elements that stand for zero; those a sparse format leaves out are counted."""
+    """Elements that stand for zero, including those that a sparse format leaves out."""
 
     @property
     def elements(self) -> int:
@@ -81,7 +81,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A named way into the file: signature names to tensor names."""
+    """A named entry point of the file; `inputs` and `outputs` map its names to tensor names."""
 
     name: str
     subgraph: int
@@ -91,20 +91,20 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """What a .tflite file is, read from its bytes."""
+    """The content of a .tflite file, read from its bytes."""
 
     path: Path
     digest: str
     size_bytes: int
     description: str
     inputs: tuple[Tensor, ...]
-    """Of the main subgraph, in the runtime's order."""
+    """Inputs of the main subgraph, in the runtime's order."""
     outputs: tuple[Tensor, ...]
     signatures: tuple[Signature, ...]
     operators: Mapping[str, int]
-    """Over all subgraphs; a custom operator by its own name."""
+    """Counts over all subgraphs; a custom operator has its own name."""
     custom: tuple[str, ...]
-    """Names of the custom operators among them."""
+    """Names of the custom operators."""
     weights: tuple[Weight, ...]
     quantised: tuple[str, ...]
     """Names of weights and of activations that are not plain float."""
@@ -112,9 +112,9 @@ class FileFacts:
 
     @property
     def sparsity(self) -> float | None:
-        """Share of zeros among the elements of the kernels; null where there are none.
+        """Share of zeros among the elements of the kernels; null if there are none.
 
-        Kernels are weights of two dimensions or more: a bias of zeros says nothing of pruning.
+        Kernels are weights of two dimensions or more: a bias of zeros is no sign of pruning.
         """
         kernels = [weight for weight in self.weights if len(weight.shape) > 1]
         elements = sum(weight.elements for weight in kernels)
@@ -126,17 +126,17 @@ class FileFacts:
         return tuple(name for name in self.custom if name.startswith(FLEX))
 
     @property
-    def elsewhere(self) -> str | None:
-        """Why no runtime on a host can run the file; None where one may.
+    def why_not_runnable_on_host(self) -> str | None:
+        """The reason why no runtime on a host can run the file; None if one may.
 
         TensorFlow's own interpreter has had no Flex kernels in its wheels since 2.20
         (google-ai-edge/LiteRT issue 6458).
         """
-        return elsewhere(self.custom)
+        return why_not_runnable_on_host(self.custom)
 
 
-def elsewhere(operators: Iterable[str]) -> str | None:
-    """Say why a file with these operators runs only on some devices; None where it runs here."""
+def why_not_runnable_on_host(operators: Iterable[str]) -> str | None:
+    """Return why a file with these operators runs only on some devices; None if the host may."""
     for name in operators:
         if name in COMPILED_FOR:
             what = "the Edge TPU" if name == EDGETPU else "an NPU"
@@ -149,8 +149,8 @@ def elsewhere(operators: Iterable[str]) -> str | None:
 def read(path: Path) -> FileFacts:
     """Read a .tflite file.
 
-    Raises RecipeError where the file cannot be read or is not what it claims to be, and
-    HarnessError where ai-edge-litert (which brings the schema) is not installed.
+    Raises RecipeError if the file cannot be read or is not what it claims to be, and
+    HarnessError if ai-edge-litert (which brings the schema) is not installed.
     """
     try:
         data = path.read_bytes()
@@ -167,10 +167,10 @@ def parse(data: bytes, path: Path) -> FileFacts:
 
 @contextmanager
 def reading(data: bytes, path: Path) -> Iterator[FlatbufferReader]:
-    """Give a reader of the bytes; a lying offset met inside ends as RecipeError. Raises as `read`."""
+    """Yield a reader of the bytes; a wrong offset raises RecipeError. Raises as `read`."""
     if len(data) < _ROOT_BYTES or data[4:8] != IDENTIFIER:
         raise RecipeError(
-            f"{path}: not a .tflite file ({len(data):,} bytes, no TFL3 mark); "
+            f"{path}: not a .tflite file ({len(data):,} bytes, no TFL3 identifier); "
             "was the download cut short, or is it another format?"
         )
     schema = _schema()
@@ -195,17 +195,17 @@ def _schema() -> Any:  # noqa: ANN401 - a generated module without types
 
 
 @cache
-def words(enum: str) -> dict[int, str]:
-    """Return the schema's words of an enumeration, by number."""
+def enum_names(enum: str) -> dict[int, str]:
+    """Return the schema's names of an enumeration, by number."""
     members = vars(getattr(_schema(), enum))
-    return {value: word for word, value in members.items() if isinstance(value, int)}
+    return {value: name for name, value in members.items() if isinstance(value, int)}
 
 
 class FlatbufferReader:
-    """One pass over one file; the generated accessors are lazy, so only what is asked is read."""
+    """One pass over one file; the generated accessors are lazy and read only what is used."""
 
     def __init__(self, data: bytes, path: Path, schema: Any) -> None:  # noqa: ANN401 - as _schema
-        """Open the root; raises ValueError where there is no graph."""
+        """Open the root; raises ValueError if there is no graph."""
         self.data = data
         self.path = path
         self.model = schema.Model.GetRootAs(data, 0)
@@ -216,9 +216,9 @@ class FlatbufferReader:
             raise ValueError("it has no graph")
 
     def facts(self) -> FileFacts:
-        """Read everything a FileFacts tells."""
+        """Read every field of FileFacts."""
         codes = [
-            self.operator_word(self.model.OperatorCodes(i))
+            self.operator_name(self.model.OperatorCodes(i))
             for i in range(self.length(self.model.OperatorCodesLength()))
         ]
         operators: Counter[str] = Counter()
@@ -234,7 +234,7 @@ class FlatbufferReader:
             weights += found
             quantised += marked
         main = self.subgraphs[0]
-        custom = sorted({word for word, is_custom in codes if is_custom and operators[word]})
+        custom = sorted({name for name, is_custom in codes if is_custom and operators[name]})
         return FileFacts(
             path=self.path,
             digest=hashlib.sha256(self.data).hexdigest(),
@@ -251,18 +251,18 @@ class FlatbufferReader:
         )
 
     def length(self, length: int) -> int:
-        """Refuse a vector that could not fit into the file, before anybody walks it."""
+        """Return the length; raises ValueError for a vector that cannot fit into the file."""
         if not 0 <= length * 4 <= len(self.data):
             raise ValueError(f"a list of {length:,} entries cannot fit")
         return length
 
     @staticmethod
-    def operator_word(code: Any) -> tuple[str, bool]:  # noqa: ANN401 - as _schema
-        """Name an operator code, and say whether it is a custom operator."""
+    def operator_name(code: Any) -> tuple[str, bool]:  # noqa: ANN401 - as _schema
+        """Return the name of an operator code, and whether it is a custom operator."""
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        word = words("BuiltinOperator").get(number, f"OPERATOR_{number}")
-        if word != "CUSTOM":
-            return word, False
+        name = enum_names("BuiltinOperator").get(number, f"OPERATOR_{number}")
+        if name != "CUSTOM":
+            return name, False
         return text(code.CustomCode()) or "CUSTOM", True
 
     def _tensor(self, graph: Any, index: int) -> Any:  # noqa: ANN401 - as _schema
@@ -283,7 +283,7 @@ class FlatbufferReader:
         return Tensor(
             name=text(tensor.Name()),
             shape=tuple(shape),
-            dtype=dtype_word(tensor),
+            dtype=dtype_name(tensor),
             scale=scales[0] if one else None,
             zero_point=(zeros[0] if zeros else 0) if one else None,
         )
@@ -293,7 +293,7 @@ class FlatbufferReader:
         quantised: list[str] = []
         for index in range(self.length(graph.TensorsLength())):
             tensor = graph.Tensors(index)
-            dtype, name = dtype_word(tensor), text(tensor.Name())
+            dtype, name = dtype_name(tensor), text(tensor.Name())
             quantization = tensor.Quantization()
             scaled = quantization is not None and quantization.ScaleLength() > 0
             raw = self.buffer(tensor.Buffer())
@@ -306,13 +306,13 @@ class FlatbufferReader:
         return weights, quantised
 
     def buffer(self, index: int) -> memoryview:
-        """Return the bytes of a buffer; empty where a tensor is no constant."""
-        if index == 0:  # by the format's rule the empty buffer, listed or not
+        """Return the bytes of a buffer; empty if its tensor is not a constant."""
+        if index == 0:  # the format reserves it for the empty buffer, listed or not
             return memoryview(b"")
         if not 0 < index < self.model.BuffersLength():
             raise IndexError(f"buffer {index} of {self.model.BuffersLength()}")
         buffer = self.model.Buffers(index)
-        if buffer.Offset() > 1:  # stored behind the tables, as files over 2 GB are
+        if buffer.Offset() > 1:  # stored after the tables, as in files over 2 GB
             end = buffer.Offset() + buffer.Size()
             if end > len(self.data):
                 raise ValueError(f"buffer {index} ends at {end:,}")
@@ -379,7 +379,7 @@ def _weight(
 
 
 def stored_elements(raw: memoryview, dtype: str) -> np.ndarray[Any, Any] | None:
-    """Return the stored elements, or None for a dtype that numpy has not."""
+    """Return the stored elements; None for a dtype that numpy does not have."""
     if dtype == "int4":
         packed = np.frombuffer(raw, np.uint8)
         nibbles = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(-1)
@@ -390,18 +390,18 @@ def stored_elements(raw: memoryview, dtype: str) -> np.ndarray[Any, Any] | None:
     return np.frombuffer(raw, kind, count=len(raw) // kind.itemsize)
 
 
-def dtype_word(tensor: Any) -> str:  # noqa: ANN401 - as _schema
-    """Name a tensor's type as numpy does: `float32`, `int8`, `int4`, ..."""
-    return words("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
+def dtype_name(tensor: Any) -> str:  # noqa: ANN401 - as _schema
+    """Return a tensor's dtype by numpy's name: `float32`, `int8`, `int4`, ..."""
+    return enum_names("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
 
 
 def text(raw: bytes | None) -> str:
-    """Decode a name of the file, whatever its bytes."""
+    """Decode a name of the file; invalid UTF-8 is replaced."""
     return (raw or b"").decode("utf-8", "replace")
 
 
-def ints(array: Any) -> list[int]:  # noqa: ANN401 - numpy array, or 0 where the vector is absent
-    """Return a vector's numbers; none where it is absent."""
+def ints(array: Any) -> list[int]:  # noqa: ANN401 - numpy array, or 0 if the vector is absent
+    """Return a vector's numbers; an empty list if it is absent."""
     return [] if isinstance(array, int) else [int(value) for value in array]
 
 

@@ -1,4 +1,4 @@
-"""Real values to a file's own numbers and back, and how two sets of outputs compare."""
+"""Quantise and dequantise by a tensor's scale, and compare two sets of outputs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _CLASS_OUTPUT_RANK = 2
 
 
 def sample_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape of one sample of a tensor: a leading 1 (or an open dimension) is the batch."""
+    """Return the shape of one sample; a leading 1 or -1 is the batch and is left out."""
     return tensor.shape[1:] if tensor.shape and tensor.shape[0] in {1, -1} else tensor.shape
 
 
 def fed_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape that one sample is fed in: an open batch is 1."""
+    """Return the shape in which one sample is fed; an open dimension becomes 1."""
     return tuple(1 if size == -1 else size for size in tensor.shape)
 
 
 def quantise(real: Array, tensor: Tensor) -> Array:
-    """Turn real values into the tensor's dtype by its scale and zero point.
+    """Convert real values to the tensor's dtype by its scale and zero point.
 
-    q = clip(round(x / scale) + zero_point), as the TFLite quantisation specification has it.
-    An array that has the tensor's dtype already, or a tensor without scale, is only cast.
+    q = clip(round(x / scale) + zero_point), by the TFLite quantisation specification.
+    An array that already has the tensor's dtype is returned; without a scale it is only cast.
     """
     dtype = np.dtype(tensor.dtype)
     if real.dtype == dtype:
@@ -42,7 +42,7 @@ def quantise(real: Array, tensor: Tensor) -> Array:
 
 
 def dequantise(stored: Array, tensor: Tensor) -> Array:
-    """Turn a tensor's own numbers into real values (float32, or float64 for wide integers)."""
+    """Convert stored numbers to real values (float32; float64 for numbers without a scale)."""
     if tensor.scale is None:
         return stored if stored.dtype == np.float32 else stored.astype(np.float64)
     shifted = stored.astype(np.float32) - np.float32(tensor.zero_point or 0)
@@ -50,7 +50,7 @@ def dequantise(stored: Array, tensor: Tensor) -> Array:
 
 
 def has_classes(outputs: Sequence[Tensor]) -> bool:
-    """Say whether the outputs look like scores of classes: one output, (batch, several)."""
+    """Return whether the outputs look like class scores: one output of shape (batch, several)."""
     if len(outputs) != 1:
         return False
     shape = outputs[0].shape
@@ -60,8 +60,8 @@ def has_classes(outputs: Sequence[Tensor]) -> bool:
 def agreement(real: Sequence[Array], reference: Sequence[Array], *, classes: bool) -> Agreement:
     """Compare real-valued outputs, each (n, ...), with the reference's in the same order.
 
-    relative_error = ||a - b|| / ||b|| over all outputs together; 0 / 0 is 0, and outputs that are
-    not finite are infinitely wrong and of no class.
+    relative_error = ||a - b|| / ||b|| over all outputs together; 0 / 0 is 0. Outputs that are not
+    finite have an infinite error and no class.
     """
     samples = len(reference[0]) if reference else 0
     wide = [

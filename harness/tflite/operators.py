@@ -1,7 +1,7 @@
-"""The operators of a float .tflite, and how the quantiser is told which of them is meant.
+"""The operators of a float .tflite, and the quantiser's names and scopes for them.
 
-for operator in operators.read(Path("model.tflite"), operators.integer_words()):
-    operator.word, operator.name, operator.weights
+for operator in operators.read(Path("model.tflite"), operators.integer_types()):
+    operator.type, operator.name, operator.weights
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from harness.tflite import flatbuffer
 from harness.tflite.flatbuffer import FlatbufferReader
 
-_QUANTISER_WORDS = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
-"""Where the quantiser's word is not TFLite's."""
+_QUANTISER_TYPES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
+"""The quantiser's names that differ from TFLite's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +25,12 @@ class Operator:
     """An operator of the main graph."""
 
     index: int
-    word: str
-    """As TFLite has it: `CONV_2D`."""
+    type: str
+    """TFLite's name: `CONV_2D`."""
     name: str
     """Names of its output tensors, joined by `;`."""
     shapes: tuple[tuple[int, ...], ...]
-    """Of its float constants of two dimensions or more that no operator before it uses."""
+    """Shapes of its float constants of two dimensions or more that no earlier operator uses."""
 
     @property
     def weights(self) -> int:
@@ -38,8 +38,8 @@ class Operator:
         return sum(math.prod(shape) for shape in self.shapes)
 
 
-def read(path: Path, words: Container[str]) -> tuple[Operator, ...]:
-    """Read those operators of a file's main graph whose word (as the quantiser has it) is in `words`.
+def read(path: Path, types: Container[str]) -> tuple[Operator, ...]:
+    """Read the main graph's operators whose type, by the quantiser's name, is in `types`.
 
     Raises RecipeError for a damaged file.
     """
@@ -50,8 +50,8 @@ def read(path: Path, words: Container[str]) -> tuple[Operator, ...]:
         for index in range(reader.length(graph.OperatorsLength())):
             operator = graph.Operators(index)
             code = reader.model.OperatorCodes(operator.OpcodeIndex())
-            word, custom = reader.operator_word(code)
-            if custom or _QUANTISER_WORDS.get(word, word) not in words:
+            kind, custom = reader.operator_name(code)
+            if custom or _QUANTISER_TYPES.get(kind, kind) not in types:
                 continue
             outputs = flatbuffer.ints(operator.OutputsAsNumpy())
             inputs = flatbuffer.ints(operator.InputsAsNumpy())
@@ -61,7 +61,7 @@ def read(path: Path, words: Container[str]) -> tuple[Operator, ...]:
             found.append(
                 Operator(
                     index=index,
-                    word=word,
+                    type=kind,
                     name=";".join(flatbuffer.text(graph.Tensors(i).Name()) for i in outputs),
                     shapes=tuple(shape for shape in shapes if shape),
                 )
@@ -69,31 +69,34 @@ def read(path: Path, words: Container[str]) -> tuple[Operator, ...]:
     return tuple(found)
 
 
-def integer_words() -> frozenset[str]:
-    """Return the quantiser's words of the operators that it makes int8 with calibration."""
+def integer_types() -> frozenset[str]:
+    """Return the quantiser's names of the types that it quantises to int8 with calibration."""
     from ai_edge_quantizer import default_policy, recipe
     from ai_edge_quantizer.qtyping import OpQuantizationConfig
 
     config = OpQuantizationConfig.from_dict(recipe.static_wi8_ai8()[0]["op_config"])
     policy = default_policy.DEFAULT_CONFIG_CHECK_POLICY
-    words = {word.value for word, allowed in policy.items() if config in allowed}
-    return frozenset(words - {"INPUT", "OUTPUT"})
+    types = {kind.value for kind, allowed in policy.items() if config in allowed}
+    return frozenset(types - {"INPUT", "OUTPUT"})
 
 
 def scope(operator: Operator) -> str:
-    """Match exactly this operator: the quantiser searches in its output names, each with a `;`."""
+    """Return a pattern for exactly this operator.
+
+    The quantiser searches in the names of its outputs, each followed by a `;`.
+    """
     return f"^{re.escape(operator.name)};$"
 
 
-def quantiser_word(operator: Operator) -> Any:  # noqa: ANN401 - untyped library
-    """Return the quantiser's own word for the operator."""
+def quantiser_type(operator: Operator) -> Any:  # noqa: ANN401 - untyped library
+    """Return the quantiser's own value for the operator's type."""
     from ai_edge_quantizer import qtyping
 
-    return qtyping.TFLOperationName(_QUANTISER_WORDS.get(operator.word, operator.word))
+    return qtyping.TFLOperationName(_QUANTISER_TYPES.get(operator.type, operator.type))
 
 
 def _constant(reader: FlatbufferReader, tensor: Any) -> tuple[int, ...]:  # noqa: ANN401 - generated classes
-    """Return the shape of a float constant of two dimensions or more; () of anything else."""
+    """Return the shape of a float constant of two dimensions or more; () for anything else."""
     shape = tuple(flatbuffer.ints(tensor.ShapeAsNumpy()))
-    floating = flatbuffer.dtype_word(tensor).startswith("float")
+    floating = flatbuffer.dtype_name(tensor).startswith("float")
     return shape if floating and len(shape) > 1 and reader.buffer(tensor.Buffer()) else ()

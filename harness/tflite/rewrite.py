@@ -1,7 +1,7 @@
-"""Edit a .tflite file's frame, never its arithmetic: signature, names, open dimensions.
+"""Edit a .tflite file's signature, names and open dimensions, never its arithmetic.
 
-The quantiser wants one signature, unique tensor names and settled shapes; files of other
-converters often lack them. Everything here runs in a worker: settling a shape asks the runtime.
+The quantiser needs one signature, unique tensor names and fixed shapes; files of other
+converters often lack them. This module runs in a worker: the runtime computes the fixed shapes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from harness.errors import RecipeError
 SIGNATURE = "serving_default"
 _IDENTIFIER = b"TFL3"
 _TABLES_BYTES = 1 << 20
-"""Room for tables beside the weights; where it is too little, the buffer doubles."""
-_MOST_BYTES = (1 << 31) - _TABLES_BYTES
-"""Offsets inside a flatbuffer have 31 bits; a larger file keeps its weights behind the tables."""
+"""Space for the tables beside the weights; the buffer doubles if it is too small."""
+_MAX_BYTES = (1 << 31) - _TABLES_BYTES
+"""Offsets inside a flatbuffer have 31 bits; a larger file keeps its weights after the tables."""
 _CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE")
 
 
@@ -34,13 +34,13 @@ def frame(
     Args:
         data: The file.
         where: Its name, for messages.
-        signature: Which of several signatures is meant.
+        signature: The signature to keep; required if the file has several.
         shape: Chosen shapes by input name (`*` for a single input); an open batch is 1.
-        inputs: Names for the inputs, in order; None keeps those of the file.
+        inputs: Names for the inputs, in order; None keeps the file's.
         outputs: Names for the outputs, in order.
 
-    Raises RecipeError: no such signature, an open dimension without a chosen size, a graph that
-    does not take the shape.
+    Raises RecipeError: an unknown signature, an open dimension without a chosen size, a graph that
+    does not accept the shape.
     """
     try:
         model = _unpack(data)
@@ -65,25 +65,25 @@ def frame(
 
 
 def inline(data: bytes | bytearray | memoryview) -> memoryview:
-    """Return a file with its weights inside the tables, where every runtime and compiler looks.
+    """Return a file with its weights inside the tables, where every runtime and compiler reads them.
 
-    The quantiser lays them behind the tables (`Buffer.offset`, which the format did not always
-    have) in every file of more than 256 kB; only those of 2 GB and more must be so.
+    The quantiser writes them after the tables (`Buffer.offset`, a later addition to the format) in
+    every file of more than 256 kB; only files of 2 GB and more need that.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     packed = schema.Model.GetRootAs(data)
-    behind = any(packed.Buffers(i).Offset() > 1 for i in range(packed.BuffersLength()))
-    if not behind or len(data) > _MOST_BYTES:
+    after_tables = any(packed.Buffers(i).Offset() > 1 for i in range(packed.BuffersLength()))
+    if not after_tables or len(data) > _MAX_BYTES:
         return memoryview(data)
     return _pack(_unpack(data), len(data))
 
 
 def static(data: bytes | bytearray | memoryview) -> memoryview:
-    """Return a file with its batch closed at the size it was made for and its weights inside the tables.
+    """Return a file with a fixed batch and with its weights inside the tables.
 
-    What compilers of vendors, which are older than both, take. Nothing is computed: the sizes are those
-    that the file has beside the open ones. Raises as the schema's reader does.
+    Vendors' compilers are older than open batches and than weights after the tables. The sizes are
+    those that the file stores beside the open ones. Raises as the schema's reader does.
     """
     model = _unpack(data)
     for graph in model.subgraphs:
@@ -93,19 +93,19 @@ def static(data: bytes | bytearray | memoryview) -> memoryview:
 
 
 def _unpack(data: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 - generated classes
-    """Read a file as objects, whose buffers are arrays that look into `data`."""
+    """Read a file as objects; their buffers are views of `data`."""
     import numpy as np
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(memoryview(data))
     for buffer in model.buffers:
-        if buffer.data is not None:  # where it lay behind the tables it is no array yet
+        if buffer.data is not None:  # a buffer from after the tables is not an array yet
             buffer.data = np.frombuffer(buffer.data, np.uint8)
     return model
 
 
 def _pack(model: Any, size_bytes: int) -> memoryview:  # noqa: ANN401 - generated classes
-    """Serialise objects that take about so many bytes; a buffer that grew would be held three times."""
+    """Serialise objects of about `size_bytes`; a buffer that has to grow is held three times."""
     import flatbuffers  # type: ignore[import-untyped]
 
     builder = flatbuffers.Builder(min(size_bytes + _TABLES_BYTES, 1 << 31))
@@ -114,7 +114,7 @@ def _pack(model: Any, size_bytes: int) -> memoryview:  # noqa: ANN401 - generate
 
 
 def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list[str]]:  # noqa: ANN401 - generated classes
-    """Make the wanted signature's graph the main one; return the names of its ends."""
+    """Make the wanted signature's graph the main one; return its input and output names."""
     known = {_text(item.signatureKey): item for item in model.signatureDefs or []}
     if wanted is not None and wanted not in known:
         raise RecipeError(
@@ -151,7 +151,7 @@ def _only_graph(model: Any, index: int, where: str) -> None:  # noqa: ANN401 - g
 def _calls_graphs(model: Any) -> bool:  # noqa: ANN401 - generated classes
     from ai_edge_litert import schema_py_generated as schema
 
-    calls = {getattr(schema.BuiltinOperator, word) for word in _CALLS_GRAPHS}
+    calls = {getattr(schema.BuiltinOperator, name) for name in _CALLS_GRAPHS}
     return any(code.builtinCode in calls for code in model.operatorCodes)
 
 
@@ -177,7 +177,7 @@ def _rename(graph: Any, tensors: Sequence[int], names: Sequence[str]) -> None:  
 
 
 def _unique(graph: Any) -> None:  # noqa: ANN401 - generated classes
-    """Calibration keeps ranges by tensor name, so no two tensors may share one."""
+    """Make tensor names unique: calibration keeps ranges by tensor name."""
     seen: set[bytes] = set()
     for index, tensor in enumerate(graph.tensors):
         if not tensor.name or bytes(tensor.name) in seen:
@@ -191,7 +191,7 @@ def _settle(
     shape: Mapping[str, Sequence[int]],
     where: str,
 ) -> bool:
-    """Fix the inputs' open dimensions; say whether any differs from what the file was made for."""
+    """Set the inputs' open dimensions; return whether any size differs from the file's own."""
     graph = model.subgraphs[0]
     unknown = set(shape) - set(names) - {"*"}
     if unknown:
@@ -219,7 +219,7 @@ def settle_shape(
 ) -> list[int]:
     """Fill the open dimensions (-1) of an input: the batch with 1, the others as chosen.
 
-    Raises RecipeError naming the input and the key where a dimension stays open or the choice
+    Raises RecipeError with the input and the key if a dimension stays open or the choice
     contradicts the model.
     """
     if chosen is not None:
@@ -246,7 +246,7 @@ def _example(shape: Sequence[int]) -> str:
 
 
 def _propagate(model: Any, where: str, size_bytes: int) -> None:  # noqa: ANN401 - generated classes
-    """Ask the runtime what every tensor's shape becomes, and write it into the file."""
+    """Let the runtime compute every tensor's shape, and write the shapes into the file."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     data = bytes(_pack(model, size_bytes))
@@ -258,10 +258,12 @@ def _propagate(model: Any, where: str, size_bytes: int) -> None:  # noqa: ANN401
         interpreter.allocate_tensors()
         details = interpreter.get_tensor_details()
     except (RuntimeError, ValueError) as error:
-        raise RecipeError(f"{where}: the graph does not take the chosen shape: {error}") from error
+        raise RecipeError(
+            f"{where}: the graph does not accept the chosen shape: {error}"
+        ) from error
     tensors = model.subgraphs[0].tensors
     for detail in details:
-        if detail["index"] < len(tensors):  # beyond are the runtime's own scratch tensors
+        if detail["index"] < len(tensors):  # the runtime's own scratch tensors come after
             tensors[detail["index"]].shape = [int(size) for size in detail["shape"]]
 
 

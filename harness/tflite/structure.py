@@ -1,9 +1,9 @@
-"""What the weights of a .tflite file look like, layer by layer: zeros, distinct values, dtype, bytes.
+"""Statistics of a .tflite file's weights per layer: zeros, distinct values, dtype, bytes.
 
     for layer in structure.read(Path("model.tflite")):
         layer.name, layer.operator, layer.sparsity, layer.unique_per_channel
 
-Nothing is run and nothing native is loaded; a file that lies ends as one RecipeError.
+Reading runs nothing and loads no native code; a damaged file raises one RecipeError.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.tflite.flatbuffer import FlatbufferReader
 from harness.tflite.numeric import Array
 
 _PASSED_THROUGH = ("DEQUANTIZE", "DENSIFY")
-"""Operators that only unpack a constant: the layer is the one behind them."""
+"""Operators that only unpack a constant; the layer is the operator after them."""
 _CHANNEL_AXIS = {
     "CONV_2D": 0,
     "DEPTHWISE_CONV_2D": 3,
@@ -30,10 +30,10 @@ _CHANNEL_AXIS = {
     "FULLY_CONNECTED": 0,
     "TRANSPOSE_CONV": 0,
 }
-"""Where the output channels of an operator's weights are (the TFLite kernels' layouts)."""
+"""Axis of the output channels in an operator's weights (the TFLite kernels' layouts)."""
 _GROUP = 4
 _AT_ONCE = 1 << 24
-"""Elements sorted at a time, so that a large tensor is not copied whole."""
+"""Elements sorted at a time, so that no large tensor is copied whole."""
 _NARROW = ("int8", "uint8", "int4", "uint4", "int2")
 
 
@@ -43,19 +43,19 @@ class Layer:
 
     name: str
     operator: str
-    """The TFLite operator that uses it; behind a DEQUANTIZE or DENSIFY the one that uses that."""
+    """The TFLite operator that uses it, or uses it through a DEQUANTIZE or DENSIFY."""
     shape: tuple[int, ...]
     dtype: str
     bytes: int
-    """As stored; a constant that several tensors share counts once, at the first."""
+    """Stored bytes; a constant that several tensors share counts once, at the first."""
     zeros: int
     unique: int | None
-    """Distinct stored values. Null, as the next two, where the stored form cannot be counted in
-    (a sparse format's values without their places, a dtype that numpy has not)."""
+    """Distinct stored values. This and the next two are null if the stored form does not allow
+    counting (a sparse format without positions, a dtype that numpy does not have)."""
     unique_per_channel: int | None
-    """The most distinct values in one output channel."""
+    """Largest number of distinct values in one output channel."""
     nonzeros_per_4: int | None
-    """The most nonzeros among 4 neighbours along the last dimension."""
+    """Largest number of nonzeros among 4 neighbours along the last dimension."""
 
     @property
     def elements(self) -> int:
@@ -69,11 +69,11 @@ class Layer:
 
     @property
     def narrow(self) -> bool:
-        """Whether it is stored in 8 bits an element or fewer."""
+        """Whether an element takes 8 bits or fewer."""
         return self.dtype in _NARROW
 
     def plain(self) -> dict[str, Any]:
-        """Return a JSON-able row, what is computed of the fields included; the long name last."""
+        """Return a JSON-able row with the computed values; the name is long and comes last."""
         row = asdict(self) | {
             "shape": list(self.shape),
             "elements": self.elements,
@@ -99,7 +99,7 @@ def parse(data: bytes, path: Path) -> tuple[Layer, ...]:
 
 
 def int8_share(layers: Iterable[Layer]) -> float:
-    """Return the share of the layers' elements that is stored in 8 bits or fewer; 0 of none."""
+    """Return the share of the layers' elements stored in 8 bits or fewer; 0 without layers."""
     chosen = list(layers)
     total = sum(layer.elements for layer in chosen)
     return sum(layer.elements for layer in chosen if layer.narrow) / total if total else 0.0
@@ -111,12 +111,12 @@ def _layers(reader: FlatbufferReader, graph: Any, seen: set[int]) -> list[Layer]
     for index in range(reader.length(graph.TensorsLength())):
         tensor = graph.Tensors(index)
         shape = tuple(flatbuffer.ints(tensor.ShapeAsNumpy()))
-        if len(shape) < 2 or index not in users:  # noqa: PLR2004 - a bias says nothing of pruning
+        if len(shape) < 2 or index not in users:  # noqa: PLR2004 - a bias is no kernel
             continue
-        dtype = flatbuffer.dtype_word(tensor)
+        dtype = flatbuffer.dtype_name(tensor)
         quantization = tensor.Quantization()
         scales = quantization.ScaleLength() if quantization is not None else 0
-        blocks = dtype in _NARROW  # blockwise scales are a tensor of their own
+        blocks = dtype in _NARROW  # blockwise scales are a separate tensor
         if not (scales or blocks or dtype.startswith(("float", "bfloat"))):
             continue
         raw = reader.buffer(tensor.Buffer())
@@ -130,30 +130,30 @@ def _layers(reader: FlatbufferReader, graph: Any, seen: set[int]) -> list[Layer]
 def _users(reader: FlatbufferReader, graph: Any) -> dict[int, str]:  # noqa: ANN401 - generated classes
     """Return the operator that uses each tensor, by the tensor's index."""
     codes = [
-        reader.operator_word(reader.model.OperatorCodes(i))[0]
+        reader.operator_name(reader.model.OperatorCodes(i))[0]
         for i in range(reader.length(reader.model.OperatorCodesLength()))
     ]
     users: dict[int, str] = {}
     through: dict[int, int] = {}
     for i in range(reader.length(graph.OperatorsLength())):
         operator = graph.Operators(i)
-        word = codes[operator.OpcodeIndex()]
+        name = codes[operator.OpcodeIndex()]
         inputs = flatbuffer.ints(operator.InputsAsNumpy())
         for index in inputs:
-            users.setdefault(index, word)
-        if word in _PASSED_THROUGH and inputs:
+            users.setdefault(index, name)
+        if name in _PASSED_THROUGH and inputs:
             through[inputs[0]] = flatbuffer.ints(operator.OutputsAsNumpy())[0]
-    return {index: _behind(index, word, users, through) for index, word in users.items()}
+    return {index: _final_user(index, name, users, through) for index, name in users.items()}
 
 
-def _behind(index: int, word: str, users: Mapping[int, str], through: Mapping[int, int]) -> str:
-    """Follow a constant through what only unpacks it."""
+def _final_user(index: int, user: str, users: Mapping[int, str], through: Mapping[int, int]) -> str:
+    """Follow a constant through the operators that only unpack it."""
     for _ in _PASSED_THROUGH:
-        if word not in _PASSED_THROUGH or index not in through:
+        if user not in _PASSED_THROUGH or index not in through:
             break
         index = through[index]
-        word = users.get(index, word)
-    return word
+        user = users.get(index, user)
+    return user
 
 
 def _layer(
@@ -203,7 +203,7 @@ def _channel_axis(quantization: Any, operator: str, rank: int) -> int | None:  #
 
 
 def _counts(values: Array, axis: int | None, zero: int) -> tuple[int, int, int]:
-    """Count distinct values, those of the richest channel, and nonzeros in the fullest group."""
+    """Count distinct values: all, the most in a channel; and the most nonzeros in a group of 4."""
     ordered = np.sort(values, axis=None)  # numpy.unique would make a second copy of a large tensor
     unique = int(np.count_nonzero(ordered[1:] != ordered[:-1])) + 1
     del ordered

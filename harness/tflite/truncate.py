@@ -1,9 +1,9 @@
-"""Prefixes of a .tflite file: the same graph, ended after an operator.
+"""Prefixes of a .tflite file: the same graph, cut after an operator.
 
-A prefix keeps the file's inputs, tensors and operators up to a cut; its outputs are the tensors
-made before the cut that are used after it, or are outputs already. What only depends on constants
-(the DEQUANTIZE of float16 weights) is folded by a delegate once and costs nothing per inference:
-such operators are kept where they are needed and never cut after.
+A prefix keeps the file's inputs, tensors and operators up to a cut. Its outputs are the tensors
+from before the cut that later operators use or that are outputs of the file. An operator that
+depends on constants only (the DEQUANTIZE of float16 weights) is folded once by a delegate and
+costs nothing per inference: a prefix keeps it if another operator needs it, and no cut follows it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from harness.errors import RecipeError
 from harness.tflite import flatbuffer
 
 MAX_PREFIXES = 64
-"""More are grouped: launches cost time, and differences of neighbours drown in noise."""
+"""More operators are grouped: launches cost time, and noise hides small differences."""
 
 _MAX_BYTES = 1 << 31
 _NAMED = 3
-"""Types of a group that are written out."""
+"""Operator types of a group that are written out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,9 @@ class GraphOperator:
     index: int
     type: str
     name: str
-    """Of its first output."""
+    """Name of its first output."""
     constant: bool
-    """Depends on constants only."""
+    """Whether it depends on constants only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +43,10 @@ class Prefix:
     """The graph up to and including the operator `last`."""
 
     first: int
-    """The first operator that the prefix before does not have."""
+    """The first operator that the previous prefix does not have."""
     last: int
     type: str
-    """Of the operators it adds."""
+    """Types of the operators that it adds."""
     name: str
     data: bytes
 
@@ -55,13 +55,15 @@ class Graph:
     """One file's main graph, opened for cutting."""
 
     def __init__(self, path: Path) -> None:
-        """Read and check the file; raises RecipeError where it cannot be cut."""
+        """Read and check the file; raises RecipeError if it cannot be cut."""
         from ai_edge_litert.tools import flatbuffer_utils
 
-        flatbuffer.read(path)  # refuses what lies, with the reason
+        flatbuffer.read(path)  # refuses a damaged file, with the reason
         data = path.read_bytes()
         if len(data) >= _MAX_BYTES:
-            raise RecipeError(f"{path}: files from 2 GiB on are not cut; use --benchmark-model")
+            raise RecipeError(
+                f"{path}: files of 2 GiB and more cannot be cut; use --benchmark-model"
+            )
         self._path = path
         try:
             self._model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
@@ -74,13 +76,13 @@ class Graph:
             ) from error
 
     def cuts(self, at_most: int = MAX_PREFIXES) -> list[int]:
-        """Choose after which operators to cut: all, or `at_most` evenly spread; the last is in.
+        """Return the operators to cut after: all, or `at_most` evenly spread with the last one.
 
-        Raises RecipeError where no operator depends on an input.
+        Raises RecipeError if no operator depends on an input.
         """
         possible = [one.index for one in self.operators if not one.constant]
         if not possible:
-            raise RecipeError(f"{self._path}: no operator of it depends on an input")
+            raise RecipeError(f"{self._path}: none of its operators depends on an input")
         possible = [index for index in possible if self._frontier(index)]
         if len(possible) <= at_most:
             return possible
@@ -105,7 +107,7 @@ class Graph:
         return made
 
     def _operators(self) -> list[GraphOperator]:
-        words = [_word(code) for code in self._model.operatorCodes]
+        types = [_type_name(code) for code in self._model.operatorCodes]
         constants = {
             index
             for index, tensor in enumerate(self._graph.tensors)
@@ -121,7 +123,7 @@ class Graph:
             name = _text(self._graph.tensors[made[0]].name) if made else ""
             found.append(
                 GraphOperator(
-                    index=index, type=words[one.opcodeIndex], name=name, constant=constant
+                    index=index, type=types[one.opcodeIndex], name=name, constant=constant
                 )
             )
         return found
@@ -131,7 +133,7 @@ class Graph:
         return data is not None and len(data) > 0
 
     def _frontier(self, cut: int) -> list[int]:
-        """List the tensors made up to the cut by operators that work, and needed afterwards."""
+        """List the tensors that non-constant operators make up to the cut and later ones need."""
         used = {
             tensor
             for one in self._graph.operators[cut + 1 :]
@@ -143,11 +145,11 @@ class Graph:
             for known in self.operators[: cut + 1]
             if not known.constant
             for tensor in _list(self._graph.operators[known.index].outputs)
-            if tensor in used and self._can_leave(tensor)
+            if tensor in used and self._can_be_output(tensor)
         ]
 
-    def _can_leave(self, tensor: int) -> bool:
-        """Handles of variables are not values that a graph can give back."""
+    def _can_be_output(self, tensor: int) -> bool:
+        """Return whether a graph can return the tensor; it cannot return handles of variables."""
         from ai_edge_litert import schema_py_generated as schema
 
         kinds = schema.TensorType
@@ -162,7 +164,7 @@ class Graph:
         graph.operators = [self._graph.operators[index] for index in self._kept(cut)]
         model = copy.copy(self._model)
         model.subgraphs = [graph, *self._model.subgraphs[1:]]
-        # Both name tensors and buffers of the whole; nothing here is asked by signature.
+        # Both refer to tensors and buffers of the whole file; prefixes run without a signature.
         model.signatureDefs, model.metadata, model.metadataBuffer = [], [], []
         used = self._buffers(graph)
         model.buffers = [
@@ -172,7 +174,7 @@ class Graph:
         return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
     def _kept(self, cut: int) -> list[int]:
-        """List the operators up to the cut; of the constant ones those that others take."""
+        """List the operators up to the cut, with only those constant ones that others use."""
         wanted = {one.index for one in self.operators[: cut + 1] if not one.constant}
         needed = self._taken(wanted)
         for one in reversed(self.operators[: cut + 1]):
@@ -201,13 +203,13 @@ class Graph:
 
 
 def types(operators: Sequence[GraphOperator]) -> str:
-    """Name the types of a group: the first three, then how many more."""
-    words = [one.type for one in operators]
-    more = f" + {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return " + ".join(words[:_NAMED]) + more
+    """Name the types of a group: the first three, then the number of the others."""
+    names = [one.type for one in operators]
+    more = f" + {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return " + ".join(names[:_NAMED]) + more
 
 
-def _word(code: Any) -> str:  # noqa: ANN401 - generated classes
+def _type_name(code: Any) -> str:  # noqa: ANN401 - generated classes
     from ai_edge_litert import schema_py_generated as schema
 
     number = max(code.builtinCode, code.deprecatedBuiltinCode)

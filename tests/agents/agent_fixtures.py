@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_lab import ROOT, SECONDS, SHORT, RawAgent, digest_of
-from conftest import missing
+from agent_lab import SECONDS, SHORT, RawAgent, digest_of
+from shared_data import shared_file
 
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
 from harness.devices.dialects.python_agent.options import AgentOptions
@@ -29,10 +29,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        missing("../shared/data with the real models is not there")
-    return folder
+    return shared_file("")
 
 
 @pytest.fixture(scope="session")

@@ -44,12 +44,12 @@ def launch_processes(workdir: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
                 zombie = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
             except OSError:
                 continue
-            ours = any(word.startswith(os.fsencode(workdir)) for word in words)
-            if ours and b"child" in words and not zombie:
+            ours = any(one.startswith(os.fsencode(workdir)) for one in arguments)
+            if ours and b"child" in arguments and not zombie:
                 found.append(int(entry.name))
     return found
 
@@ -64,7 +64,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 @dataclass
 class RawAgent:
-    """The agent, spoken to line by line."""
+    """A connection to the agent, one request at a time."""
 
     channel: Channel
     workdir: Path

@@ -45,7 +45,7 @@ ORDER = LaunchOrder(
 
 
 class Canned:
-    """A channel that says what it was told to, in pieces, and then ends."""
+    """A channel that sends the given bytes in pieces, and then ends."""
 
     def __init__(self, data: bytes, piece: int = 7) -> None:
         self._pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
@@ -57,7 +57,7 @@ class Canned:
         return self._pieces.pop(0) if self._pieces else b""
 
     def errors(self) -> bytes:
-        return b"last words"
+        return b"end of stderr"
 
     def close(self) -> None:
         pass
@@ -109,7 +109,7 @@ def test_any_json_is_an_object_or_a_value_error(value: object) -> None:
 def test_objects_arrive_as_they_were_sent(messages: list[dict[str, Any]]) -> None:
     lines = lines_of(b"".join(json.dumps(one).encode() + b"\n" for one in messages), 5)
     assert [lines.read(soon()) for _ in messages] == messages
-    with pytest.raises(Unreachable, match="last words"):
+    with pytest.raises(Unreachable, match="end of stderr"):
         lines.read(soon())
 
 
@@ -332,22 +332,22 @@ def test_no_python_on_the_device(transport: LocalTransport, device: Device) -> N
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("script", "reason"),
     [
         ("""echo 'edge-harness {"python": [3, 8, 10], "sha256": null}'""", r"3\.8\.10.*3\.9"),
         ("""echo 'edge-harness {"python": [2, 7, 18], "sha256": null}'""", r"2\.7\.18"),
-        ("echo hello", "not a Python that works"),
-        ("exit 3", "not a Python that works: exit code 3"),
-        ("echo 'edge-harness {'", "not a Python that works"),
+        ("echo hello", "not a working Python"),
+        ("exit 3", "not a working Python: exit code 3"),
+        ("echo 'edge-harness {'", "not a working Python"),
     ],
 )
 def test_a_python_that_does_not_do(
-    transport: LocalTransport, device: Device, tmp_path: Path, script: str, words: str
+    transport: LocalTransport, device: Device, tmp_path: Path, script: str, reason: str
 ) -> None:
     python = tmp_path / "python3"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
-    with pytest.raises(RuntimeMissing, match=words):
+    with pytest.raises(RuntimeMissing, match=reason):
         open_json_lines(transport, opening.with_options(device, python=str(python))).deploy({})
 
 
@@ -429,7 +429,7 @@ def test_close_never_raises_and_may_be_repeated(dialect: JsonLinesDialect) -> No
 def test_an_agent_that_stops_answering(device: Device) -> None:
     transport = Deaf()
     dialect = open_json_lines(transport, device)
-    # The dialect waits a grace of 20 s longer than the agent is told to.
+    # The dialect waits a grace of 20 s longer than the agent's own deadline.
     with pytest.raises(AgentSilent):
         dialect.launch(replace(ORDER, timeout_seconds=-19.5))
     transport.close()

@@ -64,9 +64,9 @@ def cell(model: Path) -> Cell:
     return Cell(model="m", recipe="as_is@gpu", target="gpu", device="d", threads=1, variant=variant)
 
 
-def in_five_dimensions(path: Path, words: Sequence[str]) -> Path:
+def in_five_dimensions(path: Path, operators: Sequence[str]) -> Path:
     """A chain whose tensors have five dimensions, which XNNPACK takes and no GPU."""
-    graphs.chain(path, words)
+    graphs.chain(path, operators)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
     for tensor in model.subgraphs[0].tensors:
         tensor.shape = [1, 1, 1, 1, 8]
@@ -80,30 +80,35 @@ def test_a_float_model_runs_on_the_gpu_whole(
     dialect: JsonLinesDialect, order: LaunchOrder, kws_float: Path
 ) -> None:
     made = launch(dialect, order, kws_float)
-    told = made.delegation
-    assert (told.delegate, told.delegated_ops, told.total_ops) == ("gpu", 13, 13)
-    assert (told.partitions, told.left, told.fully, told.clock) == (1, (), True, "run+read")
-    assert told.evidence == "is_fully_accelerated, by the GPU alone"
-    assert told.settings == "float16 allowed"
-    assert told.adapter is not None
-    assert told.adapter.name.startswith("SwiftShader Device")
-    assert told.adapter.type == "CPU"
-    assert told.adapter.driver.startswith("SwiftShader driver ")
-    assert told.adapter.driver[-1].isdigit()
-    assert is_software(told.adapter)
-    assert told.handed_ns is not None
-    assert told.whole_ns is not None
-    assert 0 < 4 * told.handed_ns < told.whole_ns
+    delegation = made.delegation
+    assert (delegation.delegate, delegation.delegated_ops, delegation.total_ops) == ("gpu", 13, 13)
+    assert (delegation.partitions, delegation.left, delegation.fully, delegation.clock) == (
+        1,
+        (),
+        True,
+        "run+read",
+    )
+    assert delegation.evidence == "is_fully_accelerated, by the GPU alone"
+    assert delegation.settings == "float16 allowed"
+    assert delegation.adapter is not None
+    assert delegation.adapter.name.startswith("SwiftShader Device")
+    assert delegation.adapter.type == "CPU"
+    assert delegation.adapter.driver.startswith("SwiftShader driver ")
+    assert delegation.adapter.driver[-1].isdigit()
+    assert is_software(delegation.adapter)
+    assert delegation.handed_ns is not None
+    assert delegation.whole_ns is not None
+    assert 0 < 4 * delegation.handed_ns < delegation.whole_ns
     assert made.cpu_share is None
     # Shaders are compiled while it loads: far from what an inference takes.
     assert made.load_ns is not None
     assert made.load_ns > 5 * latency(made)
     found = judge(cell(kws_float), [made], Timing(own=latency(made), cpu=1.0))
     assert found is not None
-    assert (found.word, found.status) == ("VALID", "ok")
+    assert (found.validity, found.status) == ("VALID", "ok")
     memory = launch(dialect, order, kws_float, kind="memory").delegation
-    times = {"handed_ns": told.handed_ns, "whole_ns": told.whole_ns}
-    assert dataclasses.replace(memory, **times) == told
+    times = {"handed_ns": delegation.handed_ns, "whole_ns": delegation.whole_ns}
+    assert dataclasses.replace(memory, **times) == delegation
 
 
 def test_its_outputs_are_the_cpus(
@@ -140,16 +145,20 @@ def test_what_the_docs_list_is_taken_and_the_rest_is_named(
     dialect: JsonLinesDialect, order: LaunchOrder, tmp_path: Path
 ) -> None:
     model = graphs.chain(tmp_path / "unary.tflite", UNARY)
-    told = launch(dialect, order, model).delegation
-    assert (told.delegated_ops, told.total_ops, told.fully) == (len(UNARY), len(UNARY), True)
+    delegation = launch(dialect, order, model).delegation
+    assert (delegation.delegated_ops, delegation.total_ops, delegation.fully) == (
+        len(UNARY),
+        len(UNARY),
+        True,
+    )
     mixed = graphs.chain(tmp_path / "mixed.tflite", ["ADD", "TANH", "ADD", "LOG_SOFTMAX", "ADD"])
     made = launch(dialect, order, mixed)
-    told = made.delegation
-    assert (told.delegated_ops, told.total_ops, told.partitions) == (3, 5, 1)
-    assert (told.left, told.fully) == (("LOG_SOFTMAX",), False)
+    delegation = made.delegation
+    assert (delegation.delegated_ops, delegation.total_ops, delegation.partitions) == (3, 5, 1)
+    assert (delegation.left, delegation.fully) == (("LOG_SOFTMAX",), False)
     found = judge(cell(mixed), [made])
     assert found is not None
-    assert (found.word, found.status) == ("INVALID", "partial")
+    assert (found.validity, found.status) == ("INVALID", "partial")
     assert found.reason == "2 of 5 operators stayed on the CPU: LOG_SOFTMAX"
 
 
@@ -186,11 +195,11 @@ def test_without_a_gpu_there_is_no_number(
     with pytest.raises(Unsupported, match="no Vulkan driver of this machine shows one .*VK_ICD_F"):
         launch(dialect, order, kws_float)
     dialect.close()
-    # In place of the system's loader, where there is one.
+    # In place of the system's loader, if there is one.
     (tmp_path / "libvulkan.so.1").write_bytes(b"")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    words = "the Vulkan loader is missing .*libvulkan.so.1.*apt-get install libvulkan1"
-    with pytest.raises(Unsupported, match=words):
+    reason = "the Vulkan loader is missing .*libvulkan.so.1.*apt-get install libvulkan1"
+    with pytest.raises(Unsupported, match=reason):
         launch(dialect, order, kws_float)
 
 
@@ -218,8 +227,8 @@ def test_settings_are_recorded_and_unknown_ones_refused(
 ) -> None:
     cache = tmp_path / "shader cache"
     given = {"precision": "float32", "cache": str(cache)}
-    told = launch(dialect, order, kws_float, delegate_options=given).delegation
-    assert told.settings == f"float32, shader cache {cache}"
+    delegation = launch(dialect, order, kws_float, delegate_options=given).delegation
+    assert delegation.settings == f"float32, shader cache {cache}"
     assert cache.is_dir()
     for wrong in ({"precision": "float64"}, {"presicion": "float32"}):
         with pytest.raises(Unsupported, match="options precision .float16, float32. and cache"):
@@ -244,18 +253,18 @@ def test_a_time_of_handing_over_alone_is_invalid(
     monkeypatch.setattr(assets, "agents", lambda: agents)
     dialect: JsonLinesDialect = request.getfixturevalue("dialect")
     made = launch(dialect, order, kws_float)
-    told = made.delegation
-    assert (told.clock, told.fully) == ("run+read", True)
-    assert told.whole_ns is not None
+    delegation = made.delegation
+    assert (delegation.clock, delegation.fully) == ("run+read", True)
+    assert delegation.whole_ns is not None
     own = latency(made)
-    assert own < 0.2 * told.whole_ns
+    assert own < 0.2 * delegation.whole_ns
     # As it is judged when it has just been made, and when it is read again without its samples.
     stored = dataclasses.replace(made, samples=())
     for one, timing in ((made, None), (stored, Timing(own=own, cpu=None))):
         found = judge(cell(kws_float), [one], timing)
         assert found is not None
-        assert (found.word, found.status) == ("INVALID", "invalid")
-        assert "handing the work over" in found.reason
+        assert (found.validity, found.status) == ("INVALID", "invalid")
+        assert "measured only the asynchronous enqueue" in found.reason
 
 
 def test_another_runtime_has_no_gpu(
@@ -295,19 +304,19 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return gpu
 
 
-def told(fully: bool, *adapters: dict[str, str]) -> dict[str, Any]:
+def gpu_delegation(fully: bool, *adapters: dict[str, str]) -> dict[str, Any]:
     return {"fully": fully, "evidence": "x", "adapters": list(adapters), "left": []}
 
 
 def test_the_adapter_is_the_one_the_runtime_chose(gpu: ModuleType) -> None:
-    assert gpu.read(told(True, SOFT, REAL), CHOSEN)["adapter"] == REAL
+    assert gpu.read(gpu_delegation(True, SOFT, REAL), CHOSEN)["adapter"] == REAL
     # Where it does not say, the time may be the processor's.
-    assert gpu.read(told(True, REAL, SOFT), "")["adapter"] == SOFT
-    assert gpu.read(told(True, REAL), "")["adapter"] == REAL
+    assert gpu.read(gpu_delegation(True, REAL, SOFT), "")["adapter"] == SOFT
+    assert gpu.read(gpu_delegation(True, REAL), "")["adapter"] == REAL
 
 
 def test_a_model_in_part_is_counted_by_the_last_account(gpu: ModuleType) -> None:
-    found = gpu.read(told(False, REAL), CHOSEN + PART.replace("112", "100") + PART)
+    found = gpu.read(gpu_delegation(False, REAL), CHOSEN + PART.replace("112", "100") + PART)
     assert (found["delegated_ops"], found["total_ops"], found["partitions"]) == (112, 157, 1)
     assert found["left"] == ["ADD", "GATHER_ND"]
     assert found["evidence"] == "x; log: 112 operations on the GPU, 45 on the CPU"
@@ -324,5 +333,5 @@ def test_a_model_in_part_is_counted_by_the_last_account(gpu: ModuleType) -> None
 )
 def test_nobody_knows_how_much_is_no_number(gpu: ModuleType, log: str, kind: str) -> None:
     with pytest.raises(gpu.AgentFault) as caught:
-        gpu.read(told(False, REAL), log)
+        gpu.read(gpu_delegation(False, REAL), log)
     assert caught.value.kind == kind

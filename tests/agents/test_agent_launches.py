@@ -122,7 +122,7 @@ def test_nothing_is_sent_twice(
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
+    ("name", "error", "reason"),
     [
         ("coral/model_invoking_error.tflite", ModelRejected, "fake-op-double"),
         ("coral/mobilenet_v1_0.25_128_quant_edgetpu.tflite", Unsupported, "Edge TPU"),
@@ -134,11 +134,11 @@ def test_a_file_the_runtime_refuses(  # noqa: PLR0917 - fixtures
     order: LaunchOrder,
     name: str,
     error: type,
-    words: str,
+    reason: str,
 ) -> None:
     model = shared_data / name
     dialect.deploy({digest_of(model): model})
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=reason):
         dialect.launch(replace(order, variant_digest=digest_of(model)))
 
 

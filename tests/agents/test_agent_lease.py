@@ -73,14 +73,14 @@ def lease_file(leases: Path) -> Path:
     return found
 
 
-def words(leases: Path) -> list[str]:
+def lease_fields(leases: Path) -> list[str]:
     return lease_file(leases).read_text().split(" ", 7)
 
 
 def rewrite(leases: Path, **changed: str) -> None:
     """Change fields of the lease in place, as time or another agent would."""
     names = ("version", "epoch", "boot", "until_ms", "pid", "start", "token", "holder")
-    fields = dict(zip(names, words(leases), strict=True)) | changed
+    fields = dict(zip(names, lease_fields(leases), strict=True)) | changed
     lease_file(leases).write_text(" ".join(fields[name] for name in names))
 
 
@@ -199,14 +199,14 @@ def test_a_killed_agents_lease_is_nobodys_but_not_that_of_another_container(
 ) -> None:
     first, second = start("anna"), start("ben")
     first.take("annaanna")
-    os.kill(int(words(leases)[4]), signal.SIGKILL)
+    os.kill(int(lease_fields(leases)[4]), signal.SIGKILL)
     assert first.channel.read(time.monotonic() + 10) == b""
     first.channel.close()
     look = second.ask("lease", action="look", token="benbenbe")
     assert look["holder"] is None
     rewrite(leases, start="1@1")
     assert second.take("benbenbe")["kind"] == "busy"
-    rewrite(leases, start=words(leases)[5], until_ms="1")
+    rewrite(leases, start=lease_fields(leases)[5], until_ms="1")
     assert second.take("benbenbe")["event"] == "result"
 
 
@@ -277,7 +277,7 @@ one.drop()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
 def test_two_users_share_one_file_in_a_sticky_folder() -> None:
-    """The kernel refuses O_CREAT on somebody else's file there (fs.protected_regular)."""
+    """The kernel refuses O_CREAT on another user's file there (fs.protected_regular)."""
     with tempfile.TemporaryDirectory(prefix="edge-harness-", dir="/tmp") as root:
         Path(root).chmod(0o1777)
         sources = Path(root) / "agent"
@@ -320,10 +320,10 @@ def test_the_lease_is_renewed_while_a_launch_runs_and_between_launches(
 ) -> None:
     monkeypatch.setattr(renewal, "RENEW_SECONDS", 0.05)
     dialect.hold()
-    first = int(words(leases)[3])
-    assert wait_until(lambda: int(words(leases)[3]) > first + 200)
+    first = int(lease_fields(leases)[3])
+    assert wait_until(lambda: int(lease_fields(leases)[3]) > first + 200)
     rewrite(leases, until_ms="1")
-    assert wait_until(lambda: int(words(leases)[3]) > first)
+    assert wait_until(lambda: int(lease_fields(leases)[3]) > first)
 
 
 def test_a_session_says_who_has_the_device_or_waits(
@@ -334,20 +334,20 @@ def test_a_session_says_who_has_the_device_or_waits(
     with pytest.raises(LeaseError, match="raw benbenbe has this device") as caught:
         Session(device)
     assert caught.value.holder == "raw benbenbe"
-    told = []
+    reported = []
 
-    def tell(event: Event) -> None:
+    def record(event: Event) -> None:
         assert isinstance(event, Waiting)
-        told.append((event.device, event.reason))
+        reported.append((event.device, event.reason))
         other.ask("lease", action="drop", token="benbenbe")
 
-    session = Session(device, patience=Patience(60.0, tell))
+    session = Session(device, patience=Patience(60.0, record))
     try:
         session.hold()
         assert other.take("benbenbe")["kind"] == "busy"
     finally:
         session.close()
-    assert told == [(device.name, "raw benbenbe has this device")]
+    assert reported == [(device.name, "raw benbenbe has this device")]
     assert other.take("benbenbe")["event"] == "result"
 
 

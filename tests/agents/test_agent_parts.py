@@ -37,11 +37,11 @@ def _tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def _in_the_zip(expression: str, *words: str) -> Any:
+def _in_the_zip(expression: str, *arguments: str) -> Any:
     archive, _ = packing.agent_zip()
     opened = "import sys, json; sys.path.insert(0, sys.argv[1])"
     script = f"{opened}; import facts, sysfs; print(json.dumps({expression}))"
-    argv = [sys.executable, "-c", script, str(archive), *words]
+    argv = [sys.executable, "-c", script, str(archive), *arguments]
     return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
 
 
@@ -291,11 +291,11 @@ def test_several_inputs_are_matched_by_name(
 def test_a_traceback_from_the_zip_has_the_line_numbers_of_the_sources() -> None:
     archive, _ = packing.agent_zip()
     script = "import sys; sys.path.insert(0, sys.argv[1]); import digests; digests.of_file(None)"
-    words = [sys.executable, "-c", script, str(archive)]
-    said = subprocess.run(words, check=False, capture_output=True, text=True).stderr
+    argv = [sys.executable, "-c", script, str(archive)]
+    stderr = subprocess.run(argv, check=False, capture_output=True, text=True).stderr
     source = packing.assets.agents() / "python_tflite" / "digests.py"
-    place = re.search(r'\.zip/digests\.py", line (\d+), in of_file', said)
-    assert place is not None, said
+    place = re.search(r'\.zip/digests\.py", line (\d+), in of_file', stderr)
+    assert place is not None, stderr
     assert "open(path" in source.read_text().splitlines()[int(place[1]) - 1]
 
 

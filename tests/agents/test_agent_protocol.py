@@ -62,10 +62,10 @@ def agent_pid(workdir: Path) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
             except OSError:
                 continue
-            if words[-1].startswith(os.fsencode(workdir / "agents")):
+            if arguments[-1].startswith(os.fsencode(workdir / "agents")):
                 return int(entry.name)
     raise AssertionError
 

@@ -26,7 +26,7 @@ DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"
 
 @pytest.fixture
 def launched(dialect: JsonLinesDialect) -> Callable[..., Launch]:
-    """Launch the shipped model with a dose, told by its keys."""
+    """Launch the shipped model with a dose, given by its keys."""
     dialect.deploy({digest_of(DIGITS): DIGITS})
 
     def launch(inner_loop: int = 1, **dose: Any) -> Launch:
@@ -120,7 +120,7 @@ def test_sustained_lasts_its_minutes(launched: Callable[..., Launch]) -> None:
 def test_a_scenario_that_is_not_served(
     launched: Callable[..., Launch], change: dict[str, Any]
 ) -> None:
-    with pytest.raises(Unsupported, match="plays no scenario"):
+    with pytest.raises(Unsupported, match="does not support scenario"):
         launched(**{"scenario": "stream", "period_ms": 5.0, **change})
 
 

@@ -153,7 +153,7 @@ def test_the_agent_stays_small_while_it_unpacks(raw: RawAgent, codec: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "reason"),
     [
         ({"codec": "rar", "bytes": 1}, "unknown codec 'rar'"),
         ({"codec": ["gzip"], "bytes": 1}, "unknown codec"),
@@ -163,11 +163,11 @@ def test_the_agent_stays_small_while_it_unpacks(raw: RawAgent, codec: str, tmp_p
     ],
 )
 def test_a_packing_that_does_not_hold_together(
-    raw: RawAgent, fields: dict[str, Any], words: str
+    raw: RawAgent, fields: dict[str, Any], reason: str
 ) -> None:
     answer = send(raw, PACK["gzip"](PLAIN), "0" * 64, **fields)
     assert answer["kind"] == "protocol"
-    assert words in answer["reason"]
+    assert reason in answer["reason"]
 
 
 def test_a_packed_part_that_is_not_there(raw: RawAgent) -> None:
@@ -191,10 +191,10 @@ def test_an_agent_that_is_killed_leaves_no_half_file(raw: RawAgent) -> None:
 
 def _is_agent(pid: str, raw: RawAgent) -> bool:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     except OSError:
         return False
-    return words[-1].startswith(os.fsencode(raw.workdir / "agents"))
+    return arguments[-1].startswith(os.fsencode(raw.workdir / "agents"))
 
 
 # --- the host's end ------------------------------------------------------------------------------

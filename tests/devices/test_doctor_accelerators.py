@@ -11,12 +11,12 @@ from standins import compiler
 from harness.demo import DATA
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
+from harness.farm.checks import CheckResult
 from harness.farm.doctor import examine
-from harness.farm.patient import Check
 from harness.types import Accelerator, Device, Profile
 
 
-def examined(folder: Path, *accelerators: Accelerator, **farm: str) -> dict[str, Check]:
+def examined(folder: Path, *accelerators: Accelerator, **farm: str) -> dict[str, CheckResult]:
     device = Device(
         name="here",
         profile="p",
@@ -57,7 +57,7 @@ def test_a_library_that_does_not_load_says_why_and_what_mends_it(
         fail="empty",
     )["delegates"]
     assert found.status == "fail"
-    assert "it gives no reason; no Edge TPU is seen" in found.found
+    assert "it gives no reason; no Edge TPU was found" in found.found
     assert "libabsent.so.1: cannot open shared object" in found.found
     assert "udev rule" in (found.mend or "")
 

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import socket
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import missing
+from standins.boards import board
 
-from harness.demo.loopback_sshd import LoopbackSshd, loopback_sshd, sshd_path
-from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
-from harness.farm import checks_device
+from harness.farm.checks import CheckResult
 from harness.farm.doctor import examine
-from harness.farm.patient import Check, Patient
+from harness.farm.linux import checks as linux
+from harness.farm.patient import Patient
 from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
 
 # All of it in a mount namespace of the server's own: the machine itself is not touched.
 SICK_BOARD = """
+mkdir -p {tree}/cpu/cpu0/cpufreq
+echo 0-3 > {tree}/cpu/present; echo 0-3 > {tree}/cpu/possible
+echo ondemand > {tree}/cpu/cpu0/cpufreq/scaling_governor
+printf 'MemTotal: 8000000 kB\nMemFree: 10 kB\nSwapTotal: 200000 kB\nSwapFree: 80000 kB\n' > {tree}/meminfo
+mkdir -p {tree}/thermal/thermal_zone0
+echo 84500 > {tree}/thermal/thermal_zone0/temp; echo cpu-thermal > {tree}/thermal/thermal_zone0/type
+mount --bind {tree}/thermal /sys/class/thermal
+echo '3.90 1.00 1.00 2/300 4711' > {tree}/loadavg; mount --bind {tree}/loadavg /proc/loadavg
 mount -t tmpfs -o noexec,size=30m none {work}
 mount --bind {tree}/cpu /sys/devices/system/cpu
 mount --bind {tree}/meminfo /proc/meminfo
@@ -42,61 +44,7 @@ chmod 755 /opt/vc/bin/vcgencmd
 READ_ONLY_CARD = "mount -t tmpfs -o ro,size=1m none {work}"
 
 
-@contextmanager
-def boxed(server: LoopbackSshd, folder: Path, script: str) -> Iterator[Device]:
-    """An sshd with mounts of its own; its work folder is `folder`/work."""
-    if os.geteuid() != 0:
-        missing("mounts of a server's own need root")
-    work, tree = folder / "work", folder / "tree"
-    cpufreq = tree / "cpu" / "cpu0" / "cpufreq"
-    cpufreq.mkdir(parents=True)
-    work.mkdir()
-    (tree / "cpu" / "present").write_text("0-3\n")
-    (tree / "cpu" / "possible").write_text("0-3\n")
-    (cpufreq / "scaling_governor").write_text("ondemand\n")
-    (tree / "meminfo").write_text(
-        "MemTotal: 8000000 kB\nMemFree: 10 kB\nSwapTotal: 200000 kB\nSwapFree: 80000 kB\n"
-    )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mounts = script.format(work=shlex.quote(str(work)), tree=shlex.quote(str(tree)))
-    config = shlex.quote(str(server.folder / "sshd_config"))
-    sshd = f"exec {sshd_path()} -D -e -o PidFile=none -p {port} -f {config}"
-    with (folder / "sshd.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-e", "-c", f"{mounts}\n{sshd}"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    known = folder / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{port} {server.host_key_public}\n")
-    try:
-        _wait_for(port, process, folder / "sshd.log")
-        yield Device(
-            name="sick",
-            profile="linux_x86_64",
-            address=f"ssh://{server.user}@127.0.0.1:{port}",
-            transport_options={"identity": str(server.identity), "known_hosts": str(known)},
-            dialect_options={"python": sys.executable, "workdir": str(work)},
-        )
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 10
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
-            if probe.recv(4) == b"SSH-":
-                return
-        time.sleep(0.02)
-    missing(f"no sshd with mounts of its own: {log.read_text()}")
-
-
-def examined(device: Device, model: Path | None = None) -> dict[str, Check]:
+def examined(device: Device, model: Path | None = None) -> dict[str, CheckResult]:
     opener = open_ssh if device.address.startswith("ssh:") else open_local
     found = {c.name: c for c in examine(device, opener, open_json_lines, None, model)}
     for check in found.values():
@@ -105,26 +53,29 @@ def examined(device: Device, model: Path | None = None) -> dict[str, Check]:
 
 
 @pytest.fixture(scope="module")
-def sick_board(sshd: LoopbackSshd, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
-    with boxed(sshd, tmp_path_factory.mktemp("sick board"), SICK_BOARD) as device:
-        return examined(device)
+def sick_board(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CheckResult]:
+    with board(tmp_path_factory.mktemp("sick board"), SICK_BOARD) as sick:
+        return sick.examined()
 
 
 @pytest.mark.parametrize(
     ("name", "status", "found", "mend"),
     [
-        ("disk", "fail", "31 MB free", "edge-harness devices sick --clean"),
+        # Nothing there is ours: taking our copies away would give no room.
+        ("disk", "fail", "31 MB free", 'set workdir = "'),
         ("noexec", "warn", "no runtime can be put there", "remount,exec"),
         ("swap", "warn", "123 MB in use", "swapoff"),
         ("governor", "warn", "ondemand: not pinned", "scaling_governor"),
         ("under_voltage", "fail", "under voltage now", "supply of 5 V"),
         ("throttled", "fail", "throttled now", "heatsink"),
+        ("temperature", "warn", "84.5", "a fan"),
+        ("load", "warn", "3.90 over the last minute", "wait a minute"),
         ("files", "ok", "come back whole", None),
         ("agent", "ok", "cores", None),
     ],
 )
 def test_a_board_with_every_ill(
-    sick_board: dict[str, Check], name: str, status: str, found: str, mend: str | None
+    sick_board: dict[str, CheckResult], name: str, status: str, found: str, mend: str | None
 ) -> None:
     check = sick_board[name]
     assert check.status == status
@@ -132,23 +83,12 @@ def test_a_board_with_every_ill(
     assert mend is None or mend in str(check.mend)
 
 
-def test_a_card_that_is_mounted_read_only(sshd: LoopbackSshd, tmp_path: Path) -> None:
-    with boxed(sshd, tmp_path, READ_ONLY_CARD) as device:
-        found = examined(device)
+def test_a_card_that_is_mounted_read_only(tmp_path: Path) -> None:
+    with board(tmp_path, READ_ONLY_CARD) as sick:
+        found = sick.examined()
     assert (found["files"].status, found["read_only"].status) == ("fail", "fail")
     assert "remount,rw" in str(found["read_only"].mend)
     assert found["agent"].status == "fail"
-
-
-def test_an_sshd_without_sftp(
-    tmp_path: Path, device_on: Callable[[LoopbackSshd], Device], sshd: LoopbackSshd
-) -> None:
-    with loopback_sshd(tmp_path / "no sftp", extra="") as server:
-        found = examined(opening.with_options(device_on(server), python=sys.executable))
-    assert found["files"].status == "fail"
-    assert "no SFTP there" in found["files"].found
-    command = shlex.split(str(found["files"].mend))[-1]
-    assert command.startswith("echo 'Subsystem sftp internal-sftp' | sudo tee -a")
 
 
 @pytest.fixture
@@ -241,7 +181,7 @@ def test_another_process_that_uses_the_processors(home: Path, tmp_path: Path) ->
     try:
         deadline = time.monotonic() + 30
         # A machine that is busy otherwise may give it less than its share for a while.
-        while f"pid {spinning.pid}" not in (check := checks_device.processors(patient)).found:
+        while f"pid {spinning.pid}" not in (check := linux.processors(patient)).found:
             assert time.monotonic() < deadline, check
     finally:
         spinning.kill()

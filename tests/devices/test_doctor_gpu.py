@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 from lab.swiftshader import crashing
+from standins.boards import executes, local_board, package_manager
 
 from harness.config import profiles
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
-from harness.farm import checks_gpu
+from harness.farm.checks import CheckResult
 from harness.farm.checks_gpu import gpu
-from harness.farm.patient import Check, Patient
+from harness.farm.linux import packages, survey
+from harness.farm.patient import Patient
 from harness.types import Accelerator, Device, Profile
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
@@ -34,7 +37,9 @@ def here(tmp_path: Path) -> Device:
     )
 
 
-def checked(device: Device, profile: Profile, model: Path | None = MODEL, *seen: str) -> Check:
+def checked(
+    device: Device, profile: Profile, model: Path | None = MODEL, *seen: str
+) -> CheckResult:
     transport = open_local(device)
     dialect = open_json_lines(transport, device)
     try:
@@ -45,6 +50,7 @@ def checked(device: Device, profile: Profile, model: Path | None = MODEL, *seen:
                 profile=profile,
                 model=model,
                 transport=transport,
+                system=survey.ask(transport, device),
                 dialect=dialect,
                 facts=dataclasses.replace(facts, accelerators=seen),
             )
@@ -52,6 +58,16 @@ def checked(device: Device, profile: Profile, model: Path | None = MODEL, *seen:
     finally:
         dialect.close()
         transport.close()
+
+
+def cure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, found: CheckResult, provides: dict[str, str]
+) -> None:
+    """Execute a fix with a stand-in of apt-get that really provides what it is asked for."""
+    package_manager(folder / "tools", "apt-get", provides)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{folder / 'tools'}:{os.environ['PATH']}")
+        local_board(folder).execute(found.fix)
 
 
 @pytest.fixture
@@ -70,6 +86,7 @@ def test_a_software_adapter_is_named_and_is_no_gpu(
     assert "mesa-vulkan-drivers" in str(found.mend)
 
 
+@executes("vulkan-loader")
 def test_what_is_missing_is_told_with_what_mends_it(
     software_gpu: Mapping[str, str],
     here: Device,
@@ -89,10 +106,19 @@ def test_what_is_missing_is_told_with_what_mends_it(
     (tmp_path / "libvulkan.so.1").write_bytes(b"")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     found = checked(here, named)
-    assert (found.status, found.mend) == ("fail", "sudo apt-get install -y libvulkan1")
+    assert found.status == "fail"
+    # Root needs no sudo.
+    assert found.mend == "apt-get update && apt-get install -y libvulkan1"
     assert "the Vulkan loader is missing" in found.found
+    # Executed with a stand-in of apt-get that really brings the loader.
+    (loader,) = (
+        Path(one) / "libvulkan.so.1" for one in software_gpu["LD_LIBRARY_PATH"].split(":")[:1]
+    )
+    cure(tmp_path, monkeypatch, found, {"libvulkan1": f"cp '{loader}' '{tmp_path}'"})
+    assert "no Vulkan driver" in checked(here, named).found
 
 
+@executes("driver-library")
 def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
     software_gpu: Mapping[str, str],
     here: Device,
@@ -114,12 +140,15 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
     manifest.write_text(json.dumps(told))
     for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
         monkeypatch.setenv(name, str(manifest))
-    monkeypatch.setitem(checks_gpu._PACKAGES, "libabsent.so.1", "absent1")
-    other.unlink()
+    monkeypatch.setitem(packages._LIBRARIES, "libabsent.so.1", "absent1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{software_gpu['LD_LIBRARY_PATH']}:{tmp_path}")
+    kept = other.rename(tmp_path / "kept")
     lacking = checked(here, machine, MODEL, "gpu")
     assert lacking.status == "warn"
     assert f"the driver {driver} of {manifest} does not load: libabsent.so.1: " in lacking.found
-    assert lacking.mend == "sudo apt-get install -y absent1"
+    assert lacking.mend == "apt-get update && apt-get install -y absent1"
+    cure(tmp_path, monkeypatch, lacking, {"absent1": f"cp '{kept}' '{other}'"})
+    assert "libabsent" not in checked(here, machine, MODEL, "gpu").found
     driver.unlink()
     absent = checked(here, machine, MODEL, "gpu")
     assert "libdriver.so: cannot open shared object file" in absent.found

@@ -25,6 +25,8 @@ from harness.devices import opening
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import HarnessError, RuntimeMissing, TransferFailed
 from harness.farm import setup
+from harness.farm.linux.survey import System
+from harness.farm.patient import Patient
 from harness.farm.probe import Probe
 from harness.farm.setup import Installation
 from harness.farm.wheels import RuntimeRequirement, Site
@@ -241,7 +243,6 @@ def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Devi
         bits=64,
         free_bytes=10**8,
         noexec=False,
-        swap_used_bytes=0,
     )
     with pytest.raises(TransferFailed, match=r"takes 150 MB .* 100 MB are free.*board --clean"):
         setup._refuse_no_room(board, probe, made)
@@ -258,8 +259,11 @@ def test_numpy_of_32_bit_arm_comes_from_the_system(index: Path, tmp_path: Path) 
     device = Device(name="zero", profile="p", address="ssh://pi@10.0.0.9")
     site = Site(python=(3, 11), arch="armv7l", glibc=(2, 36), numpy=None)
     wanted = RuntimeRequirement.parse("ai_edge_litert==9.1")
+    system = System(
+        kernel="Linux", os_ids=("raspbian",), tools=frozenset({"apt-get", "sudo"}), uid=1000
+    )
     with pytest.raises(RuntimeMissing, match=r"zero: .*`ssh -t pi@10.0.0.9 'sudo apt-get"):
-        setup._fetch(wanted, site, device, tmp_path)
+        setup._fetch(wanted, site, Patient(device=device, system=system), tmp_path)
 
 
 def _farm(folder: Path, device: Device) -> farms.Farm:

@@ -115,7 +115,7 @@ def test_keys_that_cannot_be_read_are_named_with_the_way_out(
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
     with pytest.raises(Unreachable, match=r"locked \(encrypted: `ssh-add"):
         open_ssh(opening.with_options(ssh_device, identity=str(locked)))
-    with pytest.raises(Unreachable, match=r"nothing \(not there\)"):
+    with pytest.raises(Unreachable, match=r"nothing \(missing\)"):
         open_ssh(opening.with_options(ssh_device, identity=str(tmp_path / "nothing")))
     garbage = tmp_path / "garbage"
     garbage.write_text("not a key")
@@ -309,7 +309,7 @@ def test_a_process_on_a_connection_that_breaks(own_sshd: LoopbackSshd, device_on
     assert channel.read(time.monotonic() + 10) == b"up\n"
     for pid in sessions(own_sshd.pid):
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(Unreachable, match="the connection broke; its last words: oh"):
+    with pytest.raises(Unreachable, match="the connection broke; end of its stderr: oh"):
         channel.read(time.monotonic() + 10)
     transport.close()
 
@@ -407,7 +407,7 @@ def test_an_address_that_is_none(home: Path, address: str, words: str) -> None:
 
 
 def test_an_ssh_config_that_cannot_be_used(ssh_device: Device, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ssh_config .* is not there"):
+    with pytest.raises(ConfigError, match=r"ssh_config .* does not exist"):
         open_ssh(opening.with_options(ssh_device, ssh_config=str(tmp_path / "none")))
     broken = tmp_path / "broken"
     broken.write_text("Host a\n  ThisIsNotALine\n")

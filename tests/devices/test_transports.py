@@ -241,7 +241,7 @@ def test_a_command_killed_as_it_begins_is_no_forced_command(tmp_path: Path, devi
     with loopback_sshd(tmp_path / "sshd", f"{SFTP}\nForceCommand kill -9 $$") as server:
         transport = open_ssh(device_on(server))
         try:
-            with pytest.raises(Unreachable, match="ended as it began"):
+            with pytest.raises(Unreachable, match="was killed before it could start"):
                 transport.run(["true"], timeout_seconds=10.0)
         finally:
             transport.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.config import farm, plans, profiles, recipes, toml_door
+from harness.config import farm, plans, profiles, recipes, toml_reading
 from harness.devices.delegation import KINDS, SHOWN
 from harness.errors import FellBack, Inaccurate, Unproven
 from harness.optimize import build, catalog
@@ -32,7 +32,7 @@ def test_every_block_of_toml_loads(tmp_path: Path) -> None:
         else:
             for name in ("net.keras", "net.tflite", "net_edgetpu.tflite", "calibration.npz"):
                 (tmp_path / name).touch()
-            plan = plans.from_mapping(toml_door.parse(text, str(path)), tmp_path, "plan.toml")
+            plan = plans.from_mapping(toml_reading.parse(text, str(path)), tmp_path, "plan.toml")
             for model in plan.models:
                 for recipe in model.recipes:
                     catalog.check(recipe)
@@ -58,4 +58,4 @@ def test_the_page_names_what_there_is() -> None:
         assert f"`{vendor}`" in PAGE
         assert package is None or package in PAGE
     assert build.resolve_target(recipes.parse('aot(soc="SM8750")'), NOWHERE) == "npu"
-    assert build.finished(recipes.parse("int8@edgetpu"), "edgetpu").chain == "int8 > edgetpu"
+    assert build.with_target_step(recipes.parse("int8@edgetpu"), "edgetpu").chain == "int8 > edgetpu"

@@ -1,5 +1,6 @@
 """CONTRIBUTING.md's recipes, run as they stand there: its blocks become files, loaded by the real doors."""
 
+import dataclasses
 import hashlib
 import os
 import platform
@@ -8,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ from harness.demo import DATA
 from harness.errors import ConfigError, ModelRejected, Unsupported
 from harness.optimize import catalog, reference
 from harness.protocols import Artifact, StepData
+from harness.farm import checks, doctor
+from harness.farm.patient import Patient
+from harness.optimize import catalog
+from harness.protocols import Artifact, Reply, StepData
 from harness.measure.sessions import Session
 from harness.devices.transports.local import LocalTransport
 from harness.tflite import flatbuffer
@@ -218,3 +223,25 @@ def test_a_dialect_gives_a_row_and_a_verdict(vendor: str, tmp_path: Path) -> Non
     )
     (latency,) = (one for one in result.judged if one.metric == "latency")
     assert str(latency.verdict) == "EQUIVALENT"
+def test_a_check_of_doctor(site: Path, tmp_path: Path) -> None:
+    (site / "my_plugins.py").write_text(blocks("A check of doctor")["python"], encoding="utf-8")
+    import my_plugins  # type: ignore[import-not-found]
+
+    class Board(LocalTransport):
+        def run(
+            self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None
+        ) -> Reply:
+            reply = super().run(argv, timeout_seconds, stdin)
+            full = b"2000000\t/var/log\n" if argv[0] == "du" else reply.stdout
+            return dataclasses.replace(reply, stdout=full)
+
+    def open_board(device: Device) -> LocalTransport:
+        return Board()
+
+    device = Device(name="b", profile="p", address="local:")
+    patient = Patient(device=device, open_transport=open_board)
+    found = {one.name: one for one in checks.run((*doctor.CHECKS[:5], my_plugins.journal), patient)}
+    assert found["journal"].status == "warn"
+    assert found["journal"].found == "2000 MB in /var/log"
+    assert str(found["journal"].mend).endswith("journalctl --vacuum-size=100M")
+    assert my_plugins.journal.finds == "The system's journal leaves room on the card."

@@ -69,7 +69,7 @@ def test_a_meter(site: Path, tmp_path: Path, own_cache: Path) -> None:
     (row,) = going.rows()
     assert row["status"] == "ok"
     stored = api.open_run(going.id, results=tmp_path / "runs")
-    found = stored.ask("SELECT DISTINCT value FROM samples WHERE series = 'power_mw'")
+    found = stored.query("SELECT DISTINCT value FROM samples WHERE series = 'power_mw'")
     assert [value for (value,) in found] == [2500.0]
     result = api.gate(
         plan,

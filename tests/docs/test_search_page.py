@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import api
-from harness.config import plans, searches, toml_door
+from harness.config import plans, searches, toml_reading
 from harness.demo import DATA
 from harness.analysis.search import Space
 from harness.analysis.search.columns import RULES
@@ -28,7 +28,7 @@ def table(head: str) -> list[list[str]]:
 
 
 def example() -> Plan:
-    return plans.from_mapping(toml_door.parse(block("toml"), "plan.toml"), DATA, "plan.toml")
+    return plans.from_mapping(toml_reading.parse(block("toml"), "plan.toml"), DATA, "plan.toml")
 
 
 def test_the_plan_on_the_page_can_be_searched() -> None:

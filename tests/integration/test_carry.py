@@ -49,12 +49,12 @@ def nested():
 
 told = {"calm": carried("calm", deep(0.1)), "chaotic": carried("chaotic", deep(1.0)), "nested": carried("nested", nested())}
 
-right = dialect.Made.carry_weights
+right = dialect.ConvertedLayer.carry_weights
 def wrong(made):
     right(made)
     if made.source.name in WRONG:
         made.layer.set_weights([weights * 1.01 for weights in made.layer.get_weights()])
-dialect.Made.carry_weights = wrong
+dialect.ConvertedLayer.carry_weights = wrong
 for key in ("wrong last", "wrong inside"):
     model = nested()
     WRONG = {"last" if key == "wrong last" else model.get_layer("inner").layers[0].name}
@@ -87,5 +87,5 @@ def test_a_model_that_blows_rounding_up_is_taken_because_each_layer_is_right(
 
 
 def test_a_layer_that_computes_something_else_is_named(told: dict[str, Any]) -> None:
-    assert 'the layer "last" computes something else' in told["wrong last"]
-    assert 'the layer "inner" computes something else' in told["wrong inside"]
+    assert 'the layer "last" gives different outputs' in told["wrong last"]
+    assert 'the layer "inner" gives different outputs' in told["wrong inside"]

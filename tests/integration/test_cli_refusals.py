@@ -9,19 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared_data import shared_file
 
 from harness.demo import DATA
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{path} is missing")
-        pytest.skip(f"needs {name} of the shared data")
-    return path
 
 
 def edge(home: Path, *words: object) -> tuple[int, str, str]:
@@ -137,7 +127,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
 
 
 def test_a_model_whose_invoke_fails_is_rejected(tmp_path: Path) -> None:
-    file = shared("coral/model_invoking_error.tflite")
+    file = shared_file("coral/model_invoking_error.tflite")
     plan = write_plan(tmp_path, path=json.dumps(str(file)), recipes='["as_is"]')
     row = one_row(tmp_path, plan)
     assert row["status"] in ("rejected", "not_built")
@@ -145,7 +135,7 @@ def test_a_model_whose_invoke_fails_is_rejected(tmp_path: Path) -> None:
 
 
 def test_an_edge_tpu_file_without_one_is_a_row_and_never_a_number(tmp_path: Path) -> None:
-    file = shared("coral/mobilenet_v1_0.25_128_quant_edgetpu.tflite")
+    file = shared_file("coral/mobilenet_v1_0.25_128_quant_edgetpu.tflite")
     plan = write_plan(tmp_path, path=json.dumps(str(file)), recipes='["as_is"]')
     row = one_row(tmp_path, plan)
     assert row["status"] == "unsupported"
@@ -153,7 +143,7 @@ def test_an_edge_tpu_file_without_one_is_a_row_and_never_a_number(tmp_path: Path
 
 
 def test_quantising_a_quantised_file_is_refused(tmp_path: Path) -> None:
-    file = shared("kws/kws_ref_model.tflite")
+    file = shared_file("kws/kws_ref_model.tflite")
     row = one_row(tmp_path, write_plan(tmp_path, path=json.dumps(str(file)), recipes='["int8"]'))
     assert row["status"] == "not_built"
     assert "float" in row["reason"]

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, missing
 from one_build import built
+from shared_data import shared_file
 from standins import compiler, graphs
 
 from harness.config import recipes
@@ -23,10 +23,7 @@ from harness.types import DataSource, ModelSource, Variant
 
 @pytest.fixture(name="data")
 def _data() -> Path:
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        missing("../shared/data is not there")
-    return folder
+    return shared_file("")
 
 
 def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path: Path) -> None:
@@ -39,14 +36,14 @@ def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path:
     assert made.compiled.compiler == "Edge TPU Compiler 16.0.384591198-standin"
     assert made.compiled.contradiction is None
     assert made.compiled.off_chip_bytes == 1279263
-    assert any("1,279,263 bytes of weights have no room" in note for note in made.notes)
+    assert any("1,279,263 bytes of weights do not fit" in note for note in made.notes)
     assert any("left on the CPU: SOFTMAX: Operation is otherwise" in note for note in made.notes)
     (call,) = (tmp_path / "bin" / "told").read_text().splitlines()
     assert call.startswith("-s -t 180 -o ")
     assert " -m 13 " in call
     assert made.uncompiled is not None
     assert made.uncompiled.path == model
-    assert reference.on_host(made) == model
+    assert reference.host_file(made) == model
     # The open batch of the published file was closed on the way.
     assert all(-1 not in tensor.shape for tensor in made.inputs)
     built(tmp_path, model, f'edgetpu(compiler="{program}", min_runtime_version=13)')
@@ -67,10 +64,10 @@ def test_the_target_brings_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     program.rename(tmp_path / "bin" / "edgetpu_compiler")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     recipe = recipes.parse("int8@edgetpu")
-    assert build.finished(recipe, "edgetpu").chain == "int8 > edgetpu"
+    assert build.with_target_step(recipe, "edgetpu").chain == "int8 > edgetpu"
     for written in ("as_is@edgetpu", "int8 > edgetpu(tries=1)"):
-        assert build.finished(recipes.parse(written), "edgetpu") == recipes.parse(written)
-    assert build.finished(recipe, "xnnpack") == recipe
+        assert build.with_target_step(recipes.parse(written), "edgetpu") == recipes.parse(written)
+    assert build.with_target_step(recipe, "xnnpack") == recipe
     digits = DataSource(calibration=str(DATA / "digits_calibration.npz"))
     source = ModelSource(name="m", path=DATA / "digits.tflite", data=digits)
     assert build.resolve_target(recipes.parse("int8 > edgetpu"), source) == "edgetpu"

@@ -13,17 +13,15 @@ import pytest
 from conftest import ROOT, missing
 from edge_command import edge
 from lab.swiftshader import crashing
+from shared_data import shared_file
 from standins import graphs
 
-SHARED = ROOT.parent / "shared" / "data"
 QUICK = "[dose]\nlaunches = 2\nwarmup_seconds = 0.02\nwarmup_max_seconds = 0.2\nmin_seconds = 0.02\nmin_inferences = 10\n"
 
 
 @pytest.fixture(name="bench")
 def _bench(tmp_path: Path, standin_delegate: Path, software_gpu: Mapping[str, str]) -> Path:
     """A folder with a farm of one device with a CPU, a GPU and an Edge TPU, none of them what they are called."""
-    if not SHARED.is_dir():
-        missing("../shared/data is not there")
     profiles = tmp_path / "config" / "edge-harness" / "profiles"
     profiles.mkdir(parents=True)
     (profiles / "bench.toml").write_text(
@@ -62,7 +60,7 @@ def test_one_plan_for_the_processor_a_gpu_and_an_edge_tpu(bench: Path) -> None:
         bench,
         {
             "digits": (digits, ["float32", "float16@gpu", "float32@gpu"]),
-            "net": (SHARED / "coral" / f"{pair}_edgetpu.tflite", ["as_is@edgetpu"]),
+            "net": (shared_file(f"coral/{pair}_edgetpu.tflite"), ["as_is@edgetpu"]),
         },
         code=0,
     )
@@ -91,7 +89,7 @@ def test_what_a_gpu_cannot_run_is_told_before_it_is_sent(bench: Path) -> None:
     words = {"part": ["ADD", "TANH", "LOG_SOFTMAX"], "none": ["LOG_SOFTMAX", "LOG_SOFTMAX"]}
     models = {name: graphs.chain(bench / f"{name}.tflite", chain) for name, chain in words.items()}
     plan = {name: (path, ["as_is@gpu"]) for name, path in models.items()}
-    plan |= {"lstm": (SHARED / "coral" / "keras_lstm_mnist_ptq.tflite", ["as_is@gpu"])}
+    plan |= {"lstm": (shared_file("coral/keras_lstm_mnist_ptq.tflite"), ["as_is@gpu"])}
     found = {name: row for (name, _), row in rows(bench, plan, code=1).items()}
     part = found["part"]
     assert (part["status"], part["verdict"], part["delegated_ops"]) == ("partial", "INVALID", 2)

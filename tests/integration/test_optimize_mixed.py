@@ -95,7 +95,7 @@ def test_weights_are_in_the_bits_that_were_asked_for(cache: Path) -> None:
     assert dtypes(four) == dtypes(blocks) == dtypes(dynamic) == narrow
     assert eight.notes == ()
     assert any("int8, not int4: 2 DEPTHWISE_CONV_2D" in note for note in four.notes)
-    assert any("32 weights each" in note for note in blocks.notes)
+    assert any("a scale per 32 weights" in note for note in blocks.notes)
     assert "DEQUANTIZE" in four.operators
     assert "DEQUANTIZE" not in dynamic.operators
     for found in (eight, four, blocks, dynamic):
@@ -187,11 +187,11 @@ def test_rules_decide_what_they_name(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("CONV_2D", 'is not "REGEX=WORD"'),
+        ("CONV_2D", 'is not "REGEX=PRECISION"'),
         ("CONV_2D=int4", "float, int8, int16"),
-        (3, 'is not "REGEX=WORD"'),
+        (3, 'is not "REGEX=PRECISION"'),
         ("(=float", "is no regular expression"),
-        ("LSTM=float", "matches no operator (operators: CONV_2D"),
+        ("LSTM=float", "matches no operator (types: CONV_2D"),
     ],
 )
 def test_a_rule_that_is_none_says_why(rule: object, words: str, cache: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared_data import real_file, shared_file, shared_folder
 
 from harness.errors import HarnessError
 from harness.optimize import build, reference
@@ -75,13 +75,12 @@ def recipe(name: str) -> Recipe:
 @pytest.fixture(scope="module")
 def keyword(tmp_path_factory: pytest.TempPathFactory) -> ModelSource | None:
     """The keyword model with its data: 200 samples to calibrate, 400 to evaluate."""
-    source = SHARED / "kws" / "saved_model"
-    if not source.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail("kws of ../shared/data is missing")
+    found = shared_folder()
+    if found is None:
         return None
+    source = found / "kws" / "saved_model"
     folder = tmp_path_factory.mktemp("kws")
-    with np.load(SHARED / "kws" / "features.npz") as stored:
+    with np.load(source.with_name("features.npz")) as stored:
         real = stored["x_int8"].astype(np.float32) - np.float32(stored["zero_point"])
         x, y = real * np.float32(stored["scale"]), stored["y"].astype(np.int64)
     np.savez(folder / "cal.npz", x=x[:200])
@@ -193,7 +192,7 @@ def test_flex_operators_only_when_asked(
     found = variant(results["flex allowed", "float32"])
 
     assert any(name.startswith("Flex") for name in found.operators)
-    assert not reference.runs_here(found)
+    assert not reference.runs_on_host(found)
     assert any("not run on the host" in note for note in found.notes)
     assert "allow_flex" in str(results["flex refused", "float32"])
 
@@ -221,8 +220,7 @@ def test_what_cannot_be_converted_says_why(
 def test_the_keyword_model_holds_its_accuracy(
     results: dict[tuple[str, str], Variant | HarnessError], keyword: ModelSource | None
 ) -> None:
-    if keyword is None:
-        pytest.skip("../shared/data/kws is not on this machine")
+    real_file("kws/saved_model")
     for name in ("float32", "float16", "dynamic", "int8", "int16x8"):
         found = variant(results["kws", name])
         assert found.accuracy_source_model == pytest.approx(0.90, abs=0.005)
@@ -237,8 +235,8 @@ def test_int8_is_as_good_as_tensorflows_own(
     models: Path,
 ) -> None:
     """TFLiteConverter's int8 is the oracle: the error against float is the same within a fifth."""
-    if keyword is None:
-        pytest.skip("../shared/data/kws is not on this machine")
+    shared_file("kws/saved_model")
+    assert keyword is not None
     ours = variant(results["kws", "int8"])
     with np.load(str(keyword.data.evaluation)) as stored:
         x = stored["x"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, missing
+from shared_data import shared_file
 
 from harness import api
 from harness.config import farm as farms
@@ -19,13 +19,10 @@ from harness.config import plans
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.types import Device
 
-KWS = ROOT.parent / "shared" / "data" / "kws"
-
 
 def keyword_plan(folder: Path) -> Path:
-    if not KWS.is_dir():
-        missing("../shared/data/kws is not there")
-    with np.load(KWS / "features.npz") as stored:
+    kws = shared_file("kws")
+    with np.load(kws / "features.npz") as stored:
         x = (stored["x_int8"].astype(np.float32) - np.float32(stored["zero_point"])) * np.float32(
             stored["scale"]
         )
@@ -34,7 +31,7 @@ def keyword_plan(folder: Path) -> Path:
     np.savez(folder / "evaluation.npz", x=x[200:], y=y[200:])
     plan = folder / "plan.toml"
     plan.write_text(
-        f'[model]\nname = "kws"\npath = {json.dumps(str(KWS / "saved_model"))}\n'
+        f'[model]\nname = "kws"\npath = {json.dumps(str(kws / "saved_model"))}\n'
         '[data]\ncalibration = "calibration.npz"\nevaluation = "evaluation.npz"\n'
         '[run]\nrecipes = ["float32", "dynamic", "int8"]\ndevices = ["here", "old-board"]\n'
         "[dose]\nlaunches = 1\nwarmup_seconds = 0.05\nmin_seconds = 0.02\n",

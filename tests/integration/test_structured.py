@@ -168,7 +168,10 @@ def test_operators_of_tensorflow_are_followed_where_they_work_on_elements(
         ("softmax_inside", '"soft": its activation makes every channel depend'),
         ("grouped_convolution", '"grouped" (Conv2D): a grouped convolution'),
         ("nothing_removed", "removes nothing: the layers have 4, 6 channels"),
-        ("share_out_of_reach", "cannot be reached: with 1 channels a layer there are still 21.3%"),
+        (
+            "share_out_of_reach",
+            "cannot be reached: with 1 channels per layer there are still 21.3%",
+        ),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(facts: dict[str, Any], case: str, why: str) -> None:

@@ -124,7 +124,7 @@ class TestBuilt:
 
         assert f"{HALF:,} of {WHOLE:,} parameters" in notes(found)
         assert "conv2d 16 of 32, branch 16 of 32, hidden 24 of 48" in notes(found)
-        assert "as it was cut: loss" in notes(found)
+        assert "after the cut: loss" in notes(found)
         assert "trained afterwards: 3 epochs" in notes(found)
         assert found.accuracy is not None
         assert found.accuracy >= (found.accuracy_source_model or 0) - 0.05

@@ -28,7 +28,7 @@ X = generator.normal(size=(200, 6)).astype(np.float32)
 Y = (X[:, 0] + X[:, 1] > 0).astype(np.int64) + (X[:, 2] > 0)
 DEFAULTS = {item.name: item.default for item in offers.training(epochs=4)}
 TWO = lambda: strategy.Place(
-    strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), words="2 stand-ins, mirrored"
+    strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), description="2 stand-ins, mirrored"
 )
 
 def net(activation="softmax", units=3):
@@ -74,8 +74,8 @@ print(json.dumps({
     "momenta": momenta,
     "moved": float(np.abs(np.array(first[0]) - frozen).max()),
     "mirrored": [mirrored[1].notes[0], mirrored[1].accuracy],
-    "tpu": strategy.strategy(lambda: tf.distribute.OneDeviceStrategy("CPU:0")).words,
-    "alone": strategy.strategy(lambda: None).words,
+    "tpu": strategy.strategy(lambda: tf.distribute.OneDeviceStrategy("CPU:0")).description,
+    "alone": strategy.strategy(lambda: None).description,
     "nan": refusal(x=NAN * 10, learning_rate=1.0),
     "batch": refusal(batch=500),
     "classes": refusal(y=Y + 5),
@@ -131,7 +131,7 @@ def test_a_strategy_is_used_and_told(told: dict[str, Any]) -> None:
     [
         ("nan", "use a smaller learning_rate"),
         ("batch", "fewer than a batch of 500: give more data or batch=180"),
-        ("classes", "holds classes 5 to 7; the model has 3"),
+        ("classes", "has classes 5 to 7; the model has 3"),
         ("shape", "give integer classes, or arrays of the output's shape"),
         ("labels", 'no labels: give them under the key "y"'),
     ],

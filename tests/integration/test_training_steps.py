@@ -89,7 +89,7 @@ MADE = {
 REFUSED = {
     ("net", "distill(epochs=1)"): "distill needs a teacher",
     ("net", 'distill(teacher="seven.keras")'): "(10,)",
-    ("net", 'prune(pattern="2:4", sparsity=0.7)'): "is a sparsity of 0.5",
+    ("net", 'prune(pattern="2:4", sparsity=0.7)'): "has a sparsity of 0.5",
     ("net", "qat(batch=1000)"): "fewer than a batch of 1000",
     ("late", "qat"): 'the layer "late" (BatchNormalization): put it directly after',
     ("depthwise", "prune"): "no layer of this model can be pruned",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, missing
+from conftest import ROOT
+from shared_data import shared_file
 
 from harness import api
 from harness.config import farm as farms
@@ -19,7 +20,6 @@ from .device import Hosted, LabDevice
 from .machine import Machine
 
 DIGITS = ROOT / "harness" / "demo" / "data"
-KWS = ROOT.parent / "shared" / "data" / "kws"
 DOSE = (
     "[dose]\nlaunches = 1\nmin_inferences = 20\nmin_seconds = 0.05\n"
     "warmup_seconds = 0.1\nwarmup_max_seconds = 5\n"
@@ -53,15 +53,14 @@ def digits_plan(folder: Path, devices: Sequence[LabDevice]) -> Path:
 
 
 def keyword_plan(folder: Path, devices: Sequence[LabDevice]) -> Path:
-    if not KWS.is_dir():
-        missing("../shared/data/kws is not there")
-    with np.load(KWS / "features.npz") as stored:
+    kws = shared_file("kws")
+    with np.load(kws / "features.npz") as stored:
         scale, zero = np.float32(stored["scale"]), np.float32(stored["zero_point"])
         x = (stored["x_int8"][:100].astype(np.float32) - zero) * scale
         np.savez(folder / "evaluation.npz", x=x, y=stored["y"][:100].astype(np.int64))
     plan = folder / "plan.toml"
     plan.write_text(
-        f'[model]\nname = "kws"\npath = {json.dumps(str(KWS / "kws_ref_model.tflite"))}\n'
+        f'[model]\nname = "kws"\npath = {json.dumps(str(kws / "kws_ref_model.tflite"))}\n'
         "[data]\nevaluation = 'evaluation.npz'\n[run]\nrecipes = ['as_is']\n"
         f"devices = {json.dumps([device.name for device in devices])}\n{DOSE}"
     )

@@ -24,6 +24,13 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     ),
     "harness/farm/busy.py": (
         "unit/test_farm_busy.py::test_whatever_is_said_it_is_an_answer_or_none",
+        "unit/test_farm_busy.py::test_whatever_is_listed_it_is_numbers",
+    ),
+    "harness/farm/checks_agent.py": (
+        "unit/test_farm_survey.py::test_whatever_is_said_it_is_the_paths_of_pythons",
+    ),
+    "harness/farm/linux/survey.py": (
+        "unit/test_farm_survey.py::test_whatever_is_said_it_is_a_system_or_none",
     ),
     "harness/farm/cleaning.py": ("security/test_fuzz.py::test_what_cleaning_says",),
     "harness/farm/contact.py": ("security/test_fuzz.py::test_facts_make_a_profile",),
@@ -41,7 +48,7 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/measure/thermal.py": ("security/test_fuzz.py::test_temperatures",),
     "harness/tflite/flatbuffer.py": (
         "unit/test_optimize_flatbuffer.py::test_no_mutation_raises_anything_else",
-        "unit/test_optimize_flatbuffer.py::test_random_bytes_behind_the_mark_are_refused_or_read",
+        "unit/test_optimize_flatbuffer.py::test_random_bytes_after_the_identifier_are_refused_or_read",
     ),
     "harness/tflite/payload/codecs.py": (
         "unit/test_payload_codecs.py::test_any_bytes_are_unpacked_or_refused",
@@ -72,7 +79,6 @@ FUZZERS: dict[str, tuple[str, ...]] = {
 NOT_A_DEVICE: dict[str, str] = {
     "harness/analysis/search/answers.py": "reads trials of ours",
     "harness/analysis/bisect/commits.py": "git of this machine",
-    "harness/farm/doctor.py": "looks at exit codes and at its own random bytes",
     "harness/farm/wheels.py": "pip of this machine",
     "harness/devices/transports/local.py": "carries bytes, reads none",
 }

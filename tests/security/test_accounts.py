@@ -44,22 +44,22 @@ ACCOUNTS = {
     "sftp only": Account(
         extra=f"{SFTP}\nForceCommand internal-sftp",
         said="may only transfer files (SFTP) and runs no commands",
-        way_out="`ForceCommand internal-sftp` taken from this one in /etc/ssh/sshd_config",
+        way_out="remove `ForceCommand internal-sftp` for this one from its `Match` block in /etc/ssh/sshd_config",
     ),
     "a forced command of the server": Account(
         extra=f"{SFTP}\nForceCommand /bin/echo only backups here",
         said="answered 'only backups here",
-        way_out="`ForceCommand` in its sshd_config",
+        way_out="`ForceCommand` from its sshd_config",
     ),
     "a forced command of the key": Account(
         key_options='command="echo backups only",no-pty ',
         said="answered 'backups only",
-        way_out='remove `command="..."` from this one\'s line in ~/.ssh/authorized_keys',
+        way_out='remove `command="..."` from the line of this key in ~/.ssh/authorized_keys',
     ),
     "a forced command that says nothing": Account(
         key_options='command="true" ',
         extra="",
-        said="said nothing: the account's shell is /bin/false or the like, or a forced command",
+        said="printed nothing: its shell is /bin/false or the like, or a forced command",
         way_out="sudo usermod -s /bin/sh USER",
     ),
     "no login": Account(
@@ -70,7 +70,7 @@ ACCOUNTS = {
     "a menu that never ends": Account(
         key_options='command="yes Choose: 1 reboot 2 status" ',
         said="answered 'Choose: 1 reboot",
-        way_out="forced command or a login script is in the way",
+        way_out="forced command or a login script runs instead",
     ),
 }
 
@@ -186,7 +186,7 @@ def test_noise_where_sftp_should_speak_is_named(device_on: DeviceOn, tmp_path: P
             one.name: one for one in api.doctor(farm=Farm(devices={"loopback": device}))["loopback"]
         }
     assert checks["commands"].status == "ok"
-    assert "something prints where SFTP should speak" in checks["files"].found
+    assert "another program prints on the SFTP channel" in checks["files"].found
     assert "Subsystem sftp internal-sftp" in (checks["files"].mend or "")
 
 

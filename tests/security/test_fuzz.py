@@ -147,7 +147,9 @@ def test_every_fuzzer_is_there_and_fuzzes(module: str) -> None:
 @settings(deadline=None)
 def test_the_first_answer(data: bytes) -> None:
     with suppress(HarnessError):
-        found = bootstrap._look(Saying(b"noise\nedge-harness " + data), DEVICE, "/w/agents/x.zip")
+        found = bootstrap._inspect(
+            Saying(b"noise\nedge-harness " + data), DEVICE, "/w/agents/x.zip"
+        )
         assert found is None or isinstance(found, str)
 
 

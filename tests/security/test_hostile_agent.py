@@ -282,7 +282,7 @@ def test_a_command_that_floods_stderr_ends_at_its_deadline(local: LocalTransport
 
 def test_noise_before_the_first_object_is_bounded(local: LocalTransport) -> None:
     channel = local.talk(["sh", "-c", "exec yes hello"])
-    with pytest.raises(AgentError, match="print to its stdout"):
+    with pytest.raises(AgentError, match="print to the agent's stdout"):
         JsonLines(channel, "noisy").read(time.monotonic() + 10)
     channel.close(grace_seconds=0.0)
 
@@ -302,7 +302,7 @@ def test_a_first_answer_that_is_none(name: str, tmp_path: Path) -> None:
     device = hostile_device(tmp_path / "board")
     liar = Path(AgentOptions.of(device).python)
     liar.write_text(f"#!{sys.executable}\nprint('edge-harness ' + {BOOTSTRAPS[name]})\n")
-    with pytest.raises(HarnessError, match="is not a Python that works"):
+    with pytest.raises(HarnessError, match="is not a working Python"):
         Session(device)
 
 

@@ -82,7 +82,7 @@ def drip(channel: paramiko.Channel, command: str) -> None:
 
 COMMANDS = {
     "endless output": (marked(flood), TransportError, "wrote more than"),
-    "endless output without a mark": (flood, TransportError, "login script is in the way"),
+    "endless output without a mark": (flood, TransportError, "login script runs instead"),
     "endless words on stderr": (marked(flood_stderr), HarnessError, "deadline|wrote more"),
     "no exit status": (marked(say(b"done\n")), Unreachable, "the process ended"),
     "a process number without end": (
@@ -95,7 +95,11 @@ COMMANDS = {
         TransportError,
         "did not run",
     ),
-    "nothing": (lambda _channel, _command: None, TransportError, "ended as it began"),
+    "nothing": (
+        lambda _channel, _command: None,
+        TransportError,
+        "was killed before it could start",
+    ),
     "silence": (marked(lambda c, _: c.status_event.wait(3) and None), AgentSilent, "deadline"),
 }
 
@@ -138,7 +142,7 @@ def test_a_request_that_is_never_answered(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ssh, "CHANNEL_SECONDS", 1.0)
     with lying_sshd(tmp_path, Lies(answers_requests=False, sftp=Files)) as device:
         transport = open_ssh(device)
-        with pytest.raises(AgentSilent, match="no answer to the wish"):
+        with pytest.raises(AgentSilent, match="no answer to the request"):
             transport.run(["true"], 5.0)
         with pytest.raises(TransportError, match="no SFTP"):
             transport.get("/etc/hostname", tmp_path / "back")
@@ -297,7 +301,7 @@ def test_an_sftp_server_that_speaks_nonsense(
             transport.get("/any", tmp_path / "back", 1000)
         assert time.monotonic() - began < 5
         if name == "a greeting":
-            assert "something prints where SFTP should speak" in str(caught.value)
+            assert "another program prints on the SFTP channel" in str(caught.value)
         transport.close()
     assert small() < 32 * MEGABYTES
 

@@ -158,7 +158,7 @@ def test_a_folder_that_everybody_may_replace_is_refused(anywhere: Device) -> Non
     above = Path(AgentOptions.of(anywhere).workdir).parent
     above.mkdir()
     above.chmod(0o777)
-    refused(anywhere, "everybody may replace")
+    refused(anywhere, "every user may replace")
     # As /tmp and /var/tmp are: only its owner can take a folder away there.
     above.chmod(0o1777)
     Session(anywhere).close()

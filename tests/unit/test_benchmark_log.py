@@ -55,7 +55,7 @@ def verdict(log: str) -> tuple[str, str]:
     )
     found = judge(cell, [launch])
     assert found is not None
-    return found.word, found.status
+    return found.validity, found.status
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,10 @@ def test_matching_keeps_the_order_of_the_devices_and_needs_no_match(tmp_path: Pa
         ("profile:raspbery_pi_5", 'did you mean "profile:raspberry_pi_5"'),
         ("tag:lab-b", 'did you mean "tag:lab-a"'),
         ("any:1 of tag:none", 'unknown device "tag:none"'),
-        ("any:3 of tag:lab-a", '"any:3 of tag:lab-a": only 2 there: pi-a, pi-b'),
-        ("any:0 of tag:lab-a", "is no selector; write any:2 of"),
-        ("any:two of tag:lab-a", "is no selector"),
-        ("any:1 of any:1 of tag:lab-a", "is no selector"),
+        ("any:3 of tag:lab-a", '"any:3 of tag:lab-a": only 2 match: pi-a, pi-b'),
+        ("any:0 of tag:lab-a", "is not a selector; write any:2 of"),
+        ("any:two of tag:lab-a", "is not a selector"),
+        ("any:1 of any:1 of tag:lab-a", "is not a selector"),
         ("pi@10.0.0.7", "an address is written ssh://pi@10.0.0.7"),
     ],
 )
@@ -141,8 +141,8 @@ def test_a_selector_that_matches_nothing_is_refused(
         ("[device]\na = 3", "device.a: must be a table"),
         ('[device.a]\nprofile="linux_x86_64"\nadress="local:"', 'device.a: unknown key "adress"; '),
         ('[device.a]\nprofile="linux_x86_64"', 'device.a: the key "address" is missing'),
-        ('[device.a]\nname="b"', 'device.a: unknown key "name"; the name stands in'),
-        ('[device."a b"]\nprofile="x"', '"a b" is no name for a device'),
+        ('[device.a]\nname="b"', 'device.a: unknown key "name"; the name is written as'),
+        ('[device."a b"]\nprofile="x"', '"a b" is not a name of a device'),
         (
             '[device.a]\nprofile="raspberrypi_5"\naddress="local:"',
             'device.a.profile: unknown profile "raspberrypi_5"; did you mean "raspberry_pi_5"',
@@ -157,7 +157,7 @@ def test_a_selector_that_matches_nothing_is_refused(
         ),
         (
             SMALL + 'delegate_options={edgetpu={device="usb1"}}',
-            'device.a.delegate_options.edgetpu.device: "usb1" is no Edge TPU; write usb:0',
+            'device.a.delegate_options.edgetpu.device: "usb1" is not an Edge TPU; write usb:0',
         ),
         (
             SMALL + "delegate_options={edgetpu={device=1}}",
@@ -178,17 +178,17 @@ def test_a_bad_farm_is_one_line_with_file_and_key(text: str, message: str, tmp_p
     ("uri", "message"),
     [
         ("pi@10.0.0.7", 'did you mean "ssh://pi@10.0.0.7"?'),
-        ("nonsense", "is no address; write local:"),
+        ("nonsense", "is not an address; write local:"),
         ("local:here", 'nothing may follow "local:"'),
-        ("ssh:", 'who is meant must follow "ssh:"'),
-        ("ssh://", "who is meant must follow"),
+        ("ssh:", 'the device must follow "ssh:"'),
+        ("ssh://", "the device must follow"),
         ("ssh:pi@host", 'a host must follow "ssh://"'),
         ("ssh://pi@", 'a host must follow "ssh://"'),
         ("ssh://pi@host:0", "the port must be 1 to 65535"),
         ("ssh://pi@host:x", "port 1 to 65535"),
         ("ssh://[::1", "not of the form"),
         ("ssh://pi@host/home", "nothing may follow the port"),
-        ("adb:", 'who is meant must follow "adb:"'),
+        ("adb:", 'the device must follow "adb:"'),
     ],
 )
 def test_a_bad_address_is_explained(uri: str, message: str) -> None:

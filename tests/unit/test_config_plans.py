@@ -182,18 +182,24 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         ('[model]\npath = "none.tflite"\n' + RUN, "model.path: there is no file or folder"),
         ('[[model]]\npath = "no.h5"\n' + RUN, "model[0].path: there is no file or folder"),
         ('[model]\npath = "*.h5"\n' + RUN, 'model.path: the glob "*.h5" matches nothing in'),
-        ('[model]\npath = "*.txt"\n' + RUN, 'model.path: the glob "*.txt" is no model in'),
-        ('[model]\npath = "notes.txt"\n' + RUN, 'notes.txt" is no model; models are .keras, .h5'),
-        ('[model]\npath = "sub"\n' + RUN, 'sub" is no model; models are .keras, .h5, .tflite or'),
-        ('[model]\nname = ""\npath = "a.tflite"\n' + RUN, 'model.name: "" is no name'),
-        ('[model]\nname = "a/b"\npath = "a.tflite"\n' + RUN, 'model.name: "a/b" is no name'),
+        ('[model]\npath = "*.txt"\n' + RUN, 'model.path: the glob "*.txt" matches no model in'),
+        (
+            '[model]\npath = "notes.txt"\n' + RUN,
+            'notes.txt" is not a model; models are .keras, .h5',
+        ),
+        (
+            '[model]\npath = "sub"\n' + RUN,
+            'sub" is not a model; models are .keras, .h5, .tflite or',
+        ),
+        ('[model]\nname = ""\npath = "a.tflite"\n' + RUN, 'model.name: "" is not a name'),
+        ('[model]\nname = "a/b"\npath = "a.tflite"\n' + RUN, 'model.name: "a/b" is not a name'),
         (
             '[[model]]\nname="x"\npath="a.tflite"\n[[model]]\nname="x"\npath="b.tflite"\n' + RUN,
-            'two models are called "x"',
+            'two models have the name "x"',
         ),
         (
             '[[model]]\npath="a.tflite"\n[[model]]\npath="a.tflite"\n' + RUN,
-            "two models are called",
+            "two models have the name",
         ),
         (MODEL, 'run.recipes: at least one is needed, such as "float32"'),
         (MODEL + "[run]\nrecipes = []", "run.recipes: at least one is needed"),
@@ -310,7 +316,7 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         ),
         (MODEL + RUN + "[recipe.small]\nsteps = 'int8 >'", 'recipe.small.steps: recipe "int8 >'),
         (MODEL + RUN + "[recipe.'a b']\nsteps = 'int8'", "recipe.a b: a name is letters"),
-        (MODEL + RUN + "[recipe.a]\nsteps = 'a'", "recipes name each other in a circle: a > a"),
+        (MODEL + RUN + "[recipe.a]\nsteps = 'a'", "recipes refer to each other in a cycle: a > a"),
         (MODEL + RUN + "[data]\ntraining = 'x.npz'", "data.training: there is no file or folder"),
         (MODEL + RUN + "[data]\ntraining = 'random'", 'only calibration can be "random"'),
         (MODEL + RUN + "[data]\ncalibration = 'gen.py'", "data.calibration: name the generator in"),
@@ -343,7 +349,9 @@ def test_a_syntax_error_has_line_and_column(folder: Path) -> None:
 
 
 def test_a_name_of_a_step_is_taken(folder: Path, step_plugin: str) -> None:
-    with pytest.raises(ConfigError, match=f"recipe.{step_plugin}: {step_plugin} is a step already"):
+    with pytest.raises(
+        ConfigError, match=f"recipe.{step_plugin}: {step_plugin} is the name of a step"
+    ):
         load(folder, MODEL + RUN + f"[recipe.{step_plugin}]\nsteps = 'int8'")
 
 
@@ -375,6 +383,28 @@ def test_the_digest_is_of_the_meaning(
     copy = tmp_path_factory.mktemp("copy") / "elsewhere"
     shutil.copytree(folder, copy)
     assert load(copy, text).digest == digest
+
+
+def test_a_digest_stays_what_it_was(folder: Path) -> None:
+    """As the first version computed it: runs that were stored then can be resumed."""
+    plan = load(
+        folder,
+        """
+        [model]
+        path = "a.tflite"
+        [data]
+        evaluation = "calibration.npz"
+        [run]
+        recipes = ["int8"]
+        [gate]
+        margin = 0.1
+        metrics = ["latency", "memory"]
+        [search]
+        space = ["prune(sparsity=0.3..0.9) > int8", "weight_only(bits=4|8)"]
+        constraints = { max_accuracy_drop = 0.02, max_size_kb = 300 }
+        """,
+    )
+    assert plan.digest == "32e3db8e4ff41f90ee3e672178804315cbd9466fc15dc0f8a6ec342ba7acc9eb"
 
 
 @pytest.mark.parametrize(

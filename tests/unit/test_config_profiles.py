@@ -96,8 +96,8 @@ def test_an_unknown_profile_says_which_was_meant() -> None:
         (SMALL + "xnnpack = 1", "xnnpack: must be true or false, not 1"),
         (SMALL + "verified = 'yes'", "verified: must be none, emulated or hardware (RUN, YYYY"),
         (SMALL + "verified = 'hardware'", "verified: must be"),
-        (SMALL + "verified = 2020-01-01", "verified: no date or time is taken here"),
-        (SMALL + "name = 'other'", 'name: a profile is named after its file, "board"'),
+        (SMALL + "verified = 2020-01-01", "verified: must not be a date or time"),
+        (SMALL + "name = 'other'", 'name: must be the name of the file, "board"'),
         (SMALL + "[sources]\nchipp = 'x'", 'sources: unknown field "chipp"; did you mean "chip"'),
         (SMALL + "[[accelerators]]\nname='N'\ntarget='npu'", "accelerators[0].target: "),
         (

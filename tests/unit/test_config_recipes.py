@@ -127,7 +127,7 @@ def test_bad_grammar_names_the_position_and_what_was_expected(
     ("text", "named", "words"),
     [
         ("small(x=1)", {"small": "int8"}, "takes no parameters"),
-        ("a", {"a": "b", "b": "a"}, "circle: a > b > a"),
+        ("a", {"a": "b", "b": "a"}, "cycle: a > b > a"),
         ("small", {"small": "int8@gpu"}, '"small@gpu"'),
     ],
 )

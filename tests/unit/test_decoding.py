@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic_runs import cell, latencies, launch, record
 
 from harness import assets, decoding
-from harness.config import farm, plans, toml_door
+from harness.config import farm, plans, toml_reading
 from harness.errors import HarnessError
 from harness.records.store import RunRecord
 from harness.records.store.codec import OutcomeLine, dump, load
@@ -54,7 +54,7 @@ def stored() -> list[tuple[type, Any]]:
 
 def written() -> list[tuple[type, Any]]:
     tables = [
-        {"name": path.stem, **toml_door.read(path)}
+        {"name": path.stem, **toml_reading.read(path)}
         for path in sorted(assets.profiles().glob("*.toml"))
     ]
     device = {"name": "pi", "profile": "p", "address": "local:", "tags": ["a"], "meter": "ina219"}
@@ -131,7 +131,7 @@ def test_a_wrong_file_is_refused_as_pydantic_refuses_it(data: st.DataObject) -> 
     noun, plain = data.draw(st.sampled_from(WRITTEN))
     broken = changed(data, plain)
     try:
-        fast, slow = with_and_without(lambda: toml_door.check(broken, noun, "a.toml"))
+        fast, slow = with_and_without(lambda: toml_reading.check(broken, noun, "a.toml"))
     except (UnicodeEncodeError, OverflowError):  # no TOML has these
         return
     assert fast == slow

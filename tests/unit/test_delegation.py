@@ -82,7 +82,7 @@ def verdict(of: Cell, *told: Delegation, timing: Timing | None = None) -> Delega
 
 def test_all_operators_with_evidence_are_valid() -> None:
     found = verdict(cell(), FULL, FULL)
-    assert (found.word, found.status) == ("VALID", "ok")
+    assert (found.validity, found.status) == ("VALID", "ok")
     assert found.reason == "20/20 operators on npu; evidence: graph walk"
 
 
@@ -92,14 +92,14 @@ def test_all_operators_with_evidence_are_valid() -> None:
         (replace(FULL, delegated_ops=0, partitions=0), "fell_back", "no operator ran on npu"),
         (replace(FULL, delegate="none", delegated_ops=None), "fell_back", "no operator ran on npu"),
         (replace(FULL, delegate="xnnpack"), "fell_back", "which is the CPU"),
-        (replace(FULL, evidence=""), "invalid", "nothing shows that npu ran it"),
-        (replace(FULL, evidence="log: Created delegate for NPU"), "invalid", "is none"),
-        (replace(FULL, delegated_ops=21), "invalid", "more than there are"),
+        (replace(FULL, evidence=""), "invalid", "there is no evidence that npu ran it"),
+        (replace(FULL, evidence="log: Created delegate for NPU"), "invalid", "is not evidence"),
+        (replace(FULL, delegated_ops=21), "invalid", "more than the file has"),
         (replace(FULL, total_ops=40, delegated_ops=40), "invalid", "the file has 20"),
         (replace(FULL, fully=False), "invalid", "says not all, the graph walk 20 of 20"),
         (replace(HALF, fully=True), "invalid", "says all, the graph walk 10 of 20"),
         (replace(FULL, left=("CONV_2D",)), "invalid", "CONV_2D left"),
-        (replace(FULL, clock="run"), "invalid", "handing the work over"),
+        (replace(FULL, clock="run"), "invalid", "asynchronous enqueue"),
         (HALF, "partial", "10 of 20 operators stayed on the CPU: CONV_2D"),
         (
             replace(FULL, delegated_ops=None, total_ops=None, fully=False),
@@ -109,38 +109,38 @@ def test_all_operators_with_evidence_are_valid() -> None:
         (
             replace(FULL, delegated_ops=None, total_ops=None),
             "partial",
-            "whether operators stayed on the CPU is not known",
+            "it is unknown whether operators stayed on the CPU",
         ),
     ],
 )
 def test_every_lie_is_invalid(told: Delegation, status: str, words: str) -> None:
     alone = verdict(cell(), told)
-    assert (alone.word, alone.status) == ("INVALID", status)
+    assert (alone.validity, alone.status) == ("INVALID", status)
     assert words in alone.reason
     # One bad launch among good ones is enough, wherever it is.
     for mixed in ((FULL, told, FULL), (told, FULL), (FULL, FULL, told)):
-        assert verdict(cell(), *mixed).word == "INVALID"
+        assert verdict(cell(), *mixed).validity == "INVALID"
 
 
 def test_a_share_is_judged_when_reading() -> None:
-    assert verdict(cell(accept=0.5), HALF).word == "VALID"
+    assert verdict(cell(accept=0.5), HALF).validity == "VALID"
     assert verdict(cell(accept=0.5), HALF).status == "partial"
     low = verdict(cell(accept=0.6), HALF)
-    assert low.word == "INVALID"
+    assert low.validity == "INVALID"
     assert "50% delegated, under min_delegated = 0.6" in low.reason
 
 
 def test_the_adapter_that_only_says_fully_is_enough() -> None:
     told = Delegation(delegate="gpu", fully=True, clock="run+read", evidence="is_fully_accelerated")
-    assert verdict(cell("gpu"), told).word == "VALID"
+    assert verdict(cell("gpu"), told).validity == "VALID"
 
 
 @pytest.mark.parametrize(
-    ("own", "word"), [(1.0, "VALID"), (9.7, "SUSPECT"), (10.0, "SUSPECT"), (20.0, "VALID")]
+    ("own", "validity"), [(1.0, "VALID"), (9.7, "SUSPECT"), (10.0, "SUSPECT"), (20.0, "VALID")]
 )
-def test_a_time_like_the_cpus_is_suspect(own: float, word: str) -> None:
+def test_a_time_like_the_cpus_is_suspect(own: float, validity: str) -> None:
     found = verdict(cell(), FULL, timing=Timing(own=own, cpu=10.0))
-    assert (found.word, found.status) == (word, "ok")
+    assert (found.validity, found.status) == (validity, "ok")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_time_without_the_reading_is_no_time(own: float, handed: int, status: 
     found = verdict(cell(), told, later, timing=Timing(own=own, cpu=None))
     assert found.status == status
     if status == "invalid":
-        assert "ms, and 10 ms until the outputs were read" in found.reason
+        assert "ms and a whole inference 10 ms" in found.reason
 
 
 def test_an_npus_compiled_file_counts_the_originals_too() -> None:
@@ -179,9 +179,9 @@ def test_an_npus_compiled_file_counts_the_originals_too() -> None:
     told = replace(FULL, delegated_ops=5, total_ops=9, partitions=5, left=("GATHER_ND",) * 4)
     found = verdict(of, told)
     assert (found.delegation.delegated_ops, found.delegation.total_ops) == (153, 157)
-    assert (found.word, found.status) == ("INVALID", "partial")
+    assert (found.validity, found.status) == ("INVALID", "partial")
     more = verdict(of, replace(told, delegated_ops=6))
-    assert (more.word, more.status) == ("INVALID", "invalid")
+    assert (more.validity, more.status) == ("INVALID", "invalid")
 
 
 def test_a_compiled_file_that_answers_otherwise_is_doubted() -> None:
@@ -189,23 +189,23 @@ def test_a_compiled_file_that_answers_otherwise_is_doubted() -> None:
     told = [launch(FULL)]
     close = Agreement(samples=8, top1=None, relative_error=0.02)
     far = replace(close, relative_error=0.4)
-    for agreement, word in ((None, "VALID"), (close, "VALID"), (far, "SUSPECT")):
+    for agreement, validity in ((None, "VALID"), (close, "VALID"), (far, "SUSPECT")):
         found = judge(cell(uncompiled=before), told, agreement=agreement)
         assert found is not None
-        assert (found.word, found.status) == (word, "ok")
+        assert (found.validity, found.status) == (validity, "ok")
     assert found is not None
     assert "on the file it was compiled from: relative error 0.4" in found.reason
 
 
 def test_a_time_too_good_is_suspect() -> None:
     found = verdict(cell(), FULL, timing=Timing(own=1.0, cpu=1000.0))
-    assert found.word == "SUSPECT"
+    assert found.validity == "SUSPECT"
     assert "1,000 times faster" in found.reason
     # Held against one until the outputs were read, it is no enqueueing: a large GPU beside one thread.
     told = replace(FULL, clock="run+read", handed_ns=9, whole_ns=10)
-    assert verdict(cell(), told, timing=Timing(own=11.0, cpu=11_000.0)).word == "VALID"
+    assert verdict(cell(), told, timing=Timing(own=11.0, cpu=11_000.0)).validity == "VALID"
     found = verdict(cell(), told, FULL, timing=Timing(own=11.0, cpu=11_000.0))
-    assert found.word == "SUSPECT"
+    assert found.validity == "SUSPECT"
 
 
 def test_a_compiled_file_counts_the_originals_where_the_log_is() -> None:
@@ -228,19 +228,19 @@ def test_a_compiled_file_counts_the_originals_where_the_log_is() -> None:
 def test_without_the_log_only_names_are_known() -> None:
     of = cell("edgetpu", accept=0.5, operators={**COMPILED, "ARG_MAX": 2})
     found = verdict(of, replace(EDGE, total_ops=3, left=("ARG_MAX", "ARG_MAX")))
-    assert (found.word, found.status) == ("INVALID", "partial")
+    assert (found.validity, found.status) == ("INVALID", "partial")
     assert (found.delegation.delegated_ops, found.delegation.total_ops) == (None, None)
     assert "ARG_MAX" in found.reason
-    assert verdict(cell("edgetpu", operators=COMPILED), EDGE).word == "VALID"
+    assert verdict(cell("edgetpu", operators=COMPILED), EDGE).validity == "VALID"
 
 
 def test_a_compiler_that_mapped_nothing_or_contradicts_its_file() -> None:
     nothing = Compiled(compiler="c", mapped_ops=0, total_ops=20, source="log")
     found = verdict(cell("edgetpu", operators=COMPILED, compiled=nothing), EDGE)
-    assert (found.word, found.status) == ("INVALID", "fell_back")
+    assert (found.validity, found.status) == ("INVALID", "fell_back")
     lie = Compiled(compiler="c", mapped_ops=20, total_ops=20, contradiction="the file has 3 left")
     found = verdict(cell("edgetpu", operators=COMPILED, compiled=lie), EDGE)
-    assert (found.word, found.status) == ("INVALID", "invalid")
+    assert (found.validity, found.status) == ("INVALID", "invalid")
     assert verdict(cell("edgetpu"), EDGE).status == "fell_back"
 
 
@@ -249,11 +249,11 @@ def test_the_cpu_is_asked_only_for_xnnpack() -> None:
         delegate="xnnpack", delegated_ops=11, total_ops=12, evidence="graph walk", left=("SOFTMAX",)
     )
     without = replace(with_it, delegate="none", delegated_ops=0)
-    assert verdict(cell("xnnpack"), with_it).word == "VALID"
-    assert verdict(cell("xnnpack"), without).word == "VALID"
+    assert verdict(cell("xnnpack"), with_it).validity == "VALID"
+    assert verdict(cell("xnnpack"), without).validity == "VALID"
     promised = judge(cell("xnnpack"), [launch(without, "no_xnnpack")])
     assert promised is not None
-    assert (promised.word, promised.status) == ("SUSPECT", "ok")
+    assert (promised.validity, promised.status) == ("SUSPECT", "ok")
 
 
 def test_a_launch_without_a_model_says_nothing() -> None:

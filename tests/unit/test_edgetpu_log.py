@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, missing
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import shared_file
 
 from harness.optimize.targets import edgetpu, edgetpu_log
 from harness.tflite import flatbuffer
@@ -50,10 +50,7 @@ FILE = {EDGETPU: 1, "LOGISTIC": 2, "CONCATENATION": 1, "TFLite_Detection_PostPro
 
 @pytest.fixture(name="coral")
 def _coral() -> Path:
-    folder = ROOT.parent / "shared" / "data" / "coral"
-    if not folder.is_dir():
-        missing("../shared/data/coral is not there")
-    return folder
+    return shared_file("coral")
 
 
 def test_the_whole_account_is_read() -> None:
@@ -86,7 +83,7 @@ def test_a_file_mapped_whole_has_no_lines_of_what_went_where() -> None:
         ({**FILE, "LOGISTIC": 1}, "2 LOGISTIC left on the CPU by the log, 1 in the file"),
         ({**FILE, "SOFTMAX": 1}, "does not leave on the CPU: SOFTMAX x1, TFLite_Detection"),
         ({EDGETPU: 1}, "left on the CPU by the log, 0 in the file"),
-        ({"ADD": 16}, "12 operators mapped by the log, and none in the file"),
+        ({"ADD": 16}, "12 operators mapped by the log, none in the file"),
     ],
 )
 def test_a_log_that_contradicts_its_file(operators: dict[str, int], words: str) -> None:
@@ -164,9 +161,9 @@ def test_a_true_account_fits_each_real_pair(coral: Path, name: str, tmp_path: Pa
     assert edgetpu_log.contradiction(account, after, EDGETPU) is None
     # Beside the file as the compiler leaves it.
     model = tmp_path / f"{name}_edgetpu.tflite"
-    assert edgetpu.beside(model, after) is None
+    assert edgetpu.read_log_beside(model, after) is None
     model.with_suffix(".log").write_text(f"Edge TPU Compiler version 16.0\n{table}")
-    found = edgetpu.beside(model, after)
+    found = edgetpu.read_log_beside(model, after)
     assert found is not None
     assert (found.mapped_ops, found.contradiction) == (account.mapped_ops, None)
     for other in set(before) - set(left):  # a log of another model

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from harness import api
 from harness.cli import app
-from harness.cli.asking import ExportFormat
+from harness.cli.picking import ExportFormat
 from harness.errors import ConfigError, StoreError
 from harness.present.report.exports import FORMATS, entries, summary
 from harness.records.store import Store
@@ -210,7 +210,7 @@ def test_a_row_in_part_is_judged_by_min_delegated(
     if ending == "passed":
         assert len(document_of(tmp_path, "bmf")) == 1
     else:
-        with pytest.raises(StoreError, match="no row that was measured"):
+        with pytest.raises(StoreError, match="no row that was fully measured"):
             text_of(tmp_path, "bmf")
 
 

@@ -59,7 +59,7 @@ def test_every_format_has_its_row_and_its_words() -> None:
 def test_every_measure_and_every_fault_of_a_model_is_named() -> None:
     for slug, _ in columns.exported("bmf"):
         assert f"`{slug}`" in PAGE
-    for kind in (*junit.MODEL_FAULTS, *junit.NOBODYS):
+    for kind in (*junit.MODEL_FAULTS, *junit.NO_FAULTS):
         assert f"`{kind}`" in PAGE
 
 

@@ -1,31 +1,90 @@
 from __future__ import annotations
 
-import json
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.farm.busy import Busy, read
+from harness.farm import busy
+from harness.farm.busy import Busy, read, read_owners
+
+
+def stat(pid: int, name: str, ticks: int, flags: int = 0x400000, start: int = 77) -> str:
+    """Write a line of /proc/PID/stat as proc(5) has it."""
+    before = f"{pid} ({name}) S 1 1 1 0 -1 {flags} 10 0 0 0"
+    return f"{before} {ticks} {ticks // 10} 0 0 20 0 1 0 {start} 0 0"
+
+
+def answer(first: list[str], second: list[str], *, seconds: float = 0.5) -> bytes:
+    lines = ["Welcome", "edge-harness-busy 100", "100.00 50.00", *first, "edge-harness-busy again"]
+    lines += [f"{100 + seconds:.2f} 50.00", *second, "edge-harness-busy end", ""]
+    return "\n".join(lines).encode()
 
 
 def test_the_busy_are_named_and_the_idle_are_not() -> None:
-    line = json.dumps([[1.98, 7, "ffmpeg"], [0.11, 8, "x" * 99], [0.02, 9, "sshd"]])
-    assert read(line.encode()) == (
+    first = [stat(7, "ffmpeg", 1000), stat(8, "x" * 99, 0), stat(9, "sshd", 10)]
+    second = [stat(7, "ffmpeg", 1090), stat(8, "x" * 99, 5), stat(9, "sshd", 11)]
+    assert read(answer(first, second)) == (
         Busy(pid=7, name="ffmpeg", share=1.98),
-        Busy(pid=8, name="x" * 40, share=0.11),
+        Busy(pid=8, name="x" * 40, share=0.1),
     )
 
 
-@pytest.mark.parametrize("line", [b"", b"null", b"[[1, 2]]", b'[["a", 1, "x"]]', b"{", b"[1e999]"])
+def test_a_name_may_hold_anything() -> None:
+    name = "a) S (b\x1b[31m) 1 1"
+    assert read(answer([stat(7, name, 0)], [stat(7, name, 50)])) == (
+        Busy(pid=7, name="a) S (b[31m) 1 1", share=1.1),
+    )
+
+
+def test_threads_of_the_kernel_and_processes_that_came_or_went_do_not_count() -> None:
+    kernel = 0x200000
+    first = [stat(2, "kworker", 0, kernel), stat(7, "gone", 0), stat(8, "again", 0, start=1)]
+    second = [stat(2, "kworker", 50, kernel), stat(9, "new", 50), stat(8, "again", 50, start=2)]
+    assert read(answer(first, second)) == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"null",
+        b"edge-harness-busy 100\n1.0 1\n",
+        answer([], [], seconds=0.0),
+        answer([], []).replace(b"100.00", b"x"),
+        answer([], []).replace(b"busy 100", b"busy 0"),
+        answer([], []).replace(b"busy 100", b"busy 9999999"),
+    ],
+)
 def test_what_is_no_answer(line: bytes) -> None:
     assert read(line) is None
 
 
 @given(
     st.binary()
-    | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps).map(str.encode)
+    | st.tuples(st.lists(st.text()), st.lists(st.text())).map(
+        lambda looks: answer(*looks) if all("\0" not in one for one in looks[0]) else b""
+    )
+    | st.lists(st.integers(), min_size=20).map(
+        lambda many: answer([f"1 (x) S {many}"], ["1 (x) " + " ".join(map(str, many))])
+    )
 )
 def test_whatever_is_said_it_is_an_answer_or_none(line: bytes) -> None:
     found = read(line)
     assert found is None or all(one.share >= 0.1 for one in found)
+
+
+def test_the_script_itself_is_answered_by_a_real_shell() -> None:
+    reply = subprocess.run(["sh", "-c", busy._SCRIPT], capture_output=True, check=True)
+    assert read(reply.stdout) is not None
+
+
+def test_the_owners_of_processes() -> None:
+    listed = b"dr-xr-xr-x 9 1000 1000 0 Nov 30 10:00 /proc/1\nls: no such file\nd 1 0 0 x\n"
+    assert read_owners(listed) == {1000, 0}
+
+
+@given(st.binary())
+def test_whatever_is_listed_it_is_numbers(listed: bytes) -> None:
+    assert all(number >= 0 for number in read_owners(listed))

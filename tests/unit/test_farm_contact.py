@@ -204,8 +204,17 @@ def test_an_option_is_changed_in_the_table_that_has_it(tmp_path: Path) -> None:
         '[device.bench-pi]\nprofile = """\nlinux"""\naddress = "local:"\n',
     ],
 )
-def test_a_form_that_only_a_person_can_change_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_device_in_another_form_is_changed_too(tmp_path: Path, text: str) -> None:
     path = tmp_path / "farm.toml"
+    path.write_text(text)
+    contact.write_device(path, PI)
+    assert farms.load(path).devices["bench-pi"] == PI
+    assert path.read_text().startswith(text.partition("profile")[0])
+
+
+def test_a_form_that_only_a_person_can_change_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "farm.toml"
+    text = 'device.bench-pi = "local:"\n'
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"only a person can change.*\[device.bench-pi\]"):
         contact.write_device(path, PI)

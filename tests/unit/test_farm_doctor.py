@@ -3,20 +3,23 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from harness.devices import opening
 from harness.devices.dialects.python_agent.options import AgentOptions
-from harness.devices.transports.local import open_local
+from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
-from harness.farm import checks_device, checks_runtime
+from harness.farm import checks_runtime
+from harness.farm.checks import Check, CheckResult
 from harness.farm.doctor import examine
-from harness.farm.patient import Check, Patient
+from harness.farm.linux import checks as linux
+from harness.farm.linux.survey import Mount, System
+from harness.farm.patient import Patient
 from harness.farm.probe import Probe
-from harness.protocols import OpenDialect, Transport
+from harness.protocols import Channel, OpenDialect, Transport
 from harness.testing import FakeDialect
 from harness.types import Delegation, Device, DeviceFacts, Launch, LaunchOrder, Profile, Runtime
 
@@ -26,8 +29,23 @@ PROBE = Probe(
     bits=64,
     free_bytes=10**10,
     noexec=False,
-    swap_used_bytes=0,
     machine="aarch64",
+    libc="glibc 2.36",
+)
+SYSTEM = System(
+    kernel="Linux",
+    release="6.6",
+    machine="aarch64",
+    os_ids=("debian",),
+    tools=frozenset({"apt-get", "sudo", "systemd", "timedatectl"}),
+    uid=1000,
+    user="pi",
+    cores=4,
+    free_bytes=10**10,
+    swap_used_bytes=0,
+    mount=Mount(point="/", read_only=False, noexec=False, kind="ext4"),
+    governors=("performance",),
+    load_1m=0.1,
     libc="glibc 2.36",
 )
 
@@ -62,11 +80,16 @@ def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patie
         name="pi",
         profile="raspberry_pi_5",
         address=address,
-        transport_options={"identity": "/k y"},
+        transport_options={"identity": "/k y"} if address.startswith("ssh") else {},
     )
     probe = changes.pop("probe", PROBE)
     assert isinstance(probe, Probe)
-    return Patient(device=device, probe=probe, facts=facts(device, **changes))
+    of_system = {one.name for one in dataclasses.fields(System)} - {"clock_offset_seconds", "libc"}
+    told = {name: changes.pop(name) for name in of_system & set(changes)}
+    system = dataclasses.replace(SYSTEM, **told)
+    if "libc" in changes:
+        probe = dataclasses.replace(probe, libc=changes["libc"])
+    return Patient(device=device, system=system, probe=probe, facts=facts(device, **changes))
 
 
 class Says(FakeDialect):
@@ -98,7 +121,7 @@ def saying(told: DeviceFacts, **answers: object) -> OpenDialect:
     return open_says
 
 
-def by_name(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[CheckResult]) -> dict[str, CheckResult]:
     found = {check.name: check for check in checks}
     assert len(found) == len(checks)
     for check in checks:
@@ -112,7 +135,8 @@ def test_a_device_in_order_passes_every_check(here: Device, tmp_path: Path) -> N
     model.write_bytes(b"x")
     checks = by_name(examine(here, open_local, saying(facts(here)), None, model))
     # This machine may swap and be busy; it is no Raspberry Pi.
-    others = {"host_key", "swap", "processors", "under_voltage", "throttled"}
+    others = {"host_key", "swap", "processors", "under_voltage", "throttled", "usb"}
+    others |= {"governor", "temperature", "load", "disk", "device_nodes", "round_trip"}
     others |= {"delegates", "compiler", "gpu"}  # nor has it an accelerator
     assert {name for name, check in checks.items() if check.status != "ok"} <= others
     assert checks["host_key"].status == "skip"
@@ -138,6 +162,98 @@ def test_a_device_without_python_says_so(here: Device) -> None:
     assert "no-python-3" in checks["python"].found
     assert checks["agent"].status == "skip"
     assert checks["files"].status == "ok"
+
+
+def test_what_needs_no_python_is_examined_without_it(here: Device) -> None:
+    device = opening.with_options(here, python="no-python-3")
+    checks = by_name(examine(device, open_local, saying(facts(device))))
+    made = "system files disk read_only noexec swap processors libc clock load round_trip"
+    assert {checks[name].status for name in made.split()} <= {"ok", "warn"}
+    waiting = {name for name, check in checks.items() if check.waits_for}
+    assert waiting == {"agent", "runtime", "numpy"}
+    assert {checks[name].found for name in waiting} == {"waits for python: it failed"}
+
+
+class Line:
+    """A transport like a serial line: it speaks with one program, and that is all."""
+
+    def talk(self, argv: Sequence[str]) -> Channel:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class FilesOnly(Line):
+    """A transport that copies files too, and runs nothing."""
+
+    def __init__(self) -> None:
+        self.real = LocalTransport()
+
+    def put(self, source: Path, destination: str) -> None:
+        self.real.put(source, destination)
+
+    def get(self, source: str, destination: Path, most_bytes: int = 1 << 20) -> None:
+        self.real.get(source, destination, most_bytes)
+
+
+@pytest.mark.parametrize(("transport", "files"), [(Line, "skip"), (FilesOnly, "ok")])
+def test_a_transport_that_runs_no_commands(
+    here: Device, tmp_path: Path, transport: type[Line], files: str
+) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"x")
+
+    def open_line(device: Device) -> Transport:
+        return transport()  # type: ignore[return-value]
+
+    checks = by_name(examine(here, open_line, saying(facts(here)), None, model))
+    assert (checks["commands"].status, checks["files"].status) == ("skip", files)
+    assert checks["commands"].found == "the transport carries no commands"
+    for name in ("reachable", "agent", "runtime", "numpy", "xnnpack"):
+        assert checks[name].status == "ok", checks[name]
+    assert checks["python"].found == "waits for commands: the transport carries no commands"
+    assert {one.status for one in checks.values()} <= {"ok", "skip"}
+
+
+def test_commands_that_are_printed_name_the_farm_file_that_was_named(here: Device) -> None:
+    farm = Path("/some where/farm.toml")
+    open_bare = saying(facts(here, runtimes=()))
+    checks = by_name(examine(here, open_local, open_bare, farm=farm, is_farm_named=True))
+    assert checks["runtime"].mend == "edge-harness setup here --farm '/some where/farm.toml'"
+
+
+def test_the_document_keeps_its_shape(here: Device) -> None:
+    checks = by_name(examine(here, open_local, saying(facts(here, runtimes=()))))
+    assert checks["runtime"].plain() == {
+        "name": "runtime",
+        "status": "fail",
+        "detail": checks["runtime"].found,
+        "mend": "edge-harness setup here",
+        "needs": ["agent"],
+        "fix": {
+            "id": "setup",
+            "command": "edge-harness setup here",
+            "root_command": None,
+            "setting": {},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "command", "root_command"),
+    [
+        ({"uid": 0}, "swapoff -a", None),
+        ({"uid": 1000}, "sudo swapoff -a", None),
+        ({"uid": 1000, "tools": frozenset()}, None, "swapoff -a"),
+    ],
+)
+def test_sudo_is_there_only_for_who_needs_it_and_has_it(
+    changes: dict[str, object], command: str | None, root_command: str | None
+) -> None:
+    fix = linux.swap(patient("local:", swap_used_bytes=10**8, **changes)).fix
+    assert fix is not None
+    assert (fix.command, fix.root_command) == (command, root_command)
 
 
 def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> None:
@@ -192,21 +308,39 @@ def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("check", "changes", "status", "found", "mend"),
     [
-        (checks_device.clock, {"clock_offset_seconds": 86400.0}, "warn", "+86400", "set-ntp"),
-        (checks_device.clock, {"clock_offset_seconds": None}, "skip", "time", None),
-        (checks_device.governor, {"governor": "ondemand"}, "warn", "ondemand", "scaling_governor"),
-        (checks_device.governor, {"governor": None}, "skip", "cpufreq", None),
-        (checks_device.under_voltage, {"throttled": 0x50005}, "fail", "now", "supply"),
-        (checks_device.under_voltage, {"throttled": 0x10000}, "warn", "boot", "supply"),
-        (checks_device.under_voltage, {"throttled": 0xE000E}, "ok", "0xe000e", None),
-        (checks_device.under_voltage, {"throttled": None}, "skip", "vcgencmd", None),
-        (checks_device.throttled, {"throttled": 0x4}, "fail", "0x4", "heatsink"),
-        (checks_device.throttled, {"throttled": 0x80000}, "warn", "boot", "reboot"),
-        (checks_device.throttled, {"throttled": 0x10001}, "ok", "0x10001", None),
-        (checks_device.throttled, {"throttled": None}, "skip", "vcgencmd", None),
-        (checks_device.load, {"load_1m": 3.0}, "warn", "3.00", "top"),
-        (checks_device.load, {"load_1m": 0.9}, "ok", "0.90", None),
-        (checks_device.load, {"load_1m": None}, "skip", "load", None),
+        (linux.clock, {"clock_offset_seconds": 86400.0}, "warn", "+86400", "set-ntp"),
+        (linux.clock, {"clock_offset_seconds": None}, "skip", "time", None),
+        (linux.governor, {"governors": ("ondemand",)}, "warn", "ondemand", "scaling_governor"),
+        (linux.governor, {"governors": ()}, "skip", "cpufreq", None),
+        (linux.governor, {"governors": ("performance",)}, "ok", "performance", None),
+        (
+            linux.governor,
+            {"governors": ("performance", "powersave")},
+            "warn",
+            "performance, powersave: not pinned",
+            "sudo tee",
+        ),
+        (
+            linux.governor,
+            {"governors": ("schedutil",), "governor_choices": ("schedutil", "userspace")},
+            "warn",
+            "schedutil",
+            "a kernel with the governor performance",
+        ),
+        (linux.temperature, {"temperature_c": 84.5}, "warn", "84.5", "heatsink"),
+        (linux.temperature, {"temperature_c": 48.0}, "ok", "48.0", None),
+        (linux.temperature, {"temperature_c": None}, "skip", "thermal zone", None),
+        (linux.under_voltage, {"throttled": 0x50005}, "fail", "now", "supply"),
+        (linux.under_voltage, {"throttled": 0x10000}, "warn", "boot", "supply"),
+        (linux.under_voltage, {"throttled": 0xE000E}, "ok", "0xe000e", None),
+        (linux.under_voltage, {"throttled": None}, "skip", "vcgencmd", None),
+        (linux.throttled, {"throttled": 0x4}, "fail", "0x4", "heatsink"),
+        (linux.throttled, {"throttled": 0x80000}, "warn", "boot", "reboot"),
+        (linux.throttled, {"throttled": 0x10001}, "ok", "0x10001", None),
+        (linux.throttled, {"throttled": None}, "skip", "vcgencmd", None),
+        (linux.load, {"load_1m": 3.0}, "warn", "3.00", "top"),
+        (linux.load, {"load_1m": 0.9}, "ok", "0.90", None),
+        (linux.load, {"load_1m": None}, "skip", "load", None),
         (checks_runtime.libc, {"libc": "glibc 2.24", "runtimes": ()}, "fail", "2.27", "image"),
         (checks_runtime.libc, {"libc": "musl", "runtimes": ()}, "fail", "musl", "image"),
         (checks_runtime.libc, {"libc": "glibc 2.24"}, "ok", "works", None),
@@ -228,7 +362,7 @@ def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> 
     ],
 )
 def test_what_a_fact_comes_to(
-    check: Callable[[Patient], Check],
+    check: Check,
     changes: dict[str, object],
     status: str,
     found: str,
@@ -245,22 +379,21 @@ def test_what_a_fact_comes_to(
 @pytest.mark.parametrize(
     ("check", "changes", "status"),
     [
-        (checks_device.disk, {"free_bytes": 10**10}, "ok"),
-        (checks_device.disk, {"free_bytes": 10**8}, "warn"),
-        (checks_device.disk, {"free_bytes": 10**6}, "fail"),
-        (checks_device.disk, {"free_bytes": None}, "skip"),
-        (checks_device.read_only, {"read_only": True}, "fail"),
-        (checks_device.read_only, {"read_only": False}, "ok"),
-        (checks_device.noexec, {"noexec": True}, "warn"),
-        (checks_device.noexec, {"noexec": None}, "ok"),
-        (checks_device.swap, {"swap_used_bytes": 10**8}, "warn"),
-        (checks_device.swap, {"swap_used_bytes": None}, "skip"),
+        (linux.disk, {"free_bytes": 10**10}, "ok"),
+        (linux.disk, {"free_bytes": 10**8}, "warn"),
+        (linux.disk, {"free_bytes": 10**6}, "fail"),
+        (linux.disk, {"free_bytes": None}, "skip"),
+        (linux.read_only, {"mount": Mount(point="/", read_only=True, noexec=False)}, "fail"),
+        (linux.read_only, {"mount": Mount(point="/", read_only=False, noexec=True)}, "ok"),
+        (linux.read_only, {"mount": None}, "skip"),
+        (linux.noexec, {"mount": Mount(point="/", read_only=False, noexec=True)}, "warn"),
+        (linux.noexec, {"mount": None}, "skip"),
+        (linux.swap, {"swap_used_bytes": 10**8}, "warn"),
+        (linux.swap, {"swap_used_bytes": None}, "skip"),
     ],
 )
-def test_what_the_probe_comes_to(
-    check: Callable[[Patient], Check], changes: dict[str, object], status: str
-) -> None:
-    made = check(patient(probe=dataclasses.replace(PROBE, **changes)))
+def test_what_the_survey_comes_to(check: Check, changes: dict[str, object], status: str) -> None:
+    made = check(patient(**changes))
     assert made.status == status
     assert (made.mend is not None) == (status in {"warn", "fail"})
 
@@ -287,14 +420,13 @@ def test_the_runtime_that_a_device_can_have_is_named(probed: dict[str, object], 
 
 
 def test_why_a_runtime_does_not_import_is_told() -> None:
-    made = checks_runtime.runtime(
-        patient(runtimes=(), runtime_problems=("ai_edge_litert: libpython is missing",))
-    )
+    problems = ("ai_edge_litert: libpython is missing",)
+    made = checks_runtime.runtime(patient(runtimes=(), runtime_problems=problems))
     assert "libpython is missing" in made.found
 
 
 def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
-    command = patient().there("echo 'a b'; echo $HOME")
+    command = patient().remote_command("echo 'a b'; echo $HOME")
     shown = subprocess.run(
         ["sh", "-c", f"ssh() {{ printf '%s\\n' \"$@\"; }}; {command}"],
         capture_output=True,
@@ -309,4 +441,4 @@ def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
         "pi@10.0.0.7",
         "echo 'a b'; echo $HOME",
     ]
-    assert patient("local:").there("true") == "true"
+    assert patient("local:").remote_command("true") == "true"

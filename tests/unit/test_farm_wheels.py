@@ -77,7 +77,6 @@ def test_the_tags_are_those_that_packaging_gives_this_machine() -> None:
         bits=64 if sys.maxsize > 2**32 else 32,
         free_bytes=None,
         noexec=None,
-        swap_used_bytes=None,
         machine=platform.machine(),
         libc=libc,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from shared_data import shared_file
 
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
@@ -16,16 +16,6 @@ from harness.tflite.truncate import Graph, GraphOperator, types
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"
-SHARED = ROOT.parent / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} of ../shared/data is missing")
-        pytest.skip(f"../shared/data/{name} is not on this machine")
-    return path
 
 
 def answers(source: dict[str, Any], wanted: list[int] | None = None) -> dict[int, Any]:
@@ -56,7 +46,7 @@ def answers(source: dict[str, Any], wanted: list[int] | None = None) -> dict[int
     ],
 )
 def test_every_prefix_gives_what_the_whole_graph_has_there(name: str) -> None:
-    path = DIGITS if name == "digits" else shared(name)
+    path = DIGITS if name == "digits" else shared_file(name)
     prefixes = Graph(path).prefixes(at_most=12)
 
     found = [answers({"model_content": prefix.data}) for prefix in prefixes]
@@ -88,7 +78,7 @@ def test_a_prefix_has_only_its_operators_and_their_weights() -> None:
 
 
 def test_many_operators_are_grouped_without_a_gap() -> None:
-    graph = Graph(shared("coral/movenet_single_pose_lightning_ptq.tflite"))
+    graph = Graph(shared_file("coral/movenet_single_pose_lightning_ptq.tflite"))
 
     prefixes = graph.prefixes(at_most=10)
 
@@ -121,9 +111,11 @@ def test_operators_on_constants_are_never_cut_after(tmp_path: Path) -> None:
     assert constant == [0, 5]
     assert not {prefix.last for prefix in prefixes} & set(constant)
     operators = [flatbuffer.parse(prefix.data, path).operators for prefix in prefixes]
-    assert operators[0] == {"CONV_2D": 1}, "operators that the cut does not need are left out"
+    assert operators[0] == {"CONV_2D": 1}, (
+        "a constant operator without users before the cut is left out"
+    )
     assert "DEQUANTIZE" not in operators[2]
-    assert operators[3]["DEQUANTIZE"] == 1, "kept if it is needed"
+    assert operators[3]["DEQUANTIZE"] == 1, "kept if another operator uses it"
     assert operators[-1] == flatbuffer.read(path).operators
     assert [prefix.type for prefix in prefixes][:2] == ["CONV_2D", "CONV_2D"]
     assert answers({"model_content": prefixes[4].data})
@@ -169,7 +161,7 @@ def with_dequantised_bias(folder: Path) -> Path:
     return path
 
 
-def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.tflite"
     path.write_bytes(DIGITS.read_bytes()[:4000])
 

@@ -128,11 +128,11 @@ def test_a_file_is_evaluated_in_batches(tmp_path: Path) -> None:
     path = DATA / "digits.tflite"
     facts = flatbuffer.read(path)
 
-    def asked(evaluation: Path | str, metric: str = "top1") -> check.Answers:
+    def asked(evaluation: Path | str, metric: str = "top1") -> check.HostOutputs:
         material = check.Material(
             evaluation=str(evaluation), calibration=None, metric=metric, seed=0
         )
-        return check.ask(path, facts, material)
+        return check.run_samples(path, facts, material)
 
     answers = asked(DATA / "digits_evaluation.npz")
     assert answers.score is not None

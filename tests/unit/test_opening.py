@@ -148,7 +148,7 @@ def test_options_are_keys_or_tables(text: str, tmp_path: Path) -> None:
             'address = "wire:x"\nbaud = 1\ntransport_options = { baud = 1 }',
             "device.d: baud is given twice, here and in transport_options",
         ),
-        ('address = "local:"\npython = "-x"', "device.d.python: '-x' is no path"),
+        ('address = "local:"\npython = "-x"', "device.d.python: '-x' is not a path"),
         ('address = "plain:x"\ntransport_options = { a = 1 }', 'unknown key "a"'),
         (
             'address = "local:"\ntransport_options = 3',
@@ -176,7 +176,7 @@ def test_options_can_be_changed_in_python() -> None:
     assert opening.with_options(changed, identity=None).transport_options == {}
     with pytest.raises(ConfigError, match='d: unknown key "identiy"; did you mean "identity"'):
         opening.with_options(device("ssh://pi@h"), identiy="k")
-    with pytest.raises(ConfigError, match="d: workdir: '-w' is no path"):
+    with pytest.raises(ConfigError, match="d: workdir: '-w' is not a path"):
         opening.with_options(device("ssh://pi@h"), workdir="-w")
 
 

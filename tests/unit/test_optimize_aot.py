@@ -43,8 +43,8 @@ def test_an_account_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("made", "part", "words"),
     [
-        (Facts(DISPATCH_OP=1, SOFTMAX=1), (7, 7, 1), "0 operators stayed .* its file has 1"),
-        (Facts(DISPATCH_OP=1), (6, 7, 1), "1 operators stayed .* its file has 0"),
+        (Facts(DISPATCH_OP=1, SOFTMAX=1), (7, 7, 1), "0 operators on the CPU.* its file has 1"),
+        (Facts(DISPATCH_OP=1), (6, 7, 1), "1 operators on the CPU.* its file has 0"),
         (Facts(DISPATCH_OP=2), (7, 7, 1), "1 partitions, and its file has 2"),
     ],
 )
@@ -66,18 +66,22 @@ def test_the_words_of_a_log() -> None:
         "└ Could not load shared library /a/libPlug.so: libQnnIr.so: cannot open shared object file: No such\n"
         "ERROR: [plugin_manager.cc:1] nothing"
     )
-    found = aot.why(log, SETTINGS, "m.tflite")
+    found = aot.failure_reason(log, SETTINGS, "m.tflite")
     assert "libQnnIr.so missing; pip install ai-edge-litert-sdk-qualcomm" in found
     assert 'libraries="/path/to/lib"' in found
-    refused = aot.why("INFO: a\nERROR: [model_load.cc:316] Too odd.\n", SETTINGS, "m.tflite")
+    refused = aot.failure_reason(
+        "INFO: a\nERROR: [model_load.cc:316] Too odd.\n", SETTINGS, "m.tflite"
+    )
     assert refused == "qualcomm's compiler refuses m.tflite: Too odd."
     raised = "Traceback:\n  x\nFileNotFoundError: Failed to find apply plugin binary. No AOT on your platform.\n"
-    assert aot.why(raised, SETTINGS, "m.tflite").endswith("binary. No AOT on your platform.")
-    assert "it said nothing" in aot.why("", SETTINGS, "m.tflite")
+    assert aot.failure_reason(raised, SETTINGS, "m.tflite").endswith(
+        "binary. No AOT on your platform."
+    )
+    assert "it printed nothing" in aot.failure_reason("", SETTINGS, "m.tflite")
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("utf-8", "replace")))
 def test_any_log_is_some_reason(log: str) -> None:
     for vendor in aot.PACKAGES:
-        found = aot.why(log * 50, aot.AotSettings(vendor=vendor, soc="X"), "m.tflite")
+        found = aot.failure_reason(log * 50, aot.AotSettings(vendor=vendor, soc="X"), "m.tflite")
         assert 0 < len(found) < 2500

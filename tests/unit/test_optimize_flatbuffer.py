@@ -1,8 +1,7 @@
-"""The .tflite reader: what it tells of a real file, and that no file can hurt it."""
+"""The .tflite reader: the facts of real files, and damaged files that only raise RecipeError."""
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,22 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import shared_file
 
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "harness" / "demo" / "data" / "digits.tflite"
-SHARED = ROOT.parent / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} of ../shared/data is missing")
-        pytest.skip(f"../shared/data/{name} is not on this machine")
-    return path
 
 
 def test_reads_a_float_model() -> None:
@@ -43,7 +33,7 @@ def test_reads_a_float_model() -> None:
 
 
 def test_reads_a_quantised_model_with_its_scales() -> None:
-    facts = flatbuffer.read(shared("kws/kws_ref_model.tflite"))
+    facts = flatbuffer.read(shared_file("kws/kws_ref_model.tflite"))
 
     assert facts.inputs[0].dtype == "int8"
     assert facts.inputs[0].zero_point == 83
@@ -52,18 +42,18 @@ def test_reads_a_quantised_model_with_its_scales() -> None:
 
 
 def test_float32_in_its_name_is_not_float() -> None:
-    assert flatbuffer.read(shared("kws/kws_ref_model_float32.tflite")).quantised
+    assert flatbuffer.read(shared_file("kws/kws_ref_model_float32.tflite")).quantised
 
 
 def test_knows_a_compiled_edge_tpu_file() -> None:
-    facts = flatbuffer.read(shared("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
+    facts = flatbuffer.read(shared_file("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
 
-    assert "Edge TPU" in (facts.elsewhere or "")
+    assert "Edge TPU" in (facts.why_not_runnable_on_host or "")
     assert facts.operators == {"edgetpu-custom-op": 1}
 
 
 def test_a_file_without_buffers_is_read() -> None:
-    assert flatbuffer.read(shared("coral/model_invoking_error.tflite")).custom == (
+    assert flatbuffer.read(shared_file("coral/model_invoking_error.tflite")).custom == (
         "fake-op-double",
     )
 
@@ -78,7 +68,7 @@ def test_int4_weights_are_unpacked() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"\0\0\0\0TFL3", b"PK\x03\x04 not a model"])
-def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mödel with 'quotes'.tflite"
     path.write_bytes(content)
 
@@ -113,6 +103,6 @@ def test_no_mutation_raises_anything_else(edits: list[tuple[int, int]]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400))
-def test_random_bytes_behind_the_mark_are_refused_or_read(noise: bytes) -> None:
+def test_random_bytes_after_the_identifier_are_refused_or_read(noise: bytes) -> None:
     with suppress(RecipeError):
         flatbuffer.parse(noise[:4].ljust(4, b"\0") + b"TFL3" + noise[4:], Path("noise.tflite"))

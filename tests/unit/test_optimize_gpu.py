@@ -59,7 +59,7 @@ def unchanged(graph: Any) -> None:
     ("words", "change", "reason"),
     [
         (["ADD"], opened, r'the input "x" is \[1, -1\] \(-1 is open\)'),
-        (["ADD"], variable, '"x" keeps some'),
+        (["ADD"], variable, '"x" is a state variable'),
         (["ADD", "my-op"], unchanged, "a GPU runs no custom operators: my-op"),
         (["ADD", "WHERE", "UNIQUE"], unchanged, "those of UNIQUE, WHERE depend on the data"),
         (["LOG_SOFTMAX"] * 3, unchanged, "runs on a GPU: LOG_SOFTMAX x3"),

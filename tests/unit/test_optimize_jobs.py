@@ -23,12 +23,11 @@ ORDER = {
 
 def test_a_check_goes_on_without_zstandard(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = jobs.check_variant(ORDER)
-    monkeypatch.setattr(payload, "is_here", lambda name: name != "zstd")
+    monkeypatch.setattr(payload, "is_installed", lambda name: name != "zstd")
     bare = jobs.check_variant(ORDER)
     assert 0 < whole["size_zstd_bytes"] < (DATA / "digits.tflite").stat().st_size
     assert bare["size_zstd_bytes"] is None
     assert (
-        "its size under zstd is not known: the package zstandard is not installed"
-        in (bare["notes"])
+        "its size under zstd is unknown: the package zstandard is not installed" in (bare["notes"])
     )
     assert bare["score"] == whole["score"]

@@ -1,4 +1,4 @@
-"""The operators of a float file: what the quantiser is told of each is meant by that one alone."""
+"""The operators of a float file: a scope for the quantiser matches exactly one operator."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ DIGITS = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "di
 
 
 def test_every_operator_that_int8_knows_is_found() -> None:
-    found = operators.read(DIGITS, operators.integer_words())
+    found = operators.read(DIGITS, operators.integer_types())
 
-    assert Counter(item.word for item in found) == flatbuffer.read(DIGITS).operators
-    weights = {item.word: 0 for item in found}
+    assert Counter(item.type for item in found) == flatbuffer.read(DIGITS).operators
+    weights = {item.type: 0 for item in found}
     for item in found:
-        weights[item.word] += item.weights
-    for word, count in weights.items():
-        layers = [layer for layer in structure.read(DIGITS) if layer.operator == word]
+        weights[item.type] += item.weights
+    for kind, count in weights.items():
+        layers = [layer for layer in structure.read(DIGITS) if layer.operator == kind]
         assert count == sum(layer.elements for layer in layers)
 
 
-def test_only_the_asked_words_are_found() -> None:
+def test_only_the_requested_types_are_found() -> None:
     found = operators.read(DIGITS, ("FULLY_CONNECTED",))
 
     assert [item.shapes for item in found] == [((10, 128),)]
@@ -41,18 +41,18 @@ def test_a_scope_is_that_of_one_operator_in_the_library() -> None:
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(DIGITS.read_bytes())).subgraphs[0]
     scopes = [get_op_scope(item, graph.tensors) for item in graph.operators]
-    for item in operators.read(DIGITS, operators.integer_words()):
+    for item in operators.read(DIGITS, operators.integer_types()):
         matched = [i for i, each in enumerate(scopes) if re.search(operators.scope(item), each)]
         assert matched == [item.index]
 
 
-def test_the_quantisers_words_are_its_own() -> None:
-    words = operators.integer_words()
+def test_the_quantiser_has_its_own_names_for_types() -> None:
+    types = operators.integer_types()
 
-    assert {"CONV_2D", "CONV_2D_TRANSPOSE", "ADD"} <= words
-    assert not {"INPUT", "OUTPUT", "TRANSPOSE_CONV"} & words
-    item = operators.Operator(index=0, word="TRANSPOSE_CONV", name="t", shapes=((2, 3),))
-    assert operators.quantiser_word(item).value == "CONV_2D_TRANSPOSE"
+    assert {"CONV_2D", "CONV_2D_TRANSPOSE", "ADD"} <= types
+    assert not {"INPUT", "OUTPUT", "TRANSPOSE_CONV"} & types
+    item = operators.Operator(index=0, type="TRANSPOSE_CONV", name="t", shapes=((2, 3),))
+    assert operators.quantiser_type(item).value == "CONV_2D_TRANSPOSE"
     assert item.weights == 6
 
 
@@ -68,10 +68,10 @@ def test_no_mutation_raises_anything_else(edits: list[tuple[int, int]], tmp_path
     path.write_bytes(data)
 
     with suppress(RecipeError):
-        operators.read(path, operators.integer_words())
+        operators.read(path, operators.integer_types())
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.tflite"
     path.write_bytes(b"not a model")
 

@@ -93,11 +93,11 @@ def test_layers_that_are_not_meant_break_nothing(narrowed: dict[str, Any]) -> No
 def test_a_promise_about_no_layer_is_noted() -> None:
     told = promises.check(GOOD, [("prune", Promise(measure="sparsity", at_least=1, names="none"))])
 
-    assert told == ["prune promised at least 100 % zeros: no layer of the file is meant"]
+    assert told == ["prune promised at least 100 % zeros: it applies to no layer of the file"]
 
 
 def test_what_cannot_be_counted_is_not_taken_for_kept() -> None:
-    with pytest.raises(RecipeError, match="cannot be read off sparse"):
+    with pytest.raises(RecipeError, match="cannot be read from sparse"):
         promises.check([layer("sparse", unique=None)], [("cluster", HOLDS[2])])
 
 

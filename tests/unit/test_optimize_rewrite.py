@@ -1,4 +1,4 @@
-"""Files of more than 256 kB come from the quantiser with their weights behind the tables; not from us."""
+"""The quantiser writes the weights of files over 256 kB after the tables; this project does not."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def weight_only(worker: Any) -> None:
     worker.load_quantization_recipe(recipe.weight_only_wi8_afp32())
 
 
-def behind(data: bytes | memoryview) -> list[int]:
-    """Return the buffers that lie behind the tables."""
+def after_tables(data: bytes | memoryview) -> list[int]:
+    """Return the buffers that are stored after the tables."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(bytes(data))
@@ -71,12 +71,12 @@ def framed(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_weights_of_what_we_write_lie_in_the_tables(framed: Path, tmp_path: Path) -> None:
+def test_written_files_have_their_weights_inside_the_tables(framed: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.tflite"
     quantise.quantise(framed, out, weight_only)
 
-    assert not behind(framed.read_bytes())
-    assert not behind(out.read_bytes())
+    assert not after_tables(framed.read_bytes())
+    assert not after_tables(out.read_bytes())
     assert 410_000 < out.stat().st_size < 440_000
     sample = {"x": np.random.default_rng(2).normal(size=(3, WIDTH)).astype(np.float32)}
     expected = runtime.run(framed, flatbuffer.read(framed), sample)["y"]
@@ -84,18 +84,18 @@ def test_the_weights_of_what_we_write_lie_in_the_tables(framed: Path, tmp_path: 
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
-def test_only_a_file_that_must_keeps_them_behind(
+def test_only_a_file_that_is_too_large_keeps_weights_after_its_tables(
     framed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrite, "_MOST_BYTES", 1_000)
+    monkeypatch.setattr(rewrite, "_MAX_BYTES", 1_000)
     out = tmp_path / "large.tflite"
     quantise.quantise(framed, out, weight_only)
 
-    assert behind(out.read_bytes())
+    assert after_tables(out.read_bytes())
     assert sum(weight.elements for weight in flatbuffer.read(out).weights) == WIDTH * WIDTH
     monkeypatch.undo()
     again = rewrite.inline(out.read_bytes())
-    assert not behind(again)
+    assert not after_tables(again)
     assert len(again) == pytest.approx(out.stat().st_size, rel=0.01)
 
 

@@ -18,7 +18,7 @@ from harness.tflite.operators import Operator
 
 def graph(weights: list[int]) -> list[Operator]:
     return [
-        Operator(index=i, word="CONV_2D", name=f"t{i}", shapes=((count, 1),))
+        Operator(index=i, type="CONV_2D", name=f"t{i}", shapes=((count, 1),))
         for i, count in enumerate(weights)
     ]
 
@@ -88,9 +88,9 @@ def test_a_mix_that_cannot_be_made_is_passed_over() -> None:
 
 def test_where_int8_itself_cannot_be_made_the_reason_is_told() -> None:
     def loss(_: frozenset[int]) -> float:
-        raise RecipeError("the quantiser cannot take this graph")
+        raise RecipeError("the quantiser does not support this graph")
 
-    with pytest.raises(RecipeError, match="cannot take this graph"):
+    with pytest.raises(RecipeError, match="does not support this graph"):
         sensitivity.search(graph([10] * 5), lambda _: 1.0, loss, 0.01)
 
 
@@ -150,7 +150,7 @@ def test_labelled_training_data_is_judged_first_and_held_to_half() -> None:
     assert np.array_equal(chosen.rows["x"][:, 0], chosen.labels)
     assert chosen.labels[-1] == 2_999
     assert chosen.tolerated == 0.5
-    assert "training" in chosen.words
+    assert "training" in chosen.description
 
 
 def test_labels_beside_the_calibration_are_used() -> None:
@@ -158,7 +158,7 @@ def test_labels_beside_the_calibration_are_used() -> None:
     chosen = sensitivity.selection(data, ["x"], classes=True)
 
     assert chosen.labels is not None
-    assert "labelled calibration" in chosen.words
+    assert "labelled calibration" in chosen.description
     assert chosen.tolerated == 0.5
 
 
@@ -177,4 +177,4 @@ def test_without_classes_to_compare_it_is_agreement(
     chosen = sensitivity.selection(data, ["x"], classes=classes)
 
     assert chosen.labels is None
-    assert words in chosen.words
+    assert words in chosen.description

@@ -58,7 +58,7 @@ def test_every_layer_is_what_the_runtime_holds() -> None:
         assert layer.unique == len(set(values.reshape(-1).tolist()))
 
 
-def test_a_constant_behind_a_dequantize_belongs_to_the_operator_behind_it(
+def test_a_dequantized_constant_belongs_to_the_operator_that_uses_it(
     framed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "narrow.tflite"
@@ -84,7 +84,7 @@ def test_a_constant_behind_a_dequantize_belongs_to_the_operator_behind_it(
 
 
 @pytest.mark.filterwarnings("ignore:Warning. Enabling:UserWarning")
-def test_a_scale_a_channel_keeps_the_values_of_a_channel(framed: Path, tmp_path: Path) -> None:
+def test_a_scale_per_channel_keeps_the_values_of_a_channel(framed: Path, tmp_path: Path) -> None:
     """Clusters are torn apart over the tensor when it is quantised, not within a channel."""
     clustered = tmp_path / "clustered.tflite"
     clustered.write_bytes(_clustered(framed.read_bytes(), 16))
@@ -139,7 +139,7 @@ def test_no_mutation_raises_anything_else(edits: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"PK\x03\x04 not a model"])
-def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "none.tflite"
     path.write_bytes(content)
 

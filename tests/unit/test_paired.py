@@ -92,7 +92,7 @@ def test_mcnemar_is_the_binomial_test(only_a: int, only_b: int) -> None:
 
 def test_mcnemar_without_a_disagreement_gives_p_1() -> None:
     assert two_sided(0, 0) == 1.0
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="must not be negative"):
         paired.mcnemar_worse_p(-1, 3)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import brotli
 import pytest
 import zstandard
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shared_data import shared_folder
 
 from harness.demo import DATA
 from harness.errors import PayloadError
@@ -23,8 +23,8 @@ from harness.tflite import payload
 from harness.tflite.payload import codecs
 
 DIGITS = (DATA / "digits.tflite").read_bytes()
-KEYWORD = ROOT.parent / "shared" / "data" / "kws"
-MODELS = [DATA / "digits.tflite", *sorted(KEYWORD.glob("*.tflite"))]
+BESIDE = shared_folder()
+MODELS = [DATA / "digits.tflite", *(sorted((BESIDE / "kws").glob("*.tflite")) if BESIDE else [])]
 NAMES = ("zstd", "brotli", "gzip", "xz", "huffman")
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -56,7 +56,7 @@ def test_the_names_are_these() -> None:
 
 @given(data=CONTENT)
 @QUICK
-def test_what_was_packed_comes_back(codec: payload.Codec, data: bytes) -> None:
+def test_unpacking_returns_the_packed_bytes(codec: payload.Codec, data: bytes) -> None:
     packed = codec.pack(data)
     assert codec.unpack(packed, limit=len(data)) == data
     assert packed == codec.pack(data)
@@ -142,7 +142,7 @@ def _packed(name: str) -> bytes:
     return _CACHE[name]
 
 
-def test_a_bomb_is_refused_before_it_goes_off(codec: payload.Codec) -> None:
+def test_a_decompression_bomb_is_refused_early(codec: payload.Codec) -> None:
     zeros = bytes(64_000_000)
     bombs = {
         "huffman": lambda: _huffman_bomb(len(zeros)),
@@ -163,7 +163,7 @@ def _huffman_bomb(size: int) -> bytes:
     return head + side
 
 
-def test_a_zstd_frame_that_lies_about_its_size_is_refused() -> None:
+def test_a_zstd_frame_with_a_wrong_size_is_refused() -> None:
     frame = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10**6))
     with pytest.raises(PayloadError, match="promised"):
         payload.get("zstd").unpack(frame, limit=10**7)

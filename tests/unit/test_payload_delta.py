@@ -42,7 +42,7 @@ def test_the_same_file_is_next_to_nothing() -> None:
     assert len(delta.pack(DIGITS, DIGITS).data) < 150
 
 
-def test_moved_weights_travel_once() -> None:
+def test_moved_weights_are_stored_once() -> None:
     old = weights(1) + weights(2)
     new = weights(2) + b"in between" + weights(1)
     found = delta.pack(old, new)
@@ -51,13 +51,13 @@ def test_moved_weights_travel_once() -> None:
     assert delta.unpack(old, found.data, len(new)) == new
 
 
-def test_weights_that_changed_a_little_travel_small() -> None:
+def test_weights_that_changed_a_little_give_a_small_delta() -> None:
     old = np.frombuffer(weights(3), np.int8)
     step = np.random.default_rng(4).choice([-1, 0, 0, 0, 1], old.size).astype(np.int8)
     new = (old + step).tobytes()
     found = delta.pack(old.tobytes(), new)
     assert found.way == "difference"
-    # An entropy of 1.37 bits a weight, where the whole file needs 6.4.
+    # An entropy of 1.37 bits per weight; the whole file needs 6.4.
     assert len(found.data) < 0.35 * len(payload.get("zstd").pack(new))
     assert delta.unpack(old.tobytes(), found.data, len(new)) == new
 

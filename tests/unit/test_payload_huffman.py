@@ -86,7 +86,7 @@ def test_lengths_end_at_the_limit(symbols: int) -> None:
     best, deepest = textbook(counts)
     assert lengths.max() == min(deepest, MAX_BITS)
     assert canonical.is_complete(lengths)
-    # Cutting a tree of 39 levels down to 15 costs little, and nothing where it fits.
+    # Cutting a tree of 39 levels down to 15 costs little, and nothing if it fits.
     assert best <= total <= best * (1 if deepest <= MAX_BITS else 1.01)
 
 
@@ -133,7 +133,7 @@ def test_a_buffer_comes_back(size: int, kind: str) -> None:
 
 def test_a_model_stands_between_its_bounds() -> None:
     found = huffman.weights(DIGITS)
-    spans = constants.spans(DIGITS, huffman.LEAST_BYTES)
+    spans = constants.spans(DIGITS, huffman.MIN_BYTES)
     entropy = sum(entropy_bits(list(Counter(DIGITS[a:b]).values())) for a, b in spans) / 8
     assert found.buffers == len(spans) > 3
     assert found.weights_bytes == sum(b - a for a, b in spans)
@@ -145,8 +145,8 @@ def test_a_model_stands_between_its_bounds() -> None:
 def test_buffers_are_where_the_runtime_has_them() -> None:
     # The generated reader of the format is the independent source.
     facts = flatbuffer.read(DATA / "digits.tflite")
-    large = sorted(w.bytes for w in facts.weights if w.bytes >= huffman.LEAST_BYTES)
-    spans = constants.spans(DIGITS, huffman.LEAST_BYTES)
+    large = sorted(w.bytes for w in facts.weights if w.bytes >= huffman.MIN_BYTES)
+    spans = constants.spans(DIGITS, huffman.MIN_BYTES)
     assert sorted(end - begin for begin, end in spans) == large
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_claims_overlapping_buffers_comes_back() -> None:
     # The same buffer listed twice, and a vector longer than the file.
     (root,) = struct.unpack_from("<I", DIGITS)
     data = bytearray(DIGITS)
-    begin, _ = constants.spans(DIGITS, huffman.LEAST_BYTES)[0]
+    begin, _ = constants.spans(DIGITS, huffman.MIN_BYTES)[0]
     struct.pack_into("<I", data, begin - 4, 2**31)
     assert constants.spans(bytes(data), 1) == [(0, len(data))]
     assert CODEC.unpack(CODEC.pack(bytes(data)), len(data)) == bytes(data)
@@ -225,7 +225,7 @@ def test_any_header_is_read_or_refused(changes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "words"),
+    ("side", "message"),
     [
         (struct.pack("<QQ", 0, 2**62), "overlap or lie outside"),
         (struct.pack("<QQ", 2**63, 2**63), "overlap or lie outside"),
@@ -236,8 +236,8 @@ def test_any_header_is_read_or_refused(changes: dict[str, int]) -> None:
         (bytes(10**6), "too long"),
     ],
 )
-def test_a_side_that_lies(side: bytes, words: str) -> None:
-    with pytest.raises(PayloadError, match=words):
+def test_a_wrong_side_part_is_refused(side: bytes, message: str) -> None:
+    with pytest.raises(PayloadError, match=message):
         CODEC.unpack(rebuilt(side), 9000)
 
 

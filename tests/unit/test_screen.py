@@ -72,7 +72,9 @@ def test_a_narrow_terminal_loses_the_least_columns_first(rows: list[table.Row], 
     assert max(map(len, grid)) <= width
     assert "p50" in text
     if width < 100:
-        assert re.search(r"not shown for want of width: model MB, first ms, load ms", text)
+        assert re.search(
+            r"not shown because the terminal is too narrow: model MB, first ms, load ms", text
+        )
 
 
 def test_an_ascii_terminal_gets_ascii(rows: list[table.Row]) -> None:

@@ -170,7 +170,7 @@ def test_one_model_and_one_number_of_threads(folder: Path) -> None:
     several = (
         '[[model]]\npath = "a.tflite"\n[[model]]\npath = "b.tflite"\n[data]\nevaluation="e.npz"\n'
     )
-    with pytest.raises(ConfigError, match="is of one model, this plan has a, b; say which"):
+    with pytest.raises(ConfigError, match="needs one model, this plan has a, b; name one"):
         plan_of(folder, 'space = ["int8"]', several)
     plan = plan_of(folder, 'space = ["int8"]\nmodel = "b"', several)
     assert model_of(plan).source.name == "b"

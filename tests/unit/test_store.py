@@ -130,7 +130,7 @@ def test_what_is_no_number_is_refused(value: float, tmp_path: Path) -> None:
         decode('{"a": NaN}')
     with (
         Store(tmp_path).create(record([cell()])) as writer,
-        pytest.raises(StoreError, match="latency holds a value that is not a finite number"),
+        pytest.raises(StoreError, match="latency has a value that is not a finite number"),
     ):
         writer.launch(launch(cell(), [1.0, value]))
 
@@ -159,7 +159,7 @@ def test_reading_works_while_the_run_is_written(tmp_path: Path) -> None:
         run = store.open("latest")
         assert [one.id for one in run.launches()] == [f"{cell().id}-timed-0-0"]
         assert run.outcomes() == ()
-        assert run.ask("SELECT count(*) FROM samples") == [(1,)]
+        assert run.query("SELECT count(*) FROM samples") == [(1,)]
 
 
 def test_a_launch_without_samples_is_stored(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_outcome_names_only_what_is_stored(tmp_path: Path) -> None:
     with Store(tmp_path).create(record([cell()])) as writer:
         with pytest.raises(StoreError, match="never stored"):
             writer.outcome(Outcome(cell=cell(), launches=(launch(cell(), [1.0]),)))
-        with pytest.raises(StoreError, match="is not of run"):
+        with pytest.raises(StoreError, match="is not in run"):
             writer.outcome(Outcome(cell=cell("other"), failure=Failure(kind="a", reason="b")))
 
 
@@ -225,7 +225,7 @@ def test_finish_merges_and_may_be_repeated(tmp_path: Path) -> None:
         writer.finish()
     run = Store(tmp_path).open(run_id)
     assert [path.name for path in folder.iterdir()] == ["_merged.parquet"]
-    assert run.ask("SELECT count(*), count(DISTINCT launch) FROM samples") == [(606, 11)]
+    assert run.query("SELECT count(*), count(DISTINCT launch) FROM samples") == [(606, 11)]
 
 
 def test_a_merge_cut_short_neither_loses_nor_doubles(tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def test_a_merge_cut_short_neither_loses_nor_doubles(tmp_path: Path) -> None:
         (samples / name).write_bytes(own[name])
     (samples / "._merged.parquet.part").write_bytes(b"half")
     run = store.open("latest")
-    assert run.ask("SELECT count(*) FROM samples") == [(302,)]
+    assert run.query("SELECT count(*) FROM samples") == [(302,)]
     with store.resume("latest", "0" * 64) as writer:
         writer.finish()
-    assert run.ask("SELECT count(*) FROM samples") == [(302,)]
+    assert run.query("SELECT count(*) FROM samples") == [(302,)]
     assert [path.name for path in samples.iterdir()] == ["_merged.parquet"]
 
 
@@ -330,7 +330,7 @@ def test_threads_may_share_a_writer(tmp_path: Path) -> None:
         writer.finish()
     run = Store(tmp_path).open("latest")
     assert len(run.outcomes()) == 4
-    assert run.ask("SELECT count(*) FROM samples") == [(4 * 302,)]
+    assert run.query("SELECT count(*) FROM samples") == [(4 * 302,)]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_runs_are_found_by_prefix_and_latest(tmp_path: Path) -> None:
     assert [run.id for run in store.runs()] == [names[0], names[1], names[2]]
     with pytest.raises(StoreError, match=r"start of 2 runs: .*aaaaaa, .*bbbbbb"):
         store.open("2026")
-    with pytest.raises(StoreError, match=r'no run "20250101-000000-y-0".*near it: 20250101'):
+    with pytest.raises(StoreError, match=r'no run "20250101-000000-y-0".*did you mean: 20250101'):
         store.open("20250101-000000-y-0")
 
 
@@ -522,6 +522,6 @@ def test_kill_at_any_moment_loses_at_most_what_was_under_way(tmp_path: Path) -> 
         run = Store(tmp_path).open("latest")
         assert told_launches <= {one.id for one in run.launches()}
         assert told_outcomes <= {outcome.cell.id for outcome in run.outcomes()}
-        counts = run.ask("SELECT launch, count(*) FROM samples GROUP BY launch")
+        counts = run.query("SELECT launch, count(*) FROM samples GROUP BY launch")
         assert dict(counts) == {one.id: 50 for one in run.launches()}
     assert len(Store(tmp_path).runs()) == 1

@@ -33,7 +33,7 @@ def row(contest: Contest, data: DataSource) -> Accuracy | Exact | None:
     Raises ConfigError for data that does not fit, RecipeError if a file fails on the host.
     """
     a, b = contest.a.variant, contest.b.variant
-    if not data.evaluation or not (reference.runs_here(a) and reference.runs_here(b)):
+    if not data.evaluation or not (reference.runs_on_host(a) and reference.runs_on_host(b)):
         return None
     if isinstance(metrics.load(data.metric)(), JudgesSamples):
         return _sample_by_sample(contest, data)

@@ -186,7 +186,7 @@ def unfit(cell: Cell, launch: Launch) -> Failure | None:
     if launch.kind != "timed" or cell.target in CPU_TARGETS:
         return None
     verdict = judge(cell, [launch])
-    if verdict is None or verdict.word != "INVALID":
+    if verdict is None or verdict.validity != "INVALID":
         return None
     way = "; accept.min_delegated allows it" if verdict.status == "partial" else ""
     return Failure(kind=verdict.status, reason=f"{cell.recipe}: {verdict.reason}{way}")

@@ -13,7 +13,7 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, MOST_DISCARDED, Pair, log_differences
+from harness.measure.pairs import FIRST_PAIRS, MAX_DISCARDED, MAX_PAIRS, Pair, log_differences
 from harness.stats import Interval, paired
 from harness.types import Direction
 
@@ -175,10 +175,10 @@ def _obstacle(row: Comparison) -> str | None:
     used = len(row.pairs) - len(reasons)
     if row.cut_short:
         return f"{row.cut_short}; {used} {'pair was' if used == 1 else 'pairs were'} kept"
-    if len(reasons) > MOST_DISCARDED * len(row.pairs):
+    if len(reasons) > MAX_DISCARDED * len(row.pairs):
         most, _ = Counter(reasons).most_common(1)[0]
         return (
-            f"{len(reasons)} of {len(row.pairs)} blocks dropped, more than {MOST_DISCARDED:.0%}; "
+            f"{len(reasons)} of {len(row.pairs)} blocks dropped, more than {MAX_DISCARDED:.0%}; "
             f"most often: {most}"
         )
     if used < FIRST_PAIRS:

@@ -166,7 +166,7 @@ def _build_and_bind(
         made = candidate.variant or built[id(candidate.request)]
         if (
             isinstance(made, Variant)
-            and reference.on_host(made) is not None
+            and reference.host_file(made) is not None
             and made.digest not in inputs
         ):
             source = _source(candidate, plan)

@@ -9,7 +9,7 @@ from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Sid
 from harness.analysis.gate.document import FILE, Result
 from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
 from harness.config import limits as checks
-from harness.config import toml_door
+from harness.config import toml_reading
 from harness.errors import StoreError
 from harness.records.store import StoredRun
 from harness.records.store.codec import decode
@@ -50,7 +50,7 @@ def rules(run: StoredRun, **limits: float | None) -> Rules:
     given = dict(run.record.plan.get("gate", {}))
     given |= {name: value for name, value in limits.items() if value is not None}
     name = f"run {run.id}"
-    table = toml_door.check(given, GateRules, name, ("gate",))
+    table = toml_reading.check(given, GateRules, name, ("gate",))
     return Rules.from_table(checks.gate(table, f"{name}: gate"))
 
 
@@ -131,9 +131,9 @@ def _readings(run: StoredRun) -> dict[str, Mapping[str, Any]]:
             "inferences": count,
             "quantiles": dict(zip(paired.QUANTILES, values, strict=True)),
         }
-        for launch, count, values in run.ask(_QUANTILES)
+        for launch, count, values in run.query(_QUANTILES)
     }
-    return found | {launch: {"peak_rss": peak} for launch, peak in run.ask(_PEAKS)}
+    return found | {launch: {"peak_rss": peak} for launch, peak in run.query(_PEAKS)}
 
 
 def _readings_of(

@@ -270,7 +270,7 @@ def _reason(
     worse, better = _worse_and_better(row.metric)
     unit = "inputs" if isinstance(row, Accuracy) else "pairs"
     margin, upper = _change(row, limits.margin), _change(row, finding.upper)
-    more = f"about {needed}" if needed else f"more than {paired.MOST_PAIRS_ASKED:,}"
+    more = f"about {needed}" if needed else f"more than {paired.MAX_PAIRS_NEEDED:,}"
     findings = {
         Verdict.REGRESSION: worse,
         Verdict.SLOWER_WITHIN_MARGIN: f"{worse}, but by less than the margin {margin}",
@@ -296,7 +296,7 @@ def _reason(
 def _worse_and_better(metric: str) -> tuple[str, str]:
     """Return the adjectives for a worse and a better value of a metric: `slower`, `faster`."""
     column = columns.gate_metrics().get(metric)
-    return column.words if column else ("larger", "smaller")
+    return column.comparatives if column else ("larger", "smaller")
 
 
 def _exact_reason(row: Exact, limits: _Limits, verdict: Verdict) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from harness import assets
 from harness.analysis import search as searching
 from harness.config import farm as farms
-from harness.config import plans, searches, toml_door
+from harness.config import plans, searches, toml_reading
 from harness.config import profiles as known_profiles
 from harness.devices import opening
 from harness.errors import (
@@ -76,7 +76,7 @@ class PlanTrialRunner:
     def measure(self, recipe: Recipe) -> Mapping[str, Any]:
         """Run the recipe's own plan as a stored run; raises Unreachable if the device is away."""
         text = self.plan_text(recipe)
-        plan = plans.from_mapping(toml_door.parse(text, "trial"), self.base, "trial")
+        plan = plans.from_mapping(toml_reading.parse(text, "trial"), self.base, "trial")
         decided = prepare.decide(plan, self.farm)
         with runs.start(decided, self.results, runs.Options()) as going:
             for _ in going:

@@ -27,7 +27,7 @@ _END_SECONDS = 30.0
 
 def allowed(wanted: int) -> int:
     """Return the number of processes, limited by the cores and by the memory for a worker each."""
-    return max(1, min(wanted, workers.available_cores(), workers.room_for_tensorflow()))
+    return max(1, min(wanted, workers.available_cores(), workers.max_tensorflow_workers()))
 
 
 def run(job: Job, *, processes: int, emit: Emit = ignore) -> tuple[str, ...]:

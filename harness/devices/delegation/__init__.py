@@ -1,9 +1,9 @@
-"""What ran where, and whether a number may be called the accelerator's.
+"""Determine which processor ran which operators, and whether a number is the accelerator's.
 
     verdict = judge(cell, launches)
-    verdict.word, verdict.status, verdict.reason
+    verdict.validity, verdict.status, verdict.reason
 
-Pure functions of what was recorded; docs/accelerators.md says in words what they decide.
+These are pure functions of the stored launches. docs/accelerators.md describes their rules.
 """
 
 from harness.devices.delegation.adapters import is_software

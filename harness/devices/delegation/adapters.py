@@ -1,4 +1,4 @@
-"""Adapters that are no hardware: their times are a processor's, under a GPU's name."""
+"""Recognise software adapters: their times are the CPU's, under a GPU's name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _SOFTWARE = ("swiftshader", "llvmpipe", "lavapipe", "softpipe", "software", "sub
 
 
 def is_software(adapter: Adapter) -> bool:
-    """Tell whether an adapter computes on the processor: by its type, else by its name."""
+    """Return whether an adapter computes on the CPU: by its type, else by its name."""
     kind = adapter.type.lower()
     if "cpu" in kind or "software" in kind:
         return True
-    words = f"{adapter.name} {adapter.driver}".lower()
-    return any(word in words for word in _SOFTWARE)
+    text = f"{adapter.name} {adapter.driver}".lower()
+    return any(name in text for name in _SOFTWARE)

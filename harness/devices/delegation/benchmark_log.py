@@ -1,8 +1,8 @@
-"""What ran where by the log of the vendor's benchmark_model, on a terminal or in a phone's log.
+"""Read the delegation from the log of the vendor's benchmark_model, on a terminal or in a phone's log.
 
-Words: LiteRT tools/benchmark/benchmark_tflite_model.cc and core/subgraph.cc; tensorflow issue 43541. The tool
-prints a latency also where the delegate that was asked for took nothing, so the lines that say it are what
-counts; "Created delegate" is none of them.
+Messages: LiteRT tools/benchmark/benchmark_tflite_model.cc and core/subgraph.cc; tensorflow issue 43541. The
+tool also prints a latency if the requested delegate took no operator, so only the lines about delegation
+count. "Created delegate" is not one of them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ _ON_GPU = re.compile(
 )
 _UNSUPPORTED = "not supported by GPU delegate:"
 _NAME = re.compile(r"(?:^|[ :])([A-Z][A-Z0-9_]{0,80}): ")
-_LONGEST = 400
-"""Characters of a line that are looked at."""
+_MAX_LINE_CHARACTERS = 400
+"""Characters per line that are searched."""
+
 _CPU = "XNNPack"
 
 
 def read(log: str, delegate: str) -> Delegation:
-    """Return what the log says that `delegate` (a target's word) took; no evidence where it says nothing."""
+    """Return the delegation of `delegate` (a target's name); without evidence if the log has none."""
     replaced = [
         (int(taken), int(total) if total else None)
         for taken, total, name in _REPLACED.findall(log)
@@ -46,44 +47,44 @@ def read(log: str, delegate: str) -> Delegation:
     if on_gpu is not None:
         taken, total = int(on_gpu.group(1)), sum(map(int, on_gpu.groups()))
     part = _PART.search(log)
-    words = next(
+    message = next(
         (found.group(0) for one in (_NOTHING, _PART, _WHOLE) if (found := one.search(log))), None
     )
-    if words is None and _FALLBACK in log:
-        words = _FALLBACK
+    if message is None and _FALLBACK in log:
+        message = _FALLBACK
     if _NOTHING.search(log):
         return Delegation(
-            delegate="none", delegated_ops=0, total_ops=total, evidence=_evidence(words)
+            delegate="none", delegated_ops=0, total_ops=total, evidence=_evidence(message)
         )
     fully = None
     if part is not None or _FALLBACK in log:
         fully = False
     elif _WHOLE.search(log):
         fully = True
-    if words is None and taken is not None:
-        words = f"{taken} of {total if total is not None else 'all'} operators replaced"
+    if message is None and taken is not None:
+        message = f"{taken} of {total if total is not None else 'all'} operators replaced"
     return Delegation(
         delegate=delegate,
         delegated_ops=taken if total is not None else None,
         total_ops=total,
         partitions=int(part.group(1)) if part is not None else None,
         left=_left(log),
-        evidence=_evidence(words),
+        evidence=_evidence(message),
         fully=fully,
     )
 
 
 def _left(log: str) -> tuple[str, ...]:
-    """Return the operators that a GPU delegate lists as not supported, a line each."""
+    """Return the operators that a GPU delegate lists as not supported, one per line."""
     _, _, after = log.partition(_UNSUPPORTED)
     found = []
     for line in after.splitlines()[1:]:
-        name = _NAME.search(line[:_LONGEST])
+        name = _NAME.search(line[:_MAX_LINE_CHARACTERS])
         if name is None:
             break
         found.append(name.group(1))
     return tuple(sorted(found))
 
 
-def _evidence(words: str | None) -> str:
-    return "" if words is None else f"benchmark_model log: {words.replace(';', ',')}"
+def _evidence(message: str | None) -> str:
+    return "" if message is None else f"benchmark_model log: {message.replace(';', ',')}"

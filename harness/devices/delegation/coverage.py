@@ -1,8 +1,8 @@
-"""Which operators a delegate took, read off the runtime's list of nodes.
+"""Find the operators that a delegate took in the runtime's list of nodes.
 
-The runtime keeps the operators that a delegate replaced in its list and appends a DELEGATE node for
-each partition. From each DELEGATE's outputs, walk back through the operators that made them to the
-DELEGATE's inputs: those are the ones it took. agents/python_tflite/graph.py does the same on a device.
+The runtime keeps the replaced operators in its list and appends one DELEGATE node per partition. A walk
+from the DELEGATE's outputs back to its inputs passes the operators that it took.
+agents/python_tflite/graph.py does the same on a device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DELEGATE = "DELEGATE"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphNode:
-    """An operator of the graph, or a partition of a delegate; tensors by index."""
+    """An operator of the graph, or a delegate's partition; its tensors by index."""
 
     op: str
     inputs: tuple[int, ...]
@@ -27,19 +27,19 @@ class GraphNode:
 def graph_walk(
     nodes: Sequence[GraphNode], *, delegate: str = "xnnpack", where: str = ""
 ) -> Delegation:
-    """Return what a delegate took of the nodes; `none` where there is no partition.
+    """Return the delegation of these nodes; its delegate is `none` if there is no partition.
 
-    `where` follows the kind of evidence. Time and memory are linear in the graph.
+    `where` is appended to the kind of evidence. Time and memory are linear in the graph.
     """
     operators = [node for node in nodes if node.op != DELEGATE]
     partitions = [node for node in nodes if node.op == DELEGATE]
-    maker = {tensor: place for place, node in enumerate(operators) for tensor in node.outputs}
+    producer = {tensor: place for place, node in enumerate(operators) for tensor in node.outputs}
     taken: set[int] = set()
     for partition in partitions:
         edge = set(partition.inputs)
         todo = list(partition.outputs)
         while todo:
-            place = maker.get(todo.pop())
+            place = producer.get(todo.pop())
             if place is None or place in taken:
                 continue
             taken.add(place)

@@ -1,4 +1,4 @@
-"""The kinds of evidence, and which of them a launch has."""
+"""The kinds of evidence of delegation, and the kinds that a launch has."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ KINDS = (
     "vendor's log",
     "benchmark_model log",
 )
-"""In a Delegation's `evidence` each part between `; ` begins with one of these, else it is no
-evidence of what ran where (`log: ...` is what the runtime printed)."""
+"""A Delegation's `evidence` has parts separated by `; `. A part that starts with none of these is not
+evidence of delegation (`log: ...` is the runtime's own output)."""
 
 
 def kinds(evidence: str) -> tuple[str, ...]:
-    """Return the kinds of evidence that a text names, in the order of KINDS."""
+    """Return the kinds of evidence in a text, in the order of KINDS."""
     parts = [part.strip() for part in evidence.split(";")]
     return tuple(kind for kind in KINDS if any(part.startswith(kind) for part in parts))

@@ -1,4 +1,4 @@
-"""Do a device's outputs agree with the host's?"""
+"""Compare a device's outputs with the host's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ RELATIVE_ERROR_LIMIT = 0.1
 
 
 def disagreement(agreement: Agreement, cell: Cell) -> str | None:
-    """Say why the device's outputs do not count, or None where they agree.
+    """Return why the device's outputs are wrong, or None if they agree with the host's.
 
-    Random inputs have no true class and may tie, so there a small relative error is enough.
+    Random inputs have no true class and may tie, so for them a small relative error is enough.
     """
     limit = cell.accept.min_agreement
     close = agreement.relative_error <= RELATIVE_ERROR_LIMIT

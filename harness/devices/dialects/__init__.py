@@ -1,1 +1,1 @@
-"""How to speak with each kind of agent, one file per kind."""
+"""Communicate with each kind of agent; one module or package per kind."""

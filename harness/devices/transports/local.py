@@ -4,8 +4,8 @@
     profile = "linux_x86_64"
     address = "local:"
 
-Files are copied, processes are started in a session of their own, so that a deadline ends them
-with everything they started, and a Ctrl-C meant for the controller does not reach them.
+Files are copied. Each process runs in its own session, so that a deadline also ends its child
+processes, and a Ctrl-C for the controller does not reach it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from typing import IO, Self
 from harness import assets
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
-from harness.protocols import MOST_FILE_BYTES, Reply, TransportPlugin
+from harness.protocols import MAX_FILE_BYTES, Reply, TransportPlugin
 from harness.types import Device
 
 _CHUNK = 1 << 18
 _COPY_BYTES = 1 << 20
 _SEND_STALL_SECONDS = 60.0
 _END_GRACE_SECONDS = 2.0
-# A missing program must read as it does over SSH (exit code 127, a line on stderr), not as an
-# exception of ours; exec leaves no shell behind and interprets nothing.
+# A missing program gives exit code 127 and a line on stderr, as over SSH, not an exception. With exec
+# no shell stays, and the shell interprets no argument.
 _EXEC = ("/bin/sh", "-c", 'exec "$@"', "sh")
 
 
@@ -44,7 +44,7 @@ class LocalTransport:
     """Transport to this machine."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
+        """Start with no process."""
         self._channels: list[LocalChannel] = []
 
     def put(self, source: Path, destination: str) -> None:
@@ -60,11 +60,11 @@ class LocalTransport:
                 arrived = target.stat().st_size
             message = (
                 f"{source}: not copied to {destination} on this machine after {arrived} bytes: "
-                f"{_words(error)}; check that the folder is writable and has room"
+                f"{_error_text(error)}; check that the folder is writable and the disk has space"
             )
             raise TransferFailed(message) from error
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from `source`; see protocols.Files.get."""
         part: Path | None = None
         try:
@@ -72,10 +72,10 @@ class LocalTransport:
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
             part = Path(name)
             with os.fdopen(handle, "wb") as copy, open(source, "rb", opener=_regular) as file:
-                _copy(file, copy, most_bytes)
+                _copy(file, copy, max_bytes)
             part.replace(destination)
         except (OSError, ValueError) as error:
-            message = f"{source}: not copied to {destination}: {_words(error)}"
+            message = f"{source}: not copied to {destination}: {_error_text(error)}"
             raise TransferFailed(message) from error
         finally:
             if part is not None:
@@ -98,7 +98,7 @@ class LocalTransport:
             while data := channel.read(deadline):
                 stdout += data
                 if max(len(stdout), len(channel.errors())) > OUTPUT_BYTES:
-                    message = f"{argv[0]}: wrote more than {OUTPUT_BYTES} bytes; it was ended"
+                    message = f"{argv[0]}: wrote more than {OUTPUT_BYTES} bytes and was killed"
                     raise TransportError(message)
             exit_code = channel.wait(deadline)
             return Reply(
@@ -124,10 +124,10 @@ class LocalTransport:
 
 
 class LocalChannel:
-    """The stream to one process: stdin and stdout; stderr is drained whenever we wait."""
+    """The stream to one process: stdin and stdout. Every wait also drains stderr."""
 
     def __init__(self, argv: Sequence[str], keep: int | None = None) -> None:
-        """Start the process in a session of its own."""
+        """Start the process in its own session; keep up to `keep` bytes of stderr."""
         self._argv = tuple(argv)
         try:
             self._process = subprocess.Popen(
@@ -157,7 +157,7 @@ class LocalChannel:
         self.closed = False
 
     def __enter__(self) -> Self:
-        """Use as a context manager: the process ends with the block."""
+        """Return itself: the process ends with the block."""
         return self
 
     def __exit__(
@@ -166,18 +166,18 @@ class LocalChannel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the process, at once where something went wrong."""
+        """End the process; after an exception without waiting."""
         self.close(grace_seconds=0.0 if error else _END_GRACE_SECONDS)
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
-        """Write all of `data`; raises Unreachable when the process no longer reads."""
+        """Write all of `data`; raises Unreachable if the process no longer reads."""
         deadline = deadline or time.monotonic() + _SEND_STALL_SECONDS
         view = memoryview(data)
         while view and not self.closed:
             try:
                 written = os.write(self._stdin.fileno(), view)
             except BlockingIOError:
-                # The pipe is full: the process may itself wait for us to read.
+                # The pipe is full: the process may be waiting for us to read its output.
                 self._selector.register(self._stdin, selectors.EVENT_WRITE)
                 try:
                     self._pump(deadline)
@@ -201,7 +201,7 @@ class LocalChannel:
                 raise Unreachable(self._gone())
             moved = self._drain(max(0.0, deadline - time.monotonic()))
             late = time.monotonic() >= deadline
-            # What is there already counts; endless words on stderr are no answer.
+            # Output that has arrived counts; endless output on stderr is not an answer.
             if late and not (moved and (self._ready or self._ended)):
                 raise AgentSilent(self._silent())
         data = bytes(self._ready)
@@ -215,7 +215,7 @@ class LocalChannel:
         return self._tail.read()
 
     def wait(self, deadline: float) -> int:
-        """Return the exit code (-N for signal N is given as 128+N, as a shell and sshd do)."""
+        """Return the exit code; 128+N after signal N, as a shell and sshd report it."""
         while self._selector.get_map():
             self._pump(deadline)
         try:
@@ -225,7 +225,7 @@ class LocalChannel:
         return code if code >= 0 else 128 - code
 
     def close(self, grace_seconds: float = _END_GRACE_SECONDS) -> None:
-        """Close stdin, give the process a moment, then end it and its session; never raises."""
+        """Close stdin, wait `grace_seconds`, then kill the process and its session; never raises."""
         if self.closed:
             return
         with suppress(OSError):
@@ -235,7 +235,7 @@ class LocalChannel:
             while not self._ended:
                 self._pump(grace)
         self.closed = True
-        # Before wait(): an unreaped leader keeps its group's number from being used again.
+        # Before wait(): while the leader is not reaped, its group's number is not reused.
         with suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -245,13 +245,13 @@ class LocalChannel:
         self._stderr.close()
 
     def _pump(self, deadline: float) -> None:
-        """Take what comes; raises AgentSilent after the deadline, however much still comes."""
+        """Read available output; raises AgentSilent after the deadline, even if more arrives."""
         self._drain(max(0.0, deadline - time.monotonic()))
         if time.monotonic() >= deadline:
             raise AgentSilent(self._silent())
 
     def _drain(self, seconds: float) -> bool:
-        """Take what the process wrote, waiting at most `seconds`; False when nothing moved."""
+        """Read output, waiting at most `seconds`; returns False if there was none."""
         events = self._selector.select(seconds)
         for key, _ in events:
             if key.fileobj is self._stdin:
@@ -270,39 +270,41 @@ class LocalChannel:
         return bool(events)
 
     def _silent(self) -> str:
-        return f"{self._argv[0]}: no answer before the deadline on this machine; it was ended"
+        return f"{self._argv[0]}: no answer before the deadline on this machine; it was killed"
 
     def _gone(self) -> str:
         tail = self._tail.read().decode(errors="replace").strip()[-500:]
-        return f"{self._argv[0]}: the process on this machine ended; its last words: {tail or '-'}"
+        return (
+            f"{self._argv[0]}: the process on this machine ended; end of its stderr: {tail or '-'}"
+        )
 
 
-def _copy(file: IO[bytes], copy: IO[bytes], most_bytes: int) -> None:
-    left = most_bytes
+def _copy(file: IO[bytes], copy: IO[bytes], max_bytes: int) -> None:
+    left = max_bytes
     while data := file.read(_COPY_BYTES):
         left -= len(data)
         if left < 0:
-            raise ValueError(f"it holds more than {most_bytes} bytes")
+            raise ValueError(f"it holds more than {max_bytes} bytes")
         copy.write(data)
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file for writing that only its owner may read, and no link to another."""
+    """Open a file for writing with mode 0600; a symbolic link raises OSError."""
     handle = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     os.fchmod(handle, 0o600)
     return handle
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a file for reading; a pipe or a device would have no end, or never open."""
+    """Open a regular file for reading; opening or reading a pipe or a device might never end."""
     handle = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     return handle
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
@@ -314,9 +316,9 @@ def open_local(device: Device) -> LocalTransport:
     return LocalTransport()
 
 
-def _here() -> dict[str, str]:
-    """The runtime is where we are installed, not with whatever python3 is first on PATH."""
+def _default_options() -> dict[str, str]:
+    """Return this Python, which has the runtime; the first python3 on PATH may not have it."""
     return {"python": sys.executable, "workdir": str(assets.cache_folder() / "device")}
 
 
-LOCAL = TransportPlugin(open=open_local, dialect_options=_here)
+LOCAL = TransportPlugin(open=open_local, dialect_options=_default_options)

@@ -1,12 +1,12 @@
-"""What every transport keeps of a process's stderr, and how much output a command may have."""
+"""The end of a process's stderr, which every transport keeps, and the limit of a command's output."""
 
 from __future__ import annotations
 
 TAIL_BYTES = 64 * 1024
-"""Enough for a Python traceback and a runtime's log; a chatty process costs no more."""
+"""Enough for a Python traceback and a runtime's log; more output takes no more memory."""
 
 OUTPUT_BYTES = 8 * 1024 * 1024
-"""A command that writes more than this to stdout or stderr is ended: it is not an answer."""
+"""A command that writes more than this to stdout or stderr is killed."""
 
 
 class Tail:
@@ -20,11 +20,11 @@ class Tail:
         self._limit = limit
 
     def add(self, data: bytes) -> None:
-        """Append, forgetting the oldest bytes."""
+        """Append, and drop the oldest bytes over the limit."""
         self._bytes += data
         if len(self._bytes) > self._limit:
             del self._bytes[: len(self._bytes) - self._limit]
 
     def read(self) -> bytes:
-        """Return what is kept."""
+        """Return the bytes that are kept."""
         return bytes(self._bytes)

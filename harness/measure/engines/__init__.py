@@ -1,1 +1,1 @@
-"""Engines run picklable work and yield its events; they never know what the work is."""
+"""Engines run picklable work and yield its events, whatever the work does."""

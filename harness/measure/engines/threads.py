@@ -1,7 +1,7 @@
 """threads: run the work in a thread of this process.
 
-An event is handed over only when the one before it was taken and dealt with. So whoever stores a
-launch has stored it before the work goes on.
+The work continues only after the consumer has processed each event. So a launch is stored before
+the next one starts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from harness.protocols import StopFlag, Work
 
 
 class ThreadsEngine:
-    """One thread for each submitted work."""
+    """Runs each submitted work in its own thread."""
 
     def submit(self, work: Work, stop: StopFlag) -> Iterator[Event]:
-        """Run the work; yield its events as they come; raise what it raises."""
+        """Run the work, yield its events as they come, and raise what the work raises."""
         handover: queue.Queue[Event | None] = queue.Queue(maxsize=1)
         taken = threading.Semaphore(0)
         failures: list[BaseException] = []
@@ -54,5 +54,5 @@ class ThreadsEngine:
 
 
 def open_threads() -> ThreadsEngine:
-    """Open the engine; the entry point `threads` of `harness.engines`."""
+    """Open the engine: the entry point `threads` of the group `harness.engines`."""
     return ThreadsEngine()

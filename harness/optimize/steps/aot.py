@@ -1,7 +1,7 @@
-"""aot: a .tflite compiled ahead of time for a phone's NPU, by the compiler of the NPU's vendor.
+"""aot: a .tflite compiled ahead of time for a phone's NPU, by the NPU vendor's compiler.
 
 recipes = ['int8 > aot(vendor="qualcomm", soc="SM8750")']
-recipes = ['aot(vendor="mediatek", soc="MT6991", libraries="~/neuropilot/lib")']   # of a .tflite
+recipes = ['aot(vendor="mediatek", soc="MT6991", libraries="~/neuropilot/lib")']   # for a .tflite
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from harness.protocols import Artifact, Parameter, StepData
 
 
 class Aot:
-    """Has the vendor's compiler take what it can, and holds its account against the file."""
+    """Runs the vendor's compiler and checks its account against the compiled file."""
 
     name = "aot"
-    summary = "compiled for a phone's NPU by its vendor's compiler, which must be there"
+    summary = "compiled for a phone's NPU by its vendor's compiler, which must be installed"
     parameters: tuple[Parameter, ...] = (
         Parameter(
             name="vendor",
             type=" | ".join(f'"{vendor}"' for vendor in PACKAGES),
             default="qualcomm",
-            help="whose NPU it is",
+            help="vendor of the NPU",
         ),
         Parameter(
             name="soc",
             type="text",
             default="",
-            help="the chip, in the vendor's words: SM8750, MT6991, Tensor_G5, LNL",
+            help="the vendor's name of the chip: SM8750, MT6991, Tensor_G5, LNL",
         ),
         Parameter(
             name="libraries",
             type="file",
             default="",
-            help="the folder of the vendor's libraries, where its package is not installed",
+            help="folder of the vendor's libraries, if its package is not installed",
         ),
         Parameter(
             name="timeout_seconds",
             type="integer 1..86400",
             default=600,
-            help="how long it may take",
+            help="maximum time of the compilation",
         ),
     )
     takes: tuple[str, ...] = ("tflite",)
@@ -52,7 +52,7 @@ class Aot:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Compile; raises RecipeError with what has to change or what is missing."""
+        """Compile; raises RecipeError with the necessary change or the missing part."""
         from harness.optimize.targets import aot
 
         del data

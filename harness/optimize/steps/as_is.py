@@ -14,7 +14,7 @@ from harness.protocols import Artifact, Parameter, StepData
 
 
 class AsIs:
-    """Takes any .tflite, quantised or compiled for the Edge TPU too; never a model to convert."""
+    """Takes any .tflite, also a quantised or compiled one; never a model to convert."""
 
     name = "as_is"
     summary = "a finished .tflite unchanged"
@@ -26,7 +26,7 @@ class AsIs:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Link or copy the file into the work folder, byte for byte."""
+        """Copy the file into the work folder, byte for byte."""
         del parameters, data
         out = workdir / "model.tflite"
         shutil.copyfile(source.path, out)

@@ -1,4 +1,4 @@
-"""cluster: each layer's weights share a few values.
+"""cluster: the weights of each layer share a few values.
 
 recipes = ["cluster(clusters=16) > int8"]
 recipes = ["prune(sparsity=0.8) > cluster(clusters=16, preserve_sparsity=true) > int8"]
@@ -15,19 +15,19 @@ from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
 class Cluster:
-    """Weight sharing. Smaller under compression, neither smaller in the file nor faster."""
+    """Weight sharing. The file is smaller under compression; it is not smaller itself, nor faster."""
 
     name = "cluster"
     summary = "the weights of each layer share a few values"
     parameters: tuple[Parameter, ...] = (
         Parameter(
-            name="clusters", type="integer 3..4096", default=16, help="values a layer may keep"
+            name="clusters", type="integer 3..4096", default=16, help="maximum values per layer"
         ),
         Parameter(
             name="preserve_sparsity",
             type="boolean",
             default=False,
-            help="whether weights that are zero stay so (after prune)",
+            help="whether zero weights stay zero (after prune)",
         ),
         *offers.training(),
     )
@@ -38,7 +38,7 @@ class Cluster:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Cluster and train; raises RecipeError where nothing can be clustered or training fails."""
+        """Cluster and train; raises RecipeError if no layer can be clustered or training fails."""
         from harness.optimize.training import clustered, fit, models
 
         with fit.prepared(data.seed) as place:
@@ -53,7 +53,7 @@ class Cluster:
             return models.keep(model, source, workdir, notes=notes)
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Say that a channel still has no more values; folding scales channels apart."""
+        """Promise the number of values per channel; folding scales each channel separately."""
         return (
             Promise(
                 measure="unique_per_channel",

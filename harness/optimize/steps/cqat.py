@@ -1,4 +1,4 @@
-"""cqat: clustered, then trained with int8 in the way; the shared values stay.
+"""cqat: clustered, then trained with simulated int8 rounding; the shared values stay.
 
 recipes = ["cqat(clusters=16)"]
 recipes = ["cluster(clusters=32) > cqat(clusters=32)"]
@@ -18,7 +18,7 @@ class Cqat:
     """Clustering, then quantisation-aware training that keeps the few values."""
 
     name = "cqat"
-    summary = "clustered, then trained with int8 in the way; the shared values stay"
+    summary = "clustered, then trained with simulated int8 rounding; the shared values stay"
     parameters: tuple[Parameter, ...] = (
         offers.CLUSTERS,
         *offers.SHARED,
@@ -30,11 +30,11 @@ class Cqat:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        """Run the stages that the model lacks, train and convert; raises RecipeError as they do."""
         from harness.optimize.training import collaborative
 
         return collaborative.build(source, parameters, data, workdir, preserve="clusters")
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Say what of its structure the finished file shows."""
+        """Promise the structure of the finished file."""
         return offers.promises(parameters)

@@ -24,9 +24,9 @@ _KEEP = 0.5
 class Decompose:
     """Low rank: singular values for dense layers and 1x1 convolutions, Tucker for the others.
 
-    A layer is replaced only where that saves parameters. Fewer parameters are not always less time:
-    a convolution becomes three, and small ones cost more to start than to compute; `prune_filters`
-    is the one for latency, this one for size where a few layers hold most of it.
+    A layer is replaced only if that saves parameters. Fewer parameters do not always save time: a
+    convolution becomes three, and small ones cost more to start than to compute. Use
+    `prune_filters` for latency; use this step for size if a few layers have most of the parameters.
     """
 
     name = "decompose"
@@ -36,14 +36,14 @@ class Decompose:
             name="keep",
             type="number 0..1",
             default=None,
-            help=f"share of the model's parameters that is kept, by one share of energy in every "
-            f"layer; {_KEEP} where neither energy nor rank is given",
+            help=f"share of the model's parameters to keep, by the same share of energy in every "
+            f"layer; {_KEEP} if neither energy nor rank is given",
         ),
         Parameter(
             name="energy",
             type="number 0..1",
             default=None,
-            help="share of each layer's squared weights that its factors hold",
+            help="share of each layer's squared weights that its factors keep",
         ),
         Parameter(
             name="rank",
@@ -69,8 +69,8 @@ class Decompose:
     ) -> Artifact:
         """Decompose and train.
 
-        Raises RecipeError: two measures given, a rank above full rank, a layer that is not there, a
-        share that cannot be reached, nothing saved, no training data for the epochs.
+        Raises RecipeError: two measures given, a rank above full rank, an unknown layer, a share
+        that cannot be reached, no saving, no training data for the epochs.
         """
         from harness.optimize.training import smaller
 
@@ -91,7 +91,7 @@ def _decompose(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str
     )
     ranks = factors.choose(model, spec)
     less = factors.decompose(model, ranks)
-    words = ", ".join(f"{name} {' and '.join(map(str, rank))}" for name, rank in ranks.items())
+    by_layer = ", ".join(f"{name} {' and '.join(map(str, rank))}" for name, rank in ranks.items())
     before, after = model.count_params(), less.count_params()
     share = f"{after:,} of {before:,} parameters ({after / before:.1%})"
-    return less, (f"{share}; ranks: {words}",)
+    return less, (f"{share}; ranks: {by_layer}",)

@@ -1,4 +1,4 @@
-"""distill: trained on what a larger model answers, beside the labels.
+"""distill: trained on a larger model's outputs as well as on the labels.
 
 recipes = ['distill(teacher="big.keras") > int8']
 recipes = ['distill(teacher="big.keras", temperature=4, alpha=0.9, features=true) > qat']
@@ -16,34 +16,34 @@ from harness.protocols import Artifact, Parameter, StepData
 
 
 class Distill:
-    """Knowledge distillation; the student is the recipe's model, trained already or not."""
+    """Knowledge distillation; the student is the recipe's model, trained or untrained."""
 
     name = "distill"
-    summary = "trained on a teacher's answers beside the labels"
+    summary = "trained on a teacher's outputs as well as on the labels"
     parameters: tuple[Parameter, ...] = (
         Parameter(
             name="teacher",
             type="file",
             default="",
-            help=".keras, .h5 or SavedModel; a relative path is looked for beside the model first",
+            help=".keras, .h5 or SavedModel; relative to the model's folder, else to the current one",
         ),
         Parameter(
             name="temperature",
             type="number 0.1..100",
             default=4.0,
-            help="how much both answers are softened before they are compared",
+            help="softening of both models' outputs before they are compared",
         ),
         Parameter(
             name="alpha",
             type="number 0..1",
             default=0.5,
-            help="share of the teacher in the loss; the labels have the rest",
+            help="share of the teacher in the loss; the rest is the labels'",
         ),
         Parameter(
             name="features",
             type="boolean",
             default=False,
-            help="whether the last feature map is drawn to the teacher's too",
+            help="whether to train the last feature map towards the teacher's too",
         ),
         *offers.training(epochs=20),
     )

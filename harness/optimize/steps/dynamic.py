@@ -1,4 +1,4 @@
-"""dynamic: int8 or int4 weights, activations quantised while it runs; needs no data.
+"""dynamic: int8 or int4 weights, activations quantised at run time; needs no data.
 
 recipes = ["dynamic"]
 recipes = ["dynamic(bits=4)"]
@@ -21,8 +21,8 @@ class Dynamic:
     At 4 bits FULLY_CONNECTED, EMBEDDING_LOOKUP and CONV_2D have int4; the others stay at int8, and
     the notes name them.
 
-    Not for tflite-runtime 2.14 and its like: it loads there, runs, and answers garbage (at 4 bits
-    NaN, or it crashes), which the check before timing catches.
+    Not for tflite-runtime 2.14 and similar versions: they load and run the file but return garbage
+    (at 4 bits NaN, or a crash). The check before timing catches that.
     """
 
     name = "dynamic"
@@ -37,7 +37,7 @@ class Dynamic:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Quantise the weights; raises RecipeError where the graph cannot be taken."""
+        """Quantise the weights; raises RecipeError if the quantiser does not support the graph."""
         from harness.optimize import quantise, weights
 
         del data
@@ -51,9 +51,9 @@ class Dynamic:
             arithmetic="integer",
         )
         quantise.quantise(source.path, out, configure)
-        told: tuple[str, ...] = ()
+        notes: tuple[str, ...] = source.notes
         if bits == _FOUR:
-            told = weights.notes(
+            notes += weights.notes(
                 self.name, out, bits=bits, granularity="channel", arithmetic="integer"
             )
-        return Artifact(path=out, form=self.gives, notes=(*source.notes, *told), flags=source.flags)
+        return Artifact(path=out, form=self.gives, notes=notes, flags=source.flags)

@@ -1,7 +1,7 @@
 """edgetpu: a full int8 file compiled for the Edge TPU by the vendor's compiler.
 
-recipes = ["int8 > edgetpu"]                          # what int8@edgetpu means
-recipes = ["edgetpu(search_delegate=true)"]           # of a model that is an int8 .tflite already
+recipes = ["int8 > edgetpu"]                          # the same as int8@edgetpu
+recipes = ["edgetpu(search_delegate=true)"]           # for a model that is an int8 .tflite already
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ if TYPE_CHECKING:
 
 
 class EdgeTpu:
-    """Checks what the compiler would refuse, compiles, and holds its log against the file."""
+    """Checks the file, compiles it, and checks the compiler's log against the result."""
 
     name = "edgetpu"
-    summary = "compiled for the Edge TPU by edgetpu_compiler, which must be there"
+    summary = "compiled for the Edge TPU by edgetpu_compiler, which must be installed"
     parameters: tuple[Parameter, ...] = (
         Parameter(
             name="compiler",
             type="program",
             default=EDGETPU_COMPILER,
-            help="its name on PATH, or its path",
+            help="the compiler's name on PATH, or its path",
         ),
         Parameter(
             name="min_runtime_version",
             type="integer 0..100",
             default=0,
-            help="the oldest Edge TPU runtime it must load on (0: the compiler's own)",
+            help="oldest Edge TPU runtime that must load the file (0: the compiler's default)",
         ),
         Parameter(
             name="intermediate_tensors",
             type="text",
             default="",
-            help="names of tensors where the part for the Edge TPU ends, joined by commas",
+            help="comma-separated tensor names at which the part for the Edge TPU ends",
         ),
         Parameter(
             name="search_delegate",
             type="boolean",
             default=False,
-            help="leave operators off the end until it compiles",
+            help="remove operators from the end until the compilation succeeds",
         ),
         Parameter(
             name="delegate_search_step",
             type="integer 0..1000",
             default=0,
-            help="how many at a time (0: the compiler's own)",
+            help="operators to remove per attempt (0: the compiler's default)",
         ),
         Parameter(
             name="multiple_subgraphs",
             type="boolean",
             default=False,
-            help="map more than one part of the graph; often slower",
+            help="map more than one part of the graph; often slower to run",
         ),
         Parameter(
             name="timeout_seconds",
             type="integer 1..86400",
             default=180,
-            help="how long one attempt may take",
+            help="maximum time of one attempt",
         ),
         Parameter(
             name="tries",
             type="integer 1..20",
             default=3,
-            help="attempts where it crashes or hangs: it is not deterministic",
+            help="maximum attempts if the compiler crashes or hangs",
         ),
     )
     takes: tuple[str, ...] = ("tflite",)
@@ -79,7 +79,7 @@ class EdgeTpu:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Compile; raises RecipeError with what has to change or what is missing."""
+        """Compile; raises RecipeError with the necessary change or the missing part."""
         from harness.optimize.targets import edgetpu
 
         del data
@@ -88,8 +88,8 @@ class EdgeTpu:
         out = made.replace(workdir / "compiled.tflite")
         if account.off_chip_bytes:
             notes.append(
-                f"{account.off_chip_bytes:,} bytes of weights have no room on the Edge TPU and "
-                "travel to it with every inference"
+                f"{account.off_chip_bytes:,} bytes of weights do not fit on the Edge TPU and "
+                "are sent to it with every inference"
             )
         if account.left:
             notes.append(
@@ -108,7 +108,7 @@ class EdgeTpu:
 
 
 def settings(parameters: Mapping[str, Any]) -> edgetpu.EdgeTpuSettings:
-    """Turn the step's parameters into the compiler's command line."""
+    """Convert the step's parameters to the compiler's command line."""
     from harness.optimize.targets import edgetpu
 
     flags: list[str] = []

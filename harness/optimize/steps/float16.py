@@ -13,7 +13,7 @@ from harness.protocols import Artifact, Parameter, StepData
 
 
 class Float16:
-    """float16 weights, widened when the file is loaded; half the size, the same outputs."""
+    """float16 weights, widened when the file is loaded: half the size, nearly the same outputs."""
 
     name = "float16"
     summary = "float16 weights, float arithmetic"
@@ -25,7 +25,7 @@ class Float16:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Cast the weights; raises RecipeError where the graph cannot be taken."""
+        """Cast the weights; raises RecipeError if the quantiser does not support the graph."""
         from harness.optimize import quantise
 
         del parameters, data

@@ -1,4 +1,4 @@
-"""float32: the float model as TFLite has it; the reference of every other variant.
+"""float32: the float model as a .tflite; the reference of every other variant.
 
 recipes = ["float32"]
 """

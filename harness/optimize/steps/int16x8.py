@@ -33,7 +33,7 @@ class Int16x8:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Calibrate and quantise; raises RecipeError where the graph cannot be taken."""
+        """Calibrate and quantise; raises RecipeError if the quantiser does not support the graph."""
         from harness.optimize import quantise
 
         out = workdir / "model.tflite"

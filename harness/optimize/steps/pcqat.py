@@ -1,4 +1,4 @@
-"""pcqat: pruned, clustered, then trained with int8 in the way; zeros and values stay.
+"""pcqat: pruned, clustered, then trained with simulated int8 rounding; zeros and values stay.
 
 recipes = ["pcqat(sparsity=0.8, clusters=16)"]
 recipes = ["prune(sparsity=0.8) > cluster(preserve_sparsity=true) > pcqat(sparsity=0.8)"]
@@ -18,7 +18,7 @@ class Pcqat:
     """Pruning and clustering, then quantisation-aware training that keeps both."""
 
     name = "pcqat"
-    summary = "pruned, clustered, then trained with int8 in the way; zeros and values stay"
+    summary = "pruned, clustered, then trained with simulated int8 rounding; zeros and values stay"
     parameters: tuple[Parameter, ...] = (
         offers.SPARSITY,
         offers.CLUSTERS,
@@ -31,11 +31,11 @@ class Pcqat:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        """Run the stages that the model lacks, train and convert; raises RecipeError as they do."""
         from harness.optimize.training import collaborative
 
         return collaborative.build(source, parameters, data, workdir, preserve="zeros and clusters")
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Say what of its structure the finished file shows."""
+        """Promise the structure of the finished file."""
         return offers.promises(parameters)

@@ -1,4 +1,4 @@
-"""pqat: pruned, then trained with int8 in the way; the zeros stay.
+"""pqat: pruned, then trained with simulated int8 rounding; the zeros stay.
 
 recipes = ["pqat(sparsity=0.5)"]
 recipes = ["prune(sparsity=0.8, epochs=20) > pqat"]
@@ -18,7 +18,7 @@ class Pqat:
     """Pruning, then quantisation-aware training that keeps the zeros."""
 
     name = "pqat"
-    summary = "pruned, then trained with int8 in the way; the zeros stay"
+    summary = "pruned, then trained with simulated int8 rounding; the zeros stay"
     parameters: tuple[Parameter, ...] = (
         offers.SPARSITY,
         *offers.SHARED,
@@ -30,11 +30,11 @@ class Pqat:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Do the stages the model lacks, train and convert; raises RecipeError as they do."""
+        """Run the stages that the model lacks, train and convert; raises RecipeError as they do."""
         from harness.optimize.training import collaborative
 
         return collaborative.build(source, parameters, data, workdir, preserve="zeros")
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Say what of its structure the finished file shows."""
+        """Promise the structure of the finished file."""
         return offers.promises(parameters)

@@ -1,4 +1,4 @@
-"""prune: the smallest weights become zero while the others are trained on.
+"""prune: the smallest weights become zero while the others are trained.
 
 recipes = ["prune(sparsity=0.8) > int8"]
 recipes = ['prune(pattern="2:4") > int8']
@@ -21,7 +21,7 @@ class Prune:
     """Magnitude pruning. Smaller under compression, not faster: the arithmetic stays dense."""
 
     name = "prune"
-    summary = "the smallest weights set to zero, the others trained on"
+    summary = "the smallest weights set to zero, the others trained"
     parameters: tuple[Parameter, ...] = (
         Parameter(
             name="sparsity",
@@ -33,7 +33,7 @@ class Prune:
             name="schedule",
             type='"polynomial" | "constant"',
             default="polynomial",
-            help="rising over the first half of the epochs, or whole from the start",
+            help="rising over the first half of the epochs, or full from the start",
         ),
         Parameter(
             name="pattern",
@@ -50,7 +50,7 @@ class Prune:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Prune and train; raises RecipeError where nothing can be pruned or training fails."""
+        """Prune and train; raises RecipeError if no layer can be pruned or training fails."""
         from harness.optimize.training import fit, models, sparse
 
         with fit.prepared(data.seed) as place:
@@ -65,7 +65,7 @@ class Prune:
             return models.keep(model, source, workdir, notes=notes)
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Say that the zeros are still there when the file is finished."""
+        """Promise the zeros in the finished file."""
         if parameters["pattern"] == "2:4":
             return (
                 Promise(measure="nonzeros_per_4", at_most=_NONZEROS_OF_PATTERN, operators=_PRUNED),

@@ -2,7 +2,7 @@
 
 recipes = ["prune_filters"]                                  # half of the channels of every layer
 recipes = ['prune_filters(keep=0.5, of="macs") > int8']      # half of the work, then quantised
-recipes = ["prune_filters(keep=0.75, epochs=0)"]             # no training data: only cut
+recipes = ["prune_filters(keep=0.75, epochs=0)"]             # without training data: only cut
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class PruneFilters:
-    """Structured pruning: fewer channels, so that every runtime is faster, with no sparse kernels.
+    """Structured pruning: fewer channels, so that every runtime is faster without sparse kernels.
 
-    Channels that meet in an Add are removed together; layers whose channels cannot be followed are
-    kept whole and named in a note. Not for a model that is small already: there is little to spare,
-    and quantisation gives more.
+    Channels that an Add combines are removed together. Layers whose channels cannot be followed stay
+    whole, and a note names them. Not for a model that is small already: it has few channels to
+    spare, and quantisation saves more.
     """
 
     name = "prune_filters"
@@ -33,7 +33,7 @@ class PruneFilters:
             name="keep",
             type="number 0..1",
             default=0.5,
-            help="share that is kept, of what `of` says",
+            help="share to keep, measured by `of`",
         ),
         Parameter(
             name="of",
@@ -45,19 +45,19 @@ class PruneFilters:
             name="criterion",
             type='"l1" | "l2" | "bn_scale"',
             default="l1",
-            help="what makes a filter important: its norm, or the batch-norm scale behind it",
+            help="importance of a filter: its norm, or the scale of the following batch norm",
         ),
         Parameter(
             name="multiple",
             type="integer 1..1024",
             default=8,
-            help="channels are rounded to a multiple of this; kernels work in blocks",
+            help="round channels to a multiple of this, because kernels work in blocks",
         ),
         Parameter(
             name="least",
             type="integer 1..65536",
             default=1,
-            help="never fewer channels than this in a layer",
+            help="minimum channels per layer",
         ),
         *offers.optional_training(),
     )
@@ -71,7 +71,7 @@ class PruneFilters:
     ) -> Artifact:
         """Remove and train.
 
-        Raises RecipeError: nothing that can be pruned (with the reasons), a share that cannot be
+        Raises RecipeError: no layer can be pruned (with the reasons), a share that cannot be
         reached, a model that is no graph of layers, no training data for the epochs.
         """
         from harness.optimize.training import smaller
@@ -91,8 +91,8 @@ def _prune(model: Keras, given: Mapping[str, Any]) -> tuple[Keras, tuple[str, ..
     )
     seen = groups.network(model)
     kept = filters.choose(seen, spec)
-    notes = [filters.told(seen, kept), *filters.frozen(seen)]
+    notes = [filters.summary(seen, kept), *filters.frozen(seen)]
     without = filters.without_scale(seen) if spec.criterion == "bn_scale" else []
     if without:
-        notes.append(f"no batch norm behind {', '.join(without)}: ranked by l1")
+        notes.append(f"no batch norm after {', '.join(without)}: ranked by l1")
     return filters.prune(seen, kept), tuple(notes)

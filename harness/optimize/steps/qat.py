@@ -1,4 +1,4 @@
-"""qat: trained on with int8's roundings in its way; ends as a finished int8 file.
+"""qat: trained with simulated int8 rounding; the result is a finished int8 file.
 
 recipes = ["qat"]
 recipes = ['qat(epochs=20, io="float")']
@@ -15,10 +15,10 @@ from harness.protocols import Artifact, Parameter, StepData
 
 
 class Qat:
-    """Quantisation-aware training. For models that int8 after training costs accuracy."""
+    """Quantisation-aware training. For models that lose accuracy by int8 after training."""
 
     name = "qat"
-    summary = "trained with int8 in the way; a finished int8 file"
+    summary = "trained with simulated int8 rounding; a finished int8 file"
     parameters: tuple[Parameter, ...] = (
         Parameter(
             name="io",

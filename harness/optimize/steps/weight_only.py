@@ -15,15 +15,14 @@ from harness.protocols import Artifact, Parameter, StepData
 
 
 class WeightOnly:
-    """Stored small, widened when the file is loaded or run: for size, not for speed.
+    """Weights stored small and widened when the file is loaded or run: for size, not for speed.
 
     At 4 bits FULLY_CONNECTED, EMBEDDING_LOOKUP, CONV_2D and BATCH_MATMUL have int4; depthwise and
-    transposed convolutions stay at int8, and the notes name them. A block size is for
-    FULLY_CONNECTED and EMBEDDING_LOOKUP alone, whose activations are then quantised while they run.
+    transposed convolutions stay at int8, and the notes name them. A block size applies to
+    FULLY_CONNECTED and EMBEDDING_LOOKUP only, whose activations are then quantised at run time.
 
-    Old runtimes (tflite-runtime 2.14): bits = 8 answers there as it should. bits = 4 is refused
-    when it runs (dequantize.cc), and blocks load, run and answer worse than they should, which the
-    check before timing catches.
+    Old runtimes (tflite-runtime 2.14): bits = 8 works. bits = 4 fails when it runs (dequantize.cc).
+    Files with blocks load and run but lose accuracy, which the check before timing catches.
     """
 
     name = "weight_only"
@@ -34,13 +33,13 @@ class WeightOnly:
             name="granularity",
             type='"channel" | 32 | 64 | 128 | 256',
             default="channel",
-            help="weights that share a scale: an output channel, or a block of so many (bits = 4)",
+            help="weights with one scale: an output channel, or a block of this size (bits = 4)",
         ),
         Parameter(
             name="algorithm",
             type='"min_max" | "octav" | "mse"',
             default="min_max",
-            help="how a scale is chosen: the whole range, or clipped for the least error",
+            help="choice of a scale: the whole range, or clipped for the smallest error",
         ),
     )
     takes: tuple[str, ...] = ("float_tflite",)
@@ -50,7 +49,7 @@ class WeightOnly:
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path
     ) -> Artifact:
-        """Quantise the weights; raises RecipeError where the graph cannot be taken."""
+        """Quantise the weights; raises RecipeError if the quantiser does not support the graph."""
         from harness.optimize import quantise, weights
 
         del data
@@ -64,5 +63,9 @@ class WeightOnly:
             arithmetic="float",
         )
         quantise.quantise(source.path, out, configure)
-        told = weights.notes(self.name, out, bits=bits, granularity=granularity, arithmetic="float")
-        return Artifact(path=out, form=self.gives, notes=(*source.notes, *told), flags=source.flags)
+        notes = weights.notes(
+            self.name, out, bits=bits, granularity=granularity, arithmetic="float"
+        )
+        return Artifact(
+            path=out, form=self.gives, notes=(*source.notes, *notes), flags=source.flags
+        )

@@ -1,7 +1,7 @@
 """A .tflite file compiled ahead of time for a phone's NPU: ai-edge-litert's `aot` and the vendor's compiler.
 
-ai-edge-litert brings the tool and a plug-in for each vendor; the compiler itself is a set of libraries of the
-vendor's, which come with its own package or lie in a folder that the recipe names. Never downloaded by us.
+ai-edge-litert has the tool and a plug-in per vendor. The compiler itself is a set of the vendor's libraries:
+from the vendor's package or from a folder that the recipe gives. This project never downloads it.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from harness.tflite.compiled import DISPATCH
 from harness.types import Compiled
 
 MARK = "edge-harness-aot "
-"""Before the answer of the child (`aot_call`)."""
+"""Prefix of the child's answer (`aot_call`)."""
 
 _RUNTIME = "ai-edge-litert"
 _TAIL = 600
-_LACKING = re.compile(r"([\w.+-]+\.so[\w.]*): cannot open shared object file")
+_MISSING_LIBRARY = re.compile(r"([\w.+-]+\.so[\w.]*): cannot open shared object file")
 _NOT_LOADED = re.compile(r"Could not load shared library \S+: (.+?)\.?$", re.MULTILINE)
-_ABSENT = re.compile(r"Failed to load [\w ]*(?:library|compiler)", re.IGNORECASE)
+_MISSING_COMPILER = re.compile(r"Failed to load [\w ]*(?:library|compiler)", re.IGNORECASE)
 _RAISED = re.compile(r"^[\w.]{0,80}(?:Error|Exception): (.*\S)", re.MULTILINE)
 _ERRORS = re.compile(r"^ERROR: (?:\[[^\]\n]*\] ?)?(.*\S)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AotSettings:
-    """What is compiled for, and with what."""
+    """The chip to compile for, and the compiler's libraries."""
 
     vendor: str
     soc: str
     """The vendor's name of the chip: SM8750, MT6991, Tensor_G5, ..."""
     libraries: str = ""
-    """Folder of the vendor's libraries; empty for those of its package."""
+    """Folder of the vendor's libraries; empty to use those of its package."""
     timeout_seconds: int = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubgraphReport:
-    """What the tool says of a subgraph."""
+    """The tool's statistics of a subgraph."""
 
     offloaded: int
     total: int
@@ -57,7 +57,7 @@ class SubgraphReport:
 
 
 def chips(vendor: str) -> list[str]:
-    """Return the chips that ai-edge-litert compiles for; raises RecipeError where it has no such vendor."""
+    """Return the chips that ai-edge-litert compiles for; raises RecipeError if it has no such vendor."""
     try:
         target = importlib.import_module(f"ai_edge_litert.aot.vendors.{vendor}.target")
     except ImportError as error:
@@ -69,46 +69,46 @@ def chips(vendor: str) -> list[str]:
 
 
 def compile_model(source: Path, workdir: Path, settings: AotSettings) -> tuple[Path, Compiled]:
-    """Compile a file in `workdir`; return what came out and the tool's account of it.
+    """Compile a file in `workdir`; return the compiled file and the tool's account of it.
 
-    Raises RecipeError: no such chip, the vendor's compiler is not here (with what is missing), refused
-    (with its words), not done in time, no operator taken.
+    Raises RecipeError: an unknown chip, a missing compiler (with the missing part), a refusal (with the
+    compiler's message), a timeout, no operator taken.
     """
     known = chips(settings.vendor)
     if settings.soc not in known:
         raise RecipeError(
-            f"{settings.vendor} has no chip {settings.soc or '(the key soc)'} in ai-edge-litert; it knows {', '.join(known)}"
+            f"{settings.vendor} has no chip {settings.soc or '(the key soc)'} in ai-edge-litert; it has {', '.join(known)}"
         )
     if DISPATCH in flatbuffer.read(source).operators:
         raise RecipeError(f"{source.name} is compiled already: measure it with as_is")
     given = workdir / "model.tflite"
     given.write_bytes(rewrite.static(source.read_bytes()))
-    told = _called(given, workdir, settings, source.name)
-    made = Path(told["path"])
-    parts = [SubgraphReport(**part) for part in told["parts"]]
+    answer = _call(given, workdir, settings, source.name)
+    made = Path(answer["path"])
+    parts = [SubgraphReport(**part) for part in answer["parts"]]
     return made, account(parts, made, source, settings)
 
 
 def account(
     parts: list[SubgraphReport], made: Path, source: Path, settings: AotSettings
 ) -> Compiled:
-    """Hold what the tool says against both files; raises RecipeError where no operator was taken."""
+    """Check the tool's statistics against both files; raises RecipeError if no operator was taken."""
     operators = flatbuffer.read(made).operators
     before = sum(flatbuffer.read(source).operators.values())
     left = {name: n for name, n in operators.items() if name != DISPATCH}
     compiled = operators.get(DISPATCH, 0)
-    who = f"{settings.vendor}'s compiler"
     if not compiled:
         raise RecipeError(
-            f"{who} took no operator of {source.name} for {settings.soc}: {', '.join(left)}"
+            f"{settings.vendor}'s compiler took no operator of {source.name} for {settings.soc}: "
+            f"{', '.join(left)}"
         )
     offloaded = sum(part.offloaded for part in parts)
     total = sum(part.total for part in parts)
     fault = None
     if parts and total - offloaded != sum(left.values()):
-        fault = f"it says that {total - offloaded} operators stayed on the CPU, and its file has {sum(left.values())}"
+        fault = f"it reports {total - offloaded} operators on the CPU, and its file has {sum(left.values())}"
     elif parts and sum(part.partitions for part in parts) != compiled:
-        fault = f"it says {sum(part.partitions for part in parts)} partitions, and its file has {compiled}"
+        fault = f"it reports {sum(part.partitions for part in parts)} partitions, and its file has {compiled}"
     return Compiled(
         compiler=f"ai-edge-litert {metadata.version(_RUNTIME)} aot, {settings.vendor} {settings.soc}",
         mapped_ops=offloaded if parts else before - sum(left.values()),
@@ -120,11 +120,11 @@ def account(
     )
 
 
-def _called(given: Path, workdir: Path, settings: AotSettings, name: str) -> dict[str, Any]:
-    """Call the tool in a process of its own: a vendor's library may crash or hang."""
+def _call(given: Path, workdir: Path, settings: AotSettings, name: str) -> dict[str, Any]:
+    """Run the tool in a separate process: a vendor's library may crash or hang."""
     logs = workdir / "logs"
     logs.mkdir(exist_ok=True)
-    # It leaves its log in the temporary folder and says only where.
+    # It writes its log to the temporary folder and prints only the path.
     environment = {"TMPDIR": str(logs)}
     if settings.libraries:
         before = os.environ.get("LD_LIBRARY_PATH")
@@ -137,29 +137,35 @@ def _called(given: Path, workdir: Path, settings: AotSettings, name: str) -> dic
     )
     answers = [line for line in ended.text.splitlines() if line.startswith(MARK)]
     if answers and ended.exit_code == 0:
-        told: dict[str, Any] = json.loads(answers[-1][len(MARK) :])
-        return told
+        answer: dict[str, Any] = json.loads(answers[-1][len(MARK) :])
+        return answer
     if ended.exit_code is None:
         raise RecipeError(
-            f"{settings.vendor}'s compiler had not done {name} after {settings.timeout_seconds} s and was "
-            "ended; timeout_seconds gives it longer"
+            f"{settings.vendor}'s compiler had not finished {name} after {settings.timeout_seconds} s and "
+            "was killed; raise timeout_seconds"
         )
     logged = "\n".join(path.read_text("utf-8", "replace") for path in sorted(logs.glob("*.error")))
     if ended.killed_by:
         raise RecipeError(f"{settings.vendor}'s compiler was killed by {ended.killed_by} at {name}")
-    raise RecipeError(why(logged or ended.text, settings, name))
+    raise RecipeError(failure_reason(logged or ended.text, settings, name))
 
 
-def why(log: str, settings: AotSettings, name: str) -> str:
-    """Say why there is no file, from the tool's log, and what to do."""
+def failure_reason(log: str, settings: AotSettings, name: str) -> str:
+    """Return why there is no compiled file, from the tool's log, and the fix."""
     vendor, package = settings.vendor, PACKAGES[settings.vendor]
-    lacks = _LACKING.findall(log)
-    if lacks or _ABSENT.search(log):
-        get = f"pip install {package}, which fetches it from the vendor" if package else "get it"
-        what = f"{', '.join(dict.fromkeys(lacks))} missing" if lacks else "its library is missing"
+    missing = _MISSING_LIBRARY.findall(log)
+    if missing or _MISSING_COMPILER.search(log):
+        get = (
+            f"pip install {package}, which downloads it from the vendor"
+            if package
+            else "install it"
+        )
+        what = (
+            f"{', '.join(dict.fromkeys(missing))} missing" if missing else "its library is missing"
+        )
         where = f" in {settings.libraries} and beside it" if settings.libraries else ""
         return (
-            f"the compiler of {vendor} is not here: {what}{where}; {get}, or name the folder of its libraries: "
+            f"the compiler of {vendor} is not installed: {what}{where}; {get}, or give the folder of its libraries: "
             f'aot(vendor="{vendor}", soc="{settings.soc}", libraries="/path/to/lib")'
         )
     broken = _NOT_LOADED.search(log)
@@ -168,6 +174,8 @@ def why(log: str, settings: AotSettings, name: str) -> str:
     errors = [line for line in _ERRORS.findall(log) if "/compiler_plugin.cc:" not in line]
     errors = errors or _RAISED.findall(log)[-1:]
     if not errors:
-        last = " ".join(log.split())[-_TAIL:] or "it said nothing"
-        return f"{vendor}'s compiler left no file of {name} and gives no reason (a crash?): {last}"
+        last = " ".join(log.split())[-_TAIL:] or "it printed nothing"
+        return (
+            f"{vendor}'s compiler wrote no file for {name} and gives no reason (a crash?): {last}"
+        )
     return f"{vendor}'s compiler refuses {name}: {'; '.join(dict.fromkeys(errors))[:_TAIL]}"

@@ -1,6 +1,8 @@
-"""The child of `aot`: `python -m harness.optimize.targets.aot_call MODEL FOLDER VENDOR CHIP` compiles, and prints its account.
+"""The child process of `aot`: compile a model and print the tool's statistics.
 
-A process of its own, for what the vendor's libraries do to one: they print, crash and hang.
+    python -m harness.optimize.targets.aot_call MODEL FOLDER VENDOR CHIP
+
+It is a separate process because the vendors' libraries print, crash and hang.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from harness.optimize.targets.aot import MARK
 
 
 def main(model: str, folder: str, vendor: str, chip: str) -> None:
-    """Compile; an error ends the process with its words on stderr."""
+    """Compile; an error ends the process with its message on stderr."""
     from ai_edge_litert.aot import aot_compile
 
     target = importlib.import_module(f"ai_edge_litert.aot.vendors.{vendor}.target")

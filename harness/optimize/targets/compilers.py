@@ -1,4 +1,4 @@
-"""The vendors' compilers by name; apart from what calls them, so that a step is listed without it."""
+"""The vendors' compilers by name; a separate module, so that listing the steps imports no compiler code."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ PACKAGES: Mapping[str, str | None] = {
     "intel_openvino": "ai-edge-litert-sdk-intel",
     "samsung": None,
 }
-"""Vendors that ai-edge-litert knows, and the package that brings each one's compiler."""
+"""The vendors of ai-edge-litert, and the package of each vendor's compiler."""

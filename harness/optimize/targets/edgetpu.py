@@ -1,7 +1,7 @@
-"""A full int8 .tflite to one for the Edge TPU: what it must be like, the vendor's compiler, its account.
+"""Compile a full int8 .tflite for the Edge TPU: check the file, run the compiler, read its account.
 
-The compiler is the user's: found on PATH or named in the recipe, never downloaded. It is closed, its exit
-codes are not documented and it is not deterministic, so what counts is the file it leaves.
+The compiler is the user's: found on PATH or given in the recipe, never downloaded. Its source is closed, its
+exit codes are undocumented and it is not deterministic, so the compiled file decides, not the exit code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.types import Compiled
 PROGRAM = EDGETPU_COMPILER
 INSTALL = (
     "the compiler is Google's, for Debian and Ubuntu on x86-64: "
-    "https://coral.ai/docs/edgetpu/compiler/ has the three commands; or name it in the plan: "
+    "https://coral.ai/docs/edgetpu/compiler/ has the three commands; or give its path in the plan: "
     'edgetpu(compiler="/path/to/edgetpu_compiler")'
 )
 
@@ -36,7 +36,7 @@ SUPPORTED = frozenset(
         *("SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
     )
 )
-"""Operators that https://coral.ai/docs/edgetpu/models-intro/ lists; the compiler decides in the end."""
+"""Operators that https://coral.ai/docs/edgetpu/models-intro/ lists; the compiler makes the decision."""
 
 _EIGHT_BITS = ("int8", "uint8")
 _INNERMOST = 3
@@ -47,20 +47,20 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeTpuSettings:
-    """How the compiler is called."""
+    """The compiler, its flags and its limits."""
 
     compiler: str = PROGRAM
     flags: tuple[str, ...] = ()
     timeout_seconds: int = 180
-    """What it is told, and half a minute less than when it is killed."""
+    """The compiler's own limit; it is killed half a minute later."""
     tries: int = 3
 
 
 def fit(path: Path) -> list[str]:
-    """Check what the compiler would refuse, before it is called; return notes of what stays on the CPU.
+    """Check a file before it is compiled; return notes on the operators that stay on the CPU.
 
-    Raises RecipeError with what has to change: compiled already, open dimensions, a batch, not full int8,
-    no operator that an Edge TPU has.
+    Raises RecipeError with the necessary change: compiled already, open dimensions, a batch, not full
+    int8, no operator that an Edge TPU supports.
     """
     facts = flatbuffer.read(path)
     name = path.name
@@ -72,11 +72,11 @@ def fit(path: Path) -> list[str]:
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and the Edge TPU takes '
                 "constant sizes: build it with the key shape of the model"
             )
-        # An open batch is one of 1, and is closed before compiling.
+        # An open batch counts as 1; it is fixed before compiling.
         if any(size not in (1, -1) for size in tensor.shape[:-_INNERMOST]):
             raise RecipeError(
-                f'the input "{tensor.name}" is {list(tensor.shape)}: of more than three dimensions '
-                "only the inner three may be over 1, so the batch must be 1"
+                f'the input "{tensor.name}" is {list(tensor.shape)}: if there are more than three '
+                "dimensions, only the inner three may be over 1, so the batch must be 1"
             )
     _quantised(path)
     possible = SUPPORTED & set(facts.operators)
@@ -89,37 +89,37 @@ def fit(path: Path) -> list[str]:
 
 
 def _quantised(path: Path) -> None:
-    """Refuse a file whose operators compute in float or 16 bits; converting ones may be at its ends."""
+    """Refuse a file whose operators compute in float or 16 bits; conversions at its ends are allowed."""
     wide: list[str] = []
     eight = False
     with flatbuffer.reading(path.read_bytes(), path) as reader:
         graph = reader.subgraphs[0]
         for index in range(reader.length(graph.OperatorsLength())):
             operator = graph.Operators(index)
-            word, _ = reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))
+            name, _ = reader.operator_name(reader.model.OperatorCodes(operator.OpcodeIndex()))
             outputs = [graph.Tensors(i) for i in flatbuffer.ints(operator.OutputsAsNumpy())]
-            kinds = {flatbuffer.dtype_word(tensor) for tensor in outputs}
+            kinds = {flatbuffer.dtype_name(tensor) for tensor in outputs}
             if kinds & set(_EIGHT_BITS):
                 eight = True
-            elif word in SUPPORTED and kinds & {"float32", "float16", "int16"}:
-                wide.append(f"{word} ({', '.join(sorted(kinds))})")
+            elif name in SUPPORTED and kinds & {"float32", "float16", "int16"}:
+                wide.append(f"{name} ({', '.join(sorted(kinds))})")
     if wide and not eight:
         raise RecipeError(
-            f"the Edge TPU takes full int8 models; these operators of {path.name} compute in more: "
+            f"the Edge TPU takes full int8 models; these operators of {path.name} are not int8: "
             f"{', '.join(wide[:_NAMED])}{' ...' if len(wide) > _NAMED else ''}; put int8 first, as in int8 > edgetpu"
         )
 
 
 def compile_model(source: Path, workdir: Path, settings: EdgeTpuSettings) -> tuple[Path, Compiled]:
-    """Compile a file in `workdir`; return what came out and the compiler's account of it.
+    """Compile a file in `workdir`; return the compiled file and the compiler's account of it.
 
-    Raises RecipeError: no compiler, refused (with its words), not done after `tries` attempts, no
-    operator mapped.
+    Raises RecipeError: no compiler, a refusal (with the compiler's message), no file after `tries`
+    attempts, no operator mapped.
     """
     program = find(settings.compiler)
     given = workdir / "model.tflite"
     given.write_bytes(rewrite.static(source.read_bytes()))
-    said: list[str] = []
+    failures: list[str] = []
     for _ in range(settings.tries):
         text = _once(program, given, workdir, settings)
         account = edgetpu_log.read(text)
@@ -128,14 +128,14 @@ def compile_model(source: Path, workdir: Path, settings: EdgeTpuSettings) -> tup
             return made, _account(account, made, source, workdir)
         if account.refusal:
             raise RecipeError(f"{PROGRAM} refuses {source.name}: {account.refusal}")
-        said.append(account.failure or " ".join(text.split())[-_TAIL:] or "it said nothing")
+        failures.append(account.failure or " ".join(text.split())[-_TAIL:] or "it printed nothing")
     raise RecipeError(
-        f"{PROGRAM} left no file of {source.name} in {settings.tries} attempts: {said[-1]}"
+        f"{PROGRAM} wrote no file for {source.name} in {settings.tries} attempts: {failures[-1]}"
     )
 
 
 def _is_whole(made: Path) -> bool:
-    """Tell whether a compiled file is there and can be read; a compiler that crashed may leave half."""
+    """Return whether the compiled file exists and can be read; a crashed compiler may leave half a file."""
     try:
         flatbuffer.read(made)
     except RecipeError:
@@ -144,7 +144,7 @@ def _is_whole(made: Path) -> bool:
 
 
 def find(compiler: str) -> str:
-    """Return the compiler's path; raises RecipeError with the way to get it."""
+    """Return the compiler's path; raises RecipeError with how to install it."""
     found = shutil.which(str(Path(compiler).expanduser()))
     if found is None:
         raise RecipeError(f"there is no {compiler} here: {INSTALL}")
@@ -152,7 +152,7 @@ def find(compiler: str) -> str:
 
 
 def _once(program: str, given: Path, workdir: Path, settings: EdgeTpuSettings) -> str:
-    """Run the compiler once, under a deadline of ours; return what it printed and how it ended."""
+    """Run the compiler once with a deadline; return its output and a line on how it ended."""
     command = [program, "-s", "-t", str(settings.timeout_seconds), "-o", str(workdir)]
     deadline = settings.timeout_seconds + _GRACE_SECONDS
     try:
@@ -167,7 +167,7 @@ def _once(program: str, given: Path, workdir: Path, settings: EdgeTpuSettings) -
 
 
 def _account(stdout: edgetpu_log.Account, made: Path, source: Path, workdir: Path) -> Compiled:
-    """Put together what stdout, the log and both files say of a compilation."""
+    """Combine stdout, the log and both files of a compilation."""
     log = workdir / "model_edgetpu.log"
     logged = edgetpu_log.read(log.read_text("utf-8", "replace")) if log.is_file() else None
     facts, original = flatbuffer.read(made), flatbuffer.read(source)
@@ -176,10 +176,10 @@ def _account(stdout: edgetpu_log.Account, made: Path, source: Path, workdir: Pat
             f"{PROGRAM} compiled {source.name} and mapped no operator to the Edge TPU: "
             f"{_reasons(logged or stdout)}"
         )
-    told = "stdout and log" if logged else "stdout"
-    compiled = _compiled(stdout, logged, facts.operators, source=told)
+    sources = "stdout and log" if logged else "stdout"
+    compiled = _compiled(stdout, logged, facts.operators, source=sources)
     if compiled.mapped_ops is None:
-        # What it took is what the file no longer has.
+        # The mapped operators are those that the compiled file no longer has.
         left = {name: n for name, n in facts.operators.items() if name != EDGETPU}
         total = sum(original.operators.values())
         return replace(
@@ -194,7 +194,7 @@ def _account(stdout: edgetpu_log.Account, made: Path, source: Path, workdir: Pat
 
 def _reasons(account: edgetpu_log.Account) -> str:
     left = account.left
-    return "; ".join(f"{name}: {why}" for name, why in left.items()) or "it does not say why"
+    return "; ".join(f"{name}: {why}" for name, why in left.items()) or "it gives no reason"
 
 
 def _compiled(
@@ -211,7 +211,7 @@ def _compiled(
         None,
     )
     if fault is None and logged is not None and stdout.rows and logged.rows != stdout.rows:
-        fault = "its log and what it printed list other operators"
+        fault = "its log and its stdout list different operators"
     version = stdout.version or (logged.version if logged else None) or "of an unknown version"
     return Compiled(
         compiler=f"Edge TPU Compiler {version}",
@@ -226,10 +226,10 @@ def _compiled(
     )
 
 
-def beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
-    """Read the log that lies beside a compiled file (`m_edgetpu.tflite`, `m_edgetpu.log`).
+def read_log_beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
+    """Read the log beside a compiled file (`m_edgetpu.tflite`, `m_edgetpu.log`).
 
-    None where the file is not compiled or there is no log, or one that says nothing of operators.
+    None if the file is not compiled, there is no log, or the log has no operators.
     """
     log = path.with_suffix(".log")
     if EDGETPU not in operators or not log.is_file():

@@ -1,11 +1,11 @@
-"""What the Edge TPU compiler says of its work: its stdout, or the .log file beside a compiled model.
+"""Read the Edge TPU compiler's account: its stdout, or the .log file beside a compiled model.
 
     account = read(text)
     account.mapped_ops, account.left, account.off_chip_bytes
 
-The compiler is closed and its text changed between versions, so every line is looked for by what it says
-and anything else is passed over; what is not found is None. Its words: google-coral/edgetpu issues 60, 356,
-393, 427, 490, 537, 671.
+The compiler's source is closed and its text changed between versions, so each value has a pattern and all
+other text is ignored; a value that is not found is None. Examples of its text: google-coral/edgetpu issues
+60, 356, 393, 427, 490, 537, 671.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 MAPPED = "Mapped to Edge TPU"
 CUSTOM = "CUSTOM"
-"""The log's one name for every custom operator."""
+"""The log's common name for all custom operators."""
 
-_LONGEST = 1_000
-"""Characters of a line; its lines are short."""
+_MAX_LINE_CHARACTERS = 1_000
+"""Longer lines are cut; real lines are short."""
 
 _SIZE = r"([0-9.]{1,20}) ?(B|KiB|MiB|GiB)\b"
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -41,7 +41,7 @@ _REFUSALS = (
     "Invalid model",
     "large activation tensors",
 )
-"""Words of refusals that come again however often it is asked, in the order of how much they tell."""
+"""Texts of refusals that every attempt repeats, the most specific first."""
 
 _FAILURES = re.compile(
     r"^(?:Compilation failed: .+|Internal compiler error.*|Invalid model.*|ERROR: .+)$",
@@ -55,7 +55,7 @@ class Account:
 
     version: str | None = None
     rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """How many operators by name and status; one name may have several statuses."""
+    """Number of operators by name and status; one name may have several statuses."""
     subgraphs: int | None = None
     stated_total: int | None = None
     stated_mapped: int | None = None
@@ -63,13 +63,13 @@ class Account:
     on_chip_bytes: int | None = None
     off_chip_bytes: int | None = None
     refusal: str | None = None
-    """A reason that would come again."""
+    """A reason that another attempt would repeat."""
     failure: str | None = None
-    """Any other reason."""
+    """Any other reason for a failure."""
 
     @property
     def left(self) -> dict[str, str]:
-        """The operators left on the CPU, by name, with every status of theirs."""
+        """The operators left on the CPU, by name, with all their statuses."""
         found: dict[str, list[str]] = {}
         for name, status in self.rows:
             if status != MAPPED:
@@ -78,7 +78,7 @@ class Account:
 
     @property
     def left_counts(self) -> Counter[str]:
-        """How many operators of each name are left on the CPU."""
+        """The number of operators left on the CPU, by name."""
         found: Counter[str] = Counter()
         for (name, status), count in self.rows.items():
             if status != MAPPED:
@@ -87,22 +87,22 @@ class Account:
 
     @property
     def mapped_ops(self) -> int | None:
-        """Operators of the original file on the Edge TPU: by the table, else as stated."""
+        """Operators of the original file on the Edge TPU: from the table, else as stated."""
         if self.rows:
             return sum(count for (_, status), count in self.rows.items() if status == MAPPED)
         if self.stated_mapped is None and self.stated_left is None and self.refusal is None:
-            return self.stated_total  # a file mapped whole has no lines of what went where
+            return self.stated_total  # a fully mapped file has no lines per device
         return self.stated_mapped
 
     @property
     def total_ops(self) -> int | None:
-        """Operators of the original file: by the table, else as stated."""
+        """Operators of the original file: from the table, else as stated."""
         return sum(self.rows.values()) if self.rows else self.stated_total
 
 
 def read(text: str) -> Account:
-    """Read stdout or a .log of any version; a text that says nothing gives an account of nothing."""
-    text = "\n".join(line[:_LONGEST].strip() for line in text.splitlines())
+    """Read stdout or a .log of any version; a text without known lines gives an empty account."""
+    text = "\n".join(line[:_MAX_LINE_CHARACTERS].strip() for line in text.splitlines())
     rows: Counter[tuple[str, str]] = Counter()
     for line in text.splitlines():
         row = _ROW.fullmatch(line)
@@ -125,10 +125,11 @@ def read(text: str) -> Account:
 
 
 def contradiction(account: Account, operators: Mapping[str, int], compiled: str) -> str | None:
-    """Say where an account does not fit a compiled file's operators (name to count); None where it does.
+    """Return the contradiction between an account and a compiled file's operators; None if they agree.
 
-    `compiled` is the name of the operator that stands for all that was mapped. Files that Google compiled
-    keep every operator they left under its name (google-coral/test_data), so names and counts must be equal.
+    `operators` maps names to counts. `compiled` is the name of the operator that replaces the mapped ones.
+    Files that Google compiled keep every unmapped operator under its name (google-coral/test_data), so names
+    and counts must be equal.
     """
     inside = Counter({name: count for name, count in operators.items() if name != compiled})
     partitions = operators.get(compiled, 0)
@@ -136,13 +137,13 @@ def contradiction(account: Account, operators: Mapping[str, int], compiled: str)
     if inconsistent:
         return inconsistent
     if account.mapped_ops and not partitions:
-        return f"{account.mapped_ops} operators mapped by the log, and none in the file"
+        return f"{account.mapped_ops} operators mapped by the log, none in the file"
     if account.mapped_ops == 0 and partitions:
-        return f"no operator mapped by the log, and {partitions} {compiled} in the file"
+        return f"no operator mapped by the log, {partitions} {compiled} in the file"
     if account.subgraphs is not None and account.subgraphs != partitions:
         return f"{account.subgraphs} subgraphs by the log, {partitions} {compiled} in the file"
     if account.rows:
-        return _unlike(account.left_counts, inside)
+        return _difference(account.left_counts, inside)
     left = account.stated_left or 0
     if account.stated_total is not None and left != inside.total():
         return f"{left} operators on the CPU by the log, {inside.total()} in the file"
@@ -150,7 +151,7 @@ def contradiction(account: Account, operators: Mapping[str, int], compiled: str)
 
 
 def _inconsistent(account: Account) -> str | None:
-    """Hold the table against the numbers stated above it."""
+    """Compare the table with the numbers stated above it."""
     for what, table, stated in (
         ("operations in all", account.total_ops, account.stated_total),
         ("operations on the Edge TPU", account.mapped_ops, account.stated_mapped),
@@ -161,16 +162,16 @@ def _inconsistent(account: Account) -> str | None:
     return None
 
 
-def _unlike(log: Counter[str], file: Counter[str]) -> str | None:
-    """Compare what is left by the log with what is left in the file, custom operators together."""
+def _difference(log: Counter[str], file: Counter[str]) -> str | None:
+    """Compare the operators left on the CPU by the log and in the file, custom operators together."""
     names = set(log) | set(file)
     for name in sorted(names - {CUSTOM}):
         if name in log and log[name] != file[name]:
             return f"{log[name]} {name} left on the CPU by the log, {file[name]} in the file"
     unnamed = Counter({name: count for name, count in file.items() if name not in log})
     if unnamed.total() != log[CUSTOM]:
-        words = ", ".join(f"{name} x{count}" for name, count in sorted(unnamed.items())) or "none"
-        return f"operators in the file that the log does not leave on the CPU: {words}"
+        listed = ", ".join(f"{name} x{count}" for name, count in sorted(unnamed.items())) or "none"
+        return f"operators in the file that the log does not leave on the CPU: {listed}"
     return None
 
 
@@ -190,8 +191,8 @@ def _size(pattern: re.Pattern[str], text: str) -> int | None:
 
 
 def _refusal(text: str) -> str | None:
-    for words in _REFUSALS:
-        line = next((line.strip() for line in text.splitlines() if words in line), None)
+    for refusal in _REFUSALS:
+        line = next((line.strip() for line in text.splitlines() if refusal in line), None)
         if line is not None:
             return line
     return None

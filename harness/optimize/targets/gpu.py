@@ -1,7 +1,8 @@
-"""Which files a GPU takes through LiteRT's WebGPU accelerator, as far as the file alone shows it.
+"""Check from the file alone whether a GPU can run it through LiteRT's WebGPU accelerator.
 
-The lists are of ai-edge-litert 2.3, each word tried alone on the accelerator but QUANTIZE and DEQUANTIZE,
-which were seen in files that ran. What it really takes of a file, a launch says. A model taken in part is measured and shown so; what no GPU can run at all is refused here.
+The lists are for ai-edge-litert 2.3. Each operator was tried alone on the accelerator, except QUANTIZE and
+DEQUANTIZE, which were in files that ran. Only a launch shows which operators the accelerator really takes. A
+model that runs in part is measured and marked so; a model that no GPU can run is refused here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SUPPORTED = frozenset(
         *("TRANSPOSE", "TRANSPOSE_CONV", "UNPACK"),
     )
 )
-"""Operators that the accelerator takes, with tensors of at most four dimensions."""
+"""Operators that the accelerator takes if their tensors have at most four dimensions."""
 
 SIZED_BY_DATA = frozenset(
     (
@@ -38,16 +39,16 @@ SIZED_BY_DATA = frozenset(
         "WHERE",
     )
 )
-"""Operators whose outputs have another size with other data; one of them and the whole file is refused."""
+"""Operators whose output size depends on the data; a file with one of them is refused."""
 
-MOST_DIMENSIONS = 4
+MAX_DIMENSIONS = 4
 
 
 def fit(path: Path) -> list[str]:
-    """Check a file for a GPU; return notes of what stays on the CPU.
+    """Check a file for a GPU; return notes on the operators that stay on the CPU.
 
-    Raises RecipeError, with the operators and tensors by name, for what the accelerator does not load: open
-    dimensions, sizes that depend on data, custom operators, state, no operator that it takes.
+    Raises RecipeError, with the names of operators and tensors, if the accelerator cannot load the file:
+    open dimensions, sizes that depend on data, custom operators, state, no supported operator.
     """
     facts = flatbuffer.read(path)
     for tensor in facts.inputs:
@@ -71,7 +72,7 @@ def fit(path: Path) -> list[str]:
 
 
 def _sorted(path: Path) -> tuple[int, Counter[str]]:
-    """Count the operators of the main graph that a GPU takes; those it leaves by name and reason."""
+    """Return the number of the main graph's operators that a GPU takes, and the others by name and reason."""
     taken, left = 0, Counter[str]()
     with flatbuffer.reading(path.read_bytes(), path) as reader:
         graph = reader.subgraphs[0]
@@ -79,17 +80,17 @@ def _sorted(path: Path) -> tuple[int, Counter[str]]:
             if graph.Tensors(index).IsVariable():
                 name = flatbuffer.text(graph.Tensors(index).Name())
                 raise RecipeError(
-                    f'the runtime\'s GPU path loads no model with state, and "{name}" keeps some: '
-                    "unroll the recurrent layers"
+                    f'the runtime\'s GPU path loads no model with state, and "{name}" is a state '
+                    "variable: unroll the recurrent layers"
                 )
         for index in range(reader.length(graph.OperatorsLength())):
             operator = graph.Operators(index)
-            word, _ = reader.operator_word(reader.model.OperatorCodes(operator.OpcodeIndex()))
+            name, _ = reader.operator_name(reader.model.OperatorCodes(operator.OpcodeIndex()))
             dimensions = max(_dimensions(graph, operator), default=0)
-            if word not in SUPPORTED:
-                left[word] += 1
-            elif dimensions > MOST_DIMENSIONS:
-                left[f"{word} ({dimensions} dimensions)"] += 1
+            if name not in SUPPORTED:
+                left[name] += 1
+            elif dimensions > MAX_DIMENSIONS:
+                left[f"{name} ({dimensions} dimensions)"] += 1
             else:
                 taken += 1
     return taken, left
@@ -100,7 +101,7 @@ def _dimensions(graph: Any, operator: Any) -> list[int]:  # noqa: ANN401 - gener
         *flatbuffer.ints(operator.InputsAsNumpy()),
         *flatbuffer.ints(operator.OutputsAsNumpy()),
     ]
-    # -1 stands for an input that is left out.
+    # -1 is an omitted optional input.
     return [graph.Tensors(edge).ShapeLength() for edge in edges if edge >= 0]
 
 

@@ -1,4 +1,4 @@
-"""Run a vendor's program under a deadline of ours: what it printed, how it ended, nothing left of it."""
+"""Run a vendor's program with a deadline and leave no process of it behind."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """How a program ended."""
+class ProgramResult:
+    """The output of a program and how it ended."""
 
     text: str
-    """Its stdout and stderr together."""
+    """Its stdout and stderr, interleaved."""
     exit_code: int | None
-    """None where it was killed at the deadline."""
+    """None if it was killed at the deadline."""
     killed_by: str | None = None
-    """The signal that ended it, by name, where one that was not ours did."""
+    """Name of the signal that ended it, unless it was killed at the deadline."""
 
 
 def run(
     argv: Sequence[str], *, cwd: Path, seconds: float, environment: Mapping[str, str] | None = None
-) -> Ended:
-    """Run it to its end; `environment` goes over ours. Raises OSError where it cannot be started."""
+) -> ProgramResult:
+    """Run a program to its end or to the deadline.
+
+    `environment` is added to this process's environment. Raises OSError if it cannot be started.
+    """
     process = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -34,19 +37,19 @@ def run(
         stderr=subprocess.STDOUT,
         cwd=cwd,
         env={**os.environ, **environment} if environment else None,
-        start_new_session=True,  # it may start children of its own, which must not outlive it
+        start_new_session=True,  # its own children must not outlive it
     )
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
         output, _ = process.communicate()
-        return Ended(text=_text(output), exit_code=None)
+        return ProgramResult(text=_text(output), exit_code=None)
     finally:
         _end(process)
     code = process.returncode
     name = signal.Signals(-code).name if code < 0 else None
-    return Ended(text=_text(output), exit_code=code, killed_by=name)
+    return ProgramResult(text=_text(output), exit_code=code, killed_by=name)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,1 +1,1 @@
-"""What the training steps share; runs only in the TensorFlow worker."""
+"""The shared code of the training steps; runs only in the TensorFlow worker."""

@@ -1,10 +1,10 @@
-"""Any trained model to a tf_keras graph of layers, which is what the training libraries take.
+"""Convert any trained model to a tf_keras graph of layers, as the training libraries need it.
 
     model = carry.carry(Path("model.keras"), "keras")
 
-A Keras 3 model is replayed layer by layer (replay.py); a tf-keras one is made again from its config,
-so that nothing of how it was saved stays in it. Either way the result is run beside the source on
-the same random inputs, and refused, with the layer's name, where it computes something else.
+A Keras 3 model is replayed layer by layer (replay.py). A tf-keras model is made again from its
+config, so that it keeps nothing of its saved state except the weights. Both the result and the
+source run on the same random inputs; a difference is refused with the layer's name.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from harness.optimize.training.libraries import Keras
 
 Array = np.ndarray[Any, Any]
 MAX_DIFFERENCE = 1e-4
-"""Largest |carried - source| over what the source's values span: rounding differs, no more."""
-_LEAST_SPAN = 0.01
-"""Of the largest value; a narrower span would be compared with rounding alone."""
+"""Largest |carried - source| relative to the span of the source's values; allows rounding only."""
+_MIN_SPAN = 0.01
+"""Smallest span as a share of the largest value; a narrower one would compare rounding alone."""
 _PROBES = 2
 _OPEN_SIZE = 64
-"""What an open dimension is probed with."""
+"""Size of an open dimension in the random inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
-    """A model on the training side."""
+    """A model as a tf_keras graph."""
 
     model: Keras
     difference: float
-    """Largest |carried - source| over what the source's values span, on random inputs."""
+    """Largest |carried - source| relative to the span of the source's values, on random inputs."""
 
 
 def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
-    """Load a trained model as a tf_keras graph, every layer trainable.
+    """Load a trained model as a tf_keras graph with every layer trainable.
 
-    Raises RecipeError: not a graph of layers, a layer that tf_keras has not or computes otherwise
-    (by name), a file that cannot be read.
+    Raises RecipeError: not a graph of layers, a layer that tf_keras does not have or computes
+    differently (by name), a file that cannot be read.
     """
     keras = libraries.keras()
     source = load(path, form)
@@ -55,15 +55,15 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
         difference = _difference(source, carried, seed)
         if not difference <= MAX_DIFFERENCE:
             raise RecipeError(
-                f"{path}: made again from its config, the model computes something else (relative "
-                f"difference {difference:.2g}): a layer keeps something its config does not say"
+                f"{path}: made again from its config, the model gives different outputs (relative "
+                f"difference {difference:.2g}): a layer has state that is not in its config"
             )
     else:
-        told = replay.replay(source)
-        carried = told.model
+        replayed = replay.replay(source)
+        carried = replayed.model
         difference = _difference(source, carried, seed)
         if not difference <= MAX_DIFFERENCE:
-            culprit = _culprit(source, told, seed)
+            culprit = _culprit(source, replayed, seed)
             if culprit is not None or not np.isfinite(difference):
                 raise RecipeError(f"{path}: {culprit or 'its outputs are not finite'}")
     for layer in carried.submodules:
@@ -73,23 +73,23 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
 
 
 def load(path: Path, form: str) -> Keras:
-    """Load a model with the library that wrote it, as it is.
+    """Load a model unchanged, with the library that wrote it.
 
-    Raises RecipeError for a file that cannot be read or holds no layers.
+    Raises RecipeError for a file that cannot be read or has no layers.
     """
     try:
         return _saved_model(path) if form == "saved_model" else convert.load_keras(path, form)
     except (*replay.REFUSALS, OSError) as error:
         raise RecipeError(
             f"{path}: the model cannot be loaded for training ({type(error).__name__}: "
-            f"{_short(error)}); custom layers cannot be carried, use recipes that do not train"
+            f"{_short(error)}); custom layers cannot be converted, use recipes that do not train"
         ) from error
 
 
 def again(model: Keras) -> Keras:
-    """Make a tf_keras model again from its config, with its weights; the given one is untouched.
+    """Make a tf_keras model again from its config, with its weights; the given one is unchanged.
 
-    Raises RecipeError where a layer cannot be made from its config.
+    Raises RecipeError if a layer cannot be made from its config.
     """
     keras = libraries.keras()
     try:
@@ -108,8 +108,8 @@ def _saved_model(path: Path) -> Keras:
     model = keras.models.load_model(str(path), compile=False)
     if not isinstance(model, keras.Model):
         raise RecipeError(
-            f"{path}: this SavedModel holds functions, no layers to train (Keras 3 and tf.saved_model "
-            "write such); give the .keras or .h5 file of the model"
+            f"{path}: this SavedModel has functions and no layers to train (Keras 3 and "
+            "tf.saved_model write such files); give the .keras or .h5 file of the model"
         )
     return model
 
@@ -126,26 +126,26 @@ def _difference(source: Keras, carried: Keras, seed: int) -> float:
     )
 
 
-def _culprit(source: Keras, told: replay.Replayed, seed: int) -> str | None:
-    """Name a layer that computes something else when it is given the source's own values.
+def _culprit(source: Keras, replayed: replay.ReplayedModel, seed: int) -> str | None:
+    """Return a message on the first layer that gives other outputs for the source's own values.
 
-    Each alone, because a deep network may blow one rounding up to the whole span of its outputs
-    (EfficientNetV2S does while it is untrained): two right copies of it differ by as much.
+    Each layer runs alone, because a deep network may amplify one rounding to the whole span of its
+    outputs (EfficientNetV2S does while it is untrained): two correct copies differ by as much.
     """
     import keras as keras3
 
     fed = _probes(source, seed)
-    wanted = [call.theirs for call in told.calls]
+    wanted = [call.theirs for call in replayed.calls]
     values = _run(keras3.Model(source.inputs, wanted), source.inputs, fed)
     known = {id(tensor): value for tensor, value in zip(wanted, values, strict=True)}
     known |= {id(tensor): value for tensor, value in zip(source.inputs, fed, strict=True)}
-    for call in told.calls:
+    for call in replayed.calls:
         alone = libraries.keras().Model([ours for _, ours in call.fed], call.ours)
         given = [known[id(theirs)] for theirs, _ in call.fed]
         difference = _relative([known[id(call.theirs)]], _run(alone, alone.inputs, given))
         if not difference <= MAX_DIFFERENCE:
             return (
-                f'the layer "{call.layer}" computes something else in tf-keras (relative difference '
+                f'the layer "{call.layer}" gives different outputs in tf-keras (relative difference '
                 f"{difference:.2g} on random inputs): steps that train cannot take this model; "
                 "replace the layer, or use recipes that do not train"
             )
@@ -177,15 +177,15 @@ def _run(model: Keras, structure: Any, fed: Sequence[Array]) -> list[Array]:  # 
 
 
 def _relative(expected: Sequence[Array], found: Sequence[Array]) -> float:
-    """Take the worst output: its largest difference over what its values span.
+    """Return the largest difference of any output, relative to the span of its values.
 
-    The span, not the size: scores of an untrained softmax are all nearly 1/k, whatever is wrong.
+    Relative to the span, not the size: an untrained softmax always gives nearly 1/k.
     """
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape:
             return float("inf")
-        scale = max(float(np.ptp(a)), _LEAST_SPAN * float(np.abs(a).max())) or 1.0
+        scale = max(float(np.ptp(a)), _MIN_SPAN * float(np.abs(a).max())) or 1.0
         difference = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
         worst = max(worst, difference / scale)
         if not np.isfinite(difference):
@@ -194,5 +194,5 @@ def _relative(expected: Sequence[Array], found: Sequence[Array]) -> float:
 
 
 def _short(error: Exception, limit: int = 300) -> str:
-    words = " ".join(str(error).split())
-    return words if len(words) <= limit else f"{words[:limit]} ..."
+    line = " ".join(str(error).split())
+    return line if len(line) <= limit else f"{line[:limit]} ..."

@@ -1,7 +1,7 @@
-"""Weight clustering: every layer's weights share a few values, which learn in place of the weights.
+"""Weight clustering: the weights of each layer share a few values, which are trained instead.
 
-Han, Mao and Dally, "Deep Compression" (2016), as tensorflow-model-optimization has it. Depthwise
-kernels, biases and normalisations are left alone.
+Han, Mao and Dally, "Deep Compression" (2016), as implemented by tensorflow-model-optimization.
+Depthwise kernels, biases and normalisations are not clustered.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def cluster(
     Args:
         model: The plain model.
         task: From `fit.task`.
-        clusters: Values a layer may keep; zero is one of them where sparsity is preserved.
-        preserve_sparsity: Whether weights that are zero stay so.
+        clusters: Maximum values per layer; with preserved sparsity, zero is one of them.
+        preserve_sparsity: Whether zero weights stay zero.
 
-    Raises RecipeError: nothing to cluster, and as `fit`.
+    Raises RecipeError if no layer can be clustered, and as `fit`.
     """
     tfmot = libraries.model_optimization()
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import (
@@ -51,22 +51,22 @@ def cluster(
             layer, clusters, start, preserve_sparsity=preserve_sparsity
         )
 
-    copy = carry.again(model)  # the wrapper takes the layer's own variables
+    copy = carry.again(model)  # the wrapper reuses the layer's own variables
     wrapped = libraries.keras().models.clone_model(copy, clone_function=wrap)
-    told = fit.fit(wrapped, task, what=f"clustered ({clusters} values)")
+    result = fit.fit(wrapped, task, what=f"clustered ({clusters} values)")
     plain = tfmot.clustering.keras.strip_clustering(wrapped)
     for layer in plain.layers:
         model.get_layer(layer.name).set_weights(layer.get_weights())
     counts = unique_values(model, layers)
-    most = max(counts.values())
-    if most > clusters:
+    largest = max(counts.values())
+    if largest > clusters:
         worst = max(counts, key=lambda name: counts[name])
-        raise RecipeError(f'cluster: the layer "{worst}" kept {most} values, not {clusters}')
-    return (*told.notes, f"at most {most} values a layer in {len(layers)} layers")
+        raise RecipeError(f'cluster: the layer "{worst}" kept {largest} values, not {clusters}')
+    return (*result.notes, f"at most {largest} values per layer in {len(layers)} layers")
 
 
 def clusterable(model: Keras, clusters: int) -> list[str]:
-    """Name the layers of a plain model that have more weights than clusters."""
+    """Return the names of the layers of a plain model with more weights than clusters."""
     return [
         layer.name
         for layer in model.layers
@@ -74,14 +74,14 @@ def clusterable(model: Keras, clusters: int) -> list[str]:
     ]
 
 
-def has(model: Keras, clusters: int) -> bool:
-    """Say whether no layer has more values than clusters."""
+def is_clustered(model: Keras, clusters: int) -> bool:
+    """Return whether no layer has more values than clusters."""
     layers = clusterable(model, clusters)
     return bool(layers) and max(unique_values(model, layers).values()) <= clusters
 
 
 def unique_values(model: Keras, layers: Sequence[str]) -> dict[str, int]:
-    """Return the most distinct values of one clustered weight of each named layer."""
+    """Return the largest number of distinct values in a clustered weight, per named layer."""
     return {
         name: max(np.unique(array).size for array in _weights(model.get_layer(name)))
         for name in layers

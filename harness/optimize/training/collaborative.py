@@ -1,8 +1,7 @@
-"""Pruning, clustering and quantisation-aware training after one another, each keeping the last's.
+"""Pruning, clustering and quantisation-aware training in sequence; each keeps the earlier results.
 
-A stage that the model has been through already is not done again: `pqat(sparsity=0.5)` prunes a
-dense model, and takes one that `prune(sparsity=0.8)` made as it is. What is there is read off the
-weights, not off the recipe.
+A stage is skipped if the model already has its structure: `pqat(sparsity=0.5)` prunes a dense model
+but not one from `prune(sparsity=0.8)`. The weights decide, not the recipe.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ def build(
     *,
     preserve: quantised.Preserve,
 ) -> Artifact:
-    """Go through the stages that are missing, then train with int8 in the way and convert.
+    """Run the missing stages, then train with simulated int8 rounding and convert.
 
     Args:
         source: A trained model.
-        parameters: With `sparsity` or `clusters` or both, as `preserve` asks for.
+        parameters: With `sparsity` or `clusters` or both, as `preserve` requires.
         data: With training data.
-        workdir: Where the file goes.
-        preserve: What the stages before leave and the last one keeps.
+        workdir: Folder of the result.
+        preserve: The structure that the first stages make and the last one keeps.
 
     Raises RecipeError as the stages do.
     """
@@ -41,24 +40,24 @@ def build(
         task = fit.task(model, data, settings, place)
         notes = _structured(model, task, parameters, preserve)
         fine = fit.slower(task, parameters["fine_rate"])
-        emulated, told = quantised.quantise(model, fine, preserve=preserve)
-        noted = models.noted(source, (*notes, *told))
+        emulated, training_notes = quantised.quantise(model, fine, preserve=preserve)
+        noted = models.noted(source, (*notes, *training_notes))
         return finish.int8(emulated, model, fine, noted, workdir, io=parameters["io"])
 
 
 def _structured(
     model: Keras, task: fit.Task, parameters: Mapping[str, Any], preserve: quantised.Preserve
 ) -> tuple[str, ...]:
-    """Prune and cluster the model in place where it is not yet; return notes."""
+    """Prune and cluster the model in place unless it is already; return notes."""
     notes: list[str] = []
     zeros, shared = "zeros" in preserve, "clusters" in preserve
     if zeros:
-        if sparse.has(model, parameters["sparsity"]):
+        if sparse.is_pruned(model, parameters["sparsity"]):
             notes.append("pruned already: its zeros are kept")
         else:
             notes += sparse.prune(model, task, sparse.PruneSpec(sparsity=parameters["sparsity"]))
     if shared:
-        if clustered.has(model, parameters["clusters"]):
+        if clustered.is_clustered(model, parameters["clusters"]):
             notes.append("clustered already: its values are kept")
         else:
             notes += clustered.cluster(

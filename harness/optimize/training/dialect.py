@@ -1,8 +1,8 @@
-"""One layer of Keras 3 as a layer of tf_keras: its config in the other's words, its weights.
+"""Convert one layer of Keras 3 to a layer of tf_keras: its config and its weights.
 
-What tf_keras has under another meaning or not at all is made of layers that it has, so that the
-model stays one that any tf_keras can load: Keras 3's `hard_sigmoid` is relu6(x + 3) / 6, tf_keras's
-is clip(0.2 x + 0.5), and `hard_silu` it has not.
+If tf_keras lacks a layer or defines it differently, it is built from layers that tf_keras has, so
+that any tf_keras can load the model. Keras 3's `hard_sigmoid` is relu6(x + 3) / 6, but tf_keras's is
+clip(0.2 x + 0.5); tf_keras has no `hard_silu`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.optimize.training import libraries
 from harness.optimize.training.libraries import Keras
 
 _DROPPED = ("quantization_config", "batch_shape", "optional")
-"""Keys of Keras 3 that say nothing of what the layer computes."""
+"""Config keys of Keras 3 that do not affect the layer's outputs."""
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "Add": operator.add,
     "Subtract": operator.sub,
@@ -31,21 +31,21 @@ _HARD = ("hard_sigmoid", "hard_silu", "hard_swish")
 
 
 @dataclass(slots=True, kw_only=True)
-class Made:
-    """A layer made anew: how it is called, and whose weights it gets."""
+class ConvertedLayer:
+    """A layer in tf_keras: its call, and the layer that its weights come from."""
 
     call: Callable[..., Keras]
     source: Keras
     layer: Keras | None = None
 
     def carry_weights(self) -> None:
-        """Copy the weights; raises ValueError where the two keep other ones."""
+        """Copy the weights; raises ValueError if the two layers have different ones."""
         if self.layer is not None:
             self.layer.set_weights(self.source.get_weights())
 
 
 @dataclass(slots=True)
-class _Hard:
+class _HardActivation:
     """Keras 3's hard activations as plain layers; TFLite fuses them into one operator again."""
 
     kind: str
@@ -66,33 +66,33 @@ class _Hard:
         return gate if self.kind == "hard_sigmoid" else made["gate"]([x, gate])
 
 
-def make(operation: Keras, name: str) -> Made:
-    """Make the equal of a layer; raises ValueError, TypeError, ... where tf_keras has none."""
+def make(operation: Keras, name: str) -> ConvertedLayer:
+    """Convert a layer; raises ValueError, TypeError, ... if tf_keras has no equivalent."""
     special = _SPECIAL.get(type(operation).__name__)
     if special is not None:
-        return Made(call=special(operation, name), source=operation)
+        return ConvertedLayer(call=special(operation, name), source=operation)
     if not _is_layer(operation):
-        return Made(call=_arithmetic(operation, name), source=operation)
+        return ConvertedLayer(call=_arithmetic(operation, name), source=operation)
     kind = _class(operation)
     config = plain_config(operation.get_config())
     config["name"] = name
     hard = config.get("activation") if config.get("activation") in _HARD else None
     if hard and type(operation).__name__ == "Activation":
-        return Made(call=_Hard(hard, name), source=operation)
+        return ConvertedLayer(call=_HardActivation(hard, name), source=operation)
     if hard:
         config["activation"] = "linear"
     layer = kind.from_config(_known(kind, config))
-    after = _Hard(hard, f"{name}_{hard}") if hard else None
+    after = _HardActivation(hard, f"{name}_{hard}") if hard else None
 
     def call(*args: Any, **kwargs: Any) -> Keras:  # noqa: ANN401 - tensors and flags of a call
         made = layer(*args, **kwargs)
         return after(made) if after else made
 
-    return Made(call=call, source=operation, layer=layer)
+    return ConvertedLayer(call=call, source=operation, layer=layer)
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a Keras 3 config as tf_keras reads it: dtype policies by name, no initialisers."""
+    """Convert a Keras 3 config for tf_keras: dtype policies by name, no initialisers."""
     plain: dict[str, Any] = {}
     for key, value in config.items():
         if key in _DROPPED or key.endswith("_initializer"):
@@ -120,11 +120,11 @@ def _is_layer(operation: Keras) -> bool:
 
 
 def _arithmetic(operation: Keras, name: str) -> Callable[..., Keras]:
-    """`x + y` and its like: a layer between two tensors, TensorFlow's operator with a number."""
+    """Convert `x + y` etc.: a layer for two equal shapes, else TensorFlow's operator."""
     kind = type(operation).__name__
     found = _OPERATORS.get(kind)
     if found is None:
-        raise ValueError(f"the operation {kind} is no layer")
+        raise ValueError(f"the operation {kind} is not a layer")
     merge = getattr(libraries.keras().layers, kind, None)
 
     def call(left: Keras, right: Keras) -> Keras:
@@ -137,10 +137,10 @@ def _arithmetic(operation: Keras, name: str) -> Callable[..., Keras]:
 
 
 def _class(operation: Keras) -> Keras:
-    """Find the layer's class in tf_keras; only a class of Keras itself is looked up by name."""
+    """Return the layer's class in tf_keras, by name; only for a class of Keras itself."""
     kind = type(operation)
     if not kind.__module__.startswith("keras."):
-        raise ValueError(f"{kind.__module__}.{kind.__name__} is a layer of your own")
+        raise ValueError(f"{kind.__module__}.{kind.__name__} is a custom layer")
     found = getattr(libraries.keras().layers, kind.__name__, None)
     if found is None:
         raise ValueError(f"tf_keras.layers has no {kind.__name__}")
@@ -148,23 +148,23 @@ def _class(operation: Keras) -> Keras:
 
 
 def _known(kind: Keras, config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out keys that tf_keras has not, where they ask for nothing.
+    """Return the config without the unset keys that tf_keras does not have.
 
-    Raises TypeError for one that asks for something.
+    Raises TypeError if such a key is set.
     """
     allowed = {"name", "trainable", "dtype"}
     for base in kind.__mro__:
         if "__init__" in vars(base):
             allowed |= set(inspect.signature(base.__init__).parameters)
     lost = {key: value for key, value in config.items() if key not in allowed}
-    asking = [key for key, value in lost.items() if value not in (None, False, 0, "auto")]
-    if asking:
-        raise TypeError(f"tf_keras has no {', '.join(asking)} for it")
+    in_use = [key for key, value in lost.items() if value not in (None, False, 0, "auto")]
+    if in_use:
+        raise TypeError(f"tf_keras has no {', '.join(in_use)} for it")
     return {key: value for key, value in config.items() if key in allowed}
 
 
 def _scale_and_add(operation: Keras, name: str) -> Callable[..., Keras]:
-    """InceptionResNetV2's x + scale * y."""
+    """Convert InceptionResNetV2's x + scale * y."""
     layers = libraries.keras().layers
     scale = layers.Rescaling(float(operation.scale), name=f"{name}_scale")
     add = layers.Add(name=name)
@@ -178,4 +178,4 @@ def _scale_and_add(operation: Keras, name: str) -> Callable[..., Keras]:
 _SPECIAL: dict[str, Callable[[Keras, str], Callable[..., Keras]]] = {
     "CustomScaleLayer": _scale_and_add,
 }
-"""Layers of keras.applications of no class in `keras.layers`."""
+"""Layers of keras.applications that have no class in `keras.layers`."""

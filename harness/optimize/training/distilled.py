@@ -1,11 +1,11 @@
-"""Knowledge distillation: a student learns what a teacher answers, beside what the labels say.
+"""Knowledge distillation: a student is trained on a teacher's outputs as well as on the labels.
 
     loss = (1 - alpha) * task(student, labels) + alpha * T^2 * KL(teacher / T || student / T)
 
-Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015); with features, the
-student's last feature map is also drawn to the teacher's through a linear map that is thrown away
-(Romero et al., "FitNets", 2015). The loop is our own: Keras 3.15's runs its divergence on raw
-scores by default, and leaves the teacher frozen.
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). With features, the
+student's last feature map is also trained towards the teacher's, through a linear map that is
+discarded afterwards (Romero et al., "FitNets", 2015). The loop does not use Keras 3.15's distiller:
+that one computes its divergence on raw scores by default, and leaves the teacher frozen.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from harness.optimize.training.objectives import Objective
 _TINY = 1e-7
 _FEATURE_RANK = 3
 _HINT_WEIGHT = 0.5
-"""Of the distance between feature maps, as a share of the teacher's own square."""
+"""Weight of the distance between feature maps, which is relative to the teacher's mean square."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillSpec:
-    """How the teacher is listened to."""
+    """How the teacher's outputs enter the loss."""
 
     temperature: float
     alpha: float
-    """Share of the teacher in the loss; the labels have the rest."""
+    """Share of the teacher in the loss; the rest is the labels'."""
     features: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """A trained model that is only asked."""
+    """A trained model that is used for its outputs and never changed."""
 
     path: Path
-    ask: Callable[[Any], Any]
-    """Inputs to scores and, of the last feature map, its values (None without features)."""
+    predict: Callable[[Any], Any]
+    """From inputs to scores and the values of the last feature map (None without features)."""
     from_logits: bool
     feature_shape: tuple[int | None, ...] | None
 
 
 def teacher(path: Path, student: Keras, *, features: bool) -> Teacher:
-    """Load the teacher as the library that wrote it does; it is never changed.
+    """Load the teacher with the library that wrote it.
 
     Raises RecipeError: not a model of layers, other inputs or outputs than the student's.
     """
@@ -66,28 +66,27 @@ def teacher(path: Path, student: Keras, *, features: bool) -> Teacher:
             )
         outputs.append(map_of_teacher)
         shape = tuple(map_of_teacher.shape)[1:]
-    asked = _model_class(model)(model.inputs, outputs)
+    extended = _model_class(model)(model.inputs, outputs)
 
-    def ask(inputs: Any) -> Any:  # noqa: ANN401 - tensors
+    def predict(inputs: Any) -> Any:  # noqa: ANN401 - tensors
         tf = libraries.tensorflow()
-        answers = tf.nest.flatten(asked(tf.nest.flatten(inputs), training=False))
+        answers = tf.nest.flatten(extended(tf.nest.flatten(inputs), training=False))
         stopped = [tf.stop_gradient(tf.convert_to_tensor(answer)) for answer in answers]
         return stopped[0], stopped[1] if features else None
 
     squash = objectives.last_activation(model)
     logits = squash not in {"softmax", "sigmoid"}
-    return Teacher(path=path, ask=ask, from_logits=logits, feature_shape=shape)
+    return Teacher(path=path, predict=predict, from_logits=logits, feature_shape=shape)
 
 
 def distill(student: Keras, task: fit.Task, of: Teacher, spec: DistillSpec) -> tuple[str, ...]:
     """Train the student in place; return notes. Raises RecipeError as `fit`."""
-    listener = _listener(student, task.objective, of, spec)
-    told = fit.fit(listener, task, what=f"distilled from {of.path.name}")
-    return told.notes
+    model = _distillation_model(student, task.objective, of, spec)
+    return fit.fit(model, task, what=f"distilled from {of.path.name}").notes
 
 
 def feature_map(model: Keras) -> Keras:
-    """Return the last tensor of a model that still has places (height, width or time); None without."""
+    """Return the last tensor of a model with positions (height, width or time); None without one."""
     found = None
     for layer in model.layers:
         try:
@@ -107,12 +106,12 @@ def _same_ends(path: Path, model: Keras, student: Keras) -> None:
         shapes = [[tuple(tensor.shape)[1:] for tensor in tensors] for tensors in (theirs, ours)]
         if shapes[0] != shapes[1]:
             raise RecipeError(
-                f"distill: the teacher {path.name} has {what} of shape {_words(shapes[0])}, the "
-                f"student {_words(shapes[1])}; both have to be for the same task"
+                f"distill: the teacher {path.name} has {what} of shape {_listed(shapes[0])}, the "
+                f"student {_listed(shapes[1])}; both have to be for the same task"
             )
 
 
-def _words(shapes: list[tuple[int | None, ...]]) -> str:
+def _listed(shapes: list[tuple[int | None, ...]]) -> str:
     return ", ".join(str(shape) for shape in shapes)
 
 
@@ -125,15 +124,17 @@ def _model_class(model: Keras) -> Keras:
     return keras3.Model
 
 
-def _listener(student: Keras, objective: Objective, of: Teacher, spec: DistillSpec) -> Keras:
-    """Make the student's outer model whose training step also listens to the teacher."""
+def _distillation_model(
+    student: Keras, objective: Objective, of: Teacher, spec: DistillSpec
+) -> Keras:
+    """Make a model around the student whose training step also uses the teacher's outputs."""
     tf = libraries.tensorflow()
     keras: Keras = libraries.keras()
     hints = _hints(student, of) if spec.features else None
     hard = objective.loss()
     softened = _Softened(from_logits=of.from_logits, temperature=spec.temperature)
 
-    class Listener(keras.Model):  # type: ignore[misc]
+    class DistillationModel(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.student = student
@@ -144,7 +145,7 @@ def _listener(student: Keras, objective: Objective, of: Teacher, spec: DistillSp
 
         def train_step(self, data: Any) -> dict[str, Any]:  # noqa: ANN401 - Keras's own shape
             inputs, labels = data
-            answer, features = of.ask(inputs)
+            answer, features = of.predict(inputs)
             with tf.GradientTape() as tape:
                 own = None
                 if self.hints is None:
@@ -163,7 +164,7 @@ def _listener(student: Keras, objective: Objective, of: Teacher, spec: DistillSp
             )
             return {"loss": loss}
 
-    made = Listener()
+    made = DistillationModel()
     made(tuple(student.inputs) if len(student.inputs) > 1 else student.inputs[0])
     return made
 
@@ -175,7 +176,7 @@ class _Softened:
 
 
 def _soft(tf: Keras, scores: Keras, answer: Keras, objective: Objective, how: _Softened) -> Keras:
-    """How far the student's softened answer is from the teacher's."""
+    """Return the distance of the student's softened output from the teacher's."""
     if objective.kind == "arrays":
         return tf.reduce_mean(tf.square(scores - answer))
     ours = _logits(tf, scores, objective, from_logits=objective.from_logits) / how.temperature
@@ -186,7 +187,7 @@ def _soft(tf: Keras, scores: Keras, answer: Keras, objective: Objective, how: _S
 
 
 def _logits(tf: Keras, scores: Keras, objective: Objective, *, from_logits: bool) -> Keras:
-    """Scores as logits of classes: softmax(log p) is p, so a logarithm undoes a softmax."""
+    """Return scores as logits of classes; softmax(log p) is p, so a logarithm inverts a softmax."""
     if objective.kind == "binary":
         if not from_logits:
             sure = tf.clip_by_value(scores, _TINY, 1 - _TINY)
@@ -196,7 +197,7 @@ def _logits(tf: Keras, scores: Keras, objective: Objective, *, from_logits: bool
 
 
 def _hints(student: Keras, of: Teacher) -> Keras:
-    """The student with a second output: its last feature map, mapped to the teacher's shape."""
+    """Return the student with a second output: its last feature map in the teacher's shape."""
     keras = libraries.keras()
     own = feature_map(student)
     wanted = of.feature_shape
@@ -210,7 +211,7 @@ def _hints(student: Keras, of: Teacher) -> Keras:
     if sizes != tuple(wanted[:-1]):
         if len(sizes) != 2 or None in wanted:  # noqa: PLR2004 - height and width
             raise RecipeError(
-                f"distill: feature maps of {sizes} and {tuple(wanted[:-1])} places cannot be "
+                f"distill: feature maps of {sizes} and {tuple(wanted[:-1])} positions cannot be "
                 "compared; features=false"
             )
         mapped = keras.layers.Resizing(int(wanted[0] or 1), int(wanted[1] or 1))(mapped)

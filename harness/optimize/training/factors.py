@@ -1,12 +1,12 @@
-"""Decomposition: a dense layer or a convolution as a product of smaller ones.
+"""Decompose a dense layer or a convolution into a product of smaller ones.
 
     ranks = choose(model, DecomposeSpec(keep=0.5))
     smaller = decompose(model, ranks)
 
-A dense layer and a 1x1 convolution become two of them by a truncated singular value decomposition;
-any other convolution becomes 1x1, k x k and 1x1 by a Tucker decomposition of its two channel modes
+A dense layer or a 1x1 convolution becomes two of them by a truncated singular value decomposition.
+Any other convolution becomes 1x1, k x k and 1x1 by a Tucker decomposition of its two channel modes
 (Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile
-Applications", 2016), the factors of which are tensorly's.
+Applications", 2016); tensorly computes the factors.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from harness.optimize.training.libraries import Keras
 from harness.optimize.training.rebuild import Array, Piece, functional, rebuild
 
 Ranks = tuple[int, ...]
-"""One rank of a dense layer or 1x1 convolution; of a convolution those of its input and output."""
+"""One rank for a dense layer or 1x1 convolution; input and output ranks for other convolutions."""
 _HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecomposeSpec:
-    """How small: exactly one of `keep`, `energy` and `rank` is given."""
+    """The size of the result: exactly one of `keep`, `energy` and `rank` is given."""
 
     keep: float | None = None
-    """Share of the model's parameters that may be left, 0..1."""
+    """Maximum share of the model's parameters in the result, 0..1."""
     energy: float | None = None
-    """Share of each layer's squared weights that its factors have to hold, 0..1."""
+    """Share of each layer's squared weights that its factors keep, 0..1."""
     rank: int | None = None
     layers: Sequence[str] = ()
-    """Names of the layers to decompose; empty for all that gain by it."""
+    """Names of the layers to decompose; empty for all that get smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecomposableLayer:
-    """A layer that can be decomposed, and what it is made of."""
+    """A layer that can be decomposed, with its kernel and the kernel's spectra."""
 
     layer: Keras
     kernel: Array
     spectra: tuple[Array, ...] = field(default=())
-    """Squared singular values of each mode, falling."""
+    """Squared singular values of each mode, in descending order."""
 
     @property
     def name(self) -> str:
@@ -62,14 +62,14 @@ class DecomposableLayer:
 
     @property
     def full(self) -> Ranks:
-        """The ranks above which there is nothing left to represent."""
+        """The full ranks, which represent the kernel exactly."""
         window, inputs, outputs = _sizes(self.kernel)
         if self.matrix:
             return (min(inputs, outputs),)
         return (min(inputs, window * outputs), min(outputs, window * inputs))
 
     def size(self, ranks: Ranks) -> int:
-        """Count the weights of its factors, the bias left out."""
+        """Return the number of weights of its factors, without the bias."""
         window, inputs, outputs = _sizes(self.kernel)
         if self.matrix:
             return ranks[0] * (inputs + outputs)
@@ -78,18 +78,18 @@ class DecomposableLayer:
         return before + window * ranks[0] * ranks[1] + after
 
     def saves(self, ranks: Ranks) -> bool:
-        """Say whether its factors have fewer weights than it has."""
+        """Return whether its factors have fewer weights than it has."""
         return bool(self.size(ranks) < self.kernel.size)
 
     def holding(self, energy: float) -> Ranks:
-        """Return the smallest ranks whose leading singular values hold this share of the energy."""
+        """Return the smallest ranks whose leading singular values have this share of the energy."""
         return tuple(_leading(spectrum, energy) for spectrum in self.spectra)
 
 
 def candidates(model: Keras) -> list[DecomposableLayer]:
     """Find the dense layers and plain convolutions of a model, in its order.
 
-    Raises RecipeError for a subclassed model and for one with a model for a layer.
+    Raises RecipeError for a subclassed model and for one with a model as a layer.
     """
     return [
         DecomposableLayer(layer=layer, kernel=kernel, spectra=_spectra(kernel))
@@ -100,10 +100,10 @@ def candidates(model: Keras) -> list[DecomposableLayer]:
 
 
 def choose(model: Keras, spec: DecomposeSpec) -> dict[str, Ranks]:
-    """Decide the ranks of the layers that are worth decomposing, by name.
+    """Choose the ranks of the layers that get smaller, by layer name.
 
-    Raises RecipeError: not exactly one measure, one out of range, a layer that is not there or
-    cannot be decomposed, a rank above full rank, a share that cannot be reached, nothing gained.
+    Raises RecipeError: not exactly one measure, one out of range, an unknown layer, a layer that
+    cannot be decomposed, a rank above full rank, a share that cannot be reached, no saving.
     """
     _check(spec)
     found = _named(candidates(model), spec.layers)
@@ -116,16 +116,20 @@ def choose(model: Keras, spec: DecomposeSpec) -> dict[str, Ranks]:
         ranks = _within(model.count_params(), found, spec.keep)
     gaining = {layer.name: ranks[layer.name] for layer in found if _gains(layer, ranks)}
     if not gaining:
-        told = "; ".join(_words(layer, ranks) for layer in found)
+        sizes = "; ".join(_size_note(layer, ranks) for layer in found)
         raise RecipeError(
             "decomposing saves no parameters: "
-            + (told + "; lower keep, energy or rank" if told else "no dense layer, no convolution")
+            + (
+                sizes + "; lower keep, energy or rank"
+                if sizes
+                else "no dense layer, no convolution"
+            )
         )
     return gaining
 
 
 def decompose(model: Keras, ranks: Mapping[str, Ranks]) -> Keras:
-    """Return a new model with these layers decomposed; the given one stays as it is.
+    """Return a new model with these layers decomposed; the given one is unchanged.
 
     Raises RecipeError for a rank above full rank and a layer that cannot be decomposed.
     """
@@ -140,7 +144,8 @@ def _check(spec: DecomposeSpec) -> None:
     given = [name for name in ("keep", "energy", "rank") if getattr(spec, name) is not None]
     if len(given) != 1:
         raise RecipeError(
-            "give one of keep (share of the parameters), energy (share of each layer's) and rank; "
+            "give one of keep (share of the parameters), energy (share of each layer's squared "
+            "weights) and rank; "
             f"given: {', '.join(given) or 'none'}"
         )
     if spec.keep is not None and not 0 < spec.keep < 1:
@@ -174,7 +179,7 @@ def _named(found: list[DecomposableLayer], names: Sequence[str]) -> list[Decompo
 
 
 def _explicit(found: list[DecomposableLayer], rank: int, *, named: bool) -> dict[str, Ranks]:
-    """The same rank everywhere; a mode that has not as much keeps its full rank."""
+    """Return the same rank for every layer; a mode with a smaller full rank keeps that."""
     largest = max(found, key=lambda layer: max(layer.full), default=None)
     if largest is not None:
         _refuse_above(rank, max(largest.full), largest.name)
@@ -189,7 +194,7 @@ def _refuse_above(rank: int, full: int, name: str) -> None:
 
 
 def _within(whole: int, found: list[DecomposableLayer], keep: float) -> dict[str, Ranks]:
-    """Search the one share of energy that brings the model down to `keep` of its parameters."""
+    """Search for the share of energy that reduces the model to `keep` of its parameters."""
 
     def size(energy: float) -> int:
         ranks = {layer.name: layer.holding(energy) for layer in found}
@@ -216,7 +221,7 @@ def _gains(layer: DecomposableLayer, ranks: Mapping[str, Ranks]) -> bool:
     return layer.saves(ranks[layer.name])
 
 
-def _words(layer: DecomposableLayer, ranks: Mapping[str, Ranks]) -> str:
+def _size_note(layer: DecomposableLayer, ranks: Mapping[str, Ranks]) -> str:
     wanted = ranks[layer.name]
     return (
         f"{layer.name} of {layer.kernel.size:,} weights would have {layer.size(wanted):,} "
@@ -225,15 +230,15 @@ def _words(layer: DecomposableLayer, ranks: Mapping[str, Ranks]) -> str:
 
 
 def _sizes(kernel: Array) -> tuple[int, int, int]:
-    """Positions of the window, input channels, output channels."""
+    """Return the window's positions, the input channels and the output channels."""
     *window, inputs, outputs = (int(size) for size in kernel.shape)
     return math.prod(window), inputs, outputs
 
 
 def _spectra(kernel: Array) -> tuple[Array, ...]:
-    """Squared singular values of the unfolding along each mode that is cut.
+    """Return the squared singular values of the unfolding along each mode that is decomposed.
 
-    They are the eigenvalues of the unfolding times its transpose, which is as small as the mode.
+    They are the eigenvalues of the unfolding times its transpose, a matrix of the mode's size.
     """
     window, inputs, outputs = _sizes(kernel)
     by_output = kernel.reshape(-1, outputs)
@@ -255,7 +260,7 @@ def _leading(spectrum: Array, energy: float) -> int:
     return int(min(len(spectrum), 1 + np.searchsorted(held, energy * held[-1])))
 
 
-# --- the layers that stand for one -----------------------------------------------------------
+# --- the layers that replace one layer -------------------------------------------------------
 
 
 def _pieces(layer: DecomposableLayer, ranks: Ranks) -> list[Piece]:
@@ -275,7 +280,7 @@ def _dense_pair(layer: DecomposableLayer, rank: int) -> list[Piece]:
 
 
 def _pointwise_pair(layer: DecomposableLayer, rank: int) -> list[Piece]:
-    """Two 1x1 convolutions; the first one strides, so that the second has less to do."""
+    """Return two 1x1 convolutions; the first has the strides, so that the second computes less."""
     config = layer.layer.get_config()
     first, second = _halves(layer.kernel[0, 0], rank)
     bare = {**_bare(config), "filters": rank}
@@ -291,7 +296,7 @@ def _pointwise_pair(layer: DecomposableLayer, rank: int) -> list[Piece]:
 
 
 def _three(layer: DecomposableLayer, ranks: Ranks) -> list[Piece]:
-    """1x1, k x k, 1x1. A mode of full size needs no factor: the core takes it in."""
+    """Return 1x1, k x k and 1x1 convolutions; a mode of full size is merged into the core."""
     config = layer.layer.get_config()
     inputs, outputs = layer.kernel.shape[-2:]
     core, before, after = _tucker(layer.kernel, ranks)
@@ -313,9 +318,9 @@ _POINT = {"kernel_size": (1, 1), "strides": (1, 1), "padding": "valid", "dilatio
 
 
 def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A factor's config: linear, without bias, and free of what was asked of the whole layer."""
-    asked = ("kernel_constraint", "bias_constraint", "bias_regularizer", "activity_regularizer")
-    return {**config, "use_bias": False, "activation": "linear", **dict.fromkeys(asked)}
+    """Return a factor's config: linear, without bias and without the layer's constraints."""
+    unset = ("kernel_constraint", "bias_constraint", "bias_regularizer", "activity_regularizer")
+    return {**config, "use_bias": False, "activation": "linear", **dict.fromkeys(unset)}
 
 
 def _convolution(name: str, config: Mapping[str, Any], kernel: Array) -> Piece:
@@ -323,7 +328,7 @@ def _convolution(name: str, config: Mapping[str, Any], kernel: Array) -> Piece:
 
 
 def _last(layer: DecomposableLayer, config: Mapping[str, Any], kernel: Array) -> Piece:
-    """The piece with the layer's name, bias and activation."""
+    """Return the piece with the layer's name, bias and activation."""
     weights = {"kernel": kernel}
     if layer.layer.use_bias:
         weights["bias"] = layer.layer.bias.numpy()
@@ -337,14 +342,14 @@ def _last(layer: DecomposableLayer, config: Mapping[str, Any], kernel: Array) ->
 
 
 def _halves(matrix: Array, rank: int) -> tuple[Array, Array]:
-    """The best two factors of a rank, each with the root of the singular values."""
+    """Return the best two factors of a rank, each with the roots of the singular values."""
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     root = np.sqrt(values[:rank])
     return left[:, :rank] * root, root[:, None] * right[:rank]
 
 
 def _tucker(kernel: Array, ranks: Ranks) -> tuple[Array, Array, Array]:
-    """Core (h, w, r_in, r_out), factors (in, r_in) and (out, r_out)."""
+    """Return the core (h, w, r_in, r_out) and the factors (in, r_in) and (out, r_out)."""
     try:
         from tensorly.decomposition import partial_tucker
     except ImportError as error:

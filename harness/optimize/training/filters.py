@@ -1,13 +1,13 @@
-"""Structured pruning: which filters and units go, and the smaller model without them.
+"""Structured pruning: choose the filters and units to remove, and make the smaller model.
 
     seen = groups.network(model)
     kept = choose(seen, FilterPruneSpec(keep=0.5, of="macs"))
     smaller = prune(seen, kept)
 
-Filters are ranked inside their group by how large their weights are (Li et al., "Pruning Filters
-for Efficient ConvNets", 2017: the L1 norm) or by the batch-norm scale behind them (Liu et al.,
-"Learning Efficient Convolutional Networks through Network Slimming", 2017); for a group of several
-layers the scores are summed, each layer's first divided by its mean, so that no layer outweighs
+Filters are ranked in their group by the size of their weights (Li et al., "Pruning Filters for
+Efficient ConvNets", 2017: the L1 norm) or by the scale of the following batch norm (Liu et al.,
+"Learning Efficient Convolutional Networks through Network Slimming", 2017). In a group of several
+layers, each layer's scores are divided by their mean and then summed, so that no layer outweighs
 the others.
 """
 
@@ -33,34 +33,34 @@ _HALVINGS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterPruneSpec:
-    """How much is to be kept, of what, and what decides."""
+    """The share to keep, its measure and the ranking criterion."""
 
     keep: float = 0.5
     of: Of = "channels"
     criterion: Criterion = "l1"
     multiple: int = 8
-    """Channels are rounded to the nearest multiple of this, and never fewer than one multiple."""
+    """Channels are rounded to the nearest multiple of this, at least one multiple."""
     least: int = 1
-    """Never fewer channels than this."""
+    """Minimum channels per layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Size and work of a model. MACs are those of convolutions and dense layers, a sample."""
+    """Parameters and MACs of a model; MACs are those of convolutions and dense layers per sample."""
 
     parameters: int
     macs: int | None
-    """None where an open size makes them unknown."""
+    """None if an open dimension makes them unknown."""
 
 
 def choose(network: Network, spec: FilterPruneSpec) -> Array:
-    """Say of each channel's number whether it is kept, as an array of booleans.
+    """Return an array of booleans: for each channel number, whether it is kept.
 
-    `of="channels"` keeps the ratio in every group; `of="parameters"` and `of="macs"` search the
-    one ratio, the same for every group, that brings the model down to `keep` of what it has.
+    `of="channels"` keeps the ratio in every group. `of="parameters"` and `of="macs"` search for one
+    ratio for all groups that reduces the model to `keep` of its parameters or MACs.
 
-    Raises RecipeError: a ratio out of range, nothing that can be pruned (with the reasons), a
-    share that cannot be reached, a ratio that removes nothing.
+    Raises RecipeError: a ratio out of range, no layer can be pruned (with the reasons), a share that
+    cannot be reached, a ratio that removes nothing.
     """
     if not 0 < spec.keep < 1:
         raise RecipeError(f"keep = {spec.keep:g} is out of range: keep more than 0, less than 1")
@@ -88,7 +88,7 @@ def choose(network: Network, spec: FilterPruneSpec) -> Array:
 
 
 def prune(network: Network, kept: Array) -> Keras:
-    """Return a new model without the channels that are not kept; the given one stays as it is."""
+    """Return a new model without the channels that are not kept; the given one is unchanged."""
     replaced = {
         name: [_piece(part, kept)]
         for name, part in network.parts.items()
@@ -114,7 +114,7 @@ def cost(network: Network, kept: Array) -> Cost:
 
 
 def frozen(network: Network) -> list[str]:
-    """Say of each group that is kept whole why, but for the layers that give the outputs."""
+    """Return a note with the reason for each group that is kept whole, except the output layers."""
     return [
         f"kept whole: {', '.join(group.layers)}, because of {group.frozen}"
         for group in network.groups
@@ -122,18 +122,18 @@ def frozen(network: Network) -> list[str]:
     ]
 
 
-def told(network: Network, kept: Array) -> str:
-    """Say what is left: parameters, MACs and the channels of each layer that lost some."""
+def summary(network: Network, kept: Array) -> str:
+    """Describe the result: parameters, MACs and the channels of each layer that lost some."""
     before, after = cost(network, np.ones_like(kept)), cost(network, kept)
-    words = f"{after.parameters:,} of {before.parameters:,} parameters ({_share(after.parameters, before.parameters)})"
+    text = f"{after.parameters:,} of {before.parameters:,} parameters ({_share(after.parameters, before.parameters)})"
     if before.macs and after.macs is not None:
-        words += f", {after.macs:,} of {before.macs:,} MACs ({_share(after.macs, before.macs)})"
+        text += f", {after.macs:,} of {before.macs:,} MACs ({_share(after.macs, before.macs)})"
     widths = [
         f"{name} {int(kept[part.gives].sum())} of {len(part.gives)}"
         for name, part in network.parts.items()
         if part.makes is not None and not kept[part.gives].all()
     ]
-    return f"{words}; channels: {', '.join(widths)}"
+    return f"{text}; channels: {', '.join(widths)}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -141,7 +141,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def without_scale(network: Network) -> list[str]:
-    """Name the layers that can be pruned but have no batch-norm scale behind them."""
+    """Return the names of the layers that can be pruned but have no batch-norm scale after them."""
     return [
         name
         for group in network.groups
@@ -156,14 +156,14 @@ def _count(count: int, ratio: float, spec: FilterPruneSpec) -> int:
 
 
 def _within(network: Network, spec: FilterPruneSpec, kept_at: Callable[[float], Array]) -> Array:
-    """The most channels that cost no more than the wished share; the cost never falls as they grow."""
+    """Return the most channels within the requested share; the cost grows with the channels."""
     whole = _counted(cost(network, np.ones(len(network.roots), dtype=bool)), spec.of)
     bound = spec.keep * whole
     smallest = _counted(cost(network, kept_at(0.0)), spec.of)
     if smallest > bound:
         raise RecipeError(
             f"keep = {spec.keep:g} of the {spec.of} cannot be reached: with {spec.multiple} "
-            f"channels a layer there are still {smallest / whole:.1%} (the rest is in layers that "
+            f"channels per layer there are still {smallest / whole:.1%} (the rest is in layers that "
             f"are not pruned){_reasons(network)}; raise keep, or lower multiple"
         )
     low, high = 0.0, 1.0
@@ -186,7 +186,7 @@ def _counted(found: Cost, of: Of) -> int:
 
 
 def _ranked(network: Network, group: Group, criterion: Criterion) -> Array:
-    """The group's channels, the least important first; equals in the order of the layer."""
+    """Return the group's channels, the least important first; equal ones in the layer's order."""
     scores: dict[int, float] = dict.fromkeys(map(int, group.channels), 0.0)
     found = _scales(network, group) if criterion == "bn_scale" else []
     for part, values in found or [
@@ -202,7 +202,7 @@ def _ranked(network: Network, group: Group, criterion: Criterion) -> Array:
 
 
 def _scales(network: Network, group: Group) -> list[tuple[ChannelLayer, Array]]:
-    """The batch norms that a group's channels go through, each with its absolute scales."""
+    """Return the batch norms of a group's channels, each with its absolute scales."""
     wanted = set(map(int, group.channels))
     return [
         (part, np.abs(part.layer.gamma.numpy()))
@@ -256,6 +256,6 @@ def _numbers(part: ChannelLayer) -> list[Array]:
 
 
 def _reasons(network: Network) -> str:
-    """Why groups are kept whole, for a message; the outputs' own layer goes without saying."""
-    told = frozen(network)
-    return f" ({'; '.join(told)})" if told else ""
+    """Return for a message why groups are kept whole, except the output layers."""
+    reasons = frozen(network)
+    return f" ({'; '.join(reasons)})" if reasons else ""

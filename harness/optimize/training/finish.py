@@ -1,4 +1,4 @@
-"""A model trained with int8 in the way becomes its .tflite: ranges are in it, nothing is calibrated."""
+"""Convert a model trained with simulated int8 rounding; it has its ranges, so none are calibrated."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from harness.tflite import flatbuffer, numeric, rewrite
 
 Array = np.ndarray[Any, Any]
 _COMPARED = 32
-"""Samples that file and model are compared on."""
+"""Samples for the comparison of file and model."""
 _MAX_ERROR = 0.25
-"""||file - model|| / ||model||: the emulation rounds nearly as the file does; garbage is over 1."""
+"""||file - model|| / ||model||: the simulation rounds nearly as the file does; garbage is over 1."""
 
 
 def int8(
     emulated: Keras, plain: Keras, task: fit.Task, source: Artifact, workdir: Path, *, io: str
 ) -> Artifact:
-    """Write the int8 .tflite of a trained emulation.
+    """Write the int8 .tflite of a trained model with simulated rounding.
 
     Args:
         emulated: From `quantised.quantise`.
-        plain: The model before, whose names the file's inputs and outputs get.
-        task: From `fit.task`; its samples settle open dimensions and are what is compared.
-        source: What the step was given.
-        workdir: Where the file goes.
+        plain: The model before; its names become those of the file's inputs and outputs.
+        task: From `fit.task`; its samples give the open dimensions and are used for the comparison.
+        source: The step's source.
+        workdir: Folder of the result.
         io: `int8` or `float`, the dtype of the file's inputs and outputs.
 
-    Raises RecipeError: the converter refuses, or the file computes something else.
+    Raises RecipeError if the converter refuses the model or the file's outputs differ from it.
     """
     models.finite(emulated)
     tf = libraries.tensorflow()
@@ -66,13 +66,13 @@ def int8(
     return Artifact(
         path=out,
         form="tflite",
-        notes=(*source.notes, _same(out, emulated, task)),
+        notes=(*source.notes, _compared(out, emulated, task)),
         flags=source.flags,
     )
 
 
-def _same(path: Path, emulated: Keras, task: fit.Task) -> str:
-    """Compare the file with the emulation; return a note. Raises RecipeError."""
+def _compared(path: Path, emulated: Keras, task: fit.Task) -> str:
+    """Compare the file with the trained model; return a note. Raises RecipeError."""
     columns, labels = task.judged
     count = min(len(labels), _COMPARED)
     facts = flatbuffer.read(path)
@@ -86,9 +86,9 @@ def _same(path: Path, emulated: Keras, task: fit.Task) -> str:
     error = numeric.agreement(ours, [np.asarray(theirs)], classes=False).relative_error
     if not error <= _MAX_ERROR:
         raise RecipeError(
-            f"the int8 file computes something else than the trained model (relative error "
-            f"{error:.3g} on {count} training samples, at most {_MAX_ERROR}): an operator of it is "
-            "not quantised as it was in training; use int8 after training"
+            f"the outputs of the int8 file differ from the trained model's (relative error "
+            f"{error:.3g} on {count} training samples, at most {_MAX_ERROR}): one of its operators "
+            "is not quantised as in training; use int8 after training"
         )
     return f"int8 file and trained model differ by {error:.2g} (relative, {count} samples)"
 
@@ -96,7 +96,7 @@ def _same(path: Path, emulated: Keras, task: fit.Task) -> str:
 def _in_order(
     facts: flatbuffer.FileFacts, task: fit.Task, columns: tuple[Array, ...]
 ) -> list[Array]:
-    """Take the model's columns in the order of the file's inputs, by name where names agree."""
+    """Return the model's columns in the order of the file's inputs, by name if all names agree."""
     by_name = dict(zip(task.inputs, columns, strict=True))
     names = [tensor.name for tensor in facts.inputs]
     return [by_name[name] for name in names] if set(names) == set(by_name) else list(columns)

@@ -4,10 +4,11 @@
         model = models.load(source)
         task = fit.task(model, data, fit.settings(parameters), place)
         ...                                     # wrap it, cut it: same inputs, same output
-        told = fit.fit(changed, task)           # told.notes is for the artifact
+        result = fit.fit(changed, task)         # result.notes is for the artifact
 
-Same seed, same result: Python, numpy and TensorFlow are seeded, operators run deterministically,
-batches are drawn by the seed. The learning rate falls along a half cosine to zero over the epochs.
+The same seed gives the same result: Python, numpy and TensorFlow are seeded, operators run
+deterministically, and the seed draws the batches. The learning rate falls along a half cosine to
+zero over the epochs.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from harness.protocols import StepData
 
 LABELS = "y"
 _SETTLED = 10.0
-"""A moving average of momentum m has forgotten its start after this many times 1 / (1 - m) steps."""
+"""A moving average of momentum m no longer depends on its start after 10 / (1 - m) steps."""
 _SHORT_MOMENTUM = 0.9
 _TRIED_BATCHES = 30
-"""An average of momentum 0.9 has forgotten 96 % of its start after these."""
+"""After these, an average of momentum 0.9 keeps 4 % of its start."""
 _MUCH_WORSE = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """How to train; each is a parameter of every training step."""
+    """The settings of the training; each is a parameter of every training step."""
 
     epochs: int
     batch: int
     learning_rate: float
     optimizer: str
     validation: float
-    """Share of the training data that is set apart to judge each epoch."""
+    """Share of the training data that is held out to judge each epoch."""
     patience: int
-    """Epochs without a better loss after which training stops; 0 trains every epoch."""
+    """Training stops after this many epochs without a better loss; 0 trains every epoch."""
 
 
 def settings(given: Mapping[str, Any]) -> TrainingSettings:
-    """Take the training parameters out of a step's parameters."""
+    """Return the training settings from a step's parameters."""
     return TrainingSettings(**{name: given[name] for name in TrainingSettings.__dataclass_fields__})
 
 
@@ -61,8 +62,8 @@ def prepared(
 ) -> Iterator[places.Place]:
     """Seed everything and enter the scope in which models are made.
 
-    What an earlier job of the process left is cleared, so that a result depends on nothing but
-    its inputs and the seed.
+    The state of earlier jobs in the process is cleared, so that a result depends only on its inputs
+    and the seed.
     """
     tf, keras = libraries.tensorflow(), libraries.keras()
     keras.backend.clear_session()
@@ -75,41 +76,41 @@ def prepared(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is to be learned: data split and checked, the loss, and the score before any change."""
+    """A training task: checked and split data, the loss, and the score before any change."""
 
     settings: TrainingSettings
     objective: Objective
     inputs: tuple[str, ...]
     train: tuple[tuple[Array, ...], Array]
-    """Inputs in the model's order, labels."""
+    """The inputs in the model's order, and the labels."""
     held: tuple[tuple[Array, ...], Array] | None
-    """The validation part; None judges by the training part."""
+    """The validation part; None if the training part is used to judge."""
     before: tuple[float, float | None]
-    """Loss and accuracy of the model the step was given, on the judging part."""
+    """Loss and accuracy of the step's source model on the judged part."""
     own_statistics: bool
-    """Whether batch normalisations came with statistics that the training data does not give."""
+    """Whether the model's batch-norm statistics differ from those of the training data."""
     place: places.Place
     seed: int
 
     @property
     def judged(self) -> tuple[tuple[Array, ...], Array]:
-        """The part that losses in notes are of."""
+        """The part on which the losses in notes are computed."""
         return self.held or self.train
 
     @property
     def steps(self) -> int:
-        """Batches an epoch; what does not fill the last one waits for another shuffle."""
+        """Batches per epoch; an incomplete last batch is left out until the next shuffle."""
         return len(self.train[1]) // self.settings.batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What training came to."""
+    """The result of a training."""
 
     epochs: int
-    """Run."""
+    """Number of epochs that ran."""
     best: int
-    """The epoch whose weights were kept, from 1."""
+    """The epoch whose weights were kept, counted from 1."""
     loss: float
     accuracy: float | None
     notes: tuple[str, ...]
@@ -126,11 +127,11 @@ def task(
     """Check the training data against the model and split it.
 
     Args:
-        model: The plain model, before it is wrapped or cut: its last layer says what the loss takes.
+        model: The plain model, before it is wrapped or cut; its last layer determines the loss.
         data: With `training`: inputs by name (n, ...) and labels under "y".
         chosen: From `settings`.
         place: From `prepared`.
-        score: Whether to score the model as it is; for one that is not trained, leave it out.
+        score: Whether to score the model before training; False for an untrained one.
 
     Raises RecipeError: no labels, labels that do not fit the output, fewer samples than a batch.
     """
@@ -142,8 +143,8 @@ def task(
     held, train = order[:kept], order[kept:]
     if len(train) < chosen.batch:
         raise RecipeError(
-            f"the training data leaves {len(train)} samples to train on (of {len(labels)}, "
-            f"{kept} kept apart), fewer than a batch of {chosen.batch}: give more data or "
+            f"the training data has {len(train)} samples to train on (of {len(labels)}, "
+            f"{kept} held out), fewer than a batch of {chosen.batch}: give more data or "
             f"batch={max(1, len(train))}"
         )
     part = Task(
@@ -170,7 +171,7 @@ def slower(of: Task, learning_rate: float) -> Task:
 
 
 def evaluate(model: Keras, of: Task) -> tuple[float, float | None]:
-    """Return loss and accuracy (None where the labels are no classes) on the judged part."""
+    """Return loss and accuracy (None if the labels are not classes) on the judged part."""
     columns, labels = of.judged
     answers = model.predict(list(columns), batch_size=max(of.settings.batch, 64), verbose=0)
     return of.objective.score(labels, answers)
@@ -178,7 +179,7 @@ def evaluate(model: Keras, of: Task) -> tuple[float, float | None]:
 
 @dataclass(slots=True)
 class _State:
-    """What the loop's callback keeps."""
+    """The state of the loop's callback."""
 
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -199,15 +200,15 @@ def fit(
     """Train the model in place; it ends with the weights of its best epoch.
 
     Args:
-        model: With the inputs and the output of the task's model.
+        model: A model with the inputs and the output of the task's model.
         of: From `task`.
-        callbacks: Of the step's own (pruning needs one).
-        first_best: First epoch, from 1, that may be the best: a model that is being pruned must
-            not go back to where it was less sparse.
-        loss: In place of the task's; for a model with a train_step of its own, which needs none.
-        what: First word of the note.
+        callbacks: Further Keras callbacks (pruning needs one).
+        first_best: First epoch, counted from 1, that may be the best: a model that is being pruned
+            must not return to a less sparse epoch.
+        loss: Replaces the task's loss; not needed for a model with its own train_step.
+        what: Beginning of the note.
 
-    Raises RecipeError, with the epoch and step, where the loss is not finite.
+    Raises RecipeError with the epoch and the batch if the loss is not finite.
     """
     keras = libraries.keras()
     chosen = of.settings
@@ -234,26 +235,26 @@ def fit(
     if state.broken:
         raise RecipeError(state.broken)
     model.set_weights(state.weights)
-    return _told(model, of, state, what)
+    return _result(model, of, state, what)
 
 
-def _told(model: Keras, of: Task, state: _State, what: str) -> TrainingResult:
+def _result(model: Keras, of: Task, state: _State, what: str) -> TrainingResult:
     loss, accuracy = evaluate(model, of)
     early = f", stopped early of {of.settings.epochs}" if state.epochs < of.settings.epochs else ""
     part = "validation" if of.held else "training"
-    words = (
+    note = (
         f"{what}: {state.epochs} epochs{early}, best {state.best_epoch}; {part} loss "
         f"{_change(of.before[0], loss)}"
     )
     if accuracy is not None:
-        words += f", accuracy {_change(of.before[1], accuracy)}"
-    words += f"; {len(of.train[1])} samples, seed {of.seed}, on {of.place.words}"
+        note += f", accuracy {_change(of.before[1], accuracy)}"
+    note += f"; {len(of.train[1])} samples, seed {of.seed}, on {of.place.description}"
     return TrainingResult(
         epochs=state.epochs,
         best=state.best_epoch,
         loss=loss,
         accuracy=accuracy,
-        notes=(words,),
+        notes=(note,),
     )
 
 
@@ -293,7 +294,7 @@ def _watch(keras: Keras, model: Keras, of: Task, state: _State, first_best: int)
 
 
 def _batches(of: Task) -> Keras:
-    """Full batches in an order drawn by the seed, another in each epoch."""
+    """Return full batches in an order drawn by the seed, a new one in each epoch."""
     tf = libraries.tensorflow()
     columns, labels = of.train
     inputs = columns[0] if len(columns) == 1 else tuple(columns)
@@ -317,10 +318,10 @@ def _optimizer(chosen: TrainingSettings, total: int) -> Keras:
 
 @contextlib.contextmanager
 def _settling(model: Keras, steps: float) -> Iterator[None]:
-    """Let batch normalisation forget faster where there are too few steps for its own momentum.
+    """Lower the momentum of batch normalisations if there are too few steps for their own.
 
-    With 0.99 and 350 steps a CNN scored 0.13 whose weights were good for 0.99: the moving averages
-    lagged behind. The momentum is the layer's own again afterwards.
+    With a momentum of 0.99 and 350 steps, a CNN scored 0.13 although its weights were good for 0.99:
+    the moving averages lagged. Each layer's own momentum is restored afterwards.
     """
     short = [layer for layer in _normalisations(model) if steps * (1 - layer.momentum) < _SETTLED]
     kept = [layer.momentum for layer in short]
@@ -334,7 +335,7 @@ def _settling(model: Keras, steps: float) -> Iterator[None]:
 
 
 def _normalisations(model: Keras) -> list[Keras]:
-    """The batch normalisations, wrapped or not, whose averages move slowly."""
+    """Return the batch normalisations with a high momentum, wrapped or not."""
     kind = libraries.keras().layers.BatchNormalization
     return [
         layer
@@ -344,10 +345,10 @@ def _normalisations(model: Keras) -> list[Keras]:
 
 
 def _own_statistics(model: Keras, of: Task, before: float) -> bool:
-    """Say whether the training data's statistics would serve a plain model worse than its own.
+    """Return whether a plain model does much worse with the training data's statistics than its own.
 
-    A little training data, or data that was prepared otherwise, gives others: the keyword model's
-    loss doubles with those of 360 recordings. Such a model must not forget its own fast.
+    Little training data, or data that was prepared differently, gives other statistics: the keyword
+    model's loss doubles with those of 360 recordings. Such a model must not replace its own quickly.
     """
     if not _normalisations(model):
         return False
@@ -361,7 +362,7 @@ def _own_statistics(model: Keras, of: Task, before: float) -> bool:
 
 
 def _columns(model: Keras, data: StepData) -> tuple[tuple[Array, ...], Array]:
-    """Take the inputs in the model's order, and the labels. Raises RecipeError."""
+    """Return the inputs in the model's order, and the labels. Raises RecipeError."""
     given = dict(data.training or {})
     labels = given.pop(LABELS, None)
     if labels is None:
@@ -378,5 +379,5 @@ def _columns(model: Keras, data: StepData) -> tuple[tuple[Array, ...], Array]:
 
 
 def _short(error: Exception, limit: int = 200) -> str:
-    words = " ".join(str(error).split())
-    return words if len(words) <= limit else f"{words[:limit]} ..."
+    line = " ".join(str(error).split())
+    return line if len(line) <= limit else f"{line[:limit]} ..."

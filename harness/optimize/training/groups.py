@@ -1,10 +1,10 @@
-"""Which channels of a graph go together: what must be removed with a filter, and what must stay.
+"""Group the channels of a graph: those that must be removed together, and those that must stay.
 
-Every channel that a layer makes gets a number. The numbers are carried through the graph along the
-last axis of each tensor: activations, pooling, batch normalisation and depthwise convolutions pass
-them on, Concatenate and Flatten lay them one after another, Add and its like join those that meet
-(union-find). Channels that were joined are removed together or not at all; a layer that cannot be
-seen through freezes what it reads and what it gives.
+Every channel that a layer makes gets a number. The numbers follow the graph along the last axis of
+each tensor: activations, pooling, batch normalisation and depthwise convolutions keep them,
+Concatenate and Flatten put them one after another, Add and similar layers join the channels that
+they combine (union-find). Joined channels are removed together or not at all. A layer whose channels
+cannot be followed freezes the channels of its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from harness.optimize.training.walk import OUTPUT, ChannelLayer, LayerCall, Walk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Channels that the same layers make together, one number each."""
+    """Channels that the same layers make together; each channel has one number."""
 
     layers: tuple[str, ...]
     channels: Array
     frozen: str | None
-    """Why none of them can be removed; None where they can."""
+    """The reason why they cannot be removed; None if they can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A model as channels see it."""
+    """A model with its channels numbered and grouped."""
 
     model: Keras
     parts: Mapping[str, ChannelLayer]
-    """By layer name, in the order of the graph."""
+    """Layers by name, in the order of the graph."""
     roots: Array
-    """Of each number, the one that stands for all it is joined with."""
+    """The representative of each number's joined set."""
     groups: tuple[Group, ...]
     positions: Mapping[str, int | None]
-    """How often each layer's kernels are applied to a sample, over all its calls, by name; None
-    where a size is open."""
+    """Applications of each layer's kernels per sample, over all its calls, by layer name; None if a
+    dimension is open."""
 
 
 def network(model: Keras) -> Network:
     """Number and group the channels of a tf_keras model.
 
-    Raises RecipeError for a subclassed model and for one with a model for a layer.
+    Raises RecipeError for a subclassed model and for one with a model as a layer.
     """
     graph = functional(model)
     walk = Walk()
@@ -79,7 +79,7 @@ def network(model: Keras) -> Network:
 
 
 def _groups(walk: Walk) -> Iterator[Group]:
-    """Put the numbers that the same layers make, and that are held for the same reason, together."""
+    """Group the numbers by the layers that make them and by the reason why they are frozen."""
     roots, reasons = walk.roots(), walk.reasons()
     makers: dict[int, dict[str, None]] = {}
     for name, part in walk.parts.items():
@@ -94,19 +94,19 @@ def _groups(walk: Walk) -> Iterator[Group]:
 
 
 def _nodes(model: Keras) -> Iterator[Any]:
-    """Calls of a graph's layers, each after those it reads. tf_keras has no public way to them."""
+    """Yield the calls of a graph's layers in topological order; tf_keras has no public API for it."""
     for depth in sorted(model._nodes_by_depth, reverse=True):  # noqa: SLF001 - see above
         yield from model._nodes_by_depth[depth]  # noqa: SLF001 - see above
 
 
 def _place(tensor: Keras) -> tuple[str, int, int]:
-    """Which output of which call of which layer a tensor is."""
-    history = tensor._keras_history  # noqa: SLF001 - tf_keras has no public way to it
+    """Return the layer, the call and the output index that a tensor comes from."""
+    history = tensor._keras_history  # noqa: SLF001 - tf_keras has no public API for it
     return (history.layer.name, history.node_index, history.tensor_index)
 
 
 def _plain(value: object) -> bool:
-    """Whether an argument of a call is no tensor of the graph."""
+    """Return whether a call's argument is not a tensor of the graph."""
     return not hasattr(value, "_keras_history")
 
 

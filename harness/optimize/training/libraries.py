@@ -1,4 +1,4 @@
-"""The training libraries, imported when they are first needed, with a clear word where they lack."""
+"""Import the training libraries on first use; a missing one raises an error with the install command."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from harness.errors import HarnessError
 
 Keras = Any
-"""Something of TensorFlow or Keras, which carry no types."""
+"""An object of TensorFlow or Keras, which have no types."""
 
 _INSTALL = "pip install 'edge-harness[train]'"
 
 
 def tensorflow() -> Keras:
-    """Import TensorFlow; raises HarnessError where it is not installed."""
+    """Import TensorFlow; raises HarnessError if it is not installed."""
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -23,7 +23,7 @@ def tensorflow() -> Keras:
 
 
 def keras() -> Keras:
-    """Import tf_keras, the training side; raises HarnessError where it is not installed."""
+    """Import tf_keras, which trains; raises HarnessError if it is not installed."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     try:
         import tf_keras
@@ -33,7 +33,7 @@ def keras() -> Keras:
 
 
 def model_optimization() -> Keras:
-    """Import tensorflow-model-optimization; raises HarnessError where it is not installed."""
+    """Import tensorflow-model-optimization; raises HarnessError if it is not installed."""
     keras()
     try:
         import tensorflow_model_optimization as tfmot

@@ -1,11 +1,11 @@
-"""A model between two training steps: loaded from what came before, written for what comes next.
+"""Load a step's source model and write its result for the next step.
 
     model = models.load(source)                      # a tf_keras graph, every layer trainable
     ...
-    return models.keep(model, source, workdir, notes=told.notes)
+    return models.keep(model, source, workdir, notes=result.notes)
 
-Between steps a model is an `.h5` of tf_keras, whole and without the wrappers of pruning or
-clustering, which the conversion to TFLite takes as it takes the user's own.
+Between steps a model is a whole `.h5` of tf_keras, without the wrappers of pruning or clustering.
+The conversion to TFLite takes it like the user's own model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.protocols import Artifact
 def load(source: Artifact) -> Keras:
     """Load a step's source as a tf_keras graph of layers with every layer trainable.
 
-    Call it inside `fit.prepared`. Raises RecipeError for a model that cannot be carried over.
+    Call it inside `fit.prepared`. Raises RecipeError for a model that cannot be converted.
     """
     return carry.carry(source.path, source.form).model
 
@@ -41,14 +41,14 @@ def keep(
     notes: Iterable[str] = (),
     flags: Iterable[str] = (),
 ) -> Artifact:
-    """Write a model for the next step, with what the steps before it told.
+    """Write a model for the next step, with the notes and flags of the earlier steps.
 
-    Raises RecipeError, and writes nothing, where a weight is not finite.
+    Raises RecipeError, and writes nothing, if a weight is not finite.
     """
     finite(model)
     path = workdir / "model.h5"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it advises the .keras format
+        warnings.simplefilter("ignore")  # it recommends the .keras format
         model.save(str(path), include_optimizer=False, save_format="h5")
     return Artifact(
         path=path,

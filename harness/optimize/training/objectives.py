@@ -1,4 +1,4 @@
-"""What training minimises: chosen by the labels and the model's output.
+"""The loss of a training, chosen by the labels and the model's output.
 
 | labels | output | loss |
 |---|---|---|
@@ -6,8 +6,8 @@
 | integer 0 or 1 | (n, 1) | binary cross-entropy |
 | arrays of the output's shape | any | mean squared error |
 
-Whether scores are probabilities or logits is read off the last activation; a cross-entropy given
-the wrong one trains to nothing without an error.
+The last activation decides whether scores are probabilities or logits; a cross-entropy on the wrong
+one does not learn and raises no error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.optimize.training.libraries import Keras
 Array = np.ndarray[Any, Any]
 Kind = Literal["classes", "binary", "arrays"]
 _TINY = 1e-7
-"""As Keras clips probabilities before it takes their logarithm."""
+"""Keras clips probabilities to this before it takes their logarithm."""
 _PASSIVE = ("Dropout", "Reshape", "Flatten", "Permute", "InputLayer")
 
 
@@ -36,10 +36,10 @@ class Objective:
     kind: Kind
     from_logits: bool
     output: tuple[int | None, ...]
-    """The model's output, without the batch."""
+    """Shape of the model's output, without the batch."""
 
     def loss(self) -> Keras:
-        """Make Keras's loss."""
+        """Return the Keras loss."""
         losses = libraries.keras().losses
         if self.kind == "classes":
             return losses.SparseCategoricalCrossentropy(from_logits=self.from_logits)
@@ -48,7 +48,7 @@ class Objective:
         return losses.MeanSquaredError()
 
     def shaped(self, labels: Array) -> Array:
-        """Return labels as the loss takes them."""
+        """Return the labels in the loss's shape and dtype."""
         if self.kind == "arrays":
             return labels.astype(np.float32)
         if self.kind == "binary":
@@ -72,9 +72,9 @@ class Objective:
 
 
 def objective(model: Keras, labels: Array) -> Objective:
-    """Choose by the labels and the output of a plain model.
+    """Choose the loss by the labels and the output of a plain model.
 
-    Raises RecipeError: several outputs, labels of another shape, classes the model has not.
+    Raises RecipeError: several outputs, labels of another shape, classes the model does not have.
     """
     if len(model.outputs) != 1:
         raise RecipeError(
@@ -87,16 +87,16 @@ def objective(model: Keras, labels: Array) -> Objective:
         classes = 2 if kind == "binary" else int(output[-1] or 0)
         if labels.min() < 0 or labels.max() >= classes:
             raise RecipeError(
-                f'"y" of the training data holds classes {labels.min()} to {labels.max()}; the '
+                f'"y" of the training data has classes {labels.min()} to {labels.max()}; the '
                 f"model has {classes}"
             )
     elif _fits(labels.shape[1:], output):
         kind = "arrays"
         if not np.isfinite(labels.astype(np.float64)).all():
-            raise RecipeError('"y" of the training data holds NaN or infinity; clean the data')
+            raise RecipeError('"y" of the training data has NaN or infinity; clean the data')
     else:
         raise RecipeError(
-            f'"y" of the training data is {labels.dtype} of shape {labels.shape[1:]} a sample; the '
+            f'"y" of the training data is {labels.dtype} of shape {labels.shape[1:]} per sample; the '
             f"model gives {output}: give integer classes, or arrays of the output's shape"
         )
     squash = last_activation(model)
@@ -105,9 +105,9 @@ def objective(model: Keras, labels: Array) -> Objective:
 
 
 def last_activation(model: Keras) -> str:
-    """Return the word of the activation that makes the output: `softmax`, `sigmoid`, `linear`, ...
+    """Return the name of the activation that makes the output: `softmax`, `sigmoid`, `linear`, ...
 
-    Layers that move values without changing them are looked through.
+    Layers that only move values are skipped.
     """
     layer = _maker(model.outputs[0])
     while True:
@@ -120,20 +120,20 @@ def last_activation(model: Keras) -> str:
                 return "linear"
             layer = _maker(before)
             continue
-        return _word(getattr(layer, "activation", None))
+        return _name(getattr(layer, "activation", None))
 
 
 def _maker(tensor: Keras) -> Keras:
     """Return the layer that made a tensor, of either library."""
-    history = tensor._keras_history  # noqa: SLF001 - how a tensor says who made it
+    history = tensor._keras_history  # noqa: SLF001 - Keras has no public API for it
     return getattr(history, "layer", None) or history.operation
 
 
 def _is_linear_activation(layer: Keras) -> bool:
-    return type(layer).__name__ == "Activation" and _word(layer.activation) == "linear"
+    return type(layer).__name__ == "Activation" and _name(layer.activation) == "linear"
 
 
-def _word(activation: Keras) -> str:
+def _name(activation: Keras) -> str:
     return str(getattr(activation, "__name__", "linear")) if activation is not None else "linear"
 
 
@@ -145,7 +145,7 @@ def _are_classes(labels: Array, output: Sequence[int | None]) -> bool:
 
 
 def _sizes(labels: Array, output: Sequence[int | None]) -> tuple[int, ...]:
-    """The labels' own shape without a last dimension of one that the output does not ask for."""
+    """Return the labels' shape without a last dimension of 1 that the output does not have."""
     inside = tuple(int(size) for size in labels.shape[1:])
     return inside if len(inside) == len(output) - 1 else inside[:-1]
 

@@ -1,6 +1,7 @@
-"""What training steps say of themselves: forms, parameters, promises.
+"""The forms, parameters and promises of the training steps.
 
-Apart from the training itself, so that the steps can be listed and a recipe checked without numpy.
+The module is separate from the training code, so that listing the steps and checking a recipe does
+not import numpy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from harness.protocols import Parameter, Promise
 
 TAKES = ("keras", "h5", "saved_model")
-"""Forms that a training step takes: the user's model, or what a training step made."""
+"""Forms that a training step takes: the user's model, or another training step's result."""
 FORM = "h5"
 """The form between training steps."""
 
@@ -20,49 +21,49 @@ _OPERATORS = ("CONV_2D", "FULLY_CONNECTED")
 
 
 def training(*, epochs: int = 10, learning_rate: float = 1e-3) -> tuple[Parameter, ...]:
-    """Return the parameters of training for a step, with its own defaults."""
+    """Return the training parameters of a step, with the step's own defaults."""
     return (
         Parameter(
             name="epochs",
             type="integer 1..100000",
             default=epochs,
-            help="times through the training data, at most",
+            help="maximum passes over the training data",
         ),
-        Parameter(name="batch", type="integer 1..65536", default=32, help="samples a batch"),
+        Parameter(name="batch", type="integer 1..65536", default=32, help="samples per batch"),
         Parameter(
             name="learning_rate",
             type="number 0..10",
             default=learning_rate,
-            help="at the start; falls along a cosine to zero",
+            help="initial learning rate; falls along a cosine to zero",
         ),
         Parameter(
             name="optimizer",
             type='"adam" | "sgd" | "rmsprop"',
             default="adam",
-            help="how weights are moved; sgd has momentum 0.9",
+            help="Keras optimizer; sgd has momentum 0.9",
         ),
         Parameter(
             name="validation",
             type="number 0..0.5",
             default=0.1,
-            help="share of the training data kept apart to judge each epoch; 0 judges by training loss",
+            help="share of the training data held out to judge each epoch; 0 uses the training loss",
         ),
         Parameter(
             name="patience",
             type="integer 0..100000",
             default=5,
-            help="epochs without a better loss before it stops; the best epoch's weights are kept",
+            help="epochs without a better loss before training stops; the best epoch's weights are kept",
         ),
     )
 
 
 def optional_training(*, epochs: int = 10, learning_rate: float = 1e-3) -> tuple[Parameter, ...]:
-    """Return the parameters of training, where it may also be left out."""
+    """Return the training parameters of a step whose training is optional (epochs=0)."""
     return tuple(
         replace(
             item,
             type="integer 0..100000",
-            help="times through the training data, at most; 0 leaves the weights as they are",
+            help="maximum passes over the training data; 0 leaves the weights unchanged",
         )
         if item.name == "epochs"
         else item
@@ -74,13 +75,13 @@ SPARSITY = Parameter(
     name="sparsity",
     type="number 0.01..0.98",
     default=0.5,
-    help="share of zeros in each pruned layer; a model that has them already is not pruned again",
+    help="share of zeros in each pruned layer; a model that already has them is not pruned again",
 )
 CLUSTERS = Parameter(
     name="clusters",
     type="integer 3..256",
     default=16,
-    help="values a layer may keep; a model that has no more is not clustered again",
+    help="maximum values per layer; a model that has no more is not clustered again",
 )
 SHARED: tuple[Parameter, ...] = (
     Parameter(
@@ -93,25 +94,25 @@ SHARED: tuple[Parameter, ...] = (
         name="fine_rate",
         type="number 0..10",
         default=3e-4,
-        help="learning_rate of the quantisation-aware stage; learning_rate is the other stages'",
+        help="learning rate of the quantisation-aware stage; learning_rate is for the other stages",
     ),
     *training(),
 )
 
 
 def promises(parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-    """Say that the finished file shows the zeros and the few values that were asked for."""
-    told = []
+    """Promise the sparsity and the number of values of the finished file."""
+    found = []
     if "sparsity" in parameters:
-        told.append(
+        found.append(
             Promise(measure="sparsity", at_least=parameters["sparsity"], operators=_OPERATORS)
         )
     if "clusters" in parameters:
-        told.append(
+        found.append(
             Promise(
                 measure="unique_per_channel",
                 at_most=parameters["clusters"],
                 operators=_OPERATORS,
             )
         )
-    return tuple(told)
+    return tuple(found)

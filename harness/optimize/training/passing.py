@@ -1,4 +1,4 @@
-"""What each kind of layer does with the channels it is given."""
+"""How channels pass through each kind of layer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.optimize.training.rebuild import Array
 from harness.optimize.training.walk import ChannelLayer, LayerCall, Opaque, Walk
 
 KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
-"""Weights that are multiplied with at every position; the others are added or scale."""
+"""Weights that are multiplied at every position; other weights add or scale."""
 
 
 def positions(call: LayerCall) -> int | None:
-    """How often a call applies its layer's kernels to a sample; None where a size is open."""
+    """Return how often a call applies its layer's kernels per sample; None if a size is open."""
     kind = type(call.layer).__name__
     if kind not in _APPLIED:
         return 0
@@ -27,7 +27,7 @@ def positions(call: LayerCall) -> int | None:
 
 
 def follow(walk: Walk, call: LayerCall) -> list[Array | None]:
-    """Follow the channels through one call; one array for each of its outputs."""
+    """Follow the channels through one call; return one array per output."""
     try:
         return [_handler(walk, call.layer)(walk, call)]
     except Opaque as reason:
@@ -144,7 +144,7 @@ def _depthwise(walk: Walk, call: LayerCall) -> Array | None:
 
 
 def _maker(walk: Walk, call: LayerCall, make: Callable[[Array], ChannelLayer]) -> Array:
-    """A layer with kernels, whose own activation is minded."""
+    """Add a layer with kernels; freeze its channels if its own activation mixes them."""
     part = walk.part(call, make)
     if _mixes(call.layer):
         why = f'"{call.layer.name}": its activation makes every channel depend on all the others'
@@ -155,7 +155,7 @@ def _maker(walk: Walk, call: LayerCall, make: Callable[[Array], ChannelLayer]) -
 def _normalisation(walk: Walk, call: LayerCall) -> Array | None:
     axes = call.layer.axis
     if [axis % call.rank for axis in np.atleast_1d(axes)] != [call.rank - 1]:
-        raise Opaque("it normalises another axis than the channels'")
+        raise Opaque("it does not normalise along the channels' axis")
 
     def make(reads: Array) -> ChannelLayer:
         names = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -177,12 +177,12 @@ def _prelu(walk: Walk, call: LayerCall) -> Array | None:
 
 def _rescaling(walk: Walk, call: LayerCall) -> Array | None:
     if np.ndim(call.layer.scale) or np.ndim(call.layer.offset):
-        raise Opaque("it scales each channel apart")
+        raise Opaque("it scales each channel separately")
     return _same(walk, call)
 
 
 def _merged(walk: Walk, call: LayerCall) -> Array | None:
-    """Add and its like: the channels that meet are one; a tensor of one channel meets them all."""
+    """Join the channels that Add or a similar layer combines; one channel may meet all others."""
     known = [channels for channels in call.inputs if channels is not None]
     if len(known) != len(call.inputs):
         raise Opaque("its number of channels is open")
@@ -191,12 +191,12 @@ def _merged(walk: Walk, call: LayerCall) -> Array | None:
         if len(channels) == len(widest):
             walk.join(widest, channels)
         else:
-            walk.freeze(channels, f'"{call.layer.name}": it is spread over several channels')
+            walk.freeze(channels, f'"{call.layer.name}": it is broadcast over several channels')
     return widest
 
 
 def _operator(walk: Walk, call: LayerCall) -> Array | None:
-    """An operator of TensorFlow that computes each element apart, its other arguments numbers."""
+    """Follow an elementwise operator of TensorFlow whose other arguments are numbers."""
     function = str(call.layer.get_config()["function"]).removeprefix("__operators__.")
     if function.rpartition(".")[2] not in _ELEMENTWISE or any(
         np.ndim(each) for each in call.constants
@@ -224,7 +224,7 @@ def _flattened(walk: Walk, call: LayerCall) -> Array | None:
 def _reshaped(walk: Walk, call: LayerCall) -> Array | None:
     before, after = call.input_shapes[0], call.output_shapes[0]
     if before[-1] != after[-1] and len(after) != 2:  # noqa: PLR2004 - a batch of features
-        raise Opaque("it breaks up the channels' axis")
+        raise Opaque("it splits the channels' axis")
 
     def make(reads: Array) -> ChannelLayer:
         gives = reads if before[-1] == after[-1] else _tiled(call)
@@ -243,7 +243,7 @@ def _permuted(walk: Walk, call: LayerCall) -> Array | None:
 
 
 def _tiled(call: LayerCall) -> Array | None:
-    """Features of a flattened tensor, row-major: the channels again and again."""
+    """Return the features of a flattened tensor, row-major: the channels repeated."""
     channels, size = call.inputs[0], call.output_shapes[0][-1]
     if channels is None or size is None:
         raise Opaque("its number of features is open")
@@ -301,7 +301,7 @@ _HANDLERS: dict[str, Callable[[Walk, LayerCall], Array | None]] = {
 
 
 def _handler(walk: Walk, layer: Keras) -> Callable[[Walk, LayerCall], Array | None]:
-    """Find what follows channels through a layer. Raises Opaque where nothing does."""
+    """Return the function that follows channels through a layer. Raises Opaque if there is none."""
     kind, refused = type(layer), walk.refused(layer.name)
     if refused:
         raise Opaque(refused)

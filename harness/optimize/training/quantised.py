@@ -1,10 +1,10 @@
-"""Quantisation-aware training: the model learns with the roundings of int8 in its way.
+"""Quantisation-aware training: the model is trained with simulated int8 rounding.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference" (2018), as tensorflow-model-optimization has it, but for the ranges of activations. The
-library starts them at [-6, 6] and moves them by a thousandth a step: a short fine-tune of a model
-whose values are far from 6 ends before they are right. Here they start at what the training data
-shows and follow by a hundredth a step.
+Inference" (2018), as implemented by tensorflow-model-optimization, except for the ranges of
+activations. The library starts them at [-6, 6] and moves them by 0.001 per step: if a model's values
+are far from 6, a short fine-tune ends before they are right. Here they start at the ranges of the
+training data and move by 0.01 per step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.optimize.training.libraries import Keras
 Preserve = Literal["nothing", "zeros", "clusters", "zeros and clusters"]
 _DECAY = 0.99
 _CALIBRATED = 256
-"""Training samples that the first ranges are taken from."""
+"""Number of training samples for the initial ranges."""
 _ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError, KeyError)
 _INSTEAD: Mapping[str, str] = {
     "BatchNormalization": "put it directly after a convolution or dense layer, before the "
@@ -41,28 +41,29 @@ _INSTEAD: Mapping[str, str] = {
     "SlicingOpLambda": "write the operation as a layer (Cropping2D)",
     "TimeDistributed": "apply the layer without the wrapper",
 }
-"""What to do about a layer that the library refuses, by class (../docs/techniques/qat.md)."""
+"""The fix for a layer that the library refuses, by class (docs/techniques/qat.md)."""
 
 
 def quantise(
     model: Keras, task: fit.Task, *, preserve: Preserve = "nothing"
 ) -> tuple[Keras, tuple[str, ...]]:
-    """Return the model as one that emulates int8, trained so, and notes.
+    """Return the model with simulated int8 rounding, trained with it, and notes.
 
     Args:
-        model: The plain model; it stays as it is.
+        model: The plain model; it is unchanged.
         task: From `fit.task`.
-        preserve: What of the weights' structure survives (zeros of pruning, shared values).
+        preserve: The structure of the weights to keep (zeros of pruning, shared values).
 
-    Raises RecipeError: a layer that has no quantised form (its name, and what to do), and as `fit`.
+    Raises RecipeError: a layer that has no quantised form (its name and the fix), and as `fit`.
     """
     emulated = _emulated(model, preserve)
     with _following(_DECAY):
         _calibrate(emulated, task)
-        told = fit.fit(emulated, task, what=f"trained with int8 in the way{_keeping(preserve)}")
+        what = f"trained with simulated int8 rounding{_keeping(preserve)}"
+        result = fit.fit(emulated, task, what=what)
     if "clusters" in preserve:
         emulated = _without_clusters(emulated)
-    return emulated, told.notes
+    return emulated, result.notes
 
 
 def _keeping(preserve: Preserve) -> str:
@@ -71,7 +72,7 @@ def _keeping(preserve: Preserve) -> str:
 
 def _emulated(model: Keras, preserve: Preserve) -> Keras:
     quantization = libraries.model_optimization().quantization.keras
-    _known_refusals(model)
+    _refuse_nested_models(model)
     try:
         annotated = quantization.quantize_annotate_model(carry.again(model))
         with quantization.quantize_scope():
@@ -100,8 +101,8 @@ def _without_clusters(emulated: Keras) -> Keras:
     return libraries.model_optimization().experimental.combine.strip_clustering_cqat(emulated)
 
 
-def _known_refusals(model: Keras) -> None:
-    """Say first what the library would say late, without the layer's name."""
+def _refuse_nested_models(model: Keras) -> None:
+    """Refuse a nested model with its name; the library refuses it later and without the name."""
     models = libraries.keras().Model
     for layer in model.layers:
         if isinstance(layer, models):
@@ -112,33 +113,33 @@ def _known_refusals(model: Keras) -> None:
 
 
 def _refusal(model: Keras, text: str) -> str:
-    """Name the layer and the way out; the library's words name the layer only sometimes."""
+    """Return a message with the layer and the fix; the library's text rarely names the layer."""
     named = re.search(r"Layer (\S+?):<class", text)
     layer = next((item for item in model.layers if named and item.name == named[1]), None)
     if layer is None:
         layer = next((item for item in model.layers if _activation_is_named(item, text)), None)
-    words = " ".join(text.split())[:200]
+    message = " ".join(text.split())[:200]
     if layer is None:
         return (
-            f"quantisation-aware training cannot take this model ({words}); use int8 after "
-            "training, or leave out the layer that is not common"
+            f"quantisation-aware training cannot take this model ({message}); use int8 after "
+            "training, or replace the uncommon layer"
         )
     kind = type(layer).__name__
-    way = _INSTEAD.get(kind, "replace the layer")
+    fix = _INSTEAD.get(kind, "replace the layer")
     return (
-        f'quantisation-aware training cannot take the layer "{layer.name}" ({kind}): {way}, or use '
+        f'quantisation-aware training cannot take the layer "{layer.name}" ({kind}): {fix}, or use '
         "int8 after training"
     )
 
 
 def _activation_is_named(layer: Keras, text: str) -> bool:
-    word = getattr(getattr(layer, "activation", None), "__name__", None)
-    return word not in {None, "linear"} and str(word) in text
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return name not in {None, "linear"} and str(name) in text
 
 
 @contextlib.contextmanager
 def _following(decay: float) -> Iterator[None]:
-    """Let ranges of activations follow by `decay`; the library has 0.999 written into its call."""
+    """Use `decay` for the ranges of activations; the library's call has a fixed 0.999."""
     ops = _ops()
     kept = ops.MovingAvgQuantize
 
@@ -154,7 +155,7 @@ def _following(decay: float) -> Iterator[None]:
 
 
 def _calibrate(emulated: Keras, task: fit.Task) -> None:
-    """Set every range to what the training data shows, weights and statistics left as they are."""
+    """Set every range from the training data; weights and statistics are unchanged."""
     ops = _ops()
     tf = libraries.tensorflow()
     ranges = {id(variable) for variable in emulated.weights if _is_range(variable.name)}
@@ -177,7 +178,7 @@ def _calibrate(emulated: Keras, task: fit.Task) -> None:
 
 
 def _widest(quantise_all: Any, *args: Any, ema_decay: float, **kwargs: Any) -> Keras:  # noqa: ANN401 - passed on
-    """Take the widest range seen, where the library would take a moving average."""
+    """Use the widest range seen instead of the library's moving average."""
     del ema_decay
     if kwargs.pop("per_channel", False):
         raise RecipeError("quantisation-aware training: activations with a range per channel")

@@ -1,9 +1,9 @@
-"""A tf_keras graph again, with some of its layers replaced by others.
+"""Make a tf_keras graph again with some of its layers replaced.
 
     rebuild(model, {"dense": [Piece(name="dense", kind="Dense", config=..., weights=...)]})
 
-The graph is edited as the plain data of `get_config`, so branches, layers that are called more than
-once, several inputs and outputs and arguments of TensorFlow operators come through as they are.
+The graph is edited as the plain data of `get_config`. So branches, layers that are called more than
+once, several inputs and outputs, and arguments of TensorFlow operators are kept unchanged.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, Impo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One layer that stands where another stood."""
+    """One layer in place of a replaced one."""
 
     name: str
     kind: str
     """Class of `tf_keras.layers`."""
     config: Mapping[str, Any]
     weights: Mapping[str, Array]
-    """By the attribute that holds the variable: `kernel`, `bias`, `gamma`, ..."""
+    """Arrays by the variable's attribute: `kernel`, `bias`, `gamma`, ..."""
 
 
 def functional(model: Keras) -> Keras:
     """Return the model as a Functional one over the same layers.
 
     Raises RecipeError for a model that is no graph of layers (subclassed, or not built) and for
-    one that has another model for a layer.
+    one with a model as a layer.
     """
     keras = libraries.keras()
     if not getattr(model, "_is_graph_network", False):
@@ -59,20 +59,20 @@ def functional(model: Keras) -> Keras:
 
 
 def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
-    """Return a new model; `replaced` says by layer name what stands in a layer's place.
+    """Return a new model; `replaced` has the pieces that replace a layer, by layer name.
 
-    The pieces follow one another. The last has the name of the layer it replaces, so that whatever
-    read the layer reads it; a layer that is called several times is replaced at each call by the
-    same pieces. Every other layer is made anew from its config and gets a copy of its weights; the
-    given model stays as it is.
+    The pieces run in sequence. The last one has the name of the replaced layer, so that the layers
+    after it find it. A layer that is called several times is replaced at each call by the same
+    pieces. Every other layer is made again from its config with a copy of its weights; the given
+    model is unchanged.
 
-    Raises RecipeError where a layer cannot be made again from its config or its weights do not fit.
+    Raises RecipeError if a layer cannot be made again from its config or its weights do not fit.
     """
     source = functional(model)
     config = source.get_config()
     layers: list[dict[str, Any]] = []
     for item in config["layers"]:
-        # build_config holds the shapes of the old graph; the layers are built where they are called.
+        # build_config has the shapes of the old graph; the layers are built when they are called.
         plain = {key: value for key, value in item.items() if key != "build_config"}
         pieces = replaced.get(item["name"])
         layers += [plain] if pieces is None else _chain(plain, pieces)
@@ -91,8 +91,8 @@ def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
 
 
 def _chain(item: Mapping[str, Any], pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Write a layer's entry of a graph's config anew, as one entry for each piece."""
-    assert pieces[-1].name == item["name"], "what follows finds the last piece by the old name"
+    """Replace a layer's entry of a graph's config by one entry per piece."""
+    assert pieces[-1].name == item["name"], "later layers find the last piece by the old name"
     entries = []
     inbound = item["inbound_nodes"]
     for piece in pieces:
@@ -138,5 +138,5 @@ def _functional_class() -> type[Any]:
 
 
 def _short(error: Exception, limit: int = 300) -> str:
-    words = " ".join(str(error).split())
-    return words if len(words) <= limit else f"{words[:limit]} ..."
+    line = " ".join(str(error).split())
+    return line if len(line) <= limit else f"{line[:limit]} ..."

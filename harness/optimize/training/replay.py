@@ -1,12 +1,12 @@
-"""A Keras 3 graph replayed with layers of tf_keras, layer by layer.
+"""Replay a Keras 3 graph layer by layer with layers of tf_keras.
 
-    replayed = replay(keras3_model)      # replayed.model is a tf_keras.Model, weights and all
+    replayed = replay(keras3_model)      # replayed.model is a tf_keras.Model with the weights
 
-Whole files cross between the two libraries neither way. What crosses is each layer's config,
-flattened, and its weights. Models used as layers are inlined: what they hold becomes layers of the
-one graph, which is what pruning and quantisation-aware training want.
+Neither library reads the other's files, so each layer's config and weights are copied. Models used
+as layers are inlined: their layers become layers of the one graph, as pruning and
+quantisation-aware training require.
 
-Walks `model._nodes_by_depth`, which Keras keeps to itself: there is no public way over the calls.
+The replay walks `model._nodes_by_depth`, because Keras has no public API for the calls.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from harness.optimize.training import dialect, libraries
 from harness.optimize.training.libraries import Keras
 
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, IndexError)
-"""What tf_keras raises for a layer that it does not know or makes otherwise."""
-_WORDS = 300
+"""Exceptions that tf_keras raises for a layer that it does not have or defines differently."""
+_MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,22 +32,22 @@ class ReplayedCall:
     theirs: Keras
     ours: Keras
     fed: Sequence[tuple[Keras, Keras]]
-    """What the call was given: the source's tensors and ours."""
+    """The inputs of the call: the source's tensors and ours."""
 
 
 @dataclass(slots=True)
-class Replayed:
-    """The model made, and which of its tensors stands for which of the source's."""
+class ReplayedModel:
+    """The tf_keras model, and its tensors paired with the source's."""
 
     model: Keras = None
     calls: list[ReplayedCall] = field(default_factory=list)
-    """In order; a model used as a layer is one call, whatever it holds."""
+    """Calls in order; a model used as a layer is one call."""
 
 
-def replay(source: Keras) -> Replayed:
+def replay(source: Keras) -> ReplayedModel:
     """Make the tf_keras model of a Functional or Sequential Keras 3 model.
 
-    Raises RecipeError naming the layer that tf_keras has not, or makes otherwise.
+    Raises RecipeError with the layer that tf_keras does not have or defines differently.
     """
     return _Replay().run(source)
 
@@ -55,11 +55,11 @@ def replay(source: Keras) -> Replayed:
 class _Replay:
     def __init__(self) -> None:
         self._keras = libraries.keras()
-        self._made: dict[int, dialect.Made] = {}
+        self._made: dict[int, dialect.ConvertedLayer] = {}
         self._names: set[str] = set()
-        self._told = Replayed()
+        self._replayed = ReplayedModel()
 
-    def run(self, source: Keras) -> Replayed:
+    def run(self, source: Keras) -> ReplayedModel:
         tensors: dict[int, Keras] = {}
         inputs = []
         for tensor in source.inputs:
@@ -69,10 +69,10 @@ class _Replay:
         self._graph(source, tensors)
         outputs = [tensors[id(tensor)] for tensor in source.outputs]
         single = outputs[0] if len(outputs) == 1 else outputs
-        self._told.model = self._keras.Model(inputs, single, name=source.name)
+        self._replayed.model = self._keras.Model(inputs, single, name=source.name)
         for made in self._made.values():
             made.carry_weights()
-        return self._told
+        return self._replayed
 
     def _input(self, tensor: Keras) -> Keras:
         name = self._name(tensor.name)
@@ -82,7 +82,7 @@ class _Replay:
         )
 
     def _graph(self, source: Keras, tensors: dict[int, Keras], prefix: str = "") -> None:
-        """Replay every call of a graph; `tensors` has its inputs and takes its outputs."""
+        """Replay every call of a graph; `tensors` has its inputs and receives its outputs."""
         graph = functional(source)
         for node in _calls(graph):
             if any(id(tensor) not in tensors for tensor in node.input_tensors):
@@ -94,7 +94,7 @@ class _Replay:
                 tensors[id(theirs)] = ours
                 if not prefix:
                     name = node.operation.name
-                    self._told.calls.append(
+                    self._replayed.calls.append(
                         ReplayedCall(layer=name, theirs=theirs, ours=ours, fed=fed)
                     )
 
@@ -113,7 +113,7 @@ class _Replay:
             return made.call(*args, **plain)
         except REFUSALS as error:
             raise RecipeError(
-                f'the layer "{operation.name}" ({type(operation).__name__}) has no equal in '
+                f'the layer "{operation.name}" ({type(operation).__name__}) has no equivalent in '
                 f"tf-keras ({_short(error)}): steps that train cannot take this model; replace the "
                 "layer, or use recipes that do not train"
             ) from error
@@ -128,7 +128,7 @@ class _Replay:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _name(self, wanted: str) -> str:
-        """Keep a layer's name, with a number where another layer has it already."""
+        """Return a layer's name, with a number if another layer already has it."""
         plain = wanted.replace("/", "_")
         name, count = plain, 1
         while name in self._names:
@@ -138,7 +138,7 @@ class _Replay:
 
 
 def subclassed(name: str) -> str:
-    """Say why a subclassed model is refused, and the way out."""
+    """Return a message on why a subclassed model is refused, with the fix."""
     return (
         f'the model "{name}" is subclassed: it has no graph of layers to train on; write it with '
         "the functional API, or use recipes that do not train (int8, float16, dynamic, ...)"
@@ -146,7 +146,7 @@ def subclassed(name: str) -> str:
 
 
 def functional(model: Keras) -> Keras:
-    """Return the graph of a model; a Sequential one keeps it in a functional one inside."""
+    """Return the graph of a model; a Sequential model has it in an inner functional one."""
     return getattr(model, "_functional", None) or model
 
 
@@ -170,5 +170,5 @@ def _flat(outputs: Any) -> list[Any]:  # noqa: ANN401 - tensors in any structure
 
 
 def _short(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return words if len(words) <= _WORDS else f"{words[:_WORDS]} ..."
+    line = " ".join(str(error).split())
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]} ..."

@@ -1,4 +1,4 @@
-"""What steps share that make a model smaller and train what is left of it.
+"""The shared code of the steps that make a model smaller and then train it.
 
 return smaller.make(_change, source, parameters, data, workdir)
 """
@@ -15,7 +15,7 @@ from harness.optimize.training.libraries import Keras
 from harness.protocols import Artifact, StepData
 
 Change = Callable[[Keras, Mapping[str, Any]], tuple[Keras, tuple[str, ...]]]
-"""From the model and the step's parameters to the smaller model and notes on what was done."""
+"""A function from the model and the step's parameters to the smaller model and notes."""
 
 
 def make(
@@ -27,13 +27,13 @@ def make(
 ) -> Artifact:
     """Load a model, make it smaller, train it and write it for the next step.
 
-    Raises RecipeError: what `change` refuses, a model that cannot be carried over, no training data
-    where there are epochs, and what goes wrong in training.
+    Raises RecipeError as `change` does, for a model that cannot be converted, for epochs without
+    training data, and as `fit.fit` does.
     """
     if given["epochs"] and data.training is None:
         raise RecipeError(
             f"there is no training data for {given['epochs']} epochs: give the key training in "
-            "[data], or epochs=0 to take the model as cutting leaves it (mostly far less accurate)"
+            "[data], or epochs=0 to keep the cut model untrained (usually far less accurate)"
         )
     with fit.prepared(data.seed) as place:
         model = models.load(source)
@@ -43,12 +43,12 @@ def make(
         task = fit.task(model, data, fit.settings(given), place)
         less, notes = change(model, given)
         cut = fit.evaluate(less, task)
-        told = fit.fit(less, task, what="trained afterwards")
+        result = fit.fit(less, task, what="trained afterwards")
         return models.keep(
-            less, source, workdir, notes=(*notes, _told("as it was cut", cut), *told.notes)
+            less, source, workdir, notes=(*notes, _score_note("after the cut", cut), *result.notes)
         )
 
 
-def _told(when: str, score: tuple[float, float | None]) -> str:
+def _score_note(when: str, score: tuple[float, float | None]) -> str:
     loss, accuracy = score
     return f"{when}: loss {loss:.4g}" + ("" if accuracy is None else f", accuracy {accuracy:.4g}")

@@ -1,7 +1,7 @@
-"""Magnitude pruning: the smallest weights of a layer become zero while the others learn on.
+"""Magnitude pruning: the smallest weights of a layer become zero while the others are trained.
 
-Zhu and Gupta, "To prune, or not to prune" (2017), as tensorflow-model-optimization has it. Depthwise
-kernels, biases and normalisations are left alone: they hold few weights and bear no pruning.
+Zhu and Gupta, "To prune, or not to prune" (2017), as implemented by tensorflow-model-optimization.
+Depthwise kernels, biases and normalisations are not pruned: they have few and sensitive weights.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Array = np.ndarray[Any, Any]
 Schedule = Literal["constant", "polynomial"]
 Pattern = Literal["unstructured", "2:4"]
 _RAMP = 0.5
-"""Share of the steps in which the sparsity rises; in the others the rest recovers."""
+"""Share of the steps in which the sparsity rises; in the others the remaining weights recover."""
 _UPDATES = 20
-"""How often the choice of zeros is made anew in a ramp, about."""
+"""Approximate number of updates of the zeros during the ramp."""
 _PATTERN_SPARSITY = 0.5
 _RANKS_OF_PATTERN = (2, 4)
-"""Of kernels in which groups of four input channels can be told: Dense and Conv2D."""
+"""Ranks of kernels with groups of four input channels: Dense and Conv2D."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneSpec:
-    """What is to become zero, and how."""
+    """The sparsity of the layers, its schedule and its pattern."""
 
     sparsity: float
     schedule: Schedule = "polynomial"
@@ -41,13 +41,13 @@ class PruneSpec:
 class _Timing:
     schedule: Keras
     full_epoch: int
-    """First epoch, from 1, at whose end the sparsity is the one asked for."""
+    """First epoch, counted from 1, that ends with the full sparsity."""
 
 
 def prune(model: Keras, task: fit.Task, spec: PruneSpec) -> tuple[str, ...]:
     """Prune the model in place while it is trained; return notes.
 
-    Raises RecipeError: nothing to prune, a sparsity that the pattern cannot have, and as `fit`.
+    Raises RecipeError: no layer to prune, a sparsity that the pattern cannot have, and as `fit`.
     """
     tfmot = libraries.model_optimization()
     layers = prunable(model)
@@ -69,7 +69,7 @@ def prune(model: Keras, task: fit.Task, spec: PruneSpec) -> tuple[str, ...]:
 
     copy = carry.again(model)
     wrapped = libraries.keras().models.clone_model(copy, clone_function=wrap)
-    told = fit.fit(
+    result = fit.fit(
         wrapped,
         task,
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
@@ -79,16 +79,16 @@ def prune(model: Keras, task: fit.Task, spec: PruneSpec) -> tuple[str, ...]:
     plain = tfmot.sparsity.keras.strip_pruning(wrapped)
     for layer in plain.layers:
         model.get_layer(layer.name).set_weights(layer.get_weights())
-    return (*told.notes, _tell(model, layers))
+    return (*result.notes, _zeros_note(model, layers))
 
 
 def prunable(model: Keras) -> list[str]:
-    """Name the layers of a plain model that have weights to prune."""
+    """Return the names of the layers of a plain model that have weights to prune."""
     return [layer.name for layer in model.layers if _weights(layer)]
 
 
-def has(model: Keras, sparsity: float) -> bool:
-    """Say whether every layer that can be pruned has this share of zeros, to one weight."""
+def is_pruned(model: Keras, sparsity: float) -> bool:
+    """Return whether every prunable layer has this share of zeros, with a tolerance of one weight."""
     layers = prunable(model)
     shares = sparsities(model, layers)
     sizes = {
@@ -99,7 +99,7 @@ def has(model: Keras, sparsity: float) -> bool:
 
 
 def sparsities(model: Keras, layers: Sequence[str]) -> dict[str, float]:
-    """Return the share of zeros in what can be pruned of each named layer."""
+    """Return the share of zeros in the prunable weights, per named layer."""
     shares = {}
     for name in layers:
         arrays = [weight.numpy() for weight in _weights(model.get_layer(name))]
@@ -128,8 +128,8 @@ def _check_pattern(model: Keras, layers: Sequence[str], spec: PruneSpec) -> None
         return
     if spec.sparsity != _PATTERN_SPARSITY:
         raise RecipeError(
-            f'prune: the pattern "2:4" is a sparsity of 0.5, not {spec.sparsity:g}; leave sparsity '
-            'out, or use pattern="unstructured"'
+            f'prune: the pattern "2:4" has a sparsity of 0.5, not {spec.sparsity:g}; remove '
+            'sparsity, or use pattern="unstructured"'
         )
     for name in layers:
         ranks = {len(weight.shape) for weight in _weights(model.get_layer(name))}
@@ -141,12 +141,12 @@ def _check_pattern(model: Keras, layers: Sequence[str], spec: PruneSpec) -> None
 
 
 def _timing(tfmot: Keras, task: fit.Task, spec: PruneSpec) -> _Timing:
-    """Place the ramp in the steps there are. The wrapper counts its steps from 1."""
+    """Fit the ramp into the available steps. The wrapper counts its steps from 1."""
     sparsity = tfmot.sparsity.keras
     total = task.steps * task.settings.epochs
     ramp = int(total * _RAMP)
     every = max(1, ramp // _UPDATES)
-    ramp -= ramp % every  # the last update is the one that reaches the whole sparsity
+    ramp -= ramp % every  # the last update reaches the full sparsity
     if spec.schedule == "constant" or spec.pattern == "2:4" or ramp < 1:
         schedule = sparsity.ConstantSparsity(spec.sparsity, begin_step=1, frequency=every)
         return _Timing(schedule=schedule, full_epoch=1)
@@ -160,7 +160,7 @@ def _timing(tfmot: Keras, task: fit.Task, spec: PruneSpec) -> _Timing:
     return _Timing(schedule=schedule, full_epoch=-(-ramp // task.steps))
 
 
-def _tell(model: Keras, layers: Sequence[str]) -> str:
+def _zeros_note(model: Keras, layers: Sequence[str]) -> str:
     shares = sparsities(model, layers)
     low, high = min(shares.values()), max(shares.values())
     span = f"{low:.3g}" if high - low < 0.005 else f"{low:.3g} to {high:.3g}"  # noqa: PLR2004 - as printed

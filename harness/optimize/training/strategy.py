@@ -1,7 +1,7 @@
-"""How training is spread over what this machine has: `tf.distribute` chosen by what is there.
+"""Choose a `tf.distribute` strategy for the machine's processors, GPUs or TPU.
 
-One GPU or none needs no strategy; several GPUs train as mirrors of each other; a TPU is used
-where the environment names one (`TPU_NAME`). What was chosen is told, so that a result says it.
+One GPU or none needs no strategy; several GPUs train mirrored; a TPU is used if the environment
+names one (`TPU_NAME`). The choice is part of the training's note.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ TPU_VARIABLE = "TPU_NAME"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where training runs."""
+    """The devices of a training."""
 
     strategy: Keras
     """A tf.distribute.Strategy; models are made inside its scope."""
-    words: str
-    """What a note says: `1 processor device`, `2 GPUs, mirrored`, ..."""
+    description: str
+    """Text for notes: `processors`, `2 GPUs, mirrored`, ..."""
 
 
 def connect_tpu() -> Keras:
-    """Return the strategy of the TPU that the environment names; None where it names none.
+    """Return the strategy of the TPU that the environment names; None if it names none.
 
-    Raises HarnessError where the named TPU cannot be reached.
+    Raises HarnessError if the named TPU cannot be reached.
     """
     name = os.environ.get(TPU_VARIABLE)
     if not name:
@@ -49,19 +49,19 @@ def connect_tpu() -> Keras:
 
 
 def strategy(tpu: Callable[[], Keras] = connect_tpu) -> Place:
-    """Choose by what is there: a TPU, several GPUs, else TensorFlow's default.
+    """Choose a TPU if there is one, else several GPUs, else TensorFlow's default.
 
     Args:
-        tpu: Returns the TPU's strategy or None; a stand-in where there is no TPU to ask.
+        tpu: Returns the TPU's strategy or None; tests pass a stand-in.
     """
     tf = libraries.tensorflow()
     found = tpu()
     if found is not None:
-        return Place(strategy=found, words=f"TPU, {found.num_replicas_in_sync} cores")
+        return Place(strategy=found, description=f"TPU, {found.num_replicas_in_sync} cores")
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if len(gpus) > 1:
         return Place(
-            strategy=tf.distribute.MirroredStrategy(gpus), words=f"{len(gpus)} GPUs, mirrored"
+            strategy=tf.distribute.MirroredStrategy(gpus), description=f"{len(gpus)} GPUs, mirrored"
         )
-    words = "1 GPU" if gpus else "processors"
-    return Place(strategy=tf.distribute.get_strategy(), words=words)
+    description = "1 GPU" if gpus else "processors"
+    return Place(strategy=tf.distribute.get_strategy(), description=description)

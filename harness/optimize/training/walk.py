@@ -1,4 +1,4 @@
-"""The numbers of channels while a graph is walked: given out, joined, held."""
+"""Number the channels of a graph during a walk; join and freeze them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.optimize.training.libraries import Keras
 from harness.optimize.training.rebuild import Array
 
 OUTPUT = "the model's output"
-"""Why the channels of an output are held."""
+"""The reason why the channels of an output are frozen."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,24 +21,24 @@ class ChannelLayer:
 
     layer: Keras
     reads: Array
-    """Numbers of the channels it is given."""
+    """Numbers of its input channels."""
     gives: Array
     """Numbers along the last axis of its output."""
     cuts: Mapping[str, Mapping[int, Array]] = field(default_factory=dict)
     """Numbers along the axes of each weight, by attribute and axis."""
     sizes: Mapping[str, Array] = field(default_factory=dict)
-    """Keys of its config that count channels: `filters`, `units`, `target_shape` (its last)."""
+    """Numbers by the config key that counts channels: `filters`, `units`, `target_shape` (last)."""
     makes: tuple[str, int] | None = None
-    """Weight and axis that hold a filter for each channel it makes; None where it makes none."""
+    """Weight and axis with one filter per channel that it makes; None if it makes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCall:
-    """One call of a layer: shapes with None where a size is open, the batch first."""
+    """One call of a layer; in shapes the batch comes first and None is an open size."""
 
     layer: Keras
     inputs: Sequence[Array | None]
-    """Of each tensor; None where the number of channels is open."""
+    """Channel numbers of each tensor; None if the number of channels is open."""
     constants: Sequence[Any]
     """Its other arguments."""
     input_shapes: Sequence[tuple[int | None, ...]]
@@ -46,16 +46,16 @@ class LayerCall:
 
     @property
     def rank(self) -> int:
-        """Dimensions of what it reads, the batch among them."""
+        """Number of dimensions of its first input, including the batch."""
         return len(self.input_shapes[0])
 
 
 class Opaque(Exception):
-    """A layer cannot be seen through; the message says what of it."""
+    """The channels of a layer cannot be followed; the message has the reason."""
 
 
 class Walk:
-    """The numbers given so far, which are joined, which are frozen and why."""
+    """The channel numbers so far, the joined ones, and the frozen ones with their reasons."""
 
     def __init__(self) -> None:
         """Begin with no channels."""
@@ -65,18 +65,18 @@ class Walk:
         self._refused: dict[str, str] = {}
 
     def fresh(self, count: int) -> Array:
-        """Give out new numbers."""
+        """Return new numbers."""
         first = len(self._parents)
         self._parents += range(first, first + count)
         return np.arange(first, first + count)
 
     def join(self, ours: Array, theirs: Array) -> None:
-        """Make channels that meet one; both of one length."""
+        """Join two lists of channels of the same length, pair by pair."""
         for a, b in zip(ours, theirs, strict=True):
             self._parents[self._root(int(b))] = self._root(int(a))
 
     def freeze(self, channels: Array | None, why: str) -> None:
-        """Keep channels whatever their weights are; an output needs no other reason."""
+        """Freeze channels with a reason; the first reason stays, but OUTPUT replaces any other."""
         if channels is not None:
             for number in map(int, channels):
                 if why == OUTPUT:
@@ -84,7 +84,7 @@ class Walk:
                 self._frozen.setdefault(number, why)
 
     def part(self, call: LayerCall, make: Callable[[Array], ChannelLayer]) -> ChannelLayer:
-        """Return the layer's part, made at its first call; later calls are joined with the first."""
+        """Return the layer's part, made at its first call; later calls join the first call's channels."""
         (reads,) = call.inputs
         if reads is None:
             raise Opaque("its number of channels is open")
@@ -101,11 +101,11 @@ class Walk:
         return part
 
     def refused(self, layer: str) -> str | None:
-        """Return why an earlier call of a layer could not be followed; None where it could."""
+        """Return why an earlier call of a layer could not be followed; None if it could."""
         return self._refused.get(layer)
 
     def block(self, call: LayerCall, reason: str) -> list[Array | None]:
-        """Hold all that a call reads and gives, and all that the layer's other calls do."""
+        """Freeze the input and output channels of a call and of the layer's other calls."""
         self._refused[call.layer.name] = reason
         why = f'"{call.layer.name}" ({type(call.layer).__name__}): {reason}'
         earlier = self.parts.pop(call.layer.name, None)
@@ -122,11 +122,11 @@ class Walk:
         return outputs
 
     def roots(self) -> Array:
-        """Return, for each number, the one that stands for all it is joined with."""
+        """Return for each number the representative of its joined set."""
         return np.asarray([self._root(number) for number in range(len(self._parents))], dtype=int)
 
     def reasons(self) -> dict[int, str]:
-        """Return why channels are held, by root."""
+        """Return why channels are frozen, by root."""
         found: dict[int, str] = {}
         for number, reason in self._frozen.items():
             found.setdefault(self._root(number), reason)

@@ -1,1 +1,1 @@
-"""A run for people: HTML and Markdown."""
+"""Write a run as HTML, Markdown, CSV and JSON."""

@@ -1,7 +1,7 @@
-"""Charts as plain SVG: no scripts, no network, colours from the page's style sheet.
+"""Draw charts as plain SVG: no scripts, no network, colours from the page's style sheet.
 
-Each function gives one `<svg>` element as text, every label escaped. Widths are in the units of
-the view box; the page scales them.
+Each function returns one `<svg>` element as text with every label escaped. Widths are in units of
+the view box, which the page scales.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _ROW = 34
 _LABEL_CHARS = 26
 _CHAR = 7.0
 _LINE = 14.0
-"""About as much as a character is wide and a line is high."""
+"""The approximate width of a character and height of a line."""
 _TICKS = 7
 _WIDE_RANGE = 20
-"""Above this ratio of the largest to the smallest value an axis is logarithmic."""
+"""An axis is logarithmic if the largest value over the smallest is above this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A labelled length."""
+    """A labelled bar of a bar chart."""
 
     label: str
     value: float
@@ -55,7 +55,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartPoint:
-    """A labelled point; `low` and `high` are its interval along x, where it has one."""
+    """A labelled point; `low` and `high` are its interval along x, if it has one."""
 
     label: str
     x: float
@@ -63,14 +63,14 @@ class ChartPoint:
     low: float | None = None
     high: float | None = None
     group: int = 0
-    """Colour, by index."""
+    """The index of its colour."""
 
 
 class Axis:
-    """Values to places: from 0 where the range is narrow, logarithmic where it is wide."""
+    """Maps values to positions: linear from 0 for a narrow range, logarithmic for a wide one."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        """Hold all `values` between the places `start` and `end`."""
+        """Fit all `values` between the positions `start` and `end`."""
         low, high = min(values), max(values)
         self._start, self._end = start, end
         self.log = low > 0 and high / low > _WIDE_RANGE
@@ -80,7 +80,7 @@ class Axis:
             self._low, self._high = 0.0, high * 1.05 or 1.0
 
     def at(self, value: float) -> float:
-        """Return the place of a value; what lies outside is put on the edge."""
+        """Return the position of a value; a value outside the range is put on the edge."""
         inner = math.log10(max(value, 1e-12)) if self.log else value
         share = (inner - self._low) / (self._high - self._low)
         return self._start + min(1.0, max(0.0, share)) * (self._end - self._start)
@@ -107,7 +107,7 @@ def round_steps(low: float, high: float, wanted: int = 6) -> list[float]:
 
 
 def boxes(rows: Sequence[Box], unit: str = "ms") -> str:
-    """Draw a box for every cell (5-25-50-75-95 %) and a dot for every launch's median."""
+    """Draw one box per cell (5-25-50-75-95 %) and one dot per launch's median."""
     axis = Axis([v for row in rows for v in (row.p5, row.p95, *row.medians)], _LEFT, _end())
     height = len(rows) * _ROW + 40
     parts = _scale(axis, height - 34, unit)
@@ -131,7 +131,7 @@ def boxes(rows: Sequence[Box], unit: str = "ms") -> str:
 
 
 def ecdf(curves: Sequence[Curve], unit: str = "ms", width: int = 340, height: int = 180) -> str:
-    """Draw the share of inferences under each latency, a line for every launch."""
+    """Draw the share of inferences under each latency, one line per launch."""
     values = [value for curve in curves for value in curve.values]
     low, high = min(values), max(values)
     margin = (high - low) * 0.03 or max(abs(high) * 0.05, 1e-9)
@@ -159,7 +159,7 @@ def ecdf(curves: Sequence[Curve], unit: str = "ms", width: int = 340, height: in
 
 
 def bars(rows: Sequence[Bar]) -> str:
-    """Draw lengths from 0, each with its text at the end."""
+    """Draw horizontal bars from 0, each with its text at the end."""
     longest = max(row.value for row in rows) or 1.0
     parts = []
     for index, row in enumerate(rows):
@@ -222,7 +222,7 @@ def scatter(points: Sequence[ChartPoint], groups: Sequence[str], x_title: str, y
 def _free(
     taken: Sequence[tuple[float, float, float]], x: float, y: float, width: float
 ) -> tuple[float, float, float]:
-    """Return the first place at or below (x, y) where a label covers no other: x, y, width."""
+    """Return the first position at or below (x, y) without overlap, as x, y, width."""
     while any(
         abs(y - other_y) < _LINE and x < other_x + other_width and other_x < x + width
         for other_x, other_y, other_width in taken
@@ -257,13 +257,13 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LABEL_CHARS else text[: _LABEL_CHARS - 1] + "…"
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, word: str) -> str:
-    return f'<line class="{word}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, word: str = "axis") -> str:
+def _text(x: float, y: float, text: str, anchor: str, css: str = "axis") -> str:
     return (
-        f'<text class="{word}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+        f'<text class="{css}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
     )
 
 

@@ -1,7 +1,7 @@
-"""One run as one self-contained HTML page: no scripts, nothing loaded, readable on a phone.
+"""Write a run as one self-contained HTML page: no scripts, no external resources, phone-friendly.
 
-Charts are SVG drawn by :mod:`harness.present.report.charts`; the page forbids everything else by its own
-content security policy. Every text is escaped, whatever a device or a plan called itself.
+:mod:`harness.present.report.charts` draws the charts as SVG. The page's content security policy
+forbids everything else. Every text is escaped, also names from a device or a plan.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from harness.records.table.rows import Measured, read, rows_of
 _TEMPLATE = "page.html.j2"
 _CURVE_POINTS = 41
 _MAX_CURVES = 24
-"""Cells with a curve of their own; a page with more would only be scrolled past."""
+"""The number of cells with a curve; more would make the page too long."""
 
 _NOT_RANKED = frozenset({"emulated", "simulated"})
 
 
 def write(run: StoredRun, path: Path) -> None:
-    """Write the page of a run; it appears whole or not at all.
+    """Write the page of a run, completely or not at all.
 
-    Raises StoreError where the run cannot be read or the page not written, HarnessError where
+    Raises StoreError if the run cannot be read or the page cannot be written, HarnessError if
     jinja2 is missing.
     """
     text = page(run)
@@ -39,7 +39,7 @@ def write(run: StoredRun, path: Path) -> None:
 
 
 def page(run: StoredRun) -> str:
-    """Return the page as text."""
+    """Return the HTML of a run's page."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -62,7 +62,7 @@ def _context(run: StoredRun) -> dict[str, Any]:
     measured = read(run)
     rows = rows_of(measured)
     columns = display.columns(rows)
-    drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped where it is drawn
+    drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped by the charts
     return {
         "run": run.record,
         "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),
@@ -106,7 +106,7 @@ def _context(run: StoredRun) -> dict[str, Any]:
 
 
 def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Name the row with the lowest p50 of each model on each device; emulators are not ranked."""
+    """Return the row with the lowest p50 per model and device, without emulators."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
         ranked = row["status"] == "ok" and not _NOT_RANKED & set(row["flags"])
@@ -129,7 +129,7 @@ def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
-    """Draw what there is to draw, by name; SVG text with every label escaped."""
+    """Draw all charts, by name; SVG text with every label escaped."""
     cells = measured.run.record.cells
     shown = {
         cell.id: row
@@ -165,7 +165,7 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _by_accuracy(shown: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group rows by what their accuracy is, as the axis of a chart is called."""
+    """Group the rows by metric; the keys are the titles of the accuracy axis."""
     found: dict[str, list[Row]] = {}
     for row in shown:
         if row["accuracy"] is not None and row["latency_p50_ms"] > 0:
@@ -192,18 +192,18 @@ def _points(
 
 
 def _label(row: Row, rows: Sequence[Row]) -> str:
-    """Name a row as shortly as the others allow, beside a heading with its device."""
-    words = [row["recipe"]]
+    """Return a short label of a row that is unique under its device's heading."""
+    parts = [row["recipe"]]
     if len({other["model"] for other in rows}) > 1:
-        words.insert(0, row["model"])
+        parts.insert(0, row["model"])
     if len({other["threads"] for other in rows}) > 1:
-        words.append(f"{row['threads']}t")
-    return display.clean(" ".join(words))
+        parts.append(f"{row['threads']}t")
+    return display.clean(" ".join(parts))
 
 
 def _pooled(run: StoredRun) -> dict[str, list[float]]:
     return dict(
-        run.ask(
+        run.query(
             "SELECT cell, quantile_cont(value, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM samples "
             "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell"
         )
@@ -217,10 +217,10 @@ def _box(label: str, quantiles: Sequence[float], medians: Sequence[float]) -> ch
 
 
 def _curves(run: StoredRun) -> dict[str, list[charts.Curve]]:
-    """Return each launch's distribution up to its 99 %: a few outliers would flatten the rest."""
+    """Return each launch's distribution up to its p99; outliers would flatten the curve."""
     shares = [0.99 * index / (_CURVE_POINTS - 1) for index in range(_CURVE_POINTS)]
     found: dict[str, list[charts.Curve]] = {}
-    for cell, values in run.ask(
+    for cell, values in run.query(
         f"SELECT cell, quantile_cont(value, {shares}) FROM samples "  # noqa: S608 - our own numbers
         "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block"
     ):
@@ -260,7 +260,7 @@ def _device(name: str, item: DeviceRecord) -> dict[str, Any]:
 
 
 def _facts(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Write the facts that there are, lists joined."""
+    """Format the facts that are known; lists are joined."""
     return {
         display.clean(key): display.clean(
             ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""Rows for a README, an issue or a step summary."""
+"""Write rows as Markdown for a README, an issue or a step summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&])")
 
 
 def markdown(rows: Sequence[Row], places: Sequence[str] = ()) -> str:
-    """Write the table of a run, what its words mean, why rows have no numbers, and where it was."""
+    """Write the table of a run, why rows have no numbers, the legend, and the devices."""
     columns = display.columns(rows)
     lines = _table(
         [column.title for column in columns],
@@ -25,7 +25,7 @@ def markdown(rows: Sequence[Row], places: Sequence[str] = ()) -> str:
 
 
 def records(plain: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Write any records as a table, with these of their keys."""
+    """Write records as a table with these keys as columns."""
     cells = [[_text(record[column]) for column in columns] for record in plain]
     numeric = [
         all(isinstance(record[column], (int, float, type(None))) for record in plain)
@@ -35,7 +35,7 @@ def records(plain: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Write a text so that Markdown (and the HTML in it) shows it as it is."""
+    """Escape a text so that Markdown (and HTML in Markdown) shows it unchanged."""
     return _SPECIAL.sub(r"\\\1", display.clean(text))
 
 

@@ -15,8 +15,8 @@ from harness.records.table import COLUMNS, Row, display
 def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     """Write records as CSV with a heading (RFC 4180); null is empty, lists are joined by spaces.
 
-    Texts are cleaned as for a terminal; one that a spreadsheet would run as a formula gets a leading
-    apostrophe.
+    Control characters are removed. A text that a spreadsheet would evaluate as a formula gets a
+    leading apostrophe.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
@@ -27,12 +27,12 @@ def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMN
 
 
 def document(run_id: str, table: Sequence[Row]) -> dict[str, Any]:
-    """Return the same for rows that are at hand."""
+    """Return a run's rows as the JSON document of `show --format json`."""
     return {"run": run_id, "rows": [row.plain() for row in table]}
 
 
 def json_text(document: object) -> str:
-    """Write JSON for people and programs, a line for every value."""
+    """Write indented JSON, one line per value."""
     return escaped(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 

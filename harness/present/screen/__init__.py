@@ -1,4 +1,4 @@
-"""What a person sees on a terminal. Everything a device said is cleaned before it is printed."""
+"""Print to a terminal. Texts from a device are cleaned of control characters first."""
 
 from __future__ import annotations
 

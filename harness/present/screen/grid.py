@@ -1,7 +1,7 @@
-"""Columns of text under a rule, as wide as there is room; styled on a terminal only.
+"""Print columns of text under a rule, fitted to the terminal's width; styled on a terminal only.
 
-A library would do (rich has tables), but importing it takes a quarter of the time of a short
-command, and a thousand rows a second.
+rich has tables too, but its import takes a quarter of the time of a short command, and a thousand
+rows take it a second.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _USUAL_WIDTH = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridColumn:
-    """A column: its title, its texts from the top, and how they look."""
+    """A column: its title, its texts from the top, and their style."""
 
     title: str
     texts: Sequence[str]
     numeric: bool = False
-    """To the right, and folded only where all other columns are as narrow as they can be."""
+    """Aligned to the right; folded only if all other columns have their minimum width."""
     style: Callable[[str], str] | None = None
     """From a text to a key of the styles: bold, dim, red, green, yellow."""
 
     @property
     def width(self) -> int:
-        """The cells that the widest text takes."""
+        """The width of the widest text, in terminal cells."""
         return max(map(cells, (self.title, *self.texts)))
 
 
 def write(columns: Sequence[GridColumn], stream: IO[str], width: int | None = None) -> None:
-    """Write the columns under their titles and a rule, in at most `width` cells where one is given."""
+    """Write the columns under their titles and a rule, in at most `width` cells if given."""
     widths = _narrowed(columns, width)
     styled = has_styles(stream)
     _write_row([(column.title, "bold") for column in columns], columns, widths, stream, styled)
@@ -52,12 +52,12 @@ def write(columns: Sequence[GridColumn], stream: IO[str], width: int | None = No
 
 
 def print_line(text: str, stream: IO[str]) -> None:
-    """Write one line without blanks at its end, in characters that the stream can carry."""
+    """Write one line without trailing blanks, in characters that the stream can encode."""
     stream.write(carried(text.rstrip(), stream) + "\n")
 
 
 def carried(text: str, stream: IO[str]) -> str:
-    """Return the text in characters that the stream's encoding has."""
+    """Return the text with characters replaced that the stream's encoding does not have."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -67,19 +67,19 @@ def carried(text: str, stream: IO[str]) -> str:
 
 
 def style(text: str, name: str) -> str:
-    """Give a text a style of the terminal; none for an empty name."""
+    """Return the text with a terminal style; unchanged for an empty name."""
     return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if name else text
 
 
 def has_styles(stream: IO[str]) -> bool:
-    """Whether styles belong there: a terminal that knows them, unless NO_COLOR is set."""
+    """Whether the stream is a terminal with styles and NO_COLOR is not set."""
     if os.environ.get("NO_COLOR"):
         return False
     return stream.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
 
 
 def terminal_width(stream: IO[str]) -> int | None:
-    """Return how many cells a terminal is wide; None for a pipe or a file."""
+    """Return the width of a terminal in cells; None for a pipe or a file."""
     if not stream.isatty():
         return None
     if os.environ.get("COLUMNS", "").isdecimal():
@@ -91,7 +91,7 @@ def terminal_width(stream: IO[str]) -> int | None:
 
 
 def cells(text: str) -> int:
-    """Count the cells that a text takes on a terminal: two for a wide character, none for an accent."""
+    """Count the terminal cells of a text: two per wide character, none per combining accent."""
     if text.isascii():
         return len(text)
     return sum(
@@ -100,25 +100,25 @@ def cells(text: str) -> int:
 
 
 def folded(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width` cells, at blanks where there are any."""
+    """Break a text into lines of at most `width` cells, at blanks if there are any."""
     if cells(text) <= width:
         return [text]
     lines, line = [], ""
-    for word in text.split(" "):
-        longer = f"{line} {word}" if line else word
+    for piece in text.split(" "):
+        longer = f"{line} {piece}" if line else piece
         if cells(longer) <= width:
             line = longer
             continue
         if line:
             lines.append(line)
-        *parts, line = _parts(word, width)
+        *parts, line = _parts(piece, width)
         lines += parts
     return [*lines, line]
 
 
-def _parts(word: str, width: int) -> list[str]:
+def _parts(text: str, width: int) -> list[str]:
     parts, part = [], ""
-    for char in word:
+    for char in text:
         if part and cells(part + char) > width:
             parts.append(part)
             part = ""
@@ -127,12 +127,14 @@ def _parts(word: str, width: int) -> list[str]:
 
 
 def _narrowed(columns: Sequence[GridColumn], width: int | None) -> list[int]:
-    """Take from the widest columns what there is no room for, from the numbers last."""
+    """Return the widths of the columns; the widest are narrowed to fit, numeric columns last."""
     widths = [column.width for column in columns]
-    room = None if width is None else width - GAP * (len(columns) - 1)
+    available = None if width is None else width - GAP * (len(columns) - 1)
     for numeric in (False, True):
         kind = [i for i, column in enumerate(columns) if column.numeric is numeric]
-        while room is not None and sum(widths) > room and any(widths[i] > 1 for i in kind):
+        while (
+            available is not None and sum(widths) > available and any(widths[i] > 1 for i in kind)
+        ):
             widths[max(kind, key=lambda i: widths[i])] -= 1
     return widths
 
@@ -142,7 +144,7 @@ def _write_row(
     columns: Sequence[GridColumn],
     widths: Sequence[int],
     stream: IO[str],
-    styled: bool,  # noqa: FBT001 - of this module alone
+    styled: bool,  # noqa: FBT001 - private to this module
 ) -> None:
     texts, styles = zip(*row, strict=True)
     parts = [folded(text, width) for text, width in zip(texts, widths, strict=True)]

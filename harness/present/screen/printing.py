@@ -1,4 +1,4 @@
-"""Lines, records and checks for a person; nothing here knows the columns of a row."""
+"""Print lines, records and checks. Nothing here depends on the columns of a row."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _STYLES = {
 
 
 class CheckLine(Protocol):
-    """A doctor's check, as `doctor --json` has it."""
+    """A check of `doctor`."""
 
     @property
     def status(self) -> str:
         """One of pass, warn, fail, skip."""
 
     def plain(self) -> dict[str, Any]:
-        """Return name, status, detail and the command that mends it."""
+        """Return name, status, detail and the command that fixes it, as in `doctor --json`."""
 
 
 def records(plain: Sequence[Mapping[str, Any]], *, file: IO[str] | None = None) -> None:
-    """Print any records as a table; keys are the columns, empty ones are left out."""
+    """Print records as a table; the keys are the columns, and empty columns are left out."""
     if not plain:
         out("nothing", file=file)
         return
@@ -58,13 +58,13 @@ def records(plain: Sequence[Mapping[str, Any]], *, file: IO[str] | None = None) 
 
 
 def record(plain: Mapping[str, Any], *, file: IO[str] | None = None) -> None:
-    """Print one record, a line for every value, what is inside another indented."""
-    for line in _lines(plain):
+    """Print one record, one line per value; nested records are indented."""
+    for line in _record_lines(plain):
         out(line, file=file)
 
 
 def inspection(found: Mapping[str, Any], *, file: IO[str] | None = None) -> None:
-    """Print what `inspect` found in a file; lists of records as tables."""
+    """Print the results of `inspect`; lists of records as tables."""
     for key, value in found.items():
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
             out(f"{key}:", file=file)
@@ -74,7 +74,7 @@ def inspection(found: Mapping[str, Any], *, file: IO[str] | None = None) -> None
 
 
 def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = None) -> None:
-    """Print the checks of every device; what is not passed with its detail and its remedy."""
+    """Print the checks of every device, with the details and fixes that they have."""
     stream = sys.stdout if file is None else file
     styled = grid.has_styles(stream)
     for device, made in found.items():
@@ -96,7 +96,7 @@ def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = N
 
 
 def out(text: str, *, file: IO[str] | None = None) -> None:
-    """Print lines of text, each cleaned, in characters that the stream can carry."""
+    """Print lines of text, each cleaned, in characters that the stream can encode."""
     stream = sys.stdout if file is None else file
     for line in text.splitlines():
         indent = line[: len(line) - len(line.lstrip(" "))]
@@ -105,7 +105,7 @@ def out(text: str, *, file: IO[str] | None = None) -> None:
 
 
 def status_style(status: str) -> str:
-    """Return the style of a status: green for what is well, red for what is not."""
+    """Return the style of a status: green if it is good, red for a failure."""
     return _STYLES.get(status, "red")
 
 
@@ -123,12 +123,12 @@ def _short(value: object) -> str:
     return clean(value)
 
 
-def _lines(plain: Mapping[str, Any], indent: str = "") -> Iterable[str]:
+def _record_lines(plain: Mapping[str, Any], indent: str = "") -> Iterable[str]:
     for key, value in plain.items():
         text = _short(value)
         if isinstance(value, Mapping) and value and len(text) > _LONG_TEXT:
             yield f"{indent}{key}:"
-            yield from _lines(value, indent + "  ")
+            yield from _record_lines(value, indent + "  ")
         elif isinstance(value, (list, tuple)) and len(text) > _LONG_TEXT:
             yield f"{indent}{key}:"
             yield from (f"{indent}  {_short(item)}" for item in value)

@@ -1,4 +1,4 @@
-"""How a run goes on: a live line on a terminal, plain lines elsewhere; always on stderr."""
+"""Show the progress of a run on stderr: a live line on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_SECONDS = 10.0
 _SLOW = "convert"
-"""The stage that TensorFlow makes; it takes tens of seconds."""
+"""The stage that runs TensorFlow, which takes tens of seconds."""
 
 
 class ScreenProgress:
-    """Shows a person how a run goes on; takes events from several threads.
+    """Shows the progress of a run; receives events from several threads.
 
-    `quiet` leaves only what went wrong. Call `close` (or leave the `with`) at the end.
+    With `quiet` it shows only failures. Call `close` (or leave the `with` block) at the end.
     """
 
     def __init__(self, *, quiet: bool = False, file: IO[str] | None = None) -> None:
@@ -56,7 +56,7 @@ class ScreenProgress:
         self._launches = 0
         self._bound = ""
         self._medians: dict[str, list[float]] = {}
-        self._told_at = time.monotonic()
+        self._printed_at = time.monotonic()
         self._live: Live | None = None
         self._task: TaskID | None = None
         self._shows: Mapping[type[Event], Callable[[Any], None]] = {
@@ -71,7 +71,7 @@ class ScreenProgress:
         }
 
     def __call__(self, event: Event) -> None:
-        """Take an event; what a person does not wait for is ignored."""
+        """Show an event; events without a display are ignored."""
         for kind, show in self._shows.items():
             if isinstance(event, kind):
                 show(event)
@@ -83,12 +83,12 @@ class ScreenProgress:
         if (self._quiet and status != "failed") or (status == "started" and event.stage != _SLOW):
             return
         took = "" if seconds is None else f" in {seconds:.1f} s"
-        words = {"started": "...", "done": f" done{took}", "cached": " from the cache"}
+        endings = {"started": "...", "done": f" done{took}", "cached": " from the cache"}
         name = f"{event.model} {event.recipe or ''}".strip()
-        self._say(f"{name}: {event.stage}{words.get(status, f' {status}')}")
+        self._print(f"{name}: {event.stage}{endings.get(status, f' {status}')}")
 
     def measuring(self, event: MeasuringStarted) -> None:
-        """Start counting: these cells, this many launches, or as many at most."""
+        """Start counting the cells and the launches."""
         with self._lock:
             self._bound = "at most " if event.at_most else ""
             self._cells = {cell.id: cell for cell in event.cells}
@@ -99,10 +99,10 @@ class ScreenProgress:
                 self._draw()
             else:
                 count = len(event.cells)
-                self._say(f"measuring {count} cells, {self._bound}{event.launches} launches")
+                self._print(f"measuring {count} cells, {self._bound}{event.launches} launches")
 
     def launch_started(self, event: LaunchStarted) -> None:
-        """Show which launch is under way."""
+        """Show the current launch."""
         with self._lock:
             if self._live is not None and self._task is not None:
                 what = f"{_name(event.cell)}: {clean(event.order.kind)}"
@@ -122,11 +122,11 @@ class ScreenProgress:
             if self._live is not None and self._task is not None:
                 total = max(self._launches, self._done_launches)
                 self._live.update(self._task, completed=self._done_launches, total=total)
-            elif not self._quiet and time.monotonic() - self._told_at > _PLAIN_EVERY_SECONDS:
-                self._say(f"launch {self._done_launches} of {self._bound}{self._launches}")
+            elif not self._quiet and time.monotonic() - self._printed_at > _PLAIN_EVERY_SECONDS:
+                self._print(f"launch {self._done_launches} of {self._bound}{self._launches}")
 
     def cell_ended(self, event: CellEnded) -> None:
-        """Show what became of a cell."""
+        """Show the outcome of a cell."""
         outcome = event.outcome
         with self._lock:
             self._done.add(outcome.cell.id)
@@ -141,17 +141,17 @@ class ScreenProgress:
                 verdict = judge(cell, outcome.launches, agreement=outcome.agreement)
                 text = "ok" if verdict is None else verdict.status
                 text += "" if p50 is None else f", p50 {milliseconds(p50)} ms"
-            self._say(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {text}")
+            self._print(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {text}")
 
     def confirming(self, event: Confirming) -> None:
-        """Say that fresh pairs are measured."""
+        """Show that a row is measured again with fresh pairs."""
         with self._lock:
-            # What was spared by stopping early is spared; the fresh pairs come on top.
+            # Launches that an early stop saved are not made; the fresh pairs are added.
             self._launches = self._done_launches + event.launches
-        self._say(f"{clean(event.row)}: looks worse; measuring fresh pairs")
+        self._print(f"{clean(event.row)}: looks worse; measuring fresh pairs")
 
     def device(self, event: DeviceEvent) -> None:
-        """Say what happened to a device that a person waits for."""
+        """Show what happened to a device."""
         device, reason = clean(event.device), clean(event.reason)
         texts = {
             Reconnecting: f"connection lost ({reason}); reconnecting",
@@ -162,30 +162,30 @@ class ScreenProgress:
         }
         text = texts.get(type(event))
         if text is not None:
-            self._say(f"{device}: {text}")
+            self._print(f"{device}: {text}")
 
     def not_measured(self, event: NotMeasured) -> None:
-        """Say once per cell and thing what could not be measured."""
+        """Show what could not be measured of a cell."""
         if self._quiet:
             return
         cell = self._cells.get(event.cell)
         name = _name(cell) if cell else clean(event.cell)
         what = event.what if event.what == "outputs" else f"{event.what} launches"
-        self._say(f"{name}: no {clean(what)}: {clean(event.reason)}")
+        self._print(f"{name}: no {clean(what)}: {clean(event.reason)}")
 
     def close(self) -> None:
-        """Take the live line away; may be called again."""
+        """Remove the live line; may be called again."""
         with self._lock:
             if self._live is not None:
                 self._live.stop()
                 self._live = None
 
     def __enter__(self) -> Self:
-        """Give the display itself."""
+        """Return the display itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         self.close()
 
     def _draw(self) -> None:
@@ -205,9 +205,9 @@ class ScreenProgress:
         self._task = self._live.add_task("measuring", total=self._launches, what="")
         self._live.start()
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         with self._lock:
-            self._told_at = time.monotonic()
+            self._printed_at = time.monotonic()
             line = clean(text)
             encoding = getattr(self._file, "encoding", None) or "utf-8"
             line = line.encode(encoding, "replace").decode(encoding)

@@ -1,4 +1,4 @@
-"""The rows of a run, and runs side by side, as tables for a person."""
+"""Print the rows of a run, and a comparison of runs, as tables."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from harness.records.table.display import TableColumn
 
 
 def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None = None) -> None:
-    """Print the rows of a run as wide as the terminal, and why some have no numbers.
+    """Print the rows of a run in the terminal's width, and why some have no numbers.
 
-    Columns that do not fit go by their rank and are named below. Into a pipe or a file all
+    Columns that do not fit are left out by rank and named below the table. To a pipe or a file all
     columns are printed.
     """
     if not rows:
         out("no rows", file=file)
         return
     stream = sys.stdout if file is None else file
-    room = width or grid.terminal_width(stream)
+    available = width or grid.terminal_width(stream)
     columns = display.columns(rows)
     texts = {column.title: [display.clean(column.text(row)) for row in rows] for column in columns}
     shown, hidden = list(columns), list[TableColumn]()
-    if room is not None:
+    if available is not None:
         needed = {
             title: grid.GAP + max(map(grid.cells, (title, *column)))
             for title, column in texts.items()
         }
-        shown, hidden = _fitting(columns, needed, room + grid.GAP)
+        shown, hidden = _fitting(columns, needed, available + grid.GAP)
     printed = [
         grid.GridColumn(
             title=column.title,
@@ -41,16 +41,16 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
         )
         for column in shown
     ]
-    grid.write(printed, stream, room)
+    grid.write(printed, stream, available)
     if hidden:
         names = ", ".join(column.title for column in hidden)
-        out(f"not shown for want of width: {names}", file=file)
+        out(f"not shown because the terminal is too narrow: {names}", file=file)
     for line in display.explained(rows):
         out(line, file=file)
 
 
 def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
-    """Print what :func:`harness.records.table.compare` gives: a line for every run of every question."""
+    """Print a comparison of :func:`harness.records.table.compare`: one line per key and run."""
     titles = ("model", "recipe", "device", "thr", "run", "status", "p50 ms", "ratio", "95 %", "")
     texts: list[list[str]] = []
     last: tuple[Any, ...] | None = None
@@ -59,7 +59,7 @@ def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
         low, high = row["ratio_low"], row["ratio_high"]
         texts.append(
             [
-                *([str(word) for word in key[:4]] if key != last else [""] * 4),
+                *([str(value) for value in key[:4]] if key != last else [""] * 4),
                 row["run"],
                 row["status"],
                 display.milliseconds(row["latency_p50_ms"]),
@@ -85,7 +85,7 @@ def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
 def _fitting(
     columns: Iterable[TableColumn], needed: Mapping[str, int], width: int
 ) -> tuple[list[TableColumn], list[TableColumn]]:
-    """Leave columns out, highest rank first, until the rest fits; words may still be folded."""
+    """Leave columns out, highest rank first, until the rest fits; texts may still be folded."""
     shown, hidden = list(columns), list[TableColumn]()
     while sum(needed[column.title] for column in shown) > width:
         most = max(shown, key=lambda column: column.rank)

@@ -1,4 +1,4 @@
-"""Runs on disk: one folder a run, readable while it is written, whole after a kill -9.
+"""Runs on disk: one folder per run, readable while it is written, consistent after a kill -9.
 
     store = Store(Path("results/runs"))
     with store.create(record) as writer:
@@ -7,7 +7,7 @@
         writer.finish()
     run = store.open("latest")
 
-docs/records.md has the format file by file.
+docs/records.md describes the format of each file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The nouns as JSON and back: one door for everything that is written into a run's folder.
+"""Convert dataclasses to JSON and back, for everything that is written into a run's folder.
 
-Fields follow the dataclasses of :mod:`harness.types`, so a new field of a noun is stored without
-a change here. NaN and infinities are refused in both directions: JSON has none, and a number that
-is not one must never come back as a measurement.
+The fields are those of the dataclasses of :mod:`harness.types`, so a new field is stored without a
+change here. NaN and infinities are refused when writing and when reading: JSON has none, and they
+must never be read as a measurement.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device of a run: the farm's entry, and what it said of itself or why it said nothing."""
+    """A device of a run: its farm entry, and its facts or why it could not be reached."""
 
     device: Device
     facts: DeviceFacts | None = None
@@ -59,21 +59,21 @@ class DeviceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What is known of a run before its first launch: `run.json`, written once."""
+    """The facts of a run that are known before its first launch: `run.json`, written once."""
 
     id: str
     created: str
     """UTC, ISO 8601 with microseconds."""
     plan: Mapping[str, Any]
-    """The plan as read."""
+    """The plan as it was read."""
     plan_digest: str
     cells: tuple[Cell, ...]
     devices: Mapping[str, DeviceRecord] = field(default_factory=dict)
-    """By name."""
+    """The devices, by name."""
     host: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the machine that ran the harness."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the harness, Python and the libraries that built the variants."""
+    """Versions of the harness and of the libraries that build and measure variants."""
     kind: str = "run"
     schema: int = SCHEMA
 
@@ -103,7 +103,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeLine:
-    """A line of `outcomes.jsonl`; launches are named, not repeated."""
+    """A line of `outcomes.jsonl`; it refers to launches by id."""
 
     cell: str
     """The cell's id."""
@@ -111,7 +111,7 @@ class OutcomeLine:
     failure: Failure | None = None
     agreement: Agreement | None = None
     changed: Cell | None = None
-    """The cell as it was measured, where that is not as `run.json` has it."""
+    """The cell as it was measured, if it differs from the one in `run.json`."""
 
 
 def new_id(models: Sequence[str], moment: datetime) -> str:
@@ -138,7 +138,7 @@ def _host_facts() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Find what is installed of the libraries that make or measure a variant."""
+    """Return the installed versions of the libraries that make or measure a variant."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"edge-harness": harness.__version__}
@@ -149,16 +149,16 @@ def _versions() -> dict[str, str]:
 
 
 def dump(value: object) -> Any:  # noqa: ANN401 - JSON
-    """Turn a noun into JSON's types; a launch goes without its samples (they are Parquet).
+    """Convert a dataclass to JSON types; a launch without its samples (they are Parquet).
 
-    Raises StoreError for a value that JSON cannot carry, NaN and infinities included.
+    Raises StoreError for a value that JSON does not support, such as NaN and infinities.
     """
     noun: type = type(value)
     if isinstance(value, Launch):
         value = _Wire.pack(replace(value, samples=()))
         noun = Launch
     try:
-        # Not mode="json": it would write NaN as null, a hole where a fault should be seen.
+        # Not mode="json": it would write NaN as null and hide the fault.
         plain = _adapter(noun).dump_python(value)
         return json.loads(json.dumps(plain, allow_nan=False, default=_path))
     except (TypeError, ValueError) as error:
@@ -166,7 +166,7 @@ def dump(value: object) -> Any:  # noqa: ANN401 - JSON
 
 
 def load(noun: type[T], plain: object) -> T:
-    """Turn JSON's types into a noun; raises StoreError (which field, why) where they do not fit."""
+    """Convert JSON types to a dataclass; raises StoreError naming the field that does not fit."""
     with contextlib.suppress(decoding.Doubt):
         return decoding.decode(noun, plain)
     from pydantic import ValidationError
@@ -193,7 +193,7 @@ _OLD_TABLES = {
     "python": "dialect_options",
     "workdir": "dialect_options",
 }
-"""Keys that a device had itself until its plug-ins' options had tables, and their tables now."""
+"""Keys of a device in old records, and the tables of options that have them now."""
 
 
 _OLD_EXTRAS = {
@@ -205,11 +205,11 @@ _OLD_EXTRAS = {
     "usb": "texts",
     "runtime_problems": "texts",
 }
-"""What a device's facts had under `extra`, and of which shape it has to be."""
+"""Keys of a device's facts that old records have under `extra`, and the type of their values."""
 
 
 def _with_tables(plain: object) -> object:
-    """Return a run's record in which every device and its facts have the fields of today."""
+    """Return a run's record with the current fields for every device and its facts."""
     if not isinstance(plain, Mapping) or not isinstance(plain.get("devices"), Mapping):
         return plain
     return {**plain, "devices": {name: _entry(one) for name, one in plain["devices"].items()}}
@@ -234,7 +234,7 @@ def _entry(entry: object) -> object:
 
 
 def _fits(key: str, value: object) -> bool:
-    """Say whether an extra of an old record, which nobody checked, is a field of today."""
+    """Whether a value under `extra` in an old record, which is unchecked, fits a current field."""
     kind = _OLD_EXTRAS.get(key)
     if kind in {"number", None}:
         return kind is not None and type(value) is int
@@ -246,16 +246,16 @@ def _fits(key: str, value: object) -> bool:
 def _path(value: object) -> str:
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be converted to JSON")
 
 
 class _Wire:
-    """Launch without its samples: pydantic has no schema for `array`, and needs none."""
+    """A launch without its samples: pydantic has no schema for `array`."""
 
     @staticmethod
     @functools.cache
     def type() -> type:
-        """Make the dataclass, field by field from the noun."""
+        """Make the dataclass from the fields of Launch."""
         hints = get_type_hints(Launch)
         specs: list[tuple[str, Any, Any]] = []
         for item in fields(Launch):
@@ -272,7 +272,7 @@ class _Wire:
 
     @staticmethod
     def unpack(value: object) -> dict[str, Any]:
-        """Read the fields of a launch or of its line."""
+        """Return the fields of a launch or of its line."""
         return {item.name: getattr(value, item.name) for item in fields(_Wire.type())}
 
 

@@ -1,4 +1,4 @@
-"""The folder of runs: make one, find one, list them all."""
+"""The folder of runs: create a run, find one, list all."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Store:
     """The folder of runs."""
 
     def __init__(self, root: Path) -> None:
-        """Use `root`; it is made by the first run that is written."""
+        """Use `root`; it is created with the first run."""
         self.root = root
 
     def create(self, record: RunRecord) -> RunWriter:
         """Make a run's folder with its record and return its writer.
 
-        Two runs at once never share a folder: where the id is taken, the run gets another one
-        (`writer.id` says which). Raises StoreError where `root` cannot be written.
+        Two concurrent runs never share a folder: if the id is taken, the run gets another id
+        (`writer.id`). Raises StoreError if `root` cannot be written.
         """
         from harness.records.store.codec import dump, encode
         from harness.records.store.journal import appearing, sync, writing
@@ -59,7 +59,7 @@ class Store:
         raise StoreError(f"{self.root}: no free name for a run after {_TRIES} tries")
 
     def check_writable(self) -> None:
-        """Make the folder and try it, before hours are spent; raises StoreError."""
+        """Create the folder and write to it as a test, before a long run; raises StoreError."""
         import tempfile
 
         from harness.records.store.journal import writing
@@ -70,20 +70,19 @@ class Store:
                 pass
 
     def open(self, selector: str) -> StoredRun:
-        """Open a run by its id, a prefix that only it has, or `latest`.
+        """Open a run by its id, a unique prefix, or `latest`.
 
-        Raises StoreError for none (with the nearest ids), several (with them), or one whose
-        record cannot be read.
+        Raises StoreError if no run matches (with the nearest ids), if several match (with their
+        ids), or if the record cannot be read.
         """
         from harness.records.store.read import open_folder
 
         return open_folder(self.root / self._find(selector))
 
     def resume(self, selector: str, plan_digest: str) -> RunWriter:
-        """Open a run to write on; `writer.done` says what it has already.
+        """Open a run to continue it; `writer.done` has what is stored already.
 
-        Raises StoreError where the plan is not the one it was started with, or another process
-        writes it.
+        Raises StoreError if the run was started with another plan or another process is writing it.
         """
         from harness.records.store.write import RunWriter
 
@@ -91,8 +90,8 @@ class Store:
         if run.record.plan_digest != plan_digest:
             raise StoreError(
                 f"run {run.id} was made from another plan (digest {run.record.plan_digest[:12]}, "
-                f"this one has {plan_digest[:12]}); start a new run, or take the plan as it was: "
-                f"it is in {run.path / RECORD}"
+                f"this one has {plan_digest[:12]}); start a new run, or use the plan of the run, "
+                f"which is in {run.path / RECORD}"
             )
         return RunWriter(run.path, run.record)
 
@@ -116,18 +115,20 @@ class Store:
             return found[0]
         if found:
             some = ", ".join(found[-_SHOWN:])
-            raise StoreError(f'"{selector}" is the start of {len(found)} runs: {some}; say more')
+            raise StoreError(
+                f'"{selector}" is the start of {len(found)} runs: {some}; give a longer prefix'
+            )
         import difflib
 
         near = difflib.get_close_matches(selector, names, n=_SHOWN, cutoff=0.4)
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        hint = f"; did you mean: {', '.join(near)}" if near else ""
         raise StoreError(
             f'no run "{selector}" in {self.root}{hint} (edge-harness runs lists them; '
             "--results chooses another folder)"
         )
 
     def _latest(self, names: Sequence[str]) -> str:
-        """Return the newest run; within one second the record's own time decides."""
+        """Return the newest run; the record's time decides between runs of the same second."""
         readable: list[tuple[str, str]] = []
         second = ""
         for name in sorted(names, reverse=True):

@@ -1,7 +1,7 @@
-"""Append-only journals of JSON lines, durable line by line, and whole files that appear at once.
+"""Append-only journals of JSON lines, durable per line, and files that are replaced atomically.
 
-A line counts when its newline is there. What a kill or a power cut left behind after the last
-newline is ignored by readers and cut off by the next writer, so both see the same lines.
+A line counts once its newline is written. Readers ignore a partial last line after a kill or a
+power cut, and the next writer removes it, so both see the same lines.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from harness.records.store.text import decode, encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalText:
-    """What a journal holds: the lines that can be read, and what became of the others."""
+    """The contents of a journal: the lines that can be read, and what is damaged."""
 
     lines: tuple[Any, ...]
     damage: tuple[str, ...] = ()
-    """A sentence for every whole line that is not JSON."""
+    """A sentence per complete line that is not JSON."""
     size_bytes: int = 0
-    """Up to the last newline."""
+    """The size up to the last newline."""
 
 
 def read(path: Path) -> JournalText:
-    """Read all whole lines; a missing file is an empty journal, a torn last line is no line.
+    """Read all complete lines; a missing file is an empty journal, a partial last line is ignored.
 
-    A whole line that is not JSON (a disk that lost a block) is named in `damage` and the lines
-    around it still count. Raises StoreError where the file cannot be read at all.
+    A complete line that is not JSON (the disk lost a block) is reported in `damage`, and the other
+    lines still count. Raises StoreError if the file cannot be read at all.
     """
     try:
         data = path.read_bytes()
@@ -52,10 +52,10 @@ def read(path: Path) -> JournalText:
 
 
 class Journal:
-    """A journal open for appending; one writer at a time (the run's lock sees to that)."""
+    """A journal open for appending; the run's lock ensures that there is one writer."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file and cut off a torn last line."""
+        """Open or create the file and remove a partial last line."""
         self.path = path
         with writing(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -65,7 +65,7 @@ class Journal:
     def append(self, plain: object) -> None:
         """Add one line; it is on the disk when this returns.
 
-        Raises StoreError (a full disk, a value that is not JSON); the journal is then as before.
+        Raises StoreError (a full disk, a value that is not JSON); the journal is then unchanged.
         """
         line = (encode(plain) + "\n").encode()
         with writing(self.path):
@@ -78,11 +78,11 @@ class Journal:
         self._size += len(line)
 
     def close(self) -> None:
-        """Let go of the file; appending again is an error."""
+        """Close the file; appending again is an error."""
         os.close(self._fd)
 
     def __enter__(self) -> Self:
-        """Give the journal itself."""
+        """Return the journal itself."""
         return self
 
     def __exit__(
@@ -97,19 +97,19 @@ class Journal:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing into a StoreError that names the folder and the way out."""
+    """Turn an OSError while writing into a StoreError that names the path and the fix."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; make room or rights there, or "
-            "choose another folder with --results"
+            f"cannot write {path}: {error.strerror or error}; free disk space or give write "
+            "permission there, or choose another folder with --results"
         ) from error
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Give a `.part` path to write; it becomes `path` at once and durably, or not at all."""
+    """Yield a `.part` path to write; it replaces `path` atomically and durably, or not at all."""
     part = path.with_name(f".{path.name}.part")
     with writing(path):
         try:
@@ -122,7 +122,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's bytes, or a folder's names, to the disk."""
+    """Flush a file's contents, or a folder's entries, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,7 +1,7 @@
-"""What is where in a run's folder; docs/records.md has the format file by file."""
+"""The names of the files in a run's folder; docs/records.md describes the format of each."""
 
 SCHEMA = 1
-"""Version of the record's format; docs/records.md has its history."""
+"""The version of the record's format; docs/records.md has its history."""
 
 RECORD = "run.json"
 LAUNCHES = "launches.jsonl"
@@ -13,4 +13,4 @@ LOCK = "lock"
 QUANTILES = "quantiles.json"
 
 SEARCHES = "searches"
-"""The folder beside the runs in which harness.analysis.search keeps its own; no run."""
+"""The folder beside the runs in which harness.analysis.search stores searches; it is not a run."""

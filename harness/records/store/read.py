@@ -1,4 +1,4 @@
-"""A stored run as a reader sees it, also while it is being written and after a power cut."""
+"""Read a stored run, also while it is being written and after a power cut."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class StoredLaunches:
     by_id: Mapping[str, Launch]
     damage: tuple[str, ...]
     size_bytes: int
-    """Of the journal they were read from: a cache made from it is stale when this changes."""
+    """The size of the journal; a cache that was made from it is stale if this changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """One run's folder, opened for reading. Every verb reads what is there now."""
+    """A run's folder, opened for reading; each method reads the current contents."""
 
     path: Path
     """The run's folder."""
@@ -40,11 +40,11 @@ class StoredRun:
 
     @property
     def variants(self) -> Path:
-        """Where the measured files are kept, as `<sha256>.tflite`."""
+        """The folder of the measured files, named `<sha256>.tflite`."""
         return self.path / VARIANTS
 
     def stored_launches(self) -> StoredLaunches:
-        """Read the journal of launches; lines that cannot be read are named, never guessed."""
+        """Read the journal of launches; lines that cannot be read are reported as damage."""
         journal = journals.read(self.path / LAUNCHES)
         by_id: dict[str, Launch] = {}
         damage = list(journal.damage)
@@ -57,19 +57,19 @@ class StoredRun:
             except StoreError as error:
                 damage.append(f"{LAUNCHES}: {error}")
                 continue
-            # Again at the end: a launch that was made twice is where it was made last.
+            # A launch that was made again has the position of its last line.
             by_id.pop(launch.id, None)
             by_id[launch.id] = launch
         return StoredLaunches(by_id=by_id, damage=tuple(damage), size_bytes=journal.size_bytes)
 
     def launches(self) -> tuple[Launch, ...]:
-        """Return every stored launch without its samples; those of failed cells are evidence."""
+        """Return every stored launch without its samples, also the launches of failed cells."""
         return tuple(self.stored_launches().by_id.values())
 
     def outcomes(self, stored: StoredLaunches | None = None) -> tuple[Outcome, ...]:
         """Return the last outcome of each cell, in the order of the record's cells.
 
-        `stored` spares the journal of launches where it was read already.
+        Pass `stored` if the journal of launches was read already.
         """
         journal = journals.read(self.path / OUTCOMES)
         launches = (stored or self.stored_launches()).by_id
@@ -82,7 +82,7 @@ class StoredRun:
         return tuple(found[cell_id] for cell_id in cells if cell_id in found)
 
     def damage(self) -> tuple[str, ...]:
-        """Say what of the journals cannot be read; empty for a healthy run."""
+        """Return a sentence per line of the journals that cannot be read; empty if all can."""
         outcomes = journals.read(self.path / OUTCOMES)
         log = journals.read(self.path / LOG)
         return (*self.stored_launches().damage, *outcomes.damage, *log.damage)
@@ -95,42 +95,42 @@ class StoredRun:
     def samples(
         self, *, cell: str | None = None, kind: str | None = None, series: str | None = None
     ) -> dict[str, Any]:
-        """Return the samples as numpy columns, narrowed where asked.
+        """Return the samples as numpy columns, restricted to a cell, kind or series if given.
 
-        Columns and units are those of docs/records.md; `at_ns` is each launch's own clock.
+        docs/records.md has the columns and units; `at_ns` is on each launch's own clock.
         """
         from harness.records.store import samples as store_samples
 
         wanted = {"cell": cell, "kind": kind, "series": series}
-        given = {name: word for name, word in wanted.items() if word is not None}
+        given = {name: value for name, value in wanted.items() if value is not None}
         condition = " AND ".join(f'"{name}" = ?' for name in given) or "true"
         return store_samples.columns_of(
             self.path / SAMPLES, self._launch_ids(), condition, list(given.values())
         )
 
-    def ask(self, sql: str, stored: StoredLaunches | None = None) -> list[tuple[Any, ...]]:
-        """Answer a SELECT over the table `samples`, each sample once; raises StoreError.
+    def query(self, sql: str, stored: StoredLaunches | None = None) -> list[tuple[Any, ...]]:
+        """Return the rows of a SELECT over the table `samples`, which has each sample once.
 
-        `stored` spares the journal of launches where it was read already.
+        Pass `stored` if the journal of launches was read already. Raises StoreError.
         """
         from harness.records.store import samples as store_samples
 
         launch_ids = set(stored.by_id) if stored else self._launch_ids()
-        return store_samples.ask(self.path / SAMPLES, launch_ids, sql)
+        return store_samples.query(self.path / SAMPLES, launch_ids, sql)
 
     def _launch_ids(self) -> set[str]:
         return set(self.stored_launches().by_id)
 
 
 def open_folder(folder: Path) -> StoredRun:
-    """Open a run's folder; raises StoreError where its record is missing or cannot be read."""
+    """Open a run's folder; raises StoreError if its record is missing or cannot be read."""
     return StoredRun(path=folder, record=load(RunRecord, plain_record(folder)))
 
 
 def _outcome(
     line: object, cells: Mapping[str, Any], launches: Mapping[str, Launch]
 ) -> Outcome | None:
-    """Put an outcome together; None where the line, its cell or all its launches are lost."""
+    """Make an outcome; None if the line, its cell or all its launches are lost."""
     try:
         stored = load(OutcomeLine, line)
     except StoreError:

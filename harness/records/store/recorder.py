@@ -1,4 +1,4 @@
-"""Events to a stored run: whatever must last is stored before anyone else gets the event."""
+"""Store the events of a run before they are passed on."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LOGGED = (DeviceEvent, Pushed, OutputsChecked, NotMeasured, Confirming)
 
 @dataclass(slots=True)
 class Recorder:
-    """Stores a run's events, then hands them on; may be called from several threads."""
+    """Stores a run's events, then passes them on; may be called from several threads."""
 
     writer: RunWriter
     listener: Emit = ignore
 
     def __call__(self, event: Event) -> None:
-        """Store a launch, an outcome or a log line; durable when this returns. Raises StoreError."""
+        """Store a launch, an outcome or a log line durably. Raises StoreError."""
         if isinstance(event, LaunchEnded):
             self.writer.launch(event.launch)
         elif isinstance(event, CellEnded):

@@ -1,8 +1,8 @@
 """The samples of a run: Parquet through DuckDB, without pandas or pyarrow.
 
-While a run goes on, `samples/` holds one file a launch, named by the launch. At the end they are
-merged into `_merged.parquet`. Where a launch is in both (a merge that was cut short, a launch that
-was made again), its own file counts, so nothing is lost and nothing is there twice.
+During a run, `samples/` has one file per launch, named by the launch's id. At the end they are
+merged into `_merged.parquet`. If a launch is in both (the merge was interrupted or the launch was
+made again), its own file is used, so nothing is lost or read twice.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ COLUMNS: Mapping[str, str] = {
     "value": "DOUBLE",
     "count": "BIGINT",
 }
-"""Of every samples file, with DuckDB's types; docs/records.md says what they mean."""
+"""The columns of every samples file with their DuckDB types; docs/records.md explains them."""
 
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def launch_file(folder: Path, launch_id: str) -> Path:
-    """Return where a launch's samples are; raises StoreError for an id that is no file name."""
+    """Return the path of a launch's samples; raises StoreError if its id is not a file name."""
     if not _LAUNCH_ID.fullmatch(launch_id):
         raise StoreError(f"{launch_id!r} is not a launch's id: letters, digits, '.', '_', '-' only")
     return folder / f"{launch_id}.parquet"
 
 
 class SamplesWriter:
-    """Writes the samples of one run; keeps one DuckDB connection, safe to share by threads."""
+    """Writes the samples of one run through one DuckDB connection; several threads may share it."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
         """Write into `folder`, which exists."""
@@ -56,9 +56,9 @@ class SamplesWriter:
         self._connection = duckdb.connect(config={"threads": 1})
 
     def write(self, launch: Launch) -> None:
-        """Put the samples of a launch on the disk, whole or not at all.
+        """Write the samples of a launch to the disk, completely or not at all.
 
-        Raises StoreError for columns of unequal length, values that are not finite, a full disk.
+        Raises StoreError for columns of unequal length, values that are not finite, or a full disk.
         """
         import numpy as np
 
@@ -72,7 +72,7 @@ class SamplesWriter:
         for part, values in zip(launch.samples, value, strict=True):
             if not np.isfinite(values).all():
                 raise StoreError(
-                    f"launch {launch.id}: {part.series} holds a value that is not a finite number"
+                    f"launch {launch.id}: {part.series} has a value that is not a finite number"
                 )
         none = np.empty(0, dtype=np.int64)
         columns = {
@@ -89,16 +89,16 @@ class SamplesWriter:
             self._connection.unregister("columns")
 
     def merge(self, launch_ids: Collection[str]) -> None:
-        """Make one file of all; safe to be killed at any point, and to be called again."""
+        """Merge all files into one; safe to interrupt at any point and to call again."""
         own = [path for path in own_files(self.folder) if path.stem in launch_ids]
         if not own:
             return
         merged = self.folder / MERGED
         with self._lock:
             with appearing(merged) as part, _store_errors(merged):
-                query = samples_query(self.folder, launch_ids)
+                samples = samples_query(self.folder, launch_ids)
                 self._connection.execute(
-                    f"COPY ({query} ORDER BY cell, kind, block, launch, series, at_ns) "
+                    f"COPY ({samples} ORDER BY cell, kind, block, launch, series, at_ns) "
                     f"TO {_quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
                 )
             with writing(self.folder):
@@ -107,7 +107,7 @@ class SamplesWriter:
                 sync(self.folder)
 
     def forget(self, known: Collection[str]) -> None:
-        """Remove what a killed writer left: files of launches that have no line, `.part` files."""
+        """Remove the leftovers of a killed writer: files of unknown launches, `.part` files."""
         with writing(self.folder):
             for path in self.folder.iterdir():
                 orphan = path.suffix == ".parquet" and path.name != MERGED
@@ -115,17 +115,17 @@ class SamplesWriter:
                     path.unlink()
 
     def close(self) -> None:
-        """Let go of DuckDB."""
+        """Close the DuckDB connection."""
         self._connection.close()
 
 
 def own_files(folder: Path) -> list[Path]:
-    """List the files that hold one launch each, sorted."""
+    """List the files with one launch each, sorted."""
     return sorted(path for path in folder.glob("*.parquet") if path.name != MERGED)
 
 
 def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
-    """Write the SELECT of all samples of these launches, each once, with the COLUMNS."""
+    """Return a SELECT of all samples of these launches, each once, with the COLUMNS."""
     names = ", ".join(_quote(name) for name in COLUMNS)
     names = names.replace("'", '"')
     own = [path for path in own_files(folder) if path.stem in launch_ids]
@@ -146,33 +146,33 @@ def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
     return f"SELECT * FROM ({' UNION ALL '.join(parts)})"  # noqa: S608 - quoted parts
 
 
-def ask(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, ...]]:
-    """Answer a question put to the table `samples` (with the COLUMNS) of these launches.
+def query(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, ...]]:
+    """Run a query over the table `samples` (with the COLUMNS) of these launches; return its rows.
 
-    Raises StoreError where a samples file is damaged or the question is not SQL.
+    Raises StoreError if a samples file is damaged or the query is not valid SQL.
     """
     import duckdb
 
     with duckdb.connect() as connection, _store_errors(folder):
-        query = f"WITH samples AS ({samples_query(folder, launch_ids)}) {sql}"
-        return connection.execute(query).fetchall()
+        statement = f"WITH samples AS ({samples_query(folder, launch_ids)}) {sql}"
+        return connection.execute(statement).fetchall()
 
 
 def columns_of(
     folder: Path, launch_ids: Collection[str], condition: str, values: Sequence[object]
 ) -> dict[str, Any]:
-    """Return the samples for which an SQL condition (with `?` for `values`) holds.
+    """Return the samples that meet an SQL condition (with `?` for `values`).
 
-    One numpy array for each of COLUMNS, in the order of the moments they are from.
+    One numpy array per column of COLUMNS, ordered by cell, kind, block, launch, series and time.
     """
     import duckdb
 
     with duckdb.connect() as connection, _store_errors(folder):
-        query = (
+        statement = (
             f"SELECT * FROM ({samples_query(folder, launch_ids)}) WHERE {condition} "  # noqa: S608
             "ORDER BY cell, kind, block, launch, series, at_ns"
         )
-        return dict(connection.execute(query, list(values)).fetchnumpy())
+        return dict(connection.execute(statement, list(values)).fetchnumpy())
 
 
 def _copy(launch: Launch, run_id: str, destination: Path) -> str:
@@ -185,13 +185,13 @@ def _copy(launch: Launch, run_id: str, destination: Path) -> str:
                 ([{series}]::VARCHAR[])[series_index] AS series, at_ns, value, count
             FROM columns
         ) TO {_quote(str(destination))} (FORMAT parquet)
-    """  # noqa: S608 - every text is quoted, every number is one
+    """  # noqa: S608 - every text is quoted, every number is an int
 
 
 def _quote(text: str) -> str:
-    """Quote a text for SQL. NUL ends a text in DuckDB's parser, so it is refused."""
+    """Quote a text for SQL; NUL is refused because DuckDB's parser ends a text there."""
     if "\0" in text:
-        raise StoreError(f"{text!r} holds a NUL character and cannot be stored")
+        raise StoreError(f"{text!r} has a NUL character and cannot be stored")
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -1,4 +1,4 @@
-"""What `runs` lists of a stored run, read without making its nouns: a store may hold thousands."""
+"""The summaries that `runs` lists, read without loading whole runs: a store may have thousands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.records.store.text import decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """One line of `runs`; a folder that cannot be read has a reason instead of figures."""
+    """One line of `runs`; if the folder cannot be read, the reason instead of figures."""
 
     id: str
     path: Path
@@ -33,12 +33,12 @@ class RunSummary:
 
     @property
     def pending(self) -> int:
-        """Cells without an outcome: the run goes on, or was cut short."""
+        """Cells without an outcome: the run is in progress or was interrupted."""
         return self.cells - self.ok - self.failed
 
 
 def summarize(folder: Path) -> RunSummary:
-    """Sum a run up without its samples; never fails because of what is in the folder."""
+    """Summarize a run without its samples; never raises because of the folder's contents."""
     try:
         plain = plain_record(folder)
         outcomes = journals.read(folder / OUTCOMES)
@@ -67,7 +67,7 @@ def summarize(folder: Path) -> RunSummary:
 
 
 def plain_record(folder: Path) -> dict[str, Any]:
-    """Read `run.json` and check its version; raises StoreError with the way out."""
+    """Read `run.json` and check its version; raises StoreError with the fix."""
     path = folder / RECORD
     try:
         plain = decode(path.read_bytes())
@@ -86,6 +86,6 @@ def plain_record(folder: Path) -> dict[str, Any]:
             "upgrade it: pip install -U edge-harness"
         )
     if plain.get("id") != folder.name:
-        # A run that was copied under another name answers to that name.
+        # A copied run has the id of its new folder.
         plain["id"] = folder.name
     return plain

@@ -1,6 +1,6 @@
-"""JSON as the store writes and reads it: without NaN and infinities, in both directions.
+"""Write and read JSON without NaN and infinities.
 
-JSON has none, and a number that is not one must never come back as a measurement.
+JSON has none, and they must never be read as a measurement.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def encode(plain: object) -> str:
 
 
 def decode(text: str | bytes) -> Any:  # noqa: ANN401 - JSON
-    """Read JSON; raises ValueError where it is not (RecursionError is one of its ways)."""
+    """Read JSON; raises ValueError if it is not JSON or nested too deeply."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number that can be stored")
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number that can be stored")

@@ -28,18 +28,18 @@ from harness.types import Launch, Outcome, Variant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredProgress:
-    """What a run has already, by cell id; empty for a new run."""
+    """The outcomes and launches that a run has already, by cell id; empty for a new run."""
 
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     launches: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
-    """Without samples."""
+    """The launches, without samples."""
 
 
 class RunWriter:
-    """Writes one run. Its verbs may be called from several threads; use it in a `with`."""
+    """Writes one run; use it in a `with` block. Several threads may call its methods."""
 
     def __init__(self, folder: Path, record: RunRecord) -> None:
-        """Take the run's lock and open its journals; raises StoreError where another has it."""
+        """Take the run's lock and open its journals; raises StoreError if another process has it."""
         self.path = folder
         self.record = record
         self._lock = threading.Lock()
@@ -75,7 +75,7 @@ class RunWriter:
 
     @property
     def variants(self) -> Path:
-        """Where the measured files are kept, as `<sha256>.tflite`."""
+        """The folder of the measured files, named `<sha256>.tflite`."""
         return self.path / VARIANTS
 
     def launch(self, launch: Launch) -> None:
@@ -86,8 +86,8 @@ class RunWriter:
         line = dump(launch)
         with self._lock:
             if launch.id in self._known:
-                # Until the new line is there the launch is nowhere: its old line must never
-                # stand beside its new samples.
+                # The launch is absent until its new line is written: its old line must never
+                # be read with its new samples.
                 self._launches.append({"again": launch.id})
                 self._known.discard(launch.id)
             self._samples.write(launch)
@@ -95,11 +95,11 @@ class RunWriter:
             self._known.add(launch.id)
 
     def outcome(self, outcome: Outcome) -> None:
-        """Store what became of a cell; a later one for the same cell replaces it."""
+        """Store the outcome of a cell; it replaces an earlier one of the same cell."""
         cell = outcome.cell
         if cell.id not in self._cells:
             raise StoreError(
-                f"cell {cell.id} ({cell.model}, {cell.device}) is not of run {self.id}"
+                f"cell {cell.id} ({cell.model}, {cell.device}) is not in run {self.id}"
             )
         line = OutcomeLine(
             cell=cell.id,
@@ -119,22 +119,22 @@ class RunWriter:
             self._outcomes.append(plain)
 
     def log(self, event: Mapping[str, Any]) -> None:
-        """Store an event with the time it came."""
+        """Store an event with the current time."""
         with self._lock:
             self._log.append({"at": _now(), **event})
 
     def keep_variant(self, variant: Variant) -> Path:
-        """Copy a variant's file into the run and return where it is; once per digest.
+        """Copy a variant's file into the run, once per digest, and return the path of the copy.
 
-        What a vendor's compiler was given is kept beside it. Raises StoreError where a file is gone or
-        no longer has its digest.
+        The file that a vendor's compiler took as input is copied too. Raises StoreError if a file
+        is gone or no longer has its digest.
         """
         if variant.uncompiled is not None:
             self._keep(variant.uncompiled.path, variant.uncompiled.digest)
         return self._keep(variant.path, variant.digest)
 
     def _keep(self, path: Path, digest: str) -> Path:
-        """A copy, not a link: the user may write over the original later."""
+        """Copy the file; a link would change if the user overwrites the original."""
         kept = self.variants / f"{digest}.tflite"
         with self._lock:
             if kept.exists():
@@ -153,16 +153,16 @@ class RunWriter:
         return kept
 
     def finish(self) -> None:
-        """Merge the samples into one file; may be killed at any point, or called again."""
+        """Merge the samples into one file; safe to interrupt at any point and to call again."""
         with self._lock:
             self._samples.merge(self._known)
 
     def close(self) -> None:
-        """Let go of the run and its lock; what was stored stays."""
+        """Close the journals and release the lock; the stored data stays."""
         self._open.close()
 
     def __enter__(self) -> Self:
-        """Give the writer itself."""
+        """Return the writer itself."""
         return self
 
     def __exit__(
@@ -178,8 +178,7 @@ class RunWriter:
 def take_lock(folder: Path) -> int:
     """Take the advisory lock of a run's folder and return its file descriptor.
 
-    The system lets go of it when the process ends, however it ends. Raises StoreError saying who
-    has it.
+    The system releases it when the process ends. Raises StoreError naming the process that has it.
     """
     path = folder / LOCK
     with writing(path):

@@ -1,7 +1,7 @@
-"""Records to tables: the rows of a run, runs side by side, a pandas frame.
+"""Tables from records: the rows of a run, a comparison of runs, a pandas frame.
 
-rows(run)             a Row per cell, with exactly COLUMNS
-compare([a, b])       a Row per row of every run, with exactly COMPARED
+rows(run)             one Row per cell, with exactly COLUMNS
+compare([a, b])       one Row per key and run, with exactly COMPARED
 frame(run)            the rows as a pandas frame
 """
 
@@ -20,7 +20,7 @@ __all__ = ["COLUMNS", "COMPARED", "MEASURED", "PENDING", "Row", "compare", "fram
 
 
 def frame(run: StoredRun) -> pd.DataFrame:
-    """Return the rows as a pandas frame with COLUMNS; nulls are None or NaN as pandas has them."""
+    """Return the rows as a pandas frame with COLUMNS; nulls are None or NaN, as pandas converts them."""
     import pandas as pd
 
     return pd.DataFrame([row.plain() for row in rows(run)], columns=list(COLUMNS))

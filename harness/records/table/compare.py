@@ -1,7 +1,7 @@
-"""Runs side by side: ratios of medians with intervals, as data.
+"""Compare runs: ratios of medians with intervals, as data.
 
-Runs that were made at different times carry the drift between those times, so this is for a look;
-a verdict needs A and B interleaved, which is a gate.
+Runs from different times include the drift between those times, so a comparison gives an overview
+only. A verdict needs A and B interleaved, as in a gate.
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ from harness.records.store import StoredRun
 from harness.records.table.rows import Measured, Row, read, rows_of
 
 KEY = ("model", "recipe", "target", "device", "threads")
-"""What makes two rows the same question."""
+"""The columns that identify a row in every run; rows with the same values are compared."""
 
 SHOWN = ("status", "runtime", "latency_p50_ms", "peak_rss_mb", "size_bytes", "accuracy")
 RATIO = ("ratio", "ratio_low", "ratio_high", "difference")
 COMPARED = (*KEY, "run", *SHOWN, *RATIO)
-"""Columns of a comparison. `ratio` is the geometric mean of the launch medians over the first
-run's (1.05 is 5 % slower), low and high its 95 % interval; `difference` is `below noise`, `faster`,
-`slower`, or null where there is no interval. Rows of different scenarios measured different things:
-they have no ratio and are `unlike`."""
+"""Columns of a comparison. `ratio` is the geometric mean of the launch medians over that of the
+first run (1.05 is 5 % slower), low and high its 95 % interval. `difference` is `below noise`,
+`faster`, `slower`, or null if there is no interval. Rows of different scenarios are not comparable:
+they have no ratio, and `difference` is `unlike`."""
 
 MISSING = "absent"
-"""The status where a run does not have the row at all."""
+"""The status of a row that a run does not have."""
 
 Key = tuple[str, str, str, str, int]
 
 
 def compare(runs: Sequence[StoredRun]) -> list[Row]:
-    """Put the rows of runs with the same KEY side by side: for each key, a row of every run.
+    """Return the rows of all runs grouped by KEY: for each key, one row per run.
 
     The first run is the reference and has no ratio. The interval is unpaired
-    (:func:`stats.ratio_interval`); where it includes 1 the difference is `below noise`. Different
-    runtimes are compared, since that may be the question; they are in the rows. Raises StoreError
-    for no runs.
+    (:func:`stats.ratio_interval`); if it includes 1, the difference is `below noise`. Rows of
+    different runtimes are compared too, and show their runtimes. Raises StoreError for no runs.
     """
     if not runs:
         raise StoreError("compare needs at least one run")
@@ -50,7 +49,7 @@ def compare(runs: Sequence[StoredRun]) -> list[Row]:
 
 
 def _by_key(measured: Measured) -> dict[Key, tuple[str, Row]]:
-    """Return each row with its cell's id."""
+    """Return the cell's id and the row for each key."""
     cells = measured.run.record.cells
     return {
         (cell.model, cell.recipe, cell.target, cell.device, cell.threads): (cell.id, row)

@@ -1,6 +1,6 @@
-"""How rows look to a person: which columns, in which units, and what the words mean.
+"""Format rows for people: the columns, the units, and the meanings of flags and statuses.
 
-Shared by the terminal, Markdown and HTML, so a number is written the same way everywhere.
+The terminal, Markdown and HTML share it, so a number has the same format everywhere.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from harness import columns as columns_of
 from harness.columns import Column, Form, Look
 from harness.devices.delegation import CPU_TARGETS
-from harness.printable import clean as clean  # noqa: PLC0414 - also offered here
-from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - also offered here
+from harness.printable import clean as clean  # noqa: PLC0414 - re-exported
+from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - re-exported
 from harness.records.table.row import MEASURED, better, metric_of
 
 NOTHING = "-"
@@ -25,18 +25,18 @@ _NAMED = 3
 FLAGS: Mapping[str, str] = {
     "backlog": "a stream ended with frames that were due and never ran; they count as missed",
     "drift": "latency changed by more than 2 % inside a launch",
-    "emulated": "not real hardware: proves that it works, says nothing of speed",
-    "hot": "measured on a heated plateau on purpose",
+    "emulated": "not real hardware: shows that it works, but not how fast it is",
+    "hot": "measured at a constant high temperature, as the plan requests",
     "hot_start": "a launch started before the device had cooled",
     "imported": "numbers from another tool, not measured here",
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
-    "off_chip": "weights that the Edge TPU has no room for travel to it with every inference",
+    "off_chip": "weights that do not fit the Edge TPU's memory are sent with every inference",
     "random_calibration": "calibrated on random data: latency only, accuracy means nothing",
     "random_inputs": "outputs were checked on random inputs",
     "sample_cap": "a launch ended at 1,000,000 samples",
     "simulated": "a simulator's numbers",
-    "suspect": "the time is hard to believe of the accelerator: see the reason",
-    "thinned": "of a long launch every second, fourth, ... sample is kept, evenly spaced",
+    "suspect": "the time is implausible for the accelerator: see the reason",
+    "thinned": "every second, fourth, ... sample of a long launch is kept, evenly spaced",
     "uncontrolled": "the processor's frequency was not pinned",
     "unsteady": "warm-up ended at its cap before latency was steady",
 }
@@ -47,19 +47,19 @@ SCENARIOS: Mapping[str, str] = {
     "offline": "offline: inf/s: inferences a second; a sample averages a block of about 10 ms",
     "sustained": "sustained: last/first: p50 of the last minute over that of the first",
 }
-"""What the columns of a scenario mean; `single` needs no words."""
+"""The meanings of a scenario's columns; `single` needs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableColumn:
-    """A column as a person sees it."""
+    """A column of a table for people."""
 
     column: Column
     look: Look
 
     @property
     def title(self) -> str:
-        """What stands above it."""
+        """The heading."""
         return self.look.title
 
     @property
@@ -69,11 +69,11 @@ class TableColumn:
 
     @property
     def rank(self) -> int:
-        """Columns of a higher rank are left out first where the page is too narrow; 0 never is."""
+        """Columns of a higher rank are left out first if the page is too narrow; 0 never is."""
         return self.look.rank
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """Write the row's value."""
+        """Format the row's value."""
         column, value = self.column, row[self.column.name]
         if column.kind == "list":
             return clean(" ".join(value))
@@ -86,12 +86,12 @@ class TableColumn:
 
 
 def number(value: float | None, decimals: int) -> str:
-    """Write a number with thousands apart, or a dash where there is none."""
+    """Format a number with thousands separators; a dash for None."""
     return NOTHING if value is None else f"{value:,.{decimals}f}"
 
 
 def milliseconds(value: float | None) -> str:
-    """Write milliseconds with three significant digits, at most four decimals."""
+    """Format milliseconds with three significant digits and at most four decimals."""
     if value is None:
         return NOTHING
     if value <= 0:
@@ -100,7 +100,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def half_width(row: Mapping[str, Any], column: Column | None = None) -> str:
-    """Write the 95 % interval of a column (p50) as a share, half to each side on the log scale."""
+    """Format half the width of a column's 95 % interval (p50 by default), in % on the log scale."""
     of = column or columns_of.get("latency_p50_ms")
     low, high = row[of.low or ""], row[of.high or ""]
     if not low or not high:
@@ -109,7 +109,7 @@ def half_width(row: Mapping[str, Any], column: Column | None = None) -> str:
 
 
 def size(size_bytes: float | None) -> str:
-    """Write a file's size in kB or MB (of 10^3 and 10^6 bytes)."""
+    """Format a file's size in kB (10^3 bytes) or MB (10^6 bytes)."""
     if size_bytes is None:
         return NOTHING
     if size_bytes < 1e6:  # noqa: PLR2004 - the unit's own bound
@@ -118,7 +118,7 @@ def size(size_bytes: float | None) -> str:
 
 
 def accuracy(value: float | None, row: Mapping[str, Any]) -> str:
-    """Write a row's accuracy: a share of 1, or an error with its metric."""
+    """Format a row's accuracy: a share of 1, or an error with its metric."""
     if value is None:
         return NOTHING
     if better(row, "accuracy") == "lower":
@@ -127,7 +127,7 @@ def accuracy(value: float | None, row: Mapping[str, Any]) -> str:
 
 
 def _rate(value: float | None) -> str:
-    """Write inferences a second with three significant digits or more."""
+    """Format inferences per second with three significant digits or more."""
     return number(value, 0 if value is None or value >= 100 else 2)  # noqa: PLR2004
 
 
@@ -144,13 +144,13 @@ _FORMS: Mapping[Form, Callable[[Any, Mapping[str, Any], Look], str]] = {
 
 @functools.cache
 def _all() -> tuple[TableColumn, ...]:
-    """Return every column that tables for people have, from left to right."""
+    """Return all columns of tables for people, from left to right."""
     found = [TableColumn(column=one, look=one.look) for one in columns_of.ALL if one.look]
     return tuple(sorted(found, key=lambda one: one.look.place))
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
-    """Choose the columns that tell these rows apart or say something; the rest would be noise."""
+    """Choose the columns to show: by each column's `when`, those that differ or have values."""
     chosen = []
     for column in _all():
         texts = {column.text(row) for row in rows}
@@ -165,19 +165,21 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
 
 
 def explained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Write why rows have no numbers or only part of them, a line for each reason.
+    """Explain why rows have no numbers or only some of them, one line per reason.
 
-    Where an accelerator was asked for, every row says what ran where and how that is known.
+    If a row targets an accelerator, every row has a line with what ran where and the evidence.
     """
     same: dict[tuple[str, str], list[str]] = {}
     accelerated = any(row["target"] not in CPU_TARGETS for row in rows)
     for row in rows:
-        # Beside an accelerator, also the rows that are well say how that is known.
+        # If there is an accelerator, valid rows show their evidence too.
         known = row["verdict_reason"] if accelerated or row["verdict"] == "SUSPECT" else None
         reason = row["reason"] or known
         if reason:
-            word = row["status"] if row["verdict"] is None else f"{row['status']}, {row['verdict']}"
-            same.setdefault((clean(word), clean(reason)), []).append(name(row))
+            status = row["status"]
+            if row["verdict"] is not None:
+                status = f"{status}, {row['verdict']}"
+            same.setdefault((clean(status), clean(reason)), []).append(name(row))
     lines = []
     for (status, reason), names in same.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -186,27 +188,27 @@ def explained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def name(row: Mapping[str, Any]) -> str:
-    """Write which row this is."""
+    """Return a row's name: model, recipe, device, and threads if more than one."""
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
     return clean(f"{row['model']} {row['recipe']} on {row['device']}{threads}")
 
 
 def flag_meanings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the flags these rows have with what each means; a plug-in's own says nothing."""
+    """Return the flags of these rows with their meanings; empty for a flag of a plug-in."""
     found = sorted({clean(flag) for row in rows for flag in row["flags"]})
     return {flag: FLAGS.get(flag, "") for flag in found}
 
 
 def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
-    """Write what a reader of the table needs to know, in as few lines as there are things to say.
+    """Return the lines that explain the table's columns and flags, only those that apply.
 
-    The page has a list of its own for the flags.
+    Pass `flags=False` if the flags are explained elsewhere, as on the HTML page.
     """
     lines = []
     if any(row["status"] in MEASURED for row in rows):
         lines.append(
             "p50: median of the launches' medians ± 95 % interval over launches; p90, p99 pooled "
-            "over inferences, - where there are too few"
+            "over inferences, - if there are too few"
         )
     scenarios = {row["scenario"] for row in rows}
     lines += [meaning for name, meaning in SCENARIOS.items() if name in scenarios]

@@ -1,4 +1,4 @@
-"""A run read once: outcomes, launches and quantiles, from which rows and pages are made."""
+"""Read a run once: the outcomes, launches and quantiles that rows and pages use."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A run read once: what rows, comparisons and pages are made of."""
+    """The contents of a run that rows, comparisons and pages use."""
 
     run: StoredRun
     outcomes: Mapping[str, Outcome]
     """By cell id."""
     launches: Mapping[str, tuple[Launch, ...]]
-    """By cell id; also those of cells without an outcome."""
+    """By cell id; includes the launches of cells without an outcome."""
     quantiles: Quantiles
     bare: Mapping[Place, tuple[Launch, ...]]
-    """Launches without a model, by device and threads: the cells there share them."""
+    """Launches without a model, by device and threads; all cells there share them."""
 
     def medians(self, cell_id: str) -> list[float]:
-        """Return the medians of a measured cell's timed launches, ns, in order of the blocks."""
+        """Return the medians of a measured cell's timed launches, ns, ordered by block."""
         outcome = self.outcomes.get(cell_id)
         timed = of_kind(outcome.launches, "timed") if outcome else []
         known = self.quantiles.launches
@@ -35,7 +35,7 @@ class Measured:
 
 
 def read(run: StoredRun) -> Measured:
-    """Read a run's journals and quantiles; raises StoreError where samples are damaged."""
+    """Read a run's journals and quantiles; raises StoreError if samples are damaged."""
     stored = run.stored_launches()
     by_cell: dict[str, list[Launch]] = {}
     for launch in stored.by_id.values():
@@ -55,7 +55,7 @@ def read(run: StoredRun) -> Measured:
 
 
 def of_kind(launches: Iterable[Launch], kind: str) -> list[Launch]:
-    """Return the launches of a kind, in order of the blocks."""
+    """Return the launches of a kind, ordered by block."""
     return sorted(
         (launch for launch in launches if launch.kind == kind),
         key=lambda launch: (launch.block, launch.position),

@@ -1,4 +1,4 @@
-"""p50 of each minute of the sustained rows: how a device does as it heats up."""
+"""p50 of each minute of the sustained rows, which shows how a device slows down as it heats up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.records.table.rows import Measured, rows_of
 def minutes(measured: Measured) -> list[tuple[Row, tuple[float, ...]]]:
     """Return each measured sustained row with the p50 of its minutes, ms, oldest first.
 
-    The median over the launches, minute by minute, as far as all of them go.
+    Each value is the median over the launches. The minutes end with the shortest launch.
     """
     found = []
     known = measured.quantiles.minutes
@@ -27,7 +27,7 @@ def minutes(measured: Measured) -> list[tuple[Row, tuple[float, ...]]]:
 
 
 def lines(measured: Measured) -> list[str]:
-    """Write them, a line for each row."""
+    """Format the minutes, one line per row."""
     return [
         f"{display.name(row)}: p50 of each minute, ms: {' '.join(map(display.milliseconds, found))}"
         for row, found in minutes(measured)

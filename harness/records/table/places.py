@@ -1,4 +1,4 @@
-"""On which devices a run was made, and how far their profiles are proved."""
+"""The devices of a run, and how their profiles were verified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.types import DeviceFacts, Profile
 
 
 def lines(run: StoredRun) -> list[str]:
-    """Write a line for each device of the run."""
+    """Describe the devices of the run, one line per device."""
     devices = run.record.devices
     known = profiles.load_named({entry.device.profile for entry in devices.values()})
     return [f"{name}: {_text(entry, known)}" for name, entry in devices.items()]

@@ -15,7 +15,7 @@ from harness.records.store.layout import QUANTILES
 from harness.records.store.read import StoredLaunches
 
 FORMULA = 3
-"""Version of what is computed here; a cache with another one is not used."""
+"""The version of the formulas; a cache with another version is not used."""
 
 _LAUNCHES = """
     SELECT launch, count(*), quantile_cont(value, [0.25, 0.5, 0.9, 0.99]),
@@ -49,7 +49,7 @@ _PEAKS = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchQuantiles:
-    """Latency of one timed launch, or of an accelerator's on the CPU, ns an inference."""
+    """Latency of one timed launch, or of an accelerator's file on the CPU, ns per inference."""
 
     samples: int
     p25: float
@@ -57,40 +57,40 @@ class LaunchQuantiles:
     p90: float
     p99: float
     per_second: float | None = None
-    """Inferences by the time they took; None where the clock read nothing but zeros."""
+    """Inferences per second; None if the clock read only zeros."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pooled:
-    """Latency over the samples of a cell that are one inference each, ns."""
+    """Latency over the samples of a cell that average one inference, ns."""
 
     samples: int
     p90: float | None
-    """None under the least count (36)."""
+    """None under 36 samples."""
     p99: float | None
-    """None under the least count (368)."""
+    """None under 368 samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantiles:
-    """Everything rows need of the samples."""
+    """All values that rows need from the samples."""
 
     launches: Mapping[str, LaunchQuantiles] = field(default_factory=dict)
     """By launch id."""
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
     """By cell id."""
     peak_rss_bytes: Mapping[str, float] = field(default_factory=dict)
-    """By launch id, of memory and bare launches."""
+    """The peak of each memory and bare launch, by launch id."""
     sustained_ratio: Mapping[str, float] = field(default_factory=dict)
-    """By launch id, of sustained launches: p50 of the last minute over that of the first."""
+    """p50 of the last minute over that of the first, by id of the sustained launch."""
     minutes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """By launch id, of sustained launches: p50 of each minute, ns."""
+    """p50 of each minute, ns, by id of the sustained launch."""
 
 
 def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
-    """Return the run's quantiles, from the cache where it was made from these very launches.
+    """Return the run's quantiles, from the cache if it was made from exactly these launches.
 
-    Raises StoreError where a samples file is damaged.
+    Raises StoreError if a samples file is damaged.
     """
     cached = _cached(run, launches)
     if cached is not None:
@@ -101,7 +101,7 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
         with appearing(run.path / QUANTILES) as part:
             part.write_text(encode(plain), encoding="utf-8")
     except StoreError:
-        # A run on a read-only disk is read all the same, only not as fast.
+        # On a read-only disk the run is readable without a cache, only slower.
         return made
     return made
 
@@ -114,7 +114,7 @@ def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
             launch: LaunchQuantiles(
                 samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3], per_second=rate
             )
-            for launch, count, q, rate in run.ask(_LAUNCHES, stored)
+            for launch, count, q, rate in run.query(_LAUNCHES, stored)
         },
         pooled={
             cell: Pooled(
@@ -122,9 +122,9 @@ def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
                 p90=q[0] if count >= stats.least_count(0.9) else None,
                 p99=q[1] if count >= stats.least_count(0.99) else None,
             )
-            for cell, count, q in run.ask(_POOLED, stored)
+            for cell, count, q in run.query(_POOLED, stored)
         },
-        peak_rss_bytes=dict(run.ask(_PEAKS, stored)),
+        peak_rss_bytes=dict(run.query(_PEAKS, stored)),
         sustained_ratio=ratios,
         minutes=minutes,
     )
@@ -133,15 +133,15 @@ def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
 def _sustained(
     run: StoredRun, stored: StoredLaunches
 ) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
-    """Return last minute over first (of under two minutes the halves), and each minute's median."""
+    """Return last minute over first (or half, under two minutes), and each minute's median, ns."""
     cells = [cell.id for cell in run.record.cells if cell.dose.scenario == "sustained"]
     if not cells:
         return {}, {}
     # A cell's id is hexadecimal, so it needs no quoting.
     named = ", ".join(f"'{one}'" for one in cells)
-    ratios = run.ask(_RATIOS.format(cells=named), stored)
+    ratios = run.query(_RATIOS.format(cells=named), stored)
     minutes: dict[str, tuple[float, ...]] = {}
-    for launch, _, median in run.ask(_MINUTES.format(cells=named), stored):
+    for launch, _, median in run.query(_MINUTES.format(cells=named), stored):
         minutes[launch] = (*minutes.get(launch, ()), median)
     return {launch: ratio for launch, ratio in ratios if ratio is not None}, minutes
 

@@ -10,15 +10,15 @@ from harness.types import Direction
 
 PENDING = "pending"
 MEASURED = ("ok", "partial")
-"""The statuses that have numbers."""
+"""The statuses of rows that have numbers."""
 
 
 class Row(Mapping[str, Any]):
-    """The values of one cell by column (harness.columns); what was not measured is None, never 0.
+    """The values of one cell by column (harness.columns); a value that was not measured is None.
 
         row["latency_p50_ms"], row.number("size_bytes"), row.status, row.better("accuracy")
 
-    It cannot be changed. `plain()` is a dictionary for JSON; pandas takes rows as they are.
+    A row is immutable. `plain()` is a dictionary for JSON; pandas accepts rows directly.
     """
 
     __slots__ = ("_metric", "_metric_direction", "_values")
@@ -30,7 +30,7 @@ class Row(Mapping[str, Any]):
         metric: str | None = None,
         metric_direction: Direction = "higher",
     ) -> None:
-        """Take the values in the order they are shown, and which accuracy is better."""
+        """Take the values in the order of the columns, the metric, and its better direction."""
         self._values = values
         self._metric = metric
         self._metric_direction = metric_direction
@@ -48,7 +48,7 @@ class Row(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        """Say which row it is."""
+        """Return the model, recipe and device of the row."""
         return f"<Row {self.get('model')} {self.get('recipe')} on {self.get('device')}>"
 
     @property
@@ -63,39 +63,39 @@ class Row(Mapping[str, Any]):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What qualifies the row."""
+        """The flags of the row."""
         return tuple(self._values.get("flags") or ())
 
     @property
     def metric(self) -> str | None:
-        """The metric that `accuracy` is by; None where nothing was evaluated."""
+        """The metric of `accuracy`; None if the variant was not evaluated."""
         return self._metric
 
     def text(self, column: str) -> str | None:
-        """Return a value of a column of text."""
+        """Return a value as text; None for null."""
         value = self._values[column]
         return None if value is None else str(value)
 
     def number(self, column: str) -> float | None:
-        """Return a value of a column of numbers; raises ValueError for text."""
+        """Return a value as a number; None for null. Raises ValueError for text."""
         value = self._values[column]
         return None if value is None else float(value)
 
     def better(self, column: str) -> Direction | None:
-        """Say which values of a column are better; None for text and where neither is."""
+        """Return which values of a column are better; None for text or if neither is."""
         known = columns.get(column)
         return self._metric_direction if known.by_metric else known.better
 
     def plain(self) -> dict[str, Any]:
-        """Return the values by column, as JSON has them."""
+        """Return the values by column, as JSON types."""
         return dict(self._values)
 
 
 def better(row: Mapping[str, Any], column: str) -> Direction | None:
-    """Say which values of a column are better, also of a row that is a plain mapping."""
+    """Return which values of a column are better, also for a plain mapping."""
     return row.better(column) if isinstance(row, Row) else columns.get(column).better
 
 
 def metric_of(row: Mapping[str, Any]) -> str | None:
-    """Return the metric that a row's accuracy is by, also of a plain mapping (None)."""
+    """Return the metric of a row's accuracy; None for a plain mapping."""
     return row.metric if isinstance(row, Row) else None

@@ -1,6 +1,6 @@
-"""Records to rows: every column of harness.columns, computed when it is read.
+"""Rows from records: every column of harness.columns, computed when it is read.
 
-A row that failed or is not measured yet has nulls where a measurement would be, never zeros.
+In a row that failed or is not measured yet, the measurements are null, never zero.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from harness.types import Cell
 __all__ = ["COLUMNS", "MEASURED", "PENDING", "Measured", "Row", "read", "rows", "rows_of"]
 
 COLUMNS = columns.names()
-"""Of every row, in this order; units are in the names, MB is 10^6 bytes."""
+"""The columns of every row, in order; units are in the names, MB is 10^6 bytes."""
 
 
 def rows(run: StoredRun) -> list[Row]:
-    """Return one row for every cell of the run, in the plan's order, with exactly COLUMNS."""
+    """Return one row per cell of the run, in the plan's order, with exactly COLUMNS."""
     return rows_of(read(run))
 
 
 def rows_of(measured: Measured) -> list[Row]:
-    """Return the rows of a run that was read already."""
+    """Return the rows of a run that is read already."""
     return [_row(measured, cell) for cell in measured.run.record.cells]
 
 

@@ -1,8 +1,8 @@
-"""Where the value of each column comes from: a function per column, of one cell of a run.
+"""The source of each column: a function that computes its value for one cell of a run.
 
-`SOURCES` has a function for every column of :mod:`harness.columns`, `PER_LAUNCH` one for those whose
-noise is seen in the launches. Which rows are asked at all is the column's `known`, so a function
-need not look at the status.
+`SOURCES` has a function for every column of :mod:`harness.columns`. `PER_LAUNCH` has one for each
+column with one value per launch. A function is called only for the rows that the column's `known`
+selects, so it does not check the status.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from harness.stats import Interval
 from harness.types import Cell, Failure, Launch, Variant
 
 STEADY_DRIFT = 0.02
-"""|ln(last third / first third)| of a launch above this is flagged `drift`."""
+"""A launch is flagged `drift` if its |ln(last third / first third)| is above this."""
 
 
 class CellReading:
-    """One cell of a run and what several columns need of it, each computed once."""
+    """One cell of a run, and the values that several columns need, each computed once."""
 
     def __init__(self, measured: Measured, cell: Cell) -> None:
-        """Read the cell as it was measured, where it was."""
+        """Take a cell; if it has an outcome, use the cell as it was measured."""
         self.measured = measured
         self.outcome = measured.outcomes.get(cell.id)
         self.cell = self.outcome.cell if self.outcome else cell
@@ -34,12 +34,12 @@ class CellReading:
 
     @property
     def variant(self) -> Variant | None:
-        """The file; None where it could not be built."""
+        """The variant; None if it could not be built."""
         return self.cell.variant if isinstance(self.cell.variant, Variant) else None
 
     @property
     def failure(self) -> Failure | None:
-        """Why the cell has no launches, where it has an outcome."""
+        """The failure of the outcome; None if there is no failure or no outcome."""
         return self.outcome.failure if self.outcome else None
 
     @property
@@ -58,7 +58,7 @@ class CellReading:
 
     @cached_property
     def verdict(self) -> DelegationVerdict | None:
-        """What ran where, and whether the number is the target's (harness.devices.delegation)."""
+        """The verdict whether the target ran the model (harness.devices.delegation)."""
         if self.outcome is None or self.outcome.failure is not None:
             return None
         timing = _timing(self.measured, self.cell)
@@ -66,12 +66,12 @@ class CellReading:
 
     @cached_property
     def timed(self) -> list[Launch]:
-        """The timed launches, in order of the blocks."""
+        """The timed launches, ordered by block."""
         return of_kind(self.launches, "timed")
 
     @cached_property
     def delegating(self) -> list[Launch]:
-        """The launches of which it matters what ran where."""
+        """The launches whose delegation counts: the timed and the memory launches."""
         return [*self.timed, *of_kind(self.launches, "memory")]
 
     @cached_property
@@ -81,7 +81,7 @@ class CellReading:
 
     @cached_property
     def interval(self) -> Interval | None:
-        """Of the median launch, ns."""
+        """The interval of the median launch, ns."""
         medians = self.medians
         return stats.geometric_interval(medians) if medians and min(medians) > 0 else None
 
@@ -96,7 +96,7 @@ Source = Callable[[CellReading], Any]
 
 
 def _never(reading: CellReading) -> None:
-    """No part of the harness measures it yet."""
+    """Return None; the harness does not measure this column yet."""
     del reading
 
 
@@ -115,7 +115,7 @@ def _of_verdict(name: str) -> Source:
 def _reason(reading: CellReading) -> str | None:
     if reading.outcome is None:
         return (
-            "not measured yet: the run is going on, or was cut short and goes on with "
+            "not measured yet: the run is in progress, or was interrupted and continues with "
             f"--resume {reading.measured.run.id}"
         )
     if reading.failure is not None:
@@ -124,13 +124,13 @@ def _reason(reading: CellReading) -> str | None:
 
 
 def _runtime(reading: CellReading) -> str | None:
-    return _words(launch.runtime for launch in reading.launches)
+    return _joined(launch.runtime for launch in reading.launches)
 
 
 def _delegate(reading: CellReading) -> str | None:
     if reading.verdict is None:
         return None
-    return _words(launch.delegation.delegate for launch in reading.delegating)
+    return _joined(launch.delegation.delegate for launch in reading.delegating)
 
 
 def _evidence(reading: CellReading) -> str | None:
@@ -144,7 +144,7 @@ def _evidence(reading: CellReading) -> str | None:
 def _adapter(reading: CellReading) -> str | None:
     if reading.verdict is None:
         return None
-    return _words(
+    return _joined(
         ", ".join(filter(None, (one.name, one.type, one.driver, launch.delegation.settings)))
         for launch in reading.delegating
         for one in [launch.delegation.adapter]
@@ -153,10 +153,10 @@ def _adapter(reading: CellReading) -> str | None:
 
 
 def _verdict(reading: CellReading) -> str | None:
-    """Of an accelerator that failed, no number is the accelerator's; of a CPU nothing follows."""
+    """Return the verdict: INVALID for an accelerator that failed; a failure of a CPU has none."""
     if reading.failure is not None and reading.cell.target not in CPU_TARGETS:
         return "INVALID"
-    return reading.verdict.word if reading.verdict else None
+    return reading.verdict.validity if reading.verdict else None
 
 
 def _verdict_reason(reading: CellReading) -> str | None:
@@ -206,7 +206,7 @@ def _peak_rss(reading: CellReading) -> float | None:
 
 
 def _model_memory(reading: CellReading) -> float | None:
-    """Subtract the peak of launches without a model: same device, threads and runtime."""
+    """Return the peak minus that of launches without a model on the same device and runtime."""
     peak, cell = reading.peak_bytes, reading.cell
     if peak is None:
         return None
@@ -250,7 +250,7 @@ def _flags(reading: CellReading) -> list[str]:
                 found.add(f"summary_{launch.summary}")
         if launch.kind == "timed":
             found |= _flags_of_timed(launch)
-    suspect = reading.verdict is not None and reading.verdict.word == "SUSPECT"
+    suspect = reading.verdict is not None and reading.verdict.validity == "SUSPECT"
     if suspect and cell.target not in CPU_TARGETS:
         found.add("suspect")
     return sorted(found)
@@ -340,7 +340,7 @@ SOURCES: dict[str, Source] = {
     "verdict_reason": _verdict_reason,
     "adapter": _adapter,
 }
-"""By column, for every column."""
+"""The function of every column, by its name."""
 
 
 def _peaks(reading: CellReading) -> list[float | None]:
@@ -354,26 +354,26 @@ PER_LAUNCH: dict[str, Callable[[CellReading], list[float | None]]] = {
     "first_ms": lambda reading: [launch.first_ns for launch in reading.timed],
     "peak_rss_mb": _peaks,
 }
-"""What each launch says of a column, in its base unit (ns, bytes); for those with noise `launches`."""
+"""The values per launch, in base units (ns, bytes), of the columns whose noise is `launches`."""
 
 
 def _in_unit(column: str, value: float | None) -> float | None:
-    """Turn a value in base units into the column's unit."""
+    """Convert a value in base units to the column's unit."""
     return None if value is None else value / columns.get(column).scale
 
 
 def _timing(measured: Measured, cell: Cell) -> Timing | None:
-    """Find the time of the cell and that of the same model on the same CPU in this run.
+    """Return the time of the cell and the best comparable time on the CPU in this run.
 
-    The launch of this very file on the CPU is the best companion, then a row of the same file, of the
-    same recipe for the CPU, of the recipe before a compiler's step.
+    In order of preference: a launch of the same file on the CPU, a row of the same file, a row of
+    the same recipe for the CPU, a row of the recipe without the compiler's step.
     """
     if cell.target in CPU_TARGETS or not isinstance(cell.variant, Variant):
         return None
     own = measured.medians(cell.id)
     written = cell.recipe.partition("@")[0].strip()
     before = written.rpartition(">")[0].strip()
-    # A compiler's step alone took the model's own file.
+    # A recipe with only the compiler's step compiled the model's own file.
     chains = (written, before or ("as_is" if cell.variant.compiled else ""))
     found: dict[int, float] = {}
     known = measured.quantiles.launches
@@ -402,5 +402,5 @@ def _median(values: Iterable[float | None]) -> float | None:
     return stats.median(present) if present else None
 
 
-def _words(values: Iterable[str]) -> str | None:
+def _joined(values: Iterable[str]) -> str | None:
     return ", ".join(dict.fromkeys(values)) or None

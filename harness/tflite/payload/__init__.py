@@ -1,12 +1,12 @@
-"""What travels to a device instead of a model: codecs by name, deltas, and what each would take.
+"""Packed models for the way to a device: codecs by name, deltas, and a report of their sizes.
 
-The agent has an unpacker of its own (agents/python_tflite/unpack.py): it runs where nothing of
-ours can be installed.
+The agent has its own unpacker (agents/python_tflite/unpack.py), because no package of this project
+is installed on a device.
 """
 
 from __future__ import annotations
 
-from harness.tflite.payload.codecs import Codec, get, is_here, names
+from harness.tflite.payload.codecs import Codec, get, is_installed, names
 from harness.tflite.payload.report import PayloadReport, payload_report
 
-__all__ = ["Codec", "PayloadReport", "get", "is_here", "names", "payload_report"]
+__all__ = ["Codec", "PayloadReport", "get", "is_installed", "names", "payload_report"]

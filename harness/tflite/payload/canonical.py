@@ -1,12 +1,12 @@
 """Canonical Huffman coding of bytes, order 0, in numpy.
 
-Code lengths are the best ones of at most 15 bits: package-merge (Larmore, Hirschberg: A fast
+Code lengths are optimal under a limit of 15 bits: package-merge (Larmore, Hirschberg: A fast
 algorithm for optimal length-limited Huffman codes, JACM 37, 1990). They satisfy Kraft's inequality
 with equality, so every 15-bit window begins with exactly one code word. Codes are canonical: sorted
-by length, then by symbol, counted upwards (as in RFC 1951, 3.2.2), so that the lengths say all.
+by length, then by symbol, counted upwards (as in RFC 1951, 3.2.2). The lengths alone define them.
 
-Symbols are coded in lanes of 4,096 whose lengths in bits are kept: the lanes are decoded side by
-side, one symbol of each in one step, which is what makes it fast without a loop over all symbols.
+Symbols are coded in lanes of 4,096, and each lane's length in bits is stored. The decoder takes one
+symbol of every lane per step, which is fast because it needs no loop over all symbols.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Table: TypeAlias = np.ndarray[Any, np.dtype[np.uint16]]
 
 SYMBOLS = 256
 MAX_BITS = 15
-"""A length fits half a byte, a lane's length in bits 16 bits, a decoding table 64 KiB."""
+"""With it a code length fits into 4 bits, a lane's size in 16 bits, a decoding table in 64 KiB."""
 
 LANE = 4096
 WORD_BYTES = 2
 _WORD_BITS = 16
 _WINDOWS = 1 << MAX_BITS
 _AT_ONCE = 64 * LANE
-"""Symbols coded in one step: what it needs of memory stays under 20 MB."""
+"""Symbols coded per step; a step needs less than 20 MB of memory."""
 
 
 def histogram(symbols: Bytes) -> Ints:
@@ -38,7 +38,7 @@ def histogram(symbols: Bytes) -> Ints:
 
 
 def entropy_bits(counts: Ints) -> float:
-    """Return n times the Shannon entropy of order 0, in bits: no code of single bytes is shorter."""
+    """Return n times the Shannon entropy of order 0, in bits; no code of single bytes is shorter."""
     present = counts[counts > 0].astype(np.float64)
     total = present.sum()
     return float(total * np.log2(total) - (present * np.log2(present)).sum()) if total else 0.0
@@ -47,7 +47,7 @@ def entropy_bits(counts: Ints) -> float:
 def code_lengths(counts: Ints) -> Bytes:
     """Return the 256 optimal code lengths in bits, 0 for a symbol that does not occur.
 
-    Where only one symbol occurs, its neighbour gets a code as well, so that the code is complete.
+    If only one symbol occurs, its neighbour gets a code as well, so that the code is complete.
     """
     counts = counts.copy()
     if np.count_nonzero(counts) == 1:
@@ -58,8 +58,8 @@ def code_lengths(counts: Ints) -> Bytes:
     leaves = _merged(weights)
     lengths = np.zeros(SYMBOLS, np.uint8)
     take = 2 * len(symbols) - 2
-    # Of each row the cheapest are taken: the leaves among them get a bit more, and each package
-    # among them takes two of the row it was made from.
+    # Each row gives its cheapest entries. A leaf among them adds a bit to its symbol; a package
+    # takes two entries of the row it was made from.
     for is_leaf in reversed(leaves):
         taken = int(np.count_nonzero(is_leaf[: max(take, 0)]))
         lengths[symbols[:taken]] += 1
@@ -68,7 +68,7 @@ def code_lengths(counts: Ints) -> Bytes:
 
 
 def _merged(weights: Ints) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Return which entries of each of the MAX_BITS sorted rows are leaves, the others packages."""
+    """Return for each of the MAX_BITS sorted rows which entries are leaves; others are packages."""
     row = weights
     rows = [np.ones(len(weights), np.bool_)]
     for _ in range(MAX_BITS - 1):
@@ -82,7 +82,7 @@ def _merged(weights: Ints) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
 
 
 def is_complete(lengths: Bytes) -> bool:
-    """Tell whether these lengths satisfy Kraft's inequality with equality."""
+    """Return whether these lengths satisfy Kraft's inequality with equality."""
     present = lengths[lengths > 0].astype(np.int64)
     return int((_WINDOWS >> present).sum()) == _WINDOWS
 
@@ -97,23 +97,23 @@ def codes(lengths: Bytes) -> Ints:
 
 
 def table(lengths: Bytes) -> Table:
-    """Return, for every 15-bit window, the symbol it begins with and its length (high byte)."""
+    """Return for every 15-bit window its first symbol (low byte) and that code's length (high byte)."""
     order, spans = _canonical(lengths)
     entries = order.astype(np.uint16) | (lengths[order].astype(np.uint16) << np.uint16(8))
     return np.repeat(entries, spans)
 
 
 def _canonical(lengths: Bytes) -> tuple[Ints, Ints]:
-    """Return the symbols in canonical order and how many 15-bit windows each begins."""
+    """Return the symbols in canonical order and the number of 15-bit windows that begin with each."""
     symbols = np.flatnonzero(lengths)
     order = symbols[np.argsort(lengths[symbols], kind="stable")]
     return order, _WINDOWS >> lengths[order].astype(np.int64)
 
 
 def encode(symbols: Bytes, lengths: Bytes) -> tuple[bytes, Ints]:
-    """Return the code words of all symbols, as whole 16-bit big-endian words, and each lane's bits.
+    """Return the code words of all symbols and the size of each lane in bits.
 
-    Every symbol that occurs must have a length.
+    The code words fill whole 16-bit big-endian words. Every symbol that occurs must have a length.
     """
     words = codes(lengths)
     wide = lengths.astype(np.int64)
@@ -132,9 +132,9 @@ def encode(symbols: Bytes, lengths: Bytes) -> tuple[bytes, Ints]:
 
 
 def _place(stream: Table, words: Ints, bits: Ints, at: Ints) -> None:
-    """Add code words to the stream at these bit positions; one touches at most two 16-bit words.
+    """Add code words to the stream at these bit positions; each touches at most two 16-bit words.
 
-    No two share a bit, so adding is the same as or-ing, and a float64 holds the sums exactly.
+    No two share a bit, so adding equals a bitwise or. A float64 holds the sums exactly.
     """
     index = at >> 4
     first = int(index[0])
@@ -147,25 +147,25 @@ def _place(stream: Table, words: Ints, bits: Ints, at: Ints) -> None:
 
 
 def decode(
-    stream: bytes, *, starts: Ints, ends: Ints, sizes: Ints, tables: Table, which: Ints
+    stream: bytes, *, starts: Ints, ends: Ints, sizes: Ints, tables: Table, table_of: Ints
 ) -> list[Bytes]:
-    """Decode lanes side by side; returns the symbols of each.
+    """Decode all lanes together; return the symbols of each lane.
 
     Args:
         stream: The bits of all lanes.
-        starts: First bit of every lane.
-        ends: The bit after its last.
-        sizes: Symbols of every lane.
+        starts: First bit of each lane.
+        ends: The bit after the last of each lane.
+        sizes: Number of symbols of each lane.
         tables: Decoding tables (`table`), one after another.
-        which: The table of every lane.
+        table_of: Index of each lane's table.
 
-    Raises ValueError where a lane does not end where it should.
+    Raises ValueError if a lane does not end where it should.
     """
     order = np.argsort(-sizes, kind="stable")
-    at, base = starts[order], which[order] * _WINDOWS
+    at, base = starts[order], table_of[order] * _WINDOWS
     windows = _windows(stream)
     steps = int(sizes.max(initial=0))
-    # Lanes by falling size: those not at their end yet are always the first.
+    # Lanes are in descending size, so the unfinished ones always come first.
     active = np.searchsorted(-sizes[order], -np.arange(steps), side="left")
     found = np.zeros((steps, len(order)), np.uint8)
     last = len(windows) - 1
@@ -176,7 +176,7 @@ def decode(
         found[step, :count] = entry & 0xFF
         here += entry >> 8
     if not np.array_equal(at, ends[order]):
-        raise ValueError("a lane ends somewhere else than its length says")
+        raise ValueError("a lane does not end at its stated length")
     lanes = found.T
     place = np.argsort(order, kind="stable")
     return [lanes[index, :size] for index, size in zip(place, sizes, strict=True)]

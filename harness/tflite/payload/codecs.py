@@ -1,11 +1,11 @@
-"""The codecs a payload can travel under, by name.
+"""The codecs for payloads, by name.
 
     packed = codecs.get("xz").pack(data)
     codecs.get("xz").unpack(packed, limit=len(data))
 
-zstd and brotli are packages of their own (in the extra `light`), the others come with Python or
-with us. `unpack` never gives more than it was promised, whatever the bytes say, and refuses with a
-PayloadError what is damaged, cut short or followed by something else.
+zstd and brotli need their packages (in the extra `light`); the others come with Python or with this
+project. `unpack` never returns more than `limit` bytes. It raises PayloadError for data that is
+damaged, truncated or followed by other bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from harness.tflite.payload.huffman import Huffman
 
 _ZSTD_LEVEL, _ZSTD_QUICK_LEVEL = 19, 12
 _ZSTD_QUICK_OVER_BYTES = 8_000_000
-"""Level 19 packs 3 MB a second, level 12 over 100; on weights it wins less than half a per cent."""
+"""Level 19 packs 3 MB per second, level 12 over 100 MB; on weights 19 saves less than 0.5 %."""
 _GZIP_LEVEL = 9
 _BROTLI_QUALITY = 11
 _BROTLI_WINDOWS = (22, 24)
-"""Base 2 logarithms: brotli's own default, and its largest for files that are larger."""
+"""Base 2 logarithms: brotli's default, and its maximum for files larger than that window."""
 
 _XZ_PRESET = 9 | lzma.PRESET_EXTREME
 _XZ_DICTIONARY_BYTES = (1 << 12, 1 << 26)
@@ -36,15 +36,15 @@ _PACKAGES = {"zstd": "zstandard", "brotli": "brotli"}
 
 
 class Codec(Protocol):
-    """One way to make a payload smaller, without loss."""
+    """A lossless compression of a payload."""
 
     name: str
 
     def pack(self, data: bytes) -> bytes:
-        """Return the packed bytes; HarnessError where the codec's package is not installed."""
+        """Return the packed bytes; HarnessError if the codec's package is not installed."""
 
     def unpack(self, data: bytes, limit: int) -> bytes:
-        """Return what was packed; PayloadError where it is damaged or over `limit` bytes."""
+        """Return what was packed; PayloadError if it is damaged or over `limit` bytes."""
 
 
 class Zstd:
@@ -53,7 +53,7 @@ class Zstd:
     name = "zstd"
 
     def pack(self, data: bytes) -> bytes:
-        """Return one frame that tells its size."""
+        """Return one frame; its header has the content size."""
         import zstandard
 
         level = _ZSTD_LEVEL if len(data) <= _ZSTD_QUICK_OVER_BYTES else _ZSTD_QUICK_LEVEL
@@ -97,7 +97,7 @@ class Brotli:
                 found += piece
                 promised(self.name, len(found), limit)
                 if not piece and not decoder.is_finished():
-                    raise damaged(self.name, "it is cut short")
+                    raise damaged(self.name, "it is truncated")
         except brotli.error as error:
             raise damaged(self.name, error) from error
         return bytes(found)
@@ -109,7 +109,7 @@ class Gzip:
     name = "gzip"
 
     def pack(self, data: bytes) -> bytes:
-        """Return one member without a time, so that equal bytes pack alike."""
+        """Return one member without a time, so that equal bytes give equal results."""
         return gzip.compress(data, _GZIP_LEVEL, mtime=0)
 
     def unpack(self, data: bytes, limit: int) -> bytes:
@@ -121,26 +121,26 @@ class Gzip:
             raise damaged(self.name, error) from error
         promised(self.name, len(found), limit)
         if not inflater.eof or inflater.unused_data:
-            raise damaged(self.name, "it is cut short, or something stands behind its end")
+            raise damaged(self.name, "it is truncated, or other bytes follow its end")
         return found
 
 
 class Xz:
-    """LZMA2 with preset 9 extreme, its dictionary no larger than the file needs.
+    """LZMA2 with preset 9 extreme and a dictionary no larger than the file needs.
 
-    The preset's own dictionary would take 64 MiB of the device that unpacks a 50 kB file.
+    With the preset's own dictionary a device would need 64 MiB to unpack a 50 kB file.
     """
 
     name = "xz"
 
     def pack(self, data: bytes) -> bytes:
         """Return one .xz stream."""
-        least, most = _XZ_DICTIONARY_BYTES
+        low, high = _XZ_DICTIONARY_BYTES
         needed = 1 << max(len(data) - 1, 0).bit_length()
         chain = {
             "id": lzma.FILTER_LZMA2,
             "preset": _XZ_PRESET,
-            "dict_size": min(max(needed, least), most),
+            "dict_size": min(max(needed, low), high),
         }
         return lzma.compress(data, check=lzma.CHECK_CRC32, filters=[chain])
 
@@ -156,11 +156,11 @@ class Xz:
                 found += piece
                 promised(self.name, len(found), limit)
                 if not piece and decoder.needs_input:
-                    raise damaged(self.name, "it is cut short")
+                    raise damaged(self.name, "it is truncated")
         except lzma.LZMAError as error:
             raise damaged(self.name, error) from error
         if decoder.unused_data:
-            raise damaged(self.name, "something stands behind its end")
+            raise damaged(self.name, "other bytes follow its end")
         return bytes(found)
 
 
@@ -168,28 +168,31 @@ _ALL: dict[str, Codec] = {one.name: one for one in (Zstd(), Brotli(), Gzip(), Xz
 
 
 def names() -> tuple[str, ...]:
-    """List every codec, also those whose package is not installed."""
+    """List every codec, including those whose package is not installed."""
     return tuple(_ALL)
 
 
 def get(name: str) -> Codec:
-    """Return the codec; PayloadError for an unknown name, or with the extra that brings it."""
+    """Return the codec.
+
+    Raises PayloadError for an unknown name, or, if its package is missing, with the extra to install.
+    """
     if name not in _ALL:
         raise PayloadError(unknown("codec", name, _ALL))
-    if not is_here(name):
+    if not is_installed(name):
         raise PayloadError(
             f"{name} needs the package {_PACKAGES[name]}; pip install 'edge-harness[light]'"
         )
     return _ALL[name]
 
 
-def is_here(name: str) -> bool:
-    """Tell whether the codec's package is installed."""
+def is_installed(name: str) -> bool:
+    """Return whether the codec's package is installed."""
     return name not in _PACKAGES or importlib.util.find_spec(_PACKAGES[name]) is not None
 
 
 def promised(name: str, size: int, limit: int) -> None:
-    """Refuse what unpacks to more than it may."""
+    """Raise PayloadError if the unpacked size is over the limit."""
     if size > limit:
         raise PayloadError(
             f"{name}: the payload unpacks to more than the {limit:,} bytes promised; refused"
@@ -197,5 +200,5 @@ def promised(name: str, size: int, limit: int) -> None:
 
 
 def damaged(name: str, why: object) -> PayloadError:
-    """Word a payload that is not what was packed."""
+    """Return the error for a payload that is not what was packed."""
     return PayloadError(f"{name}: the payload is damaged: {why}; send or copy it again")

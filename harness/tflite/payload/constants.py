@@ -1,8 +1,8 @@
-"""Where the constant buffers of a .tflite file lie, read from its bytes alone.
+"""The positions of the constant buffers in a .tflite file, read from its bytes alone.
 
-Only three tables of the format matter here (schema.fbs of TensorFlow Lite: Model.buffers is field
-4; Buffer.data is field 0, offset and size, for files over 2 GB, are 1 and 2), so this needs no
-generated reader and no TFLite package.
+Only these fields of the format matter (schema.fbs of TensorFlow Lite): Model.buffers is field 4;
+Buffer.data is field 0; Buffer.offset and Buffer.size, for files over 2 GB, are 1 and 2. No
+generated reader and no TFLite package is needed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from contextlib import suppress
 _IDENTIFIER = b"TFL3"
 _MODEL_BUFFERS, _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 4, 0, 1, 2
 _OUTSIDE = 2
-"""From this offset on a buffer lies behind the tables; 0 and 1 mean that it does not."""
+"""From this offset on a buffer is stored after the tables; 0 and 1 mean inside them."""
 
 Span = tuple[int, int]
-"""First byte and the one after the last."""
+"""First byte and the byte after the last."""
 
 
-def spans(data: bytes, least_bytes: int) -> list[Span]:
-    """Return where buffers of at least so many bytes lie: ascending, never overlapping.
+def spans(data: bytes, min_bytes: int) -> list[Span]:
+    """Return the spans of the buffers of at least `min_bytes`, ascending and without overlap.
 
-    What is not a .tflite file, or a damaged one, is a single buffer from end to end.
+    A damaged file, or one that is not a .tflite file, is a single buffer from end to end.
     """
     whole = [(0, len(data))]
     if data[4:8] == _IDENTIFIER:
@@ -30,7 +30,7 @@ def spans(data: bytes, least_bytes: int) -> list[Span]:
             whole = _buffers(data)
     found: list[Span] = []
     for begin, end in sorted(set(whole)):
-        if end - begin >= least_bytes and begin >= (found[-1][1] if found else 0):
+        if end - begin >= min_bytes and begin >= (found[-1][1] if found else 0):
             found.append((begin, end))
     return found
 
@@ -40,11 +40,11 @@ def _buffers(data: bytes) -> list[Span]:
     vector = _follow(data, _field(data, root, _MODEL_BUFFERS))
     (count,) = struct.unpack_from("<I", data, vector)
     if count * 4 > len(data):
-        raise ValueError("more buffers than the file has room for")
+        raise ValueError("more buffers than fit into the file")
     places = (vector + 4 + 4 * index for index in range(count))
     found = [_buffer(data, _follow(data, place)) for place in places]
     if any(end > len(data) for _, end in found):
-        raise ValueError("a buffer ends behind the file")
+        raise ValueError("a buffer ends after the end of the file")
     return found
 
 
@@ -64,7 +64,7 @@ def _buffer(data: bytes, table: int) -> Span:
 
 
 def _follow(data: bytes, place: int) -> int:
-    """Return where the offset at `place` points."""
+    """Return the position that the offset at `place` points to."""
     if not place:
         raise ValueError("no buffers")
     (distance,) = struct.unpack_from("<I", data, place)
@@ -72,7 +72,7 @@ def _follow(data: bytes, place: int) -> int:
 
 
 def _field(data: bytes, table: int, index: int) -> int:
-    """Return where a field of a table lies, 0 where the table has none."""
+    """Return the position of a table's field; 0 if the table does not have it."""
     (back,) = struct.unpack_from("<i", data, table)
     vtable = table - back
     if vtable < 0:

@@ -1,14 +1,14 @@
-"""A payload that holds only what is new in a model, for a device that has the old one.
+"""A payload with only the changes of a model, for a device that has the old file.
 
     packed = delta.pack(old, new)
     delta.unpack(old, packed, limit=len(new)) == new
 
-Two ways are tried and the smaller is kept. `prefix`: zstd with the old file as its dictionary, as
-`zstd --patch-from` does it, which finds what was moved or kept. `difference`: the bytes of the new
-file minus those of the old one at the same place (modulo 256, as bsdiff stores it), packed by zstd,
-which finds weights that changed a little.
+`pack` tries two methods and keeps the smaller result. `prefix` is zstd with the old file as its
+dictionary, as in `zstd --patch-from`; it finds bytes that were kept or moved. `difference` is the
+new file's bytes minus the old file's at the same position (modulo 256, as in bsdiff), packed by
+zstd; it is small for weights that changed a little.
 
-    header   magic "EHDL", version (u8, 1), way (u8, 0 prefix, 1 difference), sha256 of the old
+    header   magic "EHDL", version (u8, 1), method (u8, 0 prefix, 1 difference), sha256 of the old
              file, sha256 of the new one; then one zstd frame
 """
 
@@ -34,19 +34,19 @@ _LEVEL = 19
 _HEADER = struct.Struct("<4sBB32s32s")
 _MAGIC, _VERSION = b"EHDL", 1
 _WINDOW_LOGS = (20, 31)
-"""31 is the largest window of zstd: old and new together may have 2 GB."""
+"""31 is the largest window of zstd; the old and the new file together may have 2 GB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """A delta payload and how it was made."""
+    """A delta payload and its method."""
 
     data: bytes
     way: str
 
 
 def pack(old: bytes, new: bytes) -> Delta:
-    """Return the smaller delta of the two ways; needs zstandard."""
+    """Return the smaller delta of the two methods; needs zstandard."""
     codecs.get("zstd")
     frames = (_pack_after(old, new), codecs.get("zstd").pack(_minus(new, old)))
     best = min(range(len(WAYS)), key=lambda index: len(frames[index]))
@@ -57,8 +57,8 @@ def pack(old: bytes, new: bytes) -> Delta:
 def unpack(old: bytes, data: bytes, limit: int) -> bytes:
     """Return the new file.
 
-    Raises PayloadError where the delta is damaged, was made for another old file, or would give
-    more than `limit` bytes or another file than was packed.
+    Raises PayloadError if the delta is damaged or made for another old file, and if the result is
+    larger than `limit` bytes or is not the packed file.
     """
     codecs.get("zstd")
     try:
@@ -78,16 +78,16 @@ def unpack(old: bytes, data: bytes, limit: int) -> bytes:
     else:
         new = _plus(codecs.get("zstd").unpack(frame, limit), old)
     if after != _digest(new):
-        raise codecs.damaged(NAME, "it gives another file than was packed")
+        raise codecs.damaged(NAME, "its result is not the packed file")
     return new
 
 
 def _pack_after(old: bytes, new: bytes) -> bytes:
     import zstandard
 
-    least, most = _WINDOW_LOGS
+    low, high = _WINDOW_LOGS
     # The window must reach from the end of the new file to the beginning of the old one.
-    window = min(max((len(old) + len(new)).bit_length(), least), most)
+    window = min(max((len(old) + len(new)).bit_length(), low), high)
     settings = zstandard.ZstdCompressionParameters.from_level(
         _LEVEL,
         source_size=len(new),
@@ -120,7 +120,7 @@ def _dictionary(old: bytes) -> zstandard.ZstdCompressionDict:
 
 
 def _minus(new: bytes, old: bytes) -> bytes:
-    """Subtract byte by byte, modulo 256; the old file is cut or filled up with zeros."""
+    """Subtract byte by byte, modulo 256; the old file is cut or padded with zeros."""
     return (_array(new) - _fitted(old, len(new))).tobytes()
 
 

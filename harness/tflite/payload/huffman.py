@@ -1,19 +1,19 @@
-"""The codec `huffman`: the weights of a .tflite as canonical Huffman codes, one code a buffer.
+"""The codec `huffman`: the weights of a .tflite as canonical Huffman codes, one code per buffer.
 
-It is here to show what coding single weights can give, beside its entropy bound; general codecs
-also find repetitions and usually win (docs/payload.md).
+It shows the gain of coding single weights next to their entropy bound. General codecs also find
+repetitions and are usually smaller (docs/payload.md).
 
     header   magic "EHHF", version (u8, 1), crc32 of the file (u32), size of the file (u64), number
-             of coded buffers (u32), size of the side (u32); little-endian, as everything but the
-             stream
-    side     deflated: for each buffer its place and size (u64, u64), then for each its 256 code
-             lengths (4 bits each, the even symbol in the low half), then the bits of every lane
+             of coded buffers (u32), size of the side part (u32); little-endian, as everything but
+             the stream
+    side     deflated: each buffer's position and size (u64, u64), then each buffer's 256 code
+             lengths (4 bits each, the even symbol in the low half), then each lane's size in bits
              (u16 each; a lane is 4,096 symbols, the last of a buffer the remainder), then the rest
              of the file in order
-    stream   for each buffer its code words, first bit highest, filled up to whole 16-bit words
+    stream   each buffer's code words, highest bit first, padded to whole 16-bit words
 
-Buffers under 1,024 bytes stay in the rest: their code would cost more than it saves. What is not a
-.tflite file is coded as one buffer.
+Buffers under 1,024 bytes stay in the rest: their code would cost more than it saves. A file that is
+not a .tflite file is coded as one buffer.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from harness.errors import PayloadError
 from harness.tflite.payload import canonical, constants
 from harness.tflite.payload.canonical import LANE, SYMBOLS, WORD_BYTES, Bytes, Ints
 
-LEAST_BYTES = 1024
+MIN_BYTES = 1024
 _HEADER = struct.Struct("<4sBIQII")
 _MAGIC, _VERSION = b"EHHF", 1
 _ENTRY_BYTES = 16 + SYMBOLS // 2
 _TABLES_AT_ONCE = 64
-"""Buffers decoded together: their tables are 4 MiB."""
+"""Buffers decoded together; their tables take 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What coding the weights alone gives, without tables and the rest of the file."""
+    """Sizes in bytes of the coded weights alone, without tables and the rest of the file."""
 
     buffers: int
     weights_bytes: int
-    """Of the coded buffers as they are in the file."""
+    """Size of the coded buffers in the file."""
     coded_bytes: int
-    """Of their code words."""
+    """Size of their code words."""
     entropy_bytes: int
-    """The bound: the sum of the buffers' order-0 entropies, rounded up."""
+    """The lower bound: the sum of the buffers' order-0 entropies, rounded up."""
 
 
 class Huffman:
-    """See the module."""
+    """The codec of this module."""
 
     name = "huffman"
 
     def pack(self, data: bytes) -> bytes:
-        """Return the container of the module's docstring."""
-        spans = constants.spans(data, LEAST_BYTES)
+        """Return the container that the module's docstring describes."""
+        spans = constants.spans(data, MIN_BYTES)
         places, lengths, lanes, streams = [], [], [], []
         for begin, end in spans:
             symbols = np.frombuffer(data, np.uint8, end - begin, begin)
@@ -82,8 +82,8 @@ class Huffman:
 
 
 def weights(data: bytes) -> Weights:
-    """Say what coding the weights gives and what the bound is, without coding them."""
-    spans = constants.spans(data, LEAST_BYTES)
+    """Return the coded size of the weights and its lower bound, without coding them."""
+    spans = constants.spans(data, MIN_BYTES)
     coded_bits, entropy_bits = 0, 0.0
     for begin, end in spans:
         counts = canonical.histogram(np.frombuffer(data, np.uint8, end - begin, begin))
@@ -108,9 +108,9 @@ def _read(data: bytes, limit: int) -> bytes:
         raise ValueError("it is not a Huffman container of version 1")
     if size > limit:
         raise PayloadError(
-            f"huffman: unpacks to {size:,} bytes, more than the {limit:,} promised; refused"
+            f"huffman: the payload unpacks to {size:,} bytes, more than the {limit:,} promised; refused"
         )
-    if count * LEAST_BYTES > size:
+    if count * MIN_BYTES > size:
         raise ValueError(f"{count:,} buffers do not fit into {size:,} bytes")
     side = _inflate(data[_HEADER.size : _HEADER.size + side_bytes], count, size)
     spans = _spans(side, count, size)
@@ -119,21 +119,21 @@ def _read(data: bytes, limit: int) -> bytes:
     at = _ENTRY_BYTES * count
     total = sum(map(len, sizes))
     if at + 2 * total + size - sum(end - begin for begin, end in spans) != len(side):
-        raise ValueError("the rest of the file is not whole")
+        raise ValueError("the rest of the file is incomplete")
     bits = np.frombuffer(side, "<u2", total, at).astype(np.int64)
     buffers = _decode(data[_HEADER.size + side_bytes :], codes, sizes, bits)
     whole = _joined(side[at + 2 * total :], spans, buffers, size)
     if zlib.crc32(whole) != checksum:
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum does not match")
     return whole
 
 
 def _inflate(side: bytes, count: int, size: int) -> bytes:
-    most = size + _ENTRY_BYTES * count + 2 * (size // LANE + count)
+    limit = size + _ENTRY_BYTES * count + 2 * (size // LANE + count)
     inflater = zlib.decompressobj()
-    found = inflater.decompress(side, most + 1)
-    if len(found) > most or not inflater.eof or inflater.unused_data:
-        raise ValueError("its side is cut short or too long")
+    found = inflater.decompress(side, limit + 1)
+    if len(found) > limit or not inflater.eof or inflater.unused_data:
+        raise ValueError("its side part is truncated or too long")
     return found
 
 
@@ -141,8 +141,8 @@ def _spans(side: bytes, count: int, size: int) -> list[constants.Span]:
     found = [struct.unpack_from("<QQ", side, 16 * index) for index in range(count)]
     edge = 0
     for begin, length in found:
-        if begin < edge or length < LEAST_BYTES or begin + length > size:
-            raise ValueError("its buffers overlap or lie outside")
+        if begin < edge or length < MIN_BYTES or begin + length > size:
+            raise ValueError("its buffers overlap or lie outside the file")
         edge = begin + length
     return [(begin, begin + length) for begin, length in found]
 
@@ -161,10 +161,10 @@ def _lane_sizes(symbols: int) -> list[int]:
 
 
 def _decode(stream: bytes, codes: list[Bytes], sizes: list[list[int]], bits: Ints) -> list[bytes]:
-    """Decode all buffers, as many together as have room for their tables."""
+    """Decode all buffers, _TABLES_AT_ONCE of them together."""
     lanes_each = np.array([len(one) for one in sizes], np.int64)
-    which = np.repeat(np.arange(len(sizes)), lanes_each)
-    starts, total = _starts(bits, which, len(sizes))
+    buffer_of = np.repeat(np.arange(len(sizes)), lanes_each)
+    starts, total = _starts(bits, buffer_of, len(sizes))
     if total != len(stream):
         raise ValueError(f"its stream has {len(stream):,} bytes, not {total:,}")
     symbols = np.array([size for one in sizes for size in one], np.int64)
@@ -181,19 +181,23 @@ def _decode(stream: bytes, codes: list[Bytes], sizes: list[list[int]], bits: Int
             ends=starts[lanes] - 8 * begin + bits[lanes],
             sizes=symbols[lanes],
             tables=np.concatenate([canonical.table(code) for code in group]),
-            which=which[lanes] - first,
+            table_of=buffer_of[lanes] - first,
         )
     return [np.concatenate(pieces[a:b]).tobytes() for a, b in pairwise(edges)]
 
 
-def _starts(bits: Ints, which: Ints, buffers: int) -> tuple[Ints, int]:
-    """Return the first bit of every lane and the bytes of the stream: buffers begin at words."""
-    totals = np.bincount(which, bits, minlength=buffers).astype(np.int64)
+def _starts(bits: Ints, buffer_of: Ints, buffers: int) -> tuple[Ints, int]:
+    """Return the first bit of each lane and the stream's size in bytes.
+
+    Each buffer begins at a whole 16-bit word.
+    """
+    totals = np.bincount(buffer_of, bits, minlength=buffers).astype(np.int64)
     word_bits = 8 * WORD_BYTES
     filled = -(-totals // word_bits) * word_bits
     begins = np.cumsum(filled) - filled
     inside = np.cumsum(bits) - bits
-    return inside - (np.cumsum(totals) - totals)[which] + begins[which], int(filled.sum()) // 8
+    starts = inside - (np.cumsum(totals) - totals)[buffer_of] + begins[buffer_of]
+    return starts, int(filled.sum()) // 8
 
 
 def _joined(rest: bytes, spans: list[constants.Span], buffers: list[bytes], size: int) -> bytes:

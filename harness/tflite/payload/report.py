@@ -1,4 +1,4 @@
-"""What a file takes when it travels: under each codec, beside the entropy bound, and as a delta.
+"""The size of a file for transfer: under each codec, next to the entropy bound, and as a delta.
 
 report.payload_report(Path("model.tflite"), old=Path("model-before.tflite")).plain()
 """
@@ -18,20 +18,20 @@ from harness.tflite.payload.huffman import Weights
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """The file under one codec."""
+    """The file's size under one codec."""
 
     codec: str
     bytes: int | None
     """Null with `missing`."""
     share: float | None
-    """Of the file's size, to four places."""
+    """Share of the file's size, to four decimals."""
     missing: str | None = None
-    """Why there is no number: the package to install."""
+    """Why there is no size: the package to install."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaSize:
-    """The file as a change of an older one."""
+    """The file's size as a delta to an older file."""
 
     old: Path
     old_digest: str
@@ -50,11 +50,11 @@ class PayloadReport:
     size_bytes: int
     packed: tuple[Packed, ...]
     huffman: Weights
-    """The weights under Huffman codes alone, beside their entropy bound."""
+    """The weights alone under Huffman codes, next to their entropy bound."""
     delta: DeltaSize | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return the whole as JSON-able values."""
+        """Return the report as JSON-able values."""
         found = asdict(self)
         found |= {"path": str(self.path), "packed": [asdict(one) for one in self.packed]}
         if self.delta is not None:
@@ -65,10 +65,10 @@ class PayloadReport:
 def payload_report(
     path: Path, old: Path | None = None, only: Iterable[str] | None = None
 ) -> PayloadReport:
-    """Pack a file every way there is; `only` names some of the codecs.
+    """Pack a file with every codec, or with those in `only`, and as a delta to `old`.
 
-    A codec whose package is not installed has no number and says so. Packing is slow: brotli
-    takes seconds for a megabyte. Raises PayloadError where a file cannot be read.
+    A codec whose package is not installed has no size and a reason. Packing is slow: brotli takes
+    seconds per megabyte. Raises PayloadError if a file cannot be read.
     """
     data = _bytes(path)
     names = codecs.names() if only is None else tuple(only)

@@ -1,1 +1,1 @@
-"""The Python agent of Linux boards: one JSON object a line."""
+"""The Python agent of Linux boards: one JSON object per line."""

@@ -1,7 +1,7 @@
-"""What the agent answers, checked field by field, as our nouns.
+"""Read the agent's answers, checked field by field, into the project's types.
 
-The device is not trusted to be right: a field that is missing or of another type raises
-AgentError; unknown fields are passed over.
+The device is not trusted: a missing field, or one of another type, raises AgentError. Unknown
+fields are ignored.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from harness.types import (
 )
 
 MAX_SAMPLES = 1_000_000
-"""Of one series; the agent stops there too (agents/python_tflite/timing.py)."""
+"""Per series; the agent has the same limit (agents/python_tflite/timing.py)."""
 
 MAX_OUTPUT_BYTES = 1 << 30
 _ITEM_BYTES = 8
 _MAX_SERIES = 16
 _MAX_RANK = 32
-_MAX_WORDS = 10_000
-_MAX_INT = 1 << 63
-_DIGEST_LETTERS = 64
-_LONGEST_TEXT = 20_000
-_LONGEST_REASON = 4_000
-_LONGEST_WORD = 300
-_MOST_CORES = 1 << 16
-_MOST_OUTPUTS = 1_000
+_MAX_ITEMS = 10_000
+_MAX_INTEGER = 1 << 63
+_DIGEST_CHARACTERS = 64
+_MAX_TEXT_CHARACTERS = 20_000
+_MAX_REASON_CHARACTERS = 4_000
+_MAX_NAME_CHARACTERS = 300
+_MAX_CORES = 1 << 16
+_MAX_OUTPUTS = 1_000
 _SERIES = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_TIMES = ("latency", "service", "set_input", "pilot")
-"""Series of how long something took: never less than nothing."""
+_DURATIONS = ("latency", "service", "set_input", "pilot")
+"""Series of durations: every value is positive."""
 _DTYPES = frozenset(
     (
         "bool",
@@ -69,11 +69,11 @@ _DTYPES = frozenset(
 _Kind = TypeVar("_Kind")
 
 Fetch = Callable[[str, int], bytes]
-"""Bring the output file of this digest and size, checked."""
+"""Return the content of the output file of this digest and size, checked."""
 
 
 class Fields:
-    """A JSON object with typed reading."""
+    """A JSON object with a typed getter per kind of field."""
 
     def __init__(self, where: str, value: object) -> None:
         """`where` names the object in messages."""
@@ -93,34 +93,34 @@ class Fields:
     def text(self, key: str) -> str:
         """Return a field that is a string of at most 20,000 characters."""
         text = self._of(key, str)
-        if len(text) > _LONGEST_TEXT:
-            raise self._bad(key, f"a text of at most {_LONGEST_TEXT} characters")
+        if len(text) > _MAX_TEXT_CHARACTERS:
+            raise self._invalid(key, f"a text of at most {_MAX_TEXT_CHARACTERS} characters")
         return text
 
     def text_or_none(self, key: str) -> str | None:
-        """Return a string, or None where the field is absent or null."""
+        """Return a string, or None if the field is absent or null."""
         return None if self.value.get(key) is None else self.text(key)
 
-    def word(self, key: str) -> str:
-        """Return a string that names something, cut where it is longer than any name."""
-        return self.text(key)[:_LONGEST_WORD]
+    def name(self, key: str) -> str:
+        """Return a name: a string, truncated to 300 characters."""
+        return self.text(key)[:_MAX_NAME_CHARACTERS]
 
-    def word_or_none(self, key: str) -> str | None:
-        """Return a name, or None where the field is absent or null."""
-        return None if self.value.get(key) is None else self.word(key)
+    def name_or_none(self, key: str) -> str | None:
+        """Return a name, or None if the field is absent or null."""
+        return None if self.value.get(key) is None else self.name(key)
 
-    def words(self, key: str) -> tuple[str, ...]:
+    def names(self, key: str) -> tuple[str, ...]:
         """Return a field that is a list of names."""
-        return tuple(word[:_LONGEST_WORD] for word in self.texts(key))
+        return tuple(text[:_MAX_NAME_CHARACTERS] for text in self.texts(key))
 
     def reason(self, key: str) -> str:
-        """Return a string that says why, without its middle where it is long."""
+        """Return a reason: a string, without its middle if it is over 4,000 characters."""
         text = self.text(key)
-        half = _LONGEST_REASON // 2
-        return text if len(text) <= _LONGEST_REASON else f"{text[:half]} ... {text[-half:]}"
+        half = _MAX_REASON_CHARACTERS // 2
+        return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
     def base64(self, key: str) -> bytes:
-        """Return the bytes of a field in base64."""
+        """Return the bytes of a base64 field."""
         try:
             return base64.b64decode(self._of(key, str), validate=True)
         except ValueError as error:
@@ -128,37 +128,37 @@ class Fields:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a field that is a list of strings."""
-        words = self._list(key)
-        if not all(isinstance(word, str) for word in words):
-            raise self._bad(key, "strings")
-        return tuple(words)
+        texts = self._list(key)
+        if not all(isinstance(text, str) for text in texts):
+            raise self._invalid(key, "strings")
+        return tuple(texts)
 
-    def integer(self, key: str, least: int = 0) -> int:
-        """Return an integer of at least `least` that fits 64 bits."""
+    def integer(self, key: str, minimum: int = 0) -> int:
+        """Return an integer of at least `minimum` that fits 64 bits."""
         number = self._of(key, int)
-        if isinstance(number, bool) or not least <= number < _MAX_INT:
-            raise self._bad(key, f"an integer of {least} or more")
+        if isinstance(number, bool) or not minimum <= number < _MAX_INTEGER:
+            raise self._invalid(key, f"an integer of {minimum} or more")
         return number
 
     def integer_or_none(self, key: str) -> int | None:
-        """Return an integer of 0 or more, or None where the field is absent or null."""
+        """Return an integer of 0 or more, or None if the field is absent or null."""
         return None if self.value.get(key) is None else self.integer(key)
 
     def number(self, key: str) -> float:
         """Return a finite number."""
         number = self.value.get(key)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise self._bad(key, "a number")
+            raise self._invalid(key, "a number")
         try:
             real = float(number)
         except OverflowError:
             real = math.inf
         if not math.isfinite(real):
-            raise self._bad(key, "a finite number")
+            raise self._invalid(key, "a finite number")
         return real
 
     def number_or_none(self, key: str) -> float | None:
-        """Return a number, or None where the field is absent or null."""
+        """Return a number, or None if the field is absent or null."""
         return None if self.value.get(key) is None else self.number(key)
 
     def flag(self, key: str) -> bool:
@@ -168,16 +168,16 @@ class Fields:
     def _of(self, key: str, kind: type[_Kind]) -> _Kind:
         value = self.value.get(key)
         if not isinstance(value, kind):
-            raise self._bad(key, kind.__name__)
+            raise self._invalid(key, kind.__name__)
         return value
 
     def _list(self, key: str) -> list[Any]:
-        words = self._of(key, list)
-        if len(words) > _MAX_WORDS:
-            raise self._bad(key, f"a list of at most {_MAX_WORDS}")
-        return words
+        items = self._of(key, list)
+        if len(items) > _MAX_ITEMS:
+            raise self._invalid(key, f"a list of at most {_MAX_ITEMS} items")
+        return items
 
-    def _bad(self, key: str, wanted: str) -> AgentError:
+    def _invalid(self, key: str, wanted: str) -> AgentError:
         shown = repr(self.value.get(key))[:80]
         return AgentError(f"{self.where}: the agent answered {key}={shown}, which is not {wanted}")
 
@@ -187,61 +187,61 @@ def device_facts(answer: Fields, clock_offset_seconds: float) -> DeviceFacts:
     facts = answer.object("facts")
     extra = facts.object("extra")
     return DeviceFacts(
-        identity=facts.word("identity"),
-        hostname=facts.word("hostname"),
-        system=facts.word("system"),
-        kernel=facts.word("kernel"),
-        machine=facts.word("machine"),
-        chip=facts.word_or_none("chip"),
-        board=facts.word_or_none("board"),
-        cores=min(facts.integer("cores", 1), _MOST_CORES),
+        identity=facts.name("identity"),
+        hostname=facts.name("hostname"),
+        system=facts.name("system"),
+        kernel=facts.name("kernel"),
+        machine=facts.name("machine"),
+        chip=facts.name_or_none("chip"),
+        board=facts.name_or_none("board"),
+        cores=min(facts.integer("cores", 1), _MAX_CORES),
         memory_total_bytes=facts.integer_or_none("memory_total_bytes"),
-        libc=facts.word_or_none("libc"),
-        python=facts.word("python"),
+        libc=facts.name_or_none("libc"),
+        python=facts.name("python"),
         runtimes=tuple(
             Runtime(
-                name=one.word("name"), version=one.word("version"), numpy=one.word_or_none("numpy")
+                name=one.name("name"), version=one.name("version"), numpy=one.name_or_none("numpy")
             )
             for one in facts.objects("runtimes")
         ),
-        agent_digest=answer.word("agent"),
-        boot_id=facts.word_or_none("boot_id"),
+        agent_digest=answer.name("agent"),
+        boot_id=facts.name_or_none("boot_id"),
         clock_offset_seconds=clock_offset_seconds,
-        governor=facts.word_or_none("governor"),
+        governor=facts.name_or_none("governor"),
         temperature_c=facts.number_or_none("temperature_c"),
         load_1m=facts.number_or_none("load_1m"),
         free_bytes=facts.integer_or_none("free_bytes"),
-        accelerators=facts.words("accelerators"),
-        sensors=facts.words("sensors"),
-        python_bits=_small_or_none(extra, "python_bits"),
-        usable_cores=_small_or_none(extra, "usable_cores"),
+        accelerators=facts.names("accelerators"),
+        sensors=facts.names("sensors"),
+        python_bits=_integer_if_valid(extra, "python_bits"),
+        usable_cores=_integer_if_valid(extra, "usable_cores"),
         processors=_processors(extra),
-        throttled=_small_or_none(extra, "throttled"),
-        unpacks=_words_there(extra, "unpacks"),
-        usb=_words_there(extra, "usb"),
-        runtime_problems=_words_there(extra, "runtime_problems"),
+        throttled=_integer_if_valid(extra, "throttled"),
+        unpacks=_texts_if_valid(extra, "unpacks"),
+        usb=_texts_if_valid(extra, "usb"),
+        runtime_problems=_texts_if_valid(extra, "runtime_problems"),
     )
 
 
-def _small_or_none(extra: Fields, key: str) -> int | None:
-    """Read an extra; one that is of another shape is only not used."""
+def _integer_if_valid(extra: Fields, key: str) -> int | None:
+    """Read an extra fact; an invalid one is ignored."""
     value = extra.value.get(key)
-    return value if type(value) is int and 0 <= value < _MAX_INT else None
+    return value if type(value) is int and 0 <= value < _MAX_INTEGER else None
 
 
-def _words_there(extra: Fields, key: str) -> tuple[str, ...]:
+def _texts_if_valid(extra: Fields, key: str) -> tuple[str, ...]:
     value = extra.value.get(key)
     if not isinstance(value, list):
         return ()
-    return tuple(one[:_LONGEST_REASON] for one in value[:_MAX_WORDS] if isinstance(one, str))
+    return tuple(one[:_MAX_REASON_CHARACTERS] for one in value[:_MAX_ITEMS] if isinstance(one, str))
 
 
 def _processors(extra: Fields) -> tuple[int, ...]:
-    """Read the numbers of the processors; all of them or none, since their order means something."""
+    """Read the numbers of the processors; all or none, since their order is significant."""
     value = extra.value.get("processors")
-    if not isinstance(value, list) or len(value) > _MOST_CORES:
+    if not isinstance(value, list) or len(value) > _MAX_CORES:
         return ()
-    known = all(type(one) is int and 0 <= one < _MOST_CORES for one in value)
+    known = all(type(one) is int and 0 <= one < _MAX_CORES for one in value)
     return tuple(value) if known else ()
 
 
@@ -250,7 +250,7 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
     found = answer.object("launch")
     samples = _samples(found, fetch)
     if order.kind == "timed" and not any(len(s.value) for s in samples if s.series == "latency"):
-        raise AgentError(f"{found.where}: a timed launch without a latency")
+        raise AgentError(f"{found.where}: a timed launch has no latency")
     warmup = found.object("warmup") if found.value.get("warmup") is not None else None
     return Launch(
         id=order.launch_id,
@@ -259,7 +259,7 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         block=order.block,
         position=order.position,
         seed=order.seed,
-        runtime=found.word("runtime"),
+        runtime=found.name("runtime"),
         delegation=_delegation(found),
         wall_ns=found.integer("wall_ns"),
         load_ns=found.integer_or_none("load_ns"),
@@ -279,15 +279,15 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         missed_deadlines=found.integer_or_none("missed"),
         before=_covariates(found.object("before")),
         after=_covariates(found.object("after")),
-        flags=found.words("flags"),
+        flags=found.names("flags"),
         samples=samples,
     )
 
 
 def stamps(answer: Fields, sent_ns: int, received_ns: int) -> LaunchStamps | None:
-    """Read when a launch's timed part ran; None where nothing was timed or the agent does not say.
+    """Read the times of a launch's timed part; None if nothing was timed or the agent omits them.
 
-    `sent_ns` and `received_ns` are the host's (`time.monotonic_ns`).
+    `sent_ns` and `received_ns` are on the host's clock (`time.monotonic_ns`).
     """
     found = answer.object("launch")
     if found.value.get("window") is None:
@@ -306,8 +306,10 @@ def stamps(answer: Fields, sent_ns: int, received_ns: int) -> LaunchStamps | Non
 def outputs(answer: Fields, fetch: Fetch) -> dict[str, np.ndarray[Any, Any]]:
     """Read the answer to `infer`: every output by tensor name."""
     entries = answer.objects("outputs")
-    if len(entries) > _MOST_OUTPUTS:
-        raise AgentError(f"{answer.where}: {len(entries)} outputs")
+    if len(entries) > _MAX_OUTPUTS:
+        raise AgentError(
+            f"{answer.where}: the agent answered {len(entries)} outputs, more than {_MAX_OUTPUTS}"
+        )
     found: dict[str, np.ndarray[Any, Any]] = {}
     left = MAX_OUTPUT_BYTES
     for one in entries:
@@ -320,36 +322,36 @@ def outputs(answer: Fields, fetch: Fetch) -> dict[str, np.ndarray[Any, Any]]:
 def _delegation(found: Fields) -> Delegation:
     if found.value.get("delegation") is None:
         return Delegation(delegate="none", evidence="no model was loaded")
-    told = found.object("delegation")
+    fields = found.object("delegation")
     return Delegation(
-        delegate=told.text("delegate"),
-        delegated_ops=told.integer_or_none("delegated_ops"),
-        total_ops=told.integer_or_none("total_ops"),
-        partitions=told.integer_or_none("partitions"),
-        left=told.texts("left"),
-        evidence=told.text("evidence"),
-        fully=None if told.value.get("fully") is None else told.flag("fully"),
-        clock=_clock(told),
-        library=told.text_or_none("library"),
-        settings=told.word_or_none("settings"),
-        handed_ns=told.integer_or_none("handed_ns"),
-        whole_ns=told.integer_or_none("whole_ns"),
-        adapter=None if told.value.get("adapter") is None else _adapter(told.object("adapter")),
+        delegate=fields.text("delegate"),
+        delegated_ops=fields.integer_or_none("delegated_ops"),
+        total_ops=fields.integer_or_none("total_ops"),
+        partitions=fields.integer_or_none("partitions"),
+        left=fields.texts("left"),
+        evidence=fields.text("evidence"),
+        fully=None if fields.value.get("fully") is None else fields.flag("fully"),
+        clock=_clock(fields),
+        library=fields.text_or_none("library"),
+        settings=fields.name_or_none("settings"),
+        handed_ns=fields.integer_or_none("handed_ns"),
+        whole_ns=fields.integer_or_none("whole_ns"),
+        adapter=None if fields.value.get("adapter") is None else _adapter(fields.object("adapter")),
     )
 
 
-def _clock(told: Fields) -> TimedPart:
-    word = told.text_or_none("clock") or "invoke"
-    if word not in get_args(TimedPart):
-        raise AgentError(f"{told.where}: an unknown clock {word[:80]!r}")
-    return cast("TimedPart", word)
+def _clock(fields: Fields) -> TimedPart:
+    part = fields.text_or_none("clock") or "invoke"
+    if part not in get_args(TimedPart):
+        raise AgentError(f"{fields.where}: the agent answered an unknown clock {part[:80]!r}")
+    return cast("TimedPart", part)
 
 
-def _adapter(told: Fields) -> Adapter:
+def _adapter(fields: Fields) -> Adapter:
     return Adapter(
-        name=told.text("name"),
-        type=told.text_or_none("type") or "",
-        driver=told.text_or_none("driver") or "",
+        name=fields.text("name"),
+        type=fields.text_or_none("type") or "",
+        driver=fields.text_or_none("driver") or "",
     )
 
 
@@ -369,8 +371,8 @@ def _numbers_by_name(found: Fields, key: str) -> dict[str, float] | None:
     if found.value.get(key) is None:
         return None
     named = found.object(key)
-    if len(named.value) > _MAX_WORDS:
-        raise AgentError(f"{named.where}: the agent answered more than {_MAX_WORDS} numbers")
+    if len(named.value) > _MAX_ITEMS:
+        raise AgentError(f"{named.where}: the agent answered more than {_MAX_ITEMS} numbers")
     return {str(name): named.number(name) for name in named.value}
 
 
@@ -383,12 +385,12 @@ def _samples(found: Fields, fetch: Fetch) -> tuple[Samples, ...]:
         parts = [(column.base64("at"), column.base64("value")) for column in columns]
     else:
         data = fetch(found.text("blob"), 2 * _ITEM_BYTES * sum(sizes))
-        parts = list(_cut(data, sizes))
+        parts = list(_split(data, sizes))
     return tuple(_series(column, *part) for column, part in zip(columns, parts, strict=True))
 
 
-def _cut(data: bytes, sizes: Iterable[int]) -> Iterable[tuple[bytes, bytes]]:
-    """Cut a file of columns: for every series at_ns, then the values."""
+def _split(data: bytes, sizes: Iterable[int]) -> Iterable[tuple[bytes, bytes]]:
+    """Split a file of columns: per series first at_ns, then the values."""
     place = 0
     for size in sizes:
         middle, end = place + _ITEM_BYTES * size, place + 2 * _ITEM_BYTES * size
@@ -399,15 +401,15 @@ def _cut(data: bytes, sizes: Iterable[int]) -> Iterable[tuple[bytes, bytes]]:
 def _series(column: Fields, at: bytes, value: bytes) -> Samples:
     size = column.integer("n")
     if len(at) != _ITEM_BYTES * size or len(value) != _ITEM_BYTES * size:
-        raise AgentError(f"{column.where}: columns of another length than n={size}")
+        raise AgentError(f"{column.where}: the columns have another length than n={size}")
     values = _numbers("d", value)
     if not all(map(math.isfinite, values)):
-        raise AgentError(f"{column.where}: a value that is not a finite number")
+        raise AgentError(f"{column.where}: a value is not a finite number")
     name = column.text("series")
     if _SERIES.fullmatch(name) is None:
-        raise AgentError(f"{column.where}: {name[:80]!r} is no name of a series")
-    if name in _TIMES and min(values, default=1.0) <= 0.0:
-        raise AgentError(f"{column.where}: a {name} of {min(values)} ns")
+        raise AgentError(f"{column.where}: {name[:80]!r} is not a name of a series")
+    if name in _DURATIONS and min(values, default=1.0) <= 0.0:
+        raise AgentError(f"{column.where}: {name} has a value of {min(values)} ns")
     return Samples(
         series=name,
         at_ns=_numbers("q", at),
@@ -423,33 +425,35 @@ def _numbers(code: Literal["q", "d"], data: bytes) -> array[Any]:
     return numbers
 
 
-def _array(entry: Fields, fetch: Fetch, most_bytes: int) -> np.ndarray[Any, Any]:
+def _array(entry: Fields, fetch: Fetch, max_bytes: int) -> np.ndarray[Any, Any]:
     name = entry.text("dtype")
     shape: list[int] = entry.value.get("shape", [])
     if name not in _DTYPES:
-        raise AgentError(f"{entry.where}: an array of type {name[:80]!r}")
+        raise AgentError(f"{entry.where}: an array has the unknown type {name[:80]!r}")
     if not _is_shape(shape):
-        raise AgentError(f"{entry.where}: an array of shape {str(shape)[:80]}")
+        raise AgentError(f"{entry.where}: an array has the invalid shape {str(shape)[:80]}")
     dtype = np.dtype(name)
     size = math.prod(shape) * dtype.itemsize
-    if size > most_bytes:
-        raise AgentError(f"{entry.where}: an output of {size} bytes")
+    if size > max_bytes:
+        raise AgentError(f"{entry.where}: an output has {size} bytes, more than {max_bytes}")
     if entry.value.get("blob") is None:
         data = entry.base64("data")
     else:
         data = fetch(entry.text("blob"), size)
     if len(data) != size:
-        raise AgentError(f"{entry.where}: {len(data)} bytes for {name} of {shape}")
+        raise AgentError(
+            f"{entry.where}: an array of {name} and shape {shape} has {len(data)} bytes, not {size}"
+        )
     try:
         little = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
     except ValueError as error:
-        # Nothing times enormous: no bytes, and still no array.
-        raise AgentError(f"{entry.where}: an array of shape {shape}: {error}") from error
+        # The product of 0 and a huge size: no bytes, but no valid array either.
+        raise AgentError(f"{entry.where}: an array has the shape {shape}: {error}") from error
     return np.array(little, dtype)
 
 
 def _is_shape(value: object) -> bool:
-    # `type is`: True is an int to Python, not to numpy.
+    # `type is`, because True is an int to Python and not to numpy.
     return (
         isinstance(value, list)
         and len(value) <= _MAX_RANK
@@ -457,6 +461,6 @@ def _is_shape(value: object) -> bool:
     )
 
 
-def is_digest(word: str) -> bool:
-    """Tell whether a word is a sha256 in hexadecimal, and so safe in a path."""
-    return len(word) == _DIGEST_LETTERS and not set(word) - set("0123456789abcdef")
+def is_digest(text: str) -> bool:
+    """Return whether a text is a sha256 in hexadecimal, and so safe in a path."""
+    return len(text) == _DIGEST_CHARACTERS and not set(text) - set("0123456789abcdef")

@@ -1,4 +1,4 @@
-"""Bring the agent's zip to a device that has nothing of ours yet, only Python."""
+"""Copy the agent's zip to a device that has only Python."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from harness.errors import AgentError, RuntimeMissing, TransferFailed
 from harness.protocols import Commands, FullTransport, Reply
 from harness.types import Device
 
-LEAST_PYTHON = (3, 9)
+MIN_PYTHON = (3, 9)
 _SECONDS = 60.0
 _MARK = b"edge-harness "
-_MOST = 1000
+_MAX_VERSION_PART = 1000
 _SHOWN = 500
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
 
-# Any Python, 2 included, must be able to read this far and say what it is. Who can write into the
-# folder, or replace it, decides what is run from it: /var/tmp and /tmp are everybody's.
-_LOOK = """\
+# Every Python, even Python 2, must be able to run this script and print its version. Whoever can write
+# to the folder, or replace it, controls what runs from it, and every user can write to /var/tmp and /tmp.
+_INSPECT = """\
 import sys, os, stat, hashlib, json
 path = sys.argv[1]
 agents = os.path.dirname(path)
@@ -42,7 +42,7 @@ while trouble is None:
     if facts.st_uid not in trusted:
         trouble = "%s belongs to another user (uid %d)" % (above, facts.st_uid)
     elif facts.st_mode & 2 and not facts.st_mode & stat.S_ISVTX:
-        trouble = "everybody may replace what is in %s" % above
+        trouble = "every user may replace files in %s" % above
     if above == os.path.dirname(above):
         break
     above = os.path.dirname(above)
@@ -55,7 +55,7 @@ for name in ("", "agents", "blobs", "incoming", "out", "runtimes"):
     if stat.S_ISLNK(facts.st_mode):
         trouble = "%s is a symbolic link" % folder
     elif not stat.S_ISDIR(facts.st_mode):
-        trouble = "%s is no folder" % folder
+        trouble = "%s is not a folder" % folder
     elif facts.st_uid != me:
         trouble = "%s belongs to another user (uid %d)" % (folder, facts.st_uid)
     elif facts.st_mode & 63:
@@ -65,11 +65,11 @@ try:
         found = hashlib.sha256(file.read()).hexdigest()
 except (IOError, OSError):
     found = None
-said = {"python": list(sys.version_info[:3]), "sha256": found, "trouble": trouble}
-print("edge-harness " + json.dumps(said))
+answer = {"python": list(sys.version_info[:3]), "sha256": found, "trouble": trouble}
+print("edge-harness " + json.dumps(answer))
 """
 
-# The zip is whole under its name, or not there: check, flush, rename, flush the folder.
+# The zip under its final name is always whole: check, flush, rename, flush the folder.
 _FINISH = """\
 import sys, os, hashlib
 part, path, wanted = sys.argv[1:4]
@@ -88,69 +88,69 @@ print("edge-harness done")
 
 
 class WorkdirRefused(AgentError):
-    """Somebody else could change what is in the work folder."""
+    """Another user could change files in the work folder."""
 
     kind = "workdir"
 
 
-def bring(transport: FullTransport, device: Device, archive: Path, digest: str) -> str:
-    """Make sure the agent is on the device; returns its path there.
+def install(transport: FullTransport, device: Device, archive: Path, digest: str) -> str:
+    """Copy the agent to the device unless it is there; returns its path on the device.
 
-    One command where it is there already. Raises RuntimeMissing where its `python` is missing
-    or too old, WorkdirRefused where others could change what is in its `workdir`,
-    TransferFailed where the zip does not arrive whole.
+    If it is there, this takes one command. Raises RuntimeMissing if the device's `python` is missing
+    or too old, WorkdirRefused if other users could change files in its `workdir`, TransferFailed if
+    the zip does not arrive whole.
     """
     agent = AgentOptions.of(device)
     path = f"{agent.workdir}/agents/{digest}.zip"
     wanted = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if _look(transport, device, path) == wanted:
+    if _inspect(transport, device, path) == wanted:
         return path
     part = f"{path}.{secrets.token_hex(4)}.part"
     transport.put(archive, part)
     reply = transport.run([agent.python, "-c", _FINISH, part, path, wanted], _SECONDS)
     if reply.exit_code != 0 or b"edge-harness done" not in reply.stdout:
-        message = f"{device.name}: the agent did not arrive whole at {path}: {_words(reply)}"
+        message = f"{device.name}: the agent did not arrive whole at {path}: {_failure_text(reply)}"
         raise TransferFailed(message)
     return path
 
 
-def _look(transport: Commands, device: Device, path: str) -> str | None:
-    """Return the sha256 of what is at `path` on the device; checks its Python on the way."""
+def _inspect(transport: Commands, device: Device, path: str) -> str | None:
+    """Return the sha256 of the file at `path` on the device, after checking its Python."""
     python = AgentOptions.of(device).python
-    reply = transport.run([python, "-c", _LOOK, path], _SECONDS)
+    reply = transport.run([python, "-c", _INSPECT, path], _SECONDS)
     if reply.exit_code in {_NOT_FOUND, _NOT_EXECUTABLE}:
         message = (
-            f'{device.name}: no Python on the device: tried "{python}" ({_words(reply)}); '
-            f"install Python {_dotted(LEAST_PYTHON)} or newer there, or set the key `python` of "
-            f"[device.{device.name}] in farm.toml to where it is"
+            f'{device.name}: no Python on the device: tried "{python}" ({_failure_text(reply)}); '
+            f"install Python {_dotted(MIN_PYTHON)} or newer there, or set the key `python` of "
+            f"[device.{device.name}] in farm.toml to its path"
         )
         raise RuntimeMissing(message)
-    said = _read(reply.stdout)
-    if said is None:
+    answer = _read(reply.stdout)
+    if answer is None:
         message = (
-            f'{device.name}: "{python}" on the device is not a Python that works: '
-            f"{_words(reply)}; set the key `python` of [device.{device.name}] in farm.toml"
+            f'{device.name}: "{python}" on the device is not a working Python: '
+            f"{_failure_text(reply)}; set the key `python` of [device.{device.name}] in farm.toml"
         )
         raise RuntimeMissing(message)
-    version, found, trouble = said
-    if version < LEAST_PYTHON:
+    version, found, trouble = answer
+    if version < MIN_PYTHON:
         message = (
             f'{device.name}: "{python}" on the device is Python {_dotted(version)}, the '
-            f"agent needs {_dotted(LEAST_PYTHON)} or newer; set the key `python` of "
+            f"agent needs {_dotted(MIN_PYTHON)} or newer; set the key `python` of "
             f"[device.{device.name}] in farm.toml to a newer one"
         )
         raise RuntimeMissing(message)
     if trouble is not None:
         raise WorkdirRefused(
-            f"{device.name}: {trouble}, so nothing is put there and nothing run from there; set "
-            f"another `workdir` in [device.{device.name}] of farm.toml, one that is this user's own"
+            f"{device.name}: {trouble}, so no file is copied there and none is run from there; set "
+            f"another `workdir` in [device.{device.name}] of farm.toml: a folder of this user"
         )
     return found
 
 
 def _read(stdout: bytes) -> tuple[tuple[int, int, int], str | None, str | None] | None:
-    """Read what _LOOK printed: the version, the digest, what is wrong; None where it is none."""
-    # A login shell may print before; ours is the line with the mark.
+    """Read the output of _INSPECT: version, digest and fault; None if it has no such answer."""
+    # A login shell may print first; the answer is the line with the mark.
     marked = [line for line in stdout.splitlines() if line.startswith(_MARK)]
     try:
         answer = json.loads(marked[-1].removeprefix(_MARK))
@@ -161,7 +161,7 @@ def _read(stdout: bytes) -> tuple[tuple[int, int, int], str | None, str | None] 
 
 
 def _small(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _MOST:
+    if type(value) is not int or not 0 <= value < _MAX_VERSION_PART:
         raise TypeError(type(value))
     return value
 
@@ -176,6 +176,6 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(str(part) for part in version)
 
 
-def _words(reply: Reply) -> str:
+def _failure_text(reply: Reply) -> str:
     text = (reply.stderr or reply.stdout).decode(errors="replace").strip()[-_SHOWN:]
     return f"exit code {reply.exit_code}" + (f": {text}" if text else "")

@@ -1,9 +1,9 @@
-"""Speak with the Linux agent: JSON lines on the stdin and stdout of one process on the device.
+"""Communicate with the Linux agent: JSON lines on stdin and stdout of one process on the device.
 
-The agent is packed, copied once under its digest and started over one channel; files travel by the
-transport to `incoming/` and become blobs when the agent has checked them. docs/agent-protocol.md
-has the verbs. When the stream breaks, the dialect forgets it and the next `deploy` or `hello`
-starts the agent anew (over a transport that is connected again).
+The dialect packs the agent, copies it once under its digest and starts it over one channel. The
+transport copies files to `incoming/`; they become blobs after the agent has checked them.
+docs/agent-protocol.md lists the verbs. If the stream breaks, the dialect drops it, and the next
+`deploy` or `hello` starts the agent again (over a reconnected transport).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from harness.types import Device, DeviceFacts, Exchange, Launch, LaunchOrder, Pu
 
 VERSION = 1
 INLINE_BYTES = 500_000
-"""Inputs larger than this (all of one request together) travel as blobs."""
+"""If the inputs of a request are larger than this in total, they travel as blobs."""
 
 MAX_INFER_SAMPLES = 64
 
@@ -69,19 +69,19 @@ _TIMED = ("timed", "cpu")
 _ANSWER_SECONDS = 30.0
 _HELLO_SECONDS = 150.0
 _LAUNCH_GRACE_SECONDS = 20.0
-_LONGEST_HOLDER = 200
-_SLOWEST_DISK_BYTES_A_SECOND = 1e6
+_MAX_HOLDER_CHARACTERS = 200
+_MIN_DISK_BYTES_PER_SECOND = 1e6
 
 
 class JsonLinesDialect:
-    """The dialect of one device; not for two threads at once."""
+    """The dialect of one device; not thread-safe."""
 
     can = Capabilities(
         launches=frozenset({"timed", "memory", "bare", "accuracy", "cpu"}), infers=True, places=True
     )
 
     def __init__(self, transport: FullTransport, device: Device) -> None:
-        """Nothing is sent yet."""
+        """Send nothing yet."""
         self._transport = transport
         self._device = device
         self._options = AgentOptions.of(device)
@@ -93,39 +93,41 @@ class JsonLinesDialect:
         self._renewal: Renewal | None = None
 
     def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
-        """Bring the agent and these files (by sha256) to the device; what is there stays.
+        """Copy the agent and these files (by sha256) to the device, except those already there.
 
-        Returns what was sent and what it took. Raises RuntimeMissing where no usable Python is,
-        TransferFailed where a file does not arrive whole, and what the transport raises.
+        Returns the size and time of each transfer. Raises RuntimeMissing if the device has no usable
+        Python, TransferFailed if a file does not arrive whole, and what the transport raises.
         """
         self._start()
         if not files:
             return ()
         answer = self._ask("have", _ANSWER_SECONDS, digests=sorted(files))
-        there, unpacks = set(answer.texts("have")), answer.texts("unpacks")
-        missing = sorted(set(files) - there)
+        present, unpacks = set(answer.texts("have")), answer.texts("unpacks")
+        missing = sorted(set(files) - present)
         if missing:
             self.hold()
         return tuple(self._push(digest, files[digest], unpacks) for digest in missing)
 
     def path_of(self, digest: str) -> str:
-        """Return where a deployed file lies on the device; see protocols.KeepsFiles."""
+        """Return the path of a deployed file on the device; see protocols.KeepsFiles."""
         return f"{self._options.workdir}/blobs/{digest}"
 
     def hello(self) -> DeviceFacts:
-        """Ask the device what it is; its clock is compared with ours on the way."""
+        """Return the device's facts, with the offset of its wall clock to the host's."""
         self._start()
         answer = self._ask("hello", _HELLO_SECONDS)
-        # By the way back alone: on the way there the agent starts, seconds of it on a slow board, and
-        # the midpoint of both ways (RFC 5905) would be off by half of that.
+        # Only the answer's travel counts. The request also waits for the agent to start, which takes
+        # seconds on a slow board, so the midpoint of both directions (RFC 5905) would be off by half
+        # of that.
         offset = (answer.integer("answered_ns") - time.time_ns()) / 1e9
         return answers.device_facts(answer, offset)
 
     def launch(self, order: LaunchOrder) -> Launch:
-        """Make one launch and return it whole.
+        """Make one launch and return it with all its samples.
 
-        A timed one has its window: the device's clock is read before and after it. Raises ModelRejected, RuntimeMissing, OutOfMemory, Crashed, AgentSilent (the launch passed
-        its deadline), Unsupported, LeaseError, AgentError, TransferFailed or Unreachable.
+        A timed launch has a window: the device's clock is read before and after it. Raises
+        ModelRejected, RuntimeMissing, OutOfMemory, Crashed, AgentSilent (the launch passed its
+        deadline), Unsupported, LeaseError, AgentError, TransferFailed or Unreachable.
         """
         self.hold()
         seconds = order.timeout_seconds + _LAUNCH_GRACE_SECONDS
@@ -136,15 +138,15 @@ class JsonLinesDialect:
         answer = self._ask("launch", seconds, order=_wire(order))
         received_ns = time.monotonic_ns()
         if timed:
-            # Before the samples are fetched: less time means less drift. An error here does not
-            # invalidate what was measured.
+            # Read before the samples are fetched: less time means less drift. An error here does not
+            # invalidate the measurement.
             with suppress(HarnessError):
                 self._clock.after_launch()
         launch = answers.launch(order, answer, self._fetch)
         return self._with_window(launch, answers.stamps(answer, sent_ns, received_ns))
 
     def exchange(self) -> Exchange:
-        """Ask once for the device's clock; see protocols.Clocked."""
+        """Read the device's clock once; see protocols.Clocked."""
         self._start()
         sent_ns = time.monotonic_ns()
         answer = self._ask("clock", _ANSWER_SECONDS)
@@ -159,10 +161,10 @@ class JsonLinesDialect:
     def infer(
         self, order: LaunchOrder, inputs: Mapping[str, np.ndarray[Any, Any]]
     ) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Run the file on at most 64 inputs, one sample at a time; see protocols.Dialect.infer.
+        """Run the file on at most 64 samples, one at a time; see protocols.Dialect.infer.
 
         Inputs are matched by tensor name, else by the names of the file's only signature, else by
-        order. An output's own batch dimension of 1 is replaced by n. Raises as `launch` does.
+        order. The number of samples replaces an output's batch dimension of 1. Raises as `launch`.
         """
         self.hold()
         count = _samples(self._device.name, inputs)
@@ -172,20 +174,20 @@ class JsonLinesDialect:
         return answers.outputs(answer, self._fetch)
 
     def holder(self) -> Holder | None:
-        """Ask who has the device; see protocols.Leasing."""
+        """Return who holds the device's lease; see protocols.Leasing."""
         self._start()
         answer = self._lease("look")
         name = answer.text_or_none("holder")
         if name is None:
             return None
         return Holder(
-            name=name[:_LONGEST_HOLDER],
+            name=name[:_MAX_HOLDER_CHARACTERS],
             seconds=answer.number("seconds"),
             is_this=answer.flag("yours"),
         )
 
     def hold(self) -> None:
-        """Take the device, and renew the lease from a thread; see protocols.Leasing."""
+        """Take the lease and renew it from a thread; see protocols.Leasing."""
         self._start()
         if self._epoch:
             return
@@ -196,18 +198,18 @@ class JsonLinesDialect:
         self._renewal = Renewal(lambda: lines.send(renewal))
 
     def release(self) -> None:
-        """Let go of the device; see protocols.Leasing."""
+        """Release the lease; see protocols.Leasing."""
         if self._epoch and self._lines is not None:
             with suppress(HarnessError):
                 self._lease("drop")
-        self._let_go()
+        self._end_renewal()
 
     def close(self) -> None:
         """End the agent; never raises."""
         if self._lines is not None:
             with suppress(HarnessError):
                 self._ask("bye", _ANSWER_SECONDS)
-        self._forget()
+        self._disconnect()
 
     # --- the clock -------------------------------------------------------------------------------
 
@@ -217,7 +219,7 @@ class JsonLinesDialect:
         except AgentError:
             if self._lines is None:
                 raise
-            # An agent without the verb, or whose answer makes no sense.
+            # The agent has no such verb, or its answer is invalid.
             self._clock.stop_asking()
 
     def _with_window(self, launch: Launch, stamps: LaunchStamps | None) -> Launch:
@@ -235,14 +237,14 @@ class JsonLinesDialect:
 
     def _push(self, digest: str, source: Path, unpacks: Collection[str]) -> Push:
         began = time.monotonic()
-        # A name of its own: two controllers may send the same file at the same time.
+        # The name is unique: two controllers may send the same file at the same time.
         part = f"{digest}.{secrets.token_hex(4)}.part"
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             sent = transfer.encode(source, self._device, unpacks, Path(folder))
             self._put(sent.path, f"{self._options.workdir}/incoming/{part}")
         size = sent.file_bytes
         packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
-        seconds = _ANSWER_SECONDS + size / _SLOWEST_DISK_BYTES_A_SECOND
+        seconds = _ANSWER_SECONDS + size / _MIN_DISK_BYTES_PER_SECOND
         answer = self._ask("commit", seconds, digest=digest, part=part, **packing)
         return Push(
             digest=digest,
@@ -256,17 +258,18 @@ class JsonLinesDialect:
         try:
             self._transport.put(source, part)
         except TransferFailed:
-            # Most often the disk is full, and the rest of a file keeps it so. After a broken
-            # connection it lies there until the agent cleans up, a day later.
+            # Usually the disk is full, and a partial file would keep it full. If the connection broke,
+            # the partial file stays until the agent removes it a day later.
             with suppress(HarnessError):
                 self._transport.run(["rm", "-f", part], _ANSWER_SECONDS)
             raise
 
     def _fetch(self, digest: str, size: int) -> bytes:
-        """Bring an output file of this digest and size, and have it removed there."""
+        """Copy the output file of this digest and size here, and remove it on the device."""
         if not answers.is_digest(digest) or size > answers.MAX_OUTPUT_BYTES:
             raise AgentError(
-                f"{self._device.name}: the agent offered {digest[:80]!r}, {size} bytes"
+                f"{self._device.name}: the agent named an invalid output file: {digest[:80]!r}, "
+                f"{size} bytes"
             )
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             target = Path(folder) / "out"
@@ -274,20 +277,20 @@ class JsonLinesDialect:
             data = target.read_bytes()
         if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             message = (
-                f"{self._device.name}: out/{digest} arrived as {len(data)} bytes with another "
-                "digest; check the connection and the device's disk"
+                f"{self._device.name}: out/{digest} arrived as {len(data)} bytes (expected {size}) with "
+                "another digest; check the connection and the device's disk"
             )
             raise TransferFailed(message)
         self._ask("clean", _ANSWER_SECONDS, out=[digest])
         return data
 
     def _entry(
-        self, name: str, value: np.ndarray[Any, Any], every: Mapping[str, np.ndarray[Any, Any]]
+        self, name: str, value: np.ndarray[Any, Any], inputs: Mapping[str, np.ndarray[Any, Any]]
     ) -> dict[str, Any]:
         little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         entry = {"name": name, "dtype": value.dtype.name, "shape": list(value.shape)}
         data = little.tobytes()
-        if sum(one.nbytes for one in every.values()) <= INLINE_BYTES:
+        if sum(one.nbytes for one in inputs.values()) <= INLINE_BYTES:
             return {**entry, "data": base64.b64encode(data).decode()}
         digest = hashlib.sha256(data).hexdigest()
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
@@ -302,7 +305,7 @@ class JsonLinesDialect:
         if self._lines is not None:
             return
         archive, digest = packing.agent_zip()
-        path = bootstrap.bring(self._transport, self._device, archive, digest)
+        path = bootstrap.install(self._transport, self._device, archive, digest)
         self._channel = self._transport.talk([self._options.python, path])
         self._lines = JsonLines(self._channel, self._device.name)
         self._clock = DeviceClock(self.exchange)
@@ -314,28 +317,28 @@ class JsonLinesDialect:
         return {"v": VERSION, "id": identity, "verb": verb, "epoch": self._epoch}
 
     def _ask(self, verb: str, seconds: float, **fields: Any) -> Fields:  # noqa: ANN401 - JSON
-        """Send one request and return its answer; raises what an error answer stands for."""
+        """Send one request and return its answer; an error answer raises its exception."""
         lines = self._lines
         assert lines is not None
         self._next_id += 1
         identity = self._next_id
         deadline = time.monotonic() + seconds
         request = {**self._request(identity, verb), **fields}
-        whole = False
+        is_complete = False
         try:
             lines.send(request)
             answer = lines.read(deadline)
-            # Answers to another request are stale, and progress is for who watches.
+            # Answers to earlier requests are stale. Progress lines need no reaction.
             while answer.get("event") == "progress" or answer.get("id") not in (identity, None):
                 answer = lines.read(deadline)
-            whole = True
+            is_complete = True
         finally:
-            # Whatever interrupted the exchange, the next answer could no longer be told apart.
-            if not whole:
-                self._forget()
-        return self._judge(verb, answer)
+            # After an interrupted exchange, the next answer might belong to this request.
+            if not is_complete:
+                self._disconnect()
+        return self._result(verb, answer)
 
-    def _judge(self, verb: str, answer: Mapping[str, Any]) -> Fields:
+    def _result(self, verb: str, answer: Mapping[str, Any]) -> Fields:
         fields = Fields(f"{self._device.name}: {verb}", answer)
         event = fields.text("event")
         if event == "result" and fields.value.get("id") is not None:
@@ -344,16 +347,16 @@ class JsonLinesDialect:
             raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
         reason = f"{self._device.name}: {fields.reason('reason')}"
         if fields.text("kind") == LeaseError.kind:
-            self._let_go()
+            self._end_renewal()
         raise _ERRORS.get(fields.text("kind"), AgentError)(reason)
 
-    def _let_go(self) -> None:
+    def _end_renewal(self) -> None:
         renewal, self._renewal, self._epoch = self._renewal, None, 0
         if renewal is not None:
             renewal.close()
 
-    def _forget(self) -> None:
-        self._let_go()
+    def _disconnect(self) -> None:
+        self._end_renewal()
         channel, self._channel, self._lines = self._channel, None, None
         if channel is not None:
             channel.close()
@@ -362,7 +365,7 @@ class JsonLinesDialect:
 def open_json_lines(transport: Transport, device: Device) -> JsonLinesDialect:
     """Make the dialect; nothing is sent before `deploy` or `hello`.
 
-    Raises Unsupported where the transport copies no files or runs no commands.
+    Raises Unsupported if the transport copies no files or runs no commands.
     """
     return JsonLinesDialect(abilities.everything(transport, device, "the Python agent"), device)
 
@@ -391,8 +394,8 @@ def _samples(device: str, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
     if len(counts) != 1 or not 0 < min(counts) <= MAX_INFER_SAMPLES:
         shapes = {name: value.shape for name, value in inputs.items()}
         message = (
-            f"{device}: infer takes 1 to {MAX_INFER_SAMPLES} samples, as many of every input; "
-            f"given were {shapes}"
+            f"{device}: infer takes 1 to {MAX_INFER_SAMPLES} samples, the same number for every "
+            f"input; it got {shapes}"
         )
         raise AgentError(message)
     return min(counts)

@@ -1,6 +1,6 @@
-"""What farm.toml may say of a device with the Python agent, and the entry point `json_lines`.
+"""The options of a device with the Python agent in farm.toml, and the entry point `json_lines`.
 
-Apart from the dialect, so that reading a farm file does not load NumPy.
+This module is separate from the dialect, so that reading a farm file does not load NumPy.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class AgentOptions:
 
     python: str = "python3"
     workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
-    """Where the agent, models and runtimes are kept."""
+    """The folder for the agent, models and runtimes."""
 
     def __post_init__(self) -> None:
-        """Refuse what no path can be, or what a command there would take for an option."""
+        """Refuse an invalid path, and one that a command would take for an option."""
         for key, path in (("python", self.python), ("workdir", self.workdir)):
             if not path or "\0" in path or path.startswith("-"):
                 raise ConfigError(
-                    f"{key}: {path!r} is no path; write one such as /var/tmp/edge-harness"
+                    f"{key}: {path!r} is not a path; use one such as /var/tmp/edge-harness"
                 )
 
     @classmethod
     def of(cls, device: Device) -> Self:
-        """Return a device's; raises ConfigError for a key or a value that cannot be."""
+        """Return the options of a device; raises ConfigError for an invalid key or value."""
         return options.read(cls, device.dialect_options, device.name)
 
 

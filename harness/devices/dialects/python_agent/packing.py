@@ -1,4 +1,4 @@
-"""The agent as one file: a zip that Python runs, named by the digest of its sources."""
+"""Pack the agent into one zip that Python runs, named by the digest of its sources."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from harness import assets
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
 _FORM = b"a zip of the modules as they are"
-"""Part of the digest: the same sources in another form are another zip."""
+"""Part of the digest: the same sources in another form make another zip."""
 
 
 def agent_zip() -> tuple[Path, str]:
-    """Return the zip of the Linux agent and its digest, packing it if it is not cached.
+    """Return the zip of the Linux agent and its digest; pack it if it is not cached.
 
-    The same sources give the same digest everywhere and the same bytes with the same zlib: names
-    are sorted and times fixed. The file is `<cache>/agents/<digest>.zip`. Its members are deflated,
+    The same sources give the same digest everywhere, and the same bytes with the same zlib, because
+    names are sorted and times are fixed. The file is `<cache>/agents/<digest>.zip`. Its members are deflated,
     so the device's Python needs zlib, as the agent itself does.
     """
     sources = _sources(assets.agents() / "python_tflite")
@@ -45,7 +45,7 @@ def _digest(sources: Mapping[str, bytes]) -> str:
 
 
 def _write(sources: Mapping[str, bytes], target: Path) -> None:
-    """Write the zip whole or not at all: two controllers may start at the same time."""
+    """Write the zip atomically: two controllers may start at the same time."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=".agent-")
     try:

@@ -1,9 +1,9 @@
-"""The transfer encoding of a file: none, or a codec that host and agent both know.
+"""The transfer encoding of a file: none, or a codec that both host and agent have.
 
-Packing pays if bytes cost more than the host's time. So files to this machine are sent as they are,
-and to other devices only a file is packed that a quick estimate says shrinks by a tenth or more:
-plain float and int8 weights do not, pruned and clustered ones do. docs/agent-protocol.md says what
-the agent does.
+Packing pays if sending bytes costs more than the host's time. So files for this machine are sent as
+they are. For other devices a file is packed only if a quick estimate says that it shrinks by a tenth
+or more: pruned and clustered weights do, plain float and int8 weights do not. docs/agent-protocol.md
+describes how the agent unpacks.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from harness.tflite import payload
 from harness.types import Device
 
 PREFERRED = ("zstd", "xz", "gzip")
-"""The first that both know is taken. brotli packs ten times slower for a few per cent."""
+"""The first that both have is used. brotli is ten times slower for a few per cent less."""
 
 QUICK = ("gzip",)
 QUICK_OVER_BYTES = 8_000_000
-"""Files over this are packed quickly or not at all: xz does 1 MB/s, a link in a lab 10. An xz
-dictionary is as large as the file, and the agent stays under 25 MB while it unpacks."""
+"""Larger files are packed with a QUICK codec or not at all: xz packs 1 MB/s, a link in a lab sends 10.
+An xz dictionary is as large as the file, and the agent must stay under 25 MB while it unpacks."""
 
 MIN_BYTES = 4096
-"""Under this a file is one packet or two in any form."""
+"""A smaller file takes one or two packets, packed or not."""
 
-WORTH = 0.9
-"""Packed bytes over bytes, above which it is not worth the time."""
+MAX_RATIO = 0.9
+"""Packed bytes over original bytes; above this, packing is not worth its time."""
 
-_LOOKS = 4
-_LOOK_BYTES = 1 << 18
+_PROBES = 4
+_PROBE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedFile:
-    """What is sent for a file, and how it is encoded."""
+    """The file that is sent for a file, and its encoding."""
 
     path: Path
     codec: str | None
@@ -47,7 +47,7 @@ class EncodedFile:
 
 
 def encode(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> EncodedFile:
-    """Pack a file for a device that unpacks these codecs; a packed file is written to `folder`.
+    """Pack a file for a device that unpacks these codecs; writes the packed file to `folder`.
 
     Raises TransferFailed if the file cannot be read.
     """
@@ -60,14 +60,18 @@ def encode(source: Path, device: Device, unpacks: Collection[str], folder: Path)
 def _encode(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> EncodedFile:
     size = source.stat().st_size
     plain = EncodedFile(path=source, codec=None, file_bytes=size)
-    if device.address.startswith("local:") or size < MIN_BYTES or _estimate(source, size) > WORTH:
+    if (
+        device.address.startswith("local:")
+        or size < MIN_BYTES
+        or _estimate(source, size) > MAX_RATIO
+    ):
         return plain
     wanted = QUICK if size > QUICK_OVER_BYTES else PREFERRED
-    codec = next((name for name in wanted if name in unpacks and payload.is_here(name)), None)
+    codec = next((name for name in wanted if name in unpacks and payload.is_installed(name)), None)
     if codec is None:
         return plain
     packed = payload.get(codec).pack(source.read_bytes())
-    if len(packed) > WORTH * size:
+    if len(packed) > MAX_RATIO * size:
         return plain
     target = folder / f"{source.name}.{codec}"
     target.write_bytes(packed)
@@ -75,13 +79,13 @@ def _encode(source: Path, device: Device, unpacks: Collection[str], folder: Path
 
 
 def _estimate(source: Path, size: int) -> float:
-    """Estimate packed bytes over bytes: four pieces, evenly spread, by the fastest of zlib."""
+    """Estimate packed over original bytes: zlib's fastest level on four evenly spread pieces."""
     with source.open("rb") as file:
         pieces = []
-        for look in range(_LOOKS):
-            file.seek(max(size - _LOOK_BYTES, 0) * look // (_LOOKS - 1))
-            pieces.append(file.read(_LOOK_BYTES))
-            if size <= _LOOK_BYTES:
+        for probe in range(_PROBES):
+            file.seek(max(size - _PROBE_BYTES, 0) * probe // (_PROBES - 1))
+            pieces.append(file.read(_PROBE_BYTES))
+            if size <= _PROBE_BYTES:
                 break
-    seen = b"".join(pieces)
-    return len(zlib.compress(seen, 1)) / len(seen)
+    sample = b"".join(pieces)
+    return len(zlib.compress(sample, 1)) / len(sample)

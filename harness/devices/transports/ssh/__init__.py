@@ -1,1 +1,1 @@
-"""Boards over SSH."""
+"""The transport to boards over SSH."""

@@ -1,7 +1,7 @@
-"""What a server may do to this end: every packet, window, answer and file transfer has a bound.
+"""Limits on what a server may send: on every packet, window, answer and file transfer.
 
-The device is not trusted. paramiko believes what a server says of sizes, keeps what was sent beyond
-the window it gave, and waits for ever for the answer to a request; what is here does not.
+The device is not trusted. paramiko trusts the sizes that a server announces, keeps data beyond the
+window, and waits for ever for the answer to a request. The classes here do not.
 """
 
 from __future__ import annotations
@@ -17,69 +17,69 @@ from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA
 from paramiko.message import Message
 from paramiko.packet import Packetizer
 
-MOST_PACKET_BYTES = 1 << 18
-"""Of one SSH packet. We ask for 32 KiB; OpenSSH itself sends no more than 256 KiB."""
+MAX_PACKET_BYTES = 1 << 18
+"""Per SSH packet. We ask for 32 KiB; OpenSSH itself sends at most 256 KiB."""
 
-MOST_SFTP_BYTES = 1 << 18
-"""Of one SFTP answer; we ask for at most 32 KiB a read."""
+MAX_SFTP_BYTES = 1 << 18
+"""Per SFTP answer; we ask for at most 32 KiB per read."""
 
 NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What paramiko raises besides its own errors where an answer makes no sense."""
+"""The exceptions of paramiko for invalid answers, besides its own errors."""
 
 
 class BoundedPackets(Packetizer):
-    """Refuses a packet of absurd length before it is read."""
+    """A packet reader that refuses an oversized packet before it reads it."""
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:  # noqa: FBT001, FBT002 - paramiko's
-        """Read `n` bytes; raises SSHException for more than MOST_PACKET_BYTES."""
-        if n > MOST_PACKET_BYTES:
+        """Read `n` bytes; raises SSHException for more than MAX_PACKET_BYTES."""
+        if n > MAX_PACKET_BYTES:
             raise paramiko.SSHException(f"a packet of {n} bytes")
         data: bytes = super().read_all(n, check_rekey)
         return data
 
 
-def _kept(take: Callable[[Any, Message], None]) -> Callable[[Any, Message], None]:
-    """Wrap the handler of a channel's data: what the server sends unasked ends the connection."""
+def _bounded(take: Callable[[Any, Message], None]) -> Callable[[Any, Message], None]:
+    """Wrap the handler of a channel's data: data beyond the window ends the connection."""
 
     def checked(channel: Any, message: Message) -> None:  # noqa: ANN401 - its buffers have no types
         unread = len(channel.in_buffer) + len(channel.in_stderr_buffer)
-        if unread > channel.in_window_size + MOST_PACKET_BYTES:
-            raise paramiko.SSHException("the server sends more than it was given room for")
+        if unread > channel.in_window_size + MAX_PACKET_BYTES:
+            raise paramiko.SSHException("the server sends more than the channel's window")
         take(channel, message)
 
     return checked
 
 
 class BoundedTransport(paramiko.Transport):
-    """Keeps no more than a channel's window of what was not read yet."""
+    """A transport that keeps at most a channel's window of unread data."""
 
-    _handlers: Any = paramiko.Transport._channel_handler_table  # type: ignore[attr-defined]  # noqa: SLF001 - no public door
+    _handlers: Any = paramiko.Transport._channel_handler_table  # type: ignore[attr-defined]  # noqa: SLF001 - no public access
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **_handlers,
-        MSG_CHANNEL_DATA: _kept(_handlers[MSG_CHANNEL_DATA]),
-        MSG_CHANNEL_EXTENDED_DATA: _kept(_handlers[MSG_CHANNEL_EXTENDED_DATA]),
+        MSG_CHANNEL_DATA: _bounded(_handlers[MSG_CHANNEL_DATA]),
+        MSG_CHANNEL_EXTENDED_DATA: _bounded(_handlers[MSG_CHANNEL_EXTENDED_DATA]),
     }
 
 
 class BoundedSftp(paramiko.SFTPClient):
-    """Refuses an answer of absurd length before it is read."""
+    """An SFTP client that refuses an oversized answer before it reads it."""
 
     def _read_all(self, n: int) -> bytes:
-        if n > MOST_SFTP_BYTES:
+        if n > MAX_SFTP_BYTES:
             raise paramiko.SFTPError(f"an answer of {n} bytes")
         data: bytes = super()._read_all(n)  # type: ignore[misc]
         return data
 
 
-class Within:
-    """Closes a channel when this time is over, whatever the server sends meanwhile.
+class TimeLimit:
+    """A time limit that closes a channel when it passes, even if the server still sends.
 
-    with Within(15.0, channel) as guard:
+    with TimeLimit(15.0, channel) as guard:
         channel.exec_command(command)
     """
 
     def __init__(self, seconds: float, channel: paramiko.Channel) -> None:
-        """Nothing happens before it is entered."""
+        """The time starts when the block is entered."""
         self.seconds = seconds
         self.over = False
         """Whether the time is over."""

@@ -1,8 +1,8 @@
-"""One process at the far end of an SSH connection: stdin, stdout, stderr, exit code, its end.
+"""One process on an SSH server: stdin, stdout, stderr, exit code, and how it is ended.
 
-A command runs under `sh -c`, which first says its process number on a marked line. That tells
-noise of a login script from the command's own output, a forced command from one that runs, and it
-is what a deadline needs to end the process: sshd itself lets it live on.
+A command runs under `sh -c`, which first prints its process number on a marked line. The mark separates
+the output of a login script from the command's own output, and shows that no forced command ran instead.
+The number is needed to kill the process at a deadline, because sshd lets it run on.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from contextlib import suppress
 import paramiko
 
 from harness.devices.transports.ssh import account
-from harness.devices.transports.ssh.bounds import NONSENSE, Within
+from harness.devices.transports.ssh.bounds import NONSENSE, TimeLimit
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, TransportError, Unreachable
 
 _CHUNK = 1 << 18
-# Not 0 and not 1: `kill -9 -1` would be everything that the account runs.
+# Not 0 and not 1: `kill -9 -1` would kill every process of the account.
 _MARK = re.compile(rb"^edge-harness-pid ([2-9]|[1-9]\d{1,9})\n", re.MULTILINE)
 _NOISE_BYTES = 64 * 1024
 _SHOWN = 400
-# The shell stays, so that a signal becomes an exit code (128+N): SSH libraries drop signals.
-_WAITING = 'echo "edge-harness-pid $$"; "$@"; exit $?'
-_REPLACED = 'echo "edge-harness-pid $$"; exec "$@"'
+# The shell stays, so that a signal becomes an exit code (128+N): SSH libraries do not report signals.
+_KEEP_SHELL = 'echo "edge-harness-pid $$"; "$@"; exit $?'
+_REPLACE_SHELL = 'echo "edge-harness-pid $$"; exec "$@"'
 _OPEN_SECONDS = 15.0
 _SEND_STALL_SECONDS = 60.0
 _SEND_SLICE_SECONDS = 0.05
@@ -48,7 +48,7 @@ class SshChannel:
         where: str,
         keep: int | None = None,
     ) -> None:
-        """Start the process; with `keep`, for its whole output (up to that much of stderr)."""
+        """Start the process; with `keep`, keep up to that many bytes of stderr and the exit code."""
         self._transport = transport
         self._argv = tuple(argv)
         self._where = where
@@ -58,7 +58,7 @@ class SshChannel:
         self._pid: int | None = None
         self._ended = False
         self.closed = False
-        script = _WAITING if keep else _REPLACED
+        script = _KEEP_SHELL if keep else _REPLACE_SHELL
         command = shlex.join(["exec", "sh", "-c", script, "sh", *argv])
         try:
             self._channel = transport.open_session(timeout=_OPEN_SECONDS)
@@ -67,7 +67,7 @@ class SshChannel:
                 raise Unreachable(self._gone()) from error
             message = f"{where}: no session for {argv[0]} ({error}); see MaxSessions of its sshd"
             raise Unreachable(message) from error
-        guard = Within(_OPEN_SECONDS, self._channel)
+        guard = TimeLimit(_OPEN_SECONDS, self._channel)
         try:
             with guard:
                 self._channel.exec_command(command)
@@ -76,25 +76,23 @@ class SshChannel:
             if not transport.is_active():
                 raise Unreachable(self._gone()) from error
             if guard.over:
-                late = (
-                    f"{where}: no answer to the wish to run {argv[0]} within {_OPEN_SECONDS:.0f} s"
-                )
+                late = f"{where}: no answer to the request to run {argv[0]} within {_OPEN_SECONDS:.0f} s"
                 raise AgentSilent(late) from error
-            message = f"{where}: it runs no commands ({error}); the account needs a shell"
+            message = f"{where}: the account runs no commands ({error}); it needs a shell"
             raise account.NoShell(message) from error
         self._channel.settimeout(_SEND_SLICE_SECONDS)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._channel.fileno(), selectors.EVENT_READ)
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
-        """Write all of `data`; raises Unreachable when the process no longer reads."""
+        """Write all of `data`; raises Unreachable if the process no longer reads."""
         deadline = deadline or time.monotonic() + _SEND_STALL_SECONDS
         view = memoryview(data)
         while view:
             try:
                 sent = 0 if self.closed else self._channel.send(bytes(view[:_CHUNK]))
             except TimeoutError:
-                # The window is full: the process may itself wait for us to read.
+                # The window is full: the process may be waiting for us to read its output.
                 self._pump(deadline, wait=False)
                 continue
             except _BROKEN as error:
@@ -115,7 +113,7 @@ class SshChannel:
                 raise Unreachable(self._gone())
             moved = self._drain(max(0.0, deadline - time.monotonic()))
             late = time.monotonic() >= deadline
-            # What is there already counts; endless words on stderr are no answer.
+            # Output that has arrived counts; endless output on stderr is not an answer.
             if late and not (moved and (self._ready or self._ended)):
                 raise AgentSilent(self._silent())
         data = bytes(self._ready)
@@ -142,7 +140,7 @@ class SshChannel:
         return code
 
     def close(self, grace_seconds: float = _END_GRACE_SECONDS) -> None:
-        """Close stdin, give the process a moment, then end it and its group; never raises."""
+        """Close stdin, wait `grace_seconds`, then kill the process and its group; never raises."""
         if self.closed:
             return
         self.finish_sending()
@@ -158,19 +156,19 @@ class SshChannel:
             self._channel.close()
 
     def _pump(self, deadline: float, *, wait: bool = True) -> None:
-        """Take what comes; raises AgentSilent after the deadline, however much still comes."""
+        """Read available output; raises AgentSilent after the deadline, even if more arrives."""
         self._drain(max(0.0, deadline - time.monotonic()) if wait else 0.0)
         if time.monotonic() >= deadline:
             raise AgentSilent(self._silent())
 
     def _drain(self, seconds: float) -> bool:
-        """Take what the process wrote, waiting at most `seconds`; False when nothing moved."""
+        """Read output, waiting at most `seconds`; returns False if there was none."""
         if not self._selector.select(seconds):
             return False
-        # Looked at first: what arrived before the end is then still taken.
+        # Checked before reading, so that output that arrived before the end is still read.
         ended = bool(self._channel.eof_received or self._channel.closed)
         out = self._lead if self._pid is None else self._ready
-        # One piece of each: who writes faster than we read must not keep us here.
+        # One chunk of each: a process that writes faster than we read must not keep us here.
         if self._channel.recv_ready():
             out += self._channel.recv(_CHUNK)
         if self._channel.recv_stderr_ready():
@@ -186,20 +184,20 @@ class SshChannel:
         return True
 
     def _find_mark(self, *, ended: bool) -> None:
-        """Drop everything up to the marked line; keep output back until it is seen."""
+        """Drop everything up to the marked line; hold output back until the mark arrives."""
         found = _MARK.search(self._lead)
         if found:
             self._pid = int(found[1])
             self._ready += self._lead[found.end() :]
         elif len(self._lead) > _NOISE_BYTES or (ended and self._channel.eof_received):
-            said = bytes(self._lead[:_SHOWN]) or self._tail.read()[-_SHOWN:]
-            # Of a process that a signal ended sshd sends no status, and paramiko leaves it at -1.
-            told = ended and self._channel.status_event.wait(_STATUS_SECONDS)
-            if told and self._channel.exit_status < 0 and not said.strip():
+            output = bytes(self._lead[:_SHOWN]) or self._tail.read()[-_SHOWN:]
+            # If a signal ended the process, sshd sends no status, and paramiko leaves it at -1.
+            has_ended = ended and self._channel.status_event.wait(_STATUS_SECONDS)
+            if has_ended and self._channel.exit_status < 0 and not output.strip():
                 raise Unreachable(
-                    f"{self._where}: {self._argv[0]} ended as it began: it was killed"
+                    f"{self._where}: {self._argv[0]} was killed before it could start"
                 )
-            raise account.refusal(self._transport, self._where, self._argv[0], said)
+            raise account.refusal(self._transport, self._where, self._argv[0], output)
 
     def _kill(self) -> None:
         if self._pid is None or not self._transport.is_active():
@@ -207,7 +205,7 @@ class SshChannel:
         with suppress(*_BROKEN):
             killer = self._transport.open_session(timeout=_KILL_SECONDS)
             try:
-                with Within(_KILL_SECONDS, killer):
+                with TimeLimit(_KILL_SECONDS, killer):
                     killer.exec_command(f"kill -9 -{self._pid}")
                     killer.status_event.wait(_KILL_SECONDS)
             finally:
@@ -215,15 +213,15 @@ class SshChannel:
 
     def _silent(self) -> str:
         if self._pid is None:
-            said = bytes(self._lead[-_SHOWN:]).decode(errors="replace").strip()
+            output = bytes(self._lead[-_SHOWN:]).decode(errors="replace").strip()
             return (
                 f"{self._where}: {self._argv[0]} did not start before the deadline"
-                f"{f'; what came is {said!r}' if said else ''}; does the account run a command of "
-                "its own instead (ForceCommand), or a login script that waits?"
+                f"{f'; the output was {output!r}' if output else ''}; does the account run a forced "
+                "command instead (ForceCommand), or a login script that waits?"
             )
-        return f"{self._where}: {self._argv[0]} gave no answer before the deadline; it was ended"
+        return f"{self._where}: {self._argv[0]} gave no answer before the deadline and was killed"
 
     def _gone(self) -> str:
         what = "the process ended" if self._transport.is_active() else "the connection broke"
         tail = self._tail.read().decode(errors="replace").strip()[-500:]
-        return f"{self._where}: {self._argv[0]}: {what}; its last words: {tail or '-'}"
+        return f"{self._where}: {self._argv[0]}: {what}; end of its stderr: {tail or '-'}"

@@ -1,7 +1,7 @@
-"""Open a connection: the address, ssh_config, jump hosts, host keys, authentication.
+"""Open a connection: address, ssh_config, jump hosts, host keys, authentication.
 
-fabric resolves names, users, ports, identities and jumps from ssh_config; the sockets, the check
-of host keys on every hop and the choice of ciphers are ours.
+fabric resolves names, users, ports, identities and jump hosts from ssh_config. This module makes the
+sockets, checks the host key of every hop and chooses the ciphers.
 """
 
 from __future__ import annotations
@@ -18,25 +18,31 @@ import paramiko
 from paramiko.config import SSHConfig
 
 from harness.addresses import without_password
-from harness.devices.transports.ssh.auth import Keys, Refused
+from harness.devices.transports.ssh.auth import LoginRefused, OfferedKeys
 from harness.devices.transports.ssh.bounds import NONSENSE, BoundedPackets, BoundedTransport
-from harness.devices.transports.ssh.keys import HostKey, KeySeen, KnownHosts, KnownOnly, files_of
+from harness.devices.transports.ssh.keys import (
+    HostKey,
+    KeySeen,
+    KnownHosts,
+    KnownHostsPolicy,
+    files_of,
+)
 from harness.devices.transports.ssh.options import SshOptions
-from harness.devices.transports.ssh.pulse import HeardSocket, Pulse, open_socket
+from harness.devices.transports.ssh.pulse import Pulse, WatchedSocket, open_socket
 from harness.errors import ConfigError, HarnessError, Unreachable
 from harness.types import Device
 
 CONNECT_SECONDS = 10.0
 AUTH_SECONDS = 15.0
 CHANNEL_SECONDS = 15.0
-# AES-GCM does cipher and MAC in one pass: a third faster here than paramiko's first choice.
+# AES-GCM encrypts and authenticates in one pass: a third faster than paramiko's first choice.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-_WAY_OUT = "check that the device is on, on the network and that its sshd runs"
+_HINT = "check that the device is on, on the network and that its sshd runs"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What `ssh://user@host:port` says; ssh_config may say the rest."""
+    """The parts of `ssh://user@host:port`; ssh_config may give the missing ones."""
 
     host: str
     user: str | None
@@ -44,19 +50,19 @@ class Address:
 
 
 def parse(address: str, name: str) -> Address:
-    """Read an address; raises ConfigError naming the device and the form."""
+    """Read an address; raises ConfigError with the device and the expected form."""
     form = "ssh://user@host:port"
     shown = without_password(address)
     try:
         parts = urlsplit(address)
         port = parts.port
     except ValueError:
-        # What urlsplit says may hold a piece of a password with a slash or a colon in it.
+        # The message of urlsplit may contain part of a password with a slash or a colon.
         raise ConfigError(f'{name}: address "{shown}": no port or host; write {form}') from None
     if parts.scheme != "ssh" or not parts.hostname:
         raise ConfigError(f'{name}: address "{shown}" is not of the form {form}')
     if parts.password is not None:
-        message = f"{name}: no password in an address; `ssh-copy-id` once, then {form}"
+        message = f"{name}: no password in an address; run `ssh-copy-id` once, then write {form}"
         raise ConfigError(message)
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ConfigError(f'{name}: address "{shown}" has more than {form}')
@@ -66,11 +72,11 @@ def parse(address: str, name: str) -> Address:
 
 
 class Connection:
-    """An open connection with its hops, or nothing: a failure closes what was opened."""
+    """An open connection with its hops; if one fails, the others are closed."""
 
     def __init__(self, device: Device, *, probe: bool = False) -> None:
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError (KeySeen for a probe)."""
-        # paramiko logs every refused key and broken link; what matters is in our errors.
+        # paramiko logs every refused key and broken link; our errors already report them.
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").propagate = False
         self._device = device
@@ -90,7 +96,7 @@ class Connection:
     def close(self) -> None:
         """Close every hop, the target first; never raises."""
         for hop in reversed(list(_hops(self._target))):
-            # Not hop.close(): it leaves the thread of a connection that is already broken.
+            # Not hop.close(): it leaves the thread of a broken connection running.
             transport = hop.client.get_transport()
             hop.client.close()
             if transport is not None and transport.is_alive():
@@ -103,16 +109,16 @@ class Connection:
 
     def _open(self, hop: Any, device: Device, *, probe: bool, jump: bool) -> None:  # noqa: ANN401
         known = KnownHosts(hop.host, int(hop.port), files_of(device, hop.ssh_config))
-        policy = KnownOnly(known, device.address, jump=jump, probe=probe)
+        policy = KnownHostsPolicy(known, device.address, jump=jump, probe=probe)
         hop.client.set_missing_host_key_policy(policy)
-        # ConnectTimeout of ssh_config, where it has one.
+        # ConnectTimeout of ssh_config, if it is set.
         seconds = float(hop.connect_timeout or CONNECT_SECONDS)
         hop.connect_kwargs = {
-            # Shorter than connect_timeout, at which paramiko goes on as if all were well.
+            # Shorter than connect_timeout: when that passes, paramiko continues as if connected.
             "banner_timeout": 0.8 * seconds,
             "auth_timeout": AUTH_SECONDS,
             "channel_timeout": CHANNEL_SECONDS,
-            "transport_factory": _factory(known),
+            "transport_factory": _transport_factory(known),
         }
         hop.connect_timeout = seconds
         where = f"{device.name}: {hop.user}@{hop.host}:{hop.port}"
@@ -128,23 +134,23 @@ class Connection:
                 raise Unreachable(message)
         except (HarnessError, KeySeen):
             raise
-        except Refused as error:
+        except LoginRefused as error:
             tried = ", ".join(error.tried) or "none found"
             message = (
-                f"{where} refused the login of {error.user}; keys tried: {tried}; `ssh-copy-id` "
-                "brings a key there, or `identity` in the farm file names the right one"
+                f"{where} refused the login of {error.user}; keys tried: {tried}; install a key "
+                "there with `ssh-copy-id`, or set `identity` in the farm file to the right key"
             )
             raise Unreachable(message) from error
         except (paramiko.SSHException, OSError, EOFError, *NONSENSE) as error:
-            raise Unreachable(f"{where}: {_reason(error, seconds)}; {_WAY_OUT}") from error
+            raise Unreachable(f"{where}: {_reason(error, seconds)}; {_HINT}") from error
         self._pulses.append(Pulse(hop.transport))
 
 
 def host_key(device: Device) -> HostKey:
-    """Ask for the host key without logging in.
+    """Read the host key without logging in.
 
-    Returns the first key on the way that is not known (a jump host's before the target's), else
-    the target's with `known` set. Raises HostKeyUnknown for a changed one, and Unreachable.
+    Returns the first unknown key on the path (a jump host's before the target's), else the target's
+    key with `known` set. Raises HostKeyUnknown for a changed key, and Unreachable.
     """
     try:
         connection = Connection(device, probe=True)
@@ -156,7 +162,7 @@ def host_key(device: Device) -> HostKey:
 
 def _resolve(device: Device) -> Any:  # noqa: ANN401 - fabric has no types
     address = parse(device.address, device.name)
-    # lazy: fabric's own configuration files (some of them Python) are none of our business.
+    # lazy: fabric's own configuration files (some of them Python) must not be read.
     config = fabric.Config(lazy=True)
     given = SshOptions.of(device)
     path = given.ssh_config.expanduser() if given.ssh_config else None
@@ -164,10 +170,10 @@ def _resolve(device: Device) -> Any:  # noqa: ANN401 - fabric has no types
         config.set_runtime_ssh_path(str(path))
     try:
         config.load_ssh_config()
-        config.authentication.strategy_class = Keys
+        config.authentication.strategy_class = OfferedKeys
         config.authentication.identities = [str(given.identity)] if given.identity else []
-        said: SSHConfig = config.base_ssh_config
-        jump = said.lookup(address.host).get("proxyjump", "")
+        ssh_config: SSHConfig = config.base_ssh_config
+        jump = ssh_config.lookup(address.host).get("proxyjump", "")
         return fabric.Connection(
             host=address.host,
             user=address.user,
@@ -176,11 +182,11 @@ def _resolve(device: Device) -> Any:  # noqa: ANN401 - fabric has no types
             gateway=False if jump.lower() == "none" else None,
         )
     except FileNotFoundError as error:
-        raise ConfigError(f"{device.name}: ssh_config {path} is not there") from error
+        raise ConfigError(f"{device.name}: ssh_config {path} does not exist") from error
     except (paramiko.SSHException, OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{device.name}: ssh_config cannot be read: {error}") from error
     except RecursionError as error:
-        message = f"{device.name}: ssh_config jumps in a circle for {address.host}"
+        message = f"{device.name}: ssh_config has a circle of jump hosts for {address.host}"
         raise ConfigError(message) from error
 
 
@@ -191,10 +197,10 @@ def _hops(target: Any) -> Iterator[Any]:  # noqa: ANN401 - fabric.Connection
     yield target
 
 
-def _factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable as SSHClient.connect takes
+def _transport_factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable as SSHClient.connect takes
     def make(sock: Any, disabled_algorithms: Any = None) -> paramiko.Transport:  # noqa: ANN401
         transport = BoundedTransport(
-            HeardSocket(sock),  # type: ignore[arg-type]  # anything with recv, send, close
+            WatchedSocket(sock),  # type: ignore[arg-type]  # anything with recv, send, close
             disabled_algorithms=disabled_algorithms,
             packetizer_class=BoundedPackets,
         )
@@ -211,7 +217,7 @@ def _factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable as SSHClien
 
 
 def _reason(error: BaseException, seconds: float) -> str:
-    """Put into words what a library said."""
+    """Return the reason of a library's exception as text."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, socket.gaierror):
@@ -221,5 +227,5 @@ def _reason(error: BaseException, seconds: float) -> str:
     if isinstance(error, paramiko.ChannelException):
         return f"the jump host could not reach it ({error.text})"
     if "banner" in str(error) or "No existing session" in str(error):
-        return f"something listens, but no SSH server answered within {seconds:.0f} s"
+        return f"the port is open, but no SSH server answered within {seconds:.0f} s"
     return f"the connection failed ({str(error) or type(error).__name__})"

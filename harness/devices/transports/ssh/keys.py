@@ -1,8 +1,8 @@
-"""Host keys: which are known, what to say of one that is not, and how one is trusted.
+"""Host keys: find the known ones, refuse the others, and trust a new one.
 
-Known hosts are read from the device's `known_hosts` alone where it is given; else from our own store
-(`known_hosts` in our configuration folder) and from what ssh_config names (`UserKnownHostsFile`),
-or `~/.ssh/known_hosts`. Nothing is ever added by connecting.
+If the device has `known_hosts`, only this file is read. Otherwise the known hosts come from our own
+store (`known_hosts` in our configuration folder) and from the files of ssh_config
+(`UserKnownHostsFile`), or from `~/.ssh/known_hosts`. Connecting never adds a key.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _SHORT = {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostKey:
-    """The key a host showed, and whether it is the one we know."""
+    """The key that a host showed, and whether it is known."""
 
     host: str
-    """As known_hosts writes it: `name`, or `[name]:port`."""
+    """In the form of known_hosts: `name`, or `[name]:port`."""
     type: str
     base64: str
     known: bool = False
     jump: bool = False
-    """It is the key of a jump host on the way, which has to be trusted first."""
+    """True for the key of a jump host, which must be trusted before the target's."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA256 fingerprint as `ssh-keygen -lf` prints it."""
+        """SHA256 fingerprint, as `ssh-keygen -lf` prints it."""
         return fingerprint(base64.b64decode(self.base64))
 
     @property
     def label(self) -> str:
-        """Fingerprint and type, as `ssh-keygen -lf` words them."""
+        """Fingerprint and type, as `ssh-keygen -lf` prints them."""
         return f"{self.fingerprint} ({short_type(self.type)})"
 
     @property
@@ -63,12 +63,12 @@ def fingerprint(blob: bytes) -> str:
 
 
 def short_type(name: str) -> str:
-    """Word a key type as `ssh-keygen -l` does: ED25519, RSA, ECDSA."""
+    """Return a key type as `ssh-keygen -l` prints it: ED25519, RSA, ECDSA."""
     return _SHORT.get(name, "ECDSA" if name.startswith("ecdsa") else name)
 
 
 def own_store() -> Path:
-    """Return the known_hosts file that `add` writes."""
+    """Return the known_hosts file to which `edge-harness add` writes."""
     return assets.config_folder() / "known_hosts"
 
 
@@ -79,7 +79,7 @@ def store_of(device: Device) -> Path:
 
 
 def files_of(device: Device, ssh_config: Mapping[str, Any]) -> tuple[Path, ...]:
-    """List the known_hosts files that count for this device, existing or not."""
+    """List the known_hosts files that apply to this device, existing or not."""
     given = SshOptions.of(device).known_hosts
     if given:
         return (given.expanduser(),)
@@ -90,16 +90,16 @@ def files_of(device: Device, ssh_config: Mapping[str, Any]) -> tuple[Path, ...]:
 def trust(device: Device, key: HostKey) -> Path:
     """Append a host key to the device's store (0600) and return the file.
 
-    Only after a person, or a fingerprint given on the command line, said so. Raises ConfigError
-    where the file cannot be written.
+    Call it only after a person, or a fingerprint on the command line, confirmed the key. Raises
+    ConfigError if the file cannot be written.
     """
     path = store_of(device)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ends_open = path.is_file() and path.read_bytes()[-1:] not in {b"", b"\n"}
+        lacks_newline = path.is_file() and path.read_bytes()[-1:] not in {b"", b"\n"}
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(("\n" if ends_open else "") + key.line + "\n")
+            file.write(("\n" if lacks_newline else "") + key.line + "\n")
     except OSError as error:
         message = f"{path}: the host key cannot be written: {error.strerror or error}"
         raise ConfigError(message) from error
@@ -107,12 +107,12 @@ def trust(device: Device, key: HostKey) -> Path:
 
 
 class KnownHosts:
-    """The keys known for one host, and the file each came from."""
+    """The known keys of one host, each with its file."""
 
     def __init__(self, host: str, port: int, files: tuple[Path, ...]) -> None:
-        """Read the files; one that is not there is an empty one.
+        """Read the files; a missing file counts as empty.
 
-        Raises ConfigError where one cannot be read.
+        Raises ConfigError if one cannot be read.
         """
         self.name = host if port == _DEFAULT_PORT else f"[{host}]:{port}"
         self.files = files
@@ -130,7 +130,7 @@ class KnownHosts:
                 self.keys += [(path, key) for key in found.values()]
 
     def types(self) -> tuple[str, ...]:
-        """List signature algorithms of the known keys, so that the server shows one of them."""
+        """List the signature algorithms of the known keys, so that the server shows one of these keys."""
         wanted: list[str] = []
         for _, key in self.keys:
             name = key.get_name()
@@ -138,18 +138,18 @@ class KnownHosts:
         return tuple(dict.fromkeys(wanted))
 
     def holds(self, key: paramiko.PKey) -> bool:
-        """Say whether this very key is known."""
+        """Return whether exactly this key is known."""
         return any(known.asbytes() == key.asbytes() for _, known in self.keys)
 
 
-class KnownOnly(paramiko.MissingHostKeyPolicy):
-    """Accept a key that is known; refuse every other with the file and the fingerprint.
+class KnownHostsPolicy(paramiko.MissingHostKeyPolicy):
+    """A policy that accepts known keys; an error about another names the file and the fingerprint.
 
-    paramiko's own store of keys stays empty, so that every key comes by here.
+    paramiko's own store of keys stays empty, so that paramiko asks this policy about every key.
     """
 
     def __init__(self, known: KnownHosts, uri: str, *, jump: bool, probe: bool) -> None:
-        """Check against `known`; with `probe`, end the connection at the target's key."""
+        """Check keys against `known`; with `probe`, raise KeySeen at the target's key."""
         self.known = known
         self.uri = uri
         self.jump = jump
@@ -161,7 +161,7 @@ class KnownOnly(paramiko.MissingHostKeyPolicy):
         hostname: str,  # noqa: ARG002
         key: paramiko.PKey,
     ) -> None:
-        """Judge the key the server showed."""
+        """Check the key that the server showed."""
         held = self.known.holds(key)
         shown = HostKey(
             host=self.known.name,
@@ -182,7 +182,7 @@ class KnownOnly(paramiko.MissingHostKeyPolicy):
         files = " or ".join(str(path) for path in self.known.files)
         return (
             f"{shown.host}: the {what} key {shown.label} is not in {files}; "
-            f"`edge-harness add {self.uri}` shows it and asks"
+            f"`edge-harness add {self.uri}` shows it and asks whether to trust it"
         )
 
     def _changed(self, shown: HostKey) -> str:
@@ -191,16 +191,16 @@ class KnownOnly(paramiko.MissingHostKeyPolicy):
         what = "jump host" if self.jump else "host"
         return (
             f"{shown.host}: the {what} key has CHANGED: {path} has {label}, the host shows "
-            f"{shown.label}. Somebody may be in between; if the host was set up again, remove the "
-            f"old line with `ssh-keygen -R '{shown.host}' -f '{path}'`, then "
+            f"{shown.label}. An attacker may be intercepting the connection; if the host was set up "
+            f"again, remove the old line with `ssh-keygen -R '{shown.host}' -f '{path}'`, then "
             f"`edge-harness add {self.uri}`"
         )
 
 
 class KeySeen(Exception):
-    """The key a probe was after."""
+    """Raised by a probe with the key that the server showed."""
 
     def __init__(self, key: HostKey) -> None:
-        """Carry the key."""
+        """Keep the key."""
         super().__init__(key.label)
         self.key = key

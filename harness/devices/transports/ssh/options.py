@@ -1,6 +1,6 @@
-"""What farm.toml may say of a device behind SSH, and the entry point `ssh`.
+"""The options of a device behind SSH in farm.toml, and the entry point `ssh`.
 
-Apart from the transport, so that reading a farm file loads no SSH library.
+This module is separate from the transport, so that reading a farm file loads no SSH library.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from harness.types import Device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshOptions:
-    """Files of this host; ssh_config, agents and jump hosts work as in OpenSSH."""
+    """Files on this host; ssh_config, agents and jump hosts work as in OpenSSH."""
 
     identity: Path | None = None
-    """The private key that is offered."""
+    """The private key to offer."""
     known_hosts: Path | None = None
-    """Alone read and written for this device, where it is given."""
+    """If set, the only file of host keys that is read and written for this device."""
     ssh_config: Path | None = None
     """Read instead of `~/.ssh/config`."""
 
     @classmethod
     def of(cls, device: Device) -> Self:
-        """Return a device's; raises ConfigError for a key or a value that cannot be."""
+        """Return the options of a device; raises ConfigError for an invalid key or value."""
         return options.read(cls, device.transport_options, device.name)
 
 

@@ -7,9 +7,9 @@
     known_hosts = "~/.ssh/known_hosts"
     ssh_config = "~/.ssh/config"
 
-Host keys are checked on the device and on every jump host, and never accepted by connecting
-(docs/ssh.md). Files travel by SFTP, commands on channels of one connection; a dead link is noticed
-within 10 s.
+The transport checks the host keys of the device and of every jump host, and connecting never accepts
+a new key (docs/ssh.md). Files travel by SFTP, commands on channels of one connection. A dead link is
+detected within 10 s.
 """
 
 from __future__ import annotations
@@ -26,34 +26,35 @@ from typing import IO
 
 import paramiko
 
-from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, Within
+from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, TimeLimit
 from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.connect import CHANNEL_SECONDS, Connection
 from harness.devices.transports.tail import OUTPUT_BYTES
 from harness.errors import AgentSilent, TransferFailed, TransportError, Unreachable
-from harness.protocols import MOST_FILE_BYTES, Reply
+from harness.protocols import MAX_FILE_BYTES, Reply
 from harness.types import Device
 
 _WRITE_BYTES = 32_000
-"""One SFTP write to any server: the protocol promises packets of 34,000 bytes."""
+"""Bytes per SFTP write to any server: the protocol guarantees packets of 34,000 bytes."""
 
 _WRITE_BYTES_OPENSSH = 131_000
-"""OpenSSH takes 256 KiB; fewer, larger writes take a quarter less of this end's processor. Larger
+"""OpenSSH accepts 256 KiB. Writes of this size take a quarter less of the host's processor time; larger
 ones are slower again."""
 
 _STALL_SECONDS = 60.0
-_SLOWEST_BYTES_A_SECOND = 10_000.0
-"""A transfer that is slower on the whole is given up, however steadily it drips."""
+_MIN_BYTES_PER_SECOND = 10_000.0
+"""A transfer that is slower on average is aborted, even if data still arrives."""
 
 _READ_BYTES = 32_000
 _READS_AT_ONCE = 32
 _DF_AVAILABLE = 3
 """Column of `df -Pk` with the free blocks of 1024 bytes."""
+
 _BROKEN = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError, *NONSENSE)
 
 
 class SshTransport:
-    """Transport over one SSH connection; see protocols.FullTransport for the verbs."""
+    """A transport over one SSH connection; see protocols.FullTransport for the verbs."""
 
     def __init__(self, device: Device) -> None:
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
@@ -67,20 +68,20 @@ class SshTransport:
     def put(self, source: Path, destination: str) -> None:
         """Copy a file (0600) to exactly `destination`, creating its folder (0700).
 
-        What arrived before a failure stays there. Raises TransferFailed (which file, how far), and
-        Unreachable where the connection broke.
+        After a failure the partial file stays on the device. Raises TransferFailed (with the file and
+        the bytes sent), and Unreachable if the connection broke.
         """
         sftp = self._open_sftp()
         sent, size = 0, 0
-        guard: Within | None = None
+        guard: TimeLimit | None = None
         try:
             with source.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                guard = _within(size, sftp)
+                guard = _time_limit(size, sftp)
                 with guard:
                     self._make_folder(sftp, posixpath.dirname(destination))
                     with sftp.open(destination, "wb") as target:
-                        # Before there is anything to read. A card with FAT has no modes.
+                        # Before the file has content. A card with FAT has no file modes.
                         with suppress(OSError):
                             target.chmod(0o600)
                         target.MAX_REQUEST_SIZE = self._write_bytes
@@ -93,26 +94,26 @@ class SshTransport:
             cause = _too_slow(guard) if guard is not None and guard.over else error
             raise self._failed(source, destination, sent, size, cause) from error
         if arrived != size:
-            # The server's last answers are not looked at by paramiko; the size tells.
+            # paramiko does not read the server's last answers, so the size is checked.
             short = OSError(f"only {arrived} bytes were stored")
             raise self._failed(source, destination, sent, size, short)
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from the device; see protocols.Files.get."""
         sftp = self._open_sftp()
-        guard = _within(most_bytes, sftp)
+        guard = _time_limit(max_bytes, sftp)
         part: Path | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
             part = Path(name)
             with os.fdopen(handle, "wb") as file, guard:
-                _copy(sftp, source, file, most_bytes)
+                _copy(sftp, source, file, max_bytes)
             part.replace(destination)
         except _BROKEN as error:
             self._drop_sftp()
-            words = _words(_too_slow(guard) if guard.over else error)
-            message = f"{self._where}: {source} was not copied to {destination}: {words}"
+            reason = _error_text(_too_slow(guard) if guard.over else error)
+            message = f"{self._where}: {source} was not copied to {destination}: {reason}"
             alive = self._connection.transport.is_active()
             raise (TransferFailed if alive else Unreachable)(message) from error
         finally:
@@ -122,8 +123,8 @@ class SshTransport:
     def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
         """Run one command and wait for it.
 
-        Raises AgentSilent when the deadline passes (the command is killed), Unreachable when the
-        connection breaks and TransportError when the command writes more than 8 MiB.
+        Raises AgentSilent if the deadline passes (the command is killed), Unreachable if the
+        connection breaks, and TransportError if the command writes more than 8 MiB.
         """
         started = time.monotonic()
         deadline = started + timeout_seconds
@@ -138,8 +139,8 @@ class SshTransport:
                 stdout += data
                 if max(len(stdout), len(session.errors())) > OUTPUT_BYTES:
                     message = (
-                        f"{self._where}: {argv[0]} wrote more than {OUTPUT_BYTES} bytes; "
-                        "it was ended"
+                        f"{self._where}: {argv[0]} wrote more than {OUTPUT_BYTES} bytes "
+                        "and was killed"
                     )
                     raise TransportError(message)
             exit_code = session.wait(deadline)
@@ -161,7 +162,7 @@ class SshTransport:
         return session
 
     def close(self) -> None:
-        """End what `talk` started and the connection; never raises."""
+        """End the processes started by `talk`, and the connection; never raises."""
         for session in self._sessions:
             session.close()
         self._sessions.clear()
@@ -178,17 +179,17 @@ class SshTransport:
         try:
             channel = transport.open_session(timeout=CHANNEL_SECONDS)
             channel.settimeout(CHANNEL_SECONDS)
-            with Within(CHANNEL_SECONDS, channel):
+            with TimeLimit(CHANNEL_SECONDS, channel):
                 channel.invoke_subsystem("sftp")
                 self._sftp = BoundedSftp(channel)
         except _BROKEN as error:
             if not transport.is_active():
-                raise Unreachable(f"{self._where}: {_words(error)}") from error
-            # Text where an answer should be: a login script or a forced command writes it.
+                raise Unreachable(f"{self._where}: {_error_text(error)}") from error
+            # An SFTPError means other text on the stream, from a login script or a forced command.
             noise = isinstance(error, paramiko.SFTPError)
             message = (
-                f"{self._where}: no SFTP there ({_words(error)}); "
-                f"{'something prints where SFTP should speak: ' * noise}its sshd_config needs a "
+                f"{self._where}: no SFTP there ({_error_text(error)}); "
+                f"{'another program prints on the SFTP channel: ' * noise}its sshd_config needs a "
                 "line such as `Subsystem sftp internal-sftp`"
             )
             raise TransportError(message) from error
@@ -196,7 +197,7 @@ class SshTransport:
         return self._sftp
 
     def _drop_sftp(self) -> None:
-        """Forget an SFTP session that failed: answers may still be on their way in it."""
+        """Close an SFTP session after a failure: late answers may still arrive in it."""
         if self._sftp is not None:
             with suppress(*_BROKEN):
                 self._sftp.close()
@@ -213,34 +214,36 @@ class SshTransport:
             try:
                 sftp.mkdir(folder, 0o700)
             except OSError:
-                # Somebody else may have made it in between; anything else is told by stat.
+                # Another process may have made it meanwhile; for any other cause stat raises.
                 sftp.stat(folder)
 
     def _failed(
         self, source: Path, destination: str, sent: int, size: int, error: Exception
     ) -> TransferFailed | Unreachable:
-        """Word a failed push: how far it got, why, what to do."""
+        """Return the error for a failed push: bytes sent, cause, fix."""
         self._drop_sftp()
-        how_far = f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}"
+        progress = (
+            f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}"
+        )
         if isinstance(error, EOFError) or not self._connection.transport.is_active():
-            return Unreachable(f"{how_far}: the connection broke; what arrived stays there")
+            return Unreachable(f"{progress}: the connection broke; the partial file stays there")
         if isinstance(error, OSError) and error.errno is None:
-            # SFTP has no code for a full disk: the server just says "Failure".
-            hint = self._room(posixpath.dirname(destination))
+            # SFTP has no code for a full disk: the server answers only "Failure".
+            hint = self._free_space(posixpath.dirname(destination))
         else:
-            hint = "check that the folder is writable and has room"
-        return TransferFailed(f"{how_far}: {_words(error)}; {hint}")
+            hint = "check that the folder is writable and the disk has space"
+        return TransferFailed(f"{progress}: {_error_text(error)}; {hint}")
 
-    def _room(self, folder: str) -> str:
+    def _free_space(self, folder: str) -> str:
         try:
             reply = self.run(["df", "-Pk", folder], timeout_seconds=10.0)
         except (TransportError, AgentSilent):
-            return "check that its disk has room"
-        words = reply.stdout.decode(errors="replace").split("\n", 1)[-1].split()
-        free = words[_DF_AVAILABLE] if len(words) > _DF_AVAILABLE else ""
+            return "check that its disk has space"
+        cells = reply.stdout.decode(errors="replace").split("\n", 1)[-1].split()
+        free = cells[_DF_AVAILABLE] if len(cells) > _DF_AVAILABLE else ""
         if re.fullmatch("[0-9]{1,15}", free):
             return f"{int(free) * 1024} bytes are free there (`df {folder}`)"
-        return "check that its disk has room"
+        return "check that its disk has space"
 
 
 def open_ssh(device: Device) -> SshTransport:
@@ -248,29 +251,29 @@ def open_ssh(device: Device) -> SshTransport:
     return SshTransport(device)
 
 
-def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], most_bytes: int) -> None:
-    """Copy what is there, whatever size the server says it has."""
-    with sftp.open(source, "rb") as there:
-        said = sftp.stat(source).st_size or 0
-        there.prefetch(min(said, most_bytes), _READS_AT_ONCE)
-        left = most_bytes
-        while data := there.read(_READ_BYTES):
+def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], max_bytes: int) -> None:
+    """Copy the whole file, even if the server reports another size."""
+    with sftp.open(source, "rb") as remote:
+        reported = sftp.stat(source).st_size or 0
+        remote.prefetch(min(reported, max_bytes), _READS_AT_ONCE)
+        left = max_bytes
+        while data := remote.read(_READ_BYTES):
             left -= len(data)
             if left < 0:
-                raise ValueError(f"it holds more than {most_bytes} bytes")
+                raise ValueError(f"it holds more than {max_bytes} bytes")
             file.write(data)
 
 
-def _within(size: int, sftp: paramiko.SFTPClient) -> Within:
-    """Limit a transfer of so many bytes to the time it takes at the slowest."""
+def _time_limit(size: int, sftp: paramiko.SFTPClient) -> TimeLimit:
+    """Return the time limit for a transfer of `size` bytes at _MIN_BYTES_PER_SECOND."""
     channel = sftp.get_channel()
     assert channel is not None
-    return Within(_STALL_SECONDS + size / _SLOWEST_BYTES_A_SECOND, channel)
+    return TimeLimit(_STALL_SECONDS + size / _MIN_BYTES_PER_SECOND, channel)
 
 
-def _too_slow(guard: Within) -> OSError:
-    return TimeoutError(f"no end of it within {guard.seconds:.0f} s")
+def _too_slow(guard: TimeLimit) -> OSError:
+    return TimeoutError(f"the transfer did not end within {guard.seconds:.0f} s")
 
 
-def _words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__

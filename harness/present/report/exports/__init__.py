@@ -1,10 +1,10 @@
-"""Runs for other people's tools: one file a format, a run in, text out.
+"""Export a run in the formats of other tools; one module per format.
 
     text = write(table.rows.read(run), "junit")
 
-`bmf`, `github`, `pyperf` and `gbench` are read by tools that draw trends and raise alarms, so they
-hold only rows that are numbers of a device (:mod:`harness.present.report.exports.entries`); `junit`,
-`summary` and `csv` hold every row. docs/exports.md shows each with the tool that reads it.
+Tools that plot trends and raise alerts read `bmf`, `github`, `pyperf` and `gbench`, so these have
+only rows that were measured on a device (:mod:`harness.present.report.exports.entries`). `junit`,
+`summary` and `csv` have every row. docs/exports.md shows each format with the tool that reads it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["FORMATS", "encoded", "save", "write"]
 
 
 class Writer(Protocol):
-    """What a format offers."""
+    """The function that a format provides."""
 
     def __call__(self, measured: Measured, *, emulated: bool) -> str:
         """Write the run."""
@@ -38,10 +38,10 @@ FORMATS: dict[str, Writer] = {
 
 
 def write(measured: Measured, form: str, *, emulated: bool = False) -> str:
-    """Write a run in one of FORMATS; `emulated` lets rows of emulators into the trends.
+    """Write a run in one of FORMATS; `emulated` adds the rows of emulators to the trends.
 
-    Raises ConfigError for an unknown format, StoreError where a format needs a measured row and
-    the run has none.
+    Raises ConfigError for an unknown format, StoreError if a format needs a measured row and the
+    run has none.
     """
     if form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}; formats are {', '.join(FORMATS)}")
@@ -49,7 +49,7 @@ def write(measured: Measured, form: str, *, emulated: bool = False) -> str:
 
 
 def save(text: str, path: Path) -> None:
-    """Write an export into a file; raises ConfigError where that cannot be written."""
+    """Write an export to a file; raises ConfigError if the file cannot be written."""
     try:
         path.write_bytes(encoded(text))
     except OSError as error:
@@ -57,5 +57,5 @@ def save(text: str, path: Path) -> None:
 
 
 def encoded(text: str) -> bytes:
-    """Return the bytes of an export: UTF-8 wherever it goes; lone surrogates become escapes."""
+    """Return the bytes of an export: always UTF-8, with lone surrogates as escapes."""
     return text.encode("utf-8", errors="backslashreplace")

@@ -1,8 +1,8 @@
 """Bencher Metric Format: `bencher run --adapter json --file bmf.json`.
 
-Format: https://bencher.dev/docs/reference/bencher-metric-format. Bencher's own measures keep its
-units: latency in nanoseconds, file-size in bytes; ours are in the base units of the records. An
-error is a measure of its own (`mse`), since Bencher's `accuracy` is better higher.
+Format: https://bencher.dev/docs/reference/bencher-metric-format. Bencher's own measures have its
+units: latency in nanoseconds, file-size in bytes; ours have the base units of the records. An error
+is a separate measure (`mse`), because Bencher's `accuracy` is better if higher.
 """
 
 from __future__ import annotations

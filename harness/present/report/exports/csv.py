@@ -1,4 +1,4 @@
-"""Comma-separated values: every row of the run, the columns of `show`."""
+"""Comma-separated values: every row of the run with the columns of `show`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from harness.records.table.rows import Measured, rows_of
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
-    """Write every row; emulated ones say so in `flags`, whatever `emulated` is."""
+    """Write every row, whatever `emulated` is; rows of emulators have the flag `emulated`."""
     del emulated
     return plain.to_csv(rows_of(measured))

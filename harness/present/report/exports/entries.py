@@ -1,4 +1,4 @@
-"""What the formats share: the rows that are numbers of a device, with names that stay."""
+"""Shared by the formats: the rows that were measured on a device, with stable names."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from harness.records.table.rows import Measured, rows_of
 from harness.types import Cell, DeviceFacts, Launch
 
 NAME_LIMIT = 1024
-"""Characters; Bencher's limit for a benchmark's name, the narrowest of the formats."""
+"""Characters: Bencher's limit for a benchmark's name, the smallest of the formats."""
 
 _CUT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportEntry:
-    """A measured row under the name that other tools know it by."""
+    """A measured row with its name in other tools."""
 
     name: str
     row: Row
     cell: Cell
     launches: tuple[tuple[Launch, LaunchQuantiles], ...]
-    """Timed launches that have samples, in order of the blocks."""
+    """Timed launches that have samples, ordered by block."""
     facts: DeviceFacts | None
 
 
 def entries(measured: Measured, *, emulated: bool) -> list[ExportEntry]:
-    """Return the rows that a trend may be drawn of, in the plan's order.
+    """Return the rows that are suitable for trends, in the plan's order.
 
-    These are the `ok` rows and those partial ones that `min_delegated` allows; an emulator's only
-    where `emulated` says so, for its times under a device's name would be a lie. Raises StoreError
-    where there is none: most tools take an empty file for a fault of theirs.
+    These are the `ok` rows and the partial rows that `min_delegated` allows. Rows of emulators are
+    included only if `emulated` is true, since their times are not those of a device. Raises
+    StoreError if there is none, because most tools fail on an empty file.
     """
     rows = rows_of(measured)
     names = unique(name(row) for row in rows)
@@ -58,18 +58,18 @@ def entries(measured: Measured, *, emulated: bool) -> list[ExportEntry]:
     ]
     if not found:
         raise StoreError(
-            f"run {measured.run.id} has no row that was measured on a device in full, so there is "
-            "nothing to export in this format; junit, csv and summary say why for every row"
+            f"run {measured.run.id} has no row that was fully measured on a device, so there is "
+            "nothing to export in this format; junit, csv and summary have the reason of every row"
         )
     return found
 
 
 def name(row: Mapping[str, Any]) -> str:
-    """Name a row the same in every run: `kws/int8/bench-pi/threads:1`.
+    """Return a row's name, the same in every run: `kws/int8/bench-pi/threads:1`.
 
-    A scenario other than `single` is named at the end: its times are of another trend.
+    A scenario other than `single` is added at the end, since its times belong to another trend.
 
-    The parts are cleaned of control characters; a slash or a per cent sign inside one is escaped as
+    Control characters are removed from the parts. A slash or a percent sign in a part is escaped as
     in a URL, so that different rows have different names.
     """
     parts = [_part(row[key]) for key in ("model", "recipe", "device")]
@@ -85,7 +85,7 @@ def name(row: Mapping[str, Any]) -> str:
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Number the names that cleaning has made equal: the second gets ` #2`."""
+    """Number equal names: the second gets ` #2`."""
     seen: dict[str, int] = {}
     found = []
     for one in names:
@@ -95,21 +95,21 @@ def unique(names: Iterable[str]) -> list[str]:
 
 
 def measure_name(row: Row, name: str, column: Column) -> str:
-    """Name a value of a row: as the format does, or by its metric where that turns the direction.
+    """Return the name of a value: the format's, or the metric if its better direction differs.
 
-    A tool that draws `accuracy` as better higher must not be given an error under that name.
+    A tool that treats `accuracy` as better if higher must not get an error under that name.
     """
-    turned = column.by_metric and row.better(column.name) != column.better
-    return display.clean(row.metric or name) if turned else name
+    differs = column.by_metric and row.better(column.name) != column.better
+    return display.clean(row.metric or name) if differs else name
 
 
 def known(pairs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is null: no format has a word for "not measured"."""
+    """Leave out nulls: no format has a value for "not measured"."""
     return {key: value for key, value in pairs.items() if value is not None}
 
 
 def details(row: Row) -> str:
-    """Write what a person sees of a row in the table, a line for each column that says something."""
+    """Write a row as in the table, one line per column with a value."""
     texts = ((column.title, column.text(row)) for column in display.columns([row]))
     return "\n".join(
         f"{title}: {text}" for title, text in texts if text not in ("", display.NOTHING)

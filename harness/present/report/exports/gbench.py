@@ -1,9 +1,9 @@
-"""Google Benchmark JSON: `compare.py benchmarks before.json after.json`, and whatever else reads it.
+"""Google Benchmark JSON: `compare.py benchmarks before.json after.json`, and other readers.
 
 Format: https://github.com/google/benchmark/blob/main/docs/user_guide.md#output-formats. A launch is
-a repetition: its median is `real_time`. `cpu_time` is the processor's share of it, and 0 where
-the device does not say. The median over launches is the aggregate. Failed rows are left out: the
-format writes their times as 0, which every chart takes for infinitely fast.
+a repetition: its median is `real_time`. `cpu_time` is that times the CPU share, and 0 if the device
+does not report the share. The median over launches is the aggregate. Failed rows are left out: the
+format writes their times as 0, which charts show as infinitely fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCHEMA = 1
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
-    """Write `{"context": ..., "benchmarks": [...]}`; times are nanoseconds an inference."""
+    """Write `{"context": ..., "benchmarks": [...]}`; times are nanoseconds per inference."""
     record = measured.run.record
     found = entries(measured, emulated=emulated)
     first = next((entry.facts for entry in found if entry.facts is not None), None)

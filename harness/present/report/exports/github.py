@@ -1,7 +1,7 @@
 """github-action-benchmark's `customSmallerIsBetter`: an array of name, unit, value, range, extra.
 
-Format: https://github.com/benchmark-action/github-action-benchmark. A chart and an alarm for each
-entry, so only what is better smaller and steady enough to alarm by is an entry; the rest is `extra`.
+Format: https://github.com/benchmark-action/github-action-benchmark. Each entry gets a chart and an
+alert, so only values that are better if smaller and stable enough are entries; the rest is `extra`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from harness.present.report.plain import json_text
 from harness.records.table import Row, display
 from harness.records.table.rows import Measured
 
-# The action writes names between backticks in a table of the comment it makes.
+# The action writes names between backticks in a table of its comment.
 _HARMLESS = str.maketrans({"`": "'", "|": "\N{BROKEN BAR}"})
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
-    """Write the array; `range` is half of the 95 % interval, where the row has one."""
+    """Write the array; `range` is half of the 95 % interval, if the row has one."""
     return json_text(
         [chart for entry in entries(measured, emulated=emulated) for chart in _charts(entry)]
     )

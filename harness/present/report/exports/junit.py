@@ -1,14 +1,14 @@
-"""JUnit XML, as Jenkins, GitLab and GitHub's reporters read it: a suite a device, a case a row.
+"""JUnit XML for Jenkins, GitLab and GitHub reporters: one suite per device, one case per row.
 
-Held to the schema of Jenkins' xUnit plug-in (junit-10.xsd). What a row became:
+It conforms to the schema of Jenkins' xUnit plug-in (junit-10.xsd). The result of a row:
 
-- measured in full, or in part where `min_delegated` allows it: passed;
-- the model's fault (inaccurate, rejected, crashed, ... or too little delegated): `failure`;
-- the lab's fault (unreachable, silent, busy, ...): `error`;
-- nobody's fault (pending, unsupported, in part with no limit set): `skipped`.
+- fully measured, or partly if `min_delegated` allows it: passed;
+- a fault of the model (inaccurate, rejected, crashed, ... or too little delegated): `failure`;
+- a fault of the lab (unreachable, silent, busy, ...): `error`;
+- no fault (pending, unsupported, partly measured without a limit): `skipped`.
 
-A gate's run has a case for each row it judged instead: a regression is a `failure`, inconclusive is
-`skipped`, a device that was away an `error`.
+A gate's run has one case per judged row instead: a regression is a `failure`, inconclusive is
+`skipped`, and a device that was away is an `error`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Ending = Literal["passed", "failure", "error", "skipped"]
 MODEL_FAULTS = (
     *("inaccurate", "fell_back", "invalid", "rejected", "crashed", "out_of_memory", "not_built"),
 )
-"""Statuses that a change of the model can cause and mend; other failures are the lab's."""
+"""Statuses that a change of the model can cause and fix; other failures are faults of the lab."""
 
-NOBODYS = (PENDING, "unsupported")
+NO_FAULTS = (PENDING, "unsupported")
 
 _VERDICTS: Mapping[str, Ending] = {"REGRESSION": "failure", "INCONCLUSIVE": "skipped"}
-"""The others pass."""
+"""The endings of verdicts; the other verdicts pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One test case, before it is XML."""
+    """One test case, as data."""
 
     suite: str
     """The device."""
@@ -48,14 +48,14 @@ class Case:
     name: str
     ending: Ending
     kind: str = ""
-    """The status or verdict, `type` of what is not passed."""
+    """The status or verdict: `type` of a case that did not pass."""
     reason: str = ""
     seconds: float = 0.0
     details: str = ""
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
-    """Write every row, whatever `emulated` is; emulated ones say so in their details."""
+    """Write every row, whatever `emulated` is; details of emulators have the flag `emulated`."""
     del emulated
     record = measured.run.record
     gate = verdicts.of(measured.run)
@@ -65,7 +65,7 @@ def write(measured: Measured, *, emulated: bool) -> str:
 
 
 def cases(measured: Measured) -> list[Case]:
-    """Return what became of every row of a run."""
+    """Return one case per row of a run."""
     rows = rows_of(measured)
     allowed = enough_delegated(measured, rows)
     return [
@@ -93,7 +93,7 @@ def cases(measured: Measured) -> list[Case]:
 
 
 def judged(gate: Mapping[str, Any]) -> list[Case]:
-    """Return what a gate said, from its document; rows that were only shown are no cases."""
+    """Return one case per judged row of a gate's document, per failure and per device away."""
     rows = [
         Case(
             suite=row["device"],
@@ -135,7 +135,7 @@ def judged(gate: Mapping[str, Any]) -> list[Case]:
 
 
 def document(found: Sequence[Case], properties: dict[str, str], created: str) -> str:
-    """Write cases as one XML document; every text is cleaned of what XML 1.0 cannot hold."""
+    """Write cases as one XML document, without the characters that XML 1.0 does not allow."""
     root = ET.Element("testsuites", {"name": "edge-harness", **_counts(found)})
     for suite in dict.fromkeys(case.suite for case in found):
         inside = [case for case in found if case.suite == suite]
@@ -167,7 +167,7 @@ def _add(suite: ET.Element, case: Case, name: str) -> None:
             element, case.ending, type=_text(case.kind), message=f"{_text(case.kind)}: {reason}"
         ).text = reason
     if case.details:
-        ET.SubElement(element, "system-out").text = _lines(case.details)
+        ET.SubElement(element, "system-out").text = _clean_lines(case.details)
 
 
 def _ending(row: Row, *, allowed: bool, limited: bool) -> Ending:
@@ -176,7 +176,7 @@ def _ending(row: Row, *, allowed: bool, limited: bool) -> Ending:
         return "passed"
     if status == "partial":
         return "failure" if limited else "skipped"
-    if status in NOBODYS:
+    if status in NO_FAULTS:
         return "skipped"
     return "failure" if status in MODEL_FAULTS else "error"
 
@@ -203,5 +203,5 @@ def _text(value: object) -> str:
     return display.clean(value) or "-"
 
 
-def _lines(text: str) -> str:
+def _clean_lines(text: str) -> str:
     return "\n".join(_text(line) for line in text.splitlines())

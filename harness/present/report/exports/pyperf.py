@@ -1,9 +1,9 @@
 """pyperf JSON 1.0: `pyperf compare_to before.json after.json`.
 
-Format: https://pyperf.readthedocs.io/en/latest/api.html#json. One run a launch and one value a
-run, the launch's median: pyperf tests all values of a file as independent, and the inferences of
-one launch are not. `loops` is how many inferences that median is of. The launch's warm-up is the
-run's, as inferences and their average.
+Format: https://pyperf.readthedocs.io/en/latest/api.html#json. One run per launch and one value per
+run, the launch's median: pyperf treats all values of a file as independent, and the inferences of
+one launch are not. `loops` is the number of inferences of that launch. The launch's warm-up is the
+run's warm-up, as the number of inferences and their average.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NS = 1e-9
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
-    """Write the suite: a benchmark for each row, seconds an inference."""
+    """Write the suite: one benchmark per row, in seconds per inference."""
     return json_text(
         {
             "version": VERSION,
@@ -66,7 +66,7 @@ def _run(launch: Launch, quantiles: LaunchQuantiles) -> dict[str, Any]:
 
 
 def _plain(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what pyperf refuses: nulls, empty texts; texts are one line."""
+    """Leave out nulls and empty texts, which pyperf refuses, and make each text one line."""
     cleaned = {
         key: display.clean(value) if isinstance(value, str) else value
         for key, value in metadata.items()

@@ -1,6 +1,6 @@
 """A step summary for GitHub: `edge-harness export latest --format summary >> "$GITHUB_STEP_SUMMARY"`.
 
-GitHub drops a summary of more than 1 MiB, so a longer one ends early and says so.
+GitHub drops a summary of more than 1 MiB, so a longer one is cut and ends with a note.
 https://docs.github.com/actions/reference/workflow-commands-for-github-actions
 """
 
@@ -15,13 +15,13 @@ from harness.records.table import MEASURED, PENDING, Row
 from harness.records.table.rows import Measured, rows_of
 
 LIMIT_BYTES = 1_000_000
-"""Under GitHub's 1,048,576, with room for what other commands of the step wrote."""
+"""Below GitHub's 1,048,576, to leave some for the output of other commands of the step."""
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
     """Write a heading with the counts and the table of every row, whatever `emulated` is.
 
-    Of a gate's run, its verdict and its rows with the reasons.
+    For a gate's run, write its verdict and its rows with the reasons.
     """
     del emulated
     gate = verdicts.of(measured.run)
@@ -38,7 +38,7 @@ def write(measured: Measured, *, emulated: bool) -> str:
 
 
 def _judged(gate: Mapping[str, Any]) -> str:
-    """Write a gate's verdict, a row for each comparison, and why, the gravest news first."""
+    """Write a gate's verdict, one row per comparison, and the reasons, regressions first."""
     rows = [
         {
             "model": row["model"],

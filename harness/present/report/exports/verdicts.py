@@ -1,4 +1,4 @@
-"""What a gate came to, read from its run's folder (gate.json; its keys are in docs/gate.md)."""
+"""Read a gate's verdict from its run's folder (gate.json; docs/gate.md has its keys)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.records.table import display
 
 
 def of(run: StoredRun) -> Mapping[str, Any] | None:
-    """Return the gate's document; None for a run of another kind, or a gate that was cut short.
+    """Return the gate's document; None for a run of another kind or an interrupted gate.
 
-    Raises StoreError where the file cannot be read.
+    Raises StoreError if the file cannot be read.
     """
     path = run.path / FILE
     try:
@@ -26,12 +26,12 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}; restore it from a copy") from error
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
-        raise StoreError(f"{path} is not what a gate writes; restore it from a copy")
+        raise StoreError(f"{path} is not the document of a gate; restore it from a copy")
     return found
 
 
 def side(row: Mapping[str, Any], name: str) -> str:
-    """Write a side's value for a person: milliseconds, bytes or a share."""
+    """Format a side's value: milliseconds, bytes or a share."""
     value = row[name]
     if value is None:
         return display.NOTHING
@@ -41,7 +41,7 @@ def side(row: Mapping[str, Any], name: str) -> str:
 
 
 def interval(row: Mapping[str, Any]) -> str:
-    """Write B over A with its 95 % interval, or nothing."""
+    """Format B over A with its 95 % interval; empty if there is no ratio."""
     if row["ratio"] is None:
         return ""
     low, high = row["ratio_low"], row["ratio_high"]

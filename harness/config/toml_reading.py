@@ -1,11 +1,10 @@
-"""The door: TOML text to a noun, or one line that says what is wrong where.
+"""Read TOML into a dataclass; an error is one line with the place and the fault.
 
     plan.toml: run.recipes[2]: must be text in quotes, not 3
     farm.toml: device.bench-pi: unknown key "adress"; did you mean "address"? (known: ...)
 
-The nouns are plain dataclasses; pydantic checks them strictly (no "1" for 1), so that what a
-file says is what is meant. The first fault is reported, unknown keys before all others, because
-a misspelt key is often also a missing one.
+pydantic checks the plain dataclasses strictly (no "1" for 1). Only the first fault is reported, and
+unknown keys before all others, because a misspelt key is often also a missing one.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _LIMITS = ("greater_than_equal", "less_than_equal", "finite_number")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raises ConfigError where it cannot be read or is no TOML."""
+    """Read a TOML file; raises ConfigError if it cannot be read or is not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -61,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
-    """Parse TOML text; `name` is what errors call it. The message has line and column."""
+    """Parse TOML text; `name` is its name in errors, which have the line and the column."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -73,17 +72,17 @@ def parse(text: str, name: str) -> dict[str, Any]:
 def check(
     mapping: Mapping[str, Any], kind: type[T], name: str, within: Location = (), single: str = ""
 ) -> T:
-    """Make the dataclass `kind` of a table as tomllib gives it.
+    """Make the dataclass `kind` from a table that tomllib parsed.
 
     Args:
         mapping: the table.
         kind: the dataclass; its fields are the known keys.
-        name: the file, as errors call it.
-        within: where in the file the table is, for errors.
-        single: a key whose array the file wrote as one table; errors leave its index out.
+        name: the file's name in errors.
+        within: the place of the table in the file, for errors.
+        single: a key whose array is written as one table; errors leave its index out.
 
     Raises:
-        ConfigError: file, key path, what is known or allowed there.
+        ConfigError: with the file, the key path, and the known keys or allowed values.
     """
     _refuse_dates(mapping, name, within)
     with contextlib.suppress(decoding.Doubt):
@@ -91,7 +90,7 @@ def check(
     import pydantic
 
     try:
-        # As JSON, because strictly checked Python values would have to be the nouns already.
+        # As JSON, because strict checks of Python values require the dataclasses themselves.
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(mapping), strict=True)
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
@@ -113,16 +112,16 @@ def check(
 
 
 def _own_check(fault: ErrorDetails, kind: type) -> tuple[Location, str]:
-    """Read what a dataclass's own check said: `field: reason`, or a reason alone."""
-    said = str(fault["ctx"]["error"])
-    key, _, reason = said.partition(": ")
+    """Split the message of a dataclass's own check: `field: reason`, or only a reason."""
+    message = str(fault["ctx"]["error"])
+    key, _, reason = message.partition(": ")
     if reason and key in _keys(kind, fault["loc"]):
         return (*fault["loc"], key), reason
-    return fault["loc"], said
+    return fault["loc"], message
 
 
 def path_text(location: Iterable[int | str]) -> str:
-    """Write a place in a file as people do: `run.recipes[2]`."""
+    """Format a place in a file: `run.recipes[2]`."""
     text = ""
     for part in location:
         if isinstance(part, int):
@@ -133,7 +132,7 @@ def path_text(location: Iterable[int | str]) -> str:
 
 
 def _message(fault: ErrorDetails, kind: type) -> str:
-    """Say in our words what pydantic found."""
+    """Return our message for a fault that pydantic found."""
     sort, location = fault["type"], fault["loc"]
     if sort == _UNKNOWN_KEY:
         from harness import plugins
@@ -151,7 +150,7 @@ def _message(fault: ErrorDetails, kind: type) -> str:
 
 
 def _limits(kind: Any, location: Location) -> str:  # noqa: ANN401 - any annotation
-    """Write the limits of a number, both ends, from the annotations (annotated-types)."""
+    """Format the limits of a number from its annotations (annotated-types)."""
     found = list(_metadata(kind, location))
     low = next((limit.ge for limit in found if isinstance(limit, Ge)), None)
     high = next((limit.le for limit in found if isinstance(limit, Le)), None)
@@ -160,7 +159,7 @@ def _limits(kind: Any, location: Location) -> str:  # noqa: ANN401 - any annotat
 
 
 def _metadata(kind: Any, location: Location) -> Iterable[Any]:  # noqa: ANN401 - any annotation
-    """List what is annotated along the way from `kind` to a place."""
+    """Yield the annotations on the path from `kind` to a place."""
     while True:
         kind = _without_none(kind)
         if typing.get_origin(kind) is Annotated:
@@ -190,14 +189,14 @@ def _shown(value: object) -> str:
 
 
 def _keys(kind: Any, location: Location) -> list[str]:  # noqa: ANN401 - any annotation
-    """List the keys known at a place: follow the annotations from `kind` down to a dataclass."""
+    """List the known keys at a place: follow the annotations from `kind` to a dataclass."""
     kind = _without_none(kind)
     if not location:
         return [field.name for field in dataclasses.fields(kind)]
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return _keys(hints[str(location[0])], location[1:])
-    # A mapping's values come last in its arguments, a tuple's items first.
+    # A mapping's value type is its last argument, a tuple's item type the first.
     inner = typing.get_args(kind)
     return _keys(inner[0] if isinstance(location[0], int) else inner[-1], location[1:])
 
@@ -209,7 +208,7 @@ def _without_none(kind: Any) -> Any:  # noqa: ANN401 - any annotation
 
 
 def _refuse_dates(value: object, name: str, within: Location) -> None:
-    """Refuse TOML's dates and times: no key of ours takes one, and JSON has none."""
+    """Refuse TOML's dates and times: no key takes one, and JSON has none."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_dates(item, name, (*within, key))
@@ -217,4 +216,4 @@ def _refuse_dates(value: object, name: str, within: Location) -> None:
         for index, item in enumerate(value):
             _refuse_dates(item, name, (*within, index))
     elif isinstance(value, (dt.date, dt.time)):
-        raise ConfigError(f"{name}: {path_text(within)}: no date or time is taken here; quote it")
+        raise ConfigError(f"{name}: {path_text(within)}: must not be a date or time; quote it")

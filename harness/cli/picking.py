@@ -1,4 +1,4 @@
-"""Commands that ask a stored run for a decision, or hand it to those who decide."""
+"""The commands pick and export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.cli.shared import DONE, NO, JsonOption, ResultsOption, RunArgument,
 
 
 class ExportFormat(StrEnum):
-    """What a run can be exported as; the same words as harness.present.report.exports.FORMATS."""
+    """The formats of exports; the keys of harness.present.report.exports.FORMATS."""
 
     BMF = "bmf"
     GITHUB = "github"
@@ -27,31 +27,33 @@ class ExportFormat(StrEnum):
 def pick(
     run: RunArgument,
     minimize: Annotated[
-        str | None, typer.Option("--minimize", help="A column that is better lower.")
+        str | None, typer.Option("--minimize", help="Minimize a column that is better if lower.")
     ] = None,
     maximize: Annotated[
-        str | None, typer.Option("--maximize", help="A column that is better higher.")
+        str | None, typer.Option("--maximize", help="Maximize a column that is better if higher.")
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="'COLUMN<=VALUE'; also < >= > == !=. All must hold."),
+        typer.Option("--where", help="Require 'COLUMN<=VALUE' (also < >= > == !=); repeatable."),
     ] = None,
     emulated: Annotated[
-        bool, typer.Option("--emulated", help="Emulated and simulated rows may win.")
+        bool, typer.Option("--emulated", help="Include emulated and simulated rows.")
     ] = False,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Look for the worst of the column on purpose.")
+        bool, typer.Option("--anyway", help="Allow the worse direction of a column.")
     ] = False,
     min_delegated: Annotated[
         float | None,
         typer.Option(
-            "--min-delegated", help="Share of operators a partial row needs [default: the plan's]."
+            "--min-delegated", help="Include partial rows with this delegated share [the plan's]."
         ),
     ] = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the best row under hard constraints, why, and how sure that is; exit 1 for none.
+    """Pick the best row of a run under constraints.
+
+    Print the reason and the probability that it is the best. Exit 1 if no row meets the constraints.
 
     Example: edge-harness pick latest --where 'accuracy>=0.85' --minimize latency_p50_ms
     """
@@ -79,14 +81,18 @@ def pick(
 @app.command()
 def export(
     run: RunArgument,
-    form: Annotated[ExportFormat, typer.Option("--format", help="Who reads it: docs/exports.md.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE [stdout].")] = None,
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="Write this format; see docs/exports.md.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write to this file [stdout].")
+    ] = None,
     emulated: Annotated[
-        bool, typer.Option("--emulated", help="Emulated and simulated rows are numbers too.")
+        bool, typer.Option("--emulated", help="Include emulated and simulated rows.")
     ] = False,
     results: ResultsOption = None,
 ) -> None:
-    """Write a run in the format of another tool: trends, test reports, step summaries.
+    """Export a run for trends, test reports or step summaries.
 
     Example: edge-harness export latest --format junit -o report.xml
     """

@@ -1,4 +1,4 @@
-"""Questions that lead to a decision, asked of stored runs: pick; and the run for those who decide: export."""
+"""Pick the best row of a stored run, and export a run to other tools."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def pick(
     min_delegated: float | None = None,
     results: Path | None = None,
 ) -> picking.Pick:
-    """Return the row of a stored run with the least or the most of a column under constraints.
+    """Return the row of a stored run that is best in a column under constraints.
 
-    Give one of `minimize` and `maximize`; the one that is not the column's direction (the metric's,
-    for accuracy) is refused unless `anyway`.
+    Give either `minimize` or `maximize`. It must be the column's better direction (for accuracy,
+    the metric's) unless `anyway` is true.
 
-    `where` has texts like "accuracy>=0.85". Rows delegated in part are in where their share
-    reaches `min_delegated` (default: the plan's), emulated ones where `emulated` says so. Raises
-    ConfigError for a column or a constraint that cannot be, StoreError for the run.
+    `where` has texts like "accuracy>=0.85". A partly delegated row can be picked if its share
+    reaches `min_delegated` (default: the plan's), an emulated row if `emulated` is true. Raises
+    ConfigError for an invalid column or constraint, StoreError for the run.
     """
     from harness.analysis import pick as picking
     from harness.records.table.rows import read
@@ -54,11 +54,11 @@ def export(
     emulated: bool = False,
     results: Path | None = None,
 ) -> str:
-    """Return a stored run in another tool's format, and write it to `output` where one is given.
+    """Return a stored run in another tool's format, and write it to `output` if given.
 
-    `form` is one of `harness.present.report.exports.FORMATS`. Raises ConfigError for another one or a file
-    that cannot be written, StoreError for the run, or where the format needs a measured row and
-    the run has none.
+    `form` is one of `harness.present.report.exports.FORMATS`. Raises ConfigError for an unknown
+    format or a file that cannot be written, StoreError for the run, or if the format needs a
+    measured row and the run has none.
     """
     from harness.present.report import exports
     from harness.records.table.rows import read

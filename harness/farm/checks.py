@@ -1,0 +1,240 @@
+"""What a check of `doctor` is: what it needs, what it finds, what fixes it; and how checks are run.
+
+    @check(needs=("system",), fixes=(SWAPOFF,))
+    def swap(patient: Patient) -> CheckResult:
+        \"\"\"No swap is in use.\"\"\"
+        ...
+        return warn("123 MB in use", patient.as_root(SWAPOFF, "swapoff -a"))
+
+A need is the name of another check, which must have passed, or a condition of the device
+(`profile:gpu`). A check whose need is not met is skipped and names the check that it waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.errors import HarnessError, LeaseError
+
+if TYPE_CHECKING:
+    from harness.farm.patient import Patient
+
+Status = Literal["ok", "warn", "fail", "skip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixKind:
+    """A way to fix something. tests/unit/test_farm_fixes.py names the test that executes it."""
+
+    id: str
+    does: str
+    """What it does, in the imperative."""
+    by_hand: str = ""
+    """Why no command can be executed for it here; empty if a test executes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """What fixes the fault that a check found on one device: a command, a setting or advice."""
+
+    kind: FixKind
+    command: str | None = None
+    """To be typed on this host as it is."""
+    root_command: str | None = None
+    """To be typed on the device by root: the account of the farm entry cannot become root."""
+    setting: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the device's entry in the farm file, with their new values."""
+    text: str
+    """The whole fix in words, the command included."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON."""
+        return {
+            "id": self.kind.id,
+            "command": self.command,
+            "root_command": self.root_command,
+            "setting": dict(self.setting),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What one check found on one device."""
+
+    name: str = ""
+    status: Status
+    found: str
+    fix: Fix | None = None
+    """Every check that warned or failed has one."""
+    needs: tuple[str, ...] = ()
+    waits_for: str | None = None
+    """The check that failed and because of which this one was skipped."""
+
+    @property
+    def mend(self) -> str | None:
+        """Return the fix in words, as `doctor --json` has it."""
+        return self.fix.text if self.fix else None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON and the screen."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "detail": self.found,
+            "mend": self.mend,
+            "needs": list(self.needs),
+            "fix": self.fix.plain() if self.fix else None,
+        }
+
+
+def ok(found: str) -> CheckResult:
+    """Make the result of a check that passed."""
+    return CheckResult(status="ok", found=found)
+
+
+def skip(found: str) -> CheckResult:
+    """Make the result of a check that does not apply to this device."""
+    return CheckResult(status="skip", found=found)
+
+
+def warn(found: str, fix: Fix) -> CheckResult:
+    """Make the result of a check whose fault makes measurements worse."""
+    return CheckResult(status="warn", found=found, fix=fix)
+
+
+def fail(found: str, fix: Fix) -> CheckResult:
+    """Make the result of a check whose fault prevents or spoils measurements."""
+    return CheckResult(status="fail", found=found, fix=fix)
+
+
+UNFORESEEN = FixKind(
+    id="read-the-log",
+    does="Read the device's kernel log",
+    by_hand="the failure is one that doctor does not know",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check."""
+
+    name: str
+    finds: str
+    """What it looks for, in one sentence."""
+    examine: Callable[[Patient], CheckResult]
+    needs: tuple[str, ...] = ()
+    """Checks that must have passed, and conditions (`profile:TARGET`, `library`, `model`,
+    `python_agent`)."""
+    unless_failed: tuple[str, ...] = ()
+    """Checks that must not have failed; one that does not apply to the device is no obstacle."""
+    fixes: tuple[FixKind, ...] = ()
+    """Every kind of fix that it can give."""
+
+    def __call__(self, patient: Patient) -> CheckResult:
+        """Examine the device; what the device refuses is a failed check, not an exception."""
+        if result := self.inapplicable(patient):
+            return result
+        try:
+            result = self.examine(patient)
+        except LeaseError as error:
+            result = skip(str(error))
+        except HarnessError as error:
+            log = patient.remote_command("dmesg | tail")
+            result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may say why"))
+        return self._named(result)
+
+    def inapplicable(self, patient: Patient) -> CheckResult | None:
+        """Return the result where a condition of the device is not met; None if all are."""
+        missing = next(filter(None, (_missing(need, patient) for need in self.needs)), None)
+        return self._named(skip(missing)) if missing else None
+
+    def waiting(self, other: str, why: str) -> CheckResult:
+        """Make the result of this check where `other` failed."""
+        result = CheckResult(status="skip", found=f"waits for {other}: {why}", waits_for=other)
+        return self._named(result)
+
+    def _named(self, result: CheckResult) -> CheckResult:
+        kind = result.fix.kind if result.fix else None
+        assert kind is None or kind in (*self.fixes, UNFORESEEN), f"{self.name}: {kind}"
+        return replace(result, name=self.name, needs=self.needs)
+
+
+def check(
+    *,
+    needs: Sequence[str] = (),
+    unless_failed: Sequence[str] = (),
+    fixes: Iterable[FixKind] = (),
+) -> Callable[[Callable[[Patient], CheckResult]], Check]:
+    """Make a check of a function: its name is the function's, what it finds its first line."""
+
+    def make(function: Callable[[Patient], CheckResult]) -> Check:
+        return Check(
+            name=function.__name__,
+            finds=(function.__doc__ or "").partition("\n")[0],
+            examine=function,
+            needs=tuple(needs),
+            unless_failed=tuple(unless_failed),
+            fixes=tuple(fixes),
+        )
+
+    return make
+
+
+def ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """Order checks so that each comes after what it needs, else as they are given.
+
+    Raises ValueError if they need each other in a circle.
+    """
+    names = {one.name for one in checks}
+    left, done, found = list(checks), set[str](), list[Check]()
+    while left:
+        for one in left:
+            if {*one.needs, *one.unless_failed} & names <= done:
+                break
+        else:
+            raise ValueError(f"checks need each other: {', '.join(one.name for one in left)}")
+        left.remove(one)
+        done.add(one.name)
+        found.append(one)
+    return tuple(found)
+
+
+def run(checks: Sequence[Check], patient: Patient) -> list[CheckResult]:
+    """Make every check in order of need; none raises a HarnessError."""
+    results: dict[str, CheckResult] = {}
+    for one in ordered(checks):
+        results[one.name] = one.inapplicable(patient) or _obstacle(one, results) or one(patient)
+    return list(results.values())
+
+
+def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | None:
+    """Return the result of a check that cannot be made; None if it can be."""
+    for need in (*one.needs, *one.unless_failed):
+        other = results.get(need)
+        if other is None or other.status in {"ok", "warn"}:
+            continue
+        cause = results[other.waits_for] if other.waits_for else other
+        if cause.status == "fail":
+            return one.waiting(cause.name, "it failed")
+        if need in one.needs:
+            return one.waiting(cause.name, cause.found)
+    return None
+
+
+def _missing(need: str, patient: Patient) -> str | None:
+    """Say why a condition of the device is not met; None if it is, or if `need` names a check."""
+    topic, _, target = need.partition(":")
+    profile = patient.profile
+    if topic == "profile" and (profile is None or target not in profile.targets):
+        return f"the profile has no target {target}"
+    if need == "library" and not (
+        profile and any(one.external_delegate for one in profile.accelerators)
+    ):
+        return "the profile names no delegate library"
+    if need == "python_agent" and not patient.has_python_agent:
+        return "the device's dialect is not the Python agent"
+    if need == "model" and patient.model is None:
+        return "no model was given to try it with"
+    return None

@@ -1,0 +1,136 @@
+"""Checks of the agent and of the Python that runs it."""
+
+from __future__ import annotations
+
+from harness.errors import HarnessError
+from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip
+from harness.farm.linux import packages, sftp, workdir
+from harness.farm.patient import Patient
+from harness.farm.probe import NoPython, ask
+from harness.protocols import Leasing
+
+MIN_PYTHON = (3, 9)
+_SECONDS = 60.0
+_MARK = b"edge-harness-python "
+_MAX_FOUND = 16
+
+NAME_PYTHON = FixKind(id="name-python", does="Name another Python that is on the device")
+INSTALL_PYTHON = FixKind(id="install-python", does="Install Python with the package manager")
+NEWER_PYTHON = FixKind(id="newer-python", does="Install a newer Python beside the system's")
+BRING_PYTHON = FixKind(
+    id="bring-python",
+    does="Take an image of the system with a Python, or bring one",
+    by_hand="no package manager is known there that has one",
+)
+LOOK_AGENT = FixKind(
+    id="look-agent",
+    does="Find out what kept the agent from starting",
+    by_hand="neither the work folder nor its parts explain it",
+)
+
+_OTHERS = r"""
+for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9; do
+    for folder in $(echo "$PATH" | tr ':' ' ') /usr/local/bin /usr/bin /opt/bin /opt/*/bin; do
+        [ -x "$folder/$name" ] || continue
+        "$folder/$name" -c 'import sys
+if sys.version_info >= (3, 9): sys.stdout.write("edge-harness-python " + sys.argv[1] + "\n")' \
+            "$folder/$name" 2>/dev/null
+    done
+done
+"""
+
+
+@check(
+    needs=("python_agent", "commands"),
+    fixes=(NAME_PYTHON, INSTALL_PYTHON, NEWER_PYTHON, BRING_PYTHON),
+)
+def python(patient: Patient) -> CheckResult:
+    """A Python new enough for the agent is there."""
+    device = patient.device
+    least = ".".join(str(part) for part in MIN_PYTHON)
+    try:
+        probe = ask(patient.commands, device)
+    except NoPython as error:
+        return fail(str(error), _python_fix(patient, is_old=False))
+    found = f"{patient.agent.python} is {'.'.join(str(part) for part in probe.version)}, {probe.bits} bits"
+    if probe.version[:2] < MIN_PYTHON:
+        fix = _python_fix(patient, is_old=True)
+        return fail(f"{found}; the agent needs {least}", fix)
+    patient.probe = probe
+    return ok(found)
+
+
+def _python_fix(patient: Patient, *, is_old: bool) -> Fix:
+    for path in others(patient):
+        return patient.by_setting(NAME_PYTHON, "python", path)
+    newer = packages.newer_python(patient.system)
+    if newer:
+        command, path = newer
+        fix = patient.as_root(NEWER_PYTHON, command)
+        then = patient.by_setting(NEWER_PYTHON, "python", path)
+        return Fix(
+            kind=NEWER_PYTHON,
+            command=fix.command,
+            root_command=fix.root_command,
+            setting=then.setting,
+            text=f"{fix.text}; then {then.text}",
+        )
+    install = packages.install(patient.system, "python")
+    # What the package manager has is installed already if it is too old.
+    if install and not is_old:
+        return patient.as_root(INSTALL_PYTHON, install)
+    advice = (
+        "a newer image of its system, or one with Python 3 in it; or a Python 3.9 or newer of its "
+        "own (https://github.com/astral-sh/python-build-standalone has some to unpack), named by "
+        "`python` in the farm file"
+    )
+    return patient.by_hand(BRING_PYTHON, advice)
+
+
+def others(patient: Patient) -> tuple[str, ...]:
+    """Return the paths of other Pythons on the device that are new enough."""
+    try:
+        reply = patient.commands.run(["sh", "-c", _OTHERS], _SECONDS)
+    except HarnessError:
+        return ()
+    return read_others(reply.stdout)
+
+
+def read_others(answer: bytes) -> tuple[str, ...]:
+    """Read the paths of Pythons; lines that are none are left out."""
+    lines = (line for line in answer.splitlines() if line.startswith(_MARK))
+    paths = (line.removeprefix(_MARK).decode(errors="replace") for line in lines)
+    kept = [path for path in paths if path.startswith("/") and path.isprintable()]
+    return tuple(dict.fromkeys(kept))[:_MAX_FOUND]
+
+
+@check(
+    needs=("reachable",),
+    unless_failed=("host_key", "commands", "python"),
+    fixes=(*workdir.FIXES, *sftp.FIXES, LOOK_AGENT),
+)
+def agent(patient: Patient) -> CheckResult:
+    """The agent starts and says what the device is."""
+    assert patient.transport is not None
+    assert patient.open_dialect is not None
+    try:
+        patient.dialect = patient.open_dialect(patient.transport, patient.device)
+        patient.dialect.deploy({})
+        other = patient.dialect.holder() if isinstance(patient.dialect, Leasing) else None
+        if other is not None:
+            return skip(f"{other.name} has this device; nothing is asked while it may measure")
+        patient.facts = patient.dialect.hello()
+    except HarnessError as error:
+        return fail(str(error), _agent_fix(patient, str(error)))
+    facts = patient.facts
+    return ok(f"{facts.board or facts.chip or facts.machine}, {facts.cores} cores, {facts.kernel}")
+
+
+def _agent_fix(patient: Patient, found: str) -> Fix:
+    # The agent is a file: what kept files from arriving kept it too.
+    if patient.files_fix is not None:
+        return patient.files_fix
+    if patient.agent.workdir in found or "belongs to another user" in found:
+        return workdir.fix(patient, found)
+    advice = f"{patient.remote_command('dmesg | tail')} may say why it does not start"
+    return patient.by_hand(LOOK_AGENT, advice)

@@ -1,0 +1,146 @@
+"""Checks of the way to a device: it answers, is known, runs commands soon, takes files."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import statistics
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from harness.errors import HarnessError, HostKeyUnknown
+from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
+from harness.farm.linux import sftp, workdir
+from harness.farm.patient import Patient
+
+_TRIAL_BYTES = 100_000
+_COMMAND_SECONDS = 30.0
+_ROUND_TRIPS = 3
+_SLOW_SECONDS = 0.5
+_NO_SFTP = "no SFTP there"
+_NOISE = "something prints where SFTP should speak"
+
+REACH = FixKind(
+    id="reach",
+    does="Make the device answer",
+    by_hand="a cable, a power switch, an address or a login cannot be fixed by a command",
+)
+TRUST_KEY = FixKind(id="trust-key", does="Look at the host key and trust it")
+FORGET_KEY = FixKind(id="forget-key", does="Forget the old host key and trust the new one")
+SHELL = FixKind(id="login-shell", does="Give the account a login shell")
+ALLOW_COMMANDS = FixKind(
+    id="allow-commands", does="Take away the forced command, or use another account"
+)
+SHORTEN_LOGIN = FixKind(
+    id="shorten-login", does="Leave the shell's start-up file early when it is not interactive"
+)
+
+
+@check(fixes=(REACH,))
+def reachable(patient: Patient) -> CheckResult:
+    """The device answers and lets us in."""
+    device = patient.device
+    assert patient.open_transport is not None
+    try:
+        patient.transport = patient.open_transport(device)
+    except HostKeyUnknown as error:
+        patient.key_problem = error
+        return ok(f"{device.address} answers")
+    except HarnessError as error:
+        return fail(str(error), patient.by_hand(REACH, _way_there(patient)))
+    return ok(device.address)
+
+
+def _way_there(patient: Patient) -> str:
+    if patient.is_ssh:
+        return patient.remote_command("true") + " must work first (its -v says more)"
+    return "connect it, or correct its address in the farm file"
+
+
+@check(needs=("reachable",), fixes=(TRUST_KEY, FORGET_KEY))
+def host_key(patient: Patient) -> CheckResult:
+    """The host key is the one that is known."""
+    if not patient.is_ssh:
+        return skip("not reached by SSH")
+    if patient.key_problem is None:
+        return ok("known")
+    device, found = patient.device, str(patient.key_problem)
+    trust = patient.by_harness(TRUST_KEY, "add", device.address, "--name", device.name)
+    forget = re.search(r"`(ssh-keygen -R [^`]+)`", found)
+    if forget is None:
+        return fail(found, trust)
+    command = f"{forget[1]} && {trust.command}"
+    note = ", if the host was set up again"
+    return fail(found, Fix(kind=FORGET_KEY, command=command, text=command + note))
+
+
+@check(needs=("reachable",), unless_failed=("host_key",), fixes=(SHELL, ALLOW_COMMANDS))
+def commands(patient: Patient) -> CheckResult:
+    """The account runs commands: one for files only, or for one command, does not."""
+    if not patient.has_commands:
+        return skip("the transport carries no commands")
+    try:
+        patient.commands.run(["true"], _COMMAND_SECONDS)
+    except HarnessError as error:
+        return fail(str(error), _run_commands(patient, str(error)))
+    return ok("the account runs them")
+
+
+def _run_commands(patient: Patient, found: str) -> Fix:
+    probe = patient.remote_command("true")
+    if "no login shell" in found:
+        name = f"the account's name in `{probe}`"
+        command = "usermod -s /bin/sh USER"
+        text = f"as root on the device: {command} (USER is {name})"
+        return Fix(kind=SHELL, root_command=command, text=text)
+    advice = f"take away what is in the way, or use another account; {probe} must print nothing"
+    return patient.by_hand(ALLOW_COMMANDS, advice)
+
+
+@check(needs=("commands",), fixes=(SHORTEN_LOGIN,))
+def round_trip(patient: Patient) -> CheckResult:
+    """A command starts soon: a long start-up file of the login shell delays each of them."""
+    times = [patient.commands.run(["true"], _COMMAND_SECONDS).seconds for _ in range(_ROUND_TRIPS)]
+    seconds = statistics.median(times)
+    found = f"{seconds * 1000:.0f} ms"
+    if seconds <= _SLOW_SECONDS:
+        return ok(found)
+    advice = (
+        "put this line first in the start-up file of the login shell there (~/.bashrc): "
+        "case $- in *i*) ;; *) return;; esac"
+    )
+    return warn(f"{found} for a command that does nothing", patient.by_hand(SHORTEN_LOGIN, advice))
+
+
+@check(needs=("reachable",), unless_failed=("commands",), fixes=(*workdir.FIXES, *sftp.FIXES))
+def files(patient: Patient) -> CheckResult:
+    """A file goes to the work folder and comes back as it was."""
+    if not patient.has_files:
+        return skip("the transport carries no files")
+    there = f"{patient.agent.workdir}/doctor-{secrets.token_hex(4)}.part"
+    with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
+        source, back = Path(folder) / "there", Path(folder) / "back"
+        source.write_bytes(os.urandom(_TRIAL_BYTES))
+        try:
+            patient.files.put(source, there)
+            patient.files.get(there, back, _TRIAL_BYTES)
+        except HarnessError as error:
+            patient.files_fix = _files_fix(patient, str(error))
+            return fail(str(error), patient.files_fix)
+        finally:
+            if patient.has_commands:
+                with suppress(HarnessError):
+                    patient.commands.run(["rm", "-f", there], timeout_seconds=30.0)
+        if back.read_bytes() != source.read_bytes():
+            found = f"what comes back from {patient.agent.workdir} is not what was sent"
+            patient.files_fix = workdir.fix(patient)
+            return fail(found, patient.files_fix)
+    return ok(f"arrive in {patient.agent.workdir} and come back whole")
+
+
+def _files_fix(patient: Patient, found: str) -> Fix:
+    if _NO_SFTP in found:
+        return sftp.fix(patient, noise=_NOISE in found)
+    return workdir.fix(patient)

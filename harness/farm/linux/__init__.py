@@ -1,0 +1,1 @@
+"""Checks of Linux devices that need no more than a POSIX shell there."""

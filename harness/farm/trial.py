@@ -1,0 +1,53 @@
+"""The launches that doctor makes: the one place that orders them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from harness.farm.patient import Patient
+from harness.measure.bench import Bench
+from harness.measure.sessions import Session
+from harness.types import Conditions, Dose, Launch, LaunchOrder
+
+SHORT = Dose(launches=1, min_inferences=1, min_seconds=0.0, warmup_seconds=0.0)
+AS_IT_IS = Conditions(pin=False, thermal="none")
+"""Doctor looks at a device as it is found."""
+
+STEADY = Dose(launches=1, min_inferences=10, min_seconds=0.02, warmup_seconds=0.0)
+
+
+def trial_launch(
+    patient: Patient,
+    target: str,
+    *,
+    position: int = 0,
+    dose: Dose = SHORT,
+    delegate: str | None = None,
+    delegate_options: Mapping[str, str] | None = None,
+) -> Launch:
+    """Launch the small model once on the device; raises a HarnessError as a launch does.
+
+    Needs the checks `agent` and `runtime` and the condition `model`.
+    """
+    assert patient.transport is not None
+    assert patient.dialect is not None
+    assert patient.facts is not None
+    assert patient.model is not None
+    digest = hashlib.sha256(patient.model.read_bytes()).hexdigest()
+    session = Session.adopt(patient.device, patient.transport, patient.dialect, patient.facts)
+    order = LaunchOrder(
+        cell_id="doctor",
+        kind="timed",
+        block=0,
+        position=position,
+        variant_digest=digest,
+        target=target,
+        threads=1,
+        dose=dose,
+        delegate=delegate,
+        delegate_options=delegate_options or {},
+    )
+    with Bench(session=session, conditions=AS_IT_IS) as bench:
+        session.bring({digest: patient.model})
+        return bench.trial(order)

@@ -1,0 +1,787 @@
+"""Every fix that doctor prints, executed on the very fault it is for; the check passes afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import missing
+from standins.boards import (
+    PRIVATE_ETC,
+    SUDO,
+    USER,
+    WITHOUT_PYTHON,
+    WITHOUT_SUDO,
+    Board,
+    board,
+    dropbear_board,
+    executes,
+    local_board,
+    package_manager,
+)
+
+from harness.demo import DATA
+from harness.demo.loopback_sshd import SFTP, sshd_path
+from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.transports.local import open_local
+from harness.devices.transports.ssh.options import SshOptions
+from harness.devices.transports.ssh.transport import open_ssh
+from harness.farm import checks_agent
+from harness.farm.checks import CheckResult, run
+from harness.farm.doctor import CHECKS
+from harness.farm.linux import checks as linux
+from harness.farm.linux import sftp
+from harness.farm.patient import Patient
+from harness.types import Profile
+
+BUSYBOX = "/bin/busybox"
+MODEL = DATA / "digits.tflite"
+ROOM = "mount -t tmpfs -o size=600m none {work}\n"
+
+
+def fixed(sick: Board, name: str, kind: str, answer: str = "") -> CheckResult:
+    """Find the fault, execute its fix, and return the check as it is afterwards: passed."""
+    before = sick.examined()[name]
+    assert before.status in {"warn", "fail"}, before
+    assert before.fix is not None
+    assert before.fix.kind.id == kind, before
+    sick.execute(before.fix, answer)
+    after = sick.examined()[name]
+    assert after.status == "ok", after
+    return before
+
+
+# --- the work folder and its file system ---------------------------------------------------------
+
+
+@executes("remount-exec")
+def test_noexec(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs -o noexec,size=600m none {work}") as sick:
+        fixed(sick, "noexec", "remount-exec")
+
+
+@executes("remount-rw")
+def test_a_read_only_card(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs -o ro,size=600m none {work}") as sick:
+        fixed(sick, "read_only", "remount-rw")
+        assert sick.examined()["files"].status == "ok"
+        assert sick.examined()["agent"].status == "ok"
+
+
+@executes("clean")
+def test_room_that_our_own_copies_take(tmp_path: Path) -> None:
+    with board(tmp_path, ROOM + "mkdir -m 700 {work}/blobs") as sick:
+        blob = f"{AgentOptions.of(sick.device).workdir}/blobs/{'0' * 64}"
+        sick.as_root(f"head -c 200000000 /dev/zero > '{blob}'; chmod 600 '{blob}'")
+        found = fixed(sick, "disk", "clean")
+        assert "--clean" in str(found.mend)
+        assert "200 MB" in str(found.mend)
+
+
+@executes("other-file-system")
+def test_room_that_others_take(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs -o size=30m none {work}") as sick:
+        fixed(sick, "disk", "other-file-system")
+        assert AgentOptions.of(sick.now()).workdir != AgentOptions.of(sick.device).workdir
+        assert sick.examined()["agent"].status == "ok"
+        shutil.rmtree(AgentOptions.of(sick.now()).workdir)
+
+
+def test_room_that_only_the_user_can_make(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs -o size=30m none {work}\n") as sick:
+        patient = seen(sick)
+        assert patient.system is not None
+        patient.system = dataclasses.replace(patient.system, places=())
+        found = linux.disk(patient)
+        assert found.fix is not None
+        assert found.fix.kind.id == "make-room"
+        # The command that shows what takes the room works as it is printed.
+        (look,) = re.findall(r"remove files there; (.*) shows what takes the room", found.fix.text)
+        reply = subprocess.run(["sh", "-c", look], capture_output=True, text=True, check=True)
+        assert str(AgentOptions.of(sick.device).workdir) in reply.stdout
+
+
+def seen(sick: Board) -> Patient:
+    """Make the checks of transport and system only."""
+    device = sick.now()
+    opener = open_ssh if device.address.startswith("ssh:") else open_local
+    patient = Patient(device=device, farm=sick.farm, is_farm_named=True, open_transport=opener)
+    names = {"reachable", "host_key", "commands", "system"}
+    run([one for one in CHECKS if one.name in names], patient)
+    assert patient.system is not None
+    return patient
+
+
+@executes("own-workdir")
+def test_a_work_folder_of_another_user_is_left_to_them(tmp_path: Path) -> None:
+    taken = "mkdir -m 700 {work}/theirs && chown 4712:4712 {work}/theirs"
+    with board(tmp_path, taken, workdir=str(tmp_path / "work" / "theirs")) as sick:
+        found = fixed(sick, "agent", "own-workdir")
+        assert "belongs to another user" in found.found
+        theirs = tmp_path / "work" / "theirs"
+        assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (4712, 0o700)
+        shutil.rmtree(AgentOptions.of(sick.now()).workdir)
+
+
+@executes("own-workdir")
+def test_an_ordinary_account_and_a_work_folder_of_another_user(tmp_path: Path) -> None:
+    script = PRIVATE_ETC + USER + SUDO + "mkdir -m 700 -p /srv/board\n"
+    script = "mount -t tmpfs -o mode=755 none /srv\n" + script
+    with board(tmp_path, script, user="pi", workdir="/srv/board") as sick:
+        found = fixed(sick, "files", "own-workdir")
+        assert found.fix is not None
+        assert found.fix.setting == {"workdir": "/var/tmp/edge-harness-pi"}
+        assert sick.as_root("stat -c %u /srv/board").strip() == "0"
+        shutil.rmtree("/var/tmp/edge-harness-pi")
+
+
+@executes("make-workdir")
+def test_a_work_folder_whose_parent_is_roots(tmp_path: Path) -> None:
+    script = "mount -t tmpfs -o mode=755 none /srv\n" + PRIVATE_ETC + USER + SUDO
+    with board(tmp_path, script, user="pi", workdir="/srv/it's new") as sick:
+        fixed(sick, "files", "make-workdir")
+        assert sick.as_root('stat -c %u:%a "/srv/it\'s new"').strip() == "4711:700"
+
+
+@executes("chmod-workdir")
+def test_a_work_folder_that_is_shut(tmp_path: Path) -> None:
+    script = "mount -t tmpfs -o mode=755 none /srv\n" + PRIVATE_ETC + USER
+    script += "mkdir -m 500 '/srv/own one' && chown 4711:4711 '/srv/own one'\n"
+    with board(tmp_path, script, user="pi", workdir="/srv/own one") as sick:
+        fixed(sick, "files", "chmod-workdir")
+
+
+@executes("remove-part")
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_what_stands_where_a_folder_of_ours_belongs(tmp_path: Path, what: str) -> None:
+    sick = local_board(tmp_path, workdir=str(tmp_path / "it's work"))
+    folder = tmp_path / "it's work"
+    folder.mkdir(mode=0o700)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("mine")
+    if what == "link":
+        (folder / "blobs").symlink_to(kept)
+    else:
+        (folder / "blobs").write_text("")
+    fixed(sick, "agent", "remove-part")
+    assert (kept / "file").read_text() == "mine"
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+GOVERNORS = """
+mkdir -p {tree}/cpu/cpu0/cpufreq {tree}/cpu/cpu1/cpufreq
+for one in 0 1; do
+    echo ondemand > {tree}/cpu/cpu$one/cpufreq/scaling_governor
+    echo ondemand performance > {tree}/cpu/cpu$one/cpufreq/scaling_available_governors
+done
+echo 0-1 > {tree}/cpu/present; echo 0-1 > {tree}/cpu/possible
+mount --bind {tree}/cpu /sys/devices/system/cpu
+"""
+
+
+@executes("set-governor")
+def test_a_governor_that_is_not_pinned(tmp_path: Path) -> None:
+    with board(tmp_path, GOVERNORS) as sick:
+        found = fixed(sick, "governor", "set-governor")
+        assert "sudo" not in str(found.mend)
+
+
+@executes("set-governor")
+def test_a_governor_of_an_ordinary_account_with_sudo(tmp_path: Path) -> None:
+    if shutil.which("sudo") is None:
+        missing("no sudo: apt-get install sudo")
+    with board(tmp_path, GOVERNORS + PRIVATE_ETC + USER + SUDO, user="pi") as sick:
+        found = fixed(sick, "governor", "set-governor")
+        assert "sudo tee" in str(found.mend)
+
+
+@executes("set-governor")
+def test_a_governor_of_an_ordinary_account_without_sudo(tmp_path: Path) -> None:
+    script = GOVERNORS + PRIVATE_ETC + USER + "[ ! -e /usr/bin/sudo ] || " + WITHOUT_SUDO
+    with board(tmp_path, script, user="pi") as sick:
+        found = fixed(sick, "governor", "set-governor")
+        assert "sudo tee" not in str(found.mend)
+        assert str(found.mend).startswith("as root on the device")
+
+
+# A stand-in: the machine's own swap is not to be turned off by a test.
+SWAP = """
+printf 'MemTotal: 8000000 kB\nSwapTotal: 200000 kB\nSwapFree: 80000 kB\n' > {tree}/meminfo
+mount --bind {tree}/meminfo /proc/meminfo
+printf '#!/bin/sh\n[ "$1" = -a ] && umount /proc/meminfo\n' > {tree}/swapoff
+chmod 755 {tree}/swapoff
+mount --bind {tree}/swapoff $(command -v swapoff)
+"""
+
+
+@executes("swapoff")
+def test_swap_in_use(tmp_path: Path) -> None:
+    if not re.search(r"SwapTotal: +0 kB", Path("/proc/meminfo").read_text()):
+        missing("this machine has swap of its own")
+    with board(tmp_path, SWAP) as sick:
+        found = fixed(sick, "swap", "swapoff")
+        assert found.found == "123 MB in use"
+
+
+@executes("stop-process")
+def test_a_process_that_computes(tmp_path: Path) -> None:
+    sick = local_board(tmp_path)
+    script = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    patient = Patient(device=sick.device)
+    patient.transport = open_local(sick.device)
+    busy = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 30
+        while f"pid {busy.pid}" not in (found := linux.processors(patient)).found:
+            assert time.monotonic() < deadline, found
+        # Others of this machine may be busy too; only ours may end.
+        only = linux._stop(patient, tuple(o for o in _busy(patient) if o.pid == busy.pid))
+        sick.execute(only)
+        assert busy.wait(10) == -15
+    finally:
+        busy.kill()
+        busy.wait()
+    assert f"pid {busy.pid}" not in linux.processors(patient).found
+
+
+def _busy(patient: Patient) -> tuple[linux.Busy, ...]:
+    deadline = time.monotonic() + 30
+    while not (found := linux.busy.ask(patient.commands)):
+        assert time.monotonic() < deadline
+    return found
+
+
+# Stand-ins: the clock is the whole machine's, and NTP needs systemd and a network.
+DATE = """\
+#!/bin/sh
+now=$(/bin/busybox date +%s 2>/dev/null || /usr/bin/env -i /usr/bin/date +%s)
+case "$*" in
+"-u -s @"*) echo $((${{3#@}} - now)) > {offset} ;;
++%s) echo $((now + $(cat {offset}))) ;;
+*) exit 1 ;;
+esac
+"""
+
+
+@executes("set-clock")
+def test_a_clock_that_is_off(tmp_path: Path) -> None:
+    tools, offset = tmp_path / "tools", tmp_path / "offset"
+    tools.mkdir()
+    (tools / "date").write_text(DATE.format(offset=f"'{offset}'"))
+    (tools / "date").chmod(0o755)
+    offset.write_text("-86400")
+    path = f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"
+    hidden = "mount -t tmpfs none /run/systemd 2>/dev/null || true"
+    with board(tmp_path / "board", hidden, environment={"PATH": path}) as sick:
+        patient = seen(sick)
+        found = linux.clock(patient)
+        assert found.status == "warn"
+        assert re.match(r"-86(400|399)\.\d+ s against ours", found.found)
+        sick.execute(found.fix)
+        assert linux.clock(seen(sick)).status == "ok"
+    assert abs(int(offset.read_text())) <= 2
+
+
+@executes("set-ntp")
+def test_a_clock_that_systemd_can_set(tmp_path: Path) -> None:
+    tools, offset = tmp_path / "tools", tmp_path / "offset"
+    tools.mkdir()
+    (tools / "date").write_text(DATE.format(offset=f"'{offset}'"))
+    (tools / "timedatectl").write_text(
+        f"#!/bin/sh\n[ \"$*\" = 'set-ntp true' ] && echo 0 > '{offset}'\n"
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    offset.write_text("3600")
+    path = f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"
+    systemd = (
+        "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && mkdir /run/systemd/system"
+    )
+    with board(tmp_path / "board", systemd, environment={"PATH": path}) as sick:
+        found = linux.clock(seen(sick))
+        assert found.status == "warn"
+        sick.execute(found.fix)
+        assert linux.clock(seen(sick)).status == "ok"
+
+
+NODE = """
+mkdir -p /dev/dri && mount -t tmpfs none /dev/dri
+mknod -m 660 /dev/dri/renderD128 c 1 3
+echo 'render:x:4800:' >> /etc/group
+chgrp 4800 /dev/dri/renderD128
+"""
+
+
+@executes("join-group")
+def test_a_device_node_that_the_account_may_not_open(tmp_path: Path) -> None:
+    if shutil.which("sudo") is None:
+        missing("no sudo: apt-get install sudo")
+    made = not Path("/dev/dri").exists()
+    try:
+        with board(tmp_path, PRIVATE_ETC + USER + SUDO + NODE, user="pi") as sick:
+            profile = Profile(name="p", title="P", arch="any", targets=("xnnpack", "gpu"))
+            patient = seen(sick)
+            patient.profile = profile
+            found = linux.device_nodes(patient)
+            assert found.status == "warn"
+            assert "pi may not open /dev/dri/renderD128 (group render)" in found.found
+            sick.execute(found.fix)
+            again = seen(sick)
+            again.profile = profile
+            assert linux.device_nodes(again).status == "ok"
+    finally:
+        if made and Path("/dev/dri").is_dir():
+            Path("/dev/dri").rmdir()
+
+
+# --- Python --------------------------------------------------------------------------------------
+
+
+@executes("name-python")
+def test_another_python_is_on_the_device(tmp_path: Path) -> None:
+    sick = local_board(tmp_path, python="no-python-3")
+    found = fixed(sick, "python", "name-python")
+    assert re.search(r'set python = "/.+/python3[.\d]*" in \[device\.here\]', str(found.mend))
+
+
+SYSTEMS = {
+    "apt-get": ("ID=debian", "python3"),
+    "dnf": ("ID=fedora", "python3"),
+    "microdnf": ("ID=rocky\nID_LIKE='rhel centos fedora'\nVERSION_ID=9.4", "python3"),
+    "yum": ("ID=amzn\nID_LIKE=centos\nVERSION_ID=2", "python3"),
+    "apk": ("ID=alpine", "python3"),
+    "zypper": ("ID=opensuse-tumbleweed\nID_LIKE='opensuse suse'", "python3"),
+    "pacman": ("ID=arch", "python"),
+    "opkg": ("ID=openwrt\nID_LIKE='lede openwrt'", "python3"),
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Board:
+    """A board without Python and with every package manager's stand-in; os-release can be changed."""
+    folder = tmp_path_factory.mktemp("bare board")
+    release = folder / "os-release"
+    release.write_text("ID=none\n")
+    tools = folder / "tools"
+    for name, (_, package) in SYSTEMS.items():
+        script = f"ln -sf '{folder}/python' /usr/bin/python3"
+        newer = f"ln -sf '{folder}/python' /usr/bin/python3.11"
+        old = f"ln -sf '{folder}/python' /usr/bin/python3.9"
+        provided = {package: script, "python311": newer, "python3.11": newer, "python3.9": old}
+        package_manager(tools, name, provided)
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "python").chmod(0o755)
+    mounts = WITHOUT_PYTHON + f"mount --bind '{release}' $(readlink -f /etc/os-release)\n"
+    path = {"PATH": f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    with board(folder / "board", mounts, environment=path, python="python3") as made:
+        yield made
+
+
+@executes("install-python")
+@pytest.mark.parametrize("manager", SYSTEMS)
+def test_no_python_and_a_package_manager(bare: Board, manager: str) -> None:
+    folder = bare.home.parents[1]
+    (folder / "os-release").write_text(SYSTEMS[manager][0] + "\n")
+    others = [name for name in SYSTEMS if name != manager]
+    # dnf's family is known by whichever of its programs is there.
+    for name in others if manager in {"microdnf", "yum"} else []:
+        (folder / "tools" / name).rename(folder / "tools" / f"{name}.off")
+    try:
+        patient = seen(bare)
+        before = checks_agent.python(patient)
+        assert before.status == "fail"
+        assert before.fix is not None
+        assert f"{manager} " in str(before.fix.command)
+        assert "sudo" not in str(before.fix.command)
+        bare.execute(before.fix)
+        after = checks_agent.python(seen(bare))
+        assert after.status == "ok", after
+        assert "python" in (folder / "tools" / f"{manager}.log").read_text()
+    finally:
+        bare.as_root("rm -f /usr/bin/python3*")
+        for off in (folder / "tools").glob("*.off"):
+            off.rename(off.with_suffix(""))
+
+
+@executes("newer-python")
+@pytest.mark.parametrize(
+    ("release", "path"),
+    [
+        ("ID=ubuntu\nID_LIKE=debian\nVERSION_ID='20.04'", "/usr/bin/python3.9"),
+        ("ID=almalinux\nID_LIKE='rhel centos fedora'\nVERSION_ID='8.10'", "/usr/bin/python3.11"),
+        ("ID=opensuse-leap\nID_LIKE='suse opensuse'\nVERSION_ID='15.6'", "/usr/bin/python3.11"),
+    ],
+)
+def test_a_system_whose_python_is_too_old(bare: Board, release: str, path: str) -> None:
+    folder = bare.home.parents[1]
+    (folder / "os-release").write_text(release + "\n")
+    before = bare.now()
+    try:
+        found = checks_agent.python(seen(bare))
+        assert found.fix is not None
+        assert found.fix.setting == {"python": path}
+        bare.execute(found.fix)
+        assert checks_agent.python(seen(bare)).status == "ok"
+    finally:
+        bare.as_root("rm -f /usr/bin/python3*")
+        text = bare.farm.read_text()
+        bare.farm.write_text(
+            text.replace(f'python = "{path}"', f'python = "{AgentOptions.of(before).python}"')
+        )
+
+
+def test_no_python_and_no_package_manager(bare: Board) -> None:
+    folder = bare.home.parents[1]
+    (folder / "os-release").write_text("ID=buildroot\nPRETTY_NAME='Buildroot 2024.02'\n")
+    patient = seen(bare)
+    assert patient.system is not None
+    patient.system = _without_tools(patient)
+    found = checks_agent.python(patient)
+    assert found.fix is not None
+    assert found.fix.command is None
+    assert "image of its system" in found.fix.text
+    for name in SYSTEMS:
+        assert name not in found.fix.text
+
+
+def _without_tools(patient: Patient) -> linux.survey.System:
+    assert patient.system is not None
+    return dataclasses.replace(patient.system, tools=frozenset())
+
+
+BUSYBOX_BOARD = """
+mount --bind {tree} /mnt
+mkdir -p /mnt/proc /mnt/sys /mnt/dev /mnt/bin /mnt/tmp /mnt/var/tmp /mnt/root /mnt/etc
+cp /bin/busybox /mnt/bin/busybox
+for one in $(/bin/busybox --list); do [ $one = busybox ] || ln -sf busybox /mnt/bin/$one; done
+printf '#!/bin/sh\nexec /bin/sh "$@"\n' > /mnt/bin/bash && chmod 755 /mnt/bin/bash
+cp /etc/passwd /etc/group /mnt/etc
+echo 'ID=alpine' > /mnt/etc/os-release
+mount -t proc none /mnt/proc; mount -t sysfs none /mnt/sys; mount --rbind /dev /mnt/dev
+"""
+
+
+def test_a_board_with_busybox_and_no_python(tmp_path: Path) -> None:
+    """The fault of old: eighteen checks skipped, and `sudo apt-get` on any system."""
+    if not Path(BUSYBOX).exists():
+        missing("no busybox: apt-get install busybox-static")
+    config = f"{SFTP}\nChrootDirectory /mnt"
+    path = {"PATH": "/bin"}
+    with board(
+        tmp_path, BUSYBOX_BOARD, config=config, environment=path, python="python3", workdir="/var/w"
+    ) as sick:
+        found = sick.examined(model=Path(__file__))
+    statuses = {name: check.status for name, check in found.items()}
+    assert statuses["python"] == "fail"
+    assert "image of its system" in str(found["python"].mend)
+    made = "reachable host_key commands round_trip system files disk read_only noexec swap"
+    made += " processors clock load"
+    for name in made.split():
+        assert statuses[name] in {"ok", "warn"}, found[name]
+    waiting = {name for name, check in found.items() if check.waits_for}
+    assert waiting == {"agent", "runtime", "numpy", "xnnpack"}
+    assert {found[name].waits_for for name in waiting} == {"python"}
+    assert found["agent"].found == "waits for python: it failed"
+    assert "busybox" not in found["system"].found
+
+
+# --- SSH -----------------------------------------------------------------------------------------
+
+NO_SFTP_SERVER = "mount -t tmpfs none $(dirname $(readlink -f /usr/lib/sftp-server))\n"
+STOCK = Path("/usr/share/openssh/sshd_config")
+
+
+def _valid(sick: Board) -> None:
+    config = sick.home.parent / "sshd_config"
+    reply = subprocess.run(
+        [str(sshd_path()), "-t", "-f", str(config)], capture_output=True, text=True, check=False
+    )
+    assert (reply.returncode, reply.stderr) == (0, "")
+    assert not list(config.parent.glob("*.new"))
+
+
+@executes("sshd-sftp")
+@pytest.mark.parametrize("with_match", [False, True])
+def test_an_sshd_without_sftp(tmp_path: Path, *, with_match: bool) -> None:
+    stock = "Match User nobody\n    AllowTcpForwarding no\n" if with_match else None
+    with board(tmp_path / "no sftp", config="", stock=stock) as sick:
+        found = fixed(sick, "files", "sshd-sftp")
+        assert "no SFTP there" in found.found
+        _valid(sick)
+        text = (tmp_path / "no sftp" / "sshd_config").read_text()
+        assert text.startswith("Subsystem sftp internal-sftp\n")
+
+
+@executes("sshd-sftp")
+def test_a_stock_sshd_whose_sftp_server_is_missing(tmp_path: Path) -> None:
+    if not STOCK.exists() or not Path("/usr/lib/sftp-server").exists():
+        missing("no stock sshd_config of Debian's here")
+    # A second `Subsystem sftp` line, as the fix was once, makes such a file invalid.
+    with board(tmp_path, NO_SFTP_SERVER, config="", stock=STOCK.read_text()) as sick:
+        fixed(sick, "files", "sshd-sftp")
+        _valid(sick)
+
+
+def test_a_change_that_sshd_refuses_is_not_applied(tmp_path: Path) -> None:
+    with board(tmp_path, config="") as sick:
+        found = sick.examined()["files"]
+        config = tmp_path / "sshd_config"
+        broken = config.read_text() + "Include /dev/null\nNonsense yes\n"
+        config.write_text(broken)
+        with pytest.raises(AssertionError, match="Nonsense"):
+            sick.execute(found.fix)
+        assert config.read_text() == broken
+        assert sick.examined()["files"].status == "fail"
+
+
+@executes("sshd-sftp")
+def test_a_start_up_file_that_prints(tmp_path: Path) -> None:
+    if not Path("/usr/lib/sftp-server").exists():
+        missing("no sftp-server: apt-get install openssh-sftp-server")
+    start_up = tmp_path / "start up"
+    start_up.write_text("echo Welcome\n")
+    environment = {"BASH_ENV": str(start_up)}
+    config = "Subsystem sftp /usr/lib/sftp-server"
+    with board(tmp_path / "b", config=config, environment=environment) as sick:
+        found = fixed(sick, "files", "sshd-sftp")
+        assert "something prints where SFTP should speak" in found.found
+        _valid(sick)
+
+
+@executes("shorten-login")
+def test_a_long_start_up_file(tmp_path: Path) -> None:
+    start_up = tmp_path / "start up"
+    start_up.write_text("sleep 0.7\n")
+    with board(tmp_path / "b", environment={"BASH_ENV": str(start_up)}) as sick:
+        found = sick.examined()["round_trip"]
+        assert found.status == "warn"
+        line = str(found.mend).partition("(~/.bashrc): ")[2]
+        start_up.write_text(f"{line}\n{start_up.read_text()}")
+        after = sick.examined()["round_trip"]
+        assert after.status == "ok", after
+    by_hand(found)
+
+
+def by_hand(found: CheckResult) -> None:
+    """Note that the test has done by hand what the fix says in words."""
+    from standins.boards import EXECUTED
+
+    assert found.fix is not None
+    assert found.fix.command is None
+    EXECUTED.add(found.fix.kind.id)
+
+
+DROPBEAR = """
+cp /usr/lib/sftp-server {tree}/sftp-server
+mount -t tmpfs none $(dirname $(readlink -f /usr/lib/sftp-server))
+mount --bind {tree}/apt-get /usr/bin/apt-get
+"""
+
+
+@executes("install-sftp")
+def test_dropbear_without_sftp(tmp_path: Path) -> None:
+    if not Path("/usr/lib/sftp-server").exists() or shutil.which("apt-get") is None:
+        missing("no sftp-server of Debian's: apt-get install openssh-sftp-server")
+    there = Path("/usr/lib/sftp-server").resolve()
+    provided = f"cp '{tmp_path}/tree/sftp-server' {there}"
+    log = package_manager(tmp_path / "tree", "apt-get", {"openssh-sftp-server": provided})
+    with dropbear_board(tmp_path, DROPBEAR) as sick:
+        found = fixed(sick, "files", "install-sftp")
+        assert "sshd_config" not in str(found.mend)
+    assert log.read_text() == "update\ninstall -y openssh-sftp-server\n"
+
+
+def test_dropbear_where_no_package_is_known(tmp_path: Path) -> None:
+    with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0]) as sick:
+        patient = seen(sick)
+        patient.system = _without_tools(patient)
+        found = sftp.fix(patient, noise=False)
+    assert found.kind is sftp.ADD_SFTP
+    assert found.command is None
+    assert "sshd_config" not in found.text
+
+
+@executes("trust-key")
+def test_a_host_key_that_is_not_known(tmp_path: Path) -> None:
+    with board(tmp_path) as sick:
+        known = Path(str(SshOptions.of(sick.device).known_hosts))
+        known.write_text("")
+        found = fixed(sick, "host_key", "trust-key", "y\n")
+        assert "SHA256:" in found.found
+        assert known.read_text().startswith("[127.0.0.1]:"), "the entry's own file was written"
+
+
+@executes("forget-key")
+def test_a_host_key_that_has_changed(tmp_path: Path) -> None:
+    with board(tmp_path) as sick:
+        known = Path(str(SshOptions.of(sick.device).known_hosts))
+        client = (tmp_path / "client_key.pub").read_text().split()[1]
+        known.write_text(f"{known.read_text().split()[0]} ssh-ed25519 {client}\n")
+        found = fixed(sick, "host_key", "forget-key", "y\n")
+        assert "has CHANGED" in found.found
+
+
+def test_a_host_key_is_not_trusted_unasked(tmp_path: Path) -> None:
+    with board(tmp_path) as sick:
+        Path(str(SshOptions.of(sick.device).known_hosts)).write_text("")
+        with pytest.raises(AssertionError, match="was not trusted") as caught:
+            sick.execute(sick.examined()["host_key"].fix)
+        assert sick.examined()["host_key"].status == "fail"
+        # What `add` prints in its place works as it is typed, where nobody can be asked.
+        (command,) = re.findall(r"`(edge-harness add [^`]+)`", str(caught.value))
+        assert "--name sick" in command
+        sick.type(f"{command} --farm '{sick.farm}'")
+        assert sick.examined()["host_key"].status == "ok"
+
+
+@executes("login-shell")
+def test_an_account_without_a_login_shell(tmp_path: Path) -> None:
+    nologin = "sed -i '/^root:/s#:[^:]*$#:/usr/sbin/nologin#' /etc/passwd\n"
+    with board(tmp_path, PRIVATE_ETC + nologin) as sick:
+        found = sick.examined()["commands"]
+        assert found.fix is not None
+        assert found.fix.root_command == "usermod -s /bin/sh USER"
+        as_typed = found.fix.root_command.replace("USER", "root")
+        sick.execute(dataclasses.replace(found.fix, root_command=as_typed, text=as_typed))
+        assert sick.examined()["commands"].status == "ok"
+
+
+@executes("allow-commands")
+@pytest.mark.parametrize("where", ["authorized_keys", "sshd_config"])
+def test_a_forced_command(tmp_path: Path, where: str) -> None:
+    keys = tmp_path / "client_key.pub"
+    forced = f"{SFTP}\nForceCommand echo only backups" if where == "sshd_config" else SFTP
+    with board(tmp_path, config=forced) as sick:
+        if where == "authorized_keys":
+            keys.write_text('command="echo only backups" ' + keys.read_text())
+        found = sick.examined()["commands"]
+        assert found.status == "fail"
+        assert where in found.found
+        # By hand, as the finding says: the option from the key's line, or the line of sshd.
+        if where == "authorized_keys":
+            assert 'remove `command="..."` from this one\'s line' in found.found
+            keys.write_text(keys.read_text().partition('" ')[2])
+        else:
+            assert "`ForceCommand` in its sshd_config" in found.found
+            config = tmp_path / "sshd_config"
+            lines = config.read_text().splitlines(keepends=True)
+            config.write_text("".join(one for one in lines if "ForceCommand" not in one))
+            sick.as_root(f"kill -HUP {sick.pid}")
+        assert sick.examined()["commands"].status == "ok"
+    by_hand(found)
+
+
+@executes("silence-login")
+def test_a_forced_command_that_prints(tmp_path: Path) -> None:
+    if not Path("/usr/lib/sftp-server").exists():
+        missing("no sftp-server: apt-get install openssh-sftp-server")
+    script = tmp_path / "login"
+    script.write_text('#!/bin/sh\necho Welcome\neval "$SSH_ORIGINAL_COMMAND"\n')
+    script.chmod(0o755)
+    config = f"Subsystem sftp /usr/lib/sftp-server\nForceCommand {script}"
+    with board(tmp_path, config=config) as sick:
+        found = sick.examined()["files"]
+        assert "SSH_ORIGINAL_COMMAND" in str(found.mend)
+        quiet = 'case "$SSH_ORIGINAL_COMMAND" in *sftp-server*) ;; *) echo Welcome ;; esac'
+        script.write_text(f'#!/bin/sh\n{quiet}\neval "$SSH_ORIGINAL_COMMAND"\n')
+        assert sick.examined()["files"].status == "ok"
+    by_hand(found)
+
+
+# --- the runtime and accelerators ----------------------------------------------------------------
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package index on this disk; pip asks no other one."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder
+
+
+def wheel(index: Path, name: str, version: str, module: str, requires: str = "") -> None:
+    info = f"{name}-{version}.dist-info"
+    tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
+    with zipfile.ZipFile(index / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}/__init__.py", f"__version__ = {version!r}\n")
+        archive.writestr(f"{name}/{module}.py", "import numpy\nclass Interpreter: pass\n")
+        archive.writestr(f"{info}/METADATA", metadata + requires)
+        archive.writestr(f"{info}/WHEEL", tag)
+
+
+@pytest.fixture
+def bare_python(tmp_path: Path) -> str:
+    """The Python of a venv with nothing in it."""
+    venv.create(tmp_path / "bare", symlinks=True)
+    return str(tmp_path / "bare" / "bin" / "python")
+
+
+@executes("setup")
+def test_no_runtime(tmp_path: Path, index: Path, bare_python: str) -> None:
+    wheel(index, "ai_edge_litert", "9.1", "interpreter", "Requires-Dist: numpy\n")
+    wheel(index, "numpy", "3.0", "core")
+    sick = local_board(tmp_path, python=bare_python)
+    found = fixed(sick, "runtime", "setup")
+    assert str(found.mend) == f"edge-harness setup here --farm '{sick.farm}'"
+
+
+ARM_32 = """\
+import os, sys
+import collections
+names = os.uname()
+class Names(tuple):
+    sysname, nodename, release, version, machine = *names[:4], "armv7l"
+os.uname = lambda: Names((*names[:4], "armv7l"))
+sys.maxsize = 2**31 - 1
+"""
+
+
+@executes("numpy-first")
+def test_32_bit_arm_without_numpy(
+    tmp_path: Path, index: Path, bare_python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python that says it is of 32-bit Arm, and a package manager that brings it NumPy."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("tflite-runtime ends at Python 3.11")
+    wheel(index, "tflite_runtime", "2.14.0", "interpreter", "Requires-Dist: numpy>=1.20\n")
+    site, tools = tmp_path / "site", tmp_path / "tools"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(ARM_32)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{site}" exec "{bare_python}" "$@"\n')
+    python.chmod(0o755)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    wheel(packed, "numpy", "1.24.2", "core")
+    unpack = f"{sys.executable} -m zipfile -e '{packed}'/*.whl '{site}'"
+    log = package_manager(tools, "apt-get", {"python3-numpy": unpack})
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    sick = local_board(tmp_path, python=str(python))
+    fixed(sick, "runtime", "numpy-first")
+    assert log.read_text() == "update\ninstall -y python3-numpy\n"
+
+
+@executes("mount-kernel-files")
+def test_a_container_without_proc(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs none /proc") as sick:
+        before = sick.examined(model=MODEL)["xnnpack"]
+        assert before.status == "fail", before
+        assert before.fix is not None
+        assert before.fix.kind.id == "mount-kernel-files"
+        sick.execute(before.fix)
+        assert sick.examined(model=MODEL)["xnnpack"].status == "ok"

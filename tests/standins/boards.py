@@ -1,0 +1,365 @@
+"""Boards with a fault that is really there: an sshd in mounts of its own, on this machine.
+
+    with board(folder, mounts="mount -t tmpfs -o noexec,size=600m none {work}") as sick:
+        found = sick.examined()
+        sick.execute(found["noexec"].fix)
+
+The machine itself is not touched: everything lies in a private mount namespace that ends with the
+server. Commands are executed as doctor prints them, by a shell of this host.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from conftest import missing
+
+from harness.config import farm as farms
+from harness.demo.loopback_sshd import SFTP, sshd_path
+from harness.devices import opening
+from harness.devices.dialects.python_agent.dialect import open_json_lines
+from harness.devices.transports.local import open_local
+from harness.devices.transports.ssh.transport import open_ssh
+from harness.farm import contact
+from harness.farm.checks import CheckResult, Fix
+from harness.farm.doctor import examine
+from harness.types import Device, Profile
+
+COMMANDS = Path(sys.executable).parent
+_SECONDS = 600.0
+
+PRIVATE_ETC = """
+mkdir -p {tree}/etc && mount -t tmpfs none {tree}/etc && mkdir {tree}/etc/upper {tree}/etc/work
+mount -t overlay none -o lowerdir=/etc,upperdir={tree}/etc/upper,workdir={tree}/etc/work /etc
+"""
+"""/etc of the board's own: what is written there stays there."""
+
+WITHOUT_PYTHON = """
+mkdir -p {tree}/bin && mount -t tmpfs none {tree}/bin && mkdir {tree}/bin/upper {tree}/bin/work
+mount -t overlay none -o lowerdir=/usr/bin,upperdir={tree}/bin/upper,workdir={tree}/bin/work /usr/bin
+rm -f /usr/bin/python3*
+mount -t tmpfs none /usr/local/bin
+mount -t tmpfs none /opt
+"""
+"""No Python where a system has one."""
+
+USER = """
+cp {key} /etc/ssh/board_keys && chmod 644 /etc/ssh/board_keys
+echo 'pi:x:4711:4711::/home/pi:/bin/sh' >> /etc/passwd
+echo 'pi:*:19000:0:99999:7:::' >> /etc/shadow
+echo 'pi:x:4711:' >> /etc/group
+mount -t tmpfs -o mode=755 none /home
+mkdir -m 755 /home/pi && chown 4711:4711 /home/pi
+"""
+"""After PRIVATE_ETC: an ordinary account."""
+
+SUDO = "mkdir -p /etc/sudoers.d && echo 'pi ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pi\n"
+WITHOUT_SUDO = "mount --bind /dev/null /usr/bin/sudo\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board that is up."""
+
+    device: Device
+    home: Path
+    farm: Path
+    pid: int = 0
+    """Of its sshd; 0 of a board without mounts of its own."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def now(self) -> Device:
+        """Return its entry in the farm file, which fixes may have changed."""
+        return farms.load(self.farm).devices[self.device.name]
+
+    def examined(
+        self, profile: Profile | None = None, model: Path | None = None
+    ) -> dict[str, CheckResult]:
+        """Make every check of it."""
+        device = self.now()
+        opener = open_ssh if device.address.startswith("ssh:") else open_local
+        found = examine(
+            device, opener, open_json_lines, profile, model, farm=self.farm, is_farm_named=True
+        )
+        for check in found:
+            assert (check.fix is not None) == (check.status in {"warn", "fail"}), check
+        return {check.name: check for check in found}
+
+    def execute(self, fix: Fix | None, answer: str = "") -> str:
+        """Do what the fix says, as it is printed; returns what was printed meanwhile.
+
+        With an `answer` the command has a terminal, on which a person types it.
+        """
+        assert fix is not None
+        done = ""
+        if fix.command is not None:
+            assert fix.text.startswith(fix.command), "what is printed is what is executed"
+            done = self.type(fix.command, answer)
+        if fix.root_command is not None:
+            assert fix.root_command in fix.text
+            done = self.as_root(fix.root_command)
+        for key, value in fix.setting.items():
+            self._set(fix, key, value)
+        assert fix.command or fix.root_command or fix.setting
+        EXECUTED.add(fix.kind.id)
+        return done
+
+    def as_root(self, command: str) -> str:
+        """Run a command as root of the board."""
+        words = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
+        return _finished(words, os.environ, "")
+
+    def type(self, command: str, answer: str = "") -> str:
+        """Run a command by a shell of this host, as the person whose board it is."""
+        environment = {
+            **os.environ,
+            **self.environment,
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "EDGE_HARNESS_CACHE": str(self.home / ".cache"),
+        }
+        environment["PATH"] = f"{environment['PATH']}:{COMMANDS}"
+        return _finished(["sh", "-c", command], environment, answer)
+
+    def _set(self, fix: Fix, key: str, value: str) -> None:
+        """Edit the farm file as the printed text says."""
+        line = re.search(rf"set ({key} = .+?) in \[device\.{self.device.name}\]", fix.text)
+        assert line is not None, fix.text
+        assert tomllib.loads(line[1]) == {key: value}
+        contact.write_device(self.farm, opening.with_options(self.now(), **{key: value}))
+
+
+EXECUTED: set[str] = set()
+"""Kinds of fixes that the running test has executed."""
+
+_Test = TypeVar("_Test", bound=Callable[..., None])
+
+
+def executes(*kinds: str) -> Callable[[_Test], _Test]:
+    """Mark the test that executes these kinds of fixes; it fails if it ends without having done so."""
+
+    def wrap(test: _Test) -> _Test:
+        @functools.wraps(test)
+        def run(*words: Any, **named: Any) -> None:
+            EXECUTED.clear()
+            test(*words, **named)
+            assert set(kinds) <= EXECUTED, f"{set(kinds) - EXECUTED} was not executed"
+
+        return cast(_Test, run)
+
+    return wrap
+
+
+def local_board(folder: Path, **entry: str) -> Board:
+    """Make a board of this machine itself, with its own home and farm file."""
+    device = Device(
+        name="here",
+        profile="linux_x86_64",
+        address="local:",
+        dialect_options={"python": sys.executable, "workdir": str(folder / "work"), **entry},
+    )
+    return _entered(folder, device)
+
+
+def _entered(folder: Path, device: Device, pid: int = 0) -> Board:
+    home = folder / "board home"
+    home.mkdir(exist_ok=True)
+    farm = home / "farm.toml"
+    contact.write_device(farm, device)
+    return Board(device=device, home=home, farm=farm, pid=pid)
+
+
+@contextmanager
+def board(
+    folder: Path,
+    mounts: str = "",
+    *,
+    config: str = SFTP,
+    user: str = "root",
+    environment: Mapping[str, str] | None = None,
+    python: str = sys.executable,
+    workdir: str | None = None,
+    stock: str | None = None,
+) -> Iterator[Board]:
+    """Start an sshd with mounts of its own; its work folder is `folder`/work.
+
+    `mounts` is a script with {work}, {tree} and {key}, run by root in the namespace. `config` is
+    put first in sshd_config; `stock` is a whole sshd_config after which only the port, the keys
+    and no PAM are added in front.
+    """
+    if os.geteuid() != 0:
+        missing("mounts of a server's own need root")
+    if sshd_path() is None or shutil.which("unshare") is None:
+        missing("no sshd or no unshare")
+    _folders(folder)
+    port = free_port()
+    keys = "/etc/ssh/board_keys" if user != "root" else f'"{folder / "client_key.pub"}"'
+    lines = [
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f'HostKey "{folder / "host_key"}"',
+        f"AuthorizedKeysFile {keys}",
+        "PidFile none",
+        "UsePAM no",
+        "StrictModes no",
+        "PermitRootLogin prohibit-password",
+        "SetEnv " + shlex.join(f"{k}={v}" for k, v in _environment(environment).items()),
+    ]
+    text = "\n".join([config, *lines, stock or ""]).lstrip()
+    (folder / "sshd_config").write_text(text)
+    sshd = f"{sshd_path()} -D -e -f {shlex.quote(str(folder / 'sshd_config'))}"
+    with _served(folder, mounts, sshd, port) as pid:
+        yield _entered(folder, _device(folder, user, port, python, workdir), pid)
+
+
+@contextmanager
+def dropbear_board(folder: Path, mounts: str) -> Iterator[Board]:
+    """Start dropbear with mounts of its own; /root is empty there but for the key."""
+    dropbear = shutil.which("dropbear", path="/usr/sbin:/usr/bin")
+    if os.geteuid() != 0 or dropbear is None:
+        missing("dropbear needs root here, and: apt-get install dropbear-bin")
+    _folders(folder)
+    port = free_port()
+    words = ["dropbearkey", "-t", "ed25519", "-f", str(folder / "dropbear_key")]
+    made = subprocess.run(words, check=True, capture_output=True, text=True)
+    (public,) = (line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
+    (folder / "host_key.pub").write_text(public)
+    login = """
+mount -t tmpfs -o mode=700 none /root
+mkdir -m 700 /root/.ssh && cp {key} /root/.ssh/authorized_keys
+chmod 600 /root/.ssh/authorized_keys
+"""
+    key = shlex.quote(str(folder / "dropbear_key"))
+    server = f"{dropbear} -F -E -s -m -r {key} -P {folder}/pid -p 127.0.0.1:{port}"
+    with _served(folder, login + mounts, server, port) as pid:
+        yield _entered(folder, _device(folder, "root", port, "python3", None), pid)
+
+
+def _folders(folder: Path) -> None:
+    Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name in ("work", "tree"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in ("host_key", "client_key"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+
+
+@contextmanager
+def _served(folder: Path, mounts: str, server: str, port: int) -> Iterator[int]:
+    script = mounts.format(
+        work=shlex.quote(str(folder / "work")),
+        tree=shlex.quote(str(folder / "tree")),
+        key=shlex.quote(str(folder / "client_key.pub")),
+    )
+    with (folder / "sshd.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-e", "-c", f"{script}\nexec {server}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        await_ssh(port, process, folder / "sshd.log")
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _device(folder: Path, user: str, port: int, python: str, workdir: str | None) -> Device:
+    public = " ".join((folder / "host_key.pub").read_text().split()[:2])
+    known = folder / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{port} {public}\n")
+    return Device(
+        name="sick",
+        profile="linux_x86_64",
+        address=f"ssh://{user}@127.0.0.1:{port}",
+        transport_options={"identity": str(folder / "client_key"), "known_hosts": str(known)},
+        dialect_options={"python": python, "workdir": workdir or str(folder / "work")},
+    )
+
+
+def _environment(more: Mapping[str, str] | None) -> Mapping[str, str]:
+    leases = {n: os.environ[n] for n in ("EDGE_HARNESS_LEASES",) if n in os.environ}
+    return {"SHLVL": "1", **leases, **(more or {})}
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def await_ssh(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until an SSH server answers on the port; the test is skipped if none does."""
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
+            if probe.recv(4) == b"SSH-":
+                return
+        time.sleep(0.02)
+    missing(f"no server with mounts of its own: {log.read_text()}")
+
+
+def _finished(words: Sequence[str], environment: Mapping[str, str], answer: str) -> str:
+    person, terminal = os.openpty()
+    try:
+        os.write(person, answer.encode())
+        reply = subprocess.run(
+            words,
+            stdin=terminal if answer else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            env=dict(environment),
+        )
+    finally:
+        os.close(person)
+        os.close(terminal)
+    said = reply.stdout + reply.stderr
+    assert reply.returncode in {0, *_ALLOWED.get(words[-1].partition(" ")[0], ())}, said
+    return said
+
+
+_ALLOWED = {"edge-harness": (1,)}
+"""`add` ends with 1 if the device it has added fails another check."""
+
+
+def package_manager(folder: Path, name: str, provides: Mapping[str, str]) -> Path:
+    """Write a stand-in of a package manager; what it is asked for it really provides.
+
+    `provides` gives a shell script by package. Its calls are in `folder`/NAME.log. It is refused
+    what the real one would refuse too: an option in the wrong place, a package that is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    program, log = folder / name, folder / f"{name}.log"
+    cases = "\n".join(f"{shlex.quote(one)}) {script} ;;" for one, script in provides.items())
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {shlex.quote(str(log))}\n'
+        "[ \"$(id -u)\" = 0 ] || { echo 'are you root?' >&2; exit 100; }\n"
+        f"verb={'install' * (name == 'pacman')}\n"
+        'for word; do\ncase "$word" in -*) continue ;; esac\n'
+        'if [ -z "$verb" ]; then verb=$word; continue; fi\n'
+        f'case "$word" in\n{cases}\n'
+        '*) echo "no package $word" >&2; exit 100 ;;\nesac\ndone\n'
+        'case "$verb" in install|add|update|"") ;; *) exit 2 ;; esac\n'
+    )
+    program.chmod(0o755)
+    return log

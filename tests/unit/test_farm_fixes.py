@@ -1,0 +1,189 @@
+"""Every fix that doctor can print has a test that executes it, or says why none can."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from conftest import ROOT
+
+from harness.farm.checks import (
+    UNFORESEEN,
+    Check,
+    CheckResult,
+    Fix,
+    FixKind,
+    check,
+    ok,
+    ordered,
+    run,
+)
+from harness.farm.doctor import CHECKS
+from harness.farm.patient import Patient
+from harness.types import Device
+
+FIXES = "tests/devices/test_doctor_fixes.py"
+GPU = "tests/devices/test_doctor_gpu.py"
+
+EXECUTED_BY = {
+    "allow-commands": (FIXES, "test_a_forced_command"),
+    "chmod-workdir": (FIXES, "test_a_work_folder_that_is_shut"),
+    "clean": (FIXES, "test_room_that_our_own_copies_take"),
+    "driver-library": (GPU, "test_a_driver_that_does_not_load_is_named_with_what_it_lacks"),
+    "forget-key": (FIXES, "test_a_host_key_that_has_changed"),
+    "install-python": (FIXES, "test_no_python_and_a_package_manager"),
+    "install-sftp": (FIXES, "test_dropbear_without_sftp"),
+    "join-group": (FIXES, "test_a_device_node_that_the_account_may_not_open"),
+    "login-shell": (FIXES, "test_an_account_without_a_login_shell"),
+    "make-workdir": (FIXES, "test_a_work_folder_whose_parent_is_roots"),
+    "mount-kernel-files": (FIXES, "test_a_container_without_proc"),
+    "name-python": (FIXES, "test_another_python_is_on_the_device"),
+    "newer-python": (FIXES, "test_a_system_whose_python_is_too_old"),
+    "numpy-first": (FIXES, "test_32_bit_arm_without_numpy"),
+    "other-file-system": (FIXES, "test_room_that_others_take"),
+    "own-workdir": (FIXES, "test_a_work_folder_of_another_user_is_left_to_them"),
+    "remount-exec": (FIXES, "test_noexec"),
+    "remount-rw": (FIXES, "test_a_read_only_card"),
+    "remove-part": (FIXES, "test_what_stands_where_a_folder_of_ours_belongs"),
+    "set-clock": (FIXES, "test_a_clock_that_is_off"),
+    "set-governor": (FIXES, "test_a_governor_that_is_not_pinned"),
+    "set-ntp": (FIXES, "test_a_clock_that_systemd_can_set"),
+    "setup": (FIXES, "test_no_runtime"),
+    "shorten-login": (FIXES, "test_a_long_start_up_file"),
+    "silence-login": (FIXES, "test_a_forced_command_that_prints"),
+    "sshd-sftp": (FIXES, "test_an_sshd_without_sftp"),
+    "stop-process": (FIXES, "test_a_process_that_computes"),
+    "swapoff": (FIXES, "test_swap_in_use"),
+    "trust-key": (FIXES, "test_a_host_key_that_is_not_known"),
+    "vulkan-loader": (GPU, "test_what_is_missing_is_told_with_what_mends_it"),
+}
+"""Kind of fix: the test that executes it on the fault it is for."""
+
+BY_HAND = {
+    "any-sftp",
+    "any-workdir",
+    "bring-python",
+    "cooling",
+    "delegate-library",
+    "driver-part",
+    "edgetpu-compiler",
+    "gpu-driver",
+    "gpu-runtime",
+    "gpu-setup",
+    "look-agent",
+    "make-room",
+    "newer-system",
+    "numpy-by-hand",
+    "other-driver",
+    "other-governor",
+    "other-runtime",
+    "plug-in",
+    "power-supply",
+    "reach",
+    "read-the-log",
+    "use-linux",
+    "wait",
+}
+"""Kinds of fixes that no test can execute; each says why."""
+
+
+def kinds() -> dict[str, FixKind]:
+    found = {kind.id: kind for one in CHECKS for kind in one.fixes}
+    return {**found, UNFORESEEN.id: UNFORESEEN}
+
+
+def test_every_fix_is_executed_or_says_why_not() -> None:
+    assert {name for name, kind in kinds().items() if kind.by_hand} == BY_HAND
+    assert {name for name, kind in kinds().items() if not kind.by_hand} == set(EXECUTED_BY)
+
+
+@pytest.mark.parametrize("name", EXECUTED_BY)
+def test_the_test_is_there_and_fails_unless_it_executes_the_fix(name: str) -> None:
+    file, test = EXECUTED_BY[name]
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    decorators = [ast.unparse(one) for one in functions[test].decorator_list]
+    marks = [re.findall(r"'([^']+)'", one) for one in decorators if one.startswith("executes(")]
+    assert name in [kind for mark in marks for kind in mark]
+
+
+def test_no_two_fixes_have_one_name() -> None:
+    found: dict[str, FixKind] = {}
+    for one in CHECKS:
+        for kind in one.fixes:
+            assert found.setdefault(kind.id, kind) == kind
+            assert kind.does[0].isupper()
+
+
+def test_every_check_that_can_fail_has_a_fix() -> None:
+    assert [one.name for one in CHECKS if not one.fixes] == []
+
+
+def test_every_need_is_a_check_or_a_condition() -> None:
+    names = {one.name for one in CHECKS}
+    conditions = {"model", "library", "python_agent", "profile:gpu", "profile:edgetpu"}
+    for one in CHECKS:
+        assert set(one.needs) <= names | conditions, one.name
+        assert set(one.unless_failed) <= names, one.name
+
+
+def test_a_check_comes_after_what_it_needs() -> None:
+    assert list(ordered(CHECKS)) == list(CHECKS)
+    backwards = ordered(tuple(reversed(CHECKS)))
+    at = {one.name: place for place, one in enumerate(backwards)}
+    for one in CHECKS:
+        for need in (*one.needs, *one.unless_failed):
+            assert at.get(need, -1) < at[one.name]
+
+
+def made(name: str, *needs: str, result: CheckResult | None = None) -> Check:
+    return Check(name=name, finds="", examine=lambda _: result or ok("well"), needs=needs)
+
+
+@pytest.fixture
+def patient() -> Patient:
+    return Patient(device=Device(name="d", profile="p", address="local:"))
+
+
+def test_needs_in_a_circle_are_refused() -> None:
+    with pytest.raises(ValueError, match="need each other: a, b"):
+        ordered((made("a", "b"), made("b", "a")))
+
+
+def test_a_skipped_check_names_the_one_that_failed(patient: Patient) -> None:
+    broken = CheckResult(
+        status="fail", found="broken", fix=Fix(kind=UNFORESEEN, text="look at the log")
+    )
+    checks = (made("c", "b"), made("b", "a"), made("a", result=broken), made("d"))
+    found = {one.name: one for one in run(checks, patient)}
+    assert found["a"].status == "fail"
+    assert (found["b"].status, found["b"].waits_for) == ("skip", "a")
+    assert (found["c"].status, found["c"].waits_for) == ("skip", "a")
+    assert found["c"].found == "waits for a: it failed"
+    assert found["d"].status == "ok"
+    assert found["c"].plain()["needs"] == ["b"]
+
+
+def test_what_does_not_apply_is_no_failure(patient: Patient) -> None:
+    absent = CheckResult(status="skip", found="no such thing here")
+    soft = Check(name="b", finds="", examine=lambda _: ok("well"), unless_failed=("a",))
+    found = {
+        one.name: one for one in run((made("a", result=absent), soft, made("c", "a")), patient)
+    }
+    assert found["b"].status == "ok"
+    assert (found["c"].status, found["c"].waits_for) == ("skip", "a")
+    assert found["c"].found == "waits for a: no such thing here"
+
+
+def test_a_check_gives_only_the_fixes_it_declares(patient: Patient) -> None:
+    other = FixKind(id="other", does="Do something else")
+
+    @check()
+    def one(patient: Patient) -> CheckResult:
+        """It is well."""
+        return CheckResult(status="fail", found="x", fix=patient.by_hand(other, "y"))
+
+    assert (one.name, one.finds) == ("one", "It is well.")
+    with pytest.raises(AssertionError, match="one"):
+        one(patient)
