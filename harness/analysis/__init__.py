@@ -1,1 +1,1 @@
-"""Questions asked of devices and of records."""
+"""Analyses of stored runs and devices: gate, pick, search, layers and bisect."""

@@ -1,4 +1,4 @@
-"""The gate as a user and a CI meet it: the command, real files, real launches on this machine."""
+"""The command gate as users and CI run it: real files and real launches on this machine."""
 
 import json
 import os
@@ -29,9 +29,9 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def edge(home: Path, *words: object, code: int) -> Any:
+def edge(home: Path, *arguments: object, code: int) -> Any:
     done = subprocess.run(
-        [*CLI, *map(str, words)],
+        [*CLI, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(home),
@@ -43,7 +43,9 @@ def edge(home: Path, *words: object, code: int) -> Any:
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return (
-        json.loads(done.stdout) if "--json" in words and done.stdout else done.stdout + done.stderr
+        json.loads(done.stdout)
+        if "--json" in arguments and done.stdout
+        else done.stdout + done.stderr
     )
 
 
@@ -64,23 +66,23 @@ def plan_of(home: Path, extra: str = GATE, *, threads: str = "[1]", data: bool =
 
 
 COMPUTED = ("a", "b", "ratio", "ratio_low", "ratio_high", "hodges_lehmann", "p_adjusted")
-"""Numbers that the store and the gate compute each in their own way."""
+"""Values that the store and the gate compute in different ways."""
 
 
-def test_the_same_bytes_are_said_to_be_the_same_and_nothing_is_measured(tmp_path: Path) -> None:
+def test_the_same_bytes_are_reported_and_not_measured(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     sides = ("--baseline", tmp_path / "digits.tflite", "--candidate", tmp_path / "same.tflite")
-    said = edge(tmp_path, "gate", plan, *sides, code=0)
-    assert "the same bytes" in said
-    assert "--measure-identical" in said
+    text = edge(tmp_path, "gate", plan, *sides, code=0)
+    assert "the same bytes" in text
+    assert "--measure-identical" in text
     assert list((tmp_path / "results").glob("*")) == []
 
 
-def test_a_real_gate_is_stored_shown_and_its_rows_say_why(tmp_path: Path) -> None:
+def test_a_real_gate_is_stored_and_shown_with_reasons(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    words = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--json")
+    arguments = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--json")
     done = subprocess.run(
-        [*CLI, *map(str, words)],
+        [*CLI, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(tmp_path),
@@ -105,8 +107,8 @@ def test_a_real_gate_is_stored_shown_and_its_rows_say_why(tmp_path: Path) -> Non
     for before, after in zip(document["rows"], again["rows"], strict=True):
         assert {**after, **dict.fromkeys(COMPUTED)} == {**before, **dict.fromkeys(COMPUTED)}
         for name in COMPUTED:
-            told = before[name]
-            assert after[name] == (told if told is None else pytest.approx(told, rel=1e-9))
+            value = before[name]
+            assert after[name] == (value if value is None else pytest.approx(value, rel=1e-9))
     strict = edge(tmp_path, "judge", "latest", "--margin", "0.001", code=3)
     assert "min_effect (0.02) must be under margin (0.001)" in strict
     shown = edge(tmp_path, "show", "latest", "--json", code=0)["rows"]
@@ -116,7 +118,7 @@ def test_a_real_gate_is_stored_shown_and_its_rows_say_why(tmp_path: Path) -> Non
     assert "another plan" in edge(tmp_path, "run", plan, "--resume", "latest", code=3)
 
 
-def test_a_stored_run_is_measured_again_from_its_bytes_on_a_like_machine_only(
+def test_a_stored_run_is_measured_again_from_its_files_on_the_same_machine_only(
     tmp_path: Path,
 ) -> None:
     plan = plan_of(tmp_path)
@@ -130,12 +132,12 @@ def test_a_stored_run_is_measured_again_from_its_bytes_on_a_like_machine_only(
     plain = json.loads(record.read_text())
     plain["devices"]["this-machine"]["facts"]["identity"] = "another"
     record.write_text(json.dumps(plain))
-    said = edge(tmp_path, *gate, "--measure-identical", code=3)
-    assert "which is not the machine behind this-machine" in said
+    text = edge(tmp_path, *gate, "--measure-identical", code=3)
+    assert "which is not the machine behind this-machine" in text
 
 
 @pytest.mark.parametrize(
-    ("candidate", "extra", "said"),
+    ("candidate", "extra", "message"),
     [
         ("int9", GATE, "is no file, no recipe of the plan (float32, int8) and no stored run"),
         ("runtime:tflite_runtime=0.1", GATE, "has no runtime tflite_runtime 0.1 (it has:"),
@@ -145,18 +147,18 @@ def test_a_stored_run_is_measured_again_from_its_bytes_on_a_like_machine_only(
         ("int8", "[gate]\nmargin = 0.02\nmin_effect = 0.05\n", "must be under margin"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line_and_exit_3(
-    tmp_path: Path, candidate: str, extra: str, said: str
+def test_invalid_input_is_one_line_and_exit_3(
+    tmp_path: Path, candidate: str, extra: str, message: str
 ) -> None:
     plan = plan_of(tmp_path, extra)
     found = edge(tmp_path, "gate", plan, "--baseline", "float32", "--candidate", candidate, code=3)
-    assert said in found.splitlines()[-1]
+    assert message in found.splitlines()[-1]
 
 
 def test_accuracy_without_data_to_judge_it_by_is_refused(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, data=False)
-    words = ("gate", plan, "--baseline", "float32", "--candidate", "int8")
-    assert "no data.evaluation" in edge(tmp_path, *words, code=3)
+    arguments = ("gate", plan, "--baseline", "float32", "--candidate", "int8")
+    assert "no data.evaluation" in edge(tmp_path, *arguments, code=3)
 
 
 def test_a_device_that_is_away_is_exit_4(tmp_path: Path) -> None:
@@ -164,8 +166,8 @@ def test_a_device_that_is_away_is_exit_4(tmp_path: Path) -> None:
     (tmp_path / "farm.toml").write_text(
         '[device.board]\nprofile = "linux_x86_64"\naddress = "ssh://nobody@127.0.0.1:9"\n'
     )
-    words = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--device", "board")
-    document = edge(tmp_path, *words, "--json", code=4)
+    arguments = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--device", "board")
+    document = edge(tmp_path, *arguments, "--json", code=4)
     assert document["away"][0]["device"] == "board"
     assert document["verdict"] is None
 
@@ -182,8 +184,8 @@ def test_a_gate_over_ssh_measures_both_sides_there(tmp_path: Path, sshd: Loopbac
     }
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in entries.items())
     (tmp_path / "farm.toml").write_text(f"[device.board]\n{lines}")
-    words = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--device", "board")
-    document = edge(tmp_path, *words, "--json", code=0)
+    arguments = ("gate", plan, "--baseline", "float32", "--candidate", "int8", "--device", "board")
+    document = edge(tmp_path, *arguments, "--json", code=0)
     rows = {row["metric"]: row for row in document["rows"]}
     assert rows["latency"]["device"] == "board"
     assert rows["latency"]["pairs"] == 6
@@ -193,9 +195,9 @@ def test_a_gate_over_ssh_measures_both_sides_there(tmp_path: Path, sshd: Loopbac
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, GATE.replace("6", "500"))
-    words = ["gate", plan, "--baseline", "float32", "--candidate", "int8"]
+    arguments = ["gate", plan, "--baseline", "float32", "--candidate", "int8"]
     going = subprocess.Popen(
-        [*CLI, *map(str, words)],
+        [*CLI, *map(str, arguments)],
         env=environment(tmp_path),
         cwd=tmp_path,
         stdout=subprocess.PIPE,

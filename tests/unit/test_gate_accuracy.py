@@ -1,4 +1,4 @@
-"""The gate's accuracy row on real files: pairs for shares of right answers, two numbers for errors."""
+"""The accuracy row of a gate on real files: paired counts for right answers, two numbers for errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def data(folder: Path, name: str, metric: str) -> DataSource:
 
 
 @pytest.mark.parametrize("metric", ["top1", "top5"])
-def test_a_share_is_compared_input_by_input(folder: Path, metric: str) -> None:
+def test_right_answers_are_compared_input_by_input(folder: Path, metric: str) -> None:
     row = accuracy.row(contest(), data(folder, "classes", metric))
     assert isinstance(row, Accuracy)
     assert row.both + row.neither == 50
@@ -75,7 +75,7 @@ def test_a_share_is_compared_input_by_input(folder: Path, metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", ["mse", "mae"])
-def test_an_error_is_one_number_a_side_and_better_lower(folder: Path, metric: str) -> None:
+def test_an_error_is_one_number_per_side_and_lower_is_better(folder: Path, metric: str) -> None:
     given = data(folder, "arrays", metric)
     row = accuracy.row(contest(), given)
     with np.load(folder / "arrays.npz") as arrays:
@@ -87,11 +87,11 @@ def test_an_error_is_one_number_a_side_and_better_lower(folder: Path, metric: st
     assert row.better == "lower"
     assert row.a == row.b == pytest.approx(by_hand.mean())
     # It has no pairs of right and wrong answers.
-    with pytest.raises(ConfigError, match=f"{metric} does not say of a single input"):
+    with pytest.raises(ConfigError, match=f"{metric} does not judge single inputs"):
         accuracy.right(digits(), given)
 
 
-def test_labels_that_do_not_fit_are_named_with_their_file(folder: Path) -> None:
+def test_unsuitable_labels_are_an_error_with_their_file(folder: Path) -> None:
     for name, metric in (("arrays", "top1"), ("classes", "mse")):
         with pytest.raises(ConfigError, match=rf"data .*{name}.npz: \"y\""):
             accuracy.row(contest(), data(folder, name, metric))

@@ -1,4 +1,4 @@
-"""What holds a device still: temperature, plateau, processors, governor; real shells, plain files."""
+"""Stable conditions: temperature, plateau, processors, governor, with real shells and plain files."""
 
 import dataclasses
 import math
@@ -45,14 +45,14 @@ def test_a_device_that_stays_hot_is_flagged_after_the_policy_time() -> None:
     assert cooling([40.0, 55.0], Clock()).wait(until=5.0) == ("hot_start",)
 
 
-def test_a_device_without_sensor_or_with_a_policy_against_it_is_not_waited_for() -> None:
+def test_no_wait_without_a_sensor_or_if_the_policy_forbids_it() -> None:
     clock = Clock()
     assert cooling([None, 90.0], clock).wait() == ()
     assert cooling([40.0, 90.0], clock, gate=False).wait() == ()
     assert clock.now == 0
 
 
-def test_a_device_that_was_warm_at_first_gets_its_idle_temperature_later() -> None:
+def test_a_lower_temperature_later_becomes_the_idle_temperature() -> None:
     one = cooling([60.0, 48.0, 52.0, 51.0, 49.0], Clock())
     assert one.wait() == ()
     assert one.idle == 48.0
@@ -86,7 +86,7 @@ def facts(**changes: Any) -> DeviceFacts:
     return dataclasses.replace(FakeDialect(device).hello(), **changes)
 
 
-def test_processors_are_the_first_that_the_device_names() -> None:
+def test_processors_are_the_first_ones_in_the_devices_list() -> None:
     assert pinning.processors(facts(processors=(7, 6, 0, 1)), 2) == (7, 6)
     assert pinning.processors(facts(processors=(1, 0)), 2) == (1, 0)
     assert pinning.processors(facts(processors=(1, 0)), 3) == ()
@@ -122,7 +122,7 @@ def _transport(tmp_path: Path) -> Iterator[Any]:
     opened.close()
 
 
-def test_the_governor_is_pinned_and_put_back(cpufreq: Path, transport: Any) -> None:
+def test_the_governor_is_pinned_and_restored(cpufreq: Path, transport: Any) -> None:
     pin = pinning.GovernorPin(transport, str(cpufreq))
     assert governors(cpufreq) == ["performance", "performance"]
     assert pin.pinned_mhz == 1500.0
@@ -131,10 +131,8 @@ def test_the_governor_is_pinned_and_put_back(cpufreq: Path, transport: Any) -> N
     pin.close()
 
 
-def test_the_governor_is_put_back_when_the_controller_goes_without_a_word(
-    cpufreq: Path, transport: Any
-) -> None:
-    """What kill -9 and a lost link look like from the device: the end of the shell's stdin."""
+def test_the_governor_is_restored_if_the_controller_dies(cpufreq: Path, transport: Any) -> None:
+    """On the device, kill -9 and a lost link are the end of the shell's stdin."""
     done = transport.run(["sh", "-c", pinning._SCRIPT, "sh", str(cpufreq)], 10.0, b"")
     assert b"ready" in done.stdout
     assert governors(cpufreq) == ["schedutil", "performance"]
@@ -143,34 +141,32 @@ def test_the_governor_is_put_back_when_the_controller_goes_without_a_word(
 def test_androids_fixed_performance_mode_is_switched_on_and_off_again(
     tmp_path: Path, transport: Any
 ) -> None:
-    """A stand-in for Android's `cmd`, which only writes down what it was asked."""
-    cmd, asked = tmp_path / "cmd", tmp_path / "asked"
-    cmd.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    """A stand-in replaces Android's `cmd`; it only logs its arguments."""
+    cmd, calls = tmp_path / "cmd", tmp_path / "calls"
+    cmd.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
     cmd.chmod(0o755)
     pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd))
     assert pin.fixed_performance
     mode = "power set-fixed-performance-mode-enabled"
-    assert asked.read_text().splitlines() == [f"{mode} true"]
+    assert calls.read_text().splitlines() == [f"{mode} true"]
     pin.close()
-    assert asked.read_text().splitlines() == [f"{mode} true", f"{mode} false"]
+    assert calls.read_text().splitlines() == [f"{mode} true", f"{mode} false"]
     cmd.write_text("#!/bin/sh\nexit 255\n")  # an Android without the mode
     pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd))
     assert not pin.fixed_performance
     pin.close()
 
 
-def test_a_processor_with_a_turbo_stands_at_no_frequency(cpufreq: Path, transport: Any) -> None:
+def test_a_processor_with_a_turbo_has_no_pinned_frequency(cpufreq: Path, transport: Any) -> None:
     (cpufreq / "policy1/scaling_cur_freq").write_text("800000\n")
     pin = pinning.GovernorPin(transport, str(cpufreq))
     assert pin.pinned_mhz is None
     pin.close()
 
 
-def test_a_device_without_governors_or_without_a_shell_is_left_alone(
-    tmp_path: Path, transport: Any
-) -> None:
-    for there in (transport, FakeTransport(_device())):
-        pin = pinning.GovernorPin(there, str(tmp_path / "none"))
+def test_nothing_is_pinned_without_governors_or_a_shell(tmp_path: Path, transport: Any) -> None:
+    for one in (transport, FakeTransport(_device())):
+        pin = pinning.GovernorPin(one, str(tmp_path / "none"))
         assert pin.pinned_mhz is None
         pin.close()
 

@@ -1,4 +1,4 @@
-"""The gate with fakes at the seams: what is measured, what is judged, what each bad end comes to."""
+"""The gate with fakes at the seams: its launches, its verdicts, and the result of each failure."""
 
 import itertools
 from collections.abc import Mapping
@@ -59,6 +59,7 @@ class Watch:
         self.launches: list[Launch] = []
         self.orders: list[LaunchOrder] = []
         self.events: list[Event] = []
+        self.evidence: list[Evidence] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, LaunchStarted):
@@ -67,6 +68,8 @@ class Watch:
             self.launches.append(event.launch)
         elif isinstance(event, DeviceEvent):
             self.events.append(event)
+        elif isinstance(event, loop.ContestEnded):
+            self.evidence.append(event.evidence)
 
 
 def side(name: str, digest: str, model: str, device: str, size: int = 1000) -> Side:
@@ -113,8 +116,8 @@ def hold(
     noise_of_launches: float = 0.0,
     conditions: Conditions = DEFAULT_CONDITIONS,
     **answers: Any,
-) -> tuple[Result, Watch, list[Evidence]]:
-    watch, told = Watch(), list[Evidence]()
+) -> tuple[Result, Watch]:
+    watch = Watch()
     context = loop.GateContext(
         sessions=sessions or {"d": session(noise=noise_of_launches, **answers)},
         emit=watch,
@@ -128,10 +131,9 @@ def hold(
         contests or [contest()],
         Result(baseline="a", candidate="b"),
         noise=lambda _: noise,
-        tell=told.append,
     )
     context.close()
-    return result, watch, told
+    return result, watch
 
 
 def timed(watch: Watch) -> list[Launch]:
@@ -148,7 +150,7 @@ SAME = {A: 1e6, B: 1e6}
 
 
 def test_blocks_hold_one_launch_of_each_side_in_mirrored_order() -> None:
-    _, watch, _ = hold(latencies=SAME)
+    _, watch = hold(latencies=SAME)
     order = [launch.cell_id for launch in timed(watch)]
     assert len(order) == 12
     assert all(len({*order[at : at + 2]}) == 2 for at in range(0, 12, 2))
@@ -156,12 +158,19 @@ def test_blocks_hold_one_launch_of_each_side_in_mirrored_order() -> None:
 
 
 def test_a_slower_candidate_is_confirmed_by_fresh_pairs_and_fails_the_build() -> None:
-    result, watch, told = hold(latencies=SLOWER)
+    result, watch = hold(latencies=SLOWER)
     row = only(result)
     assert (row.verdict, row.confirmed, result.exit_code) == ("REGRESSION", True, 1)
     assert row.ratio.estimate == pytest.approx(1.1)
     assert len([launch for launch in timed(watch) if launch.block >= CONFIRMING]) == 20
-    assert len(told) == 2
+    assert len(watch.evidence) == 2, "the contest ends twice: first, and with fresh pairs"
+    assert loop.ContestEnded(evidence=watch.evidence[0]).plain() == {
+        "event": "contest",
+        "model": "m",
+        "device": "d",
+        "threads": 1,
+        "recipe": "r",
+    }
     assert row.fresh.pairs == 10
 
 
@@ -170,7 +179,7 @@ def test_launches_of_slow_inferences_last_longer_confirmation_included(
     stretch: bool, seconds: float
 ) -> None:
     slow = {A: 4e6, B: 4.4e6}
-    result, watch, _ = hold([replace(contest(), stretch=stretch)], latencies=slow)
+    result, watch = hold([replace(contest(), stretch=stretch)], latencies=slow)
     assert result.exit_code == 1
     orders = [order for order in watch.orders if order.kind == "timed" and order.block >= 0]
     assert {order.dose.min_seconds for order in orders} == {seconds}
@@ -178,19 +187,19 @@ def test_launches_of_slow_inferences_last_longer_confirmation_included(
 
 
 def test_a_model_beside_itself_is_equivalent_with_zero_variance() -> None:
-    result, _, _ = hold(latencies=SAME)
+    result, _ = hold(latencies=SAME)
     assert (only(result).verdict, result.exit_code) == ("EQUIVALENT", 0)
     assert "constant" in only(result).labels
 
 
 def test_a_faster_candidate_is_improved() -> None:
-    result, _, _ = hold(latencies={A: 1.1e6, B: 1e6})
+    result, _ = hold(latencies={A: 1.1e6, B: 1e6})
     assert (only(result).verdict, result.exit_code) == ("IMPROVED", 0)
 
 
-def test_noise_asks_for_more_pairs_and_the_width_ends_it() -> None:
-    calm, _, _ = hold(latencies=SAME, noise_of_launches=0.002)
-    rough, _, _ = hold(latencies=SAME, noise_of_launches=0.3)
+def test_noise_needs_more_pairs_and_a_narrow_interval_ends_the_contest() -> None:
+    calm, _ = hold(latencies=SAME, noise_of_launches=0.002)
+    rough, _ = hold(latencies=SAME, noise_of_launches=0.3)
     assert only(calm).pairs == 6
     assert only(rough).pairs == 20
     assert only(rough).verdict == "INCONCLUSIVE"
@@ -207,16 +216,16 @@ def test_unchanged_models_under_noise_and_drift_are_never_red() -> None:
         return Session(device, transport=FakeTransport, dialect=open_fake)
 
     names = [f"d{index}" for index in range(40)]
-    result, _, _ = hold(
+    result, _ = hold(
         [contest(name, name) for name in names], sessions={name: noisy(name) for name in names}
     )
     assert len(result.judged) == 40
     assert result.exit_code in (0, 2)
 
 
-def test_every_metric_has_a_row_and_only_those_asked_for_decide() -> None:
+def test_every_metric_has_a_row_and_only_those_of_the_rules_are_judged() -> None:
     rules = Rules(metrics=("size", "memory"))
-    result, watch, _ = hold([contest(b_size=1200)], rules=rules, latencies=SLOWER)
+    result, watch = hold([contest(b_size=1200)], rules=rules, latencies=SLOWER)
     assert {one.row.metric for one in result.shown if one.is_judged} == {"size", "memory"}
     shown = {one.row.metric: one for one in result.shown}
     assert shown["latency"].judged.ratio
@@ -232,7 +241,7 @@ def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None
         f"{side.cell.id}-timed-4-{place}": list(gone)
         for side, place in itertools.product((one.a, one.b), (0, 1))
     }
-    result, watch, _ = hold([one, contest("next")], latencies=SLOWER, faults=faults)
+    result, watch = hold([one, contest("next")], latencies=SLOWER, faults=faults)
     first, second = result.judged
     assert (first.verdict, first.pairs, result.exit_code) == ("INCONCLUSIVE", 4, 2)
     assert "lost after block 3" in first.reason
@@ -240,7 +249,7 @@ def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None
     assert len(timed(watch)) == 8
 
 
-def test_an_agent_that_cannot_be_mended_after_a_crash_is_a_device_lost() -> None:
+def test_an_agent_that_stays_unreachable_after_a_crash_is_a_lost_device() -> None:
     class Dying(FakeDialect):
         def hello(self) -> DeviceFacts:
             if self.orders and self.orders[-1].kind == "timed":
@@ -254,8 +263,8 @@ def test_an_agent_that_cannot_be_mended_after_a_crash_is_a_device_lost() -> None
     }
     dialect = Dying.opener(latencies=SLOWER, faults=crash, orders=[])
     live = Session(DEVICE, transport=FakeTransport, dialect=dialect)
-    result, _, told = hold([one, contest("next")], sessions={"d": live})
-    assert [evidence.failure.kind for evidence in told if evidence.failure] == ["crashed"]
+    result, watch = hold([one, contest("next")], sessions={"d": live})
+    assert [evidence.failure.kind for evidence in watch.evidence if evidence.failure] == ["crashed"]
     (second,) = result.judged
     assert "lost" in second.reason
 
@@ -267,7 +276,7 @@ def test_a_device_lost_while_confirming_leaves_the_regression_unconfirmed() -> N
         f"{side.cell.id}-timed-{CONFIRMING + 3}-{place}": list(gone)
         for side, place in itertools.product((one.a, one.b), (0, 1))
     }
-    result, _, _ = hold([one], latencies=SLOWER, faults=faults)
+    result, _ = hold([one], latencies=SLOWER, faults=faults)
     assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
     assert "unconfirmed" in only(result).labels
 
@@ -277,7 +286,7 @@ def test_a_link_that_comes_back_costs_nothing() -> None:
     faults: dict[str, list[HarnessError]] = {
         f"{one.b.cell.id}-timed-2-{place}": [Unreachable("link down")] for place in (0, 1)
     }
-    result, watch, _ = hold([one], latencies=SAME, faults=faults)
+    result, watch = hold([one], latencies=SAME, faults=faults)
     assert only(result).verdict == "EQUIVALENT"
     assert [event.name for event in watch.events] == ["reconnecting", "reconnected"]
 
@@ -288,12 +297,12 @@ def test_a_candidate_missing_on_the_device_is_sent_again() -> None:
         f"{one.b.cell.id}-timed-0-{place}": [TransferFailed("the file is not on this device")]
         for place in (0, 1)
     }
-    result, _, _ = hold([one], latencies=SAME, faults=faults)
+    result, _ = hold([one], latencies=SAME, faults=faults)
     assert result.exit_code == 0
 
 
-def test_a_device_that_was_never_there_gives_exit_4_and_the_others_are_judged() -> None:
-    result, _, _ = hold(
+def test_an_absent_device_gives_exit_4_and_the_others_are_judged() -> None:
+    result, _ = hold(
         [contest(), contest("m", "away")],
         sessions={"d": session(latencies=SAME), "away": Unreachable("connection refused")},
     )
@@ -307,7 +316,7 @@ def test_a_candidate_that_crashes_is_no_verdict_and_exit_3() -> None:
     faults: dict[str, list[HarnessError]] = {
         f"{one.b.cell.id}-timed-1-{place}": [Crashed("SIGSEGV")] for place in (0, 1)
     }
-    result, _, _ = hold([one, contest("fine")], latencies=SAME, faults=faults)
+    result, _ = hold([one, contest("fine")], latencies=SAME, faults=faults)
     assert result.exit_code == 3
     assert result.failed[0][1:] == ("crashed", "SIGSEGV")
     assert [row.key.model for row in result.judged] == ["fine"]
@@ -334,65 +343,65 @@ def test_a_device_that_throttles_in_every_block_is_inconclusive_and_stops_early(
         started = order.block >= 0 and order.kind == "timed"
         return Covariates(throttled=0), Covariates(throttled=4 if started else 0)
 
-    result, watch, _ = hold(latencies=SLOWER, covariates=throttled)
+    result, watch = hold(latencies=SLOWER, covariates=throttled)
     assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
     assert "throttled" in only(result).reason
     assert len(timed(watch)) == 10
 
 
 def test_one_pair_only_is_inconclusive() -> None:
-    result, _, _ = hold(rules=Rules(metrics=("latency",), max_pairs=1), latencies=SLOWER)
+    result, _ = hold(rules=Rules(metrics=("latency",), max_pairs=1), latencies=SLOWER)
     assert (only(result).verdict, only(result).pairs) == ("INCONCLUSIVE", 1)
     assert "only 1 of at least 6 pairs" in only(result).reason
 
 
 @pytest.mark.parametrize("value", [float("nan"), -5.0, 0.0])
-def test_a_value_that_is_no_time_is_named(value: float) -> None:
-    """A clock that steps backwards gives negative times; NaN is what a damaged record holds."""
-    result, _, _ = hold(latencies={A: 1e6, B: value})
+def test_an_invalid_time_is_named(value: float) -> None:
+    """A clock that steps backwards gives negative times; a damaged record has NaN."""
+    result, _ = hold(latencies={A: 1e6, B: value})
     assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
     assert "B is" in only(result).reason
 
 
 def test_a_budget_that_is_over_before_six_pairs_is_inconclusive() -> None:
     ticks = itertools.count(step=100)
-    result, _, _ = hold(latencies=SLOWER, clock=lambda: float(next(ticks)))
+    result, _ = hold(latencies=SLOWER, clock=lambda: float(next(ticks)))
     assert only(result).verdict == "INCONCLUSIVE"
     assert "budget of 300 s" in only(result).reason
 
 
-def test_a_device_too_noisy_by_its_selftest_is_refused_with_the_figure() -> None:
-    result, _, _ = hold(latencies=SLOWER, noise=0.041)
+def test_a_device_too_noisy_by_its_selftest_is_refused_with_its_half_width() -> None:
+    result, _ = hold(latencies=SLOWER, noise=0.041)
     assert only(result).verdict == "INCONCLUSIVE"
     assert "4.1%" in only(result).reason
     assert result.plain()["rows"][0]["device_half_width"] == 0.041
 
 
 def test_a_shared_host_is_judged_by_the_same_quantile_on_both_sides() -> None:
-    result, _, _ = hold(latencies=SAME, cpu_share=0.6)
+    result, _ = hold(latencies=SAME, cpu_share=0.6)
     assert result.plain()["rows"][0]["quantile"] == 0.25
 
 
-@pytest.mark.parametrize(("told", "quantile"), [("mean", None), ("median", 0.5)])
-def test_a_device_that_tells_one_figure_a_launch_is_gated_and_the_row_names_it(
-    told: str, quantile: float | None
+@pytest.mark.parametrize(("summary", "quantile"), [("mean", None), ("median", 0.5)])
+def test_a_device_with_one_value_per_launch_is_gated_and_the_row_names_the_summary(
+    summary: str, quantile: float | None
 ) -> None:
-    result, _, _ = hold(latencies=SLOWER, summary=lambda _: told)
+    result, _ = hold(latencies=SLOWER, summary=lambda _: summary)
     assert only(result).verdict == "REGRESSION"
     (row,) = [row for row in result.plain()["rows"] if row["judged"]]
     assert row["quantile"] == quantile
-    assert f"summary_{told}" in row["labels"]
+    assert f"summary_{summary}" in row["labels"]
 
 
-def test_figures_of_unlike_kinds_are_not_compared() -> None:
-    result, _, _ = hold(
+def test_different_summaries_are_not_compared() -> None:
+    result, _ = hold(
         latencies=SLOWER, summary=lambda order: "mean" if order.variant_digest == B else None
     )
     assert only(result).verdict == "INCONCLUSIVE"
-    assert "in unlike ways: every inference, mean" in only(result).reason
+    assert "in different ways: every inference, mean" in only(result).reason
 
 
-def test_launches_are_pinned_to_the_fastest_processors_where_there_is_a_choice() -> None:
+def test_launches_are_pinned_to_the_fastest_processors_if_there_is_a_choice() -> None:
     orders: list[LaunchOrder] = []
     hold(latencies=SAME, orders=orders, facts={"processors": (3, 1, 0)})
     assert {order.processors for order in orders if order.kind == "timed"} == {(3,)}
@@ -405,7 +414,7 @@ def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
     ticks = itertools.count(step=0.5)
     rules = Rules(metrics=("latency",), budget_seconds=1e6)
     orders: list[LaunchOrder] = []
-    result, watch, _ = hold(
+    result, watch = hold(
         rules=rules,
         conditions=Conditions(thermal="soak"),
         latencies=SAME,
@@ -418,7 +427,7 @@ def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delegation", "least", "ending"),
+    ("delegation", "min_delegated", "failure"),
     [
         (Delegation(delegate="none", delegated_ops=0, total_ops=9), None, "fell_back"),
         (
@@ -439,22 +448,20 @@ def test_a_soak_heats_to_a_plateau_and_labels_the_verdict() -> None:
     ],
 )
 def test_a_model_that_did_not_run_on_its_accelerator_is_not_judged(
-    delegation: Delegation, least: float | None, ending: str | None
+    delegation: Delegation, min_delegated: float | None, failure: str | None
 ) -> None:
     one = contest()
     moved = [
-        Side(cell=replace(s.cell, target="edgetpu", accept=Accept(min_delegated=least)))
+        Side(cell=replace(s.cell, target="edgetpu", accept=Accept(min_delegated=min_delegated)))
         for s in (one.a, one.b)
     ]
-    result, _, _ = hold(
-        [replace(one, a=moved[0], b=moved[1])], latencies=SAME, delegation=delegation
-    )
-    assert [kind for _, kind, _ in result.failed] == ([ending] if ending else [])
-    assert result.exit_code == (3 if ending else 0)
+    result, _ = hold([replace(one, a=moved[0], b=moved[1])], latencies=SAME, delegation=delegation)
+    assert [kind for _, kind, _ in result.failed] == ([failure] if failure else [])
+    assert result.exit_code == (3 if failure else 0)
 
 
-def test_the_document_is_plain_and_says_why() -> None:
-    result, _, _ = hold(latencies=SLOWER)
+def test_the_document_is_plain_data_with_reasons() -> None:
+    result, _ = hold(latencies=SLOWER)
     document = result.plain()
     (row,) = [row for row in document["rows"] if row["judged"]]
     assert row["verdict"] == document["verdict"] == "REGRESSION"
@@ -488,8 +495,8 @@ def test_outputs_of_compiled_files_are_compared_as_in_a_run(tmp_path: Path) -> N
         )
         for side in (one.a, one.b)
     ]
-    asked = replace(one, a=compiled[0], b=compiled[1])
+    checked = replace(one, a=compiled[0], b=compiled[1])
     for outputs, differ in ((right, False), (wrong, True)):
-        result, _, told = hold([asked], latencies=SAME, outputs=outputs)
-        assert len(told[0].agreements) == 2
+        result, watch = hold([checked], latencies=SAME, outputs=outputs)
+        assert len(watch.evidence[0].agreements) == 2
         assert ("outputs_differ" in only(result).labels) == differ

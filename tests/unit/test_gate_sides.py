@@ -1,4 +1,4 @@
-"""What a word of the command line offers, what goes beside what, and what is refused."""
+"""How the sides of a gate are resolved and paired, and which are refused."""
 
 import dataclasses
 from pathlib import Path
@@ -34,51 +34,53 @@ def decided(folder: Path, models: int = 1, recipes: str = '["float32", "int8"]')
     return prepare.decide(plans.load(plan), farms.load(None, folder))
 
 
-def offered(word: str | Path, folder: Path, **changes: Any) -> list[tuple[str, str]]:
-    found = sides.resolve(str(word), decided(folder, **changes), Store(folder / "r"), "--baseline")
+def candidates(text: str | Path, folder: Path, **changes: Any) -> list[tuple[str, str]]:
+    found = sides.resolve(str(text), decided(folder, **changes), Store(folder / "r"), "--baseline")
     return [(one.model, one.recipe) for one in found]
 
 
-def test_a_tflite_file_is_as_it_is_and_another_model_is_built_by_every_recipe(folder: Path) -> None:
-    assert offered(folder / "b.tflite", folder) == [("m0", "as_is")]
-    assert offered(folder / "c.keras", folder) == [("m0", "float32"), ("m0", "int8")]
+def test_a_tflite_file_is_used_as_it_is_and_another_model_is_built_with_every_recipe(
+    folder: Path,
+) -> None:
+    assert candidates(folder / "b.tflite", folder) == [("m0", "as_is")]
+    assert candidates(folder / "c.keras", folder) == [("m0", "float32"), ("m0", "int8")]
 
 
-def test_a_recipe_is_of_every_model_and_a_path_goes_before_it(
+def test_a_recipe_stands_for_every_model_and_a_path_takes_precedence(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert offered("int8", folder, models=2) == [("m0", "int8"), ("m1", "int8")]
+    assert candidates("int8", folder, models=2) == [("m0", "int8"), ("m1", "int8")]
     (folder / "int8").write_bytes(b"a file of that name")
     monkeypatch.chdir(folder)
-    assert offered("int8", folder) == [("m0", "float32"), ("m0", "int8")]
+    assert candidates("int8", folder) == [("m0", "float32"), ("m0", "int8")]
 
 
-def test_a_file_beside_several_models_is_refused_unless_it_is_one_of_them(folder: Path) -> None:
-    assert offered(folder / "b.tflite", folder, models=2) == [("m1", "as_is")]
+def test_a_file_is_refused_with_several_models_unless_it_is_one_of_them(folder: Path) -> None:
+    assert candidates(folder / "b.tflite", folder, models=2) == [("m1", "as_is")]
     with pytest.raises(ConfigError, match="several models"):
-        offered(folder / "c.keras", folder, models=2)
+        candidates(folder / "c.keras", folder, models=2)
 
 
-def test_a_runtime_is_every_recipe_by_that_runtime(folder: Path) -> None:
+def test_a_runtime_stands_for_every_recipe_in_that_runtime(folder: Path) -> None:
     found = sides.resolve("runtime:lib=1.2", decided(folder), Store(folder / "r"), "--baseline")
     assert {one.runtime for one in found} == {"lib 1.2"}
     assert len(found) == 2
 
 
-def test_an_unknown_word_says_what_there_is(folder: Path) -> None:
+def test_an_unknown_name_is_an_error_with_the_known_ones(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe of the plan .float32, int8. and no stored"):
-        offered("int9", folder)
+        candidates("int9", folder)
 
 
-def test_recipes_meet_their_like_and_a_single_one_meets_all(folder: Path) -> None:
-    there = decided(folder)
+def test_candidates_are_paired_by_recipe_and_a_single_one_with_all(folder: Path) -> None:
+    made = decided(folder)
 
     def pairs(x: str, y: str) -> list[tuple[str, str]]:
         found = [
-            sides.resolve(word, there, Store(folder / "r"), "--baseline")
-            for word in (str(folder / x) if "." in x else x, str(folder / y) if "." in y else y)
+            sides.resolve(text, made, Store(folder / "r"), "--baseline")
+            for text in (str(folder / x) if "." in x else x, str(folder / y) if "." in y else y)
         ]
-        return [(a.recipe, b.recipe) for a, b in sides.join(found[0], found[1], there.plan)]
+        return [(a.recipe, b.recipe) for a, b in sides.join(found[0], found[1], made.plan)]
 
     assert pairs("c.keras", "c.keras") == [("float32", "float32"), ("int8", "int8")]
     assert pairs("float32", "int8") == [("float32", "int8")]
@@ -99,27 +101,27 @@ def variant(digest: str, shape: tuple[int, ...] = (1, 49, 10, 1), dtype: str = "
 
 
 def bound(folder: Path, a: Variant | Failure, b: Variant | Failure) -> Any:
-    there = decided(folder, recipes='["float32"]')
-    found = sides.resolve("float32", there, Store(folder / "r"), "--baseline")
+    made = decided(folder, recipes='["float32"]')
+    found = sides.resolve("float32", made, Store(folder / "r"), "--baseline")
     other = [dataclasses.replace(found[0], request=dataclasses.replace(found[0].request))]
-    (first, _) = sides.wanted(sides.join(found, other, there.plan), there)
+    (first, _) = sides.wanted(sides.join(found, other, made.plan), made)
     built = {id(first.a.request): a, id(first.b.request): b}
-    return sides.contest(first, built, there.plan, {})
+    return sides.contest(first, built, made.plan, {})
 
 
-def test_unlike_inputs_are_refused_and_unlike_types_are_not(folder: Path) -> None:
+def test_different_input_shapes_are_refused_and_different_types_are_not(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"different inputs.*\[49, 10, 1\].*\[98, 10, 1\]"):
         bound(folder, variant("a"), variant("b", shape=(1, 98, 10, 1)))
     assert not bound(folder, variant("a"), variant("b", dtype="float32")).identical
     assert bound(folder, variant("a"), variant("a")).identical
 
 
-def test_a_side_that_was_not_built_is_its_contests_failure(folder: Path) -> None:
+def test_a_failed_build_is_the_failure_of_its_contest(folder: Path) -> None:
     failure = Failure(kind="not_built", reason="no calibration data")
     assert bound(folder, variant("a"), failure).failure == failure
 
 
-def test_a_contest_has_a_cell_for_each_side_and_the_devices_threads(folder: Path) -> None:
+def test_a_contest_has_a_cell_per_side_and_the_plans_threads(folder: Path) -> None:
     made = bound(folder, variant("a"), variant("b"))
     assert (made.a.cell.recipe, made.b.cell.recipe) == ("baseline:float32", "candidate:float32")
     assert made.a.cell.id != made.b.cell.id

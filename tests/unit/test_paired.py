@@ -46,7 +46,7 @@ def test_hodges_lehmann_of_hollander_and_wolfe() -> None:
     assert paired.hodges_lehmann(changes) == pytest.approx(-0.46, abs=1e-9)
 
 
-def test_hodges_lehmann_is_not_carried_away() -> None:
+def test_hodges_lehmann_is_robust_to_outliers() -> None:
     assert paired.hodges_lehmann([0.0, 0.01, -0.01, 0.0, 0.02, -0.02, 5.0]) < 0.02
 
 
@@ -90,7 +90,7 @@ def test_mcnemar_is_the_binomial_test(only_a: int, only_b: int) -> None:
     )
 
 
-def test_mcnemar_without_a_disagreement_says_nothing() -> None:
+def test_mcnemar_without_a_disagreement_gives_p_1() -> None:
     assert two_sided(0, 0) == 1.0
     with pytest.raises(ValueError, match="must not be negative"):
         paired.mcnemar_worse_p(-1, 3)
@@ -116,10 +116,10 @@ def test_two_one_sided_tests_are_the_90_percent_interval(values: list[float], bo
 
 
 @given(differences)
-def test_hodges_lehmann_turns_with_the_sign(values: list[float]) -> None:
-    there, back = paired.hodges_lehmann(values), paired.hodges_lehmann([-v for v in values])
-    assert there == pytest.approx(-back, abs=1e-12)
-    assert min(values) <= there <= max(values)
+def test_hodges_lehmann_changes_sign_with_the_values(values: list[float]) -> None:
+    center, negated = paired.hodges_lehmann(values), paired.hodges_lehmann([-v for v in values])
+    assert center == pytest.approx(-negated, abs=1e-12)
+    assert min(values) <= center <= max(values)
 
 
 @given(st.floats(0.001, 0.2), st.floats(0.005, 0.05))
@@ -131,7 +131,7 @@ def test_pairs_for_is_the_first_that_is_enough(spread: float, width: float) -> N
         assert scipy_stats.t.ppf(0.975, n - 2) * spread / math.sqrt(n - 1) >= width * (1 - 1e-9)
 
 
-def test_pairs_for_what_cannot_be_had() -> None:
+def test_pairs_for_an_impossible_request() -> None:
     assert paired.pairs_for(0.0, 0.015) == 2
     assert paired.pairs_for(10.0, 0.015) is None
     with pytest.raises(ValueError, match="width > 0"):
@@ -164,7 +164,7 @@ def test_no_spread_at_all_is_certain_and_rounding_is_no_spread() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
-def test_what_has_no_logarithm_is_named(bad: float) -> None:
+def test_a_value_without_a_logarithm_is_named(bad: float) -> None:
     with pytest.raises(ValueError, match="pair 2 of 2: B is"):
         paired.log_ratios([1.0, 1.0], [1.0, bad])
     with pytest.raises(ValueError, match="as many values"):
@@ -180,7 +180,7 @@ def test_nan_is_refused_everywhere() -> None:
 
 
 @pytest.mark.parametrize("n", [6, 10, 20])
-def test_the_interval_covers_as_often_as_it_says(n: int) -> None:
+def test_the_interval_has_its_nominal_coverage(n: int) -> None:
     rng = np.random.default_rng(n)
     draws = rng.normal(0.03, 0.06, (4000, n))
     hits = sum(
@@ -191,7 +191,7 @@ def test_the_interval_covers_as_often_as_it_says(n: int) -> None:
     assert hits / 4000 == pytest.approx(0.95, abs=0.0104)
 
 
-def test_accuracy_drop_covers_and_keeps_a_width() -> None:
+def test_accuracy_drop_has_its_coverage_and_a_width() -> None:
     never = paired.accuracy_drop(90, 0, 0, 10, 1.96)
     assert never.estimate == 0
     assert never.low < 0 < never.high
@@ -215,7 +215,7 @@ def test_accuracy_drop_is_walds_interval_with_half_an_input_more_in_each_count()
     assert (got.low, got.high) == (pytest.approx(middle - half), pytest.approx(middle + half))
 
 
-def test_a_restless_machine_is_judged_by_its_floor_whatever_its_share_says() -> None:
+def test_an_unsteady_machine_is_judged_by_its_floor_at_any_cpu_share() -> None:
     assert paired.launch_quantile([0.99, 0.99], [1.24, 1.0, 1.0], 0.01) == 0.01
     assert paired.launch_quantile([0.99, 0.99], [1.04, 1.01, 1.0], 0.01) == 0.5
     assert paired.launch_quantile([0.6, 0.6], [1.24, 1.24], 0.05) == 0.05

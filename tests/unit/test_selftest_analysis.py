@@ -1,4 +1,4 @@
-"""What a selftest says of a device, from pairs with a known spread."""
+"""The analysis of a selftest, from pairs with a known spread."""
 
 import dataclasses
 import random
@@ -57,7 +57,7 @@ def found(spread: float, **changes: Any) -> selftests.Selftest:
     )
 
 
-def test_a_quiet_device_sees_two_per_cent_and_never_cries_wolf() -> None:
+def test_a_quiet_device_shows_two_per_cent_without_false_alarms() -> None:
     made = found(0.005)
     assert made.fit
     assert made.smallest_effect == pytest.approx(0.02)
@@ -76,13 +76,13 @@ def test_a_noisy_device_is_too_noisy_to_gate() -> None:
     assert made.plain()["fit"] is False
 
 
-def test_too_few_pairs_are_no_selftest() -> None:
+def test_too_few_pairs_are_an_error() -> None:
     cut = dataclasses.replace(evidence(0.01, pairs=4), cut_short="d was lost after block 3")
     with pytest.raises(StoreError, match="only 4 of at least 6 pairs.*lost after block 3"):
         selftests.analyse(cut, RULES, identity="one", run="r", created="now")
 
 
-def test_a_selftest_is_kept_by_device_and_replaced_by_file(
+def test_a_selftest_is_stored_by_device_and_replaced_by_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -91,12 +91,12 @@ def test_a_selftest_is_kept_by_device_and_replaced_by_file(
     for made in (first, other, second):
         selftests.keep(made)
     assert selftests.read("one") == (other, second)
-    selftests.place("one").write_text("{")
+    selftests.path_of("one").write_text("{")
     with pytest.raises(StoreError, match="run selftest again"):
         selftests.read("one")
 
 
-def test_which_figure_goes_for_a_contest() -> None:
+def test_the_half_width_that_applies_to_a_contest() -> None:
     slow, quick = found(0.05, p50_ns=1e6, digest="s"), found(0.01, p50_ns=1e4, digest="q")
     known = [slow, quick]
     assert selftests.half_width(known, evidence(0.01, digest="q")) == quick.half_width

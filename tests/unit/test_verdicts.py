@@ -49,7 +49,7 @@ def one(row: Comparison | Exact | Accuracy) -> Judged:
     return judged
 
 
-# --- the words, and which goes first -------------------------------------------------------------
+# --- the verdicts and their order ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def one(row: Comparison | Exact | Accuracy) -> Judged:
         (1.045, 0.010, Verdict.REGRESSION),  # Upper bound 1.0515: the margin is not shown.
         (1.035, 0.010, Verdict.SLOWER_WITHIN_MARGIN),
         (1.022, 0.002, Verdict.SLOWER_WITHIN_MARGIN),  # EQUIVALENT as well: the warning is first.
-        (1.019, 0.002, Verdict.EQUIVALENT),  # Surely slower, by less than the least effect.
+        (1.019, 0.002, Verdict.EQUIVALENT),  # Significantly slower, but below min_effect.
         (1.000, 0.010, Verdict.EQUIVALENT),
         (1.000, 0.060, Verdict.PASS),  # 1.035: within 5 %, not within 3 %.
         (0.978, 0.002, Verdict.IMPROVED),  # EQUIVALENT as well.
@@ -82,7 +82,7 @@ def test_verdicts_and_their_order(ratio: float, noise: float, verdict: Verdict) 
 
 def test_the_reason_has_the_numbers() -> None:
     assert one(comparison(spread(1.1, 0.01))).reason.startswith("slower: +10.0% (95 % interval +9.")
-    assert "about 14 pairs would tell" in one(comparison(spread(1.0, 0.09))).reason
+    assert "about 14 pairs would decide" in one(comparison(spread(1.0, 0.09))).reason
     quick = one(comparison(spread(0.9, 0.01)))
     assert quick.reason.startswith("faster: -10.0%")
     large = one(replace(comparison(spread(1.1, 0.01)), metric="peak_rss"))
@@ -109,14 +109,14 @@ def test_p_is_adjusted_over_all_rows_of_the_gate() -> None:
     assert among.pairs_needed > 10
 
 
-def test_certain_rows_do_not_make_room_for_measured_ones() -> None:
+def test_exact_rows_do_not_make_measured_ones_more_lenient() -> None:
     suspect = comparison(spread(1.06, 0.06))
     quiet = [comparison(spread(1.0, 0.01)) for _ in range(40)]
     sizes = [Exact(key=KEY, metric="size", a=100, b=200) for _ in range(40)]
     assert judge([*sizes, *quiet, suspect])[-1] == judge([*quiet, suspect])[-1]
 
 
-def test_thresholds_are_the_plans() -> None:
+def test_the_thresholds_are_parameters() -> None:
     row = comparison(spread(1.035, 0.01))
     assert judge([row], margin=0.03)[0].verdict is Verdict.REGRESSION
     assert judge([row], margin=0.06, min_effect=0.04)[0].verdict is Verdict.PASS
@@ -177,20 +177,20 @@ def test_a_device_too_noisy_by_its_selftest_is_refused() -> None:
     assert one(comparison(spread(1.2, 0.01), device_half_width=0.029)).verdict is Verdict.REGRESSION
 
 
-def test_too_noisy_is_said_of_what_stays_wide() -> None:
+def test_a_row_that_stays_wide_is_labelled_too_noisy() -> None:
     assert one(comparison(spread(1.02, 0.12, n=20))).labels == (TOO_NOISY,)
     assert one(comparison(spread(1.02, 0.12, n=10))).labels == ()
     # A verdict that was reached all the same is not taken back.
     assert one(comparison(spread(1.5, 0.12, n=20))).verdict is Verdict.REGRESSION
 
 
-def test_labels_are_carried_and_a_few_wild_pairs_are_seen() -> None:
+def test_labels_are_kept_and_a_few_extreme_pairs_are_labelled() -> None:
     assert one(comparison(spread(1.1, 0.01), labels=(HOT,))).labels == (HOT,)
     wild = pairs(*[1.0 + 0.001 * i for i in range(18)], 2.5, 2.6)
     assert one(comparison(wild)).labels == (SKEWED, TOO_NOISY)
 
 
-def test_pairs_needed_would_do() -> None:
+def test_pairs_needed_are_enough() -> None:
     judged = one(comparison(spread(1.0, 0.09)))
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert judged.pairs_needed == 14
@@ -226,14 +226,14 @@ def test_exact_numbers(a: float, b: float, verdict: Verdict) -> None:
     assert judged.confirmed == (verdict is Verdict.REGRESSION)
 
 
-def test_exact_numbers_say_both_sides() -> None:
+def test_the_reason_of_an_exact_row_has_both_sides() -> None:
     judged = one(Exact(key=KEY, metric="size", a=53_936, b=60_000))
     assert judged.reason == "larger: 53,936 to 60,000 (+11.2%), the margin is +5.0%"
     assert one(Exact(key=KEY, metric="arena", a=0, b=10)).ratio is None
 
 
 @pytest.mark.parametrize(
-    ("better", "b", "verdict", "words"),
+    ("better", "b", "verdict", "reason"),
     [
         (
             "higher",
@@ -247,11 +247,11 @@ def test_exact_numbers_say_both_sides() -> None:
     ],
 )
 def test_an_exact_number_has_a_direction(
-    better: Direction, b: float, verdict: Verdict, words: str
+    better: Direction, b: float, verdict: Verdict, reason: str
 ) -> None:
     judged = one(Exact(key=KEY, metric="accuracy", a=0.9, b=b, better=better))
     assert judged.verdict is verdict
-    assert judged.reason == words
+    assert judged.reason == reason
     # The ratio is B over A, whichever is better.
     assert judged.ratio is not None
     assert judged.ratio.estimate == pytest.approx(b / 0.9)
@@ -288,7 +288,7 @@ def test_accuracy_is_paired(counts: tuple[int, int, int, int], verdict: Verdict)
         assert judged.drop.estimate == pytest.approx((only_a - only_b) / sum(counts))
 
 
-def test_accuracy_says_its_points() -> None:
+def test_the_reason_of_an_accuracy_row_is_in_points() -> None:
     judged = one(Accuracy(key=KEY, both=500, only_a=40, only_b=5, neither=55))
     assert judged.reason.startswith("less accurate: -5.83 points (95 % interval ")
     assert "600 inputs" in judged.reason
@@ -319,18 +319,20 @@ def test_fresh_pairs_confirm() -> None:
 @pytest.mark.parametrize(
     ("fresh", "why"),
     [
-        ([comparison(spread(1.00, 0.01))], "fresh pairs alone say EQUIVALENT"),
-        ([comparison(spread(1.01, 0.001))], "fresh pairs alone say EQUIVALENT"),
+        ([comparison(spread(1.00, 0.01))], "fresh pairs alone give EQUIVALENT"),
+        ([comparison(spread(1.01, 0.001))], "fresh pairs alone give EQUIVALENT"),
         ([comparison(spread(1.10, 0.01, n=6))], "only 6 of 10 fresh pairs"),
         ([], "only 0 of 10 fresh pairs"),
         (
             [comparison(spread(1.10, 0.01), cut_short="device lost")],
-            "fresh pairs alone say INCONCLUSIVE: device lost",
+            "fresh pairs alone give INCONCLUSIVE: device lost",
         ),
         ([replace(comparison(spread(1.10, 0.01)), metric="load")], "only 0 of 10 fresh pairs"),
     ],
 )
-def test_what_fresh_pairs_do_not_show_is_unconfirmed(fresh: list[Comparison], why: str) -> None:
+def test_a_regression_that_fresh_pairs_do_not_show_is_unconfirmed(
+    fresh: list[Comparison], why: str
+) -> None:
     (judged,) = confirm([one(comparison(spread(1.10, 0.01)))], fresh)
     assert judged.verdict is Verdict.INCONCLUSIVE
     assert judged.labels == (UNCONFIRMED,)
@@ -338,14 +340,14 @@ def test_what_fresh_pairs_do_not_show_is_unconfirmed(fresh: list[Comparison], wh
     assert exit_code([judged]) == 2
 
 
-def test_fresh_pairs_that_are_surely_slower_confirm_whatever_the_margin_is() -> None:
+def test_significantly_slower_fresh_pairs_confirm_at_any_margin() -> None:
     (judged,) = confirm([one(comparison(spread(1.10, 0.01)))], [comparison(spread(1.03, 0.001))])
     assert (judged.verdict, judged.confirmed) == (Verdict.REGRESSION, True)
     assert judged.fresh is not None
     assert judged.fresh.verdict is Verdict.SLOWER_WITHIN_MARGIN
 
 
-def test_two_fresh_rows_of_one_key_are_refused() -> None:
+def test_two_fresh_rows_with_the_same_key_are_refused() -> None:
     row = comparison(spread(1.1, 0.01))
     with pytest.raises(ValueError, match="same key and metric"):
         confirm([one(row)], [row, row])
@@ -364,6 +366,6 @@ def test_exit_codes() -> None:
     assert exit_code([], away=["pixel"]) == 4
 
 
-def test_a_key_reads_as_a_person_says_it() -> None:
+def test_the_text_of_a_key() -> None:
     assert str(KEY) == "kws int8 on bench-pi, 1 thread"
     assert str(Key(model="m", device="d", threads=2)) == "m on d, 2 threads"

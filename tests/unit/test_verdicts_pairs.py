@@ -24,7 +24,7 @@ def pairs(count: int, noise: float, dropped: int = 0) -> list[Pair]:
     ]
 
 
-# --- when there are enough ------------------------------------------------------------------------
+# --- when there are enough pairs -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,18 @@ def test_a_device_that_throttles_in_every_block_ends_the_gate() -> None:
     assert len(found) == 5
 
 
-def test_what_is_stopped_on_is_the_width_not_the_difference() -> None:
+def test_the_stop_rule_depends_on_the_width_not_the_difference() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.03, 20)
     for shift in (0.0, 0.5):
         found = [Pair(block=i, a=1.0, b=math.exp(shift + one)) for i, one in enumerate(noise)]
-        asked = [needs_more(found[:n]) for n in range(21)]
+        answers = [needs_more(found[:n]) for n in range(21)]
         same = [needs_more([Pair(block=p.block, a=1, b=p.b) for p in found[:n]]) for n in range(21)]
-        assert asked == same
+        assert answers == same
     assert not needs_more([*pairs(6, 0.1), Pair(block=6, a=1.0, b=math.nan)])
 
 
-def test_the_plan_may_allow_more_or_fewer() -> None:
+def test_the_plan_may_allow_more_or_fewer_pairs() -> None:
     assert not needs_more(pairs(4, 0.2), max_pairs=4)
     assert needs_more(pairs(20, 0.2), max_pairs=40)
     assert needs_more(pairs(6, 0.01), half_width=0.001)
@@ -94,7 +94,7 @@ def test_a_quiet_block_counts_and_so_does_one_without_sensors() -> None:
         (Covariates(temperature_c=55.5), "10 degC warmer"),
     ],
 )
-def test_what_drops_a_block(after: Covariates, why: str) -> None:
+def test_covariates_that_drop_a_block(after: Covariates, why: str) -> None:
     reason = discard_reason([QUIET, (COOL, after)], pinned_mhz=2400)
     assert reason is not None
     assert why in reason
@@ -109,17 +109,17 @@ def test_what_drops_a_block(after: Covariates, why: str) -> None:
         Covariates(load_1m=7.0),
     ],
 )
-def test_what_does_not(after: Covariates) -> None:
+def test_covariates_that_drop_no_block(after: Covariates) -> None:
     assert discard_reason([(after, after), QUIET], pinned_mhz=2400) is None
 
 
-def test_frequency_matters_only_where_it_was_pinned() -> None:
+def test_frequency_matters_only_if_it_was_pinned() -> None:
     slow = Covariates(frequency_mhz=600.0)
     assert discard_reason([(slow, slow)]) is None
     assert discard_reason([(slow, slow)], pinned_mhz=2400) is not None
 
 
-def test_bits_of_an_earlier_block_count_while_they_last_and_not_after() -> None:
+def test_throttling_bits_of_an_earlier_block_count_only_while_they_last() -> None:
     still = Covariates(throttled=0x40004)
     over = Covariates(throttled=0x40000)
     assert discard_reason([(still, still)], reference=COOL) is not None

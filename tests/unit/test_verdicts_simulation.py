@@ -29,7 +29,7 @@ from harness.analysis.gate.verdicts import (
 
 Floats = NDArray[np.float64]
 Draw = Callable[[int], Floats]
-"""(blocks) -> the launches' ln x as (blocks, 2): of A and of B."""
+"""(blocks) -> ln of the launches' medians, shape (blocks, 2): A and B."""
 
 KEY = Key(model="kws", device="here")
 WITHIN_LAUNCH = 1 / 6.6
@@ -61,7 +61,7 @@ def comparison(logs: Floats, model: str = "kws") -> Comparison:
 
 
 def measured(draw: Draw, max_pairs: int) -> Comparison:
-    """What the stop rule keeps: one gate of one row."""
+    """Return the row of a gate with the pairs that the stop rule keeps."""
     whole = comparison(draw(max_pairs))
     count = 0
     while needs_more(whole.pairs[:count], max_pairs=max_pairs):
@@ -70,7 +70,7 @@ def measured(draw: Draw, max_pairs: int) -> Comparison:
 
 
 def gated(draw: Draw, max_pairs: int) -> tuple[Judged, Judged]:
-    """The first verdict and the one after confirmation."""
+    """Return the first verdict and the one after confirmation."""
     first = judge([measured(draw, max_pairs)])
     if first[0].verdict is not Verdict.REGRESSION:
         return first[0], first[0]
@@ -84,9 +84,9 @@ SLOWER = (Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN)
 @dataclass(frozen=True)
 class Rates:
     slower: float
-    """First verdict REGRESSION or SLOWER_WITHIN_MARGIN."""
+    """Share with the first verdict REGRESSION or SLOWER_WITHIN_MARGIN."""
     red: float
-    """REGRESSION in the end, so exit code 1."""
+    """Share with a confirmed REGRESSION, so exit code 1."""
     passed: float
 
 
@@ -101,10 +101,10 @@ def rates(draw: Draw, max_pairs: int, times: int) -> Rates:
 
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("spread", [0.02, 0.04, 0.07])
-def test_a_against_a_is_never_called_a_regression(spread: float, *, heavy: bool) -> None:
+def test_a_against_a_is_never_a_regression(spread: float, *, heavy: bool) -> None:
     rng = np.random.default_rng(1)
     found = rates(launches(rng, spread, 0.0, heavy=heavy), max_pairs=20, times=1000)
-    # A first verdict alone may err in 2.5 %, the t test's own tail; that is why there is a second.
+    # A first verdict alone errs in 2.5 %, the tail of the t test; therefore fresh pairs confirm it.
     assert found.slower <= 0.04
     assert found.red <= 0.005
 
@@ -131,9 +131,9 @@ def test_slower_is_found_and_confirmed(
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.07])
-def test_power_where_noise_is_high_is_what_theory_says(spread: float) -> None:
-    # 20 pairs are not enough for +5 % there (82 % and 54 % at first): the noncentral t says so,
-    # and `pairs_needed` tells the user.
+def test_power_with_high_noise_agrees_with_theory(spread: float) -> None:
+    # 20 pairs are not enough for +5 % here: the noncentral t gives a power of 82 % and 54 %, and
+    # `pairs_needed` reports it to the user.
     rng = np.random.default_rng(3)
     found = rates(launches(rng, spread, 0.05), max_pairs=20, times=600)
     of_a_pair = spread * math.sqrt(2 * (1 + WITHIN_LAUNCH**2))
@@ -147,13 +147,13 @@ def test_enough_pairs_find_five_percent_in_high_noise() -> None:
     assert rates(launches(rng, 0.06, 0.05), max_pairs=60, times=150).slower >= 0.95
 
 
-def test_pass_is_not_given_to_what_is_slower_than_the_margin() -> None:
+def test_no_pass_for_a_candidate_slower_than_the_margin() -> None:
     rng = np.random.default_rng(5)
     assert rates(launches(rng, 0.02, 0.05), max_pairs=10, times=600).passed <= 0.05
 
 
 def drifting(rng: np.random.Generator, *, mirrored: bool) -> Draw:
-    """10 % slower over ten minutes, a launch every three seconds."""
+    """Simulate a drift of 10 % over ten minutes, with a launch every three seconds."""
 
     def draw(blocks: int) -> Floats:
         if mirrored:
@@ -170,18 +170,18 @@ def drifting(rng: np.random.Generator, *, mirrored: bool) -> Draw:
     return draw
 
 
-def test_linear_drift_does_not_fool_mirrored_blocks() -> None:
+def test_linear_drift_does_not_bias_mirrored_blocks() -> None:
     rng = np.random.default_rng(6)
     found = rates(drifting(rng, mirrored=True), max_pairs=20, times=1000)
     assert found.slower <= 0.02
     assert found.red <= 0.002
-    # The same noise and drift with all of A before all of B: the reason for the blocks.
+    # The same noise and drift, with all launches of A before those of B, is always called slower.
     apart = [judge([comparison(drifting(rng, mirrored=False)(100))])[0] for _ in range(20)]
     assert all(one.verdict in SLOWER for one in apart)
 
 
 def stopped(differences: Floats) -> NDArray[np.int64]:
-    """The stop rule for many rows at once: how many of 20 pairs each one uses."""
+    """Return how many of 20 pairs the stop rule uses, for many rows at once."""
     used = np.full(len(differences), 20)
     going = np.ones(len(differences), dtype=bool)
     for n in range(6, 20, 2):

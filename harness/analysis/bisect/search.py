@@ -1,8 +1,8 @@
 """The bisection: choose the next point, gate it, and give the result. It measures nothing itself.
 
-Every point is compared with the good end, never with its neighbour: many small steps that are each
-within the margin are found if their sum is not. The bad end comes first: if the gate does not call
-it bad, there is nothing to find.
+Every point is compared with the good end, never with its neighbour. So many small steps, each within
+the margin, are found if their sum is beyond it. The bad end is measured first: if the gate does not
+call it bad, there is nothing to find.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The gate: A beside B on the same devices, and what may be said of the difference."""
+"""The gate: measure A and B on the same devices and judge the difference."""

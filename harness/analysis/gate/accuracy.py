@@ -1,8 +1,8 @@
-"""Accuracy of A beside B: both files over the same evaluation inputs, on the host.
+"""Compare the accuracy of A and B: both files run over the same evaluation inputs, on the host.
 
-By a metric that judges each sample, input by input: what both sides get right or wrong alike says
-nothing (McNemar). By any other metric, such as an error, it is one exact number per side, and the
-metric's direction says which is better.
+A metric that judges each sample is compared input by input: inputs that both sides get right or both
+get wrong do not count (McNemar). Any other metric, such as an error, gives one exact number per side,
+and the metric's direction defines which is better.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from harness.tflite import numeric
 from harness.tflite.numeric import Array
 from harness.types import DataSource, Variant
 
-MOST_INPUTS = 10_000
+MAX_INPUTS = 10_000
 
 
 def row(contest: Contest, data: DataSource) -> Accuracy | Exact | None:
-    """Return the row of a contest; None without evaluation data, or for files that cannot run here.
+    """Return the row of a contest; None without evaluation data or if the host cannot run a file.
 
-    Raises ConfigError for data that does not fit, RecipeError where a file fails on the host.
+    Raises ConfigError for data that does not fit, RecipeError if a file fails on the host.
     """
     a, b = contest.a.variant, contest.b.variant
     if not data.evaluation or not (reference.runs_on_host(a) and reference.runs_on_host(b)):
@@ -48,14 +48,14 @@ def row(contest: Contest, data: DataSource) -> Accuracy | Exact | None:
 
 
 def right(variant: Variant, data: DataSource) -> list[bool]:
-    """Say of every evaluation input (at most 10,000) whether the file gets it right, on the host.
+    """Return whether the file gets each evaluation input right, on the host, at most 10,000 inputs.
 
     Raises ConfigError for a metric that does not judge single samples.
     """
     metric = metrics.load(data.metric)()
     if not isinstance(metric, JudgesSamples):
-        raise ConfigError(f"{data.metric} does not say of a single input whether it is right")
-    found = _answers(variant, data)
+        raise ConfigError(f"{data.metric} does not judge single inputs as right or wrong")
+    found = _host_outputs(variant, data)
     try:
         return [bool(one) for one in metric.right(found.outputs, found.labels)]
     except ConfigError as error:
@@ -65,7 +65,7 @@ def right(variant: Variant, data: DataSource) -> list[bool]:
 def value(variant: Variant, data: DataSource) -> float:
     """Return the metric of a file over the evaluation inputs (at most 10,000), on the host."""
     metric = metrics.load(data.metric)()
-    found = _answers(variant, data)
+    found = _host_outputs(variant, data)
     try:
         metric.update(found.outputs, found.labels)
     except ConfigError as error:
@@ -85,21 +85,21 @@ def _sample_by_sample(contest: Contest, data: DataSource) -> Accuracy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answers:
-    """What a file answered to the evaluation inputs, as a metric takes it."""
+class _HostOutputs:
+    """A file's outputs for the evaluation inputs and their labels, in the form of a metric."""
 
     outputs: Mapping[str, Array]
     labels: Mapping[str, Array]
 
 
-def _answers(variant: Variant, data: DataSource) -> _Answers:
+def _host_outputs(variant: Variant, data: DataSource) -> _HostOutputs:
     source = data.evaluation or ""
-    taken = list(islice(datasets.samples(source, variant.inputs), MOST_INPUTS))
+    taken = list(islice(datasets.samples(source, variant.inputs), MAX_INPUTS))
     if not all(sample.labels for sample in taken):
         raise ConfigError(f'data {source}: the key "y" is missing; evaluation needs labels')
     given = reference.as_file_takes(variant, datasets.stack(taken, variant.inputs))
     found = reference.host_outputs(variant.path, given)
-    return _Answers(
+    return _HostOutputs(
         outputs={
             name: numeric.dequantise(found[tensor.name], tensor)
             for name, tensor in zip(check.names(variant.outputs), variant.outputs, strict=True)

@@ -1,8 +1,8 @@
-"""What a gate compares, and what launches say of it: nouns, and launches to rows.
+"""A gate's contests, their evidence, and the rows computed from it.
 
-A contest is A beside B: one model, one recipe on each side, one device, one number of threads. Its
-evidence is the launches of both sides in blocks; :func:`rows` turns that into the rows that
-verdicts.py judges. Nothing here measures, so a stored gate is judged again by the same functions.
+A contest compares A with B: one model, one recipe per side, one device, one number of threads. Its
+evidence is the launches of both sides in blocks; :func:`rows` computes the rows that verdicts.py
+judges. Nothing here measures, so the same functions judge a stored gate again.
 """
 
 from __future__ import annotations
@@ -28,43 +28,43 @@ from harness.stats import paired
 from harness.types import Agreement, Cell, Dose, Failure, GateRules, Launch, Plan, Variant
 
 LAUNCH_METRICS = ("latency", "load", "first")
-"""Read off every timed launch."""
+"""Metrics that every timed launch gives."""
 
 METRICS = tuple(columns.gate_metrics())
 CONFIRMING = 10_000
-"""Blocks from here on are the fresh pairs of a confirmation."""
+"""Number of the first block of fresh pairs in a confirmation."""
 
 SideName = Literal["baseline", "candidate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules(GateRules):
-    """The [gate] table of a plan, with what the command line adds."""
+    """The [gate] table of a plan, with the half-width of the stop rule."""
 
     half_width: float = WANTED_HALF_WIDTH
 
     @classmethod
     def of(cls, plan: Plan) -> Rules:
-        """Take a plan's; raises ConfigError where the budget is too small for sustained launches."""
-        rules = cls.taking(plan.gate)
-        least = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
-        if plan.dose.scenario == "sustained" and rules.budget_seconds < least:
+        """Return a plan's rules; raises ConfigError if the budget is too small for its launches."""
+        rules = cls.from_table(plan.gate)
+        min_seconds = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
+        if plan.dose.scenario == "sustained" and rules.budget_seconds < min_seconds:
             raise ConfigError(
                 f"{plan.path or 'plan'}: gate.budget_seconds: {rules.budget_seconds:g} s are not "
-                f"enough: {FIRST_PAIRS} pairs of sustained launches take {least:g} s; raise it, or "
-                "lower dose.sustained_minutes"
+                f"enough: {FIRST_PAIRS} pairs of sustained launches take {min_seconds:g} s; raise "
+                "it, or lower dose.sustained_minutes"
             )
         return rules
 
     @classmethod
-    def taking(cls, rules: GateRules) -> Rules:
-        """Take the rules of a plan as they are."""
+    def from_table(cls, rules: GateRules) -> Rules:
+        """Return the rules of a [gate] table, with the default half-width."""
         given = {item.name: getattr(rules, item.name) for item in fields(GateRules)}
         return cls(**given)
 
     @property
     def memory_pairs(self) -> int:
-        """How many pairs of memory launches are made: enough to judge, or one to show."""
+        """Number of pairs of memory launches: enough to judge, or one to show."""
         return FIRST_PAIRS if "memory" in self.metrics else 1
 
 
@@ -78,29 +78,29 @@ class Side:
 
     @property
     def variant(self) -> Variant:
-        """The file; a side whose build failed never comes into a contest that is measured."""
+        """The file; a contest with a failed build is never measured."""
         assert isinstance(self.cell.variant, Variant)
         return self.cell.variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """A beside B on one device."""
+    """A comparison of A and B on one device."""
 
     key: Key
     a: Side
     b: Side
     stretch: bool = False
-    """Whether launches of slow inferences last longer than their dose says (blocks.stretched)."""
+    """Whether the dose of slow inferences is stretched (blocks.stretched)."""
 
     @property
     def identical(self) -> bool:
-        """Whether both sides are the same bytes, run by the same runtime."""
+        """Whether both sides are the same bytes in the same runtime."""
         return self.a.variant.digest == self.b.variant.digest and self.a.runtime == self.b.runtime
 
     @property
     def failure(self) -> Failure | None:
-        """Why the contest cannot be held at all: a side that could not be built."""
+        """Why the contest cannot be measured: the failure of a side's build."""
         for side in (self.a, self.b):
             if isinstance(side.cell.variant, Failure):
                 return side.cell.variant
@@ -109,21 +109,21 @@ class Contest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One launch of a contest and the numbers that stand for it."""
+    """One launch of a contest and the values computed from its samples."""
 
     side: SideName
     launch: Launch
-    """Without samples."""
+    """The launch without samples."""
     inferences: int = 0
-    """Samples of latency."""
+    """Number of latency samples."""
     quantiles: Mapping[float, float] = field(default_factory=dict)
-    """Of latency, ns, by paired.QUANTILES; empty where the launch has none."""
+    """Latency in ns by the quantiles of paired.QUANTILES; empty if the launch has none."""
     peak_rss: float = math.nan
-    """Bytes; of memory launches."""
+    """Peak memory of a memory launch, bytes."""
 
     @classmethod
     def of(cls, side: SideName, launch: Launch) -> Reading:
-        """Read a launch that has its samples."""
+        """Compute the values of a launch from its samples."""
         values = {part.series: part.value for part in launch.samples}
         latency, peak = values.get("latency"), values.get("peak_rss")
         ordered = sorted(latency or ())
@@ -136,7 +136,7 @@ class Reading:
         )
 
     def value(self, metric: str, quantile: float) -> float:
-        """Return the launch's number for a metric; NaN where it has none."""
+        """Return the launch's value of a metric; NaN if it has none."""
         if metric == "latency":
             return self.quantiles.get(quantile, math.nan)
         if metric == "memory":
@@ -147,31 +147,31 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was measured of a contest, whole or not."""
+    """The measurements of a contest, complete or not."""
 
     contest: Contest
     readings: tuple[Reading, ...] = ()
     dose: Dose | None = None
-    """Of its timed launches; None before the pilot."""
+    """The dose of its timed launches; None before the pilot."""
     cut_short: str | None = None
-    """Why measuring ended before its time; what came before is kept."""
+    """Why measuring ended early; the earlier readings are kept."""
     failure: Failure | None = None
-    """Why a side cannot be measured at all: refused, crashed, inaccurate."""
+    """Why a side cannot be measured: refused, crashed, inaccurate."""
     away: str | None = None
-    """Why the device could not be reached when the gate began."""
+    """Why the device could not be reached when the gate started."""
     pinned_mhz: float | None = None
     fixed_performance: bool = False
     """Measured in Android's fixed-performance mode."""
     hot: bool = False
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
-    """By cell id."""
+    """Agreements with the host by cell id."""
 
     def launches(self, side: SideName) -> tuple[Launch, ...]:
-        """Return a side's launches in the order they were made."""
+        """Return a side's launches in the order of measurement."""
         return tuple(one.launch for one in self.readings if one.side == side)
 
     def flags(self) -> list[str]:
-        """Return what the launches of both sides are flagged with."""
+        """Return the flags of both sides and their launches."""
         found = {flag for one in self.readings for flag in one.launch.flags}
         for side in (self.contest.a, self.contest.b):
             found |= set(side.cell.flags) | set(side.variant.flags)
@@ -179,9 +179,9 @@ class Evidence:
 
 
 def unfit(cell: Cell, launch: Launch) -> Failure | None:
-    """Say why a launch must not be judged: its target did not run the model, or not all of it.
+    """Return why a launch must not be judged: its target ran only a part of the model or nothing.
 
-    On an accelerator, operators left on the CPU are allowed where `accept.min_delegated` says so.
+    On an accelerator, `accept.min_delegated` allows operators on the CPU.
     """
     if launch.kind != "timed" or cell.target in CPU_TARGETS:
         return None
@@ -193,7 +193,7 @@ def unfit(cell: Cell, launch: Launch) -> Failure | None:
 
 
 def quantile(readings: Iterable[Reading]) -> float:
-    """Return which quantile stands for a launch: one answer for both sides of a comparison."""
+    """Return the quantile that represents a launch, the same for both sides of a comparison."""
     timed = [one for one in readings if one.launch.kind == "timed" and one.quantiles]
     floor = paired.floor_quantile(min((one.inferences for one in timed), default=0))
     return paired.launch_quantile(
@@ -208,16 +208,16 @@ def quantile(readings: Iterable[Reading]) -> float:
 
 
 def summaries(readings: Iterable[Reading]) -> list[str | None]:
-    """Return in which ways timed launches tell their latency: None is every inference."""
+    """Return the kinds of latency summaries in timed launches; None means every inference."""
     found = {one.launch.summary for one in readings if one.launch.kind == "timed"}
     return sorted(found, key=str)
 
 
 def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple[Pair, ...]:
-    """Return the pairs of a metric: of the first look, or of the fresh one.
+    """Return the pairs of a metric: the first ones, or the fresh ones if `confirming`.
 
-    A block that has only one of its launches is no pair. Whether a block counts is decided by its
-    covariates, with the device at the start of the contest (the plateau, after a soak) to compare.
+    A block with only one launch is no pair. The covariates decide whether a block counts; they are
+    compared with the device at the start of the contest (after a soak: at the plateau).
     """
     kind = "memory" if metric == "memory" else "timed"
     of_kind = [one for one in evidence.readings if one.launch.kind == kind]
@@ -251,15 +251,15 @@ def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple
 def rows(
     evidence: Evidence, rules: Rules, *, noise: float | None = None, accuracy: Row | None = None
 ) -> list[Row]:
-    """Return the rows of a contest, a metric each, in the order of METRICS.
+    """Return a row per metric of a contest, in the order of METRICS.
 
     `noise` is the device's half-width at 20 pairs from its selftest (latency only); `accuracy` is
-    the row of the host's answers where there is evaluation data.
+    the row of the accuracy on the host, if there is evaluation data.
     """
     made: list[Row] = []
     for metric in METRICS:
         if metric == "size":
-            made.append(size(evidence.contest))
+            made.append(size_row(evidence.contest))
         elif metric == "accuracy":
             made += [accuracy] if accuracy is not None else []
         else:
@@ -272,10 +272,10 @@ def rows(
 def comparison(
     evidence: Evidence, metric: str, *, noise: float | None = None, confirming: bool = False
 ) -> Comparison:
-    """Return the row of a metric that was measured in pairs."""
-    told = summaries(evidence.readings) if metric == "latency" else [None]
-    unlike = "launches tell their latency in unlike ways: " + ", ".join(
-        word or "every inference" for word in told
+    """Return the row of a metric that is measured in pairs."""
+    kinds = summaries(evidence.readings) if metric == "latency" else [None]
+    unlike = "launches report their latency in different ways: " + ", ".join(
+        kind or "every inference" for kind in kinds
     )
     return Comparison(
         key=evidence.contest.key,
@@ -285,15 +285,15 @@ def comparison(
             *((HOT,) if evidence.hot else ()),
             *(("fixed_performance",) if evidence.fixed_performance else ()),
             *(("outputs_differ",) if _outputs_differ(evidence) else ()),
-            *(f"summary_{word}" for word in told if word),
+            *(f"summary_{kind}" for kind in kinds if kind),
         ),
-        cut_short=evidence.cut_short or (unlike if len(told) > 1 else None),
+        cut_short=evidence.cut_short or (unlike if len(kinds) > 1 else None),
         device_half_width=noise if metric == "latency" else None,
     )
 
 
 def _outputs_differ(evidence: Evidence) -> bool:
-    """Whether a compiled file's outputs differ from those of the file it was compiled from."""
+    """Return whether a compiled file's outputs differ from those of its source file."""
     for side in (evidence.contest.a, evidence.contest.b):
         found = evidence.agreements.get(side.cell.id)
         if found is not None and disagreement(found, side.cell):
@@ -301,7 +301,7 @@ def _outputs_differ(evidence: Evidence) -> bool:
     return False
 
 
-def size(contest: Contest) -> Exact:
+def size_row(contest: Contest) -> Exact:
     """Return the row of the files' sizes."""
     return Exact(
         key=contest.key,
@@ -311,10 +311,10 @@ def size(contest: Contest) -> Exact:
     )
 
 
-def sides(row: Row) -> tuple[float | None, float | None]:
-    """Return A and B of a row as one number each, in the metric's base unit; None without.
+def side_values(row: Row) -> tuple[float | None, float | None]:
+    """Return one value each for A and B of a row, in the metric's base unit; None if unknown.
 
-    For pairs the geometric means of those that count, so that their quotient is the ratio.
+    For pairs these are the geometric means of the pairs that count, so their quotient is the ratio.
     """
     if isinstance(row, Exact):
         return row.a, row.b

@@ -1,4 +1,4 @@
-"""What a gate came to as plain data: the document of `--json`, stored as gate.json in its run.
+"""The result of a gate as plain data: the document of `--json`, stored as gate.json in its run.
 
 docs/gate.md has its keys. Values of A and B are in the metric's base unit, named by `unit`.
 """
@@ -11,14 +11,14 @@ from typing import Any
 
 from harness import columns
 from harness.analysis.gate import verdicts
-from harness.analysis.gate.contest import Contest, Evidence, quantile, sides, summaries
+from harness.analysis.gate.contest import Contest, Evidence, quantile, side_values, summaries
 from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.stats import Interval
 
 SCHEMA = 1
 FILE = "gate.json"
-"""In the run's folder."""
+"""Name of the document in the run's folder."""
 
 NOT_RUN, INCONCLUSIVE, AWAY = 3, 2, 4
 _WORST = (
@@ -33,7 +33,7 @@ _WORST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRow:
-    """One row as it is printed: judged, or only shown."""
+    """A row of the document; `is_judged` if its metric counts for the verdict."""
 
     row: Row
     judged: Judged
@@ -43,40 +43,40 @@ class GateRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a gate came to."""
+    """The result of a gate."""
 
     baseline: str
     candidate: str
     run: str | None = None
     shown: tuple[GateRow, ...] = ()
     evidence: tuple[Evidence, ...] = ()
-    """Of every contest that was to be measured."""
+    """The evidence of every contest to measure."""
     identical: tuple[Contest, ...] = ()
-    """Not measured: both sides are the same bytes."""
+    """Contests that are not measured, because both sides are the same bytes."""
     kept: tuple[Mapping[str, Any], ...] = ()
-    """Rows of a stored gate that need no judging again: the same bytes."""
+    """Rows of a stored gate that are not judged again, because both sides are the same bytes."""
     away: Mapping[str, str] = field(default_factory=dict)
-    """Devices that were not there when the gate began, with the reason."""
+    """Devices that were away when the gate started, with the reason."""
     failed: tuple[tuple[Key, str, str], ...] = ()
-    """Contests that could not be held: key, kind of failure, reason."""
+    """Contests that could not be measured: key, kind of failure, reason."""
 
     @property
     def judged(self) -> list[Judged]:
-        """The rows that decide."""
+        """The rows that count for the verdict."""
         return [one.judged for one in self.shown if one.is_judged]
 
     @property
     def exit_code(self) -> int:
-        """3 where a contest could not be held, else what the verdicts and absences come to."""
+        """3 if a contest could not be measured, else the code of :func:`verdicts.exit_code`."""
         return NOT_RUN if self.failed else verdicts.exit_code(self.judged, list(self.away))
 
     @property
     def verdict(self) -> str | None:
-        """The gravest verdict of the rows that decide; None without any."""
+        """The worst verdict of the rows that count; None without any."""
         found = {row.verdict for row in self.judged}
         if not found and (self.identical or self.kept):
             return str(Verdict.EQUIVALENT)
-        return next((str(word) for word in _WORST if word in found), None)
+        return next((str(verdict) for verdict in _WORST if verdict in found), None)
 
     def plain(self) -> dict[str, Any]:
         """Return the document."""
@@ -96,8 +96,8 @@ class Result:
         }
 
     def summary(self) -> str:
-        """Say in one line what the gate came to, its figure included."""
-        words = self.verdict or ("FAILED" if self.failed else "AWAY")
+        """Write the verdict, its numbers and the exit code in one line."""
+        verdict = self.verdict or ("FAILED" if self.failed else "AWAY")
         worst = next((row for row in self.judged if row.verdict == self.verdict), None)
         figure = ""
         if worst is not None and worst.ratio is not None:
@@ -109,16 +109,16 @@ class Result:
             figure = f": {worst.metric}"
         counts = f"{len(self.judged)} rows judged"
         more = [
-            f"{len(found)} {word}"
-            for found, word in (
+            f"{len(found)} {text}"
+            for found, text in (
                 ((*self.identical, *self.kept), "identical, not measured"),
                 (self.failed, "could not be run"),
                 (self.away, "devices away"),
             )
             if found
         ]
-        where = f"; run {self.run}" if self.run else ""
-        return f"gate {words}{figure}; {', '.join([counts, *more])}{where}; exit {self.exit_code}"
+        run = f"; run {self.run}" if self.run else ""
+        return f"gate {verdict}{figure}; {', '.join([counts, *more])}{run}; exit {self.exit_code}"
 
 
 def _key(key: Key) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _key(key: Key) -> dict[str, Any]:
 
 def _plain(one: GateRow) -> dict[str, Any]:
     judged, evidence = one.judged, one.evidence
-    a, b = sides(one.row)
+    a, b = side_values(one.row)
     measured = isinstance(one.row, Comparison)
     return {
         **_key(judged.key),
@@ -166,14 +166,14 @@ def _plain(one: GateRow) -> dict[str, Any]:
 
 
 def _quantile(evidence: Evidence | None) -> float | None:
-    """Say which quantile of a launch stood for it; None where the device tells averages only."""
+    """Return the quantile that represents a launch; None if the device reports averages only."""
     if evidence is None or summaries(evidence.readings) == ["mean"]:
         return None
     return quantile(evidence.readings)
 
 
 def _contest(evidence: Evidence) -> dict[str, Any]:
-    """Write what the stored launches do not tell of a contest."""
+    """Return the facts of a contest that its stored launches do not have."""
     return {
         **_key(evidence.contest.key),
         "a": evidence.contest.a.cell.id,
@@ -206,7 +206,7 @@ def _interval(name: str, interval: Interval | None) -> dict[str, float | None]:
 
 
 def _same(contest: Contest) -> dict[str, Any]:
-    """Write the row of a contest that needs no measuring."""
+    """Return the row of a contest whose sides are the same bytes."""
     judged = Judged(
         key=contest.key,
         metric="bytes",
@@ -222,13 +222,13 @@ def _same(contest: Contest) -> dict[str, Any]:
 
 
 def explained(result: Result) -> Sequence[str]:
-    """Return a line of why for every row, absence and failure."""
+    """Return a line with the reason for every row, every absent device and every failure."""
     plain = result.plain()
     lines = []
     for row in plain["rows"]:
         name = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
-        word = row["verdict"] or "shown, not judged"
-        lines.append(f"{name}: {word}: {row['reason']}")
+        verdict = row["verdict"] or "shown, not judged"
+        lines.append(f"{name}: {verdict}: {row['reason']}")
     lines += [f"{one['device']}: away: {one['reason']}" for one in plain["away"]]
     lines += [
         f"{one['model']} {one['recipe']} on {one['device']}: could not be run: "

@@ -1,9 +1,9 @@
-"""Rows of a gate and the numbers in each: what was compared, and what one row says on its own.
+"""Rows of a gate, and the statistics of a single row.
 
-A :class:`Finding` lives on one scale for all rows: 0 is "the same", above is worse. That is
-ln(B / A) for what is measured or counted and better lower, ln(A / B) where higher is better, and
-accuracy of A minus accuracy of B for shares of the same inputs. What the rows of a gate come to
-together is verdicts.py.
+All rows have a :class:`Finding` on one scale: 0 is "the same", above is worse. That is ln(B / A) for
+measured or counted values that are better lower, ln(A / B) for values that are better higher, and
+accuracy of A minus accuracy of B for shares of the same inputs. verdicts.py judges all rows of a gate
+together.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from harness.stats import Interval, paired
 from harness.types import Direction
 
 ALPHA = 0.05
-"""One-sided: of the bound that PASS looks at, and of the adjusted p."""
+"""One-sided level of the bound for PASS and of the adjusted p."""
 
 EQUIVALENCE = 0.03
 NOISY_HALF_WIDTH = 0.03
-"""On the log scale: 3 %. Wider than that with 20 pairs is a device too noisy to gate."""
+"""On the log scale: 3 %. A device with a wider interval at 20 pairs is too noisy to gate."""
 
 HOT, TOO_NOISY = "hot", "too_noisy"
 SKEWED = "skewed"
-"""Mean and Hodges-Lehmann differ by more than half the half-width: a few pairs carry the mean."""
+"""Mean and Hodges-Lehmann differ by over half the half-width: a few pairs dominate the mean."""
 CONSTANT = "constant"
-"""Every pair gave the same ratio: a deterministic device, or a clock too coarse for the model."""
+"""Every pair has the same ratio: a deterministic device, or a clock too coarse for the model."""
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a row of a gate is about."""
+    """Identity of a contest: model, device, threads and recipe."""
 
     model: str
     device: str
@@ -43,23 +43,23 @@ class Key:
     recipe: str = ""
 
     def __str__(self) -> str:
-        """Write it for a person: `kws int8 on bench-pi, 1 thread`."""
+        """Write it as `kws int8 on bench-pi, 1 thread`."""
         name = f"{self.model} {self.recipe}".strip()
         return f"{name} on {self.device}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A metric of one key, measured in pairs. What is better higher comes in as its inverse."""
+    """A metric of one key, measured in pairs; a metric that is better higher is inverted."""
 
     key: Key
     metric: str
     pairs: tuple[Pair, ...]
-    """Discarded ones included."""
+    """All pairs, including the discarded ones."""
     labels: tuple[str, ...] = ()
-    """Carried to the verdict: `hot` where it was measured on a thermal plateau."""
+    """Labels of the verdict: `hot` if measured on a thermal plateau."""
     cut_short: str | None = None
-    """Why measuring ended before the stop rule was met: `device lost after block 4`."""
+    """Why measuring ended before the stop rule: `device lost after block 4`."""
     device_half_width: float | None = None
     """The device's half-width at 20 pairs, from its stored selftest."""
 
@@ -78,7 +78,7 @@ class Exact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """How many of the same evaluation inputs each side got right."""
+    """Counts of the same evaluation inputs by which side is right."""
 
     key: Key
     both: int
@@ -94,10 +94,10 @@ Row = Comparison | Exact | Accuracy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The numbers of one row, before the gate is seen as a whole."""
+    """The statistics of one row, before the rows are judged together."""
 
     effect: Interval | None = None
-    """With its 95 % interval; null where there is none."""
+    """The effect with its 95 % interval; null if it cannot be computed."""
     upper: float = math.inf
     """One-sided 95 % upper bound."""
     p_worse: float = 1.0
@@ -105,12 +105,12 @@ class Finding:
     p_better: float = 1.0
     equivalent: bool = False
     spread: float = 0.0
-    """Of one pair or input: the standard error is spread / sqrt(n)."""
+    """Standard deviation per pair or input: the standard error is spread / sqrt(n)."""
     n: int = 0
     discarded: int = 0
     hodges_lehmann: float | None = None
     obstacle: str | None = None
-    """Why no verdict may be drawn, whatever the numbers."""
+    """Why the row can have no verdict, whatever its values."""
     labels: tuple[str, ...] = ()
     exact: bool = False
 
@@ -118,13 +118,13 @@ class Finding:
     def tested(self) -> bool:
         """Whether the row takes part in the adjustment of p over rows.
 
-        A certain row stays out: its p of 0 would make room for the others.
+        An exact row does not: its p of 0 would make the adjustment of the others too lenient.
         """
         return self.obstacle is None and not self.exact
 
 
 def find(row: Row) -> Finding:
-    """Return what the row says on its own."""
+    """Return the statistics of a row on its own."""
     if isinstance(row, Exact):
         return _exact(row)
     if isinstance(row, Accuracy):
@@ -170,7 +170,7 @@ def _paired(row: Comparison) -> Finding:
 
 
 def _obstacle(row: Comparison) -> str | None:
-    """Say what in the blocks keeps a row from any verdict, the gravest first."""
+    """Return why the row's blocks allow no verdict, the most severe reason first."""
     reasons = [pair.discarded for pair in row.pairs if pair.discarded is not None]
     used = len(row.pairs) - len(reasons)
     if row.cut_short:

@@ -1,7 +1,7 @@
-"""A whole gate over live devices: measure every contest, judge all rows together, confirm.
+"""A whole gate on connected devices: measure every contest, judge all rows together, confirm.
 
-The verdicts of a gate depend on each other (the adjustment of p over its rows), so nothing is
-judged before everything was measured once. What came out REGRESSION is then measured afresh.
+The verdicts of a gate depend on each other (p is adjusted over all rows), so judging starts after
+every contest is measured once. Rows with the verdict REGRESSION are then measured again.
 """
 
 from __future__ import annotations
@@ -24,27 +24,24 @@ def gate(
     *,
     accuracies: Mapping[Key, Row] | None = None,
     noise: Callable[[Evidence], float | None] = lambda _: None,
-    tell: Callable[[Evidence], None] = lambda _: None,
 ) -> Result:
-    """Hold the contests and return `result` with what they came to. The sessions stay open.
+    """Measure the contests and return `result` with their rows and verdicts.
+
+    The sessions stay open. `context.emit` gets a ContestEnded per contest, and another one per
+    contest that is confirmed.
 
     Args:
         context: The devices and the rules.
-        contests: To be measured; same bytes are measured too.
-        result: What is known already: names, contests that are identical or failed.
-        accuracies: Rows of the host's answers, by key.
-        noise: The half-width at 20 pairs of a device's selftest that goes for the evidence.
-        tell: Is given the evidence of every contest as it is whole, and again when confirmed.
+        contests: The contests to measure, also those of the same bytes.
+        result: The known part: names, contests that are identical or failed.
+        accuracies: Rows of the accuracy on the host, by key.
+        noise: Returns the half-width at 20 pairs from a device's selftest that fits the evidence.
     """
-    found: dict[Key, Evidence] = {}
-    for evidence in loop.first(context, contests):
-        tell(evidence)
-        found[evidence.contest.key] = evidence
+    found = {one.contest.key: one for one in loop.measure_first(context, contests)}
     first = _FirstLook.of(found, context.rules, accuracies or {}, noise)
-    for evidence in loop.again(context, _to_confirm(context, first, found)):
-        tell(evidence)
-        found[evidence.contest.key] = evidence
-    return _told(first, found, [one.key for one in contests], result)
+    fresh = loop.measure_fresh(context, _to_confirm(context, first, found))
+    found |= {one.contest.key: one for one in fresh}
+    return _with_verdicts(first, found, [one.key for one in contests], result)
 
 
 def judge_again(
@@ -55,13 +52,13 @@ def judge_again(
     accuracies: Mapping[Key, Row] | None = None,
     noise: Callable[[Evidence], float | None] = lambda _: None,
 ) -> Result:
-    """Judge stored evidence, by these rules; nothing is measured.
+    """Judge stored evidence by these rules, without measuring.
 
-    A row that comes out REGRESSION now and had no fresh pairs then is INCONCLUSIVE, unconfirmed.
+    A row that is a REGRESSION now but has no stored fresh pairs is INCONCLUSIVE, unconfirmed.
     """
     by_key = {one.contest.key: one for one in found}
     first = _FirstLook.of(by_key, rules, accuracies or {}, noise)
-    return _told(first, by_key, list(by_key), result)
+    return _with_verdicts(first, by_key, list(by_key), result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +93,7 @@ class _FirstLook:
 
     @property
     def to_confirm(self) -> list[Judged]:
-        """The rows that look worse and have noise."""
+        """The rows that look worse and need confirmation, because they have noise."""
         return [
             one for one in self.judged if one.verdict is Verdict.REGRESSION and not one.confirmed
         ]
@@ -105,7 +102,7 @@ class _FirstLook:
 def _to_confirm(
     context: loop.GateContext, first: _FirstLook, found: Mapping[Key, Evidence]
 ) -> list[tuple[Evidence, int]]:
-    """Say how many fresh pairs each contest needs, and tell who waits."""
+    """Return the number of fresh pairs per contest to confirm, and emit a Confirming per row."""
     counts: dict[Key, int] = {}
     for one in first.to_confirm:
         counts[one.key] = max(counts.get(one.key, 0), verdicts.pairs_to_confirm(one))
@@ -113,10 +110,10 @@ def _to_confirm(
     return [(found[key], count) for key, count in counts.items()]
 
 
-def _told(
+def _with_verdicts(
     first: _FirstLook, found: Mapping[Key, Evidence], order: Sequence[Key], result: Result
 ) -> Result:
-    """Judge the fresh pairs alone and put everything into the result."""
+    """Judge the fresh pairs alone and add all rows to the result."""
     rules = first.rules
     fresh = [comparison(found[one.key], one.metric, confirming=True) for one in first.to_confirm]
     judged = verdicts.confirm(first.judged, fresh, margin=rules.margin, min_effect=rules.min_effect)
@@ -149,10 +146,10 @@ def _judge(rules: Rules, found: Sequence[Row]) -> list[Judged]:
 
 
 def _shown_only(rules: Rules, row: Row) -> Judged:
-    """Find the numbers of a row that decides nothing."""
+    """Return the numbers of a row that does not count for the verdict."""
     judged = _judge(rules, [row])[0]
-    words = f"gate.metrics does not have it; {judged.pairs} pairs" if judged.pairs else ""
+    reason = f"gate.metrics does not have it; {judged.pairs} pairs" if judged.pairs else ""
     if judged.ratio is not None:
         low, high = judged.ratio.low - 1, judged.ratio.high - 1
-        words = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {words}"
-    return replace(judged, reason=words.strip("; "), pairs_needed=None, labels=())
+        reason = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {reason}"
+    return replace(judged, reason=reason.strip("; "), pairs_needed=None, labels=())

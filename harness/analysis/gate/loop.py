@@ -1,8 +1,8 @@
-"""Hold contests: pilot, mirrored blocks of one launch of A and one of B, until there is enough.
+"""Measure contests: a pilot, then mirrored blocks of one launch of A and one of B until enough.
 
-`first` and `again` are generators over all contests; the sessions stay open for the caller to close.
-Every contest ends with its evidence: if the device is lost half-way, it is cut short; a side that
-cannot be measured is its failure; a device that could not be reached is away.
+`measure_first` and `measure_fresh` are generators over all contests; the caller closes the sessions.
+Every contest ends with evidence: it is cut short if the device is lost half-way, a failure if a side
+cannot be measured, and away if the device cannot be reached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 from harness.analysis.gate.contest import (
     CONFIRMING,
@@ -53,7 +54,7 @@ _PILOTS = 2
 
 
 class _Unfit(HarnessError):
-    """A launch that was made and must not be judged."""
+    """A launch succeeded but must not be judged."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
@@ -64,12 +65,17 @@ class _Unfit(HarnessError):
 class ContestEnded(Event):
     """A contest has its evidence."""
 
+    name: ClassVar[str] = "contest"
     evidence: Evidence
+
+    def plain(self) -> dict[str, Any]:
+        """Return the contest's key; the journal has its launches."""
+        return {"event": self.name, **asdict(self.evidence.contest.key)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateContext:
-    """What contests are held with: live devices, the rules and conditions, who gets the events."""
+    """The devices, rules and conditions of a gate, and the receiver of its events."""
 
     sessions: Mapping[str, Session | HarnessError]
     emit: Emit
@@ -86,21 +92,23 @@ class GateContext:
                 session.close()
 
 
-def first(context: GateContext, contests: Sequence[Contest]) -> Iterator[Evidence]:
-    """Hold every contest once; yield the evidence of each as it is whole."""
-    yield from _hold(context, [Evidence(contest=one) for one in contests], {})
+def measure_first(context: GateContext, contests: Sequence[Contest]) -> Iterator[Evidence]:
+    """Measure every contest once; yield its evidence when it ends."""
+    yield from _measure(context, [Evidence(contest=one) for one in contests], {})
 
 
-def again(context: GateContext, found: Sequence[tuple[Evidence, int]]) -> Iterator[Evidence]:
-    """Measure so many fresh pairs of every contest; yield its evidence with them added.
+def measure_fresh(
+    context: GateContext, found: Sequence[tuple[Evidence, int]]
+) -> Iterator[Evidence]:
+    """Measure this many fresh pairs per contest; yield its evidence with them added.
 
-    The fresh blocks are numbered from CONFIRMING on.
+    The fresh blocks are numbered from CONFIRMING.
     """
     wanted = {evidence.contest.key: count for evidence, count in found}
-    yield from _hold(context, [evidence for evidence, _ in found], wanted)
+    yield from _measure(context, [evidence for evidence, _ in found], wanted)
 
 
-def _hold(
+def _measure(
     context: GateContext, found: Sequence[Evidence], fresh: Mapping[Key, int]
 ) -> Iterator[Evidence]:
     by_device: dict[str, list[Evidence]] = defaultdict(list)
@@ -133,32 +141,32 @@ def _hold(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwayContests:
-    """Contests on a device that could not be reached."""
+    """Contests on a device that cannot be reached."""
 
     share: tuple[Evidence, ...]
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:  # noqa: ARG002 - the seam
-        """Report them."""
+        """Emit their evidence."""
         for evidence in self.share:
             emit(ContestEnded(evidence=evidence))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestWork:
-    """The contests of one device, as data: held by calling it."""
+    """The contests of one device as data; calling it measures them."""
 
     device: Device
     ticket: str | None = None
     profile: Profile | None = None
     share: tuple[Evidence, ...]
     fresh: Mapping[Key, int] = field(default_factory=dict)
-    """How many fresh pairs a contest gets; a contest without an entry is held for the first time."""
+    """Number of fresh pairs by contest; a contest without an entry is measured for the first time."""
     rules: Rules
     conditions: Conditions = DEFAULT_CONDITIONS
     timing: WaitClock = REAL_TIME
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
-        """Hold the contests one after the other; emit the evidence of each."""
+        """Measure the contests one after the other; emit the evidence of each."""
         lost: str | None = None
         with sessions.reached(self.device, self.ticket, None) as session:
             bench = Bench(
@@ -174,15 +182,15 @@ class ContestWork:
                     if lost is not None:
                         emit(ContestEnded(evidence=replace(evidence, cut_short=lost)))
                         continue
-                    held = _Held(rules=self.rules, bench=bench, evidence=evidence)
-                    lost = held.hold(self.fresh.get(evidence.contest.key))
-                    emit(ContestEnded(evidence=held.evidence))
+                    running = _RunningContest(rules=self.rules, bench=bench, evidence=evidence)
+                    lost = running.measure(self.fresh.get(evidence.contest.key))
+                    emit(ContestEnded(evidence=running.evidence))
             session.release()
 
 
 @dataclass(slots=True, kw_only=True)
-class _Held:
-    """One contest while it is held."""
+class _RunningContest:
+    """One contest while it is measured."""
 
     rules: Rules
     bench: Bench
@@ -198,8 +206,8 @@ class _Held:
     def _clock(self) -> float:
         return self.bench.timing.clock()
 
-    def hold(self, fresh: int | None) -> str | None:
-        """Measure; returns why the device is lost for the contests after this one, or None."""
+    def measure(self, fresh: int | None) -> str | None:
+        """Measure; return why the device is lost for the contests after this one, or None."""
         bench, contest = self.bench, self.evidence.contest
         self.deadline = self._clock() + self.rules.budget_seconds
         try:
@@ -235,7 +243,7 @@ class _Held:
     # --- before the first block -------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Check both sides' outputs, find the inner loop, measure memory, heat if asked."""
+        """Check both sides' outputs, find the inner loop, measure memory, soak if wanted."""
         contest, bench = self.evidence.contest, self.bench
         for side in (contest.a, contest.b):
             failure = refused(side.cell, bench.profile)
@@ -257,7 +265,7 @@ class _Held:
             self.evidence = replace(self.evidence, hot=True)
 
     def _pilot(self, side: Side) -> float:
-        """Return the larger time of an inference, ns, of two short launches."""
+        """Return the longer time per inference of two short launches, ns."""
         pilot = replace(blocks.pilot(side.cell), runtime=side.runtime)
         times = []
         for place in range(_PILOTS):
@@ -270,12 +278,12 @@ class _Held:
         try:
             agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
         except InaccurateOutputs as error:
-            self._agreed(side, error.agreement)
+            self._add_agreement(side, error.agreement)
             raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
         if agreement is not None:
-            self._agreed(side, agreement)
+            self._add_agreement(side, agreement)
 
-    def _agreed(self, side: Side, agreement: Agreement) -> None:
+    def _add_agreement(self, side: Side, agreement: Agreement) -> None:
         known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}
         self.evidence = replace(self.evidence, agreements=known)
 
@@ -293,18 +301,18 @@ class _Held:
     # --- blocks -------------------------------------------------------------------------------
 
     def _first(self) -> None:
-        """Measure blocks until the stop rule is met, or the time is up."""
+        """Measure blocks until the stop rule is met or the time is up."""
         if self.evidence.failure is not None:
             return
         rules = self.rules
         judged = [metric for metric in LAUNCH_METRICS if metric in rules.metrics]
-        most = rules.max_pairs if judged else FIRST_PAIRS
-        for count, block in enumerate(self._turns(most, 0), start=1):
+        max_pairs = rules.max_pairs if judged else FIRST_PAIRS
+        for count, block in enumerate(self._turns(max_pairs, 0), start=1):
             self._block(block)
             if not any(
                 needs_more(
                     pairs(self.evidence, metric),
-                    max_pairs=most,
+                    max_pairs=max_pairs,
                     half_width=rules.half_width,
                 )
                 for metric in judged or ["latency"]
@@ -319,7 +327,7 @@ class _Held:
                 return
 
     def _again(self, count: int) -> None:
-        """Measure this many fresh blocks, or fewer if the time is up."""
+        """Measure this many fresh blocks, fewer if the time is up."""
         for block in self._turns(count, CONFIRMING):
             self._block(block)
             if self._clock() >= self.deadline:
@@ -335,7 +343,7 @@ class _Held:
             self._launch(turn.cell, replace(order, dose=dose) if dose else order)
 
     def _turns(self, count: int, start: int) -> Iterator[list[blocks.Turn]]:
-        """Yield so many blocks of both sides, in mirrored order, numbered from `start`."""
+        """Yield this many blocks of both sides in mirrored order, numbered from `start`."""
         seed = self.evidence.contest.a.cell.seed + start
         twice = [replace(c, dose=replace(c.dose, launches=count)) for c in self.order_cells]
         turns = blocks.schedule(twice, seed)
@@ -363,6 +371,6 @@ class _Held:
             raise _Unfit(failure)
 
     def _loops_before(self) -> int:
-        """Return the inner loop of the first look."""
+        """Return the inner loop of the first pairs."""
         timed = [one.launch for one in self.evidence.readings if one.launch.kind == "timed"]
         return timed[0].inner_loop if timed else 1

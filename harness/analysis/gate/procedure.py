@@ -1,4 +1,4 @@
-"""The gate: A beside B on the same devices; and the selftest that says what it can see there."""
+"""The gate compares A and B on the same devices; the selftest finds the effect that it can see."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
-from harness.events import CellEnded, Emit, MeasuringStarted, ignore
+from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
 from harness.measure import prepare, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
@@ -42,15 +42,15 @@ def gate(
     wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Measure a candidate beside a baseline on the plan's devices and judge the difference.
+    """Measure a candidate and a baseline on the plan's devices and judge the difference.
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
-    run. Same bytes are measured only where `measure_identical` says so; `soak` heats every device
-    to a plateau first. A device that somebody else has is waited for as `wait` says in `run`. What
-    was measured is a stored run of kind gate.
+    run. Files of the same bytes are measured only with `measure_identical`; `soak` heats every
+    device to a plateau first. `wait` is that of `run`: how long to wait while another user holds
+    the lease. The launches are a stored run of kind gate.
 
-    Raises ConfigError where the question cannot be asked (what is neither of these, models of
-    unlike inputs, a baseline from an unlike machine), StoreError for the results folder.
+    Raises ConfigError for invalid input (a side that is none of these, models with different inputs,
+    a baseline from another machine), StoreError for the results folder.
     """
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     rules = Rules.of(plan)
@@ -59,7 +59,7 @@ def gate(
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
-    contests = _bound(wanted, plan, progress or ignore)
+    contests = _build_and_bind(wanted, plan, progress or ignore)
     accuracies = _accuracies(wanted, contests, plan)
     result = Result(
         baseline=baseline,
@@ -72,40 +72,39 @@ def gate(
         ),
     )
     settled = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
-    asked = [
+    remaining = [
         (one, contest)
         for one, contest in zip(wanted, contests, strict=True)
         if contest.key not in settled
     ]
-    if not asked:
+    if not remaining:
         if progress:
             progress.close()
         return result
     live = sessions.open_all(
-        [d for d in decided.devices if d.name in {contest.key.device for _, contest in asked}],
+        [d for d in decided.devices if d.name in {contest.key.device for _, contest in remaining}],
         runs.patience(plan, wait, progress or ignore),
     )
     try:
-        _refuse_unlike([one for one, _ in asked], live)
+        _refuse_unlike([one for one, _ in remaining], live)
         with _recorded(
             "gate",
             plan,
-            [contest for _, contest in asked],
+            [contest for _, contest in remaining],
             live,
             rules=rules,
             stores=stores,
             progress=progress,
             soak=soak,
-        ) as kept:
+        ) as recorded:
             found = judging.gate(
-                kept.context,
-                [contest for _, contest in asked],
-                replace(result, run=kept.writer.id),
+                recorded.context,
+                [contest for _, contest in remaining],
+                replace(result, run=recorded.writer.id),
                 accuracies=accuracies,
                 noise=lambda evidence: _noise(evidence, live),
-                tell=kept.tell,
             )
-            with appearing(kept.writer.path / document.FILE) as part:
+            with appearing(recorded.writer.path / document.FILE) as part:
                 part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
         return found
     finally:
@@ -121,9 +120,10 @@ def judge(
     min_effect: float | None = None,
     results: Path | None = None,
 ) -> Result:
-    """Judge a stored gate again, by its own limits or others, without measuring.
+    """Judge a stored gate again by its own or other limits, without measuring.
 
-    Raises StoreError where the run is no gate or is damaged, ConfigError for limits that cross.
+    Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
+    each other.
     """
     kept = store.Store(results or assets.results_folder()).open(run)
     plain = stored.document(kept)
@@ -147,10 +147,12 @@ def judge(
     )
 
 
-def _bound(wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit) -> list[Contest]:
-    """Build what is to be built and bind the contests to the files."""
-    offered = {id(c): c for one in wanted for c in (one.a, one.b)}
-    requests = [c.request for c in offered.values() if c.request is not None]
+def _build_and_bind(
+    wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit
+) -> list[Contest]:
+    """Build the missing variants and bind the contests to the files."""
+    candidates = {id(c): c for one in wanted for c in (one.a, one.b)}
+    requests = [c.request for c in candidates.values() if c.request is not None]
     built: dict[int, Variant | Failure] = {}
     for request, variant in prepare.build_all(
         requests,
@@ -160,7 +162,7 @@ def _bound(wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit) -> li
     ):
         built[id(request)] = variant
     inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for candidate in offered.values():
+    for candidate in candidates.values():
         made = candidate.variant or built[id(candidate.request)]
         if (
             isinstance(made, Variant)
@@ -176,22 +178,22 @@ def _bound(wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit) -> li
 
 
 def _source(candidate: sides.Candidate, plan: Plan) -> Any:  # noqa: ANN401 - a ModelSource
-    """Return the plan's model, with its data, of a candidate; a stored one knows no data."""
+    """Return the plan's model of a candidate, with its data; a stored candidate has no data."""
     return next(m.source for m in plan.models if m.source.name == candidate.model)
 
 
 def _accuracies(
     wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], plan: Plan
 ) -> dict[Key, Row]:
-    """Compare the host's answers, once for every pair of files."""
-    named = "accuracy" in plan.text.get("gate", {}).get("metrics", ())
+    """Compare the accuracy on the host, once per pair of files."""
+    is_required = "accuracy" in plan.text.get("gate", {}).get("metrics", ())
     known: dict[tuple[str, str, str], Row | None] = {}
     found: dict[Key, Row] = {}
     for one, contest in zip(wanted, contests, strict=True):
         if contest.failure:
             continue
         data = _source(one.a, plan).data
-        if named and not data.evaluation:
+        if is_required and not data.evaluation:
             raise ConfigError(
                 f'{plan.path or "plan"}: gate.metrics has "accuracy", and model {one.a.model} has '
                 "no data.evaluation to judge it by; give it, or leave accuracy out"
@@ -208,23 +210,34 @@ def _accuracies(
 def _refuse_unlike(wanted: Sequence[sides.PlannedContest], live: Live) -> None:
     for one in wanted:
         session = live[one.device]
-        reason = sides.unlike(one, session.facts) if isinstance(session, sessions.Session) else None
+        reason = (
+            sides.why_not_comparable(one, session.facts)
+            if isinstance(session, sessions.Session)
+            else None
+        )
         if reason:
             raise ConfigError(reason)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Recorded:
-    """A gate's stored run while it is held."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OutcomeEmitter:
+    """Emits the outcomes of both cells when their contest ends."""
+
+    emit: Emit
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, loop.ContestEnded):
+            for outcome in _outcomes(event.evidence):
+                self.emit(CellEnded(outcome=outcome))
+        self.emit(event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RecordedGate:
+    """A gate and the stored run that it writes."""
 
     writer: store.RunWriter
     context: loop.GateContext
-    emit: Emit
-
-    def tell(self, evidence: Evidence) -> None:
-        """Store what became of both cells."""
-        for outcome in _outcomes(evidence):
-            self.emit(CellEnded(outcome=outcome))
 
 
 @contextmanager
@@ -238,21 +251,21 @@ def _recorded(
     stores: store.Store,
     progress: Progress | None,
     soak: bool = False,
-) -> Iterator[_Recorded]:
-    """Make the run that keeps what is measured; its samples are merged at the end."""
+) -> Iterator[_RecordedGate]:
+    """Create the run that stores the launches; merge its samples at the end."""
     cells = [side.cell for one in contests for side in (one.a, one.b)]
     record = store.RunRecord.new(
         plan=plan, cells=cells, devices=runs.device_records(_devices(live), live), kind=kind
     )
-    # Not the plan's own digest: `run --resume` has nothing to go on with here.
+    # Not the plan's own digest: `run --resume` must not continue this run.
     digest = hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
     with stores.create(replace(record, plan_digest=digest)) as writer:
         for cell in cells:
             if isinstance(cell.variant, Variant):
                 writer.keep_variant(cell.variant)
-        emit = Recorder(writer, progress or ignore)
-        most = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests)
-        emit(MeasuringStarted(cells=tuple(cells), launches=most, at_most=True))
+        emit = _OutcomeEmitter(emit=Recorder(writer, progress or ignore))
+        launches = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests)
+        emit(MeasuringStarted(cells=tuple(cells), launches=launches, at_most=True))
         conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
         context = loop.GateContext(
             sessions=live,
@@ -261,7 +274,7 @@ def _recorded(
             rules=rules,
             conditions=conditions,
         )
-        yield _Recorded(writer=writer, context=context, emit=emit)
+        yield _RecordedGate(writer=writer, context=context)
         writer.finish()
 
 
@@ -274,25 +287,25 @@ def selftest(
     results: Path | None = None,
     progress: Progress | None = None,
 ) -> selftests.Selftest:
-    """Measure a file against itself on a device, and say what a gate can see there.
+    """Measure a file against itself on a device, and return the effects that a gate can see there.
 
-    Kept for the gate, which shows the figure and refuses a device that is too noisy.
+    It is stored for the gate, which shows the half-width and refuses a device that is too noisy.
 
-    Raises the device's error where it is away or cannot run the file, StoreError where too few
-    pairs count.
+    Raises the device's error if it is away or cannot run the file, StoreError if too few pairs
+    count.
     """
     plan = plans.quick([model], devices=[device], threads=[threads])
     decided = prepare.decide(plan, runs.farm_of(farm))
     if len(decided.devices) != 1:
         names = ", ".join(one.name for one in decided.devices)
         raise ConfigError(f"selftest takes one device at a time; {device} is {names}")
-    # All pairs: the figure is the half-width at 20.
+    # A half-width of 0 is never reached, so all 20 pairs are measured.
     rules = Rules(metrics=("latency",), half_width=0.0)
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
     xs = sides.resolve(str(model), decided, stores, "--model")
     wanted = sides.wanted(sides.join(xs, xs, plan), decided)
-    contests = _bound(wanted, plan, progress or ignore)
+    contests = _build_and_bind(wanted, plan, progress or ignore)
     if contests[0].failure is not None:
         raise ConfigError(f"{model}: {contests[0].failure.reason}")
     live = sessions.open_all(decided.devices)
@@ -302,10 +315,9 @@ def selftest(
             raise session
         with _recorded(
             "selftest", plan, contests, live, rules=rules, stores=stores, progress=progress
-        ) as kept:
-            (evidence,) = loop.first(kept.context, contests)
-            kept.tell(evidence)
-            record = kept.writer.record
+        ) as recorded:
+            (evidence,) = loop.measure_first(recorded.context, contests)
+            record = recorded.writer.record
         if evidence.failure is not None:
             raise HarnessError(f"{device}: {evidence.failure.reason}")
         made = selftests.analyse(
@@ -328,7 +340,7 @@ def _devices(live: Live) -> list[Device]:
 
 
 def _outcomes(evidence: Evidence) -> list[Outcome]:
-    """Say what became of both cells of a contest."""
+    """Return the outcomes of both cells of a contest."""
     contest, made = evidence.contest, []
     for name, side in (("baseline", contest.a), ("candidate", contest.b)):
         launches = evidence.launches("baseline" if name == "baseline" else "candidate")

@@ -1,8 +1,9 @@
-"""What a gate can see on a device: A against A, measured there, and replayed as many gates.
+"""The effects that a gate can see on a device, from A measured against itself.
 
-From pairs of launches of one file, gates are drawn (pairs with replacement, signs at random, since
-A and B are the same) with B's samples scaled by 1, 1.02, 1.05 and 1.10, under the stop rule, the
-verdicts and the confirmation of a real gate. Kept a file a device, by its identity.
+From the pairs of launches of one file, many gates are drawn: pairs with replacement and random signs,
+since A and B are the same, with B's samples scaled by 1, 1.02, 1.05 and 1.10. They follow the stop
+rule, the verdicts and the confirmation of a real gate. The results are stored in one file per device,
+named by its identity.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from harness.stats import paired
 
 SCALES = (1.0, 1.02, 1.05, 1.10)
 GATES = 300
-"""Drawn for every scale: the standard error of a share is at most 2.9 points."""
+"""Gates per scale: the standard error of a share is at most 2.9 points."""
 
 POWER = 0.95
 _SLOWER = frozenset({Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN})
@@ -35,20 +36,20 @@ _SLOWER = frozenset({Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What became of the gates of one scale."""
+    """The results of the gates of one scale; the field names are those of the stored file."""
 
     scale: float
     told: float
-    """Share whose first verdict said slower: REGRESSION or SLOWER_WITHIN_MARGIN."""
+    """Share with a first verdict of slower: REGRESSION or SLOWER_WITHIN_MARGIN."""
     red: float
-    """Share that failed the build: REGRESSION, confirmed. At scale 1 the false-alarm rate."""
+    """Share that fails the build: a confirmed REGRESSION. At scale 1, the false-alarm rate."""
     pairs: float
-    """Mean number of pairs of the first look."""
+    """Mean number of first pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selftest:
-    """What a selftest found on one device, with one file and number of threads."""
+    """The result of a selftest on one device, with one file and number of threads."""
 
     identity: str
     device: str
@@ -59,29 +60,29 @@ class Selftest:
     created: str
     p50_ns: float
     quantile: float
-    """Of a launch, that stood for it."""
+    """The quantile that represents a launch."""
     pairs: int
     spread: float
-    """Of ln(B / A) over pairs."""
+    """Standard deviation of ln(B / A) over pairs."""
     half_width: float
-    """Of the 95 % interval at 20 pairs, on the log scale."""
+    """Half-width of the 95 % interval at 20 pairs, on the log scale."""
     smallest_effect: float
-    """The least slowdown that 20 pairs show in 95 % of gates."""
+    """The smallest slowdown that 20 pairs show in 95 % of gates."""
     arms: tuple[Arm, ...]
 
     @property
     def fit(self) -> bool:
-        """Whether the device can be gated at all."""
+        """Whether the device is quiet enough to gate."""
         return self.half_width <= NOISY_HALF_WIDTH
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON's types."""
+        """Return plain data, for JSON."""
         return {**dump(self), "fit": self.fit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """The file of one device."""
+    """The content of one device's file."""
 
     selftests: tuple[Selftest, ...] = field(default_factory=tuple)
 
@@ -89,9 +90,9 @@ class _Kept:
 def analyse(
     evidence: Evidence, rules: Rules, *, identity: str, run: str, created: str, seed: int = 0
 ) -> Selftest:
-    """Say what the gate can see, from pairs of a file against itself.
+    """Compute the effects that a gate can see, from pairs of a file against itself.
 
-    Raises StoreError where fewer than six pairs count.
+    Raises StoreError if fewer than six pairs count.
     """
     used = [pair for pair in pairs(evidence, "latency") if pair.discarded is None]
     key = evidence.contest.key
@@ -99,7 +100,7 @@ def analyse(
         why = evidence.cut_short or "blocks were dropped for their covariates"
         raise StoreError(
             f"{key.device}: only {len(used)} of at least {FIRST_PAIRS} pairs count ({why}); "
-            "look after the device (edge-harness doctor) and try again"
+            "check the device (edge-harness doctor) and try again"
         )
     differences = paired.log_ratios([pair.a for pair in used], [pair.b for pair in used])
     spread = paired.deviation(differences)
@@ -128,12 +129,12 @@ def analyse(
 def arm(differences: Sequence[float], scale: float, rules: Rules, *, seed: int = 0) -> Arm:
     """Draw gates from the differences of A against A, with B's samples scaled."""
     chance = random.Random(f"{seed}/{scale}")  # noqa: S311 - a simulation
-    told = red = spent = 0
+    slower = red = count_of_pairs = 0
     for _ in range(GATES):
-        first = _first_look(differences, scale, rules, chance)
-        spent += len(first.pairs)
+        first = _first_pairs(differences, scale, rules, chance)
+        count_of_pairs += len(first.pairs)
         judged = verdicts.judge([first], margin=rules.margin, min_effect=rules.min_effect)
-        told += judged[0].verdict in _SLOWER
+        slower += judged[0].verdict in _SLOWER
         if judged[0].verdict is Verdict.REGRESSION:
             count = verdicts.pairs_to_confirm(judged[0])
             fresh = _row([_drawn(differences, scale, chance, block) for block in range(count)])
@@ -141,10 +142,10 @@ def arm(differences: Sequence[float], scale: float, rules: Rules, *, seed: int =
                 judged, [fresh], margin=rules.margin, min_effect=rules.min_effect
             )
             red += verdicts.exit_code(final) == 1
-    return Arm(scale=scale, told=told / GATES, red=red / GATES, pairs=spent / GATES)
+    return Arm(scale=scale, told=slower / GATES, red=red / GATES, pairs=count_of_pairs / GATES)
 
 
-def _first_look(
+def _first_pairs(
     differences: Sequence[float], scale: float, rules: Rules, chance: random.Random
 ) -> Comparison:
     found: list[Pair] = []
@@ -163,33 +164,33 @@ def _row(found: Sequence[Pair]) -> Comparison:
 
 
 def half_width(known: Sequence[Selftest], evidence: Evidence) -> float | None:
-    """Return the half-width at 20 pairs that goes for a contest; None where no selftest does.
+    """Return the half-width at 20 pairs that applies to a contest; None if no selftest does.
 
-    The same file's, with as many threads. Else the quietest of files that take at least as long:
-    short inferences are harder, so noise with a slower file is noise with this one too, and noise
-    with a quicker one says nothing.
+    That of the same file and number of threads; else the lowest of the files that take at least as
+    long. Shorter inferences are noisier: a device that is too noisy for a slower file is too noisy
+    for this one, but a faster file does not show that.
     """
     contest = evidence.contest
-    mine = [one for one in known if one.threads == contest.key.threads]
-    same = [one for one in mine if one.digest == contest.a.variant.digest]
+    comparable = [one for one in known if one.threads == contest.key.threads]
+    same = [one for one in comparable if one.digest == contest.a.variant.digest]
     if same:
         return same[-1].half_width
     times = [one.quantiles[paired.HALF] for one in evidence.readings if one.quantiles]
-    here = stats.median(times) if times else math.inf
-    return min((one.half_width for one in mine if one.p50_ns >= here), default=None)
+    p50_ns = stats.median(times) if times else math.inf
+    return min((one.half_width for one in comparable if one.p50_ns >= p50_ns), default=None)
 
 
-def place(identity: str) -> Path:
-    """Return where a device's selftests are kept."""
+def path_of(identity: str) -> Path:
+    """Return the path of a device's selftests."""
     return assets.config_folder() / "selftest" / f"{identity}.json"
 
 
 def read(identity: str) -> tuple[Selftest, ...]:
-    """Return a device's selftests, oldest first; none where it never had one.
+    """Return a device's selftests, oldest first; empty if it has none.
 
-    Raises StoreError where the file is damaged.
+    Raises StoreError if the file is damaged.
     """
-    path = place(identity)
+    path = path_of(identity)
     try:
         plain: Mapping[str, Any] = decode(path.read_bytes())
     except FileNotFoundError:
@@ -202,13 +203,13 @@ def read(identity: str) -> tuple[Selftest, ...]:
 
 
 def keep(made: Selftest) -> Path:
-    """Store a selftest, in the place of an earlier one with the same file and threads."""
+    """Store a selftest; it replaces an earlier one with the same file and threads."""
     known = [
         one
         for one in read(made.identity)
         if (one.digest, one.threads) != (made.digest, made.threads)
     ]
-    path = place(made.identity)
+    path = path_of(made.identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as part:
         text = encode(dump(_Kept(selftests=(*known, made))))

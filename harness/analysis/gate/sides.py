@@ -1,8 +1,8 @@
-"""What X and Y of a gate are: a file, a recipe of the plan, a runtime, a stored run; then contests.
+"""Resolve the sides of a gate (a file, a recipe, a runtime or a stored run) and plan the contests.
 
-A path is tried before a recipe's name. A .tflite is taken as it is, another model is built by each
-recipe of the plan; a recipe is of every model that has it; a stored run gives the bytes it kept.
-Deciding is data; building and connecting are the caller's.
+A path takes precedence over a recipe's name. A .tflite is used as it is, another model is built with
+each recipe of the plan; a recipe stands for every model that has it; a stored run gives its kept
+files. This module only decides, in plain data; the caller builds and connects.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from harness.types import (
 
 RUNTIME = "runtime:"
 MIN_SECONDS = 1.0
-"""Of a timed launch, where the plan does not say: long enough to see the machine undisturbed."""
+"""Length of a timed launch if the plan does not say: long enough for undisturbed inferences."""
 
 Built = Mapping[int, Variant | Failure]
-"""By the id of a Candidate's request."""
+"""Build results by the id() of a Candidate's request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,39 +48,39 @@ class Candidate:
     recipe: str
     source: ModelSource
     request: build.BuildRequest | None = None
-    """To be built; None where the variant is known already."""
+    """The build request; None if the variant is known."""
     variant: Variant | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    """What a stored run kept of it, by target."""
+    """The variants that a stored run kept, by target."""
     runtime: str | None = None
     run: StoredRun | None = None
-    """Where it was measured before: the gate must be held on a like machine."""
+    """The run that measured it before: the gate must run on the same machine."""
 
 
-def resolve(word: str, decided: Decided, results: Store, key: str) -> list[Candidate]:
-    """Say what a word of the command line offers; raises ConfigError where it is nothing.
+def resolve(text: str, decided: Decided, results: Store, key: str) -> list[Candidate]:
+    """Return the candidates of one side of the command line; raises ConfigError if there are none.
 
     `key` is the option's name, for the message.
     """
     plan = decided.plan
-    path = Path(word).expanduser()
+    path = Path(text).expanduser()
     if path.exists() and not (path / "run.json").exists():
-        return _of_path(path.resolve(), plan, key)
+        return _from_path(path.resolve(), plan, key)
     recipes = {recipe.name for model in plan.models for recipe in model.recipes}
-    if word in recipes:
+    if text in recipes:
         return [
             _to_build(model.source, recipe)
             for model in plan.models
             for recipe in model.recipes
-            if recipe.name == word
+            if recipe.name == text
         ]
-    if word.startswith(RUNTIME):
-        return _of_runtime(word, plan, key)
+    if text.startswith(RUNTIME):
+        return _from_runtime(text, plan, key)
     try:
-        return _of_run(results.open(path.name if path.exists() else word))
+        return _from_run(results.open(path.name if path.exists() else text))
     except StoreError as error:
         raise ConfigError(
-            f'{key} "{word}" is no file, no recipe of the plan ({", ".join(sorted(recipes))}) '
+            f'{key} "{text}" is no file, no recipe of the plan ({", ".join(sorted(recipes))}) '
             f"and no stored run ({error})"
         ) from error
 
@@ -97,13 +97,13 @@ def _to_build(source: ModelSource, recipe: Recipe, runtime: str | None = None) -
     )
 
 
-def _of_path(path: Path, plan: Plan, key: str) -> list[Candidate]:
+def _from_path(path: Path, plan: Plan, key: str) -> list[Candidate]:
     own = [model for model in plan.models if model.source.path == path]
     if len(own or plan.models) != 1:
         names = ", ".join(model.source.name for model in plan.models)
         raise ConfigError(
-            f"{key} {path}: the plan has several models ({names}), so it is not known which of "
-            "them the file is; give a plan with one model, or the name of a recipe"
+            f"{key} {path}: the plan has several models ({names}), so it is unclear which one the "
+            "file replaces; give a plan with one model, or the name of a recipe"
         )
     planned: PlannedModel = (own or list(plan.models))[0]
     source = replace(planned.source, path=path)
@@ -112,10 +112,10 @@ def _of_path(path: Path, plan: Plan, key: str) -> list[Candidate]:
     return [_to_build(source, recipe) for recipe in planned.recipes]
 
 
-def _of_runtime(word: str, plan: Plan, key: str) -> list[Candidate]:
-    name, equals, version = word.removeprefix(RUNTIME).partition("=")
+def _from_runtime(text: str, plan: Plan, key: str) -> list[Candidate]:
+    name, equals, version = text.removeprefix(RUNTIME).partition("=")
     if not (name and equals and version):
-        raise ConfigError(f'{key} "{word}": write it as {RUNTIME}NAME=VERSION')
+        raise ConfigError(f'{key} "{text}": write it as {RUNTIME}NAME=VERSION')
     return [
         _to_build(model.source, recipe, f"{name} {version.removeprefix('=')}")
         for model in plan.models
@@ -123,7 +123,7 @@ def _of_runtime(word: str, plan: Plan, key: str) -> list[Candidate]:
     ]
 
 
-def _of_run(run: StoredRun) -> list[Candidate]:
+def _from_run(run: StoredRun) -> list[Candidate]:
     found: dict[tuple[str, str], Candidate] = {}
     for cell in run.record.cells:
         if isinstance(cell.variant, Variant):
@@ -146,22 +146,22 @@ def _of_run(run: StoredRun) -> list[Candidate]:
 def join(
     xs: Sequence[Candidate], ys: Sequence[Candidate], plan: Plan
 ) -> list[tuple[Candidate, Candidate]]:
-    """Put what both sides offer beside each other: by recipe, or one beside all of the other side.
+    """Pair the candidates of both sides by recipe, or a single one with all of the other side.
 
-    Raises ConfigError where nothing goes together.
+    Raises ConfigError if there is nothing to pair.
     """
     made = []
     for model in plan.models:
         left = [x for x in xs if x.model == model.source.name]
         right = [y for y in ys if y.model == model.source.name]
         common = [(x, y) for x in left for y in right if x.recipe == y.recipe]
-        alone = len(left) == 1 or len(right) == 1
-        made += common or [(x, y) for x in left for y in right if alone]
+        has_single = len(left) == 1 or len(right) == 1
+        made += common or [(x, y) for x in left for y in right if has_single]
     if not made:
-        offered = [sorted({f"{one.model} {one.recipe}" for one in side}) for side in (xs, ys)]
+        names = [sorted({f"{one.model} {one.recipe}" for one in side}) for side in (xs, ys)]
         raise ConfigError(
-            f"baseline and candidate have nothing to compare: {', '.join(offered[0])} beside "
-            f"{', '.join(offered[1])}, of the plan's models "
+            f"baseline and candidate have nothing to compare: {', '.join(names[0])} and "
+            f"{', '.join(names[1])}, with the plan's models "
             f"{', '.join(model.source.name for model in plan.models)}"
         )
     return made
@@ -169,7 +169,7 @@ def join(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedContest:
-    """One contest before it is bound to files: a pair of candidates, a device, threads."""
+    """A contest before its files are built: a pair of candidates, a device, threads."""
 
     a: Candidate
     b: Candidate
@@ -178,22 +178,24 @@ class PlannedContest:
 
 
 def wanted(pairs: Sequence[tuple[Candidate, Candidate]], decided: Decided) -> list[PlannedContest]:
-    """Multiply pairs by the devices and threads that the plan gives each model.
+    """Return a planned contest per pair, device and number of threads of the plan.
 
     Devices with the same target share a candidate, so that it is built once.
     """
-    places = {(c.model.name, c.device.name, c.threads): None for c in decided.combinations}
+    combinations = {(c.model.name, c.device.name, c.threads): None for c in decided.combinations}
     shared: dict[tuple[int, str], Candidate] = {}
 
-    def of(candidate: Candidate, device: str) -> Candidate:
+    def for_device(candidate: Candidate, device: str) -> Candidate:
         default = decided.default_targets.get(device, build.DEFAULT_TARGET)
         made = _for_target(candidate, default)
         return shared.setdefault((id(candidate), _target(made)), made)
 
     return [
-        PlannedContest(a=of(a, device), b=of(b, device), device=device, threads=threads)
+        PlannedContest(
+            a=for_device(a, device), b=for_device(b, device), device=device, threads=threads
+        )
         for a, b in pairs
-        for model, device, threads in places
+        for model, device, threads in combinations
         if model == a.model
     ]
 
@@ -208,9 +210,10 @@ def _for_target(candidate: Candidate, default: str) -> Candidate:
 
 
 def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
-    """Bind a wanted contest to its files. Raises ConfigError for models of unlike inputs.
+    """Return a planned contest with its files; raises ConfigError for models of different inputs.
 
-    `inputs` gives the check before timing by digest: the path of the .npz, and the cell's flags.
+    `inputs` has the inputs of the check before timing by digest: the path of the .npz, and the
+    cell's flags.
     """
     label = one.b.recipe if one.a.recipe == one.b.recipe else f"{one.a.recipe} -> {one.b.recipe}"
     sides = []
@@ -238,12 +241,12 @@ def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, 
     stretch = "min_seconds" not in plan.text.get("dose", {})
     made = Contest(key=key, a=sides[0], b=sides[1], stretch=stretch)
     if made.failure is None:
-        _same_inputs(made)
+        _check_same_inputs(made)
     return made
 
 
 def dose(plan: Plan) -> Dose:
-    """Return the dose of a gate's launches: the plan's, a second long where it does not say."""
+    """Return the dose of a gate's launches: the plan's, with a second as the default length."""
     given: Mapping[str, Any] = plan.text.get("dose", {})
     if "min_seconds" in given:
         return plan.dose
@@ -256,56 +259,57 @@ def _target(candidate: Candidate) -> str:
     return candidate.variant.target if candidate.variant else build.DEFAULT_TARGET
 
 
-def _same_inputs(made: Contest) -> None:
+def _check_same_inputs(made: Contest) -> None:
     shapes = [[sample_shape(t) for t in s.variant.inputs] for s in (made.a, made.b)]
     if shapes[0] != shapes[1]:
         written = [", ".join(str(list(shape)) for shape in side) for side in shapes]
         raise ConfigError(
             f"{made.key.model}: baseline and candidate take different inputs ({written[0]} and "
-            f"{written[1]}); their times say nothing of each other"
+            f"{written[1]}); their times cannot be compared"
         )
 
 
-def unlike(one: PlannedContest, facts: DeviceFacts) -> str | None:
-    """Say why a stored baseline, or a runtime, does not go with a device; None where it does.
+def why_not_comparable(one: PlannedContest, facts: DeviceFacts) -> str | None:
+    """Return why a stored baseline or a runtime does not fit a device; None if it does.
 
-    A stored run must be from this very machine, with the runtime that is used now and this number
-    of threads: unlike machines are never compared.
+    A stored run must be from the same machine, with the runtime that is used now and the same number
+    of threads: different machines are never compared.
     """
-    there = [f"{runtime.name} {runtime.version}" for runtime in facts.runtimes]
-    now = there[0] if there else "none"
+    runtimes = [f"{runtime.name} {runtime.version}" for runtime in facts.runtimes]
+    current = runtimes[0] if runtimes else "none"
     for candidate in (one.a, one.b):
-        if candidate.runtime and candidate.runtime not in there:
-            return f"{one.device} has no runtime {candidate.runtime} (it has: {', '.join(there) or 'none'})"
+        if candidate.runtime and candidate.runtime not in runtimes:
+            known = ", ".join(runtimes) or "none"
+            return f"{one.device} has no runtime {candidate.runtime} (it has: {known})"
         if candidate.run is not None:
-            reason = _unlike_run(one, candidate, candidate.run, facts, now)
+            reason = _why_run_not_comparable(one, candidate, candidate.run, facts, current)
             if reason:
                 return f"run {candidate.run.id}: unlike machines: {reason}"
     return None
 
 
-def _unlike_run(
-    one: PlannedContest, candidate: Candidate, run: StoredRun, facts: DeviceFacts, now: str
+def _why_run_not_comparable(
+    one: PlannedContest, candidate: Candidate, run: StoredRun, facts: DeviceFacts, current: str
 ) -> str | None:
-    places = [
+    measured = [
         cell
         for cell in run.record.cells
         if (cell.model, cell.recipe) == (candidate.model, candidate.recipe)
     ]
-    here = []
-    for cell in places:
+    on_device = []
+    for cell in measured:
         record = run.record.devices.get(cell.device)
         if record and record.facts and record.facts.identity == facts.identity:
-            here.append(cell)
-    if not here:
-        names = ", ".join(sorted({cell.device for cell in places}))
+            on_device.append(cell)
+    if not on_device:
+        names = ", ".join(sorted({cell.device for cell in measured}))
         return f"it was measured on {names}, which is not the machine behind {one.device}"
-    cells = [cell for cell in here if cell.threads == one.threads]
+    cells = [cell for cell in on_device if cell.threads == one.threads]
     if not cells:
-        counts = ", ".join(str(count) for count in sorted({cell.threads for cell in here}))
+        counts = ", ".join(str(count) for count in sorted({cell.threads for cell in on_device}))
         return f"it was measured with {counts} threads, the plan has {one.threads}"
     ids = {cell.id for cell in cells}
     used = sorted({launch.runtime for launch in run.launches() if launch.cell_id in ids})
-    if used and now not in used:
-        return f"it was measured with {', '.join(used)}; {one.device} has {now}"
+    if used and current not in used:
+        return f"it was measured with {', '.join(used)}; {one.device} has {current}"
     return None

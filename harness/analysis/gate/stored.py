@@ -1,4 +1,4 @@
-"""A stored gate read back: its contests and evidence, to be judged again without measuring."""
+"""Read the contests and evidence of a stored gate, to judge them again without measuring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PEAKS = (
 
 
 def document(run: StoredRun) -> Mapping[str, Any]:
-    """Return what the gate came to when it was held; raises StoreError where it is no gate."""
+    """Return the stored document of a gate; raises StoreError if the run is no gate."""
     try:
         plain = decode((run.path / FILE).read_bytes())
     except FileNotFoundError as error:
@@ -43,19 +43,19 @@ def document(run: StoredRun) -> Mapping[str, Any]:
 
 
 def rules(run: StoredRun, **limits: float | None) -> Rules:
-    """Return the rules the gate was held by, with other limits where they are given.
+    """Return the rules of the stored gate; given limits replace the stored ones.
 
-    Raises ConfigError where they cannot be, as for a plan.
+    Raises ConfigError for invalid limits, as for a plan.
     """
     given = dict(run.record.plan.get("gate", {}))
     given |= {name: value for name, value in limits.items() if value is not None}
     name = f"run {run.id}"
     table = toml_reading.check(given, GateRules, name, ("gate",))
-    return Rules.taking(checks.gate(table, f"{name}: gate"))
+    return Rules.from_table(checks.gate(table, f"{name}: gate"))
 
 
 def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
-    """Return what of the document needs no evidence: names, absences, failures."""
+    """Return the parts of the document that need no evidence: names, absent devices, failures."""
     return Result(
         baseline=plain["baseline"],
         candidate=plain["candidate"],
@@ -67,25 +67,27 @@ def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
 
 
 def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
-    """Return the evidence of every contest that could be measured.
+    """Return the evidence of every contest that was measured.
 
-    Raises StoreError where samples are damaged.
+    Raises StoreError if samples are damaged.
     """
     cells = {cell.id: cell for cell in run.record.cells}
-    settled = {_key(one) for one in plain["failed"]}
-    gone = {one["device"] for one in plain["away"]}
+    failed = {_key(one) for one in plain["failed"]}
+    away = {one["device"] for one in plain["away"]}
     readings, launches = _readings(run), run.launches()
     found = []
     for one in plain["contests"]:
         key = _key(one)
-        if key in settled or key.device in gone:
+        if key in failed or key.device in away:
             continue
         a, b = cells[one["a"]], cells[one["b"]]
         found.append(
             Evidence(
                 contest=Contest(key=key, a=Side(cell=a), b=Side(cell=b)),
                 readings=tuple(
-                    reading for launch in launches for reading in _of(launch, a, b, readings)
+                    reading
+                    for launch in launches
+                    for reading in _readings_of(launch, a, b, readings)
                 ),
                 cut_short=one["cut_short"],
                 pinned_mhz=one["pinned_mhz"],
@@ -97,14 +99,14 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
 
 
 def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:
-    """Return the rows of the host's answers."""
+    """Return the rows of the accuracy on the host."""
     found: dict[Key, Row] = {}
     for row in plain["rows"]:
         if row["metric"] != "accuracy":
             continue
         key = _key(row)
         if row["counts"] is None:
-            # Older documents have such rows of errors only.
+            # In older documents the metric of such a row is an error, which is better lower.
             better: Direction = "higher" if row.get("better") == "higher" else "lower"
             found[key] = Exact(key=key, metric="accuracy", a=row["a"], b=row["b"], better=better)
         else:
@@ -123,7 +125,7 @@ def _key(plain: Mapping[str, Any]) -> Key:
 
 
 def _readings(run: StoredRun) -> dict[str, Mapping[str, Any]]:
-    """Return the numbers that stand for each launch, by its id; computed by the store."""
+    """Return the values of each launch by its id; the store computes them from the samples."""
     found: dict[str, Mapping[str, Any]] = {
         launch: {
             "inferences": count,
@@ -134,8 +136,10 @@ def _readings(run: StoredRun) -> dict[str, Mapping[str, Any]]:
     return found | {launch: {"peak_rss": peak} for launch, peak in run.query(_PEAKS)}
 
 
-def _of(launch: Launch, a: Cell, b: Cell, known: Mapping[str, Mapping[str, Any]]) -> list[Reading]:
-    """Return the reading of a launch of either side; none of another cell, or before block 0."""
+def _readings_of(
+    launch: Launch, a: Cell, b: Cell, known: Mapping[str, Mapping[str, Any]]
+) -> list[Reading]:
+    """Return the reading of a side's launch; none for another cell or a block before 0."""
     if launch.block < 0 or launch.cell_id not in {a.id, b.id} or launch.id not in known:
         return []
     side: SideName = "baseline" if launch.cell_id == a.id else "candidate"

@@ -1,11 +1,11 @@
-"""Verdicts of a gate: what its rows come to together. Pure data to data.
+"""Verdicts of a gate over all its rows, as pure functions of data.
 
     judged = judge(rows)                     # once, over all rows of the gate
-    judged = confirm(judged, fresh)          # fresh pairs for what came out REGRESSION
+    judged = confirm(judged, fresh)          # with fresh pairs for each REGRESSION
     code = exit_code(judged, away=[])
 
 Nothing here measures. docs/gate-statistics.md has the rules with their reasons and figures, the
-formulas are in paired.py, the numbers of one row in findings.py.
+formulas are in harness/stats/paired.py, the statistics of one row in findings.py.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ __all__ = [
 MARGIN = 0.05
 MIN_EFFECT = 0.02
 ACCURACY_MARGIN = 0.02
-"""Absolute: two of a hundred inputs. The others are ratios."""
+"""An absolute difference: two of a hundred inputs. The other margins are ratios."""
 
 CONFIRM_PAIRS = 10
 UNCONFIRMED = "unconfirmed"
 
 
 class Verdict(enum.StrEnum):
-    """What a row of a gate came to."""
+    """The verdict of a row of a gate."""
 
     REGRESSION = "REGRESSION"
-    PASS = "PASS"  # noqa: S105 - the word of the interface
+    PASS = "PASS"  # noqa: S105 - a verdict, no password
     SLOWER_WITHIN_MARGIN = "SLOWER_WITHIN_MARGIN"
     EQUIVALENT = "EQUIVALENT"
     IMPROVED = "IMPROVED"
@@ -79,36 +79,36 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A row with its verdict and why."""
+    """A row with its verdict and the reason."""
 
     key: Key
     metric: str
     verdict: Verdict
     reason: str
-    """One sentence with the numbers that decided."""
+    """One sentence with the decisive numbers."""
     ratio: Interval | None = None
-    """B over A with its 95 % interval; null for accuracy and where it cannot be had."""
+    """B over A with its 95 % interval; null for accuracy and if it cannot be computed."""
     drop: Interval | None = None
     """Accuracy only: A minus B, absolute, with its 95 % interval."""
     p_adjusted: float | None = None
-    """One-sided, "B is worse", Benjamini-Hochberg over the gate's rows; null where exact."""
+    """One-sided, "B is worse", Benjamini-Hochberg over the gate's rows; null for exact rows."""
     hodges_lehmann: float | None = None
-    """The cross-check of the ratio."""
+    """The Hodges-Lehmann estimate, to cross-check the ratio."""
     pairs: int = 0
-    """Used: pairs, or inputs for accuracy."""
+    """Number of pairs used; inputs for accuracy."""
     discarded: int = 0
     pairs_needed: int | None = None
-    """Of an inconclusive row: about how many pairs in all (inputs for accuracy) would decide."""
+    """For an inconclusive row: about how many pairs in all (inputs for accuracy) would decide."""
     labels: tuple[str, ...] = ()
     confirmed: bool = False
-    """A REGRESSION that fresh pairs alone showed again, or that has no noise to confirm against."""
+    """Whether fresh pairs alone show the REGRESSION again, or the row has no noise."""
     fresh: Judged | None = None
-    """What the fresh pairs said."""
+    """The verdict of the fresh pairs alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Limits:
-    """The thresholds of a row, on the scale of its finding."""
+    """The thresholds of a row on the scale of its finding."""
 
     margin: float
     min_effect: float
@@ -123,15 +123,15 @@ def judge(
 ) -> list[Judged]:
     """Judge all rows of a gate together, in their order; a row's p depends on the others.
 
-    REGRESSION: adjusted one-sided p < 0.05, and the 95 % interval wholly above "the same", and a
-    ratio of at least 1 + min_effect. PASS: the one-sided 95 % upper bound below 1 + margin. Both:
-    SLOWER_WITHIN_MARGIN. IMPROVED: the mirror of REGRESSION. EQUIVALENT: the 90 % interval inside
-    +-3 %. Where several hold, the first of SLOWER_WITHIN_MARGIN, REGRESSION, IMPROVED, EQUIVALENT,
-    PASS. Else INCONCLUSIVE, and always where a row has fewer than 6 pairs, a value that is not a
-    number, more than 20 % of its blocks dropped, an end before its time, or a device too noisy.
+    REGRESSION: adjusted one-sided p < 0.05, the 95 % interval entirely above "the same", and a
+    ratio of at least 1 + min_effect. PASS: the one-sided 95 % upper bound is below 1 + margin. Both:
+    SLOWER_WITHIN_MARGIN. IMPROVED: the mirror of REGRESSION. EQUIVALENT: the 90 % interval is inside
+    +-3 %. If several hold, the first of SLOWER_WITHIN_MARGIN, REGRESSION, IMPROVED, EQUIVALENT, PASS.
+    Otherwise INCONCLUSIVE. A row is always INCONCLUSIVE if it has fewer than 6 pairs, a value that
+    is not a number, or over 20 % dropped blocks, if it was cut short, or if the device is too noisy.
 
-    Exact rows take the same rules with an interval of no width and stay out of the adjustment.
-    Accuracy is a drop in absolute terms: McNemar's exact one-sided p and `accuracy_margin`.
+    Exact rows follow the same rules with an interval of no width and take no part in the adjustment.
+    Accuracy is an absolute drop: McNemar's exact one-sided p and `accuracy_margin`.
 
     Raises ValueError unless 0 <= min_effect < margin and 0 < accuracy_margin.
     """
@@ -152,7 +152,7 @@ def judge(
 
 
 def _adjust(findings: Sequence[Finding], p_values: Sequence[float]) -> list[float]:
-    """Adjust over the rows that are tested: a certain row must not make room for the others."""
+    """Adjust p over the tested rows: an exact row must not make the others more lenient."""
     tested = iter(
         paired.benjamini_hochberg(
             [p for finding, p in zip(findings, p_values, strict=True) if finding.tested]
@@ -199,7 +199,7 @@ def _judged(row: Row, finding: Finding, limits: _Limits, p_worse: float, p_bette
         discarded=finding.discarded,
         pairs_needed=needed,
         labels=labels,
-        # The same inputs through the same files give the same answers: nothing fresh to draw.
+        # The same files give the same outputs for the same inputs, so fresh pairs cannot differ.
         confirmed=verdict is Verdict.REGRESSION and not isinstance(row, Comparison),
     )
 
@@ -207,7 +207,7 @@ def _judged(row: Row, finding: Finding, limits: _Limits, p_worse: float, p_bette
 def _pairs_needed(finding: Finding, limits: _Limits, p_worse: float) -> int | None:
     """Return about how many pairs would show the nearer of "worse" and "within the margin".
 
-    Were effect, spread and the adjustment what they seem now. None where 10,000 would not do.
+    It assumes the current effect, spread and adjustment. None if 10,000 pairs are not enough.
     """
     effect = finding.effect
     if effect is None:
@@ -233,7 +233,7 @@ def _too_noisy(row: Row, finding: Finding) -> bool:
 
 
 def _ratio(row: Row, effect: Interval) -> Interval | None:
-    """Return B over A of an effect, whichever is better."""
+    """Return B over A of an effect, for either direction."""
     if not math.isfinite(effect.estimate):
         return None
     sign, low, high = _sign(row), effect.low, effect.high
@@ -247,11 +247,11 @@ def _ratio(row: Row, effect: Interval) -> Interval | None:
 
 
 def _sign(row: Row) -> int:
-    """Return the sign of ln(B / A) where B is worse."""
+    """Return the sign of ln(B / A) if B is worse."""
     return -1 if isinstance(row, Exact) and row.better == "higher" else 1
 
 
-# --- why, in one sentence ----------------------------------------------------------------------
+# --- the reason in one sentence ----------------------------------------------------------------
 
 
 def _reason(
@@ -267,11 +267,11 @@ def _reason(
         return finding.obstacle or "nothing was measured"
     if isinstance(row, Exact):
         return _exact_reason(row, limits, verdict)
-    worse, better = _words(row.metric)
+    worse, better = _worse_and_better(row.metric)
     unit = "inputs" if isinstance(row, Accuracy) else "pairs"
     margin, upper = _change(row, limits.margin), _change(row, finding.upper)
     more = f"about {needed}" if needed else f"more than {paired.MAX_PAIRS_NEEDED:,}"
-    words = {
+    findings = {
         Verdict.REGRESSION: worse,
         Verdict.SLOWER_WITHIN_MARGIN: f"{worse}, but by less than the margin {margin}",
         Verdict.IMPROVED: better,
@@ -283,49 +283,49 @@ def _reason(
         Verdict.REGRESSION: f", adjusted p {p_worse:.2g}",
         Verdict.SLOWER_WITHIN_MARGIN: f", upper bound {upper}",
         Verdict.PASS: f", upper bound {upper}",
-        Verdict.INCONCLUSIVE: f"; {more} {unit} would tell",
+        Verdict.INCONCLUSIVE: f"; {more} {unit} would decide",
     }
     dropped = f", {finding.discarded} dropped" if finding.discarded else ""
     return (
-        f"{words[verdict]}: {_change(row, finding.effect.estimate)} (95 % interval "
+        f"{findings[verdict]}: {_change(row, finding.effect.estimate)} (95 % interval "
         f"{_change(row, finding.effect.low)} to {_change(row, finding.effect.high)}), "
         f"{finding.n} {unit}{dropped}{endings.get(verdict, '')}"
     )
 
 
-def _words(metric: str) -> tuple[str, str]:
-    """Name a worse and a better value of a metric: `slower`, `faster`."""
+def _worse_and_better(metric: str) -> tuple[str, str]:
+    """Return the adjectives for a worse and a better value of a metric: `slower`, `faster`."""
     column = columns.gate_metrics().get(metric)
     return column.comparatives if column else ("larger", "smaller")
 
 
 def _exact_reason(row: Exact, limits: _Limits, verdict: Verdict) -> str:
-    worse, better = _words(row.metric)
+    worse, better = _worse_and_better(row.metric)
     numbers = f"{row.a:,.10g} to {row.b:,.10g}"
     if row.a == row.b:
         return f"the same: {row.a:,.10g}"
-    word = worse if _sign(row) * (row.b - row.a) > 0 else better
+    direction = worse if _sign(row) * (row.b - row.a) > 0 else better
     change = f" ({row.b / row.a - 1:+.1%})" if row.a else ""
-    side = ""
+    margin = ""
     if verdict is Verdict.REGRESSION:
-        side = f", the margin is {_change(row, limits.margin)}"
-    return f"{word}: {numbers}{change}{side}"
+        margin = f", the margin is {_change(row, limits.margin)}"
+    return f"{direction}: {numbers}{change}{margin}"
 
 
 def _change(row: Row, value: float) -> str:
-    """Write a value of a finding's scale: a signed percentage, or points of accuracy lost."""
+    """Write a value on a finding's scale: a signed percentage, or points of accuracy lost."""
     if isinstance(row, Accuracy):
         return f"{-100 * value:+.2f} points"
     return f"{math.exp(_sign(row) * value) - 1:+.1%}"
 
 
-# --- fresh pairs, and the answer ---------------------------------------------------------------
+# --- fresh pairs, and the exit code ------------------------------------------------------------
 
 
 def pairs_to_confirm(judged: Judged) -> int:
     """Return how many fresh pairs a REGRESSION needs: as many as it used, at least 10, even."""
-    most = max(CONFIRM_PAIRS, judged.pairs)
-    return most + most % 2
+    count = max(CONFIRM_PAIRS, judged.pairs)
+    return count + count % 2
 
 
 def confirm(
@@ -337,21 +337,21 @@ def confirm(
 ) -> list[Judged]:
     """Return the rows with each REGRESSION confirmed, or INCONCLUSIVE with the label unconfirmed.
 
-    The fresh pairs alone (none of the first) must be :func:`pairs_to_confirm` blocks at least and
-    say surely slower too, REGRESSION or SLOWER_WITHIN_MARGIN; they are judged together, apart from
-    the first. The first verdict's numbers stay in the row, what the fresh pairs said is in `fresh`,
-    and since only rows that looked bad are measured again, that ratio is the fairer one. Other rows
-    are returned as they are.
+    A REGRESSION is confirmed if the fresh pairs alone are at least :func:`pairs_to_confirm` blocks
+    and their verdict is REGRESSION or SLOWER_WITHIN_MARGIN. All fresh pairs are judged together,
+    without the first ones. The row keeps the numbers of the first verdict; `fresh` has those of the
+    fresh pairs. That ratio is less biased, since only rows that looked bad are measured again. Other
+    rows are returned unchanged.
 
-    Raises ValueError where two fresh comparisons have one key and metric.
+    Raises ValueError if two fresh comparisons have the same key and metric.
     """
     by_row = {(one.key, one.metric): one for one in fresh}
     if len(by_row) != len(fresh):
         raise ValueError("two fresh comparisons of the same key and metric")
     open_rows = [row for row in first if row.verdict is Verdict.REGRESSION and not row.confirmed]
-    asked = [by_row[row.key, row.metric] for row in open_rows if (row.key, row.metric) in by_row]
+    measured = [by_row[row.key, row.metric] for row in open_rows if (row.key, row.metric) in by_row]
     again = {
-        (one.key, one.metric): one for one in judge(asked, margin=margin, min_effect=min_effect)
+        (one.key, one.metric): one for one in judge(measured, margin=margin, min_effect=min_effect)
     }
     made = []
     for row in first:
@@ -376,7 +376,7 @@ def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
             reason=f"{row.reason}; confirmed by fresh pairs: {fresh.reason}",
         )
     else:
-        doubt = f"fresh pairs alone say {fresh.verdict}: {fresh.reason}"
+        doubt = f"fresh pairs alone give {fresh.verdict}: {fresh.reason}"
     return replace(
         row,
         verdict=Verdict.INCONCLUSIVE,
@@ -387,10 +387,10 @@ def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
 
 
 def exit_code(judged: Sequence[Judged], away: Collection[str] = ()) -> int:
-    """Return what the gate answers its shell: `away` names the devices that were not there.
+    """Return the exit code of a gate; `away` has the names of the devices that were away.
 
-    1 for any confirmed REGRESSION, else 2 for any INCONCLUSIVE or a REGRESSION that nobody
-    confirmed, else 4 where a device was away, else 0.
+    1 for any confirmed REGRESSION, else 2 for any INCONCLUSIVE or unconfirmed REGRESSION, else 4 if
+    a device was away, else 0.
     """
     if any(row.verdict is Verdict.REGRESSION and row.confirmed for row in judged):
         return 1

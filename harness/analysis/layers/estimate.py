@@ -182,16 +182,15 @@ def _layers(subject: Subject, pieces: Sequence[_Piece]) -> Layers:
     kept = [piece for piece in pieces[:-1] if piece.refused is None]
     operators = []
     before: _Piece | None = None
-    held = [piece for piece in pieces[:-1] if piece.prefix is not None]
-    waiting: list[Prefix] = []
-    for piece in held:
+    uncounted: list[Prefix] = []
+    for piece in pieces[:-1]:
         assert piece.prefix is not None
-        waiting.append(piece.prefix)
+        uncounted.append(piece.prefix)
         if piece.refused is None:
-            operators.append(_operator(waiting, piece, before))
-            before, waiting = piece, []
-    if waiting:
-        operators.append(_operator(waiting, whole, before))
+            operators.append(_operator(uncounted, piece, before))
+            before, uncounted = piece, []
+    if uncounted:
+        operators.append(_operator(uncounted, whole, before))
     return Layers(
         subject=subject,
         source=ESTIMATE,

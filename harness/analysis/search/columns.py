@@ -39,7 +39,7 @@ class Miss:
 
     constraint: str
     value: float
-    """In the constraint's unit."""
+    """The trial's value in the constraint's unit."""
     limit: float
 
     @property
