@@ -153,7 +153,7 @@ def _finite(real: Sequence[Array], outputs: Sequence[Tensor]) -> None:
     for array, tensor in zip(real, outputs, strict=True):
         if not np.isfinite(array).all():
             raise RecipeError(
-                f'outputs are not finite ("{tensor.name}" holds NaN or infinity): the weights or '
+                f'outputs are not finite ("{tensor.name}" has NaN or infinity): the weights or '
                 "the conversion are broken; check the trained model for NaN weights"
             )
 

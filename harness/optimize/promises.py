@@ -36,7 +36,7 @@ def plain(step: str, promise: Promise) -> dict[str, Any]:
 
 
 def from_plain(stored: Mapping[str, Any]) -> tuple[str, Promise]:
-    """Return the step and the promise that `plain` wrote; JSON may lie in between."""
+    """Return the step and the promise that `plain` wrote, also after a JSON round trip."""
     fields = {**stored, "operators": tuple(stored["operators"])}
     return fields.pop("step"), Promise(**fields)
 

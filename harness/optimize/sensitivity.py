@@ -73,8 +73,8 @@ def search(
     the loss stays within `max_drop`. That takes at most 48 builds to rank, 2 log2(48) to bisect and
     16 to return.
 
-    Raises RecipeError if even the float of all but the least sensitive group loses too much, and as
-    `loss` does with all operators in int8.
+    Raises RecipeError if the loss is too large even with all but the least sensitive group in
+    float, and as `loss` does with all operators in int8.
     """
     lost: dict[Chosen, float] = {}
 
@@ -106,7 +106,7 @@ def search(
 
 
 def _or_all(measure: Callable[[Chosen], float], chosen: Chosen) -> float:
-    """Measure a mix; one that cannot be made or run has an infinite loss, so the search goes on."""
+    """Measure a mix; one that cannot be made or run has an infinite loss, and the search continues."""
     try:
         return measure(chosen)
     except RecipeError:

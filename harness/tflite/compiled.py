@@ -1,4 +1,4 @@
-"""The custom operators that stand for what a vendor's compiler mapped to its accelerator."""
+"""The custom operators with which vendors' compilers replace the operators they map."""
 
 from __future__ import annotations
 

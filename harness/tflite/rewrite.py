@@ -105,7 +105,7 @@ def _unpack(data: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 - gene
 
 
 def _pack(model: Any, size_bytes: int) -> memoryview:  # noqa: ANN401 - generated classes
-    """Serialise objects of about `size_bytes`; a buffer that has to grow is held three times."""
+    """Serialise objects of about `size_bytes`; a buffer that grows needs three times the memory."""
     import flatbuffers  # type: ignore[import-untyped]
 
     builder = flatbuffers.Builder(min(size_bytes + _TABLES_BYTES, 1 << 31))

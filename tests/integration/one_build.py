@@ -11,7 +11,7 @@ from harness.types import DataSource, ModelSource, Variant
 
 
 def built(folder: Path, model: Path, recipe: str) -> Variant:
-    """Build it with a cache in the folder; raises what the build says."""
+    """Build it with a cache in the folder; raises the build's error."""
     source = ModelSource(name="m", path=model, data=DataSource(calibration="random"))
     parsed = recipes.parse(recipe)
     catalog.check(parsed)

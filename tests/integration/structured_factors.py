@@ -23,7 +23,7 @@ from harness.optimize.training import factors
 
 
 def low_rank_net() -> Any:
-    """Branches; every kernel has exactly the rank its name says."""
+    """Return a net with branches; every kernel has exactly the rank in its name."""
     image = L.Input((8, 8, 12))
     x = L.Conv2D(16, 3, padding="same", strides=2, activation="relu", name="conv_5_6")(image)
     y = L.Conv2D(16, 1, name="point_4")(x)
@@ -129,8 +129,8 @@ def decomposed_shared_layer() -> dict[str, Any]:
 
 @case
 def rank_above_full() -> dict[str, Any]:
-    said = {}
-    for name, ask in {
+    messages = {}
+    for name, call in {
         "everywhere": lambda: factors.choose(low_rank_net(), factors.DecomposeSpec(rank=145)),
         "named": lambda: factors.choose(
             low_rank_net(), factors.DecomposeSpec(rank=17, layers=("point_4",))
@@ -138,16 +138,16 @@ def rank_above_full() -> dict[str, Any]:
         "decompose": lambda: factors.decompose(low_rank_net(), {"conv_5_6": (5, 17)}),
     }.items():
         try:
-            ask()
+            call()
         except RecipeError as error:
-            said[name] = str(error)
-    return said
+            messages[name] = str(error)
+    return messages
 
 
 @case
-def bad_wishes() -> dict[str, Any]:
-    said = {}
-    for name, wish in {
+def bad_settings() -> dict[str, Any]:
+    messages = {}
+    for name, settings in {
         "none": {},
         "two": {"keep": 0.5, "rank": 2},
         "keep": {"keep": 1.0},
@@ -158,10 +158,10 @@ def bad_wishes() -> dict[str, Any]:
         "no gain": {"rank": 3, "layers": ("scores_2",)},
     }.items():
         try:
-            factors.choose(low_rank_net(), factors.DecomposeSpec(**wish))
+            factors.choose(low_rank_net(), factors.DecomposeSpec(**settings))
         except RecipeError as error:
-            said[name] = str(error)
-    return said
+            messages[name] = str(error)
+    return messages
 
 
 @case

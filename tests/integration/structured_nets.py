@@ -2,9 +2,9 @@
 
     python structured_pruning.py        # one JSON object, by case
 
-Each case is a function that returns plain facts; a RecipeError is a fact, {"refused": its words}.
+Each case is a function that returns plain facts; a RecipeError is a fact, {"refused": its message}.
 The nets and the channels that are set to zero are written by hand, so that what belongs together
-is said here a second time, without the code under test.
+is written here a second time, without the code under test.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ def difference(model: Any, other: Any) -> float:
     )
 
 
-def pruned(model: Any, **wish: Any) -> Any:
+def pruned(model: Any, **spec: Any) -> Any:
     seen = groups.network(model)
-    return filters.prune(seen, filters.choose(seen, filters.FilterPruneSpec(**wish)))
+    return filters.prune(seen, filters.choose(seen, filters.FilterPruneSpec(**spec)))
 
 
 def widths(model: Any) -> dict[str, int]:
@@ -171,12 +171,12 @@ def same_as_zeroed(
     makers: Mapping[tuple[str, ...], Sequence[int]],
     norms: Mapping[str, Sequence[int]],
     biases: Mapping[str, Sequence[int]],
-    **wish: Any,
+    **spec: Any,
 ) -> dict[str, Any]:
     before = [variable.numpy() for variable in model.weights]
     zeroed(model, makers, norms, biases)
     kept = [variable.numpy() for variable in model.weights]
-    smaller = pruned(model, keep=0.5, multiple=1, **wish)
+    smaller = pruned(model, keep=0.5, multiple=1, **spec)
     untouched = all(np.array_equal(a, b.numpy()) for a, b in zip(kept, model.weights, strict=True))
     assert any((a != b).any() for a, b in zip(before, kept, strict=True))
     return {

@@ -145,7 +145,7 @@ def counted_where_kept_whole() -> dict[str, Any]:
 
 @case
 def shares() -> dict[str, Any]:
-    """What is left of parameters and MACs where half of them is asked for."""
+    """Return the remaining parameters and MACs if half of them is requested."""
     found = {}
     for name, model in (("residual", residual_net()), ("wide", wide_net())):
         seen = groups.network(model)
@@ -246,7 +246,7 @@ def called_on_its_own_output() -> dict[str, Any]:
 
 @case
 def called_on_the_input_too() -> dict[str, Any]:
-    """What a layer makes is held where one of its calls reads what cannot be pruned."""
+    """A layer's channels are frozen if one of its calls reads channels that cannot be pruned."""
     image = L.Input((8,))
     shared = L.Dense(8, name="shared")
     x = shared(L.LayerNormalization()(shared(image)))
@@ -285,13 +285,13 @@ def share_out_of_reach() -> dict[str, Any]:
 
 @case
 def keep_out_of_range() -> dict[str, Any]:
-    said = {}
+    messages = {}
     for keep in (0.0, 1.0, -1.0, float("nan")):
         try:
             pruned(small_net(), keep=keep)
         except RecipeError as error:
-            said[str(keep)] = str(error)
-    return said
+            messages[str(keep)] = str(error)
+    return messages
 
 
 @case

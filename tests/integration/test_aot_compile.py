@@ -51,7 +51,7 @@ def test_a_model_is_compiled_whole(data: Path, tmp_path: Path, qualcomm_librarie
         built(tmp_path, compiled, step(qualcomm_libraries))
 
 
-def test_what_is_left_is_named_and_counted(
+def test_operators_on_the_cpu_are_named_and_counted(
     data: Path, tmp_path: Path, qualcomm_libraries: Path
 ) -> None:
     model = data / "coral" / "movenet_single_pose_lightning_ptq.tflite"
@@ -82,7 +82,7 @@ def test_a_float_model_goes_through_int8_first(tmp_path: Path, qualcomm_librarie
     assert again.uncompiled == made.uncompiled
 
 
-def test_a_refusal_has_the_compilers_words(
+def test_a_refusal_has_the_compilers_message(
     data: Path, tmp_path: Path, qualcomm_libraries: Path
 ) -> None:
     model = data / "coral" / "keras_lstm_mnist_ptq.tflite"
@@ -91,7 +91,7 @@ def test_a_refusal_has_the_compilers_words(
 
 
 @pytest.mark.parametrize(
-    ("vendor", "soc", "words"),
+    ("vendor", "soc", "message"),
     [
         ("qualcomm", "SM8750", r"libQnnHtp\.so missing; pip install ai-edge-litert-sdk-qualcomm"),
         ("mediatek", "MT6991", "its library is missing; pip install ai-edge-litert-sdk-mediatek"),
@@ -100,10 +100,10 @@ def test_a_refusal_has_the_compilers_words(
         ("samsung", "E9965", "ai-edge-litert's plug-in for samsung does not load: "),
     ],
 )
-def test_a_compiler_that_is_not_here_is_told_with_the_way_to_it(
-    tmp_path: Path, vendor: str, soc: str, words: str
+def test_a_missing_compiler_is_reported_with_how_to_install_it(
+    tmp_path: Path, vendor: str, soc: str, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(RecipeError, match=message):
         built(tmp_path, DATA / "digits.tflite", f'aot(vendor="{vendor}", soc="{soc}")')
 
 
@@ -141,20 +141,20 @@ def test_a_compiler_that_crashes_ends_its_own_build(
     assert built(tmp_path, DATA / "digits.tflite", step(qualcomm_libraries)).compiled is not None
 
 
-def test_a_compiler_that_hangs_is_ended_with_all_it_started(
+def test_a_compiler_that_hangs_is_killed_with_its_children(
     tmp_path: Path, qualcomm_libraries: Path
 ) -> None:
-    told = tmp_path / "pid"
+    pid_file = tmp_path / "pid"
     body = (
         "char line[32]; int n = 0, pid = getpid(); while (pid) { line[31 - ++n] = '0' + pid % 10; pid /= 10; }"
-        f'FILE *file = fopen("{told}", "w"); fwrite(line + 31 - n, 1, n, file); fclose(file); sleep(600);'
+        f'FILE *file = fopen("{pid_file}", "w"); fwrite(line + 31 - n, 1, n, file); fclose(file); sleep(600);'
     )
     broken = libraries_that(tmp_path / "broken", qualcomm_libraries, body)
     with pytest.raises(
         RecipeError, match="had not finished digits.tflite after 3 s and was killed"
     ):
         built(tmp_path, DATA / "digits.tflite", step(broken, more=", timeout_seconds=3"))
-    pid = int(told.read_text())
+    pid = int(pid_file.read_text())
     until = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
         time.sleep(0.05)

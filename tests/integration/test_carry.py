@@ -47,7 +47,7 @@ def nested():
     i = keras.Input((8,))
     return keras.Model(i, layers.Dense(2, name="last")(inner(layers.Dense(8, name="first")(i))))
 
-told = {"calm": carried("calm", deep(0.1)), "chaotic": carried("chaotic", deep(1.0)), "nested": carried("nested", nested())}
+facts = {"calm": carried("calm", deep(0.1)), "chaotic": carried("chaotic", deep(1.0)), "nested": carried("nested", nested())}
 
 right = dialect.ConvertedLayer.carry_weights
 def wrong(made):
@@ -58,13 +58,13 @@ dialect.ConvertedLayer.carry_weights = wrong
 for key in ("wrong last", "wrong inside"):
     model = nested()
     WRONG = {"last" if key == "wrong last" else model.get_layer("inner").layers[0].name}
-    told[key] = carried(key, model)
-print(json.dumps(told))
+    facts[key] = carried(key, model)
+print(json.dumps(facts))
 """
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     environment = os.environ | {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     argv = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(
@@ -75,17 +75,17 @@ def told() -> dict[str, Any]:
     return answer
 
 
-def test_a_copy_differs_by_rounding(told: dict[str, Any]) -> None:
-    assert told["calm"] < 1e-5
-    assert told["nested"] < 1e-5
+def test_a_copy_differs_by_rounding(facts: dict[str, Any]) -> None:
+    assert facts["calm"] < 1e-5
+    assert facts["nested"] < 1e-5
 
 
-def test_a_model_that_blows_rounding_up_is_taken_because_each_layer_is_right(
-    told: dict[str, Any],
+def test_a_model_that_amplifies_rounding_is_accepted_if_each_layer_is_right(
+    facts: dict[str, Any],
 ) -> None:
-    assert told["chaotic"] > 1e-3
+    assert facts["chaotic"] > 1e-3
 
 
-def test_a_layer_that_computes_something_else_is_named(told: dict[str, Any]) -> None:
-    assert 'the layer "last" gives different outputs' in told["wrong last"]
-    assert 'the layer "inner" gives different outputs' in told["wrong inside"]
+def test_a_layer_with_different_outputs_is_named(facts: dict[str, Any]) -> None:
+    assert 'the layer "last" gives different outputs' in facts["wrong last"]
+    assert 'the layer "inner" gives different outputs' in facts["wrong inside"]

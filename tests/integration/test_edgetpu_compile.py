@@ -38,7 +38,7 @@ def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path:
     assert made.compiled.off_chip_bytes == 1279263
     assert any("1,279,263 bytes of weights do not fit" in note for note in made.notes)
     assert any("left on the CPU: SOFTMAX: Operation is otherwise" in note for note in made.notes)
-    (call,) = (tmp_path / "bin" / "told").read_text().splitlines()
+    (call,) = (tmp_path / "bin" / "commands").read_text().splitlines()
     assert call.startswith("-s -t 180 -o ")
     assert " -m 13 " in call
     assert made.uncompiled is not None
@@ -47,7 +47,7 @@ def test_the_step_compiles_and_keeps_the_compilers_account(data: Path, tmp_path:
     # The open batch of the published file was closed on the way.
     assert all(-1 not in tensor.shape for tensor in made.inputs)
     built(tmp_path, model, f'edgetpu(compiler="{program}", min_runtime_version=13)')
-    assert len((tmp_path / "bin" / "told").read_text().splitlines()) == 1
+    assert len((tmp_path / "bin" / "commands").read_text().splitlines()) == 1
 
 
 def test_another_compiler_makes_another_file(data: Path, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_another_compiler_makes_another_file(data: Path, tmp_path: Path) -> None
         built(tmp_path, model, f'edgetpu(compiler="{program}", tries=2)')
 
 
-def test_the_target_brings_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_adds_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = compiler.install(tmp_path / "bin", "ok")
     program.rename(tmp_path / "bin" / "edgetpu_compiler")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -80,7 +80,7 @@ def test_the_target_brings_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert made.compiled.contradiction is None
 
 
-def test_no_compiler_is_said_with_the_way_to_get_it(data: Path, tmp_path: Path) -> None:
+def test_a_missing_compiler_is_reported_with_how_to_install_it(data: Path, tmp_path: Path) -> None:
     model = data / "kws" / "kws_ref_model.tflite"
     with pytest.raises(RecipeError, match=r"there is no /no/such/compiler here.*coral.ai/docs"):
         built(tmp_path, model, 'edgetpu(compiler="/no/such/compiler")')
@@ -92,7 +92,7 @@ def test_no_compiler_is_said_with_the_way_to_get_it(data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("mode", "words", "calls"),
+    ("mode", "message", "calls"),
     [
         ("float", "refuses model.tflite: Model not quantized", 1),
         ("dynamic", "only supports static-sized tensors", 1),
@@ -103,8 +103,8 @@ def test_no_compiler_is_said_with_the_way_to_get_it(data: Path, tmp_path: Path) 
         ("nothing", "mapped no operator to the Edge TPU", 1),
     ],
 )
-def test_failures_end_with_the_compilers_words(
-    data: Path, tmp_path: Path, mode: str, words: str, calls: int
+def test_failures_end_with_the_compilers_message(
+    data: Path, tmp_path: Path, mode: str, message: str, calls: int
 ) -> None:
     program = compiler.install(tmp_path / "bin", mode)
     given = tmp_path / "model.tflite"
@@ -114,12 +114,12 @@ def test_failures_end_with_the_compilers_words(
         edgetpu.compile_model(
             given, tmp_path / "work", edgetpu.EdgeTpuSettings(compiler=str(program))
         )
-    assert words in str(caught.value)
-    assert len((tmp_path / "bin" / "told").read_text().splitlines()) == calls
+    assert message in str(caught.value)
+    assert len((tmp_path / "bin" / "commands").read_text().splitlines()) == calls
 
 
 @pytest.mark.parametrize("mode", ["flaky", "half"])
-def test_a_compiler_that_crashes_once_is_asked_again(data: Path, tmp_path: Path, mode: str) -> None:
+def test_a_compiler_that_crashes_once_is_run_again(data: Path, tmp_path: Path, mode: str) -> None:
     program = compiler.install(tmp_path / "bin", mode)
     model = data / "kws" / "kws_ref_model.tflite"
     made, account = edgetpu.compile_model(
@@ -139,7 +139,7 @@ def test_a_compiler_that_crashes_once_is_asked_again(data: Path, tmp_path: Path,
         ("unknown", "both files", "16.0.384591198-standin"),
     ],
 )
-def test_any_way_of_saying_it_comes_to_the_same(
+def test_every_form_of_the_compilers_output_is_read(
     data: Path, tmp_path: Path, mode: str, source: str, version: str
 ) -> None:
     program = compiler.install(tmp_path / "bin", mode)
@@ -161,7 +161,7 @@ def test_a_log_of_another_model_is_a_contradiction(data: Path, tmp_path: Path) -
     assert account.contradiction == "2 ADD left on the CPU by the log, 0 in the file"
 
 
-def test_a_compiler_that_hangs_is_ended_with_its_children(
+def test_a_compiler_that_hangs_is_killed_with_its_children(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edgetpu, "_GRACE_SECONDS", 1.0)
@@ -173,7 +173,9 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(
     assert time.monotonic() - began < 30
 
 
-def test_what_the_compiler_would_refuse_is_refused_before(data: Path, tmp_path: Path) -> None:
+def test_a_file_that_the_compiler_would_refuse_is_refused_before(
+    data: Path, tmp_path: Path
+) -> None:
     kws, coral = data / "kws", data / "coral"
     with pytest.raises(RecipeError, match="takes full int8 models.*CONV_2D .float32.*int8 first"):
         edgetpu.fit(kws / "kws_ref_model_float32.tflite")

@@ -89,7 +89,7 @@ def test_every_post_training_recipe_keeps_the_model(variants: dict[str, Variant]
         assert not found.flags
 
 
-def test_each_recipe_does_what_it_says(variants: dict[str, Variant]) -> None:
+def test_each_recipe_has_its_dtypes(variants: dict[str, Variant]) -> None:
     size = {name: found.size_bytes for name, found in variants.items()}
 
     assert size["int8"] < size["dynamic"] * 1.2 < size["float16"] < size["float32"]
@@ -117,7 +117,7 @@ def test_int8_can_keep_float_ends(cache: Path) -> None:
     assert found.accuracy > 0.97
 
 
-def test_again_it_comes_from_the_cache(cache: Path, variants: dict[str, Variant]) -> None:
+def test_a_second_build_comes_from_the_cache(cache: Path, variants: dict[str, Variant]) -> None:
     events: list[BuildProgress] = []
     start = time.monotonic()
     again = built(digits(), *POST_TRAINING, "as_is", cache=cache, on_event=events.append)
@@ -149,7 +149,7 @@ def test_a_damaged_cache_entry_is_built_again(tmp_path: Path) -> None:
     assert again.path.stat().st_size == first.size_bytes
 
 
-def test_progress_is_told_with_seconds_and_memory(tmp_path: Path) -> None:
+def test_progress_has_seconds_and_memory(tmp_path: Path) -> None:
     events: list[BuildProgress] = []
     built(digits(), "int8", cache=tmp_path, on_event=events.append)
 
@@ -163,7 +163,7 @@ def test_progress_is_told_with_seconds_and_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ({"calibration": None}, "needs calibration data"),
         ({"calibration": "missing.npz"}, "missing.npz"),
@@ -176,7 +176,7 @@ def test_progress_is_told_with_seconds_and_memory(tmp_path: Path) -> None:
     ],
 )
 def test_data_that_cannot_be_used_refuses_the_build(
-    cache: Path, tmp_path: Path, data: dict[str, str | None], says: str
+    cache: Path, tmp_path: Path, data: dict[str, str | None], message: str
 ) -> None:
     x = np.zeros((9, 8, 8, 1), np.float32)
     files = {
@@ -192,7 +192,7 @@ def test_data_that_cannot_be_used_refuses_the_build(
         for role, name in data.items()
     }
 
-    assert says in refusal(built(digits(**given), "int8", cache=cache)["int8"])
+    assert message in refusal(built(digits(**given), "int8", cache=cache)["int8"])
 
 
 @pytest.fixture(scope="module")
@@ -323,13 +323,13 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes | str) -> None:
 def test_other_paths_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    for name, says in [
+    for name, message in [
         ("none.tflite", "no such model"),
         ("model.onnx", "unknown kind"),
         ("folder", "saved_model.pb"),
     ]:
         model = replace(digits(), path=tmp_path / name)
-        assert says in refusal(built(model, "as_is", cache=tmp_path / "c")["as_is"])
+        assert message in refusal(built(model, "as_is", cache=tmp_path / "c")["as_is"])
 
 
 def test_quantised_input_is_refused_by_its_weights(cache: Path) -> None:
@@ -346,7 +346,7 @@ def test_quantised_input_is_refused_by_its_weights(cache: Path) -> None:
     assert isinstance(built(model, "as_is", cache=cache)["as_is"], Variant)
 
 
-def test_a_compiled_file_is_taken_as_it_is(cache: Path) -> None:
+def test_a_compiled_file_is_kept_unchanged(cache: Path) -> None:
     path = shared_file("coral/mobilenet_v1_0.25_128_quant_edgetpu.tflite")
     model = ModelSource(name="mnv1", path=path)
 
@@ -373,16 +373,14 @@ def test_workers_end_with_their_pool() -> None:
     assert worker.process.poll() is not None
 
 
-def test_a_cache_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigError, match="EDGE_HARNESS_CACHE"):
         built(digits(), "float32", cache=tmp_path / "file" / "cache")
 
 
-def test_the_host_answers_what_a_device_is_asked(
-    variants: dict[str, Variant], tmp_path: Path
-) -> None:
+def test_the_host_runs_the_inputs_of_a_device(variants: dict[str, Variant], tmp_path: Path) -> None:
     for name in ("int8", "float32"):
         found = variants[name]
         chosen = reference.check_inputs(digits(), found, tmp_path, n=16)
@@ -417,7 +415,7 @@ def test_without_data_the_check_inputs_are_random(
         np.testing.assert_array_equal(array, reference.load_inputs(again.path)[name])
 
 
-def test_inspect_tells_what_is_in_a_file(variants: dict[str, Variant]) -> None:
+def test_inspect_reports_the_content_of_a_file(variants: dict[str, Variant]) -> None:
     found = inspect.inspect(variants["int8"].path)
 
     assert found.size_bytes == variants["int8"].size_bytes
@@ -430,7 +428,7 @@ def test_inspect_tells_what_is_in_a_file(variants: dict[str, Variant]) -> None:
     assert found.plain()["path"] == str(found.path)
 
 
-def test_inspect_says_why_a_file_cannot_be_opened_here() -> None:
+def test_inspect_reports_why_a_file_cannot_be_opened_here() -> None:
     found = inspect.inspect(shared_file("coral/keras_lstm_mnist_ptq_edgetpu.tflite"))
 
     assert found.delegation is None
@@ -458,7 +456,7 @@ def test_a_missing_package_names_its_extra(
     assert f"edge-harness[{extra}]" in refusal(result)
 
 
-def test_the_host_answers_the_same_question_once(tmp_path: Path) -> None:
+def test_the_host_runs_the_same_inputs_once(tmp_path: Path) -> None:
     model = digits().path
     name = flatbuffer.read(model).inputs[0].name
     inputs = {name: np.random.default_rng(0).random((3, 8, 8, 1), np.float32)}

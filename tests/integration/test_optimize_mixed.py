@@ -73,7 +73,7 @@ def dtypes(found: Variant) -> dict[str, set[str]]:
     return by_operator
 
 
-def test_weights_are_in_the_bits_that_were_asked_for(cache: Path) -> None:
+def test_weights_have_the_requested_bits(cache: Path) -> None:
     eight, four, blocks, dynamic = (
         variant(result)
         for result in built(
@@ -105,18 +105,18 @@ def test_weights_are_in_the_bits_that_were_asked_for(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "message"),
     [
         ({"granularity": 32}, "granularity = 32 needs bits = 4"),
         ({"bits": 4, "granularity": 64, "algorithm": "mse"}, '"mse" has no blocks'),
     ],
 )
-def test_what_the_quantiser_cannot_is_refused(
-    parameters: dict[str, Any], words: str, cache: Path
+def test_an_option_that_the_quantiser_lacks_is_refused(
+    parameters: dict[str, Any], message: str, cache: Path
 ) -> None:
     (result,) = built(digits(), step("weight_only", **parameters), cache=cache)
 
-    assert words in str(result)
+    assert message in str(result)
 
 
 def test_blocks_that_do_not_divide_the_weights_are_channels(cache: Path) -> None:
@@ -135,7 +135,7 @@ def test_blocks_that_do_not_divide_the_weights_are_channels(cache: Path) -> None
     assert not any("256 weights each" in note for note in blocks.notes)
 
 
-def test_mixed_is_int8_where_int8_is_good_enough(cache: Path) -> None:
+def test_mixed_is_int8_if_int8_is_good_enough(cache: Path) -> None:
     plain, mixed = (
         variant(result)
         for result in built(digits(), step("int8", io="float"), step("mixed"), cache=cache)
@@ -146,7 +146,9 @@ def test_mixed_is_int8_where_int8_is_good_enough(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("training", [data("training"), None])
-def test_mixed_finds_what_int8_ruins(badly_scaled: Path, cache: Path, training: str | None) -> None:
+def test_mixed_finds_the_sensitive_operators(
+    badly_scaled: Path, cache: Path, training: str | None
+) -> None:
     model = digits(badly_scaled, training=training)
     plain, mixed = (
         variant(result) for result in built(model, step("int8"), step("mixed"), cache=cache)
@@ -172,7 +174,7 @@ def test_a_share_that_the_mix_does_not_keep_is_an_error(badly_scaled: Path, cach
     )
 
 
-def test_rules_decide_what_they_name(cache: Path) -> None:
+def test_rules_decide_for_the_operators_they_match(cache: Path) -> None:
     rules = ("conv2d_5=int16", "DEPTHWISE=float", "CONV_2D=int8")
     (result,) = built(digits(), step("mixed", rules=rules, search=False), cache=cache)
 
@@ -185,7 +187,7 @@ def test_rules_decide_what_they_name(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("rule", "message"),
     [
         ("CONV_2D", 'is not "REGEX=PRECISION"'),
         ("CONV_2D=int4", "float, int8, int16"),
@@ -194,14 +196,16 @@ def test_rules_decide_what_they_name(cache: Path) -> None:
         ("LSTM=float", "matches no operator (types: CONV_2D"),
     ],
 )
-def test_a_rule_that_is_none_says_why(rule: object, words: str, cache: Path) -> None:
+def test_a_malformed_rule_is_refused_with_the_reason(
+    rule: object, message: str, cache: Path
+) -> None:
     (result,) = built(digits(), step("mixed", rules=(rule,)), cache=cache)
 
     assert isinstance(result, HarnessError)
-    assert words in str(result)
+    assert message in str(result)
 
 
-def test_labels_beside_the_calibration_inputs_are_used(cache: Path, tmp_path: Path) -> None:
+def test_labels_of_calibration_data_are_used(cache: Path, tmp_path: Path) -> None:
     with np.load(DEMO / "digits_training.npz") as stored:
         np.savez(tmp_path / "labelled.npz", x=stored["x"][:400], y=stored["y"][:400])
     model = digits(calibration=str(tmp_path / "labelled.npz"))

@@ -174,7 +174,7 @@ def test_several_inputs_and_outputs(
     assert "random_calibration" in found.flags
 
 
-def test_a_chosen_shape_settles_open_dimensions(
+def test_a_chosen_shape_fixes_open_dimensions(
     results: dict[tuple[str, str], Variant | HarnessError],
 ) -> None:
     assert variant(results["shaped", "float32"]).inputs[0].shape == (1, 20, 16, 3)
@@ -186,7 +186,7 @@ def test_a_chosen_signature_is_the_one_converted(
     assert variant(results["signature a", "float32"]).outputs[0].shape == (1, 3, 3)
 
 
-def test_flex_operators_only_when_asked(
+def test_flex_operators_only_if_allowed(
     results: dict[tuple[str, str], Variant | HarnessError],
 ) -> None:
     found = variant(results["flex allowed", "float32"])
@@ -198,7 +198,7 @@ def test_flex_operators_only_when_asked(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("only.weights.h5", "weights only"),
         ("nan.keras", "not finite"),
@@ -208,16 +208,16 @@ def test_flex_operators_only_when_asked(
         ("flex refused", "unsupported operator MatrixDeterminant"),
     ],
 )
-def test_what_cannot_be_converted_says_why(
-    results: dict[tuple[str, str], Variant | HarnessError], name: str, says: str
+def test_a_model_that_cannot_be_converted_is_refused_with_the_reason(
+    results: dict[tuple[str, str], Variant | HarnessError], name: str, message: str
 ) -> None:
     error = results[name, "float32"]
 
     assert isinstance(error, HarnessError)
-    assert says in str(error)
+    assert message in str(error)
 
 
-def test_the_keyword_model_holds_its_accuracy(
+def test_the_keyword_model_keeps_its_accuracy(
     results: dict[tuple[str, str], Variant | HarnessError], keyword: ModelSource | None
 ) -> None:
     real_file("kws/saved_model")

@@ -18,8 +18,8 @@ from harness.tflite import payload
 DIGITS = DATA / "digits.tflite"
 
 
-def edge(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "harness.cli", *map(str, words)]
+def edge(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "harness.cli", *map(str, arguments)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done

@@ -1,4 +1,4 @@
-"""Filter pruning and decomposition compute what they promise: facts that two processes tell."""
+"""Filter pruning and decomposition compute the promised results: facts from two processes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_subclassed_model_is_refused(facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", ["residual", "residual_by_l2"])
-def test_channels_of_zeros_go_without_a_trace(facts: dict[str, Any], case: str) -> None:
+def test_removing_channels_of_zeros_changes_no_output(facts: dict[str, Any], case: str) -> None:
     fact = facts[case]
 
     assert fact["difference"] <= EXACT
@@ -88,7 +88,7 @@ def test_shared_separable_transposed_and_gated_layers_too(facts: dict[str, Any])
     assert fact["outputs"] == ["mask", "scores"]
 
 
-def test_a_shared_layer_joins_what_its_calls_read(facts: dict[str, Any]) -> None:
+def test_a_shared_layer_joins_the_channels_of_its_calls(facts: dict[str, Any]) -> None:
     fact = facts["called_on_its_own_output"]
 
     assert fact["difference"] <= EXACT
@@ -101,7 +101,7 @@ def test_the_smaller_model_is_the_masked_one_on_random_graphs(facts: dict[str, A
     assert facts["random_graphs"]["narrower"] == 40
 
 
-def test_batch_norm_scales_decide_where_asked(facts: dict[str, Any]) -> None:
+def test_batch_norm_scales_decide_with_that_criterion(facts: dict[str, Any]) -> None:
     assert facts["batch_norm_scale"]["bn_scale"] <= EXACT
     assert facts["batch_norm_scale"]["l1"] > 0.1
 
@@ -133,7 +133,7 @@ def test_channels_are_rounded_and_never_too_few(facts: dict[str, Any]) -> None:
     assert fact["least"] == {"forty": 16, "wide": 12, "eight": 8, "scores": 2}
 
 
-def test_what_cannot_be_seen_through_is_kept_and_named(facts: dict[str, Any]) -> None:
+def test_a_layer_that_cannot_be_followed_is_kept_and_named(facts: dict[str, Any]) -> None:
     fact = facts["unseen"]
 
     assert fact["widths"] == {
@@ -151,7 +151,7 @@ def test_what_cannot_be_seen_through_is_kept_and_named(facts: dict[str, Any]) ->
     assert facts["channels_first"]["widths"] == {"first": 8, "hidden": 4, "scores": 2}
 
 
-def test_operators_of_tensorflow_are_followed_where_they_work_on_elements(
+def test_elementwise_operators_of_tensorflow_are_followed(
     facts: dict[str, Any],
 ) -> None:
     fact = facts["operators"]
@@ -174,14 +174,16 @@ def test_operators_of_tensorflow_are_followed_where_they_work_on_elements(
         ),
     ],
 )
-def test_what_cannot_be_pruned_is_refused(facts: dict[str, Any], case: str, why: str) -> None:
+def test_a_model_that_cannot_be_pruned_is_refused(
+    facts: dict[str, Any], case: str, why: str
+) -> None:
     assert why in refusal(facts[case])
 
 
 def test_a_ratio_out_of_range_is_refused(facts: dict[str, Any]) -> None:
     assert len(facts["keep_out_of_range"]) == 4
-    for words in facts["keep_out_of_range"].values():
-        assert "keep more than 0, less than 1" in words
+    for message in facts["keep_out_of_range"].values():
+        assert "keep more than 0, less than 1" in message
 
 
 def test_an_open_size_has_no_macs(facts: dict[str, Any]) -> None:
@@ -247,7 +249,7 @@ def test_a_rank_above_full_rank_is_refused(facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "why"),
+    ("setting", "why"),
     [
         ("none", "give one of keep"),
         ("two", "given: keep, rank"),
@@ -259,10 +261,12 @@ def test_a_rank_above_full_rank_is_refused(facts: dict[str, Any]) -> None:
         ("no gain", "scores_2 of 60 weights would have 69 at rank 3"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused(facts: dict[str, Any], wish: str, why: str) -> None:
-    assert why in facts["bad_wishes"][wish]
+def test_a_setting_that_cannot_be_met_is_refused(
+    facts: dict[str, Any], setting: str, why: str
+) -> None:
+    assert why in facts["bad_settings"][setting]
 
 
-def test_what_cannot_be_decomposed_is_left(facts: dict[str, Any]) -> None:
+def test_a_layer_that_cannot_be_decomposed_stays(facts: dict[str, Any]) -> None:
     assert "no dense layer, no convolution" in refusal(facts["nothing_to_decompose"])
     assert facts["channels_first"]["decomposable"] == ["hidden", "scores"]

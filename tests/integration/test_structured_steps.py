@@ -1,4 +1,4 @@
-"""prune_filters and decompose as recipes: at the door, and through a real TensorFlow worker."""
+"""prune_filters and decompose as recipes: their check, and a real TensorFlow worker."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class TestBuilt:
             ("nothing to prune", "nothing can be pruned"),
         ],
     )
-    def test_what_cannot_be_built_says_why(
+    def test_a_model_that_cannot_be_built_is_refused_with_the_reason(
         self, results: dict[str, Variant | HarnessError], name: str, why: str
     ) -> None:
         result = results[name]
@@ -205,7 +205,7 @@ def elements(found: Variant) -> int:
         (call("decompose", layers="dense"), "a list"),
     ],
 )
-def test_a_parameter_out_of_range_is_refused_at_the_door(step: StepCall, why: str) -> None:
+def test_a_parameter_out_of_range_is_refused_at_once(step: StepCall, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         catalog.check(recipe("bad", step))
 

@@ -1,4 +1,4 @@
-"""The training loop itself: the same seed gives the same, what is broken is said and not written."""
+"""The training loop: the same seed gives the same result, a broken model is refused, not written."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def trained(seed=1, x=X, y=Y, choose=strategy.strategy, **over):
         model = models.load(SOURCE)
         data = StepData(training={"x": x, "y": y}, seed=seed)
         task = fit.task(model, data, fit.settings({**DEFAULTS, **over}), place)
-        told = fit.fit(model, task)
+        result = fit.fit(model, task)
         momenta = [l.momentum for l in model.layers if hasattr(l, "momentum")]
-        return [w.tolist() for w in model.get_weights()], told, fit.evaluate(model, task)[0], momenta
+        return [w.tolist() for w in model.get_weights()], result, fit.evaluate(model, task)[0], momenta
 
 def refusal(**over):
     try:
@@ -62,15 +62,15 @@ def judged(activation, labels, units=3):
     made = objectives.objective(net(activation, units), labels)
     return [made.kind, made.from_logits]
 
-first, told, loss, momenta = trained(epochs=12, patience=2, learning_rate=0.5)
+first, result, loss, momenta = trained(epochs=12, patience=2, learning_rate=0.5)
 frozen = tf_keras.models.load_model(str(PATH), compile=False).layers[1].get_weights()[0]
 NAN = X.copy(); NAN[:, 0] = 1e38
 mirrored = trained(choose=TWO, epochs=25, learning_rate=0.02, validation=0.3)
 print(json.dumps({
     "same": trained()[0] == trained()[0],
     "other": trained()[0] == trained(seed=2)[0],
-    "stopped": [told.epochs, told.best],
-    "restored": [told.loss, loss],
+    "stopped": [result.epochs, result.best],
+    "restored": [result.loss, loss],
     "momenta": momenta,
     "moved": float(np.abs(np.array(first[0]) - frozen).max()),
     "mirrored": [mirrored[1].notes[0], mirrored[1].accuracy],
@@ -90,7 +90,7 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=500, check=False
     )
@@ -99,35 +99,35 @@ def told() -> dict[str, Any]:
     return answer
 
 
-def test_the_same_seed_gives_the_same_weights(told: dict[str, Any]) -> None:
-    assert told["same"] is True
-    assert told["other"] is False
+def test_the_same_seed_gives_the_same_weights(facts: dict[str, Any]) -> None:
+    assert facts["same"] is True
+    assert facts["other"] is False
 
 
-def test_it_stops_early_with_the_best_weights(told: dict[str, Any]) -> None:
-    epochs, best = told["stopped"]
+def test_it_stops_early_with_the_best_weights(facts: dict[str, Any]) -> None:
+    epochs, best = facts["stopped"]
 
     assert best <= epochs <= 12
     assert epochs == 12 or epochs == best + 2
-    assert told["restored"][0] == pytest.approx(told["restored"][1])
+    assert facts["restored"][0] == pytest.approx(facts["restored"][1])
 
 
-def test_frozen_layers_learn_and_momenta_are_their_own_again(told: dict[str, Any]) -> None:
-    assert told["moved"] > 0
-    assert told["momenta"] == [0.99]
+def test_frozen_layers_learn_and_momenta_are_restored(facts: dict[str, Any]) -> None:
+    assert facts["moved"] > 0
+    assert facts["momenta"] == [0.99]
 
 
-def test_a_strategy_is_used_and_told(told: dict[str, Any]) -> None:
-    note, accuracy = told["mirrored"]
+def test_a_strategy_is_used_and_noted(facts: dict[str, Any]) -> None:
+    note, accuracy = facts["mirrored"]
 
     assert note.endswith("on 2 stand-ins, mirrored")
     assert accuracy > 0.6
-    assert told["tpu"] == "TPU, 1 cores"
-    assert told["alone"] == "processors"
+    assert facts["tpu"] == "TPU, 1 cores"
+    assert facts["alone"] == "processors"
 
 
 @pytest.mark.parametrize(
-    ("key", "says"),
+    ("key", "message"),
     [
         ("nan", "use a smaller learning_rate"),
         ("batch", "fewer than a batch of 500: give more data or batch=180"),
@@ -136,12 +136,14 @@ def test_a_strategy_is_used_and_told(told: dict[str, Any]) -> None:
         ("labels", 'no labels: give them under the key "y"'),
     ],
 )
-def test_what_cannot_be_learned_is_refused(told: dict[str, Any], key: str, says: str) -> None:
-    assert says in told[key]
+def test_a_task_that_cannot_be_learned_is_refused(
+    facts: dict[str, Any], key: str, message: str
+) -> None:
+    assert message in facts[key]
 
 
-def test_the_loss_follows_labels_and_last_activation(told: dict[str, Any]) -> None:
-    assert told["softmax"] == ["classes", False]
-    assert told["logits"] == ["classes", True]
-    assert told["binary"] == ["binary", False]
-    assert told["arrays"] == ["arrays", True]
+def test_the_loss_follows_labels_and_last_activation(facts: dict[str, Any]) -> None:
+    assert facts["softmax"] == ["classes", False]
+    assert facts["logits"] == ["classes", True]
+    assert facts["binary"] == ["binary", False]
+    assert facts["arrays"] == ["arrays", True]

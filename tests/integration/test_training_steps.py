@@ -1,4 +1,4 @@
-"""Steps that train, through real workers: each keeps its promise, chains work, refusals say why."""
+"""Steps that train, through real workers: each keeps its promise, chains work, refusals have reasons."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_channels_share_few_values(results: dict[str, Variant | HarnessError], k
     assert all((layer.unique_per_channel or 99) <= 8 for layer in found)
 
 
-def test_what_compresses_travels_smaller(results: dict[str, Variant | HarnessError]) -> None:
+def test_structured_weights_compress_better(results: dict[str, Variant | HarnessError]) -> None:
     size = {key: variant(results[key]).size_zstd_bytes or 0 for key in MADE}
 
     assert size["prune > int8"] < size["qat"]
@@ -195,7 +195,9 @@ def test_what_compresses_travels_smaller(results: dict[str, Variant | HarnessErr
     assert size["pcqat"] < size["pqat"] < size["qat"]
 
 
-def test_what_was_trained_with_int8_is_int8(results: dict[str, Variant | HarnessError]) -> None:
+def test_models_trained_with_int8_rounding_are_int8(
+    results: dict[str, Variant | HarnessError],
+) -> None:
     for key in ("qat", "pqat", "cqat", "pcqat", "distill > qat"):
         found = variant(results[key])
         assert (found.inputs[0].name, found.inputs[0].dtype) == ("image", "int8")
@@ -205,7 +207,7 @@ def test_what_was_trained_with_int8_is_int8(results: dict[str, Variant | Harness
     assert variant(results["qat float ends"]).inputs[0].dtype == "float32"
 
 
-def test_notes_tell_the_training(results: dict[str, Variant | HarnessError]) -> None:
+def test_notes_describe_the_training(results: dict[str, Variant | HarnessError]) -> None:
     notes = variant(results["prune > pqat"]).notes
 
     assert any(note.startswith("pruned (unstructured, polynomial): 6 epochs") for note in notes)
@@ -215,7 +217,7 @@ def test_notes_tell_the_training(results: dict[str, Variant | HarnessError]) -> 
 
 
 @pytest.mark.parametrize(("name", "text"), REFUSED)
-def test_what_cannot_be_trained_says_why(
+def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(
     results: dict[str, Variant | HarnessError], name: str, text: str
 ) -> None:
     error = results[f"{name} {text}"]

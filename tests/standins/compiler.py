@@ -49,9 +49,9 @@ def main(mode: str, state: str, argv: list[str]) -> int:
     parser.add_argument("-o", type=Path)
     parser.add_argument("model", type=Path)
     known, flags = parser.parse_known_args(argv)
-    told = Path(state) / "told"
-    before = told.read_text().splitlines() if told.exists() else []
-    told.write_text("\n".join([*before, " ".join(argv)]) + "\n")
+    commands = Path(state) / "commands"
+    before = commands.read_text().splitlines() if commands.exists() else []
+    commands.write_text("\n".join([*before, " ".join(argv)]) + "\n")
     print(f"Edge TPU Compiler version {VERSION}", flush=True)
     refused = _refused(mode, known.model)
     if refused is not None:
@@ -84,7 +84,7 @@ def _refused(mode: str, model: Path) -> str | None:
 
 
 def compile_file(model: Path, made: Path, *, keep: bool = False) -> Counter[tuple[str, str]]:
-    """Put one operator in place of the first ones; return how many of which name went where."""
+    """Replace the first operators by one; return the operators by name and status."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 

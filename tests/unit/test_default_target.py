@@ -1,4 +1,4 @@
-"""A recipe without `@target` is built for what the device's profile says, once for all that share it."""
+"""A recipe without `@target` is built for the target of the device's profile, once per target."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def decided(folder: Path) -> prepare.Decided:
     return prepare.decide(plans.load(folder / "plan.toml"), farms.load(folder / "farm.toml"))
 
 
-def test_the_recipe_and_the_file_go_before_the_device(tmp_path: Path) -> None:
+def test_the_recipe_and_the_file_override_the_device(tmp_path: Path) -> None:
     compiled = tmp_path / "c.tflite"
     compiled.write_bytes(b"...edgetpu-custom-op...")
     model = ModelSource(name="m", path=compiled)

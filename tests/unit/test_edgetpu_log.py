@@ -1,4 +1,4 @@
-"""The Edge TPU compiler's account, in the words that are documented, and held against real compiled files."""
+"""The Edge TPU compiler's account, in its documented form and checked against real compiled files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_whole_account_is_read() -> None:
     assert edgetpu_log.contradiction(account, FILE, EDGETPU) is None
 
 
-def test_a_file_mapped_whole_has_no_lines_of_what_went_where() -> None:
+def test_a_fully_mapped_file_has_no_lines_per_device() -> None:
     account = edgetpu_log.read("Number of Edge TPU subgraphs: 1\nTotal number of operations: 31\n")
     assert (account.mapped_ops, account.total_ops) == (31, 31)
     assert edgetpu_log.contradiction(account, {EDGETPU: 1}, EDGETPU) is None
@@ -77,7 +77,7 @@ def test_a_file_mapped_whole_has_no_lines_of_what_went_where() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operators", "words"),
+    ("operators", "message"),
     [
         ({**FILE, EDGETPU: 2}, "1 subgraphs by the log, 2 edgetpu-custom-op in the file"),
         ({**FILE, "LOGISTIC": 1}, "2 LOGISTIC left on the CPU by the log, 1 in the file"),
@@ -86,10 +86,10 @@ def test_a_file_mapped_whole_has_no_lines_of_what_went_where() -> None:
         ({"ADD": 16}, "12 operators mapped by the log, none in the file"),
     ],
 )
-def test_a_log_that_contradicts_its_file(operators: dict[str, int], words: str) -> None:
+def test_a_log_that_contradicts_its_file(operators: dict[str, int], message: str) -> None:
     found = edgetpu_log.contradiction(edgetpu_log.read(STDOUT), operators, EDGETPU)
     assert found is not None
-    assert words in found
+    assert message in found
 
 
 def test_a_log_that_contradicts_itself() -> None:
@@ -126,7 +126,7 @@ def test_a_log_that_contradicts_itself() -> None:
         ("", None, None),
     ],
 )
-def test_failures_are_told_from_what_may_be_tried_again(
+def test_refusals_are_distinguished_from_failures(
     text: str, refusal: str | None, failure: str | None
 ) -> None:
     account = edgetpu_log.read(text)
@@ -137,7 +137,7 @@ def test_failures_are_told_from_what_may_be_tried_again(
 
 
 @given(st.text(alphabet="ADD 0129\n:.MapedtoEgTPUCunrf-chiKBomvsl", max_size=400))
-def test_any_text_is_an_account_of_something_or_nothing(text: str) -> None:
+def test_any_text_gives_an_account(text: str) -> None:
     account = edgetpu_log.read(text)
     edgetpu_log.contradiction(account, FILE, EDGETPU)
     assert account.total_ops is None or account.total_ops >= 0
@@ -150,12 +150,12 @@ def test_any_text_is_an_account_of_something_or_nothing(text: str) -> None:
 def test_a_true_account_fits_each_real_pair(coral: Path, name: str, tmp_path: Path) -> None:
     before = flatbuffer.read(coral / f"{name}.tflite").operators
     after = flatbuffer.read(coral / f"{name}_edgetpu.tflite").operators
-    left = {word: count for word, count in after.items() if word != EDGETPU}
+    left = {name: count for name, count in after.items() if name != EDGETPU}
     # Google's compiler leaves an operator under its name, and never more of them than there were.
-    assert all(count <= before[word] for word, count in left.items())
-    rows = [(word, n - left.get(word, 0), "Mapped to Edge TPU") for word, n in before.items()]
-    rows += [(word, n, "Operation not supported") for word, n in left.items()]
-    table = "".join(f"{word:<30} {n:<10} {why}\n" for word, n, why in rows if n)
+    assert all(count <= before[name] for name, count in left.items())
+    rows = [(name, n - left.get(name, 0), "Mapped to Edge TPU") for name, n in before.items()]
+    rows += [(name, n, "Operation not supported") for name, n in left.items()]
+    table = "".join(f"{name:<30} {n:<10} {why}\n" for name, n, why in rows if n)
     account = edgetpu_log.read(f"Edge TPU Compiler version 16.0.384591198\n{table}")
     assert account.total_ops == sum(before.values())
     assert edgetpu_log.contradiction(account, after, EDGETPU) is None

@@ -1,4 +1,4 @@
-"""What the tool behind `aot` says: its account held against the files, its log turned into a reason."""
+"""The tool behind `aot`: its account is checked against the files, its log gives a reason."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def account(
 ) -> aot.Compiled:
     read = {"made": made, "source": Facts(CONV_2D=6, SOFTMAX=1)}
     monkeypatch.setattr(aot.flatbuffer, "read", lambda path: read[path.name])
-    told = [aot.SubgraphReport(offloaded=a, total=b, partitions=c) for a, b, c in parts]
-    return aot.account(told, Path("made"), Path("source"), SETTINGS)
+    reports = [aot.SubgraphReport(offloaded=a, total=b, partitions=c) for a, b, c in parts]
+    return aot.account(reports, Path("made"), Path("source"), SETTINGS)
 
 
 def test_an_account_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     found = account(monkeypatch, Facts(DISPATCH_OP=2, SOFTMAX=1), (6, 7, 2))
     assert (found.mapped_ops, found.total_ops, found.subgraphs) == (6, 7, 2)
     assert (dict(found.left), found.contradiction) == ({"SOFTMAX": ""}, None)
-    # Nothing said: what it took is what the file no longer has.
+    # Without statistics, the taken operators are those that the file no longer has.
     silent = account(monkeypatch, Facts(DISPATCH_OP=1, SOFTMAX=1))
     assert (silent.mapped_ops, silent.total_ops, silent.source) == (6, 7, "both files")
 
 
 @pytest.mark.parametrize(
-    ("made", "part", "words"),
+    ("made", "part", "message"),
     [
         (Facts(DISPATCH_OP=1, SOFTMAX=1), (7, 7, 1), "0 operators on the CPU.* its file has 1"),
         (Facts(DISPATCH_OP=1), (6, 7, 1), "1 operators on the CPU.* its file has 0"),
@@ -49,19 +49,19 @@ def test_an_account_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_account_that_contradicts_the_file(
-    monkeypatch: pytest.MonkeyPatch, made: Facts, part: tuple[int, int, int], words: str
+    monkeypatch: pytest.MonkeyPatch, made: Facts, part: tuple[int, int, int], message: str
 ) -> None:
     found = account(monkeypatch, made, part)
     assert found.contradiction is not None
-    assert re.search(words, found.contradiction)
+    assert re.search(message, found.contradiction)
 
 
-def test_nothing_taken_is_no_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compilation_that_takes_no_operator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="took no operator of source for SM8750: CONV_2D"):
         account(monkeypatch, Facts(CONV_2D=6), (0, 7, 0))
 
 
-def test_the_words_of_a_log() -> None:
+def test_reasons_are_read_from_a_log() -> None:
     log = (
         "└ Could not load shared library /a/libPlug.so: libQnnIr.so: cannot open shared object file: No such\n"
         "ERROR: [plugin_manager.cc:1] nothing"
@@ -81,7 +81,7 @@ def test_the_words_of_a_log() -> None:
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("utf-8", "replace")))
-def test_any_log_is_some_reason(log: str) -> None:
+def test_any_log_gives_a_reason(log: str) -> None:
     for vendor in aot.PACKAGES:
         found = aot.failure_reason(log * 50, aot.AotSettings(vendor=vendor, soc="X"), "m.tflite")
         assert 0 < len(found) < 2500

@@ -48,14 +48,14 @@ def test_the_second_of_two_equal_entries_changes_nothing(tmp_path: Path) -> None
     assert not list((tmp_path / "tmp").iterdir())
 
 
-def test_a_cache_that_cannot_be_made_says_where(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(ConfigError, match="EDGE_HARNESS_CACHE"):
         Cache(tmp_path / "file" / "cache")
 
 
-def test_what_is_not_there_cannot_be_kept(tmp_path: Path) -> None:
+def test_a_missing_file_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file"):
         Cache(tmp_path).keep("one", tmp_path / "nothing", {})
 

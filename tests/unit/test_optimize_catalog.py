@@ -1,4 +1,4 @@
-"""Recipes at the door: unknown steps, parameters and orders are refused with a way out."""
+"""The check of a recipe: unknown steps, parameters and orders are refused with a fix."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def test_each_step_alone_is_a_recipe(name: str) -> None:
     catalog.check(recipe(name))
 
 
-def test_an_unknown_step_says_did_you_mean() -> None:
+def test_an_unknown_step_gets_a_suggestion() -> None:
     with pytest.raises(ConfigError, match='did you mean "int8"'):
         catalog.check(recipe("imt8"))
 
 
-def test_an_unknown_parameter_says_which_there_are() -> None:
+def test_an_unknown_parameter_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r'unknown parameter of int8 "in".*io'):
         catalog.check(recipe(StepCall(name="int8", parameters={"in": "float"})))
 
 
 @pytest.mark.parametrize("value", ["uint8", 8, True, ["float"]])
-def test_a_parameter_of_another_kind_says_what_is_allowed(value: Any) -> None:
+def test_a_parameter_of_a_wrong_type_lists_the_allowed_values(value: Any) -> None:
     with pytest.raises(ConfigError, match=r'"int8" \| "float"'):
         catalog.check(recipe(StepCall(name="int8", parameters={"io": value})))
 
@@ -51,13 +51,13 @@ def test_a_parameter_of_another_kind_says_what_is_allowed(value: Any) -> None:
     ("key", "value"),
     [("bits", 5), ("bits", "8"), ("bits", 8.0), ("bits", True), ("granularity", 48)],
 )
-def test_a_number_that_is_not_listed_says_which_are(key: str, value: Any) -> None:
+def test_a_number_that_is_not_listed_lists_the_allowed_ones(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=r"allowed: (8 \| 4|\"channel\" \| 32 \| 64)"):
         catalog.check(recipe(StepCall(name="weight_only", parameters={key: value})))
 
 
 @pytest.mark.parametrize("granularity", ["channel", 32, 256])
-def test_words_and_numbers_may_be_listed_together(granularity: str | int) -> None:
+def test_names_and_numbers_may_be_listed_together(granularity: str | int) -> None:
     parameters = {"bits": 4, "granularity": granularity}
     catalog.check(recipe(StepCall(name="weight_only", parameters=parameters)))
 
@@ -67,7 +67,7 @@ def test_nothing_is_quantised_twice() -> None:
         catalog.check(recipe("int8", "float16"))
 
 
-def test_as_is_follows_nothing_that_is_not_finished() -> None:
+def test_as_is_follows_only_finished_files() -> None:
     catalog.check(recipe("int8", "as_is"))
     with pytest.raises(ConfigError, match="no steps"):
         catalog.check(Recipe(name="", steps=()))

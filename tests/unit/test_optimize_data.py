@@ -32,7 +32,7 @@ def test_an_npz_is_read_whole(tmp_path: Path) -> None:
     assert labels.tolist() == Y.tolist()
 
 
-def test_a_limit_bounds_what_is_loaded(tmp_path: Path) -> None:
+def test_a_limit_bounds_the_loaded_samples(tmp_path: Path) -> None:
     arrays, _ = data.load(save(tmp_path / "d.npz", x=X), [IMAGE], limit=2)
 
     assert len(arrays["image"]) == 2
@@ -49,7 +49,7 @@ def test_several_inputs_are_found_by_name(tmp_path: Path) -> None:
     assert labels is None
 
 
-def test_a_folder_holds_samples_and_batches_in_sorted_order(tmp_path: Path) -> None:
+def test_a_folder_has_samples_and_batches_in_sorted_order(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", X[2:])
     np.save(tmp_path / "a1.npy", X[1])
     np.savez(tmp_path / "a0.npz", x=X[0])
@@ -109,7 +109,7 @@ def test_random_data_comes_from_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "says"),
+    ("arrays", "message"),
     [
         ({"images": X}, r'key "x" is missing \(it has: images\)'),
         ({"x": X.reshape(6, 12)}, r"shape \(6, 12\); .*takes \(n, 4, 3\)"),
@@ -123,11 +123,11 @@ def test_random_data_comes_from_the_seed() -> None:
     ],
 )
 def test_data_that_does_not_fit_is_refused(
-    tmp_path: Path, arrays: dict[str, Any], says: str
+    tmp_path: Path, arrays: dict[str, Any], message: str
 ) -> None:
     path = save(tmp_path / "calibration.npz", **arrays)
 
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         data.load(path, [IMAGE], limit=100)
     assert "calibration.npz" in str(caught.value)
 
@@ -162,7 +162,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "says"),
+    ("text", "name", "message"),
     [
         ("def samples():\n    yield 1 / 0\n", "samples", "ZeroDivisionError"),
         ("def samples(): return []\n", "sample", r'no function "sample".*samples'),
@@ -170,12 +170,12 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         ("def samples(): return []\n", "samples", "no samples"),
     ],
 )
-def test_a_generator_that_fails_is_told_with_its_own_words(
-    tmp_path: Path, text: str, name: str, says: str
+def test_a_failing_generator_is_refused_with_its_own_message(
+    tmp_path: Path, text: str, name: str, message: str
 ) -> None:
     (tmp_path / "feed.py").write_text(text)
 
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         data.load(f"{tmp_path / 'feed.py'}:{name}", [IMAGE], limit=1)
 
 

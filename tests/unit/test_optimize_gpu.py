@@ -27,12 +27,12 @@ def changed(path: Path, change: Callable[[Any], None]) -> Path:
     return path
 
 
-def test_a_file_that_fits_has_nothing_to_say(tmp_path: Path) -> None:
+def test_a_file_that_fits_has_no_notes(tmp_path: Path) -> None:
     assert gpu.fit(ROOT / "harness" / "demo" / "data" / "digits.tflite") == []
     assert gpu.fit(graphs.chain(tmp_path / "m.tflite", ["ADD", "TANH", "MUL"])) == []
 
 
-def test_what_stays_on_the_cpu_is_named_and_counted(tmp_path: Path) -> None:
+def test_operators_that_stay_on_the_cpu_are_named_and_counted(tmp_path: Path) -> None:
     path = graphs.chain(tmp_path / "m.tflite", ["ADD", "LOG_SOFTMAX", "TANH", "LOG_SOFTMAX"])
     assert gpu.fit(path) == ["not for the GPU, left on the CPU: LOG_SOFTMAX x2"]
 
@@ -56,7 +56,7 @@ def unchanged(graph: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "change", "reason"),
+    ("operators", "change", "reason"),
     [
         (["ADD"], opened, r'the input "x" is \[1, -1\] \(-1 is open\)'),
         (["ADD"], variable, '"x" is a state variable'),
@@ -66,15 +66,15 @@ def unchanged(graph: Any) -> None:
     ],
     ids=["open", "state", "custom", "sized", "none"],
 )
-def test_what_no_gpu_runs_is_refused_by_name(
-    tmp_path: Path, words: list[str], change: Callable[[Any], None], reason: str
+def test_a_file_that_no_gpu_runs_is_refused_by_name(
+    tmp_path: Path, operators: list[str], change: Callable[[Any], None], reason: str
 ) -> None:
-    path = changed(graphs.chain(tmp_path / "m.tflite", words), change)
+    path = changed(graphs.chain(tmp_path / "m.tflite", operators), change)
     with pytest.raises(RecipeError, match=reason):
         gpu.fit(path)
 
 
-def test_an_open_batch_is_one_of_one(tmp_path: Path) -> None:
+def test_an_open_batch_counts_as_one(tmp_path: Path) -> None:
     def batch(graph: Any) -> None:
         graph.tensors[graph.inputs[0]].shapeSignature = [-1, 8]
 

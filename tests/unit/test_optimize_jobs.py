@@ -1,4 +1,4 @@
-"""What a worker is asked for and told."""
+"""The jobs of a build worker."""
 
 from __future__ import annotations
 

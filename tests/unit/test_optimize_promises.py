@@ -41,12 +41,12 @@ HOLDS = (
 
 
 @pytest.mark.parametrize("promise", HOLDS, ids=lambda promise: promise.measure)
-def test_a_kept_promise_says_nothing(promise: Promise) -> None:
+def test_a_kept_promise_has_no_notes(promise: Promise) -> None:
     assert promises.check(GOOD, [("step", promise)]) == []
 
 
 @pytest.mark.parametrize(
-    ("bad", "promise", "words"),
+    ("bad", "promise", "message"),
     [
         ({"zeros": 30}, HOLDS[0], "pqat promised at least 50 % zeros; bad .* 1,000 .*has 3 %"),
         ({"unique": 17}, HOLDS[2], "at most 16 distinct values; bad .*has 17"),
@@ -57,9 +57,9 @@ def test_a_kept_promise_says_nothing(promise: Promise) -> None:
     ],
 )
 def test_a_broken_one_names_step_layer_and_numbers(
-    bad: dict[str, Any], promise: Promise, words: str
+    bad: dict[str, Any], promise: Promise, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(RecipeError, match=message):
         promises.check((*GOOD, layer("bad", **bad)), [("pqat", promise)])
 
 
@@ -84,33 +84,33 @@ def test_one_element_is_forgiven_for_rounding() -> None:
         {"names": "^dense/"},
     ],
 )
-def test_layers_that_are_not_meant_break_nothing(narrowed: dict[str, Any]) -> None:
+def test_a_promise_ignores_other_layers(narrowed: dict[str, Any]) -> None:
     layers = (layer("conv", zeros=0), layer("dense/MatMul", "FULLY_CONNECTED"))
 
     promises.check(layers, [("prune", Promise(measure="sparsity", at_least=0.5, **narrowed))])
 
 
 def test_a_promise_about_no_layer_is_noted() -> None:
-    told = promises.check(GOOD, [("prune", Promise(measure="sparsity", at_least=1, names="none"))])
+    notes = promises.check(GOOD, [("prune", Promise(measure="sparsity", at_least=1, names="none"))])
 
-    assert told == ["prune promised at least 100 % zeros: it applies to no layer of the file"]
+    assert notes == ["prune promised at least 100 % zeros: it applies to no layer of the file"]
 
 
-def test_what_cannot_be_counted_is_not_taken_for_kept() -> None:
+def test_a_promise_that_cannot_be_counted_is_not_kept() -> None:
     with pytest.raises(RecipeError, match="cannot be read from sparse"):
         promises.check([layer("sparse", unique=None)], [("cluster", HOLDS[2])])
 
 
-def test_a_promise_without_a_bound_is_none() -> None:
+def test_a_promise_without_a_bound_is_refused() -> None:
     with pytest.raises(ValueError, match="at_least or at_most"):
         Promise(measure="sparsity")
 
 
 @pytest.mark.parametrize("promise", HOLDS, ids=lambda promise: promise.measure)
-def test_promises_travel_as_json(promise: Promise) -> None:
-    told = json.loads(json.dumps(promises.plain("step", promise)))
+def test_promises_survive_json(promise: Promise) -> None:
+    stored = json.loads(json.dumps(promises.plain("step", promise)))
 
-    assert promises.from_plain(told) == ("step", promise)
+    assert promises.from_plain(stored) == ("step", promise)
 
 
 def test_a_recipe_promises_what_its_steps_promise() -> None:

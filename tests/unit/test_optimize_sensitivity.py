@@ -56,7 +56,7 @@ def test_the_worst_are_left_and_no_other() -> None:
     assert found.all_int8 == pytest.approx(0.501)
 
 
-def test_the_heavy_one_is_given_back_where_it_need_not_be_float() -> None:
+def test_a_large_operator_returns_to_int8_if_it_need_not_be_float() -> None:
     model = Model([0.5, 0.008, 0.007, 0.0])
     found = sensitivity.search(graph([1, 1_000, 10, 1]), model.rank, model.loss, 0.01)
 
@@ -74,7 +74,7 @@ def test_a_tolerance_that_no_mix_holds_is_refused_with_the_losses() -> None:
         sensitivity.search(graph([10] * 5), lambda _: 1.0, loss, 0.01)
 
 
-def test_a_mix_that_cannot_be_made_is_passed_over() -> None:
+def test_a_mix_that_cannot_be_made_is_skipped() -> None:
     model = Model([0.0, 0.3, 0.0, 0.2, 0.001])
 
     def loss(chosen: frozenset[int]) -> float:
@@ -86,7 +86,7 @@ def test_a_mix_that_cannot_be_made_is_passed_over() -> None:
     assert found.chosen > {1, 3}
 
 
-def test_where_int8_itself_cannot_be_made_the_reason_is_told() -> None:
+def test_the_reason_is_reported_if_int8_cannot_be_made() -> None:
     def loss(_: frozenset[int]) -> float:
         raise RecipeError("the quantiser does not support this graph")
 
@@ -104,7 +104,7 @@ def test_a_model_without_operators_is_refused_or_done() -> None:
     st.lists(st.tuples(st.floats(0, 1), st.integers(1, 1_000)), min_size=2, max_size=200),
     st.floats(0.0, 0.5),
 )
-def test_what_is_found_holds_is_minimal_and_cheap(
+def test_the_result_is_within_the_tolerance_minimal_and_cheap(
     operators: list[tuple[float, int]], max_drop: float
 ) -> None:
     costs = [cost for cost, _ in operators]
@@ -114,7 +114,7 @@ def test_what_is_found_holds_is_minimal_and_cheap(
             graph([weights for _, weights in operators]), model.rank, model.loss, max_drop
         )
     except RecipeError:
-        # Only where even all but the last group in float lose too much.
+        # Only if the loss is too large even with all but the last group in float.
         assert max(costs) > 0
         return
     builds = model.builds
@@ -153,7 +153,7 @@ def test_labelled_training_data_is_judged_first_and_held_to_half() -> None:
     assert "training" in chosen.description
 
 
-def test_labels_beside_the_calibration_are_used() -> None:
+def test_labels_of_calibration_data_are_used() -> None:
     data = StepData(calibration=rows(10), calibration_labels=np.arange(10), training=rows(3_000))
     chosen = sensitivity.selection(data, ["x"], classes=True)
 
@@ -163,7 +163,7 @@ def test_labels_beside_the_calibration_are_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "words"),
+    ("labels", "classes", "message"),
     [
         (None, True, "answers that differ from float's on 10 calibration samples"),
         (np.zeros((10, 3)), True, "answers that differ"),
@@ -171,10 +171,10 @@ def test_labels_beside_the_calibration_are_used() -> None:
     ],
 )
 def test_without_classes_to_compare_it_is_agreement(
-    labels: np.ndarray[Any, Any] | None, classes: bool, words: str
+    labels: np.ndarray[Any, Any] | None, classes: bool, message: str
 ) -> None:
     data = StepData(calibration=rows(10), calibration_labels=labels)
     chosen = sensitivity.selection(data, ["x"], classes=classes)
 
     assert chosen.labels is None
-    assert words in chosen.description
+    assert message in chosen.description

@@ -98,7 +98,7 @@ def test_steps_that_train_chain(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("qat > int16x8", "int16x8 cannot follow qat"),
         ("int8 > qat", "qat cannot follow int8"),
@@ -108,11 +108,11 @@ def test_steps_that_train_chain(text: str) -> None:
         ("distill(teacher=3)", "it takes a file"),
     ],
 )
-def test_a_chain_that_cannot_work_is_refused_at_the_door(text: str, says: str) -> None:
-    with pytest.raises(ConfigError) as told:
+def test_a_chain_that_cannot_work_is_refused_at_once(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
         catalog.check(recipes.parse(text))
 
-    assert says in str(told.value)
+    assert message in str(raised.value)
 
 
 def planned(text: str, path: Path, training: str | None) -> graph.Chain:
@@ -127,7 +127,7 @@ def test_a_tflite_cannot_be_trained(name: str) -> None:
         planned(name, DIGITS, str(DIGITS.with_name("digits_training.npz")))
 
 
-def test_training_data_is_asked_for(tmp_path: Path) -> None:
+def test_training_data_is_required(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     path.write_bytes(b"not opened when it is planned")
 
@@ -135,7 +135,7 @@ def test_training_data_is_asked_for(tmp_path: Path) -> None:
         planned("prune", path, None)
 
 
-def test_a_teacher_is_part_of_the_work(tmp_path: Path) -> None:
+def test_a_teacher_belongs_to_the_key(tmp_path: Path) -> None:
     path, teacher = tmp_path / "student.keras", tmp_path / "teacher.keras"
     data = str(DIGITS.with_name("digits_training.npz"))
     text = 'distill(teacher="teacher.keras")'
@@ -154,7 +154,7 @@ def test_a_teacher_is_part_of_the_work(tmp_path: Path) -> None:
 
 
 def edited(tmp_path: Path, *, activation: int, vector: bool) -> Path:
-    """The digits model with a MUL put behind its first convolution."""
+    """Return the digits model with a MUL after its first convolution."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -193,7 +193,7 @@ def edited(tmp_path: Path, *, activation: int, vector: bool) -> Path:
     return path
 
 
-def test_a_batch_norm_left_behind_a_convolution_is_named(tmp_path: Path) -> None:
+def test_an_unfolded_batch_norm_is_reported(tmp_path: Path) -> None:
     path = edited(tmp_path, activation=0, vector=True)
 
     assert folding.unfolded(path) == ("scaled",)
@@ -201,7 +201,9 @@ def test_a_batch_norm_left_behind_a_convolution_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("activation", "vector"), [(1, True), (0, False)])
-def test_what_cannot_be_folded_is_not_named(tmp_path: Path, activation: int, vector: bool) -> None:
+def test_a_batch_norm_that_cannot_be_folded_is_not_reported(
+    tmp_path: Path, activation: int, vector: bool
+) -> None:
     assert folding.unfolded(edited(tmp_path, activation=activation, vector=vector)) == ()
 
 

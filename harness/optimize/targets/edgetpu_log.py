@@ -153,7 +153,7 @@ def contradiction(account: Account, operators: Mapping[str, int], compiled: str)
 def _inconsistent(account: Account) -> str | None:
     """Compare the table with the numbers stated above it."""
     for what, table, stated in (
-        ("operations in all", account.total_ops, account.stated_total),
+        ("operations in total", account.total_ops, account.stated_total),
         ("operations on the Edge TPU", account.mapped_ops, account.stated_mapped),
         ("operations on the CPU", account.left_counts.total(), account.stated_left),
     ):

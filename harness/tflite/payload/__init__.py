@@ -1,4 +1,4 @@
-"""Packed models for the way to a device: codecs by name, deltas, and a report of their sizes.
+"""Packed models for the transfer to a device: codecs by name, deltas, and a report of sizes.
 
 The agent has its own unpacker (agents/python_tflite/unpack.py), because no package of this project
 is installed on a device.

@@ -44,7 +44,7 @@ class Codec(Protocol):
         """Return the packed bytes; HarnessError if the codec's package is not installed."""
 
     def unpack(self, data: bytes, limit: int) -> bytes:
-        """Return what was packed; PayloadError if it is damaged or over `limit` bytes."""
+        """Return the packed bytes' content; PayloadError if damaged or over `limit` bytes."""
 
 
 class Zstd:
@@ -200,5 +200,5 @@ def promised(name: str, size: int, limit: int) -> None:
 
 
 def damaged(name: str, why: object) -> PayloadError:
-    """Return the error for a payload that is not what was packed."""
+    """Return the error for a damaged payload."""
     return PayloadError(f"{name}: the payload is damaged: {why}; send or copy it again")
