@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
 
 
-MOST_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 30
 """The largest file that is taken from a device: an output of an inference."""
 
 
@@ -94,10 +94,10 @@ class Files(Protocol):
         Raises TransferFailed (which file, how far) or Unreachable.
         """
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from the device; `destination` appears whole or not at all.
 
-        Raises TransferFailed, also if the file holds more than `most_bytes`, whatever size
+        Raises TransferFailed, also if the file holds more than `max_bytes`, whatever size
         the device reports.
         """
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
 from harness.errors import HarnessError, TransferFailed, Unsupported
 from harness.protocols import (
-    MOST_FILE_BYTES,
+    MAX_FILE_BYTES,
     Capabilities,
     Channel,
     OpenDialect,
@@ -57,12 +57,12 @@ class FakeTransport:
         """Store the file's bytes."""
         self.files[destination] = source.read_bytes()
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Write the bytes stored by `put`; raises TransferFailed if there are none, or too many."""
         if source not in self.files:
             raise TransferFailed(f"{self.device.name}: no such file {source}")
-        if len(self.files[source]) > most_bytes:
-            raise TransferFailed(f"{self.device.name}: {source} is over {most_bytes} bytes")
+        if len(self.files[source]) > max_bytes:
+            raise TransferFailed(f"{self.device.name}: {source} is over {max_bytes} bytes")
         destination.write_bytes(self.files[source])
 
     def run(

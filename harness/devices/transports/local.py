@@ -28,7 +28,7 @@ from typing import IO, Self
 from harness import assets
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
-from harness.protocols import MOST_FILE_BYTES, Reply, TransportPlugin
+from harness.protocols import MAX_FILE_BYTES, Reply, TransportPlugin
 from harness.types import Device
 
 _CHUNK = 1 << 18
@@ -64,7 +64,7 @@ class LocalTransport:
             )
             raise TransferFailed(message) from error
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from `source`; see protocols.Files.get."""
         part: Path | None = None
         try:
@@ -72,7 +72,7 @@ class LocalTransport:
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
             part = Path(name)
             with os.fdopen(handle, "wb") as copy, open(source, "rb", opener=_regular) as file:
-                _copy(file, copy, most_bytes)
+                _copy(file, copy, max_bytes)
             part.replace(destination)
         except (OSError, ValueError) as error:
             message = f"{source}: not copied to {destination}: {_error_text(error)}"
@@ -279,12 +279,12 @@ class LocalChannel:
         )
 
 
-def _copy(file: IO[bytes], copy: IO[bytes], most_bytes: int) -> None:
-    left = most_bytes
+def _copy(file: IO[bytes], copy: IO[bytes], max_bytes: int) -> None:
+    left = max_bytes
     while data := file.read(_COPY_BYTES):
         left -= len(data)
         if left < 0:
-            raise ValueError(f"it holds more than {most_bytes} bytes")
+            raise ValueError(f"it holds more than {max_bytes} bytes")
         copy.write(data)
 
 

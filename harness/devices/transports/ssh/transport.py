@@ -31,7 +31,7 @@ from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.connect import CHANNEL_SECONDS, Connection
 from harness.devices.transports.tail import OUTPUT_BYTES
 from harness.errors import AgentSilent, TransferFailed, TransportError, Unreachable
-from harness.protocols import MOST_FILE_BYTES, Reply
+from harness.protocols import MAX_FILE_BYTES, Reply
 from harness.types import Device
 
 _WRITE_BYTES = 32_000
@@ -98,17 +98,17 @@ class SshTransport:
             short = OSError(f"only {arrived} bytes were stored")
             raise self._failed(source, destination, sent, size, short)
 
-    def get(self, source: str, destination: Path, most_bytes: int = MOST_FILE_BYTES) -> None:
+    def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from the device; see protocols.Files.get."""
         sftp = self._open_sftp()
-        guard = _time_limit(most_bytes, sftp)
+        guard = _time_limit(max_bytes, sftp)
         part: Path | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
             part = Path(name)
             with os.fdopen(handle, "wb") as file, guard:
-                _copy(sftp, source, file, most_bytes)
+                _copy(sftp, source, file, max_bytes)
             part.replace(destination)
         except _BROKEN as error:
             self._drop_sftp()
@@ -251,16 +251,16 @@ def open_ssh(device: Device) -> SshTransport:
     return SshTransport(device)
 
 
-def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], most_bytes: int) -> None:
+def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], max_bytes: int) -> None:
     """Copy the whole file, even if the server reports another size."""
     with sftp.open(source, "rb") as remote:
         reported = sftp.stat(source).st_size or 0
-        remote.prefetch(min(reported, most_bytes), _READS_AT_ONCE)
-        left = most_bytes
+        remote.prefetch(min(reported, max_bytes), _READS_AT_ONCE)
+        left = max_bytes
         while data := remote.read(_READ_BYTES):
             left -= len(data)
             if left < 0:
-                raise ValueError(f"it holds more than {most_bytes} bytes")
+                raise ValueError(f"it holds more than {max_bytes} bytes")
             file.write(data)
 
 
