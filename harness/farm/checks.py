@@ -1,10 +1,10 @@
 """What a check of `doctor` is: what it needs, what it finds, what fixes it; and how checks are run.
 
     @check(needs=("system",), fixes=(SWAPOFF,))
-    def swap(patient: Patient) -> CheckResult:
+    def swap(dut: DeviceUnderTest) -> CheckResult:
         \"\"\"No swap is in use.\"\"\"
         ...
-        return warn("123 MB in use", patient.as_root(SWAPOFF, "swapoff -a"))
+        return warn("123 MB in use", dut.as_root(SWAPOFF, "swapoff -a"))
 
 A need is the name of another check, which must have passed, or a condition of the device
 (`profile:gpu`). A check whose need is not met is skipped and names the check that it waits for.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import HarnessError, LeaseError
 
 if TYPE_CHECKING:
-    from harness.farm.patient import Patient
+    from harness.farm.device_under_test import DeviceUnderTest
 
 Status = Literal["ok", "warn", "fail", "skip"]
 
@@ -123,7 +123,7 @@ class Check:
     name: str
     finds: str
     """What it looks for, in one sentence."""
-    examine: Callable[[Patient], CheckResult]
+    examine: Callable[[DeviceUnderTest], CheckResult]
     needs: tuple[str, ...] = ()
     """Checks that must have passed, and conditions (`profile:TARGET`, `library`, `model`,
     `python_agent`)."""
@@ -132,22 +132,22 @@ class Check:
     fixes: tuple[FixKind, ...] = ()
     """Every kind of fix that it can give."""
 
-    def __call__(self, patient: Patient) -> CheckResult:
+    def __call__(self, dut: DeviceUnderTest) -> CheckResult:
         """Examine the device; what the device refuses is a failed check, not an exception."""
-        if result := self.inapplicable(patient):
+        if result := self.inapplicable(dut):
             return result
         try:
-            result = self.examine(patient)
+            result = self.examine(dut)
         except LeaseError as error:
             result = skip(str(error))
         except HarnessError as error:
-            log = patient.remote_command("dmesg | tail")
+            log = dut.remote_command("dmesg | tail")
             result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may say why"))
         return self._named(result)
 
-    def inapplicable(self, patient: Patient) -> CheckResult | None:
+    def inapplicable(self, dut: DeviceUnderTest) -> CheckResult | None:
         """Return the result where a condition of the device is not met; None if all are."""
-        missing = next(filter(None, (_missing(need, patient) for need in self.needs)), None)
+        missing = next(filter(None, (_missing(need, dut) for need in self.needs)), None)
         return self._named(skip(missing)) if missing else None
 
     def waiting(self, other: str, why: str) -> CheckResult:
@@ -166,10 +166,10 @@ def check(
     needs: Sequence[str] = (),
     unless_failed: Sequence[str] = (),
     fixes: Iterable[FixKind] = (),
-) -> Callable[[Callable[[Patient], CheckResult]], Check]:
+) -> Callable[[Callable[[DeviceUnderTest], CheckResult]], Check]:
     """Make a check of a function: its name is the function's, what it finds its first line."""
 
-    def make(function: Callable[[Patient], CheckResult]) -> Check:
+    def make(function: Callable[[DeviceUnderTest], CheckResult]) -> Check:
         return Check(
             name=function.__name__,
             finds=(function.__doc__ or "").partition("\n")[0],
@@ -201,11 +201,11 @@ def ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
     return tuple(found)
 
 
-def run(checks: Sequence[Check], patient: Patient) -> list[CheckResult]:
+def run(checks: Sequence[Check], dut: DeviceUnderTest) -> list[CheckResult]:
     """Make every check in order of need; none raises a HarnessError."""
     results: dict[str, CheckResult] = {}
     for one in ordered(checks):
-        results[one.name] = one.inapplicable(patient) or _obstacle(one, results) or one(patient)
+        results[one.name] = one.inapplicable(dut) or _obstacle(one, results) or one(dut)
     return list(results.values())
 
 
@@ -223,18 +223,18 @@ def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | N
     return None
 
 
-def _missing(need: str, patient: Patient) -> str | None:
+def _missing(need: str, dut: DeviceUnderTest) -> str | None:
     """Say why a condition of the device is not met; None if it is, or if `need` names a check."""
     topic, _, target = need.partition(":")
-    profile = patient.profile
+    profile = dut.profile
     if topic == "profile" and (profile is None or target not in profile.targets):
         return f"the profile has no target {target}"
     if need == "library" and not (
         profile and any(one.external_delegate for one in profile.accelerators)
     ):
         return "the profile names no delegate library"
-    if need == "python_agent" and not patient.has_python_agent:
+    if need == "python_agent" and not dut.has_python_agent:
         return "the device's dialect is not the Python agent"
-    if need == "model" and patient.model is None:
+    if need == "model" and dut.model is None:
         return "no model was given to try it with"
     return None

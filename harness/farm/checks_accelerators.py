@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.errors import AgentError, Crashed, FellBack, HarnessError, ModelRejected, RecipeError
 from harness.farm.checks import CheckResult, FixKind, Status, check, fail, ok, warn
-from harness.farm.patient import Patient
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.trial import trial_launch
 from harness.optimize.targets import edgetpu
 from harness.types import Accelerator
@@ -28,14 +28,14 @@ COMPILER = FixKind(
 
 
 @check(needs=("library", "model", "runtime"), fixes=(LIBRARY,))
-def delegates(patient: Patient) -> CheckResult:
+def delegates(dut: DeviceUnderTest) -> CheckResult:
     """Each delegate library of the profile is loaded in a launch of its own, with a small model.
 
     A library that has nothing to do in that model was loaded all the same, which is what is asked.
     """
-    known = patient.profile.accelerators if patient.profile else ()
+    known = dut.profile.accelerators if dut.profile else ()
     named = [one for one in known if one.external_delegate]
-    tried = [_tried(patient, one) for one in named]
+    tried = [_tried(dut, one) for one in named]
     found = "; ".join(words for _, words in tried)
     advice = {
         _EDGETPU_ADVICE if one.target == _EDGETPU else "the vendor's page for its delegate library"
@@ -44,11 +44,11 @@ def delegates(patient: Patient) -> CheckResult:
     }
     if not advice:
         return ok(found)
-    return fail(found, patient.by_hand(LIBRARY, "; ".join(sorted(advice))))
+    return fail(found, dut.by_hand(LIBRARY, "; ".join(sorted(advice))))
 
 
 @check(needs=("profile:edgetpu",), fixes=(COMPILER,))
-def compiler(patient: Patient) -> CheckResult:
+def compiler(dut: DeviceUnderTest) -> CheckResult:
     """The Edge TPU's compiler is on this host, where the device has an Edge TPU; files may be compiled already."""
     try:
         path = edgetpu.find(edgetpu.PROGRAM)
@@ -56,16 +56,16 @@ def compiler(patient: Patient) -> CheckResult:
         found = (
             f"no {edgetpu.PROGRAM} on this host: recipes for edgetpu need it, compiled files do not"
         )
-        return warn(found, patient.by_hand(COMPILER, edgetpu.INSTALL))
+        return warn(found, dut.by_hand(COMPILER, edgetpu.INSTALL))
     return ok(path)
 
 
-def _tried(patient: Patient, accelerator: Accelerator) -> tuple[Status, str]:
+def _tried(dut: DeviceUnderTest, accelerator: Accelerator) -> tuple[Status, str]:
     library, target = accelerator.external_delegate, accelerator.target
-    own = patient.device.delegate_options.get(target, {})
+    own = dut.device.delegate_options.get(target, {})
     try:
         launch = trial_launch(
-            patient,
+            dut,
             target,
             position=1,
             delegate=library,

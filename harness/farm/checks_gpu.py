@@ -9,8 +9,8 @@ from harness.devices.delegation import is_software
 from harness.errors import Crashed, FellBack, ModelRejected, Unsupported
 from harness.farm import vulkan
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages
-from harness.farm.patient import Patient
 from harness.farm.trial import trial_launch
 
 _SEEN = "gpu"
@@ -48,7 +48,7 @@ GPU_SETUP = FixKind(
     needs=("profile:gpu", "model", "runtime"),
     fixes=(DRIVER, LOADER, DRIVER_NEEDS, DRIVER_PART, OTHER_DRIVER, GPU_RUNTIME, GPU_SETUP),
 )
-def gpu(patient: Patient) -> CheckResult:
+def gpu(dut: DeviceUnderTest) -> CheckResult:
     """A GPU that the profile has as a target runs a model, and is one.
 
     One that the profile names must be there (`fail`); in a profile of many machines only one that the
@@ -56,85 +56,85 @@ def gpu(patient: Patient) -> CheckResult:
     """
     try:
         made = trial_launch(
-            patient,
+            dut,
             "gpu",
             position=2,
-            delegate_options=patient.device.delegate_options.get("gpu", {}),
+            delegate_options=dut.device.delegate_options.get("gpu", {}),
         ).delegation
     except Unsupported as error:
-        return _absent(patient, str(error))
+        return _absent(dut, str(error))
     except Crashed as error:
-        log = patient.remote_command("dmesg | tail")
+        log = dut.remote_command("dmesg | tail")
         advice = f"another version of the GPU's driver; {log} may say why"
-        return fail(str(error), patient.by_hand(OTHER_DRIVER, advice))
+        return fail(str(error), dut.by_hand(OTHER_DRIVER, advice))
     except (FellBack, ModelRejected) as error:
-        command = f"edge-harness setup {patient.device.name} --runtime ai_edge_litert==VERSION"
+        command = f"edge-harness setup {dut.device.name} --runtime ai_edge_litert==VERSION"
         advice = f"another version of the runtime: {command}"
-        return fail(str(error), patient.by_hand(GPU_RUNTIME, advice))
+        return fail(str(error), dut.by_hand(GPU_RUNTIME, advice))
     adapter = made.adapter
     words = ", ".join(filter(None, (adapter.name, adapter.type, adapter.driver))) if adapter else ""
     found = f"{words or 'an adapter without a name'}; {made.settings or 'no settings'}"
     if adapter is not None and is_software(adapter):
         found += ": computed on the processor, so its rows are flagged emulated"
-        return warn(found, _driver(patient))
+        return warn(found, _driver(dut))
     return ok(found)
 
 
-def _absent(patient: Patient, found: str) -> CheckResult:
-    assert patient.profile is not None
-    assert patient.facts is not None
-    is_named = any(one.target == "gpu" for one in patient.profile.accelerators)
-    if not is_named and _SEEN not in patient.facts.accelerators:
+def _absent(dut: DeviceUnderTest, found: str) -> CheckResult:
+    assert dut.profile is not None
+    assert dut.facts is not None
+    is_named = any(one.target == "gpu" for one in dut.profile.accelerators)
+    if not is_named and _SEEN not in dut.facts.accelerators:
         return skip(found)
-    why, fix = _absent_fix(patient, found)
+    why, fix = _absent_fix(dut, found)
     return fail(found + why, fix) if is_named else warn(found + why, fix)
 
 
-def _absent_fix(patient: Patient, found: str) -> tuple[str, Fix]:
+def _absent_fix(dut: DeviceUnderTest, found: str) -> tuple[str, Fix]:
     if "loader is missing" in found:
-        return "", _packaged(patient, LOADER, "vulkan loader")
+        return "", _packaged(dut, LOADER, "vulkan loader")
     if "ai-edge-litert" in found:
-        pip = f"{shlex.quote(patient.agent.python)} -m pip install ai-edge-litert"
-        advice = f"ai-edge-litert in the Python of the device: {patient.remote_command(pip)}"
-        return "", patient.by_hand(GPU_SETUP, advice)
+        pip = f"{shlex.quote(dut.agent.python)} -m pip install ai-edge-litert"
+        advice = f"ai-edge-litert in the Python of the device: {dut.remote_command(pip)}"
+        return "", dut.by_hand(GPU_SETUP, advice)
     if "no Vulkan driver" in found:
-        return _passed_over(patient)
-    return "", _driver(patient)
+        return _passed_over(dut)
+    return "", _driver(dut)
 
 
-def _passed_over(patient: Patient) -> tuple[str, Fix]:
+def _passed_over(dut: DeviceUnderTest) -> tuple[str, Fix]:
     """Say which installed driver does not load, and what fixes it; the driver where none is."""
-    for driver in vulkan.ask(patient.commands, patient.device):
+    for driver in vulkan.ask(dut.commands, dut.device):
         if driver.fault:
             why = (
                 f"; the driver {driver.library} of {driver.manifest} does not load: {driver.fault}"
             )
-            return why, _loading(patient, driver)
-    return "", _driver(patient)
+            return why, _loading(dut, driver)
+    return "", _driver(dut)
 
 
-def _loading(patient: Patient, driver: vulkan.Driver) -> Fix:
+def _loading(dut: DeviceUnderTest, driver: vulkan.Driver) -> Fix:
     lacks = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", driver.fault)
     name = lacks.group(1) if lacks else ""
-    install = packages.install_library(patient.system, name) if name else None
+    install = packages.install_library(dut.system, name) if name else None
     if install:
-        return patient.as_root(DRIVER_NEEDS, install)
+        return dut.as_root(DRIVER_NEEDS, install)
     if name and name.rpartition("/")[2] == driver.library.rpartition("/")[2]:
         advice = (
             "the driver's graphics part is not there: install it (in a container of NVIDIA's "
             "runtime: NVIDIA_DRIVER_CAPABILITIES=all)"
         )
-        return patient.by_hand(DRIVER_PART, advice)
-    return patient.by_hand(DRIVER, f"install what has {name}") if name else _driver(patient)
+        return dut.by_hand(DRIVER_PART, advice)
+    return dut.by_hand(DRIVER, f"install what has {name}") if name else _driver(dut)
 
 
-def _driver(patient: Patient) -> Fix:
+def _driver(dut: DeviceUnderTest) -> Fix:
     note = " (NVIDIA: the Vulkan part of its own driver), for the GPU there is"
-    return _packaged(patient, DRIVER, "vulkan driver", note)
+    return _packaged(dut, DRIVER, "vulkan driver", note)
 
 
-def _packaged(patient: Patient, kind: FixKind, what: str, note: str = "") -> Fix:
-    install = packages.install(patient.system, what)
+def _packaged(dut: DeviceUnderTest, kind: FixKind, what: str, note: str = "") -> Fix:
+    install = packages.install(dut.system, what)
     if install:
-        return patient.as_root(kind, install, note)
-    return patient.by_hand(kind, f"install the {what.replace('vulkan', 'Vulkan')} there{note}")
+        return dut.as_root(kind, install, note)
+    return dut.by_hand(kind, f"install the {what.replace('vulkan', 'Vulkan')} there{note}")

@@ -18,8 +18,8 @@ from harness.farm import (
     checks_transport,
 )
 from harness.farm.checks import Check, CheckResult
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import checks as linux
-from harness.farm.patient import Patient
 from harness.protocols import OpenDialect, OpenTransport
 from harness.types import Device, Profile
 
@@ -89,7 +89,7 @@ def examine(
     `farm` is the file of the device's entry; commands that are printed name it if `is_farm_named`,
     which says that the command line did.
     """
-    patient = Patient(
+    dut = DeviceUnderTest(
         device=device,
         profile=profile,
         model=model,
@@ -99,9 +99,9 @@ def examine(
         open_dialect=open_dialect,
     )
     try:
-        return checks.run(CHECKS, patient)
+        return checks.run(CHECKS, dut)
     finally:
-        if patient.dialect is not None:
-            patient.dialect.close()
-        if patient.transport is not None:
-            patient.transport.close()
+        if dut.dialect is not None:
+            dut.dialect.close()
+        if dut.transport is not None:
+            dut.transport.close()

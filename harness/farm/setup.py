@@ -20,8 +20,8 @@ from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import RuntimeMissing, TransferFailed
 from harness.farm import wheels
 from harness.farm.checks import Fix, FixKind
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, survey
-from harness.farm.patient import Patient
 from harness.farm.probe import Probe, ask
 from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.sessions import Session
@@ -158,8 +158,8 @@ def install(
     wanted = wanted or wheels.best(site)
     with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
         say(f"{session.device.name} is {site}: fetching {wanted.requirement} for it")
-        patient = Patient(device=session.device, transport=session.transport)
-        found = _fetch(wanted, site, patient, Path(folder))
+        dut = DeviceUnderTest(device=session.device, transport=session.transport)
+        found = _fetch(wanted, site, dut, Path(folder))
         made = _decide(session, wanted, found)
         _refuse_no_room(session.device, probe, made)
         if dry_run:
@@ -199,29 +199,29 @@ def _there(facts: DeviceFacts, wanted: RuntimeRequirement | None) -> Runtime | N
     return None
 
 
-def numpy_fix(patient: Patient) -> Fix:
+def numpy_fix(dut: DeviceUnderTest) -> Fix:
     """Write what brings NumPy onto a 32-bit Arm: the package index has no wheel of it."""
-    install_numpy = packages.install(patient.system, "numpy")
+    install_numpy = packages.install(dut.system, "numpy")
     if install_numpy:
-        return patient.as_root(NUMPY_FIRST, install_numpy)
-    advice = f"a NumPy of the system's own for {patient.agent.python} on 32-bit Arm"
-    return patient.by_hand(NUMPY_BY_HAND, advice)
+        return dut.as_root(NUMPY_FIRST, install_numpy)
+    advice = f"a NumPy of the system's own for {dut.agent.python} on 32-bit Arm"
+    return dut.by_hand(NUMPY_BY_HAND, advice)
 
 
 def _fetch(
-    wanted: RuntimeRequirement, site: Site, patient: Patient, folder: Path
+    wanted: RuntimeRequirement, site: Site, dut: DeviceUnderTest, folder: Path
 ) -> tuple[Wheel, ...]:
     try:
         return wheels.fetch(wanted, site, folder)
     except NoWheel as error:
         if _NUMPY not in error.names or not lacks_numpy(site, wanted):
             raise
-        if patient.transport is not None:
-            patient.system = survey.ask(patient.commands, patient.device)
+        if dut.transport is not None:
+            dut.system = survey.ask(dut.commands, dut.device)
         has = f"NumPy {site.numpy} there does not fit" if site.numpy else "it has none"
         raise RuntimeMissing(
-            f"{patient.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
-            f"install the system's own, `{numpy_fix(patient).text}`, and try again"
+            f"{dut.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
+            f"install the system's own, `{numpy_fix(dut).text}`, and try again"
         ) from error
 
 

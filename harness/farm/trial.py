@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from harness.farm.patient import Patient
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session
 from harness.types import Conditions, Dose, Launch, LaunchOrder
@@ -18,7 +18,7 @@ STEADY = Dose(launches=1, min_inferences=10, min_seconds=0.02, warmup_seconds=0.
 
 
 def trial_launch(
-    patient: Patient,
+    dut: DeviceUnderTest,
     target: str,
     *,
     position: int = 0,
@@ -30,12 +30,12 @@ def trial_launch(
 
     Needs the checks `agent` and `runtime` and the condition `model`.
     """
-    assert patient.transport is not None
-    assert patient.dialect is not None
-    assert patient.facts is not None
-    assert patient.model is not None
-    digest = hashlib.sha256(patient.model.read_bytes()).hexdigest()
-    session = Session.adopt(patient.device, patient.transport, patient.dialect, patient.facts)
+    assert dut.transport is not None
+    assert dut.dialect is not None
+    assert dut.facts is not None
+    assert dut.model is not None
+    digest = hashlib.sha256(dut.model.read_bytes()).hexdigest()
+    session = Session.adopt(dut.device, dut.transport, dut.dialect, dut.facts)
     order = LaunchOrder(
         cell_id="doctor",
         kind="timed",
@@ -49,5 +49,5 @@ def trial_launch(
         delegate_options=delegate_options or {},
     )
     with Bench(session=session, conditions=AS_IT_IS) as bench:
-        session.bring({digest: patient.model})
+        session.bring({digest: dut.model})
         return bench.trial(order)

@@ -16,9 +16,9 @@ from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.farm.checks import CheckResult
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import examine
 from harness.farm.linux import checks as linux
-from harness.farm.patient import Patient
 from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
@@ -175,13 +175,13 @@ def test_numpy_2_with_the_old_runtime(
 def test_another_process_that_uses_the_processors(home: Path, tmp_path: Path) -> None:
     # It ends by itself, should this test not get to end it.
     script = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
-    patient = Patient(device=_with(sys.executable, tmp_path, ""))
-    patient.transport = open_local(patient.device)
+    dut = DeviceUnderTest(device=_with(sys.executable, tmp_path, ""))
+    dut.transport = open_local(dut.device)
     spinning = subprocess.Popen([sys.executable, "-c", script])
     try:
         deadline = time.monotonic() + 30
         # A machine that is busy otherwise may give it less than its share for a while.
-        while f"pid {spinning.pid}" not in (check := linux.processors(patient)).found:
+        while f"pid {spinning.pid}" not in (check := linux.processors(dut)).found:
             assert time.monotonic() < deadline, check
     finally:
         spinning.kill()

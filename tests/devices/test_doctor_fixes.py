@@ -37,10 +37,10 @@ from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.farm import checks_agent
 from harness.farm.checks import CheckResult, run
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import CHECKS
 from harness.farm.linux import checks as linux
 from harness.farm.linux import sftp
-from harness.farm.patient import Patient
 from harness.types import Profile
 
 BUSYBOX = "/bin/busybox"
@@ -98,10 +98,10 @@ def test_room_that_others_take(tmp_path: Path) -> None:
 
 def test_room_that_only_the_user_can_make(tmp_path: Path) -> None:
     with board(tmp_path, "mount -t tmpfs -o size=30m none {work}\n") as sick:
-        patient = seen(sick)
-        assert patient.system is not None
-        patient.system = dataclasses.replace(patient.system, places=())
-        found = linux.disk(patient)
+        dut = seen(sick)
+        assert dut.system is not None
+        dut.system = dataclasses.replace(dut.system, places=())
+        found = linux.disk(dut)
         assert found.fix is not None
         assert found.fix.kind.id == "make-room"
         # The command that shows what takes the room works as it is printed.
@@ -110,15 +110,15 @@ def test_room_that_only_the_user_can_make(tmp_path: Path) -> None:
         assert str(AgentOptions.of(sick.device).workdir) in reply.stdout
 
 
-def seen(sick: Board) -> Patient:
+def seen(sick: Board) -> DeviceUnderTest:
     """Make the checks of transport and system only."""
     device = sick.now()
     opener = open_ssh if device.address.startswith("ssh:") else open_local
-    patient = Patient(device=device, farm=sick.farm, is_farm_named=True, open_transport=opener)
+    dut = DeviceUnderTest(device=device, farm=sick.farm, is_farm_named=True, open_transport=opener)
     names = {"reachable", "host_key", "commands", "system"}
-    run([one for one in CHECKS if one.name in names], patient)
-    assert patient.system is not None
-    return patient
+    run([one for one in CHECKS if one.name in names], dut)
+    assert dut.system is not None
+    return dut
 
 
 @executes("own-workdir")
@@ -238,26 +238,26 @@ def test_swap_in_use(tmp_path: Path) -> None:
 def test_a_process_that_computes(tmp_path: Path) -> None:
     sick = local_board(tmp_path)
     script = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
-    patient = Patient(device=sick.device)
-    patient.transport = open_local(sick.device)
+    dut = DeviceUnderTest(device=sick.device)
+    dut.transport = open_local(sick.device)
     busy = subprocess.Popen([sys.executable, "-c", script])
     try:
         deadline = time.monotonic() + 30
-        while f"pid {busy.pid}" not in (found := linux.processors(patient)).found:
+        while f"pid {busy.pid}" not in (found := linux.processors(dut)).found:
             assert time.monotonic() < deadline, found
         # Others of this machine may be busy too; only ours may end.
-        only = linux._stop(patient, tuple(o for o in _busy(patient) if o.pid == busy.pid))
+        only = linux._stop(dut, tuple(o for o in _busy(dut) if o.pid == busy.pid))
         sick.execute(only)
         assert busy.wait(10) == -15
     finally:
         busy.kill()
         busy.wait()
-    assert f"pid {busy.pid}" not in linux.processors(patient).found
+    assert f"pid {busy.pid}" not in linux.processors(dut).found
 
 
-def _busy(patient: Patient) -> tuple[linux.Busy, ...]:
+def _busy(dut: DeviceUnderTest) -> tuple[linux.Busy, ...]:
     deadline = time.monotonic() + 30
-    while not (found := linux.busy.ask(patient.commands)):
+    while not (found := linux.busy.ask(dut.commands)):
         assert time.monotonic() < deadline
     return found
 
@@ -284,8 +284,8 @@ def test_a_clock_that_is_off(tmp_path: Path) -> None:
     path = f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"
     hidden = "mount -t tmpfs none /run/systemd 2>/dev/null || true"
     with board(tmp_path / "board", hidden, environment={"PATH": path}) as sick:
-        patient = seen(sick)
-        found = linux.clock(patient)
+        dut = seen(sick)
+        found = linux.clock(dut)
         assert found.status == "warn"
         assert re.match(r"-86(400|399)\.\d+ s against ours", found.found)
         sick.execute(found.fix)
@@ -331,9 +331,9 @@ def test_a_device_node_that_the_account_may_not_open(tmp_path: Path) -> None:
     try:
         with board(tmp_path, PRIVATE_ETC + USER + SUDO + NODE, user="pi") as sick:
             profile = Profile(name="p", title="P", arch="any", targets=("xnnpack", "gpu"))
-            patient = seen(sick)
-            patient.profile = profile
-            found = linux.device_nodes(patient)
+            dut = seen(sick)
+            dut.profile = profile
+            found = linux.device_nodes(dut)
             assert found.status == "warn"
             assert "pi may not open /dev/dri/renderD128 (group render)" in found.found
             sick.execute(found.fix)
@@ -398,8 +398,8 @@ def test_no_python_and_a_package_manager(bare: Board, manager: str) -> None:
     for name in others if manager in {"microdnf", "yum"} else []:
         (folder / "tools" / name).rename(folder / "tools" / f"{name}.off")
     try:
-        patient = seen(bare)
-        before = checks_agent.python(patient)
+        dut = seen(bare)
+        before = checks_agent.python(dut)
         assert before.status == "fail"
         assert before.fix is not None
         assert f"{manager} " in str(before.fix.command)
@@ -444,10 +444,10 @@ def test_a_system_whose_python_is_too_old(bare: Board, release: str, path: str) 
 def test_no_python_and_no_package_manager(bare: Board) -> None:
     folder = bare.home.parents[1]
     (folder / "os-release").write_text("ID=buildroot\nPRETTY_NAME='Buildroot 2024.02'\n")
-    patient = seen(bare)
-    assert patient.system is not None
-    patient.system = _without_tools(patient)
-    found = checks_agent.python(patient)
+    dut = seen(bare)
+    assert dut.system is not None
+    dut.system = _without_tools(dut)
+    found = checks_agent.python(dut)
     assert found.fix is not None
     assert found.fix.command is None
     assert "image of its system" in found.fix.text
@@ -455,9 +455,9 @@ def test_no_python_and_no_package_manager(bare: Board) -> None:
         assert name not in found.fix.text
 
 
-def _without_tools(patient: Patient) -> linux.survey.System:
-    assert patient.system is not None
-    return dataclasses.replace(patient.system, tools=frozenset())
+def _without_tools(dut: DeviceUnderTest) -> linux.survey.System:
+    assert dut.system is not None
+    return dataclasses.replace(dut.system, tools=frozenset())
 
 
 BUSYBOX_BOARD = """
@@ -604,9 +604,9 @@ def test_dropbear_without_sftp(tmp_path: Path) -> None:
 
 def test_dropbear_where_no_package_is_known(tmp_path: Path) -> None:
     with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0]) as sick:
-        patient = seen(sick)
-        patient.system = _without_tools(patient)
-        found = sftp.fix(patient, noise=False)
+        dut = seen(sick)
+        dut.system = _without_tools(dut)
+        found = sftp.fix(dut, noise=False)
     assert found.kind is sftp.ADD_SFTP
     assert found.command is None
     assert "sshd_config" not in found.text

@@ -20,8 +20,8 @@ from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.farm.checks import CheckResult
 from harness.farm.checks_gpu import gpu
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, survey
-from harness.farm.patient import Patient
 from harness.types import Accelerator, Device, Profile
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
@@ -45,7 +45,7 @@ def checked(
     try:
         facts = dialect.hello()
         return gpu(
-            Patient(
+            DeviceUnderTest(
                 device=device,
                 profile=profile,
                 model=model,

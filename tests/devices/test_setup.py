@@ -25,8 +25,8 @@ from harness.devices import opening
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import HarnessError, RuntimeMissing, TransferFailed
 from harness.farm import setup
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux.survey import System
-from harness.farm.patient import Patient
 from harness.farm.probe import Probe
 from harness.farm.setup import Installation
 from harness.farm.wheels import RuntimeRequirement, Site
@@ -263,7 +263,7 @@ def test_numpy_of_32_bit_arm_comes_from_the_system(index: Path, tmp_path: Path) 
         kernel="Linux", os_ids=("raspbian",), tools=frozenset({"apt-get", "sudo"}), uid=1000
     )
     with pytest.raises(RuntimeMissing, match=r"zero: .*`ssh -t pi@10.0.0.9 'sudo apt-get"):
-        setup._fetch(wanted, site, Patient(device=device, system=system), tmp_path)
+        setup._fetch(wanted, site, DeviceUnderTest(device=device, system=system), tmp_path)
 
 
 def _farm(folder: Path, device: Device) -> farms.Farm:

@@ -14,10 +14,10 @@ from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
 from harness.farm import checks_runtime
 from harness.farm.checks import Check, CheckResult
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import examine
 from harness.farm.linux import checks as linux
 from harness.farm.linux.survey import Mount, System
-from harness.farm.patient import Patient
 from harness.farm.probe import Probe
 from harness.protocols import Channel, OpenDialect, Transport
 from harness.testing import FakeDialect
@@ -75,7 +75,7 @@ def facts(device: Device, **changes: object) -> DeviceFacts:
     return dataclasses.replace(usual, **changes)
 
 
-def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patient:
+def dut(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> DeviceUnderTest:
     device = Device(
         name="pi",
         profile="raspberry_pi_5",
@@ -89,7 +89,9 @@ def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patie
     system = dataclasses.replace(SYSTEM, **told)
     if "libc" in changes:
         probe = dataclasses.replace(probe, libc=changes["libc"])
-    return Patient(device=device, system=system, probe=probe, facts=facts(device, **changes))
+    return DeviceUnderTest(
+        device=device, system=system, probe=probe, facts=facts(device, **changes)
+    )
 
 
 class Says(FakeDialect):
@@ -251,7 +253,7 @@ def test_the_document_keeps_its_shape(here: Device) -> None:
 def test_sudo_is_there_only_for_who_needs_it_and_has_it(
     changes: dict[str, object], command: str | None, root_command: str | None
 ) -> None:
-    fix = linux.swap(patient("local:", swap_used_bytes=10**8, **changes)).fix
+    fix = linux.swap(dut("local:", swap_used_bytes=10**8, **changes)).fix
     assert fix is not None
     assert (fix.command, fix.root_command) == (command, root_command)
 
@@ -368,7 +370,7 @@ def test_what_a_fact_comes_to(
     found: str,
     mend: str | None,
 ) -> None:
-    made = check(patient(**changes))
+    made = check(dut(**changes))
     assert made.status == status
     assert found in made.found
     assert (made.mend is None) == (mend is None)
@@ -393,7 +395,7 @@ def test_what_a_fact_comes_to(
     ],
 )
 def test_what_the_survey_comes_to(check: Check, changes: dict[str, object], status: str) -> None:
-    made = check(patient(**changes))
+    made = check(dut(**changes))
     assert made.status == status
     assert (made.mend is not None) == (status in {"warn", "fail"})
 
@@ -414,19 +416,19 @@ def test_what_the_survey_comes_to(check: Check, changes: dict[str, object], stat
 )
 def test_the_runtime_that_a_device_can_have_is_named(probed: dict[str, object], words: str) -> None:
     probe = dataclasses.replace(PROBE, **probed)
-    made = checks_runtime.runtime(patient(runtimes=(), probe=probe))
+    made = checks_runtime.runtime(dut(runtimes=(), probe=probe))
     assert made.status == "fail"
     assert words in str(made.mend)
 
 
 def test_why_a_runtime_does_not_import_is_told() -> None:
     problems = ("ai_edge_litert: libpython is missing",)
-    made = checks_runtime.runtime(patient(runtimes=(), runtime_problems=problems))
+    made = checks_runtime.runtime(dut(runtimes=(), runtime_problems=problems))
     assert "libpython is missing" in made.found
 
 
 def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
-    command = patient().remote_command("echo 'a b'; echo $HOME")
+    command = dut().remote_command("echo 'a b'; echo $HOME")
     shown = subprocess.run(
         ["sh", "-c", f"ssh() {{ printf '%s\\n' \"$@\"; }}; {command}"],
         capture_output=True,
@@ -441,4 +443,4 @@ def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
         "pi@10.0.0.7",
         "echo 'a b'; echo $HOME",
     ]
-    assert patient("local:").remote_command("true") == "true"
+    assert dut("local:").remote_command("true") == "true"

@@ -19,8 +19,8 @@ from harness.farm.checks import (
     ordered,
     run,
 )
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import CHECKS
-from harness.farm.patient import Patient
 from harness.types import Device
 
 FIXES = "tests/devices/test_doctor_fixes.py"
@@ -142,8 +142,8 @@ def made(name: str, *needs: str, result: CheckResult | None = None) -> Check:
 
 
 @pytest.fixture
-def patient() -> Patient:
-    return Patient(device=Device(name="d", profile="p", address="local:"))
+def dut() -> DeviceUnderTest:
+    return DeviceUnderTest(device=Device(name="d", profile="p", address="local:"))
 
 
 def test_needs_in_a_circle_are_refused() -> None:
@@ -151,12 +151,12 @@ def test_needs_in_a_circle_are_refused() -> None:
         ordered((made("a", "b"), made("b", "a")))
 
 
-def test_a_skipped_check_names_the_one_that_failed(patient: Patient) -> None:
+def test_a_skipped_check_names_the_one_that_failed(dut: DeviceUnderTest) -> None:
     broken = CheckResult(
         status="fail", found="broken", fix=Fix(kind=UNFORESEEN, text="look at the log")
     )
     checks = (made("c", "b"), made("b", "a"), made("a", result=broken), made("d"))
-    found = {one.name: one for one in run(checks, patient)}
+    found = {one.name: one for one in run(checks, dut)}
     assert found["a"].status == "fail"
     assert (found["b"].status, found["b"].waits_for) == ("skip", "a")
     assert (found["c"].status, found["c"].waits_for) == ("skip", "a")
@@ -165,25 +165,23 @@ def test_a_skipped_check_names_the_one_that_failed(patient: Patient) -> None:
     assert found["c"].plain()["needs"] == ["b"]
 
 
-def test_what_does_not_apply_is_no_failure(patient: Patient) -> None:
+def test_what_does_not_apply_is_no_failure(dut: DeviceUnderTest) -> None:
     absent = CheckResult(status="skip", found="no such thing here")
     soft = Check(name="b", finds="", examine=lambda _: ok("well"), unless_failed=("a",))
-    found = {
-        one.name: one for one in run((made("a", result=absent), soft, made("c", "a")), patient)
-    }
+    found = {one.name: one for one in run((made("a", result=absent), soft, made("c", "a")), dut)}
     assert found["b"].status == "ok"
     assert (found["c"].status, found["c"].waits_for) == ("skip", "a")
     assert found["c"].found == "waits for a: no such thing here"
 
 
-def test_a_check_gives_only_the_fixes_it_declares(patient: Patient) -> None:
+def test_a_check_gives_only_the_fixes_it_declares(dut: DeviceUnderTest) -> None:
     other = FixKind(id="other", does="Do something else")
 
     @check()
-    def one(patient: Patient) -> CheckResult:
+    def one(dut: DeviceUnderTest) -> CheckResult:
         """It is well."""
-        return CheckResult(status="fail", found="x", fix=patient.by_hand(other, "y"))
+        return CheckResult(status="fail", found="x", fix=dut.by_hand(other, "y"))
 
     assert (one.name, one.finds) == ("one", "It is well.")
     with pytest.raises(AssertionError, match="one"):
-        one(patient)
+        one(dut)

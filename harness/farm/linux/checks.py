@@ -10,9 +10,9 @@ import shlex
 from harness.farm import busy
 from harness.farm.busy import Busy
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import survey
 from harness.farm.linux.folders import GOOD_FREE_BYTES, MIN_FREE_BYTES, other_workdir
-from harness.farm.patient import Patient
 
 _CLOCK_SECONDS = 2.0
 _BUSY_SHARE = 0.25
@@ -59,120 +59,120 @@ PLUG_IN = FixKind(id="plug-in", does="Plug the accelerator in", by_hand="it is h
 
 
 @check(needs=("commands",), fixes=(NO_LINUX,))
-def system(patient: Patient) -> CheckResult:
+def system(dut: DeviceUnderTest) -> CheckResult:
     """A POSIX shell answers and says what system it is."""
-    patient.system = found = survey.ask(patient.commands, patient.device)
+    dut.system = found = survey.ask(dut.commands, dut.device)
     words = [found.os_name, f"{found.kernel} {found.release}", found.machine, f"user {found.user}"]
     text = ", ".join(word for word in words if word.strip())
     if found.kernel != "Linux":
         advice = "a device that runs Linux: agent and checks know no other system"
-        return warn(text, patient.by_hand(NO_LINUX, advice))
+        return warn(text, dut.by_hand(NO_LINUX, advice))
     return ok(text)
 
 
 @check(needs=("system",), fixes=(CLEAN, OTHER_FILE_SYSTEM, MAKE_ROOM))
-def disk(patient: Patient) -> CheckResult:
+def disk(dut: DeviceUnderTest) -> CheckResult:
     """The work folder's file system has room for agents, models and outputs."""
-    said = _system(patient)
-    workdir = patient.agent.workdir
+    said = _system(dut)
+    workdir = dut.agent.workdir
     if said.free_bytes is None:
         return skip("the free space cannot be read there")
     found = f"{said.free_bytes / 1e6:.0f} MB free for {workdir}"
     if said.free_bytes >= GOOD_FREE_BYTES:
         return ok(found)
-    fix = _room_fix(patient, said.free_bytes)
+    fix = _room_fix(dut, said.free_bytes)
     return warn(found, fix) if said.free_bytes >= MIN_FREE_BYTES else fail(found, fix)
 
 
-def _room_fix(patient: Patient, free_bytes: int) -> Fix:
+def _room_fix(dut: DeviceUnderTest, free_bytes: int) -> Fix:
     """Choose what really gives room: our own copies, another file system, or the user's files."""
-    said = _system(patient)
+    said = _system(dut)
     ours = said.workdir.our_bytes
     if free_bytes + ours >= GOOD_FREE_BYTES:
         note = f" (our own copies there, {ours / 1e6:.0f} MB)"
-        return patient.by_harness(CLEAN, "devices", patient.device.name, "--clean", note=note)
+        return dut.by_harness(CLEAN, "devices", dut.device.name, "--clean", note=note)
     if other := other_workdir(said):
-        return patient.by_setting(OTHER_FILE_SYSTEM, "workdir", other)
+        return dut.by_setting(OTHER_FILE_SYSTEM, "workdir", other)
     point = shlex.quote(said.mount.point if said.mount else "/")
-    look = patient.remote_command(f"du -xk {point} | sort -n | tail")
-    return patient.by_hand(MAKE_ROOM, f"remove files there; {look} shows what takes the room")
+    look = dut.remote_command(f"du -xk {point} | sort -n | tail")
+    return dut.by_hand(MAKE_ROOM, f"remove files there; {look} shows what takes the room")
 
 
 @check(needs=("system",), fixes=(REMOUNT_RW, OTHER_FILE_SYSTEM))
-def read_only(patient: Patient) -> CheckResult:
+def read_only(dut: DeviceUnderTest) -> CheckResult:
     """The work folder's file system can be written: a card that fails is remounted read-only."""
-    said = _system(patient)
-    workdir = patient.agent.workdir
+    said = _system(dut)
+    workdir = dut.agent.workdir
     if said.mount is None:
         return skip("/proc/mounts cannot be read there")
     if not said.mount.read_only:
         return ok(f"{workdir} is mounted for writing")
     found = f"{workdir} is on a file system mounted read-only"
     note = "; dmesg says why, if the card fails"
-    return fail(found, _remount(patient, REMOUNT_RW, "rw", note))
+    return fail(found, _remount(dut, REMOUNT_RW, "rw", note))
 
 
 @check(needs=("system",), fixes=(REMOUNT_EXEC, OTHER_FILE_SYSTEM))
-def noexec(patient: Patient) -> CheckResult:
+def noexec(dut: DeviceUnderTest) -> CheckResult:
     """Libraries can be loaded from the work folder; a runtime or delegate put there needs it."""
-    said = _system(patient)
-    workdir = patient.agent.workdir
+    said = _system(dut)
+    workdir = dut.agent.workdir
     if said.mount is None:
         return skip("/proc/mounts cannot be read there")
     if not said.mount.noexec:
         return ok(f"libraries load from {workdir}")
     found = f"{workdir} is on a file system mounted noexec: no runtime can be put there"
-    return warn(found, _remount(patient, REMOUNT_EXEC, "exec", " (/etc/fstab keeps it so)"))
+    return warn(found, _remount(dut, REMOUNT_EXEC, "exec", " (/etc/fstab keeps it so)"))
 
 
-def _remount(patient: Patient, kind: FixKind, option: str, note: str) -> Fix:
-    said = _system(patient)
+def _remount(dut: DeviceUnderTest, kind: FixKind, option: str, note: str) -> Fix:
+    said = _system(dut)
     assert said.mount is not None
     other = other_workdir(said)
     if other and not said.can_be_root:
-        return patient.by_setting(OTHER_FILE_SYSTEM, "workdir", other)
-    return patient.as_root(kind, f"mount -o remount,{option} {shlex.quote(said.mount.point)}", note)
+        return dut.by_setting(OTHER_FILE_SYSTEM, "workdir", other)
+    return dut.as_root(kind, f"mount -o remount,{option} {shlex.quote(said.mount.point)}", note)
 
 
 @check(needs=("system",), fixes=(SWAPOFF,))
-def swap(patient: Patient) -> CheckResult:
+def swap(dut: DeviceUnderTest) -> CheckResult:
     """No swap is in use: a launch that swaps measures the disk."""
-    used = _system(patient).swap_used_bytes
+    used = _system(dut).swap_used_bytes
     if used is None:
         return skip("swap cannot be read there")
     if used == 0:
         return ok("none in use")
-    return warn(f"{used / 1e6:.0f} MB in use", patient.as_root(SWAPOFF, "swapoff -a"))
+    return warn(f"{used / 1e6:.0f} MB in use", dut.as_root(SWAPOFF, "swapoff -a"))
 
 
 @check(needs=("commands",), fixes=(STOP,))
-def processors(patient: Patient) -> CheckResult:
+def processors(dut: DeviceUnderTest) -> CheckResult:
     """No other process uses the processors right now."""
-    found = busy.ask(patient.commands)
+    found = busy.ask(dut.commands)
     if found is None:
         return skip("/proc cannot be read there")
     if not found:
         return ok("no process uses them")
     words = "; ".join(f"{one.name} (pid {one.pid}) uses {one.share:.0%} of one" for one in found)
-    return warn(words, _stop(patient, found))
+    return warn(words, _stop(dut, found))
 
 
-def _stop(patient: Patient, found: tuple[Busy, ...]) -> Fix:
+def _stop(dut: DeviceUnderTest, found: tuple[Busy, ...]) -> Fix:
     pids = [str(one.pid) for one in found]
-    look = patient.remote_command("top -b -n 1 | head -n 15")
+    look = dut.remote_command("top -b -n 1 | head -n 15")
     note = f"; only if they may end ({look} shows them), else wait for their end"
     kill = f"kill {' '.join(pids)}"
-    uid = patient.system.uid if patient.system else 0
-    if uid == 0 or busy.owners(patient.commands, found) == {uid}:
-        return patient.by_command(STOP, kill, note)
-    return patient.as_root(STOP, kill, note)
+    uid = dut.system.uid if dut.system else 0
+    if uid == 0 or busy.owners(dut.commands, found) == {uid}:
+        return dut.by_command(STOP, kill, note)
+    return dut.as_root(STOP, kill, note)
 
 
 @check(needs=("system",), fixes=(SET_NTP, SET_CLOCK))
-def clock(patient: Patient) -> CheckResult:
+def clock(dut: DeviceUnderTest) -> CheckResult:
     """The clock agrees with ours; results do not need it, people who compare logs do."""
-    said = _system(patient)
-    offset = patient.facts.clock_offset_seconds if patient.facts else None
+    said = _system(dut)
+    offset = dut.facts.clock_offset_seconds if dut.facts else None
     if offset is None:
         offset = said.clock_offset_seconds
     if offset is None:
@@ -181,16 +181,16 @@ def clock(patient: Patient) -> CheckResult:
     if abs(offset) <= _CLOCK_SECONDS:
         return ok(found)
     if {"systemd", "timedatectl"} <= said.tools:
-        return warn(found, patient.as_root(SET_NTP, "timedatectl set-ntp true"))
-    return warn(found, _set_clock(patient))
+        return warn(found, dut.as_root(SET_NTP, "timedatectl set-ntp true"))
+    return warn(found, _set_clock(dut))
 
 
-def _set_clock(patient: Patient) -> Fix:
+def _set_clock(dut: DeviceUnderTest) -> Fix:
     """Write the command that sets the device's clock to this host's: it needs no network there."""
-    fix = patient.as_root(SET_CLOCK, "date -u -s @SECONDS")
+    fix = dut.as_root(SET_CLOCK, "date -u -s @SECONDS")
     if fix.command is None:
         advice = "as root on the device (this account has no sudo): date -u -s TIME, with TIME as "
-        return patient.by_hand(SET_CLOCK, advice + "`date -u '+%F %T'` prints it here")
+        return dut.by_hand(SET_CLOCK, advice + "`date -u '+%F %T'` prints it here")
     # This host's shell fills in its own time just before the device sets it.
     end = "@SECONDS'" if fix.command.endswith("'") else "@SECONDS"
     typed = fix.command.removesuffix(end) + "'" * (end != "@SECONDS") + '"@$(date +%s)"'
@@ -198,9 +198,9 @@ def _set_clock(patient: Patient) -> Fix:
 
 
 @check(needs=("system",), fixes=(SET_GOVERNOR, OTHER_KERNEL))
-def governor(patient: Patient) -> CheckResult:
+def governor(dut: DeviceUnderTest) -> CheckResult:
     """The frequency governor is pinned, or the rows say `uncontrolled`."""
-    said = _system(patient)
+    said = _system(dut)
     if not said.governors:
         return skip("no cpufreq there (a virtual machine?)")
     found = ", ".join(said.governors)
@@ -210,29 +210,29 @@ def governor(patient: Patient) -> CheckResult:
     if said.governor_choices and _PERFORMANCE not in said.governor_choices:
         advice = f"a kernel with the governor {_PERFORMANCE}; this one has only "
         advice += ", ".join(said.governor_choices)
-        return warn(found, patient.by_hand(OTHER_KERNEL, advice))
+        return warn(found, dut.by_hand(OTHER_KERNEL, advice))
     command = f"echo {_PERFORMANCE} | {{sudo}}tee {_GOVERNORS}"
-    return warn(found, patient.as_root(SET_GOVERNOR, command))
+    return warn(found, dut.as_root(SET_GOVERNOR, command))
 
 
 @check(needs=("system",), fixes=(SUPPLY,))
-def under_voltage(patient: Patient) -> CheckResult:
+def under_voltage(dut: DeviceUnderTest) -> CheckResult:
     """The supply holds: a board under voltage slows down, and corrupts its card."""
     advice = "a supply of 5 V and 3 A (Raspberry Pi 5: 5 A) on a short cable"
-    return _throttle_bits(patient, "under voltage", _UNDER_VOLTAGE_BITS, SUPPLY, advice)
+    return _throttle_bits(dut, "under voltage", _UNDER_VOLTAGE_BITS, SUPPLY, advice)
 
 
 @check(needs=("system",), fixes=(COOL,))
-def throttled(patient: Patient) -> CheckResult:
+def throttled(dut: DeviceUnderTest) -> CheckResult:
     """The firmware has not slowed the processors down since boot, nor does it now."""
-    return _throttle_bits(patient, "throttled", _SLOWED_BITS, COOL, "a heatsink or a fan")
+    return _throttle_bits(dut, "throttled", _SLOWED_BITS, COOL, "a heatsink or a fan")
 
 
 def _throttle_bits(
-    patient: Patient, name: str, bits: int, kind: FixKind, advice: str
+    dut: DeviceUnderTest, name: str, bits: int, kind: FixKind, advice: str
 ) -> CheckResult:
     """Judge some of the bits of `vcgencmd get_throttled`: the lower half is now, the upper since boot."""
-    said = _system(patient).throttled
+    said = _system(dut).throttled
     if said is None:
         return skip("no vcgencmd there: no Raspberry Pi")
     if not said & bits:
@@ -240,41 +240,41 @@ def _throttle_bits(
     is_now = bool(said & bits & _NOW_BITS)
     when = "now" if is_now else "since boot"
     found = f"{name} {when} (vcgencmd get_throttled: {said:#x})"
-    fix = patient.by_hand(kind, f"{advice}; a reboot clears the record")
+    fix = dut.by_hand(kind, f"{advice}; a reboot clears the record")
     return fail(found, fix) if is_now else warn(found, fix)
 
 
 @check(needs=("system",), fixes=(COOL,))
-def temperature(patient: Patient) -> CheckResult:
+def temperature(dut: DeviceUnderTest) -> CheckResult:
     """The processor is cool enough to begin."""
-    celsius = _system(patient).temperature_c
+    celsius = _system(dut).temperature_c
     if celsius is None:
         return skip("no thermal zone there")
     found = f"{celsius:.1f} °C"
     if celsius < _HOT_CELSIUS:
         return ok(found)
     advice = "a heatsink, a fan, or shade; or wait until it has cooled"
-    return warn(f"{found}: it soon slows down, or does already", patient.by_hand(COOL, advice))
+    return warn(f"{found}: it soon slows down, or does already", dut.by_hand(COOL, advice))
 
 
 @check(needs=("system",), fixes=(WAIT,))
-def load(patient: Patient) -> CheckResult:
+def load(dut: DeviceUnderTest) -> CheckResult:
     """Nothing else kept the processors busy during the last minute."""
-    said = _system(patient)
+    said = _system(dut)
     if said.load_1m is None or said.cores is None:
         return skip("the load cannot be read there")
     found = f"{said.load_1m:.2f} over the last minute on {said.cores} cores"
     if said.load_1m <= _BUSY_SHARE * said.cores:
         return ok(found)
-    top = patient.remote_command("top -b -n 1")
-    return warn(found, patient.by_hand(WAIT, f"wait a minute or two; {top} shows what runs"))
+    top = dut.remote_command("top -b -n 1")
+    return warn(found, dut.by_hand(WAIT, f"wait a minute or two; {top} shows what runs"))
 
 
 @check(needs=("system",), fixes=(JOIN_GROUP,))
-def device_nodes(patient: Patient) -> CheckResult:
+def device_nodes(dut: DeviceUnderTest) -> CheckResult:
     """The account may open the device nodes of the accelerators that the profile names."""
-    said = _system(patient)
-    wanted = patient.profile.targets if patient.profile else ()
+    said = _system(dut)
+    wanted = dut.profile.targets if dut.profile else ()
     nodes = [
         one
         for one in said.nodes
@@ -288,23 +288,23 @@ def device_nodes(patient: Patient) -> CheckResult:
     groups = ",".join(dict.fromkeys(one.group for one in shut))
     found = f"{said.user} may not open {', '.join(one.path for one in shut)} (group {groups})"
     command = f"usermod -aG {shlex.quote(groups)} {shlex.quote(said.user)}"
-    return warn(found, patient.as_root(JOIN_GROUP, command, "; it holds from the next login on"))
+    return warn(found, dut.as_root(JOIN_GROUP, command, "; it holds from the next login on"))
 
 
 @check(needs=("system",), fixes=(PLUG_IN,))
-def usb(patient: Patient) -> CheckResult:
+def usb(dut: DeviceUnderTest) -> CheckResult:
     """The USB accelerator that the profile is about is plugged in."""
-    wanted = patient.profile.detect.usb if patient.profile else ()
+    wanted = dut.profile.detect.usb if dut.profile else ()
     if not wanted:
         return skip("the profile is about no USB device")
-    there = [one for one in _system(patient).usb if one in wanted]
+    there = [one for one in _system(dut).usb if one in wanted]
     if there:
         return ok(", ".join(there))
     found = f"none of {', '.join(wanted)} is on its USB"
     advice = "plug it in; a hub may give it too little power"
-    return fail(found, patient.by_hand(PLUG_IN, advice))
+    return fail(found, dut.by_hand(PLUG_IN, advice))
 
 
-def _system(patient: Patient) -> survey.System:
-    assert patient.system is not None
-    return patient.system
+def _system(dut: DeviceUnderTest) -> survey.System:
+    assert dut.system is not None
+    return dut.system

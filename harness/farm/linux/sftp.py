@@ -10,9 +10,9 @@ from __future__ import annotations
 import shlex
 
 from harness.farm.checks import Fix, FixKind
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages
 from harness.farm.linux.survey import Server
-from harness.farm.patient import Patient
 
 LINE = "Subsystem sftp internal-sftp"
 _CONFIG = "/etc/ssh/sshd_config"
@@ -29,26 +29,26 @@ SILENCE = FixKind(id="silence-login", does="Take away what prints before the SFT
 FIXES = (SSHD_SFTP, INSTALL_SFTP, ADD_SFTP, SILENCE)
 
 
-def fix(patient: Patient, *, noise: bool) -> Fix:
+def fix(dut: DeviceUnderTest, *, noise: bool) -> Fix:
     """Choose what gives the device SFTP; `noise` says that something prints in its place."""
-    system = patient.system
+    system = dut.system
     server = system.server if system else None
     if noise and system and system.is_forced:
         advice = (
             "a forced command prints there: have it print nothing if SSH_ORIGINAL_COMMAND names the "
             f"SFTP server (it also takes the place of `{LINE}`)"
         )
-        return patient.by_hand(SILENCE, advice)
+        return dut.by_hand(SILENCE, advice)
     if server and server.name == "sshd" and server.program:
-        return patient.as_root(SSHD_SFTP, _edit(server, server.program))
+        return dut.as_root(SSHD_SFTP, _edit(server, server.program))
     if server and server.name == "dropbear":
         install = packages.install(system, "sftp")
         if install:
-            return patient.as_root(INSTALL_SFTP, install)
+            return dut.as_root(INSTALL_SFTP, install)
         advice = "the program sftp-server of OpenSSH at the place where dropbear looks for it"
-        return patient.by_hand(ADD_SFTP, advice)
+        return dut.by_hand(ADD_SFTP, advice)
     advice = f"an SSH server with SFTP; OpenSSH's needs the line `{LINE}` once in {_CONFIG}"
-    return patient.by_hand(ADD_SFTP, advice)
+    return dut.by_hand(ADD_SFTP, advice)
 
 
 def _edit(server: Server, sshd: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from harness.farm.checks import Fix, FixKind
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux.folders import other_workdir
-from harness.farm.patient import Patient
 
 _FOLDERS = ("agents", "blobs", "incoming", "out", "runtimes")
 
@@ -23,33 +23,33 @@ NO_FOLDER = FixKind(
 FIXES = (CHMOD, MAKE_FOLDER, OWN_FOLDER, REMOVE_PART, NO_FOLDER)
 
 
-def fix(patient: Patient, error: str = "") -> Fix:
+def fix(dut: DeviceUnderTest, error: str = "") -> Fix:
     """Choose what fixes the work folder; `error` is what was said when it was used.
 
     A folder of another user is never taken from them: another one is proposed.
     """
-    workdir = patient.agent.workdir
+    workdir = dut.agent.workdir
     for name in _FOLDERS:
         if f"{workdir}/{name} " in error + " ":
-            return patient.by_command(REMOVE_PART, f"rm -rf -- {shlex.quote(f'{workdir}/{name}')}")
-    state = patient.system.workdir if patient.system else None
+            return dut.by_command(REMOVE_PART, f"rm -rf -- {shlex.quote(f'{workdir}/{name}')}")
+    state = dut.system.workdir if dut.system else None
     if state is None:
-        return _another(patient)
+        return _another(dut)
     if state.form == "folder" and state.is_own and not state.is_writable:
-        return patient.by_command(CHMOD, f"chmod 700 {shlex.quote(workdir)}")
-    system = patient.system
+        return dut.by_command(CHMOD, f"chmod 700 {shlex.quote(workdir)}")
+    system = dut.system
     is_missing = state.form == "absent" and not state.above_is_writable
     if is_missing and system and system.uid and system.can_sudo:
         user = shlex.quote(system.user)
         command = f"install -d -m 700 -o {user} {shlex.quote(workdir)}"
-        return patient.as_root(MAKE_FOLDER, command)
+        return dut.as_root(MAKE_FOLDER, command)
     is_theirs = state.form == "folder" and not state.is_own and state.owner
-    return _another(patient, f" ({workdir} belongs to {state.owner})" if is_theirs else "")
+    return _another(dut, f" ({workdir} belongs to {state.owner})" if is_theirs else "")
 
 
-def _another(patient: Patient, note: str = "") -> Fix:
+def _another(dut: DeviceUnderTest, note: str = "") -> Fix:
     # The same file system will do: not the room is missing but the right to write.
-    if other := other_workdir(patient.system, elsewhere=False):
-        return patient.by_setting(OWN_FOLDER, "workdir", other, note)
+    if other := other_workdir(dut.system, elsewhere=False):
+        return dut.by_setting(OWN_FOLDER, "workdir", other, note)
     advice = "set workdir in the farm file to a folder that the account can write to"
-    return patient.by_hand(NO_FOLDER, advice)
+    return dut.by_hand(NO_FOLDER, advice)

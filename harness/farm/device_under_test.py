@@ -21,7 +21,7 @@ from harness.types import Device, DeviceFacts, Profile
 
 
 @dataclass(slots=True, kw_only=True)
-class Patient:
+class DeviceUnderTest:
     """A device under examination, and what is known of it so far."""
 
     device: Device
