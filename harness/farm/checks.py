@@ -1,4 +1,4 @@
-"""What a check of `doctor` is: what it needs, what it finds, what fixes it; and how checks are run.
+"""Define a check of `doctor`: its needs, its result and its fixes. Run checks in order of need.
 
     @check(needs=("system",), fixes=(SWAPOFF,))
     def swap(dut: DeviceUnderTest) -> CheckResult:
@@ -7,7 +7,7 @@
         return warn("123 MB in use", dut.as_root(SWAPOFF, "swapoff -a"))
 
 A need is the name of another check, which must have passed, or a condition of the device
-(`profile:gpu`). A check whose need is not met is skipped and names the check that it waits for.
+(`profile:gpu`). If a need is not met, the check is skipped and names the check that it waits for.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ class FixKind:
 
     id: str
     does: str
-    """What it does, in the imperative."""
+    """Its action, in the imperative."""
     by_hand: str = ""
-    """Why no command can be executed for it here; empty if a test executes it."""
+    """Why no test can execute it; empty if a test executes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """What fixes the fault that a check found on one device: a command, a setting or advice."""
+    """The fix of a fault that a check found on one device: a command, a setting or advice."""
 
     kind: FixKind
     command: str | None = None
-    """To be typed on this host as it is."""
+    """Works on this host exactly as it is written."""
     root_command: str | None = None
-    """To be typed on the device by root: the account of the farm entry cannot become root."""
+    """For root on the device, if the account of the farm entry cannot become root."""
     setting: Mapping[str, str] = field(default_factory=dict)
     """Keys of the device's entry in the farm file, with their new values."""
     text: str
-    """The whole fix in words, the command included."""
+    """The whole fix for a person, the command included."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
@@ -61,20 +61,20 @@ class Fix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What one check found on one device."""
+    """The result of one check on one device."""
 
     name: str = ""
     status: Status
     found: str
     fix: Fix | None = None
-    """Every check that warned or failed has one."""
+    """Set if the status is `warn` or `fail`."""
     needs: tuple[str, ...] = ()
     waits_for: str | None = None
-    """The check that failed and because of which this one was skipped."""
+    """The failed check that caused this one to be skipped."""
 
     @property
     def mend(self) -> str | None:
-        """Return the fix in words, as `doctor --json` has it."""
+        """Return the text of the fix: the key `mend` of `doctor --json`."""
         return self.fix.text if self.fix else None
 
     def plain(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def fail(found: str, fix: Fix) -> CheckResult:
 UNFORESEEN = FixKind(
     id="read-the-log",
     does="Read the device's kernel log",
-    by_hand="the failure is one that doctor does not know",
+    by_hand="doctor does not know this failure",
 )
 
 
@@ -122,18 +122,18 @@ class Check:
 
     name: str
     finds: str
-    """What it looks for, in one sentence."""
+    """The condition that it verifies, in one sentence."""
     examine: Callable[[DeviceUnderTest], CheckResult]
     needs: tuple[str, ...] = ()
     """Checks that must have passed, and conditions (`profile:TARGET`, `library`, `model`,
     `python_agent`)."""
     unless_failed: tuple[str, ...] = ()
-    """Checks that must not have failed; one that does not apply to the device is no obstacle."""
+    """Checks that must not have failed. They may have been skipped."""
     fixes: tuple[FixKind, ...] = ()
-    """Every kind of fix that it can give."""
+    """Every kind of fix that its result can have."""
 
     def __call__(self, dut: DeviceUnderTest) -> CheckResult:
-        """Examine the device; what the device refuses is a failed check, not an exception."""
+        """Examine the device; a HarnessError becomes a failed check."""
         if result := self.inapplicable(dut):
             return result
         try:
@@ -142,16 +142,16 @@ class Check:
             result = skip(str(error))
         except HarnessError as error:
             log = dut.remote_command("dmesg | tail")
-            result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may say why"))
+            result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may show the cause"))
         return self._named(result)
 
     def inapplicable(self, dut: DeviceUnderTest) -> CheckResult | None:
-        """Return the result where a condition of the device is not met; None if all are."""
+        """Return the result if the device does not meet a condition; None if it meets all."""
         missing = next(filter(None, (_missing(need, dut) for need in self.needs)), None)
         return self._named(skip(missing)) if missing else None
 
     def waiting(self, other: str, why: str) -> CheckResult:
-        """Make the result of this check where `other` failed."""
+        """Make the result of this check if `other` failed."""
         result = CheckResult(status="skip", found=f"waits for {other}: {why}", waits_for=other)
         return self._named(result)
 
@@ -167,7 +167,7 @@ def check(
     unless_failed: Sequence[str] = (),
     fixes: Iterable[FixKind] = (),
 ) -> Callable[[Callable[[DeviceUnderTest], CheckResult]], Check]:
-    """Make a check of a function: its name is the function's, what it finds its first line."""
+    """Make a check of a function; the name and the first docstring line become `name` and `finds`."""
 
     def make(function: Callable[[DeviceUnderTest], CheckResult]) -> Check:
         return Check(
@@ -183,9 +183,9 @@ def check(
 
 
 def ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
-    """Order checks so that each comes after what it needs, else as they are given.
+    """Sort checks so that each follows its needs; otherwise keep the given order.
 
-    Raises ValueError if they need each other in a circle.
+    Raises ValueError if checks need each other in a circle.
     """
     names = {one.name for one in checks}
     left, done, found = list(checks), set[str](), list[Check]()
@@ -202,7 +202,7 @@ def ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
 
 
 def run(checks: Sequence[Check], dut: DeviceUnderTest) -> list[CheckResult]:
-    """Make every check in order of need; none raises a HarnessError."""
+    """Run every check in order of need; raises no HarnessError."""
     results: dict[str, CheckResult] = {}
     for one in ordered(checks):
         results[one.name] = one.inapplicable(dut) or _obstacle(one, results) or one(dut)
@@ -210,7 +210,7 @@ def run(checks: Sequence[Check], dut: DeviceUnderTest) -> list[CheckResult]:
 
 
 def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | None:
-    """Return the result of a check that cannot be made; None if it can be."""
+    """Return the result if another check prevents this one; None if it can run."""
     for need in (*one.needs, *one.unless_failed):
         other = results.get(need)
         if other is None or other.status in {"ok", "warn"}:
@@ -224,7 +224,7 @@ def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | N
 
 
 def _missing(need: str, dut: DeviceUnderTest) -> str | None:
-    """Say why a condition of the device is not met; None if it is, or if `need` names a check."""
+    """Return why the device does not meet a condition; None if it does, or `need` names a check."""
     topic, _, target = need.partition(":")
     profile = dut.profile
     if topic == "profile" and (profile is None or target not in profile.targets):
@@ -236,5 +236,5 @@ def _missing(need: str, dut: DeviceUnderTest) -> str | None:
     if need == "python_agent" and not dut.has_python_agent:
         return "the device's dialect is not the Python agent"
     if need == "model" and dut.model is None:
-        return "no model was given to try it with"
+        return "no model was given for a trial launch"
     return None

@@ -1,4 +1,4 @@
-"""The launches that doctor makes: the one place that orders them."""
+"""The trial launches of doctor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harness.measure.sessions import Session
 from harness.types import Conditions, Dose, Launch, LaunchOrder
 
 SHORT = Dose(launches=1, min_inferences=1, min_seconds=0.0, warmup_seconds=0.0)
-AS_IT_IS = Conditions(pin=False, thermal="none")
-"""Doctor looks at a device as it is found."""
+UNCHANGED = Conditions(pin=False, thermal="none")
+"""Doctor examines a device without changing its conditions."""
 
 STEADY = Dose(launches=1, min_inferences=10, min_seconds=0.02, warmup_seconds=0.0)
 
@@ -26,9 +26,9 @@ def trial_launch(
     delegate: str | None = None,
     delegate_options: Mapping[str, str] | None = None,
 ) -> Launch:
-    """Launch the small model once on the device; raises a HarnessError as a launch does.
+    """Launch the small model once on the device; raises the HarnessError of a failed launch.
 
-    Needs the checks `agent` and `runtime` and the condition `model`.
+    The caller needs the checks `agent` and `runtime` and the condition `model`.
     """
     assert dut.transport is not None
     assert dut.dialect is not None
@@ -48,6 +48,6 @@ def trial_launch(
         delegate=delegate,
         delegate_options=delegate_options or {},
     )
-    with Bench(session=session, conditions=AS_IT_IS) as bench:
+    with Bench(session=session, conditions=UNCHANGED) as bench:
         session.bring({digest: dut.model})
         return bench.trial(order)

@@ -63,14 +63,14 @@ def sick_board(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CheckResul
     [
         # Nothing there is ours: taking our copies away would give no room.
         ("disk", "fail", "31 MB free", 'set workdir = "'),
-        ("noexec", "warn", "no runtime can be put there", "remount,exec"),
+        ("noexec", "warn", "no runtime loads from it", "remount,exec"),
         ("swap", "warn", "123 MB in use", "swapoff"),
         ("governor", "warn", "ondemand: not pinned", "scaling_governor"),
         ("under_voltage", "fail", "under voltage now", "supply of 5 V"),
         ("throttled", "fail", "throttled now", "heatsink"),
         ("temperature", "warn", "84.5", "a fan"),
         ("load", "warn", "3.90 over the last minute", "wait a minute"),
-        ("files", "ok", "come back whole", None),
+        ("files", "ok", "come back unchanged", None),
         ("agent", "ok", "cores", None),
     ],
 )
@@ -128,7 +128,7 @@ def test_an_old_c_library_and_a_clock_that_is_off(
     assert found["libc"].status == "fail"
     assert "glibc 2.24: ai-edge-litert has no wheel for less than glibc 2.27" in found["libc"].found
     assert found["clock"].status == "warn"
-    assert re.match(r"-86(400|399)\.\d+ s against ours", found["clock"].found)
+    assert re.match(r"-86(400|399)\.\d+ s relative to this host", found["clock"].found)
     assert found["runtime"].status == "fail"
     assert "no wheel of a runtime fits" in str(found["runtime"].mend)
 
@@ -148,7 +148,7 @@ def test_xnnpack_that_is_absent_in_silence(home: Path, tmp_path: Path) -> None:
     found = examined(device, MODEL)
     assert found["runtime"].status == "ok"
     assert found["xnnpack"].status == "fail"
-    assert "the delegate was not made: none with ai_edge_litert" in found["xnnpack"].found
+    assert "the delegate was not created: none with ai_edge_litert" in found["xnnpack"].found
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime ends at Python 3.11")

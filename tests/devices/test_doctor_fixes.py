@@ -100,12 +100,12 @@ def test_room_that_only_the_user_can_make(tmp_path: Path) -> None:
     with board(tmp_path, "mount -t tmpfs -o size=30m none {work}\n") as sick:
         dut = seen(sick)
         assert dut.system is not None
-        dut.system = dataclasses.replace(dut.system, places=())
+        dut.system = dataclasses.replace(dut.system, writable_folders=())
         found = linux.disk(dut)
         assert found.fix is not None
         assert found.fix.kind.id == "make-room"
         # The command that shows what takes the room works as it is printed.
-        (look,) = re.findall(r"remove files there; (.*) shows what takes the room", found.fix.text)
+        (look,) = re.findall(r"remove files; (.*) shows the largest folders", found.fix.text)
         reply = subprocess.run(["sh", "-c", look], capture_output=True, text=True, check=True)
         assert str(AgentOptions.of(sick.device).workdir) in reply.stdout
 
@@ -246,7 +246,7 @@ def test_a_process_that_computes(tmp_path: Path) -> None:
         while f"pid {busy.pid}" not in (found := linux.processors(dut)).found:
             assert time.monotonic() < deadline, found
         # Others of this machine may be busy too; only ours may end.
-        only = linux._stop(dut, tuple(o for o in _busy(dut) if o.pid == busy.pid))
+        only = linux._stop_fix(dut, tuple(o for o in _busy(dut) if o.pid == busy.pid))
         sick.execute(only)
         assert busy.wait(10) == -15
     finally:
@@ -255,9 +255,9 @@ def test_a_process_that_computes(tmp_path: Path) -> None:
     assert f"pid {busy.pid}" not in linux.processors(dut).found
 
 
-def _busy(dut: DeviceUnderTest) -> tuple[linux.Busy, ...]:
+def _busy(dut: DeviceUnderTest) -> tuple[linux.BusyProcess, ...]:
     deadline = time.monotonic() + 30
-    while not (found := linux.busy.ask(dut.commands)):
+    while not (found := linux.busy.measure(dut.commands)):
         assert time.monotonic() < deadline
     return found
 
@@ -287,7 +287,7 @@ def test_a_clock_that_is_off(tmp_path: Path) -> None:
         dut = seen(sick)
         found = linux.clock(dut)
         assert found.status == "warn"
-        assert re.match(r"-86(400|399)\.\d+ s against ours", found.found)
+        assert re.match(r"-86(400|399)\.\d+ s relative to this host", found.found)
         sick.execute(found.fix)
         assert linux.clock(seen(sick)).status == "ok"
     assert abs(int(offset.read_text())) <= 2
@@ -606,7 +606,7 @@ def test_dropbear_where_no_package_is_known(tmp_path: Path) -> None:
     with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0]) as sick:
         dut = seen(sick)
         dut.system = _without_tools(dut)
-        found = sftp.fix(dut, noise=False)
+        found = sftp.fix(dut, has_noise=False)
     assert found.kind is sftp.ADD_SFTP
     assert found.command is None
     assert "sshd_config" not in found.text

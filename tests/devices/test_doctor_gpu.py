@@ -50,7 +50,7 @@ def checked(
                 profile=profile,
                 model=model,
                 transport=transport,
-                system=survey.ask(transport, device),
+                system=survey.survey_system(transport, device),
                 dialect=dialect,
                 facts=dataclasses.replace(facts, accelerators=seen),
             )

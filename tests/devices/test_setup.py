@@ -94,7 +94,7 @@ def installed(board: Device) -> Iterator[Callable[..., Installation]]:
         session = Session(board)
         try:
             asked = RuntimeRequirement.parse(wanted) if wanted else None
-            return setup.install(session, asked, dry_run=dry_run, say=lambda _: None)
+            return setup.install(session, asked, dry_run=dry_run, on_progress=lambda _: None)
         finally:
             session.close()
 
@@ -165,7 +165,7 @@ def test_what_is_there_is_left_alone_and_asks_no_index(
     for wanted in (None, "ai_edge_litert", "ai_edge_litert==9.1"):
         made = installed(wanted)
         assert (made.version, made.done, made.wheels) == ("9.1", False, ())
-        assert made.text() == "board: ai_edge_litert 9.1 is there; nothing to do"
+        assert made.text() == "board: ai_edge_litert 9.1 is already installed"
     assert (folder.stat().st_ino, folder.stat().st_mtime_ns) == before
     with pytest.raises(RuntimeMissing, match="ai-edge-litert==9.2"):
         installed("ai_edge_litert==9.2")
@@ -245,10 +245,10 @@ def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Devi
         noexec=False,
     )
     with pytest.raises(TransferFailed, match=r"takes 150 MB .* 100 MB are free.*board --clean"):
-        setup._refuse_no_room(board, probe, made)
+        setup._check_space(board, probe, made)
     with pytest.raises(RuntimeMissing, match="noexec"):
-        setup._refuse_no_room(board, dataclasses.replace(probe, noexec=True), made)
-    setup._refuse_no_room(board, dataclasses.replace(probe, free_bytes=2 * 10**8), made)
+        setup._check_space(board, dataclasses.replace(probe, noexec=True), made)
+    setup._check_space(board, dataclasses.replace(probe, free_bytes=2 * 10**8), made)
 
 
 def test_numpy_of_32_bit_arm_comes_from_the_system(index: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.farm import busy
-from harness.farm.busy import Busy, read, read_owners
+from harness.farm.busy import BusyProcess, read, read_owners
 
 
 def stat(pid: int, name: str, ticks: int, flags: int = 0x400000, start: int = 77) -> str:
@@ -26,15 +26,15 @@ def test_the_busy_are_named_and_the_idle_are_not() -> None:
     first = [stat(7, "ffmpeg", 1000), stat(8, "x" * 99, 0), stat(9, "sshd", 10)]
     second = [stat(7, "ffmpeg", 1090), stat(8, "x" * 99, 5), stat(9, "sshd", 11)]
     assert read(answer(first, second)) == (
-        Busy(pid=7, name="ffmpeg", share=1.98),
-        Busy(pid=8, name="x" * 40, share=0.1),
+        BusyProcess(pid=7, name="ffmpeg", share=1.98),
+        BusyProcess(pid=8, name="x" * 40, share=0.1),
     )
 
 
 def test_a_name_may_hold_anything() -> None:
     name = "a) S (b\x1b[31m) 1 1"
     assert read(answer([stat(7, name, 0)], [stat(7, name, 50)])) == (
-        Busy(pid=7, name="a) S (b[31m) 1 1", share=1.1),
+        BusyProcess(pid=7, name="a) S (b[31m) 1 1", share=1.1),
     )
 
 

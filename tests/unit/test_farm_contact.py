@@ -92,7 +92,7 @@ def test_a_board_nobody_knows_gets_a_profile_that_recognises_it(tmp_path: Path) 
     assert profiles.load(path) == profile
     known = profiles.load_all(tmp_path / "profiles")
     assert contact.survey(facts, known) == profile.name
-    with pytest.raises(ConfigError, match=r"does not fit.*move it away"):
+    with pytest.raises(ConfigError, match=r"does not match.*move it away"):
         contact.write_profile(tmp_path / "profiles", profile)
 
 
@@ -216,7 +216,7 @@ def test_a_form_that_only_a_person_can_change_is_left_alone(tmp_path: Path) -> N
     path = tmp_path / "farm.toml"
     text = 'device.bench-pi = "local:"\n'
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"only a person can change.*\[device.bench-pi\]"):
+    with pytest.raises(ConfigError, match=r"only a person can edit.*\[device.bench-pi\]"):
         contact.write_device(path, PI)
     assert path.read_text() == text
 

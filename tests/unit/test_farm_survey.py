@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.farm.checks_agent import read_others
+from harness.farm.checks_agent import read_other_pythons
 from harness.farm.linux import packages, survey
 from harness.farm.linux.folders import other_workdir
-from harness.farm.linux.survey import Mount, Node, Server, System, WorkFolder, WritableFolder, read
+from harness.farm.linux.survey import (
+    DeviceNode,
+    Mount,
+    SshServer,
+    System,
+    WorkFolder,
+    WritableFolder,
+    read,
+)
 
 SAID = """Welcome to the board
 edge-harness-system date
@@ -112,7 +120,7 @@ def test_a_board_is_read() -> None:
         temperature_c=48.312,
         throttled=0x50005,
         usb=("18d1:9302", "1d6b:0002"),
-        nodes=(Node(path="/dev/dri/renderD128", group="render", may_open=False),),
+        nodes=(DeviceNode(path="/dev/dri/renderD128", group="render", may_open=False),),
         kernel_files=frozenset({"/proc/cpuinfo"}),
         workdir=WorkFolder(
             form="folder",
@@ -124,14 +132,16 @@ def test_a_board_is_read() -> None:
         ),
         free_bytes=112945464 * 1024,
         mount=_CARD,
-        places=(
+        writable_folders=(
             WritableFolder(
                 path="/var/tmp",
                 free_bytes=112945464 * 1024,
                 mount=Mount(point="/", read_only=False, noexec=False, kind="ext4"),
             ),
         ),
-        server=Server(name="sshd", pid=700, program="/usr/sbin/sshd", config="/etc/my ssh/config"),
+        server=SshServer(
+            name="sshd", pid=700, program="/usr/sbin/sshd", config="/etc/my ssh/config"
+        ),
     )
 
 
@@ -162,7 +172,7 @@ def test_whatever_is_said_it_is_a_system_or_none(answer: bytes) -> None:
         if found is not None:
             assert str(found.os_name + found.user + found.release).isprintable()
             assert found.load_1m is None or found.load_1m >= 0
-            other = other_workdir(found, elsewhere=False)
+            other = other_workdir(found, on_other_file_system=False)
             assert other is None or other.isprintable()
             packages.install(found, "python")
 
@@ -170,7 +180,7 @@ def test_whatever_is_said_it_is_a_system_or_none(answer: bytes) -> None:
 @given(st.binary())
 def test_whatever_is_said_it_is_the_paths_of_pythons(answer: bytes) -> None:
     for said in (answer, b"edge-harness-python /usr/bin/python3\nedge-harness-python " + answer):
-        assert all(path.startswith("/") and path.isprintable() for path in read_others(said))
+        assert all(path.startswith("/") and path.isprintable() for path in read_other_pythons(said))
 
 
 def test_a_long_line_takes_no_time() -> None:

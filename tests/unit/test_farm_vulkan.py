@@ -7,12 +7,12 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.farm.vulkan import Driver, read
+from harness.farm.vulkan import VulkanDriver, read
 
 
 def test_a_driver_is_read() -> None:
     line = json.dumps(["/etc/vulkan/icd.d/x.json", "libx.so", "libz.so: none"]).encode()
-    assert read(line) == Driver(
+    assert read(line) == VulkanDriver(
         manifest="/etc/vulkan/icd.d/x.json", library="libx.so", fault="libz.so: none"
     )
 
@@ -26,4 +26,4 @@ def test_words_are_bounded() -> None:
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(json.dumps).map(str.encode))
 def test_anything_else_is_none_of_it(line: bytes) -> None:
     found = read(line)
-    assert found is None or isinstance(found, Driver)
+    assert found is None or isinstance(found, VulkanDriver)

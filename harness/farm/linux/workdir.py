@@ -1,4 +1,4 @@
-"""What fixes a work folder that cannot be used, chosen by how it is on the device."""
+"""Choose the fix for a work folder that cannot be used, by its state on the device."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from harness.farm.linux.folders import other_workdir
 _FOLDERS = ("agents", "blobs", "incoming", "out", "runtimes")
 
 CHMOD = FixKind(id="chmod-workdir", does="Let the account use its own work folder again")
-MAKE_FOLDER = FixKind(id="make-workdir", does="Make the work folder, which is not there yet")
-OWN_FOLDER = FixKind(id="own-workdir", does="Set a work folder of the account's own")
-REMOVE_PART = FixKind(id="remove-part", does="Remove what stands where a folder of ours belongs")
+MAKE_FOLDER = FixKind(id="make-workdir", does="Create the work folder")
+OWN_FOLDER = FixKind(id="own-workdir", does="Set a work folder that belongs to the account")
+REMOVE_PART = FixKind(
+    id="remove-part", does="Remove the file or link in place of one of our folders"
+)
 NO_FOLDER = FixKind(
     id="any-workdir",
     does="Set a work folder that the account can write to",
-    by_hand="no folder that would do was found on the device",
+    by_hand="no suitable folder was found on the device",
 )
 
 FIXES = (CHMOD, MAKE_FOLDER, OWN_FOLDER, REMOVE_PART, NO_FOLDER)
 
 
 def fix(dut: DeviceUnderTest, error: str = "") -> Fix:
-    """Choose what fixes the work folder; `error` is what was said when it was used.
+    """Choose the fix of the work folder; `error` is the message of the failed use.
 
-    A folder of another user is never taken from them: another one is proposed.
+    Another user's folder stays unchanged: the fix proposes another folder.
     """
     workdir = dut.agent.workdir
     for name in _FOLDERS:
@@ -48,8 +50,8 @@ def fix(dut: DeviceUnderTest, error: str = "") -> Fix:
 
 
 def _another(dut: DeviceUnderTest, note: str = "") -> Fix:
-    # The same file system will do: not the room is missing but the right to write.
-    if other := other_workdir(dut.system, elsewhere=False):
+    # The same file system is fine: permission is missing, not space.
+    if other := other_workdir(dut.system, on_other_file_system=False):
         return dut.by_setting(OWN_FOLDER, "workdir", other, note)
     advice = "set workdir in the farm file to a folder that the account can write to"
     return dut.by_hand(NO_FOLDER, advice)
