@@ -1,4 +1,4 @@
-"""doctor and accelerators: a real agent on this machine and the stand-in delegate library."""
+"""Check accelerators with doctor: a real agent on this machine and a stand-in delegate library."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def accelerator(target: str, library: Path | str, **options: str) -> Accelerator
     return Accelerator(name="a", target=target, external_delegate=str(library), options=options)
 
 
-def test_a_library_that_loads_is_well_whatever_it_takes(
+def test_a_library_that_loads_passes_even_if_it_takes_no_operator(
     tmp_path: Path, standin_delegate: Path
 ) -> None:
     found = examined(
@@ -47,7 +47,7 @@ def test_a_library_that_loads_is_well_whatever_it_takes(
     assert "loads for npu" in found.found
 
 
-def test_a_library_that_does_not_load_says_why_and_what_mends_it(
+def test_a_library_that_does_not_load_is_reported_with_its_fix(
     tmp_path: Path, standin_delegate: Path
 ) -> None:
     found = examined(
@@ -62,7 +62,7 @@ def test_a_library_that_does_not_load_says_why_and_what_mends_it(
     assert "udev rule" in (found.mend or "")
 
 
-def test_a_library_that_takes_its_process_down_is_one_line_of_doctor(
+def test_a_library_that_crashes_its_process_is_one_failed_check(
     tmp_path: Path, standin_delegate: Path
 ) -> None:
     checks = examined(tmp_path, accelerator("npu", standin_delegate, fail="crash"))
@@ -71,7 +71,7 @@ def test_a_library_that_takes_its_process_down_is_one_line_of_doctor(
     assert checks["clock"].status == "ok"
 
 
-def test_the_compiler_is_asked_of_this_host(
+def test_the_compiler_is_searched_on_this_host(
     tmp_path: Path, standin_delegate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")

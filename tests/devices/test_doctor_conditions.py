@@ -1,4 +1,4 @@
-"""Doctor where the condition really holds: a board with a sick card, a sick supply, a sick Python."""
+"""Run doctor on boards with real faults: of the card, the supply, Python and others."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from harness.types import Device
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
 
-# All of it in a mount namespace of the server's own: the machine itself is not touched.
-SICK_BOARD = """
+# All mounts are in a mount namespace of the server: the machine itself does not change.
+FAULTY_BOARD = """
 mkdir -p {tree}/cpu/cpu0/cpufreq
 echo 0-3 > {tree}/cpu/present; echo 0-3 > {tree}/cpu/possible
 echo ondemand > {tree}/cpu/cpu0/cpufreq/scaling_governor
@@ -53,15 +53,15 @@ def examined(device: Device, model: Path | None = None) -> dict[str, CheckResult
 
 
 @pytest.fixture(scope="module")
-def sick_board(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CheckResult]:
-    with board(tmp_path_factory.mktemp("sick board"), SICK_BOARD) as sick:
-        return sick.examined()
+def faulty_board(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CheckResult]:
+    with board(tmp_path_factory.mktemp("faulty board"), FAULTY_BOARD) as faulty:
+        return faulty.examine()
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "found", "mend"),
+    ("name", "status", "found", "fix"),
     [
-        # Nothing there is ours: taking our copies away would give no room.
+        # None of the files are ours: removing our copies would free no space.
         ("disk", "fail", "31 MB free", 'set workdir = "'),
         ("noexec", "warn", "no runtime loads from it", "remount,exec"),
         ("swap", "warn", "123 MB in use", "swapoff"),
@@ -74,18 +74,18 @@ def sick_board(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CheckResul
         ("agent", "ok", "cores", None),
     ],
 )
-def test_a_board_with_every_ill(
-    sick_board: dict[str, CheckResult], name: str, status: str, found: str, mend: str | None
+def test_a_board_with_many_faults(
+    faulty_board: dict[str, CheckResult], name: str, status: str, found: str, fix: str | None
 ) -> None:
-    check = sick_board[name]
+    check = faulty_board[name]
     assert check.status == status
     assert found in check.found
-    assert mend is None or mend in str(check.mend)
+    assert fix is None or fix in str(check.mend)
 
 
 def test_a_card_that_is_mounted_read_only(tmp_path: Path) -> None:
-    with board(tmp_path, READ_ONLY_CARD) as sick:
-        found = sick.examined()
+    with board(tmp_path, READ_ONLY_CARD) as faulty:
+        found = faulty.examine()
     assert (found["files"].status, found["read_only"].status) == ("fail", "fail")
     assert "remount,rw" in str(found["read_only"].mend)
     assert found["agent"].status == "fail"
@@ -93,13 +93,13 @@ def test_a_card_that_is_mounted_read_only(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bare_python(tmp_path: Path) -> Path:
-    """The Python of a venv with nothing in it."""
+    """The Python of an empty venv."""
     venv.create(tmp_path / "bare", symlinks=True)
     return tmp_path / "bare" / "bin" / "python"
 
 
-def _with(python: Path | str, tmp_path: Path, sitecustomize: str, path: str = "") -> Device:
-    """This machine through a Python that begins with these lines."""
+def _device_with(python: Path | str, tmp_path: Path, sitecustomize: str, path: str = "") -> Device:
+    """Return this machine as a device whose Python first runs these lines."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(sitecustomize)
     wrapper = tmp_path / "python"
@@ -116,7 +116,7 @@ def _with(python: Path | str, tmp_path: Path, sitecustomize: str, path: str = ""
 def test_an_old_c_library_and_a_clock_that_is_off(
     home: Path, tmp_path: Path, bare_python: Path
 ) -> None:
-    device = _with(
+    device = _device_with(
         bare_python,
         tmp_path,
         "import os, time\n"
@@ -133,16 +133,16 @@ def test_an_old_c_library_and_a_clock_that_is_off(
     assert "no wheel of a runtime fits" in str(found["runtime"].mend)
 
 
-def test_xnnpack_that_is_absent_in_silence(home: Path, tmp_path: Path) -> None:
-    # A cpuinfo that cannot be read does the same on Arm: no delegate, no word, right answers.
-    device = _with(
+def test_a_delegate_that_is_silently_missing(home: Path, tmp_path: Path) -> None:
+    # An unreadable cpuinfo has the same effect on Arm: no delegate, no message, right outputs.
+    device = _device_with(
         sys.executable,
         tmp_path,
         "import ai_edge_litert.interpreter as litert\n"
         "class Plain(litert.Interpreter):\n"
-        "    def __init__(self, **words):\n"
+        "    def __init__(self, **options):\n"
         "        plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES\n"
-        "        super().__init__(experimental_op_resolver_type=plain, **words)\n"
+        "        super().__init__(experimental_op_resolver_type=plain, **options)\n"
         "litert.Interpreter = Plain\n",
     )
     found = examined(device, MODEL)
@@ -164,7 +164,7 @@ def test_numpy_2_with_the_old_runtime(
     here = Path(np.__file__).parents[1]
     for name in ("numpy", "numpy.libs"):
         (folder / name).symlink_to(here / name)
-    found = examined(_with(bare_python, tmp_path, "", str(folder)), MODEL)
+    found = examined(_device_with(bare_python, tmp_path, "", str(folder)), MODEL)
     assert found["runtime"].status == "ok"
     assert found["numpy"].status == "fail"
     assert f"numpy {np.__version__} with tflite_runtime 2.14.0" in found["numpy"].found
@@ -173,14 +173,14 @@ def test_numpy_2_with_the_old_runtime(
 
 
 def test_another_process_that_uses_the_processors(home: Path, tmp_path: Path) -> None:
-    # It ends by itself, should this test not get to end it.
+    # It ends by itself if this test does not end it.
     script = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
-    dut = DeviceUnderTest(device=_with(sys.executable, tmp_path, ""))
+    dut = DeviceUnderTest(device=_device_with(sys.executable, tmp_path, ""))
     dut.transport = open_local(dut.device)
     spinning = subprocess.Popen([sys.executable, "-c", script])
     try:
         deadline = time.monotonic() + 30
-        # A machine that is busy otherwise may give it less than its share for a while.
+        # On a busy machine it may get less than its share for a while.
         while f"pid {spinning.pid}" not in (check := linux.processors(dut)).found:
             assert time.monotonic() < deadline, check
     finally:

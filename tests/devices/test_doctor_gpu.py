@@ -1,4 +1,4 @@
-"""Doctor's look at a GPU: a real agent and SwiftShader, and what is missing taken away."""
+"""Check a GPU with doctor: a real agent and SwiftShader, with parts removed."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def checked(
         transport.close()
 
 
-def cure(
+def execute_fix(
     folder: Path, monkeypatch: pytest.MonkeyPatch, found: CheckResult, provides: dict[str, str]
 ) -> None:
-    """Execute a fix with a stand-in of apt-get that really provides what it is asked for."""
+    """Execute a fix with a stand-in for apt-get that really installs the requested package."""
     package_manager(folder / "tools", "apt-get", provides)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{folder / 'tools'}:{os.environ['PATH']}")
@@ -75,7 +75,7 @@ def machine() -> Profile:
     return profiles.load_all()["linux_x86_64"]
 
 
-def test_a_software_adapter_is_named_and_is_no_gpu(
+def test_a_software_adapter_is_a_warning(
     software_gpu: Mapping[str, str], here: Device, machine: Profile
 ) -> None:
     found = checked(here, machine)
@@ -87,7 +87,7 @@ def test_a_software_adapter_is_named_and_is_no_gpu(
 
 
 @executes("vulkan-loader")
-def test_what_is_missing_is_told_with_what_mends_it(
+def test_a_missing_driver_or_loader_is_reported_with_its_fix(
     software_gpu: Mapping[str, str],
     here: Device,
     machine: Profile,
@@ -100,7 +100,7 @@ def test_what_is_missing_is_told_with_what_mends_it(
     found = checked(here, named)
     assert (found.status, "no Vulkan driver" in found.found) == ("fail", True)
     assert "mesa-vulkan-drivers" in str(found.mend)
-    # A profile of many machines promises none; a device node says that there is one.
+    # A profile of many machines promises no GPU; a device node shows that there is one.
     assert checked(here, machine).status == "skip"
     assert checked(here, machine, MODEL, "gpu").status == "warn"
     (tmp_path / "libvulkan.so.1").write_bytes(b"")
@@ -110,16 +110,16 @@ def test_what_is_missing_is_told_with_what_mends_it(
     # Root needs no sudo.
     assert found.mend == "apt-get update && apt-get install -y libvulkan1"
     assert "the Vulkan loader is missing" in found.found
-    # Executed with a stand-in of apt-get that really brings the loader.
+    # The stand-in for apt-get really installs the loader.
     (loader,) = (
         Path(one) / "libvulkan.so.1" for one in software_gpu["LD_LIBRARY_PATH"].split(":")[:1]
     )
-    cure(tmp_path, monkeypatch, found, {"libvulkan1": f"cp '{loader}' '{tmp_path}'"})
+    execute_fix(tmp_path, monkeypatch, found, {"libvulkan1": f"cp '{loader}' '{tmp_path}'"})
     assert "no Vulkan driver" in checked(here, named).found
 
 
 @executes("driver-library")
-def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
+def test_a_driver_that_does_not_load_is_reported_with_its_missing_library(
     software_gpu: Mapping[str, str],
     here: Device,
     machine: Profile,
@@ -135,9 +135,9 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
         words = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
         subprocess.run(words, check=True)
     manifest = tmp_path / "driver.json"
-    told = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
-    told["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
-    manifest.write_text(json.dumps(told))
+    content = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
+    content["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
+    manifest.write_text(json.dumps(content))
     for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
         monkeypatch.setenv(name, str(manifest))
     monkeypatch.setitem(packages._LIBRARIES, "libabsent.so.1", "absent1")
@@ -147,7 +147,7 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
     assert lacking.status == "warn"
     assert f"the driver {driver} of {manifest} does not load: libabsent.so.1: " in lacking.found
     assert lacking.mend == "apt-get update && apt-get install -y absent1"
-    cure(tmp_path, monkeypatch, lacking, {"absent1": f"cp '{kept}' '{other}'"})
+    execute_fix(tmp_path, monkeypatch, lacking, {"absent1": f"cp '{kept}' '{other}'"})
     assert "libabsent" not in checked(here, machine, MODEL, "gpu").found
     driver.unlink()
     absent = checked(here, machine, MODEL, "gpu")
@@ -159,7 +159,7 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
     assert "mesa-vulkan-drivers" in str(broken.mend)
 
 
-def test_a_driver_that_crashes_is_a_finding(
+def test_a_driver_that_crashes_is_a_failed_check(
     software_gpu: Mapping[str, str],
     here: Device,
     machine: Profile,
@@ -176,7 +176,7 @@ def test_a_driver_that_crashes_is_a_finding(
     assert "another version of the GPU's driver" in str(found.mend)
 
 
-def test_without_a_target_or_a_model_nothing_is_asked(here: Device, machine: Profile) -> None:
+def test_without_a_target_or_a_model_the_check_is_skipped(here: Device, machine: Profile) -> None:
     without = dataclasses.replace(machine, targets=("xnnpack",))
     assert checked(here, without).found == "the profile has no target gpu"
     assert checked(here, machine, None).status == "skip"
