@@ -1,4 +1,4 @@
-"""Two ends of a tunnel with a late queue between them: `relay.py PID INTERFACE DELAY_SECONDS`.
+"""Two ends of a tunnel with a delay queue between them: `relay.py PID INTERFACE DELAY_SECONDS`.
 
 One end is INTERFACE here, the other `late0` in the network of process PID. Prints `up`; ends with
 its stdin.
@@ -61,7 +61,7 @@ def _carry(here: int, there: int, delay: float) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Make both ends and carry."""
+    """Make both ends and relay packets."""
     process, name, delay = argv
     own = os.open("/proc/self/ns/net", os.O_RDONLY)
     other = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
