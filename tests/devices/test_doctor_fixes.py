@@ -662,18 +662,18 @@ def test_an_account_without_a_login_shell(tmp_path: Path) -> None:
 
 
 @executes("allow-commands")
-@pytest.mark.parametrize("where", ["authorized_keys", "sshd_config"])
-def test_a_forced_command(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("place", ["authorized_keys", "sshd_config"])
+def test_a_forced_command(tmp_path: Path, place: str) -> None:
     keys = tmp_path / "client_key.pub"
-    forced = f"{SFTP}\nForceCommand echo only backups" if where == "sshd_config" else SFTP
+    forced = f"{SFTP}\nForceCommand echo only backups" if place == "sshd_config" else SFTP
     with board(tmp_path, config=forced) as faulty:
-        if where == "authorized_keys":
+        if place == "authorized_keys":
             keys.write_text('command="echo only backups" ' + keys.read_text())
         found = faulty.examine()["commands"]
         assert found.status == "fail"
-        assert where in found.found
+        assert place in found.found
         # Follow the advice by hand: remove the option of the key's line, or the line of sshd_config.
-        if where == "authorized_keys":
+        if place == "authorized_keys":
             assert 'remove `command="..."` from this one\'s line' in found.found
             keys.write_text(keys.read_text().partition('" ')[2])
         else:

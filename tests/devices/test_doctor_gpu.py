@@ -132,8 +132,8 @@ def test_a_driver_that_does_not_load_is_reported_with_its_missing_library(
     source.write_text("int one(void) { return 1; }\n")
     for target, needs in ((other, []), (driver, ["-Wl,--no-as-needed", str(other)])):
         soname = f"-Wl,-soname,{target.name}"
-        words = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
-        subprocess.run(words, check=True)
+        argv = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
+        subprocess.run(argv, check=True)
     manifest = tmp_path / "driver.json"
     content = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
     content["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]

@@ -378,10 +378,10 @@ def test_add_setup_bench_gate_and_clean_with_two_runtimes(
         check=True,
     )
     python = str(tmp_path / "board" / "bin" / "python")
-    words = ("--name", "board", "--yes-key", shown.stdout.split()[1], "--python", python)
+    options = ("--name", "board", "--yes-key", shown.stdout.split()[1], "--python", python)
     # Exit code 1: doctor reports the missing runtime.
     output = _edge_harness(
-        "add", own_sshd.uri, *words, "--identity", str(own_sshd.identity), expected=1
+        "add", own_sshd.uri, *options, "--identity", str(own_sshd.identity), expected=1
     )
     assert "edge-harness setup board" in output
     farm = home / ".config" / "edge-harness" / "farm.toml"

@@ -160,7 +160,7 @@ def _of_launches(stored: StoredRun, lines: Sequence[Mapping[str, Any]]) -> Itera
         if line["id"] not in sampled:
             yield Problem("lost", f"the samples of launch {line['id']}")
     for name in sampled - {line["id"] for line in lines}:
-        yield Problem("doubled", f"samples of launch {name}, which is not there")
+        yield Problem("doubled", f"samples of launch {name}, which is not in the journal")
 
 
 def _sampled(folder: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 qemu is registered in the board's own user namespace; the machine itself has no such entry.
 /proc/cpuinfo and /sys are a board's, as plain files: without them the runtime's own look at the
-processor fails, and XNNPACK is left out without a word.
+processor fails, and XNNPACK is silently omitted.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _UNREAD = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/i18n
 def tree(architecture: str, *more: str) -> Path:
     """Return a tree of `architecture` (Debian's name) with these packages too; made once.
 
-    Raises LabError where it cannot be made.
+    Raises LabError if it cannot be made.
     """
     packages = ",".join(sorted({*_PACKAGES, *more}))
     recipe = f"{SUITE} {architecture} {packages} {MIRROR} 1"

@@ -78,8 +78,8 @@ class LabDevice(ABC):
         try:
             ssh_server.wait_for(self.box.subnet.device, self.boot_seconds)
         except LabError as error:
-            said = self.box.log.read_text(errors="replace")[-3000:]
-            raise LabError(f"{self.name}: {error}; its log ends with: {said}") from error
+            output = self.box.log.read_text(errors="replace")[-3000:]
+            raise LabError(f"{self.name}: {error}; its log ends with: {output}") from error
 
     def recover(self) -> None:
         """Make it healthy again: powered, no fault of the network, its sshd running."""
@@ -209,8 +209,8 @@ class Hosted(LabDevice):
         found = {}
         for pid in self.processes():
             with suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found[pid] = words.replace(b"\0", b" ").decode(errors="replace")
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found[pid] = command.replace(b"\0", b" ").decode(errors="replace")
         return found
 
     def signal(self, pid: int, number: int) -> None:

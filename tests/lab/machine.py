@@ -143,7 +143,7 @@ class Machine(LabDevice):
     def commands(self) -> dict[int, str]:
         """List its processes: its own process id to its command line."""
         lines = self.as_root(["ps", "-e", "-o", "pid=,args="]).splitlines()
-        return {int(pid): words for pid, words in (line.split(None, 1) for line in lines)}
+        return {int(pid): command for pid, command in (line.split(None, 1) for line in lines)}
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to a process of `commands`; no effect if it has ended."""

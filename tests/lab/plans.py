@@ -99,12 +99,12 @@ def _tiling(count: int, *, summed: bool) -> bytes:
             model.buffers.append(buffer)
         graph.tensors.append(tensor)
     steps = [("TILE", [0, 1], 2), ("SUM", [2, 3], 4)]
-    for word, inputs, output in steps if summed else steps[:1]:
+    for kind, inputs, output in steps if summed else steps[:1]:
         operator, code = schema.OperatorT(), schema.OperatorCodeT()
         operator.inputs, operator.outputs = inputs, [output]
         operator.opcodeIndex = len(model.operatorCodes)
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, word)
-        if word == "SUM":
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
+        if kind == "SUM":
             operator.builtinOptionsType = schema.BuiltinOptions.ReducerOptions
             operator.builtinOptions = schema.ReducerOptionsT()
             operator.builtinOptions.keepDims = True

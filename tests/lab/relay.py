@@ -32,17 +32,17 @@ def _enter(network: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def _carry(here: int, there: int, delay: float) -> None:
+def _carry(here: int, peer: int, delay: float) -> None:
     """Move packets both ways, each `delay` seconds after it came, until stdin ends."""
-    waiting: dict[int, deque[tuple[float, bytes]]] = {here: deque(), there: deque()}
+    waiting: dict[int, deque[tuple[float, bytes]]] = {here: deque(), peer: deque()}
     while True:
         due = [queue[0][0] for queue in waiting.values() if queue]
         wait = max(0.0, min(due) - time.monotonic()) if due else None
-        ready, _, _ = select.select([0, here, there], [], [], wait)
+        ready, _, _ = select.select([0, here, peer], [], [], wait)
         if 0 in ready:
             return
         for source in ready:
-            queue = waiting[there if source == here else here]
+            queue = waiting[peer if source == here else here]
             for _ in range(_AT_ONCE):
                 try:
                     packet = os.read(source, _LONGEST)
@@ -67,10 +67,10 @@ def main(argv: list[str]) -> int:
     other = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
     here = _open_end(name)
     _enter(other)
-    there = _open_end("late0")
+    peer = _open_end("late0")
     _enter(own)
     os.write(1, b"up\n")
-    _carry(here, there, float(delay))
+    _carry(here, peer, float(delay))
     return 0
 
 

@@ -38,11 +38,11 @@ def begin_long_run(host: Hosted, folder: Path) -> subprocess.Popen[bytes]:
     farm = folder / "farm.toml"
     farm.write_text(farm_entry(host.entry))
     argv = ["run", str(plan), "--farm", str(farm), "--results", str(folder / "theirs")]
-    with (folder / "said").open("wb") as said:
-        going = subprocess.Popen([*CLI, *argv], stderr=said, stdout=said)
+    with (folder / "output").open("wb") as output:
+        going = subprocess.Popen([*CLI, *argv], stderr=output, stdout=output)
     deadline = time.monotonic() + 90.0
     while not launches(host, 2.0):
-        assert time.monotonic() < deadline, (folder / "said").read_text()
+        assert time.monotonic() < deadline, (folder / "output").read_text()
         time.sleep(0.2)
     return going
 

@@ -97,7 +97,7 @@ class Course:
     def __post_init__(self) -> None:
         self.inspection = Inspection(self.devices)
 
-    def controller(self, on_moment: Callable[[Moment], None], *words: str) -> Controller:
+    def controller(self, on_moment: Callable[[Moment], None], *arguments: str) -> Controller:
         plan, farm = plans.plan(
             self.folder,
             self.devices,
@@ -111,7 +111,7 @@ class Course:
             farm,
             results,
             on_moment=on_moment,
-            arguments=words,
+            arguments=arguments,
             hang_seconds=self.hang_seconds,
         )
 
@@ -170,11 +170,11 @@ def statuses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def children(device: LabDevice) -> list[int]:
-    return [pid for pid, words in ours(device).items() if ".zip child " in words]
+    return [pid for pid, command in ours(device).items() if ".zip child " in command]
 
 
 def agents(device: LabDevice) -> list[int]:
-    return [pid for pid, words in ours(device).items() if words.rstrip().endswith(".zip")]
+    return [pid for pid, command in ours(device).items() if command.rstrip().endswith(".zip")]
 
 
 def strike(device: LabDevice, find: Callable[[LabDevice], list[int]], number: int) -> None:

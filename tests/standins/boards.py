@@ -119,8 +119,8 @@ class Board:
 
     def as_root(self, command: str) -> str:
         """Run a command as root of the board."""
-        words = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
-        return _run(words, os.environ, "")
+        argv = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
+        return _run(argv, os.environ, "")
 
     def type(self, command: str, answer: str = "") -> str:
         """Run a command in a shell of this host, with the home folder of the board's user."""
@@ -233,8 +233,8 @@ def dropbear_board(folder: Path, mounts: str) -> Iterator[Board]:
         missing("dropbear needs root here, and: apt-get install dropbear-bin")
     _folders(folder)
     port = free_port()
-    words = ["dropbearkey", "-t", "ed25519", "-f", str(folder / "dropbear_key")]
-    made = subprocess.run(words, check=True, capture_output=True, text=True)
+    argv = ["dropbearkey", "-t", "ed25519", "-f", str(folder / "dropbear_key")]
+    made = subprocess.run(argv, check=True, capture_output=True, text=True)
     (public,) = (line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
     (folder / "host_key.pub").write_text(public)
     login = """
@@ -253,8 +253,8 @@ def _folders(folder: Path) -> None:
     for name in ("work", "tree"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("host_key", "client_key"):
-        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
 
 
 @contextmanager
@@ -316,12 +316,12 @@ def await_ssh(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     missing(f"no server with its own mounts: {log.read_text()}")
 
 
-def _run(words: Sequence[str], environment: Mapping[str, str], answer: str) -> str:
+def _run(argv: Sequence[str], environment: Mapping[str, str], answer: str) -> str:
     person, terminal = os.openpty()
     try:
         os.write(person, answer.encode())
         reply = subprocess.run(
-            words,
+            argv,
             stdin=terminal if answer else subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -333,7 +333,7 @@ def _run(words: Sequence[str], environment: Mapping[str, str], answer: str) -> s
         os.close(person)
         os.close(terminal)
     output = reply.stdout + reply.stderr
-    assert reply.returncode in {0, *_ALLOWED.get(words[-1].partition(" ")[0], ())}, output
+    assert reply.returncode in {0, *_ALLOWED.get(argv[-1].partition(" ")[0], ())}, output
     return output
 
 
@@ -354,10 +354,10 @@ def package_manager(folder: Path, name: str, provides: Mapping[str, str]) -> Pat
         f'#!/bin/sh\necho "$@" >> {shlex.quote(str(log))}\n'
         "[ \"$(id -u)\" = 0 ] || { echo 'are you root?' >&2; exit 100; }\n"
         f"verb={'install' * (name == 'pacman')}\n"
-        'for word; do\ncase "$word" in -*) continue ;; esac\n'
-        'if [ -z "$verb" ]; then verb=$word; continue; fi\n'
-        f'case "$word" in\n{cases}\n'
-        '*) echo "no package $word" >&2; exit 100 ;;\nesac\ndone\n'
+        'for argument; do\ncase "$argument" in -*) continue ;; esac\n'
+        'if [ -z "$verb" ]; then verb=$argument; continue; fi\n'
+        f'case "$argument" in\n{cases}\n'
+        '*) echo "no package $argument" >&2; exit 100 ;;\nesac\ndone\n'
         'case "$verb" in install|add|update|"") ;; *) exit 2 ;; esac\n'
     )
     program.chmod(0o755)
