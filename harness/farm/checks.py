@@ -73,7 +73,7 @@ class CheckResult:
     """The failed check that caused this one to be skipped."""
 
     @property
-    def mend(self) -> str | None:
+    def fix_text(self) -> str | None:
         """Return the text of the fix: the key `mend` of `doctor --json`."""
         return self.fix.text if self.fix else None
 
@@ -83,7 +83,7 @@ class CheckResult:
             "name": self.name,
             "status": self.status,
             "detail": self.found,
-            "mend": self.mend,
+            "mend": self.fix_text,
             "needs": list(self.needs),
             "fix": self.fix.plain() if self.fix else None,
         }

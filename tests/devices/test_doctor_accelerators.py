@@ -42,7 +42,7 @@ def test_a_library_that_loads_passes_even_if_it_takes_no_operator(
         accelerator("edgetpu", standin_delegate),
         accelerator("npu", standin_delegate, take="none"),
     )["delegates"]
-    assert (found.status, found.mend) == ("ok", None)
+    assert (found.status, found.fix_text) == ("ok", None)
     assert "loads for edgetpu" in found.found
     assert "loads for npu" in found.found
 
@@ -59,7 +59,7 @@ def test_a_library_that_does_not_load_is_reported_with_its_fix(
     assert found.status == "fail"
     assert "it gives no reason; no Edge TPU is seen" in found.found
     assert "libabsent.so.1: cannot open shared object" in found.found
-    assert "udev rule" in (found.mend or "")
+    assert "udev rule" in (found.fix_text or "")
 
 
 def test_a_library_that_crashes_its_process_is_one_failed_check(
@@ -77,7 +77,7 @@ def test_the_compiler_is_searched_on_this_host(
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     checks = examined(tmp_path, accelerator("edgetpu", standin_delegate))
     assert checks["compiler"].status == "warn"
-    assert "coral.ai/docs/edgetpu/compiler" in (checks["compiler"].mend or "")
+    assert "coral.ai/docs/edgetpu/compiler" in (checks["compiler"].fix_text or "")
     program = compiler.install(tmp_path / "bin", "ok")
     program.rename(program.with_name("edgetpu_compiler"))
     checks = examined(tmp_path, accelerator("edgetpu", standin_delegate))

@@ -48,7 +48,7 @@ def examined(device: Device, model: Path | None = None) -> dict[str, CheckResult
     opener = open_ssh if device.address.startswith("ssh:") else open_local
     found = {c.name: c for c in examine(device, opener, open_json_lines, None, model)}
     for check in found.values():
-        assert (check.mend is not None) == (check.status in {"warn", "fail"}), check
+        assert (check.fix_text is not None) == (check.status in {"warn", "fail"}), check
     return found
 
 
@@ -80,14 +80,14 @@ def test_a_board_with_many_faults(
     check = faulty_board[name]
     assert check.status == status
     assert found in check.found
-    assert fix is None or fix in str(check.mend)
+    assert fix is None or fix in str(check.fix_text)
 
 
 def test_a_card_that_is_mounted_read_only(tmp_path: Path) -> None:
     with board(tmp_path, READ_ONLY_CARD) as faulty:
         found = faulty.examine()
     assert (found["files"].status, found["read_only"].status) == ("fail", "fail")
-    assert "remount,rw" in str(found["read_only"].mend)
+    assert "remount,rw" in str(found["read_only"].fix_text)
     assert found["agent"].status == "fail"
 
 
@@ -130,7 +130,7 @@ def test_an_old_c_library_and_a_clock_that_is_off(
     assert found["clock"].status == "warn"
     assert re.match(r"-86(400|399)\.\d+ s relative to this host", found["clock"].found)
     assert found["runtime"].status == "fail"
-    assert "no wheel of a runtime fits" in str(found["runtime"].mend)
+    assert "no wheel of a runtime fits" in str(found["runtime"].fix_text)
 
 
 def test_a_delegate_that_is_silently_missing(home: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_numpy_2_with_the_old_runtime(
     assert found["runtime"].status == "ok"
     assert found["numpy"].status == "fail"
     assert f"numpy {np.__version__} with tflite_runtime 2.14.0" in found["numpy"].found
-    assert found["numpy"].mend == "edge-harness setup here"
+    assert found["numpy"].fix_text == "edge-harness setup here"
     assert found["xnnpack"].status == "fail"
 
 
@@ -188,5 +188,5 @@ def test_another_process_that_uses_the_processors(home: Path, tmp_path: Path) ->
         spinning.wait()
     assert check.status == "warn"
     assert re.search(rf"pid {spinning.pid}\) uses \d+% of one", check.found)
-    assert f"{spinning.pid}" in str(check.mend)
-    assert "top -b" in str(check.mend)
+    assert f"{spinning.pid}" in str(check.fix_text)
+    assert "top -b" in str(check.fix_text)

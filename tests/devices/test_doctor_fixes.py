@@ -83,8 +83,8 @@ def test_a_disk_full_of_our_own_copies(tmp_path: Path) -> None:
         blob = f"{AgentOptions.of(faulty.device).workdir}/blobs/{'0' * 64}"
         faulty.as_root(f"head -c 200000000 /dev/zero > '{blob}'; chmod 600 '{blob}'")
         found = fix(faulty, "disk", "clean")
-        assert "--clean" in str(found.mend)
-        assert "200 MB" in str(found.mend)
+        assert "--clean" in str(found.fix_text)
+        assert "200 MB" in str(found.fix_text)
 
 
 @executes("other-file-system")
@@ -196,7 +196,7 @@ mount --bind {tree}/cpu /sys/devices/system/cpu
 def test_a_governor_that_is_not_pinned(tmp_path: Path) -> None:
     with board(tmp_path, GOVERNORS) as faulty:
         found = fix(faulty, "governor", "set-governor")
-        assert "sudo" not in str(found.mend)
+        assert "sudo" not in str(found.fix_text)
 
 
 @executes("set-governor")
@@ -205,7 +205,7 @@ def test_a_governor_of_an_ordinary_account_with_sudo(tmp_path: Path) -> None:
         missing("no sudo: apt-get install sudo")
     with board(tmp_path, GOVERNORS + PRIVATE_ETC + USER + SUDO, user="pi") as faulty:
         found = fix(faulty, "governor", "set-governor")
-        assert "sudo tee" in str(found.mend)
+        assert "sudo tee" in str(found.fix_text)
 
 
 @executes("set-governor")
@@ -213,8 +213,8 @@ def test_a_governor_of_an_ordinary_account_without_sudo(tmp_path: Path) -> None:
     script = GOVERNORS + PRIVATE_ETC + USER + "[ ! -e /usr/bin/sudo ] || " + WITHOUT_SUDO
     with board(tmp_path, script, user="pi") as faulty:
         found = fix(faulty, "governor", "set-governor")
-        assert "sudo tee" not in str(found.mend)
-        assert str(found.mend).startswith("as root on the device")
+        assert "sudo tee" not in str(found.fix_text)
+        assert str(found.fix_text).startswith("as root on the device")
 
 
 # A stand-in: a test must not turn off the machine's own swap.
@@ -354,7 +354,7 @@ def test_a_device_node_that_the_account_may_not_open(tmp_path: Path) -> None:
 def test_another_python_is_on_the_device(tmp_path: Path) -> None:
     faulty = local_board(tmp_path, python="no-python-3")
     found = fix(faulty, "python", "name-python")
-    assert re.search(r'set python = "/.+/python3[.\d]*" in \[device\.here\]', str(found.mend))
+    assert re.search(r'set python = "/.+/python3[.\d]*" in \[device\.here\]', str(found.fix_text))
 
 
 SYSTEMS = {
@@ -486,7 +486,7 @@ def test_a_board_with_busybox_and_no_python(tmp_path: Path) -> None:
         found = faulty.examine(model=Path(__file__))
     statuses = {name: check.status for name, check in found.items()}
     assert statuses["python"] == "fail"
-    assert "image of its system" in str(found["python"].mend)
+    assert "image of its system" in str(found["python"].fix_text)
     made = "reachable host_key commands round_trip system files disk read_only noexec swap"
     made += " processors clock load"
     for name in made.split():
@@ -568,7 +568,7 @@ def test_a_long_start_up_file(tmp_path: Path) -> None:
     with board(tmp_path / "b", environment={"BASH_ENV": str(start_up)}) as faulty:
         found = faulty.examine()["round_trip"]
         assert found.status == "warn"
-        line = str(found.mend).partition("(~/.bashrc): ")[2]
+        line = str(found.fix_text).partition("(~/.bashrc): ")[2]
         start_up.write_text(f"{line}\n{start_up.read_text()}")
         after = faulty.examine()["round_trip"]
         assert after.status == "ok", after
@@ -600,7 +600,7 @@ def test_dropbear_without_sftp(tmp_path: Path) -> None:
     log = package_manager(tmp_path / "tree", "apt-get", {"openssh-sftp-server": provided})
     with dropbear_board(tmp_path, DROPBEAR) as faulty:
         found = fix(faulty, "files", "install-sftp")
-        assert "sshd_config" not in str(found.mend)
+        assert "sshd_config" not in str(found.fix_text)
     assert log.read_text() == "update\ninstall -y openssh-sftp-server\n"
 
 
@@ -696,7 +696,7 @@ def test_a_forced_command_that_prints(tmp_path: Path) -> None:
     config = f"Subsystem sftp /usr/lib/sftp-server\nForceCommand {script}"
     with board(tmp_path, config=config) as faulty:
         found = faulty.examine()["files"]
-        assert "SSH_ORIGINAL_COMMAND" in str(found.mend)
+        assert "SSH_ORIGINAL_COMMAND" in str(found.fix_text)
         quiet = 'case "$SSH_ORIGINAL_COMMAND" in *sftp-server*) ;; *) echo Welcome ;; esac'
         script.write_text(f'#!/bin/sh\n{quiet}\neval "$SSH_ORIGINAL_COMMAND"\n')
         assert faulty.examine()["files"].status == "ok"
@@ -741,7 +741,7 @@ def test_no_runtime(tmp_path: Path, index: Path, bare_python: str) -> None:
     wheel(index, "numpy", "3.0", "core")
     faulty = local_board(tmp_path, python=bare_python)
     found = fix(faulty, "runtime", "setup")
-    assert str(found.mend) == f"edge-harness setup here --farm '{faulty.farm}'"
+    assert str(found.fix_text) == f"edge-harness setup here --farm '{faulty.farm}'"
 
 
 ARM_32 = """\

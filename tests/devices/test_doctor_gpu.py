@@ -83,7 +83,7 @@ def test_a_software_adapter_is_a_warning(
     assert found.found.startswith("SwiftShader Device")
     assert "CPU, SwiftShader driver" in found.found
     assert "float16 allowed: computed on the processor" in found.found
-    assert "mesa-vulkan-drivers" in str(found.mend)
+    assert "mesa-vulkan-drivers" in str(found.fix_text)
 
 
 @executes("vulkan-loader")
@@ -99,7 +99,7 @@ def test_a_missing_driver_or_loader_is_reported_with_its_fix(
         monkeypatch.setenv(name, str(tmp_path / "absent.json"))
     found = checked(here, named)
     assert (found.status, "no Vulkan driver" in found.found) == ("fail", True)
-    assert "mesa-vulkan-drivers" in str(found.mend)
+    assert "mesa-vulkan-drivers" in str(found.fix_text)
     # A profile of many machines promises no GPU; a device node shows that there is one.
     assert checked(here, machine).status == "skip"
     assert checked(here, machine, MODEL, "gpu").status == "warn"
@@ -108,7 +108,7 @@ def test_a_missing_driver_or_loader_is_reported_with_its_fix(
     found = checked(here, named)
     assert found.status == "fail"
     # Root needs no sudo.
-    assert found.mend == "apt-get update && apt-get install -y libvulkan1"
+    assert found.fix_text == "apt-get update && apt-get install -y libvulkan1"
     assert "the Vulkan loader is missing" in found.found
     # The stand-in for apt-get really installs the loader.
     (loader,) = (
@@ -146,17 +146,17 @@ def test_a_driver_that_does_not_load_is_reported_with_its_missing_library(
     lacking = checked(here, machine, MODEL, "gpu")
     assert lacking.status == "warn"
     assert f"the driver {driver} of {manifest} does not load: libabsent.so.1: " in lacking.found
-    assert lacking.mend == "apt-get update && apt-get install -y absent1"
+    assert lacking.fix_text == "apt-get update && apt-get install -y absent1"
     execute_fix(tmp_path, monkeypatch, lacking, {"absent1": f"cp '{kept}' '{other}'"})
     assert "libabsent" not in checked(here, machine, MODEL, "gpu").found
     driver.unlink()
     absent = checked(here, machine, MODEL, "gpu")
     assert "libdriver.so: cannot open shared object file" in absent.found
-    assert "graphics part" in str(absent.mend)
+    assert "graphics part" in str(absent.fix_text)
     manifest.write_text("{")
     broken = checked(here, machine, MODEL, "gpu")
     assert f"of {manifest} does not load: Expecting" in broken.found
-    assert "mesa-vulkan-drivers" in str(broken.mend)
+    assert "mesa-vulkan-drivers" in str(broken.fix_text)
 
 
 def test_a_driver_that_crashes_is_a_failed_check(
@@ -173,7 +173,7 @@ def test_a_driver_that_crashes_is_a_failed_check(
     found = checked(here, machine)
     assert found.status == "fail"
     assert "SIGABRT" in found.found
-    assert "another version of the GPU's driver" in str(found.mend)
+    assert "another version of the GPU's driver" in str(found.fix_text)
 
 
 def test_without_a_target_or_a_model_the_check_is_skipped(here: Device, machine: Profile) -> None:

@@ -85,7 +85,7 @@ def test_doctor_on_a_python_without_a_runtime(ssh_device: Device, tmp_path: Path
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines, None, MODEL)}
     assert found["python"].status == "ok"
     assert found["runtime"].status == "fail"
-    assert found["runtime"].mend == "edge-harness setup loopback"
+    assert found["runtime"].fix_text == "edge-harness setup loopback"
     assert found["xnnpack"].status == "skip"
 
 
@@ -95,4 +95,4 @@ def test_doctor_on_an_unknown_host_key(ssh_device: Device, tmp_path: Path) -> No
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines)}
     assert found["host_key"].status == "fail"
     assert "SHA256:" in found["host_key"].found
-    assert str(found["host_key"].mend).startswith("edge-harness add ssh://")
+    assert str(found["host_key"].fix_text).startswith("edge-harness add ssh://")

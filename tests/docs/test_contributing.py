@@ -243,5 +243,5 @@ def test_a_check_of_doctor(site: Path, tmp_path: Path) -> None:
     found = {one.name: one for one in checks.run((*doctor.CHECKS[:5], my_plugins.journal), dut)}
     assert found["journal"].status == "warn"
     assert found["journal"].found == "2000 MB in /var/log"
-    assert str(found["journal"].mend).endswith("journalctl --vacuum-size=100M")
+    assert str(found["journal"].fix_text).endswith("journalctl --vacuum-size=100M")
     assert my_plugins.journal.finds == "The system's journal leaves room on the card."

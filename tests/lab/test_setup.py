@@ -32,7 +32,7 @@ def test_a_fresh_board_gets_its_runtime_and_a_row(
     farm = farms.with_device(farms.Farm(devices={}), fresh_arm64_board.entry)
     began = time.monotonic()
     faulty = {check.name: check for check in api.doctor([name], farm=farm)[name]}
-    assert faulty["runtime"].mend == f"edge-harness setup {name}"
+    assert faulty["runtime"].fix_text == f"edge-harness setup {name}"
     made = api.setup(name, farm=farm)
     assert made.done
     assert any("aarch64" in wheel for wheel in made.wheels)

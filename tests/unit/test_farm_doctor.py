@@ -128,7 +128,7 @@ def by_name(checks: list[CheckResult]) -> dict[str, CheckResult]:
     assert len(found) == len(checks)
     for check in checks:
         assert check.found
-        assert (check.mend is not None) == (check.status in {"warn", "fail"}), check
+        assert (check.fix_text is not None) == (check.status in {"warn", "fail"}), check
     return found
 
 
@@ -222,7 +222,7 @@ def test_printed_commands_name_the_farm_file_of_the_command_line(here: Device) -
     farm = Path("/some where/farm.toml")
     open_bare = reporting(facts(here, runtimes=()))
     checks = by_name(examine(here, open_local, open_bare, farm=farm, is_farm_named=True))
-    assert checks["runtime"].mend == "edge-harness setup here --farm '/some where/farm.toml'"
+    assert checks["runtime"].fix_text == "edge-harness setup here --farm '/some where/farm.toml'"
 
 
 def test_the_json_of_a_check_keeps_its_keys(here: Device) -> None:
@@ -296,7 +296,7 @@ def test_a_delegate_that_was_not_made(
     dialect = reporting(facts(here), delegate="none")
     checks = by_name(examine(here, open_local, dialect, profile, model))
     assert checks["xnnpack"].status == status
-    assert "cpuinfo" in str(checks["xnnpack"].mend)
+    assert "cpuinfo" in str(checks["xnnpack"].fix_text)
 
 
 def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> None:
@@ -373,9 +373,9 @@ def test_a_check_judges_the_facts(
     made = check(dut(**changes))
     assert made.status == status
     assert found in made.found
-    assert (made.mend is None) == (fix is None)
+    assert (made.fix_text is None) == (fix is None)
     if fix:
-        assert fix in str(made.mend)
+        assert fix in str(made.fix_text)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_a_check_judges_the_facts(
 def test_a_check_judges_the_survey(check: Check, changes: dict[str, object], status: str) -> None:
     made = check(dut(**changes))
     assert made.status == status
-    assert (made.mend is not None) == (status in {"warn", "fail"})
+    assert (made.fix_text is not None) == (status in {"warn", "fail"})
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_the_fix_names_the_runtime_that_fits(probed: dict[str, object], advice: 
     probe = dataclasses.replace(PROBE, **probed)
     made = checks_runtime.runtime(dut(runtimes=(), probe=probe))
     assert made.status == "fail"
-    assert advice in str(made.mend)
+    assert advice in str(made.fix_text)
 
 
 def test_the_import_error_of_a_runtime_is_reported() -> None:
