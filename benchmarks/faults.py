@@ -50,15 +50,15 @@ def figures() -> Iterator[Figure]:
     lanes = int(os.environ.get("FAULTS_LANES", LANES))
     with tempfile.TemporaryDirectory(prefix="bench-faults-") as name:
         os.environ["EDGE_HARNESS_CACHE"] = f"{name}/cache"
-        with campaign.Campaign(Path(name) / "lab", lanes, tell=_tell) as fighting:
-            battles = fighting.fight(wounds)
+        with campaign.Campaign(Path(name) / "lab", lanes, report=_tell) as fighting:
+            battles = fighting.run(wounds)
     yield from of(battles)
 
 
-def of(battles: Sequence[campaign.Battle]) -> Iterator[Figure]:
+def of(battles: Sequence[campaign.FaultRunResult]) -> Iterator[Figure]:
     """Sum the battles up."""
-    wounds = [wound for battle in battles for wound in battle.wounds]
-    made = [wound for wound in wounds if wound.struck is not None]
+    wounds = [wound for battle in battles for wound in battle.planned_faults]
+    made = [wound for wound in wounds if wound.injected_at is not None]
     states = {(wound.state, wound.fault) for wound in made}
     cells = sum(battle.cells for battle in battles)
     problems = Counter(problem.kind for battle in battles for problem in battle.problems)
@@ -76,7 +76,7 @@ def of(battles: Sequence[campaign.Battle]) -> Iterator[Figure]:
     yield _none("faults.outcomes_doubled", problems["doubled"], everything)
     yield _none("faults.wrong_files", problems["wrong file"] + problems["stray"], everything)
     yield _none("faults.orphan_processes", problems["orphan"], everything)
-    noticed = [wound.noticed for wound in made if wound.noticed is not None]
+    noticed = [wound.notice_seconds for wound in made if wound.notice_seconds is not None]
     overlooked = sum(wound.overlooked for wound in made)
     slowest = max(noticed, default=0.0)
     yield Figure(

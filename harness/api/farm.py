@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.config import farm as farms
     from harness.farm import contact
     from harness.farm.checks import CheckResult
-    from harness.farm.setup import Installation, Say
+    from harness.farm.setup import Installation, OnProgress
     from harness.measure import sessions
     from harness.protocols import Commands, Transport
     from harness.types import Device
@@ -101,7 +101,7 @@ def setup(
     runtime: str | None = None,
     dry_run: bool = False,
     farm: farms.Farm | Path | None = None,
-    say: Say = lambda _: None,
+    say: OnProgress = lambda _: None,
 ) -> Installation:
     """Install a runtime on a device, in our folder there; see docs/setup.md.
 
@@ -122,7 +122,7 @@ def setup(
         raise ConfigError(f"setup takes one device at a time; {name} selects {names}")
     session = sessions.Session(chosen[0])
     try:
-        return install(session, wanted, dry_run=dry_run, say=say)
+        return install(session, wanted, dry_run=dry_run, on_progress=say)
     finally:
         session.close()
 

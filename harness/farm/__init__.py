@@ -1,1 +1,1 @@
-"""Many devices: who is there, are they fit, first contact."""
+"""Manage devices: first contact, the checks of doctor, setup of a runtime, cleaning."""

@@ -1,13 +1,13 @@
-"""What a check of `doctor` is: what it needs, what it finds, what fixes it; and how checks are run.
+"""Define a check of `doctor`: its needs, its result and its fixes. Run checks in order of need.
 
     @check(needs=("system",), fixes=(SWAPOFF,))
-    def swap(patient: Patient) -> CheckResult:
+    def swap(dut: DeviceUnderTest) -> CheckResult:
         \"\"\"No swap is in use.\"\"\"
         ...
-        return warn("123 MB in use", patient.as_root(SWAPOFF, "swapoff -a"))
+        return warn("123 MB in use", dut.as_root(SWAPOFF, "swapoff -a"))
 
 A need is the name of another check, which must have passed, or a condition of the device
-(`profile:gpu`). A check whose need is not met is skipped and names the check that it waits for.
+(`profile:gpu`). If a need is not met, the check is skipped and names the check that it waits for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import HarnessError, LeaseError
 
 if TYPE_CHECKING:
-    from harness.farm.patient import Patient
+    from harness.farm.device_under_test import DeviceUnderTest
 
 Status = Literal["ok", "warn", "fail", "skip"]
 
@@ -30,24 +30,24 @@ class FixKind:
 
     id: str
     does: str
-    """What it does, in the imperative."""
+    """Its action, in the imperative."""
     by_hand: str = ""
-    """Why no command can be executed for it here; empty if a test executes it."""
+    """Why no test can execute it; empty if a test executes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """What fixes the fault that a check found on one device: a command, a setting or advice."""
+    """The fix of a fault that a check found on one device: a command, a setting or advice."""
 
     kind: FixKind
     command: str | None = None
-    """To be typed on this host as it is."""
+    """Works on this host exactly as it is written."""
     root_command: str | None = None
-    """To be typed on the device by root: the account of the farm entry cannot become root."""
+    """For root on the device, if the account of the farm entry cannot become root."""
     setting: Mapping[str, str] = field(default_factory=dict)
     """Keys of the device's entry in the farm file, with their new values."""
     text: str
-    """The whole fix in words, the command included."""
+    """The whole fix for a person, the command included."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
@@ -61,20 +61,20 @@ class Fix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What one check found on one device."""
+    """The result of one check on one device."""
 
     name: str = ""
     status: Status
     found: str
     fix: Fix | None = None
-    """Every check that warned or failed has one."""
+    """Set if the status is `warn` or `fail`."""
     needs: tuple[str, ...] = ()
     waits_for: str | None = None
-    """The check that failed and because of which this one was skipped."""
+    """The failed check that caused this one to be skipped."""
 
     @property
-    def mend(self) -> str | None:
-        """Return the fix in words, as `doctor --json` has it."""
+    def fix_text(self) -> str | None:
+        """Return the text of the fix: the key `mend` of `doctor --json`."""
         return self.fix.text if self.fix else None
 
     def plain(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class CheckResult:
             "name": self.name,
             "status": self.status,
             "detail": self.found,
-            "mend": self.mend,
+            "mend": self.fix_text,
             "needs": list(self.needs),
             "fix": self.fix.plain() if self.fix else None,
         }
@@ -112,7 +112,7 @@ def fail(found: str, fix: Fix) -> CheckResult:
 UNFORESEEN = FixKind(
     id="read-the-log",
     does="Read the device's kernel log",
-    by_hand="the failure is one that doctor does not know",
+    by_hand="doctor does not know this failure",
 )
 
 
@@ -122,36 +122,36 @@ class Check:
 
     name: str
     finds: str
-    """What it looks for, in one sentence."""
-    examine: Callable[[Patient], CheckResult]
+    """The condition that it verifies, in one sentence."""
+    examine: Callable[[DeviceUnderTest], CheckResult]
     needs: tuple[str, ...] = ()
     """Checks that must have passed, and conditions (`profile:TARGET`, `library`, `model`,
     `python_agent`)."""
     unless_failed: tuple[str, ...] = ()
-    """Checks that must not have failed; one that does not apply to the device is no obstacle."""
+    """Checks that must not have failed. They may have been skipped."""
     fixes: tuple[FixKind, ...] = ()
-    """Every kind of fix that it can give."""
+    """Every kind of fix that its result can have."""
 
-    def __call__(self, patient: Patient) -> CheckResult:
-        """Examine the device; what the device refuses is a failed check, not an exception."""
-        if result := self.inapplicable(patient):
+    def __call__(self, dut: DeviceUnderTest) -> CheckResult:
+        """Examine the device; a HarnessError becomes a failed check."""
+        if result := self.inapplicable(dut):
             return result
         try:
-            result = self.examine(patient)
+            result = self.examine(dut)
         except LeaseError as error:
             result = skip(str(error))
         except HarnessError as error:
-            log = patient.remote_command("dmesg | tail")
-            result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may say why"))
+            log = dut.remote_command("dmesg | tail")
+            result = fail(str(error), Fix(kind=UNFORESEEN, text=f"{log} may show the cause"))
         return self._named(result)
 
-    def inapplicable(self, patient: Patient) -> CheckResult | None:
-        """Return the result where a condition of the device is not met; None if all are."""
-        missing = next(filter(None, (_missing(need, patient) for need in self.needs)), None)
+    def inapplicable(self, dut: DeviceUnderTest) -> CheckResult | None:
+        """Return the result if the device does not meet a condition; None if it meets all."""
+        missing = next(filter(None, (_missing(need, dut) for need in self.needs)), None)
         return self._named(skip(missing)) if missing else None
 
     def waiting(self, other: str, why: str) -> CheckResult:
-        """Make the result of this check where `other` failed."""
+        """Make the result of this check if `other` failed."""
         result = CheckResult(status="skip", found=f"waits for {other}: {why}", waits_for=other)
         return self._named(result)
 
@@ -166,10 +166,10 @@ def check(
     needs: Sequence[str] = (),
     unless_failed: Sequence[str] = (),
     fixes: Iterable[FixKind] = (),
-) -> Callable[[Callable[[Patient], CheckResult]], Check]:
-    """Make a check of a function: its name is the function's, what it finds its first line."""
+) -> Callable[[Callable[[DeviceUnderTest], CheckResult]], Check]:
+    """Make a check of a function; the name and the first docstring line become `name` and `finds`."""
 
-    def make(function: Callable[[Patient], CheckResult]) -> Check:
+    def make(function: Callable[[DeviceUnderTest], CheckResult]) -> Check:
         return Check(
             name=function.__name__,
             finds=(function.__doc__ or "").partition("\n")[0],
@@ -183,9 +183,9 @@ def check(
 
 
 def ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
-    """Order checks so that each comes after what it needs, else as they are given.
+    """Sort checks so that each follows its needs; otherwise keep the given order.
 
-    Raises ValueError if they need each other in a circle.
+    Raises ValueError if checks need each other in a circle.
     """
     names = {one.name for one in checks}
     left, done, found = list(checks), set[str](), list[Check]()
@@ -201,16 +201,16 @@ def ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
     return tuple(found)
 
 
-def run(checks: Sequence[Check], patient: Patient) -> list[CheckResult]:
-    """Make every check in order of need; none raises a HarnessError."""
+def run(checks: Sequence[Check], dut: DeviceUnderTest) -> list[CheckResult]:
+    """Run every check in order of need; raises no HarnessError."""
     results: dict[str, CheckResult] = {}
     for one in ordered(checks):
-        results[one.name] = one.inapplicable(patient) or _obstacle(one, results) or one(patient)
+        results[one.name] = one.inapplicable(dut) or _obstacle(one, results) or one(dut)
     return list(results.values())
 
 
 def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | None:
-    """Return the result of a check that cannot be made; None if it can be."""
+    """Return the result if another check prevents this one; None if it can run."""
     for need in (*one.needs, *one.unless_failed):
         other = results.get(need)
         if other is None or other.status in {"ok", "warn"}:
@@ -223,18 +223,18 @@ def _obstacle(one: Check, results: Mapping[str, CheckResult]) -> CheckResult | N
     return None
 
 
-def _missing(need: str, patient: Patient) -> str | None:
-    """Say why a condition of the device is not met; None if it is, or if `need` names a check."""
+def _missing(need: str, dut: DeviceUnderTest) -> str | None:
+    """Return why the device does not meet a condition; None if it does, or `need` names a check."""
     topic, _, target = need.partition(":")
-    profile = patient.profile
+    profile = dut.profile
     if topic == "profile" and (profile is None or target not in profile.targets):
         return f"the profile has no target {target}"
     if need == "library" and not (
         profile and any(one.external_delegate for one in profile.accelerators)
     ):
         return "the profile names no delegate library"
-    if need == "python_agent" and not patient.has_python_agent:
+    if need == "python_agent" and not dut.has_python_agent:
         return "the device's dialect is not the Python agent"
-    if need == "model" and patient.model is None:
-        return "no model was given to try it with"
+    if need == "model" and dut.model is None:
+        return "no model was given for a trial launch"
     return None

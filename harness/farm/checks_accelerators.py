@@ -1,10 +1,10 @@
-"""Checks of a device's accelerators: does the delegate library load there, is the compiler here."""
+"""Checks of a device's accelerators: the delegate libraries load, and this host has the compiler."""
 
 from __future__ import annotations
 
 from harness.errors import AgentError, Crashed, FellBack, HarnessError, ModelRejected, RecipeError
 from harness.farm.checks import CheckResult, FixKind, Status, check, fail, ok, warn
-from harness.farm.patient import Patient
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.trial import trial_launch
 from harness.optimize.targets import edgetpu
 from harness.types import Accelerator
@@ -18,7 +18,7 @@ _EDGETPU_ADVICE = (
 LIBRARY = FixKind(
     id="delegate-library",
     does="Install the vendor's delegate library",
-    by_hand="the library is the vendor's, from its own pages, and works with its hardware only",
+    by_hand="the library comes from the vendor and works with its hardware only",
 )
 COMPILER = FixKind(
     id="edgetpu-compiler",
@@ -28,15 +28,15 @@ COMPILER = FixKind(
 
 
 @check(needs=("library", "model", "runtime"), fixes=(LIBRARY,))
-def delegates(patient: Patient) -> CheckResult:
-    """Each delegate library of the profile is loaded in a launch of its own, with a small model.
+def delegates(dut: DeviceUnderTest) -> CheckResult:
+    """Each delegate library of the profile loads, in one launch of a small model per library.
 
-    A library that has nothing to do in that model was loaded all the same, which is what is asked.
+    The check passes even if the library takes no operator of that model: it was loaded.
     """
-    known = patient.profile.accelerators if patient.profile else ()
+    known = dut.profile.accelerators if dut.profile else ()
     named = [one for one in known if one.external_delegate]
-    tried = [_tried(patient, one) for one in named]
-    found = "; ".join(words for _, words in tried)
+    tried = [_try_library(dut, one) for one in named]
+    found = "; ".join(outcome for _, outcome in tried)
     advice = {
         _EDGETPU_ADVICE if one.target == _EDGETPU else "the vendor's page for its delegate library"
         for one, (status, _) in zip(named, tried, strict=True)
@@ -44,28 +44,31 @@ def delegates(patient: Patient) -> CheckResult:
     }
     if not advice:
         return ok(found)
-    return fail(found, patient.by_hand(LIBRARY, "; ".join(sorted(advice))))
+    return fail(found, dut.by_hand(LIBRARY, "; ".join(sorted(advice))))
 
 
 @check(needs=("profile:edgetpu",), fixes=(COMPILER,))
-def compiler(patient: Patient) -> CheckResult:
-    """The Edge TPU's compiler is on this host, where the device has an Edge TPU; files may be compiled already."""
+def compiler(dut: DeviceUnderTest) -> CheckResult:
+    """This host has the Edge TPU compiler, if the profile has the target edgetpu.
+
+    Its absence is a warning: the user's files may be compiled already.
+    """
     try:
         path = edgetpu.find(edgetpu.PROGRAM)
     except RecipeError:
         found = (
             f"no {edgetpu.PROGRAM} on this host: recipes for edgetpu need it, compiled files do not"
         )
-        return warn(found, patient.by_hand(COMPILER, edgetpu.INSTALL))
+        return warn(found, dut.by_hand(COMPILER, edgetpu.INSTALL))
     return ok(path)
 
 
-def _tried(patient: Patient, accelerator: Accelerator) -> tuple[Status, str]:
+def _try_library(dut: DeviceUnderTest, accelerator: Accelerator) -> tuple[Status, str]:
     library, target = accelerator.external_delegate, accelerator.target
-    own = patient.device.delegate_options.get(target, {})
+    own = dut.device.delegate_options.get(target, {})
     try:
         launch = trial_launch(
-            patient,
+            dut,
             target,
             position=1,
             delegate=library,
@@ -74,7 +77,7 @@ def _tried(patient: Patient, accelerator: Accelerator) -> tuple[Status, str]:
     except (FellBack, ModelRejected):
         return "ok", f"{library} loads for {target}"
     except Crashed as error:
-        return "fail", f"{library} takes its process down (another runtime's?): {error}"
+        return "fail", f"{library} crashes its process (built for another runtime?): {error}"
     except AgentError as error:
         return "fail", str(error)
     except HarnessError as error:

@@ -1,12 +1,12 @@
-"""Checks of the agent and of the Python that runs it."""
+"""Checks of the agent and of its Python."""
 
 from __future__ import annotations
 
 from harness.errors import HarnessError
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, sftp, workdir
-from harness.farm.patient import Patient
-from harness.farm.probe import NoPython, ask
+from harness.farm.probe import NoPython, probe_python
 from harness.protocols import Leasing
 
 MIN_PYTHON = (3, 9)
@@ -19,13 +19,13 @@ INSTALL_PYTHON = FixKind(id="install-python", does="Install Python with the pack
 NEWER_PYTHON = FixKind(id="newer-python", does="Install a newer Python beside the system's")
 BRING_PYTHON = FixKind(
     id="bring-python",
-    does="Take an image of the system with a Python, or bring one",
-    by_hand="no package manager is known there that has one",
+    does="Use a system image with Python, or install one",
+    by_hand="the device has no known package manager with Python",
 )
 LOOK_AGENT = FixKind(
     id="look-agent",
-    does="Find out what kept the agent from starting",
-    by_hand="neither the work folder nor its parts explain it",
+    does="Find out why the agent does not start",
+    by_hand="the state of the work folder does not explain it",
 )
 
 _OTHERS = r"""
@@ -44,30 +44,32 @@ done
     needs=("python_agent", "commands"),
     fixes=(NAME_PYTHON, INSTALL_PYTHON, NEWER_PYTHON, BRING_PYTHON),
 )
-def python(patient: Patient) -> CheckResult:
-    """A Python new enough for the agent is there."""
-    device = patient.device
-    least = ".".join(str(part) for part in MIN_PYTHON)
+def python(dut: DeviceUnderTest) -> CheckResult:
+    """The device has a Python that is new enough for the agent."""
+    device = dut.device
+    minimum = ".".join(str(part) for part in MIN_PYTHON)
     try:
-        probe = ask(patient.commands, device)
+        probe = probe_python(dut.commands, device)
     except NoPython as error:
-        return fail(str(error), _python_fix(patient, is_old=False))
-    found = f"{patient.agent.python} is {'.'.join(str(part) for part in probe.version)}, {probe.bits} bits"
+        return fail(str(error), _python_fix(dut, is_old=False))
+    found = (
+        f"{dut.agent.python} is {'.'.join(str(part) for part in probe.version)}, {probe.bits} bits"
+    )
     if probe.version[:2] < MIN_PYTHON:
-        fix = _python_fix(patient, is_old=True)
-        return fail(f"{found}; the agent needs {least}", fix)
-    patient.probe = probe
+        fix = _python_fix(dut, is_old=True)
+        return fail(f"{found}; the agent needs {minimum}", fix)
+    dut.probe = probe
     return ok(found)
 
 
-def _python_fix(patient: Patient, *, is_old: bool) -> Fix:
-    for path in others(patient):
-        return patient.by_setting(NAME_PYTHON, "python", path)
-    newer = packages.newer_python(patient.system)
+def _python_fix(dut: DeviceUnderTest, *, is_old: bool) -> Fix:
+    for path in other_pythons(dut):
+        return dut.by_setting(NAME_PYTHON, "python", path)
+    newer = packages.newer_python(dut.system)
     if newer:
         command, path = newer
-        fix = patient.as_root(NEWER_PYTHON, command)
-        then = patient.by_setting(NEWER_PYTHON, "python", path)
+        fix = dut.as_root(NEWER_PYTHON, command)
+        then = dut.by_setting(NEWER_PYTHON, "python", path)
         return Fix(
             kind=NEWER_PYTHON,
             command=fix.command,
@@ -75,29 +77,29 @@ def _python_fix(patient: Patient, *, is_old: bool) -> Fix:
             setting=then.setting,
             text=f"{fix.text}; then {then.text}",
         )
-    install = packages.install(patient.system, "python")
-    # What the package manager has is installed already if it is too old.
+    install = packages.install(dut.system, "python")
+    # If the Python is too old, the package manager has no newer one.
     if install and not is_old:
-        return patient.as_root(INSTALL_PYTHON, install)
+        return dut.as_root(INSTALL_PYTHON, install)
     advice = (
-        "a newer image of its system, or one with Python 3 in it; or a Python 3.9 or newer of its "
-        "own (https://github.com/astral-sh/python-build-standalone has some to unpack), named by "
+        "use an image of its system with Python 3.9 or newer; or unpack a Python 3.9 or newer on the "
+        "device (https://github.com/astral-sh/python-build-standalone has builds) and name it by "
         "`python` in the farm file"
     )
-    return patient.by_hand(BRING_PYTHON, advice)
+    return dut.by_hand(BRING_PYTHON, advice)
 
 
-def others(patient: Patient) -> tuple[str, ...]:
-    """Return the paths of other Pythons on the device that are new enough."""
+def other_pythons(dut: DeviceUnderTest) -> tuple[str, ...]:
+    """Return the paths of all Pythons on the device that are new enough."""
     try:
-        reply = patient.commands.run(["sh", "-c", _OTHERS], _SECONDS)
+        reply = dut.commands.run(["sh", "-c", _OTHERS], _SECONDS)
     except HarnessError:
         return ()
-    return read_others(reply.stdout)
+    return read_other_pythons(reply.stdout)
 
 
-def read_others(answer: bytes) -> tuple[str, ...]:
-    """Read the paths of Pythons; lines that are none are left out."""
+def read_other_pythons(answer: bytes) -> tuple[str, ...]:
+    """Parse the paths of Pythons; skip other lines."""
     lines = (line for line in answer.splitlines() if line.startswith(_MARK))
     paths = (line.removeprefix(_MARK).decode(errors="replace") for line in lines)
     kept = [path for path in paths if path.startswith("/") and path.isprintable()]
@@ -109,28 +111,28 @@ def read_others(answer: bytes) -> tuple[str, ...]:
     unless_failed=("host_key", "commands", "python"),
     fixes=(*workdir.FIXES, *sftp.FIXES, LOOK_AGENT),
 )
-def agent(patient: Patient) -> CheckResult:
-    """The agent starts and says what the device is."""
-    assert patient.transport is not None
-    assert patient.open_dialect is not None
+def agent(dut: DeviceUnderTest) -> CheckResult:
+    """The agent starts and reports the facts of the device."""
+    assert dut.transport is not None
+    assert dut.open_dialect is not None
     try:
-        patient.dialect = patient.open_dialect(patient.transport, patient.device)
-        patient.dialect.deploy({})
-        other = patient.dialect.holder() if isinstance(patient.dialect, Leasing) else None
+        dut.dialect = dut.open_dialect(dut.transport, dut.device)
+        dut.dialect.deploy({})
+        other = dut.dialect.holder() if isinstance(dut.dialect, Leasing) else None
         if other is not None:
-            return skip(f"{other.name} has this device; nothing is asked while it may measure")
-        patient.facts = patient.dialect.hello()
+            return skip(f"{other.name} holds the lease; doctor does not disturb its measurement")
+        dut.facts = dut.dialect.hello()
     except HarnessError as error:
-        return fail(str(error), _agent_fix(patient, str(error)))
-    facts = patient.facts
+        return fail(str(error), _agent_fix(dut, str(error)))
+    facts = dut.facts
     return ok(f"{facts.board or facts.chip or facts.machine}, {facts.cores} cores, {facts.kernel}")
 
 
-def _agent_fix(patient: Patient, found: str) -> Fix:
-    # The agent is a file: what kept files from arriving kept it too.
-    if patient.files_fix is not None:
-        return patient.files_fix
-    if patient.agent.workdir in found or "belongs to another user" in found:
-        return workdir.fix(patient, found)
-    advice = f"{patient.remote_command('dmesg | tail')} may say why it does not start"
-    return patient.by_hand(LOOK_AGENT, advice)
+def _agent_fix(dut: DeviceUnderTest, found: str) -> Fix:
+    # The agent is a file: the fix of file transfers is its fix too.
+    if dut.files_fix is not None:
+        return dut.files_fix
+    if dut.agent.workdir in found or "belongs to another user" in found:
+        return workdir.fix(dut, found)
+    advice = f"{dut.remote_command('dmesg | tail')} may show why it does not start"
+    return dut.by_hand(LOOK_AGENT, advice)

@@ -1,4 +1,4 @@
-"""Checks of what runs models on a device: the runtime, its numpy, the C library, the delegate."""
+"""Checks of the software that runs models: the runtime, its NumPy, the C library, the delegate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from harness.errors import RuntimeMissing
 from harness.farm import setup, wheels
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
-from harness.farm.patient import Patient
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.trial import STEADY, trial_launch
-from harness.farm.wheels import LEAST_GLIBC, Site
+from harness.farm.wheels import MIN_GLIBC, Site
 
 _KERNEL_FILES = {"/proc": "/proc/self", "/sys": "/sys/devices/system/cpu"}
 _MOUNT = {"/proc": "mount -t proc proc /proc", "/sys": "mount -t sysfs sysfs /sys"}
@@ -19,12 +19,12 @@ NEWER_SYSTEM = FixKind(
     does="Use a newer image of the system, or build a runtime on the device",
     by_hand="a C library cannot be replaced under a running system",
 )
-SETUP = FixKind(id="setup", does="Install the runtime that the device can have")
+SETUP = FixKind(id="setup", does="Install a runtime that fits the device")
 MOUNT_KERNEL = FixKind(id="mount-kernel-files", does="Mount /proc and /sys in the container")
 OTHER_RUNTIME = FixKind(
     id="other-runtime",
     does="Use another version of the runtime",
-    by_hand="which version has the delegate on that processor is known by trying only",
+    by_hand="only a trial shows which version has the delegate on that processor",
 )
 
 
@@ -32,107 +32,105 @@ _SETUP_FIXES = (SETUP, setup.NUMPY_FIRST, setup.NUMPY_BY_HAND)
 
 
 @check(needs=("python_agent", "system"), fixes=(NEWER_SYSTEM,))
-def libc(patient: Patient) -> CheckResult:
+def libc(dut: DeviceUnderTest) -> CheckResult:
     """The C library is new enough for a runtime's wheel."""
-    assert patient.system is not None
-    # The Python's own, where there is one: it may be another than the shell's.
-    known = (patient.facts.libc if patient.facts else None) or (
-        patient.probe.libc if patient.probe else None
-    )
-    known = known or patient.system.libc
-    if known is None and patient.facts is None and patient.probe is None:
-        return skip("nothing there says the version of the C library")
+    assert dut.system is not None
+    # Python may use another C library than the shell.
+    known = (dut.facts.libc if dut.facts else None) or (dut.probe.libc if dut.probe else None)
+    known = known or dut.system.libc
+    if known is None and dut.facts is None and dut.probe is None:
+        return skip("the device does not report the version of its C library")
     found = known or "unknown"
     version = wheels.glibc(known)
-    if version is not None and version >= LEAST_GLIBC:
+    if version is not None and version >= MIN_GLIBC:
         return ok(found)
-    if patient.facts is not None and patient.facts.runtimes:
-        return ok(f"{found}; the runtime there works with it")
-    least = ".".join(str(part) for part in LEAST_GLIBC)
+    if dut.facts is not None and dut.facts.runtimes:
+        return ok(f"{found}; the installed runtime works with it")
+    minimum = ".".join(str(part) for part in MIN_GLIBC)
     return fail(
-        f"{found}: ai-edge-litert has no wheel for less than glibc {least}",
-        patient.by_hand(
+        f"{found}: ai-edge-litert has no wheel for less than glibc {minimum}",
+        dut.by_hand(
             NEWER_SYSTEM,
-            "a newer system image, or a runtime built from source on the device "
+            "use a newer system image, or build a runtime from source on the device "
             "(https://ai.google.dev/edge/litert/build/cmake_pip)",
         ),
     )
 
 
 @check(needs=("agent",), fixes=(*_SETUP_FIXES, NEWER_SYSTEM))
-def runtime(patient: Patient) -> CheckResult:
-    """A TFLite runtime is there and imports."""
-    assert patient.facts is not None
-    found = patient.facts.runtimes
+def runtime(dut: DeviceUnderTest) -> CheckResult:
+    """A TFLite runtime is installed and imports."""
+    assert dut.facts is not None
+    found = dut.facts.runtimes
     if found:
         return ok(", ".join(f"{one.name} {one.version}" for one in found))
-    missing = f"no runtime imports in {patient.agent.python}"
-    if patient.facts.runtime_problems:
-        missing += f": {'; '.join(patient.facts.runtime_problems)}"
-    return fail(missing, _install(patient))
+    missing = f"no runtime imports in {dut.agent.python}"
+    if dut.facts.runtime_problems:
+        missing += f": {'; '.join(dut.facts.runtime_problems)}"
+    return fail(missing, _install(dut))
 
 
 @check(
     needs=("python_agent", "agent"), unless_failed=("runtime",), fixes=(*_SETUP_FIXES, NEWER_SYSTEM)
 )
-def numpy(patient: Patient) -> CheckResult:
-    """The runtime that is used can work with its NumPy: tflite_runtime fails or errs with NumPy 2."""
-    assert patient.facts is not None
-    used = patient.facts.runtimes[:1]
-    if used and not setup.sound(used[0]):
+def numpy(dut: DeviceUnderTest) -> CheckResult:
+    """The runtime works with the installed NumPy; tflite_runtime fails or computes garbage with NumPy 2."""
+    assert dut.facts is not None
+    used = dut.facts.runtimes[:1]
+    if used and not setup.can_run(used[0]):
         return fail(
             f"numpy {used[0].numpy} with tflite_runtime {used[0].version}, "
             "which is built for numpy 1",
-            _install(patient),
+            _install(dut),
         )
     if not used or not used[0].numpy:
-        return skip("no runtime, or it needs none")
+        return skip("no runtime, or a runtime that needs no NumPy")
     return ok(used[0].numpy)
 
 
 @check(needs=("python_agent", "model", "runtime"), fixes=(MOUNT_KERNEL, OTHER_RUNTIME))
-def xnnpack(patient: Patient) -> CheckResult:
-    """The XNNPACK delegate is really made: a cpuinfo that cannot be read leaves it out in silence."""
-    launch = trial_launch(patient, "xnnpack", dose=STEADY)
+def xnnpack(dut: DeviceUnderTest) -> CheckResult:
+    """The runtime creates the XNNPACK delegate. It omits it silently if cpuinfo cannot be read."""
+    launch = trial_launch(dut, "xnnpack", dose=STEADY)
     made = launch.delegation
     found = f"{made.delegate} with {launch.runtime}" + (f" ({made.evidence})" * bool(made.evidence))
     if made.delegate == "xnnpack":
         return ok(found)
-    # A profile may be of a board that also runs 32-bit systems, whose wheels may lack it.
-    is_64 = patient.probe is None or Site.of(patient.probe).arch in wheels.MACHINES_64
-    is_promised = is_64 and (patient.profile is None or patient.profile.xnnpack)
-    found = f"the delegate was not made: {found}"
-    fix = _xnnpack_fix(patient)
+    # A board may also run a 32-bit system, and 32-bit wheels may lack the delegate.
+    is_64 = dut.probe is None or Site.of(dut.probe).arch in wheels.MACHINES_64
+    is_promised = is_64 and (dut.profile is None or dut.profile.xnnpack)
+    found = f"the delegate was not created: {found}"
+    fix = _xnnpack_fix(dut)
     return fail(found, fix) if is_promised else warn(found, fix)
 
 
-def _xnnpack_fix(patient: Patient) -> Fix:
-    """Mount what cpuinfo reads if it is missing, which it is in some containers."""
-    there = patient.system.kernel_files if patient.system else frozenset(_KERNEL_FILES.values())
-    missing = [folder for folder, file in _KERNEL_FILES.items() if file not in there]
+def _xnnpack_fix(dut: DeviceUnderTest) -> Fix:
+    """Mount /proc and /sys if they are missing, as in some containers: cpuinfo reads them."""
+    present = dut.system.kernel_files if dut.system else frozenset(_KERNEL_FILES.values())
+    missing = [folder for folder, file in _KERNEL_FILES.items() if file not in present]
     if missing:
         command = " && ".join(f"{{sudo}}{_MOUNT[folder]}" for folder in missing)
-        return patient.as_root(MOUNT_KERNEL, command)
-    command = f"edge-harness setup {patient.device.name} --runtime ai_edge_litert==VERSION"
-    look = patient.remote_command("cat /proc/cpuinfo /sys/devices/system/cpu/present")
-    advice = f"another version of the runtime ({command}); {look} must name the processors"
-    return patient.by_hand(OTHER_RUNTIME, advice)
+        return dut.as_root(MOUNT_KERNEL, command)
+    command = f"edge-harness setup {dut.device.name} --runtime ai_edge_litert==VERSION"
+    look = dut.remote_command("cat /proc/cpuinfo /sys/devices/system/cpu/present")
+    advice = f"try another version of the runtime ({command}); {look} must list the processors"
+    return dut.by_hand(OTHER_RUNTIME, advice)
 
 
-def _install(patient: Patient) -> Fix:
-    """Write the command that installs the runtime this device can have."""
-    name = patient.device.name
-    if patient.probe is None:
-        return patient.by_harness(SETUP, "setup", name)
-    site = Site.of(patient.probe)
+def _install(dut: DeviceUnderTest) -> Fix:
+    """Return the command that installs a runtime that fits this device."""
+    name = dut.device.name
+    if dut.probe is None:
+        return dut.by_harness(SETUP, "setup", name)
+    site = Site.of(dut.probe)
     try:
-        wanted = wheels.best(site)
+        wanted = wheels.choose_runtime(site)
     except RuntimeMissing as error:
-        return patient.by_hand(NEWER_SYSTEM, str(error))
+        return dut.by_hand(NEWER_SYSTEM, str(error))
     if not setup.lacks_numpy(site, wanted):
-        return patient.by_harness(SETUP, "setup", name)
-    first = setup.numpy_fix(patient)
-    then = patient.by_harness(SETUP, "setup", name)
+        return dut.by_harness(SETUP, "setup", name)
+    first = setup.numpy_fix(dut)
+    then = dut.by_harness(SETUP, "setup", name)
     if first.command is None:
         return replace(first, text=f"{first.text}; then {then.text}")
     command = f"{first.command} && {then.command}"

@@ -1,4 +1,4 @@
-"""Checks of the way to a device: it answers, is known, runs commands soon, takes files."""
+"""Checks of the connection: the device answers, has a known host key, runs commands and takes files."""
 
 from __future__ import annotations
 
@@ -12,135 +12,136 @@ from pathlib import Path
 
 from harness.errors import HarnessError, HostKeyUnknown
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import sftp, workdir
-from harness.farm.patient import Patient
 
 _TRIAL_BYTES = 100_000
 _COMMAND_SECONDS = 30.0
 _ROUND_TRIPS = 3
 _SLOW_SECONDS = 0.5
 _NO_SFTP = "no SFTP there"
-_NOISE = "something prints where SFTP should speak"
+_NOISE = "another program prints on the SFTP channel"
 
 REACH = FixKind(
     id="reach",
     does="Make the device answer",
-    by_hand="a cable, a power switch, an address or a login cannot be fixed by a command",
+    by_hand="no command fixes a cable, a power switch, an address or a login",
 )
-TRUST_KEY = FixKind(id="trust-key", does="Look at the host key and trust it")
+TRUST_KEY = FixKind(id="trust-key", does="Verify the host key and trust it")
 FORGET_KEY = FixKind(id="forget-key", does="Forget the old host key and trust the new one")
 SHELL = FixKind(id="login-shell", does="Give the account a login shell")
 ALLOW_COMMANDS = FixKind(
-    id="allow-commands", does="Take away the forced command, or use another account"
+    id="allow-commands", does="Remove the forced command, or use another account"
 )
 SHORTEN_LOGIN = FixKind(
-    id="shorten-login", does="Leave the shell's start-up file early when it is not interactive"
+    id="shorten-login",
+    does="Return early from the start-up file of a shell that is not interactive",
 )
 
 
 @check(fixes=(REACH,))
-def reachable(patient: Patient) -> CheckResult:
-    """The device answers and lets us in."""
-    device = patient.device
-    assert patient.open_transport is not None
+def reachable(dut: DeviceUnderTest) -> CheckResult:
+    """The device answers and accepts the login."""
+    device = dut.device
+    assert dut.open_transport is not None
     try:
-        patient.transport = patient.open_transport(device)
+        dut.transport = dut.open_transport(device)
     except HostKeyUnknown as error:
-        patient.key_problem = error
+        dut.key_problem = error
         return ok(f"{device.address} answers")
     except HarnessError as error:
-        return fail(str(error), patient.by_hand(REACH, _way_there(patient)))
+        return fail(str(error), dut.by_hand(REACH, _reach_advice(dut)))
     return ok(device.address)
 
 
-def _way_there(patient: Patient) -> str:
-    if patient.is_ssh:
-        return patient.remote_command("true") + " must work first (its -v says more)"
+def _reach_advice(dut: DeviceUnderTest) -> str:
+    if dut.is_ssh:
+        return dut.remote_command("true") + " must work first (-v shows details)"
     return "connect it, or correct its address in the farm file"
 
 
 @check(needs=("reachable",), fixes=(TRUST_KEY, FORGET_KEY))
-def host_key(patient: Patient) -> CheckResult:
-    """The host key is the one that is known."""
-    if not patient.is_ssh:
+def host_key(dut: DeviceUnderTest) -> CheckResult:
+    """The host key matches the known one."""
+    if not dut.is_ssh:
         return skip("not reached by SSH")
-    if patient.key_problem is None:
+    if dut.key_problem is None:
         return ok("known")
-    device, found = patient.device, str(patient.key_problem)
-    trust = patient.by_harness(TRUST_KEY, "add", device.address, "--name", device.name)
+    device, found = dut.device, str(dut.key_problem)
+    trust = dut.by_harness(TRUST_KEY, "add", device.address, "--name", device.name)
     forget = re.search(r"`(ssh-keygen -R [^`]+)`", found)
     if forget is None:
         return fail(found, trust)
     command = f"{forget[1]} && {trust.command}"
-    note = ", if the host was set up again"
+    note = ", if the host was reinstalled"
     return fail(found, Fix(kind=FORGET_KEY, command=command, text=command + note))
 
 
 @check(needs=("reachable",), unless_failed=("host_key",), fixes=(SHELL, ALLOW_COMMANDS))
-def commands(patient: Patient) -> CheckResult:
-    """The account runs commands: one for files only, or for one command, does not."""
-    if not patient.has_commands:
+def commands(dut: DeviceUnderTest) -> CheckResult:
+    """The account runs commands; a forced command or a missing login shell prevents it."""
+    if not dut.has_commands:
         return skip("the transport carries no commands")
     try:
-        patient.commands.run(["true"], _COMMAND_SECONDS)
+        dut.commands.run(["true"], _COMMAND_SECONDS)
     except HarnessError as error:
-        return fail(str(error), _run_commands(patient, str(error)))
+        return fail(str(error), _commands_fix(dut, str(error)))
     return ok("the account runs them")
 
 
-def _run_commands(patient: Patient, found: str) -> Fix:
-    probe = patient.remote_command("true")
+def _commands_fix(dut: DeviceUnderTest, found: str) -> Fix:
+    probe = dut.remote_command("true")
     if "no login shell" in found:
         name = f"the account's name in `{probe}`"
         command = "usermod -s /bin/sh USER"
         text = f"as root on the device: {command} (USER is {name})"
         return Fix(kind=SHELL, root_command=command, text=text)
-    advice = f"take away what is in the way, or use another account; {probe} must print nothing"
-    return patient.by_hand(ALLOW_COMMANDS, advice)
+    advice = f"remove the forced command, or use another account; {probe} must print nothing"
+    return dut.by_hand(ALLOW_COMMANDS, advice)
 
 
 @check(needs=("commands",), fixes=(SHORTEN_LOGIN,))
-def round_trip(patient: Patient) -> CheckResult:
-    """A command starts soon: a long start-up file of the login shell delays each of them."""
-    times = [patient.commands.run(["true"], _COMMAND_SECONDS).seconds for _ in range(_ROUND_TRIPS)]
+def round_trip(dut: DeviceUnderTest) -> CheckResult:
+    """A command starts quickly; a slow start-up file of the login shell delays every command."""
+    times = [dut.commands.run(["true"], _COMMAND_SECONDS).seconds for _ in range(_ROUND_TRIPS)]
     seconds = statistics.median(times)
     found = f"{seconds * 1000:.0f} ms"
     if seconds <= _SLOW_SECONDS:
         return ok(found)
     advice = (
-        "put this line first in the start-up file of the login shell there (~/.bashrc): "
+        "put this line first in the start-up file of the device's login shell (~/.bashrc): "
         "case $- in *i*) ;; *) return;; esac"
     )
-    return warn(f"{found} for a command that does nothing", patient.by_hand(SHORTEN_LOGIN, advice))
+    return warn(f"{found} for a command that does nothing", dut.by_hand(SHORTEN_LOGIN, advice))
 
 
 @check(needs=("reachable",), unless_failed=("commands",), fixes=(*workdir.FIXES, *sftp.FIXES))
-def files(patient: Patient) -> CheckResult:
-    """A file goes to the work folder and comes back as it was."""
-    if not patient.has_files:
+def files(dut: DeviceUnderTest) -> CheckResult:
+    """A file that is sent to the work folder comes back unchanged."""
+    if not dut.has_files:
         return skip("the transport carries no files")
-    there = f"{patient.agent.workdir}/doctor-{secrets.token_hex(4)}.part"
+    remote = f"{dut.agent.workdir}/doctor-{secrets.token_hex(4)}.part"
     with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
-        source, back = Path(folder) / "there", Path(folder) / "back"
+        source, back = Path(folder) / "sent", Path(folder) / "back"
         source.write_bytes(os.urandom(_TRIAL_BYTES))
         try:
-            patient.files.put(source, there)
-            patient.files.get(there, back, _TRIAL_BYTES)
+            dut.files.put(source, remote)
+            dut.files.get(remote, back, _TRIAL_BYTES)
         except HarnessError as error:
-            patient.files_fix = _files_fix(patient, str(error))
-            return fail(str(error), patient.files_fix)
+            dut.files_fix = _files_fix(dut, str(error))
+            return fail(str(error), dut.files_fix)
         finally:
-            if patient.has_commands:
+            if dut.has_commands:
                 with suppress(HarnessError):
-                    patient.commands.run(["rm", "-f", there], timeout_seconds=30.0)
+                    dut.commands.run(["rm", "-f", remote], timeout_seconds=30.0)
         if back.read_bytes() != source.read_bytes():
-            found = f"what comes back from {patient.agent.workdir} is not what was sent"
-            patient.files_fix = workdir.fix(patient)
-            return fail(found, patient.files_fix)
-    return ok(f"arrive in {patient.agent.workdir} and come back whole")
+            found = f"a file that was sent to {dut.agent.workdir} came back changed"
+            dut.files_fix = workdir.fix(dut)
+            return fail(found, dut.files_fix)
+    return ok(f"arrive in {dut.agent.workdir} and come back unchanged")
 
 
-def _files_fix(patient: Patient, found: str) -> Fix:
+def _files_fix(dut: DeviceUnderTest, found: str) -> Fix:
     if _NO_SFTP in found:
-        return sftp.fix(patient, noise=_NOISE in found)
-    return workdir.fix(patient)
+        return sftp.fix(dut, has_noise=_NOISE in found)
+    return workdir.fix(dut)

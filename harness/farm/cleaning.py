@@ -1,4 +1,4 @@
-"""Take away what we put on a device: agents, blobs, runtimes, what was on its way."""
+"""Remove our files from a device: agents, blobs, runtimes, unfinished transfers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SECONDS = 300.0
 _MARK = "edge-harness cleaned "
 _KILOBYTES = re.compile(r"[0-9]{1,15}")
 
-# By name, not the whole folder: a workdir that a user chose may hold other things.
+# Remove these folders only: a user may have chosen a work folder with other files in it.
 _SCRIPT = r"""
 root=$1
 set -- agents blobs incoming out runtimes
 kilobytes=0
-# Somebody else's link would have us delete elsewhere.
+# Through another user's link we would delete files outside of the work folder.
 if [ -L "$root" ] || { [ -d "$root" ] && [ ! -O "$root" ]; }; then
     echo "it is a link, or not this user's" >&2
     exit 1
@@ -36,14 +36,14 @@ echo "edge-harness cleaned $kilobytes"
 
 
 def clean(transport: Commands, device: Device, workdir: str) -> int:
-    """Remove our folders from the device's work folder; returns how many bytes that freed.
+    """Remove our folders from the device's work folder; returns the number of bytes freed.
 
-    Needs no Python there. Raises HarnessError where the device refuses.
+    Needs no Python on the device. Raises HarnessError if a folder cannot be removed.
     """
     reply = transport.run(["sh", "-c", _SCRIPT, "sh", workdir], _SECONDS)
-    said = reply.stdout.decode(errors="replace")
-    kilobytes = said.rpartition(_MARK)[2].strip()
-    if reply.exit_code or _MARK not in said or _KILOBYTES.fullmatch(kilobytes) is None:
-        why = reply.stderr.decode(errors="replace").strip()[-300:] or said.strip()[-300:]
+    output = reply.stdout.decode(errors="replace")
+    kilobytes = output.rpartition(_MARK)[2].strip()
+    if reply.exit_code or _MARK not in output or _KILOBYTES.fullmatch(kilobytes) is None:
+        why = reply.stderr.decode(errors="replace").strip()[-300:] or output.strip()[-300:]
         raise HarnessError(f"{device.name}: {workdir} was not cleaned: {why}")
     return int(kilobytes) * 1024

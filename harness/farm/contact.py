@@ -1,6 +1,6 @@
-"""First contact: settle the host key, tell what class of device answers, write it down.
+"""First contact: verify the host key, choose the device's profile, write the farm entry.
 
-The steps of `edge-harness add` as pieces: nothing here keeps a connection.
+The functions are the steps of `edge-harness add`; none of them keeps a connection.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from harness.farm import toml_text
 from harness.types import Accelerator, CoreGroup, Detect, Device, DeviceFacts, Profile
 
 Trust = Callable[[str, str, str], bool]
-"""Asked about an unknown host key: host, key type, fingerprint. True trusts it from now on."""
+"""Decide about an unknown host key: host, key type, fingerprint. True trusts it from now on."""
 
-_SAYS_SO = "the device's own answer at first contact"
+_SOURCE = "the device's own answer at first contact"
 _BITS_32 = 32
 _UNKNOWN = "unknown"
-_LONGEST_SLUG = 60
+_MAX_SLUG_LENGTH = 60
 _ARCHS_32 = {"aarch64": "armv7l", "x86_64": "i686"}
 _HAS_XNNPACK = frozenset({"x86_64", "aarch64"})
 
 
 def settle_host_key(device: Device, trust: Trust) -> None:
-    """Ask about every host key on the way to an SSH device that is not known yet.
+    """Call `trust` for every unknown host key of an SSH device and its jump hosts.
 
-    A key that `trust` accepts is added to the device's store of known hosts. Raises
-    HostKeyUnknown for one it does not accept and for a changed one, which nobody is asked about.
+    A key that `trust` accepts is added to the device's file of known hosts. Raises HostKeyUnknown
+    if `trust` rejects a key, and, without calling `trust`, if a known key has changed.
     """
     from harness.devices.transports.ssh import connect, keys
 
@@ -49,21 +49,21 @@ def settle_host_key(device: Device, trust: Trust) -> None:
 
 
 def _add_command(device: Device, fingerprint: str) -> str:
-    """Write the command that adds this device and trusts this key without asking."""
-    words = ["edge-harness", "add", device.address]
+    """Return the command that adds this device and trusts this key without a question."""
+    argv = ["edge-harness", "add", device.address]
     if device.name != farms.from_uri(device.address).name:
-        words += ["--name", device.name]
+        argv += ["--name", device.name]
     identity = device.transport_options.get("identity")
     if identity:
-        words += ["--identity", str(identity)]
-    return shlex.join([*words, "--yes-key", fingerprint])
+        argv += ["--identity", str(identity)]
+    return shlex.join([*argv, "--yes-key", fingerprint])
 
 
 def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:
-    """Choose the profile whose `detect` fits a device best, or None where none does.
+    """Choose the profile whose `detect` matches a device best; None if none matches.
 
-    All given keys of a `detect` must match. An accelerator that is plugged in says more than the
-    board, the board (the longer name first) more than the machine word.
+    All given keys of a `detect` must match. A USB accelerator ranks above the board, and the board
+    (longer names first) above the machine name.
     """
     best: tuple[tuple[bool, int, bool], str] | None = None
     for name, profile in profiles.items():
@@ -74,13 +74,13 @@ def survey(facts: DeviceFacts, profiles: Mapping[str, Profile]) -> str | None:
 
 
 def _fit(facts: DeviceFacts, detect: Detect) -> tuple[bool, int, bool] | None:
-    """Return how much of a device a `detect` names, or None where it does not fit."""
+    """Return the rank of a `detect` that matches a device; None if it does not match."""
     if not (detect.machine or detect.model or detect.usb):
         return None
     if detect.machine and not {facts.machine, _arch(facts)} & set(detect.machine):
         return None
     board = facts.board or ""
-    named = [len(word) for word in detect.model if word in board]
+    named = [len(model) for model in detect.model if model in board]
     if detect.model and not named:
         return None
     if detect.usb and not any(one in detect.usb for one in facts.usb):
@@ -89,10 +89,10 @@ def _fit(facts: DeviceFacts, detect: Detect) -> tuple[bool, int, bool] | None:
 
 
 def new_profile(facts: DeviceFacts) -> Profile:
-    """Make a profile of a device that no known one fits, from what it said of itself.
+    """Make a profile for a device that no known profile matches, from the facts that it reports.
 
-    It is `verified = "none"`, and recognises this board by its name, or by its machine word where
-    the board has none.
+    The profile has `verified = "none"`. It matches the board by its name, or by its machine name if
+    the board has no name.
     """
     system, machine = facts.system or _UNKNOWN, facts.machine or _UNKNOWN
     cores = (CoreGroup(count=facts.cores, name=facts.chip or machine),) if facts.cores else ()
@@ -126,8 +126,8 @@ def new_profile(facts: DeviceFacts) -> Profile:
             model=(facts.board,) if facts.board else (),
         ),
         verified="none",
-        sources=dict.fromkeys(given, _SAYS_SO),
-        notes="Written by `edge-harness add`; put right what the device could not know of itself.",
+        sources=dict.fromkeys(given, _SOURCE),
+        notes="Written by `edge-harness add`; correct what the device could not detect.",
         **given,  # type: ignore[arg-type]  # each value is of its field's type
     )
 
@@ -135,18 +135,18 @@ def new_profile(facts: DeviceFacts) -> Profile:
 def write_profile(folder: Path, profile: Profile) -> Path:
     """Write a profile into the user's folder of profiles and return its file.
 
-    Raises ConfigError where the folder cannot be written, or a file of that name is there whose
-    `detect` did not fit this device.
+    Raises ConfigError if the folder cannot be written, or if a profile of that name exists, shipped
+    or in the folder: its `detect` does not match this device.
     """
     path = folder / f"{profile.name}.toml"
     if (assets.profiles() / path.name).exists():
         raise ConfigError(
-            f"{path}: the device would take the place of the shipped profile {profile.name}, whose "
-            "[detect] does not fit it; write a profile of another name, and its farm entry, by hand"
+            f"{path}: it would replace the shipped profile {profile.name}, whose [detect] does not "
+            "match the device; write a profile with another name, and the farm entry, by hand"
         )
     if path.exists():
         raise ConfigError(
-            f"{path}: it is there, but its [detect] does not fit this device "
+            f"{path}: it exists, but its [detect] does not match this device "
             f"({toml_text.value(_plain(profile.detect))}); correct it or move it away"
         )
     lines = [
@@ -159,34 +159,34 @@ def write_profile(folder: Path, profile: Profile) -> Path:
 
 
 def write_device(farm: Path, device: Device) -> None:
-    """Write a device as a table of farm.toml; the rest of the file stays as it is.
+    """Write a device as a table of farm.toml; the rest of the file does not change.
 
-    If the device is there already, the keys that are known now are replaced and the others
-    (tags, meter) kept. Raises ConfigError if the file is not TOML, cannot be written, changes
-    meanwhile, or has the device in a form that cannot be changed.
+    If the file has the device already, its keys are updated and other keys (tags, meter) stay.
+    Raises ConfigError if the file is not TOML, cannot be written, changes meanwhile, or has the
+    device in a form that cannot be edited.
     """
     header = ("device", device.name)
-    entries, in_tables = _placed(_entries(device), toml_text.table(farm, header))
+    entries, in_tables = _split_entries(_entries(device), toml_text.table(farm, header))
     toml_text.update_table(farm, header, entries)
     for name, inside in in_tables.items():
         toml_text.update_table(farm, (*header, name), inside)
 
 
 def _entries(device: Device) -> dict[str, Any]:
-    """Return the keys of farm.toml that this device needs."""
+    """Return the keys of the device's entry in farm.toml."""
     plain = {name: item for name, item in _plain(device).items() if name != "name"}
     transport, dialect = plain.pop("transport_options", {}), plain.pop("dialect_options", {})
     if device.address == "local:":
-        # Known of this machine without being written down, where they would only grow stale.
+        # Every load of the farm adds these options; copies in the file would become stale.
         usual = farms.this_machine().dialect_options
         dialect = {key: item for key, item in dialect.items() if item != usual.get(key)}
     return {**plain, **transport, **dialect}
 
 
-def _placed(
+def _split_entries(
     entries: Mapping[str, Any], known: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Split entries into keys of the device and those that its file has in a table of options."""
+    """Split entries into keys of the device and keys that the file has in a table of options."""
     beside, in_tables = dict(entries), dict[str, dict[str, Any]]()
     for name in ("transport_options", "dialect_options"):
         for key in known.get(name, {}):
@@ -196,7 +196,7 @@ def _placed(
 
 
 def _plain(noun: Any) -> dict[str, Any]:  # noqa: ANN401 - any noun of harness.types
-    """Return a noun as the table that gives it: fields at their default are left out."""
+    """Return a noun as a TOML table, without fields that have their default value."""
     table: dict[str, Any] = {}
     for field in fields(noun):
         item = getattr(noun, field.name)
@@ -218,10 +218,10 @@ def _wire(item: Any) -> Any:  # noqa: ANN401 - a noun, a collection or a plain v
 
 
 def _arch(facts: DeviceFacts) -> str:
-    """Return the machine word of the device's Python, which decides what wheels it takes."""
+    """Return the architecture of the device's Python, which decides which wheels fit."""
     machine = facts.machine or _UNKNOWN
     return _ARCHS_32.get(machine, machine) if facts.python_bits == _BITS_32 else machine
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower())[:_LONGEST_SLUG].strip("_") or "device"
+    return re.sub(r"[^a-z0-9]+", "_", text.lower())[:_MAX_SLUG_LENGTH].strip("_") or "device"

@@ -1,8 +1,8 @@
-"""`doctor`: the checks of a device, composed and run.
+"""List the checks of `doctor` and run them on a device.
 
-They are of four kinds: of the transport, of the platform, of the agent and its runtime, and of the
-accelerators and sensors that the profile names. Each says what it needs; what cannot be asked
-because something before it failed is `skip`, never `ok`, and names what it waits for.
+Checks concern the transport, the platform, the agent and its runtime, the accelerators of the
+profile, and the conditions of a measurement. If a check needs another one that failed, its status is
+`skip`, never `ok`, and it names the failed check.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from harness.farm import (
     checks_transport,
 )
 from harness.farm.checks import Check, CheckResult
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import checks as linux
-from harness.farm.patient import Patient
 from harness.protocols import OpenDialect, OpenTransport
 from harness.types import Device, Profile
 
@@ -70,7 +70,7 @@ CHECKS: tuple[Check, ...] = checks.ordered(
         *CONDITIONS,
     )
 )
-"""In the order in which they are made and shown."""
+"""All checks, in the order in which they run and are shown."""
 
 
 def examine(
@@ -83,13 +83,13 @@ def examine(
     farm: Path | None = None,
     is_farm_named: bool = False,
 ) -> list[CheckResult]:
-    """Make every check of a device, in the order in which they depend on each other.
+    """Run every check on a device, in order of need.
 
-    `model` is a small .tflite file for the checks that make a launch; without it they are skipped.
-    `farm` is the file of the device's entry; commands that are printed name it if `is_farm_named`,
-    which says that the command line did.
+    `model` is a small .tflite file for trial launches; without it the checks that need one are
+    skipped. `farm` is the file with the device's entry. Printed commands name it if
+    `is_farm_named`: the user named it on the command line.
     """
-    patient = Patient(
+    dut = DeviceUnderTest(
         device=device,
         profile=profile,
         model=model,
@@ -99,9 +99,9 @@ def examine(
         open_dialect=open_dialect,
     )
     try:
-        return checks.run(CHECKS, patient)
+        return checks.run(CHECKS, dut)
     finally:
-        if patient.dialect is not None:
-            patient.dialect.close()
-        if patient.transport is not None:
-            patient.transport.close()
+        if dut.dialect is not None:
+            dut.dialect.close()
+        if dut.transport is not None:
+            dut.transport.close()

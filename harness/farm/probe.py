@@ -1,4 +1,4 @@
-"""What a device's own Python can say before any agent is there: one short script, one JSON line."""
+"""Probe a device's Python without an agent: a short script prints one JSON line."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ from harness.types import Device
 T = TypeVar("T")
 
 _SECONDS = 60.0
-_WORDS = re.compile(r"[A-Za-z0-9_.+ -]{0,80}")
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.+ -]{0,80}")
 _MARK = b"edge-harness-probe "
-_MOST = 1 << 63
+_MAX_INTEGER = 1 << 63
 
-# Any Python, 2 included, must be able to run it: what is too old has to say so itself.
+# Every Python, 2 included, must be able to run it: an old one reports its version too.
 _SCRIPT = r"""
 import sys, os, json
-said = {"version": list(sys.version_info[:3]), "bits": 64 if sys.maxsize > 2**32 else 32}
-said["machine"] = os.uname()[4]
+found = {"version": list(sys.version_info[:3]), "bits": 64 if sys.maxsize > 2**32 else 32}
+found["machine"] = os.uname()[4]
 path = sys.argv[1]
 while path != os.path.dirname(path) and not os.path.isdir(path):
     path = os.path.dirname(path)
 try:
     disk = os.statvfs(path)
-    said["free_bytes"] = disk.f_bavail * disk.f_frsize
-    said["noexec"] = bool(disk.f_flag & 8)
+    found["free_bytes"] = disk.f_bavail * disk.f_frsize
+    found["noexec"] = bool(disk.f_flag & 8)
 except (AttributeError, OSError):
     pass
 try:
-    said["libc"] = os.confstr("CS_GNU_LIBC_VERSION")
+    found["libc"] = os.confstr("CS_GNU_LIBC_VERSION")
 except (AttributeError, ValueError, OSError):
     pass
 try:
     import sysconfig
-    said["implementation"] = sys.implementation.name
-    said["free_threaded"] = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    found["implementation"] = sys.implementation.name
+    found["free_threaded"] = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     from importlib.metadata import version
-    said["numpy"] = version("numpy")
+    found["numpy"] = version("numpy")
 except Exception:
     pass
-print("edge-harness-probe " + json.dumps(said))
+print("edge-harness-probe " + json.dumps(found))
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The answer: the Python there, and the machine around it."""
+    """The answer of the script: the device's Python and machine."""
 
     version: tuple[int, ...]
     bits: int
     free_bytes: int | None
     """On the file system of the work folder."""
     noexec: bool | None
-    """Its file system lets no library be loaded from it (MNT_NOEXEC)."""
+    """Whether that file system is mounted noexec, so that no library loads from it."""
     machine: str = ""
     """`uname -m`."""
     libc: str | None = None
-    """`glibc 2.36`; None of another C library."""
+    """`glibc 2.36`; None for another C library."""
     implementation: str = "cpython"
     free_threaded: bool = False
     numpy: str | None = None
-    """Its version, as installed; whether it imports was not tried."""
+    """The installed version; the script does not import it."""
 
 
 class NoPython(AgentError):
@@ -76,23 +76,23 @@ class NoPython(AgentError):
     kind = "no_runtime"
 
 
-def ask(transport: Commands, device: Device) -> Probe:
-    """Run the script on the device; raises NoPython with what was said instead."""
+def probe_python(transport: Commands, device: Device) -> Probe:
+    """Run the script on the device; raises NoPython with the error output if it does not run."""
     agent = AgentOptions.of(device)
     reply = transport.run([agent.python, "-c", _SCRIPT, agent.workdir], _SECONDS)
     lines = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     if reply.exit_code != 0 or not lines:
-        said = reply.stderr.decode(errors="replace").strip()[-300:]
-        raise NoPython(f"{agent.python} ends with {reply.exit_code}: {said or 'no message'}")
+        errors = reply.stderr.decode(errors="replace").strip()[-300:]
+        raise NoPython(f"{agent.python} ends with {reply.exit_code}: {errors or 'no message'}")
     try:
         return read(lines[-1][len(_MARK) :])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        said = lines[-1].decode(errors="replace")[:300]
-        raise NoPython(f"{agent.python} answers what no Python of ours would: {said}") from error
+        answer = lines[-1].decode(errors="replace")[:300]
+        raise NoPython(f"{agent.python} gives an invalid answer: {answer}") from error
 
 
 def read(line: bytes) -> Probe:
-    """Read the script's answer; raises ValueError, KeyError, TypeError or RecursionError for another."""
+    """Parse the answer; raises ValueError, KeyError, TypeError or RecursionError if it is invalid."""
     answer = json.loads(line)
     if not isinstance(answer, dict):
         raise TypeError(line)
@@ -115,13 +115,13 @@ def _or_none(kind: Callable[[object], T], value: object) -> T | None:
 
 
 def _whole(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _MOST:
+    if type(value) is not int or not 0 <= value < _MAX_INTEGER:
         raise TypeError(str(value)[:80])
     return value
 
 
 def _text(value: object) -> str:
-    """Check a word or a version; nothing that could mean more to a terminal."""
-    if not isinstance(value, str) or _WORDS.fullmatch(value) is None:
+    """Check a name or a version: plain text without control characters."""
+    if not isinstance(value, str) or _PLAIN_TEXT.fullmatch(value) is None:
         raise TypeError(value)
     return value

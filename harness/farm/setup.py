@@ -1,8 +1,8 @@
-"""Put a runtime onto a device: wheels chosen here, pushed over the transport, unpacked there.
+"""Install a runtime on a device: this host fetches the wheels, the device unpacks them.
 
-The device needs no internet, no pip and no root. A runtime lies in `runtimes/NAME-VERSION` of the
-work folder; nothing else of the device is touched. It gets its name only when it was unpacked whole
-and its interpreter was imported there.
+The device needs no internet, no pip and no root. The runtime is installed in `runtimes/NAME-VERSION`
+of the work folder; nothing else on the device changes. The folder gets this name only after all
+wheels are unpacked and the interpreter has been imported on the device.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import RuntimeMissing, TransferFailed
 from harness.farm import wheels
 from harness.farm.checks import Fix, FixKind
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, survey
-from harness.farm.patient import Patient
-from harness.farm.probe import Probe, ask
+from harness.farm.probe import Probe, probe_python
 from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.sessions import Session
 from harness.types import Device, DeviceFacts, Runtime
@@ -38,11 +38,11 @@ NUMPY_FIRST = FixKind(
 )
 NUMPY_BY_HAND = FixKind(
     id="numpy-by-hand",
-    does="Bring a NumPy for 32-bit Arm",
-    by_hand="no package manager is known there that has one",
+    does="Install a NumPy for 32-bit Arm",
+    by_hand="the device has no known package manager with NumPy",
 )
 
-# Python 3.9 or newer runs it there; the order is one JSON object on its stdin.
+# Python 3.9 or newer runs it on the device; its input is one JSON object on stdin.
 _UNPACK = r"""
 import hashlib, json, os, shutil, subprocess, sys, time, zipfile
 order = json.load(sys.stdin)
@@ -52,7 +52,7 @@ os.makedirs(root, exist_ok=True)
 for left in os.listdir(root):
     path = os.path.join(root, left)
     if left.startswith(".") and os.lstat(path).st_mtime < time.time() - 3600:
-        shutil.rmtree(path, ignore_errors=True)  # of a setup that was cut off
+        shutil.rmtree(path, ignore_errors=True)  # of an interrupted setup
 part = os.path.join(root, "." + name + "." + order["token"])
 blobs = [os.path.join(order["workdir"], "blobs", digest) for digest in order["digests"]]
 try:
@@ -62,16 +62,16 @@ try:
             for data in iter(lambda: file.read(1 << 20), b""):
                 found.update(data)
             if found.hexdigest() != digest:
-                sys.exit("a wheel was changed on its way: " + blob)
+                sys.exit("a wheel was changed in transfer: " + blob)
             with zipfile.ZipFile(file) as wheel:
                 for entry in wheel.infolist():
                     if entry.filename.endswith("/"):
                         continue
-                    words = entry.filename.split("/")
-                    if words[0].endswith(".data"):
-                        if words[1] not in ("purelib", "platlib"):
+                    parts = entry.filename.split("/")
+                    if parts[0].endswith(".data"):
+                        if parts[1] not in ("purelib", "platlib"):
                             continue
-                        entry.filename = "/".join(words[2:])
+                        entry.filename = "/".join(parts[2:])
                     wheel.extract(entry, part)
     script = "import sys; sys.path.insert(0, sys.argv[1]); import " + order["module"]
     try:
@@ -80,8 +80,8 @@ try:
     except subprocess.TimeoutExpired:
         sys.exit("its import did not end in 300 s")
     if trial.returncode:
-        said = trial.stdout.decode("utf-8", "replace").strip()[-600:]
-        sys.exit("it does not import: exit code %d: %s" % (trial.returncode, said))
+        output = trial.stdout.decode("utf-8", "replace").strip()[-600:]
+        sys.exit("it does not import: exit code %d: %s" % (trial.returncode, output))
     os.sync()
     final = os.path.join(root, name)
     if os.path.isdir(final):
@@ -100,36 +100,36 @@ for blob in blobs:
 print("edge-harness unpacked")
 """
 
-Say = Callable[[str], None]
-"""Told what is under way, a line each."""
+OnProgress = Callable[[str], None]
+"""Called with one line per step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """What setup did, or would do: a runtime for one device."""
+    """A runtime on one device that setup found or installed, or would install in a dry run."""
 
     device: str
     runtime: str
     """Import name."""
     version: str
     folder: str | None
-    """On the device; None where the runtime is the device's own."""
+    """Path on the device; None if the device had the runtime already."""
     wheels: tuple[str, ...] = ()
-    """File names; none where the runtime was there already."""
+    """File names; empty if the device had the runtime already."""
     wheel_bytes: int = 0
     unpacked_bytes: int = 0
     default: bool = False
-    """Whether launches that name no runtime use it from now on."""
+    """Whether launches that name no runtime use it."""
     done: bool = False
-    """Whether the device was changed; not in a dry run, nor where the runtime was there."""
+    """Whether the runtime was installed; False in a dry run, and if the device had it already."""
 
     def text(self) -> str:
-        """Say it for a person."""
+        """Return it as text for a person."""
         named = f"{self.runtime} {self.version}"
         if not self.wheels:
-            return f"{self.device}: {named} is there; nothing to do"
+            return f"{self.device}: {named} is already installed"
         verb = "installed" if self.done else "would install"
-        used = "used unless a run names another" if self.default else "beside what is used now"
+        used = "used by default" if self.default else "not used by default"
         return "\n".join(
             (
                 f"{self.device}: {verb} {named} in {self.folder} ({used})",
@@ -140,45 +140,45 @@ class Installation:
 
 
 def install(
-    session: Session, wanted: RuntimeRequirement | None, *, dry_run: bool, say: Say
+    session: Session, wanted: RuntimeRequirement | None, *, dry_run: bool, on_progress: OnProgress
 ) -> Installation:
-    """Install a runtime on a device that answers; None takes the best that it can have.
+    """Install a runtime on a connected device; None chooses the best one that fits.
 
-    One that is there is left alone. Raises RuntimeMissing where no wheel fits, or what was unpacked
-    does not import there, TransferFailed for too little room, and what the transport raises.
+    A runtime that works is not replaced. Raises RuntimeMissing if no wheel fits or the runtime does
+    not import on the device, TransferFailed if too little space is free, and the transport's errors.
     """
-    there = _there(session.facts, wanted)
-    if there is not None:
+    present = _find_runtime(session.facts, wanted)
+    if present is not None:
         return Installation(
-            device=session.device.name, runtime=there.name, version=there.version, folder=None
+            device=session.device.name, runtime=present.name, version=present.version, folder=None
         )
     transport = abilities.commands(session.transport, session.device, _PURPOSE)
-    probe = ask(transport, session.device)
+    probe = probe_python(transport, session.device)
     site = Site.of(probe)
-    wanted = wanted or wheels.best(site)
+    wanted = wanted or wheels.choose_runtime(site)
     with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
-        say(f"{session.device.name} is {site}: fetching {wanted.requirement} for it")
-        patient = Patient(device=session.device, transport=session.transport)
-        found = _fetch(wanted, site, patient, Path(folder))
-        made = _decide(session, wanted, found)
-        _refuse_no_room(session.device, probe, made)
+        on_progress(f"{session.device.name} is {site}: fetching {wanted.requirement} for it")
+        dut = DeviceUnderTest(device=session.device, transport=session.transport)
+        found = _fetch(wanted, site, dut, Path(folder))
+        made = _installation(session, wanted, found)
+        _check_space(session.device, probe, made)
         if dry_run:
             return made
         session.hold()
-        say(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
+        on_progress(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
         session.dialect.deploy({wheel.digest: wheel.path for wheel in found})
-    say(f"unpacking and trying it on {session.device.name}")
+    on_progress(f"unpacking and importing it on {session.device.name}")
     _unpack(session, made, found)
     return replace(made, done=True)
 
 
-def sound(runtime: Runtime) -> bool:
-    """Say whether a runtime that imports can also run: tflite_runtime cannot with NumPy 2."""
+def can_run(runtime: Runtime) -> bool:
+    """Whether an importable runtime can run models: tflite_runtime cannot with NumPy 2."""
     return not (runtime.name == wheels.TFLITE and (_major(runtime.numpy) or 0) > 1)
 
 
 def lacks_numpy(site: Site, wanted: RuntimeRequirement) -> bool:
-    """Say whether NumPy has to come from the system: the index has no wheel for 32-bit Arm."""
+    """Whether the system's package manager must install NumPy: 32-bit Arm has no wheel of it."""
     fits = site.numpy is not None and (wanted.name != wheels.TFLITE or _major(site.numpy) == 1)
     return site.arch == _ARM_32 and not fits
 
@@ -188,44 +188,46 @@ def _major(version: str | None) -> int | None:
     return int(found[0]) if found else None
 
 
-def _there(facts: DeviceFacts, wanted: RuntimeRequirement | None) -> Runtime | None:
-    """Return the runtime that makes an installation needless."""
+def _find_runtime(facts: DeviceFacts, wanted: RuntimeRequirement | None) -> Runtime | None:
+    """Return the installed runtime that meets the request; None if there is none."""
     for one in facts.runtimes:
         if wanted is None:
-            if sound(one):
+            if can_run(one):
                 return one
         elif one.name == wanted.name and wanted.version in {None, one.version}:
             return one
     return None
 
 
-def numpy_fix(patient: Patient) -> Fix:
-    """Write what brings NumPy onto a 32-bit Arm: the package index has no wheel of it."""
-    install_numpy = packages.install(patient.system, "numpy")
+def numpy_fix(dut: DeviceUnderTest) -> Fix:
+    """Return the fix that installs NumPy on 32-bit Arm: the package index has no wheel of it."""
+    install_numpy = packages.install(dut.system, "numpy")
     if install_numpy:
-        return patient.as_root(NUMPY_FIRST, install_numpy)
-    advice = f"a NumPy of the system's own for {patient.agent.python} on 32-bit Arm"
-    return patient.by_hand(NUMPY_BY_HAND, advice)
+        return dut.as_root(NUMPY_FIRST, install_numpy)
+    advice = f"install the system's own NumPy for {dut.agent.python} on 32-bit Arm"
+    return dut.by_hand(NUMPY_BY_HAND, advice)
 
 
 def _fetch(
-    wanted: RuntimeRequirement, site: Site, patient: Patient, folder: Path
+    wanted: RuntimeRequirement, site: Site, dut: DeviceUnderTest, folder: Path
 ) -> tuple[Wheel, ...]:
     try:
         return wheels.fetch(wanted, site, folder)
     except NoWheel as error:
         if _NUMPY not in error.names or not lacks_numpy(site, wanted):
             raise
-        if patient.transport is not None:
-            patient.system = survey.ask(patient.commands, patient.device)
-        has = f"NumPy {site.numpy} there does not fit" if site.numpy else "it has none"
+        if dut.transport is not None:
+            dut.system = survey.survey_system(dut.commands, dut.device)
+        has = f"its NumPy {site.numpy} does not fit" if site.numpy else "it has none"
         raise RuntimeMissing(
-            f"{patient.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
-            f"install the system's own, `{numpy_fix(patient).text}`, and try again"
+            f"{dut.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
+            f"install the system's own, `{numpy_fix(dut).text}`, and run setup again"
         ) from error
 
 
-def _decide(session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]) -> Installation:
+def _installation(
+    session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]
+) -> Installation:
     version = found[0].version
     return Installation(
         device=session.device.name,
@@ -235,21 +237,21 @@ def _decide(session: Session, wanted: RuntimeRequirement, found: Sequence[Wheel]
         wheels=tuple(wheel.path.name for wheel in found),
         wheel_bytes=sum(wheel.size_bytes for wheel in found),
         unpacked_bytes=sum(wheel.unpacked_bytes for wheel in found),
-        default=not any(sound(one) for one in session.facts.runtimes),
+        default=not any(can_run(one) for one in session.facts.runtimes),
     )
 
 
-def _refuse_no_room(device: Device, probe: Probe, made: Installation) -> None:
+def _check_space(device: Device, probe: Probe, made: Installation) -> None:
     needed = made.wheel_bytes + made.unpacked_bytes + _SPARE_BYTES
     if probe.noexec:
         raise RuntimeMissing(
             f"{device.name}: {AgentOptions.of(device).workdir} is on a file system mounted noexec, so no runtime "
-            "loads from there; set another workdir in the farm file"
+            "loads from it; set another workdir in the farm file"
         )
     if probe.free_bytes is not None and probe.free_bytes < needed:
         raise TransferFailed(
             f"{device.name}: {made.runtime} takes {needed / 1e6:.0f} MB while it is unpacked, and "
-            f"{probe.free_bytes / 1e6:.0f} MB are free for {AgentOptions.of(device).workdir}; make room "
+            f"{probe.free_bytes / 1e6:.0f} MB are free for {AgentOptions.of(device).workdir}; free space "
             f"(`edge-harness devices {device.name} --clean`), or set another workdir"
         )
 
@@ -268,8 +270,8 @@ def _unpack(session: Session, made: Installation, found: Sequence[Wheel]) -> Non
     argv = [agent.python, "-c", _UNPACK]
     reply = transport.run(argv, _UNPACK_SECONDS, stdin=json.dumps(order).encode())
     if reply.exit_code or _DONE not in reply.stdout:
-        said = reply.stderr.decode(errors="replace").strip()[-1000:]
+        errors = reply.stderr.decode(errors="replace").strip()[-1000:]
         raise RuntimeMissing(
             f"{made.device}: {made.runtime} {made.version} was not installed: "
-            f"{said or f'exit code {reply.exit_code}'}"
+            f"{errors or f'exit code {reply.exit_code}'}"
         )

@@ -1,6 +1,6 @@
 """Write TOML: values, whole files, and one table inside a user's file.
 
-A user's file is changed by tomlkit, which is imported when a file is written and not before.
+tomlkit edits a user's file. It is imported only when a file is written.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def key(*parts: str) -> str:
-    """Write a key, dotted if it has several parts; a part is quoted if it has to be."""
+    """Format a key, dotted if it has several parts; a part is quoted if TOML requires it."""
     import tomlkit
 
     return ".".join(tomlkit.key(part).as_string() for part in parts)
 
 
 def value(item: object) -> str:
-    """Write a value: text, numbers, booleans, arrays and inline tables."""
+    """Format a value: text, numbers, booleans, arrays and inline tables."""
     return _item(item).as_string()
 
 
@@ -47,7 +47,7 @@ def _item(value: object) -> Item:
 
 
 def table(path: Path, header: Sequence[str]) -> Mapping[str, Any]:
-    """Return a table of a TOML file, empty if there is none; raises ConfigError as `update_table`."""
+    """Return a table of a TOML file, empty if there is none; raises ConfigError like `update_table`."""
     found: Any = _read(path, _bytes(path))[1]
     for part in header:
         found = found.get(part, {}) if isinstance(found, dict) else {}
@@ -63,35 +63,35 @@ def _read(path: Path, data: bytes | None) -> tuple[str, dict[str, Any]]:
 
 
 def update_table(path: Path, header: Sequence[str], entries: Mapping[str, Any]) -> None:
-    """Set entries in the table `header` of a TOML file; every other line stays as it is.
+    """Set entries in the table `header` of a TOML file; every other line stays unchanged.
 
-    An entry with the same key is replaced where it stands and keeps its comment. Other entries are
-    added at the end of the table. A missing table is added at the end of the file, a missing file
-    is made.
+    An entry with the same key is replaced in place and keeps its comment. Other entries are added at
+    the end of the table. A missing table is added at the end of the file; a missing file is
+    created.
 
     Raises ConfigError if the file is not TOML, cannot be written, changes meanwhile, or has the
-    table in a form that tomlkit cannot change.
+    table in a form that tomlkit cannot edit.
     """
     before = _bytes(path)
     text, data = _read(path, before)
     wanted = _merged(data, header, entries)
     if wanted == data and before is not None:
         return
-    for change in (_changed, _appended, _nested):
-        changed = _ended_as(text, change(text, header, entries))
+    for edit in (_edit_table, _append_table, _nest_table):
+        changed = _with_line_ends(text, edit(text, header, entries))
         if changed is not None and _parsed(changed) == wanted:
             write_whole(path, changed, before=before)
             return
     raise ConfigError(
-        f"{path}: {'.'.join(header)} is written in a way that only a person can change; "
-        f"write it as a table [{key(*header)}] with {', '.join(_lines(entries))}"
+        f"{path}: {'.'.join(header)} has a form that only a person can edit; "
+        f"write it as a table [{key(*header)}] with {', '.join(_format_entries(entries))}"
     )
 
 
 def _merged(
     data: Mapping[str, Any], header: Sequence[str], entries: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the data that the changed file is to have."""
+    """Return the data of the file after the change."""
     if not header:
         return {**data, **entries}
     inner = data.get(header[0])
@@ -106,19 +106,19 @@ def _parsed(text: str) -> dict[str, Any] | None:
         return None
 
 
-def _ended_as(original: str, text: str | None) -> str | None:
-    """Return the text with CRLF at its new lines too, if all lines of the original have it."""
+def _with_line_ends(original: str, text: str | None) -> str | None:
+    """Return the text with CRLF at all line ends, if all lines of the original have it."""
     if text is None or not original.count("\n") == original.count("\r\n") > 0:
         return text
     return text.replace("\r\n", "\n").replace("\n", "\r\n")
 
 
-def _lines(entries: Mapping[str, Any]) -> list[str]:
+def _format_entries(entries: Mapping[str, Any]) -> list[str]:
     return [f"{key(name)} = {value(item)}" for name, item in entries.items()]
 
 
-def _changed(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str | None:
-    """Set the entries in the table that is there; None if there is none, or tomlkit cannot."""
+def _edit_table(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str | None:
+    """Set the entries in the existing table; None if there is none, or tomlkit fails."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -133,8 +133,8 @@ def _changed(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> st
     return tomlkit.dumps(document)
 
 
-def _nested(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str | None:
-    """Add the table inside the inline table that its parent is; None if tomlkit cannot."""
+def _nest_table(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str | None:
+    """Add the table inside its parent, an inline table; None if tomlkit fails."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -154,7 +154,7 @@ def _nested(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str
 
 
 def _set(table: object, entries: Mapping[str, Any]) -> None:
-    """Set entries of one of tomlkit's tables; raises TypeError if it is none."""
+    """Set entries of a tomlkit table; raises TypeError if `table` is something else."""
     if not isinstance(table, MutableMapping):
         raise TypeError(type(table))
     new = {name: item for name, item in entries.items() if name not in table}
@@ -162,19 +162,19 @@ def _set(table: object, entries: Mapping[str, Any]) -> None:
         if name not in new and table[name] != item:
             table[name] = _item(item)
     if new and (last := _last_line(table)):
-        last.trail = "\n" + "\n".join(_lines(new)) + last.trail
+        last.trail = "\n" + "\n".join(_format_entries(new)) + last.trail
         return
-    # `append` puts a blank behind the comma of an inline table; a table in several pieces has none.
+    # `append` puts a blank behind the comma of an inline table; a table in several parts lacks `append`.
     add = getattr(table, "append", table.__setitem__)
     for name, item in new.items():
         add(name, _item(item))
 
 
 def _last_line(table: object) -> Trivia | None:
-    """Return what surrounds a table's last line before its inner tables; None if it has no header.
+    """Return the trivia of a table's last line before its inner tables; None without a header.
 
-    New lines go there. tomlkit's own `append` would put them behind the blank lines and comments
-    that are above the next header, and so belong to that.
+    New lines are added behind that line. tomlkit's own `append` adds them behind the blank lines and
+    comments above the next header, which belong to the next table.
     """
     from tomlkit.items import AoT, Table
 
@@ -187,16 +187,16 @@ def _last_line(table: object) -> Trivia | None:
     return last
 
 
-def _appended(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str:
+def _append_table(text: str, header: Sequence[str], entries: Mapping[str, Any]) -> str:
     """Add the table at the end of the text, after a blank line."""
-    block = "\n".join([f"[{key(*header)}]", *_lines(entries), ""])
+    block = "\n".join([f"[{key(*header)}]", *_format_entries(entries), ""])
     before = text.rstrip("\r\n")
     blank = max(2 - text[len(before) :].count("\n"), 0) if before else 0
     return text + "\n" * blank + block
 
 
 def _bytes(path: Path) -> bytes | None:
-    """Return what is in a file, None if there is none."""
+    """Return the content of a file; None if it does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -206,10 +206,10 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def write_whole(path: Path, text: str, *, before: bytes | None = None) -> None:
-    """Write a file whole or not at all, keeping the mode of the one that was there.
+    """Write a file completely or not at all; an existing file keeps its mode.
 
-    `before` is what the file held when it was read, None if there was none. Raises ConfigError if
-    it holds something else now, or the folder cannot be written.
+    `before` is the content of the file when it was read, None if it did not exist. Raises
+    ConfigError if the content is different now, or the folder cannot be written.
     """
     target = path.resolve()
     part: Path | None = None
@@ -223,7 +223,7 @@ def write_whole(path: Path, text: str, *, before: bytes | None = None) -> None:
             os.fsync(file.fileno())
         part.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
         if _bytes(path) != before:
-            raise ConfigError(f"{path}: changed while it was being written; do it again")
+            raise ConfigError(f"{path}: changed while it was being written; run the command again")
         part.replace(target)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error

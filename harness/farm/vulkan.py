@@ -1,8 +1,8 @@
-"""Why a device shows no GPU: the Vulkan drivers that are installed there, and whether their libraries load.
+"""List a device's installed Vulkan drivers and whether their libraries load.
 
-The loader reads manifests (`*.json`, `ICD.library_path`) from fixed folders, or those that VK_DRIVER_FILES
-names, and passes over in silence a driver whose library does not load. A container that was given a GPU
-without its graphics libraries looks exactly like a machine without a driver.
+The Vulkan loader reads manifests (`*.json`, `ICD.library_path`) from fixed folders, or those that
+VK_DRIVER_FILES names. It silently ignores a driver whose library does not load. So a container with
+a GPU but without its graphics libraries looks exactly like a machine without a driver.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.types import Device
 
 _SECONDS = 30.0
 _MARK = b"edge-harness-vulkan "
-_MOST, _MOST_WORDS = 16, 400
+_MAX_DRIVERS, _MAX_TEXT = 16, 400
 
 _SCRIPT = r"""
 import ctypes, glob, json, os
@@ -42,33 +42,33 @@ for path in (named.split(":") if named else found)[:16]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Driver:
-    """An installed driver."""
+class VulkanDriver:
+    """An installed Vulkan driver."""
 
     manifest: str
     library: str
-    """Empty where the manifest names none."""
+    """Empty if the manifest names none."""
     fault: str
-    """Why its library, or its manifest, does not load, in the loader's words; empty where it does."""
+    """The error of loading its manifest or library; empty if both load."""
 
 
-def ask(transport: Commands, device: Device) -> tuple[Driver, ...]:
-    """Return the drivers that the device has; each is loaded once, in a process of its own there."""
+def list_drivers(transport: Commands, device: Device) -> tuple[VulkanDriver, ...]:
+    """Return the device's drivers, after loading their libraries in a separate process there."""
     reply = transport.run([AgentOptions.of(device).python, "-c", _SCRIPT], _SECONDS)
     marked = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
-    drivers = (read(line[len(_MARK) :]) for line in marked[:_MOST])
+    drivers = (read(line[len(_MARK) :]) for line in marked[:_MAX_DRIVERS])
     return tuple(one for one in drivers if one is not None)
 
 
-def read(line: bytes) -> Driver | None:
-    """Read one driver as the device tells it; None for anything else."""
+def read(line: bytes) -> VulkanDriver | None:
+    """Parse one driver from a line of the script; None if the line is something else."""
     try:
-        words = json.loads(line)
+        fields = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(words, list) or len(words) != len(("manifest", "library", "fault")):
+    if not isinstance(fields, list) or len(fields) != len(("manifest", "library", "fault")):
         return None
-    if not all(isinstance(word, str) for word in words):
+    if not all(isinstance(field, str) for field in fields):
         return None
-    manifest, library, fault = (word[:_MOST_WORDS] for word in words)
-    return Driver(manifest=manifest, library=library, fault=fault)
+    manifest, library, fault = (field[:_MAX_TEXT] for field in fields)
+    return VulkanDriver(manifest=manifest, library=library, fault=fault)

@@ -1,4 +1,4 @@
-"""doctor and accelerators: a real agent on this machine and the stand-in delegate library."""
+"""Check accelerators with doctor: a real agent on this machine and a stand-in delegate library."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def accelerator(target: str, library: Path | str, **options: str) -> Accelerator
     return Accelerator(name="a", target=target, external_delegate=str(library), options=options)
 
 
-def test_a_library_that_loads_is_well_whatever_it_takes(
+def test_a_library_that_loads_passes_even_if_it_takes_no_operator(
     tmp_path: Path, standin_delegate: Path
 ) -> None:
     found = examined(
@@ -42,12 +42,12 @@ def test_a_library_that_loads_is_well_whatever_it_takes(
         accelerator("edgetpu", standin_delegate),
         accelerator("npu", standin_delegate, take="none"),
     )["delegates"]
-    assert (found.status, found.mend) == ("ok", None)
+    assert (found.status, found.fix_text) == ("ok", None)
     assert "loads for edgetpu" in found.found
     assert "loads for npu" in found.found
 
 
-def test_a_library_that_does_not_load_says_why_and_what_mends_it(
+def test_a_library_that_does_not_load_is_reported_with_its_fix(
     tmp_path: Path, standin_delegate: Path
 ) -> None:
     found = examined(
@@ -59,25 +59,25 @@ def test_a_library_that_does_not_load_says_why_and_what_mends_it(
     assert found.status == "fail"
     assert "it gives no reason; no Edge TPU was found" in found.found
     assert "libabsent.so.1: cannot open shared object" in found.found
-    assert "udev rule" in (found.mend or "")
+    assert "udev rule" in (found.fix_text or "")
 
 
-def test_a_library_that_takes_its_process_down_is_one_line_of_doctor(
+def test_a_library_that_crashes_its_process_is_one_failed_check(
     tmp_path: Path, standin_delegate: Path
 ) -> None:
     checks = examined(tmp_path, accelerator("npu", standin_delegate, fail="crash"))
     assert checks["delegates"].status == "fail"
-    assert "takes its process down" in checks["delegates"].found
+    assert "crashes its process" in checks["delegates"].found
     assert checks["clock"].status == "ok"
 
 
-def test_the_compiler_is_asked_of_this_host(
+def test_the_compiler_is_searched_on_this_host(
     tmp_path: Path, standin_delegate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     checks = examined(tmp_path, accelerator("edgetpu", standin_delegate))
     assert checks["compiler"].status == "warn"
-    assert "coral.ai/docs/edgetpu/compiler" in (checks["compiler"].mend or "")
+    assert "coral.ai/docs/edgetpu/compiler" in (checks["compiler"].fix_text or "")
     program = compiler.install(tmp_path / "bin", "ok")
     program.rename(program.with_name("edgetpu_compiler"))
     checks = examined(tmp_path, accelerator("edgetpu", standin_delegate))

@@ -1,4 +1,4 @@
-"""Every fix that doctor prints, executed on the very fault it is for; the check passes afterwards."""
+"""Execute every fix that doctor prints on a real fault; the check passes afterwards."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.farm import checks_agent
 from harness.farm.checks import CheckResult, run
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import CHECKS
 from harness.farm.linux import checks as linux
 from harness.farm.linux import sftp
-from harness.farm.patient import Patient
 from harness.types import Profile
 
 BUSYBOX = "/bin/busybox"
 MODEL = DATA / "digits.tflite"
-ROOM = "mount -t tmpfs -o size=600m none {work}\n"
+SPACE = "mount -t tmpfs -o size=600m none {work}\n"
 
 
-def fixed(sick: Board, name: str, kind: str, answer: str = "") -> CheckResult:
-    """Find the fault, execute its fix, and return the check as it is afterwards: passed."""
-    before = sick.examined()[name]
+def fix(faulty: Board, name: str, kind: str, answer: str = "") -> CheckResult:
+    """Find the fault and execute its fix; the check must pass afterwards. Returns the first result."""
+    before = faulty.examine()[name]
     assert before.status in {"warn", "fail"}, before
     assert before.fix is not None
     assert before.fix.kind.id == kind, before
-    sick.execute(before.fix, answer)
-    after = sick.examined()[name]
+    faulty.execute(before.fix, answer)
+    after = faulty.examine()[name]
     assert after.status == "ok", after
     return before
 
@@ -65,105 +65,107 @@ def fixed(sick: Board, name: str, kind: str, answer: str = "") -> CheckResult:
 
 @executes("remount-exec")
 def test_noexec(tmp_path: Path) -> None:
-    with board(tmp_path, "mount -t tmpfs -o noexec,size=600m none {work}") as sick:
-        fixed(sick, "noexec", "remount-exec")
+    with board(tmp_path, "mount -t tmpfs -o noexec,size=600m none {work}") as faulty:
+        fix(faulty, "noexec", "remount-exec")
 
 
 @executes("remount-rw")
 def test_a_read_only_card(tmp_path: Path) -> None:
-    with board(tmp_path, "mount -t tmpfs -o ro,size=600m none {work}") as sick:
-        fixed(sick, "read_only", "remount-rw")
-        assert sick.examined()["files"].status == "ok"
-        assert sick.examined()["agent"].status == "ok"
+    with board(tmp_path, "mount -t tmpfs -o ro,size=600m none {work}") as faulty:
+        fix(faulty, "read_only", "remount-rw")
+        assert faulty.examine()["files"].status == "ok"
+        assert faulty.examine()["agent"].status == "ok"
 
 
 @executes("clean")
-def test_room_that_our_own_copies_take(tmp_path: Path) -> None:
-    with board(tmp_path, ROOM + "mkdir -m 700 {work}/blobs") as sick:
-        blob = f"{AgentOptions.of(sick.device).workdir}/blobs/{'0' * 64}"
-        sick.as_root(f"head -c 200000000 /dev/zero > '{blob}'; chmod 600 '{blob}'")
-        found = fixed(sick, "disk", "clean")
-        assert "--clean" in str(found.mend)
-        assert "200 MB" in str(found.mend)
+def test_a_disk_full_of_our_own_copies(tmp_path: Path) -> None:
+    with board(tmp_path, SPACE + "mkdir -m 700 {work}/blobs") as faulty:
+        blob = f"{AgentOptions.of(faulty.device).workdir}/blobs/{'0' * 64}"
+        faulty.as_root(f"head -c 200000000 /dev/zero > '{blob}'; chmod 600 '{blob}'")
+        found = fix(faulty, "disk", "clean")
+        assert "--clean" in str(found.fix_text)
+        assert "200 MB" in str(found.fix_text)
 
 
 @executes("other-file-system")
-def test_room_that_others_take(tmp_path: Path) -> None:
-    with board(tmp_path, "mount -t tmpfs -o size=30m none {work}") as sick:
-        fixed(sick, "disk", "other-file-system")
-        assert AgentOptions.of(sick.now()).workdir != AgentOptions.of(sick.device).workdir
-        assert sick.examined()["agent"].status == "ok"
-        shutil.rmtree(AgentOptions.of(sick.now()).workdir)
+def test_a_disk_full_of_other_files(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs -o size=30m none {work}") as faulty:
+        fix(faulty, "disk", "other-file-system")
+        assert AgentOptions.of(faulty.now()).workdir != AgentOptions.of(faulty.device).workdir
+        assert faulty.examine()["agent"].status == "ok"
+        shutil.rmtree(AgentOptions.of(faulty.now()).workdir)
 
 
-def test_room_that_only_the_user_can_make(tmp_path: Path) -> None:
-    with board(tmp_path, "mount -t tmpfs -o size=30m none {work}\n") as sick:
-        patient = seen(sick)
-        assert patient.system is not None
-        patient.system = dataclasses.replace(patient.system, places=())
-        found = linux.disk(patient)
+def test_a_disk_that_only_the_user_can_clean(tmp_path: Path) -> None:
+    with board(tmp_path, "mount -t tmpfs -o size=30m none {work}\n") as faulty:
+        dut = surveyed(faulty)
+        assert dut.system is not None
+        dut.system = dataclasses.replace(dut.system, writable_folders=())
+        found = linux.disk(dut)
         assert found.fix is not None
         assert found.fix.kind.id == "make-room"
-        # The command that shows what takes the room works as it is printed.
-        (look,) = re.findall(r"remove files there; (.*) shows what takes the room", found.fix.text)
+        # The command that shows the largest files works exactly as it is printed.
+        (look,) = re.findall(r"remove files; (.*) shows the largest folders", found.fix.text)
         reply = subprocess.run(["sh", "-c", look], capture_output=True, text=True, check=True)
-        assert str(AgentOptions.of(sick.device).workdir) in reply.stdout
+        assert str(AgentOptions.of(faulty.device).workdir) in reply.stdout
 
 
-def seen(sick: Board) -> Patient:
-    """Make the checks of transport and system only."""
-    device = sick.now()
+def surveyed(faulty: Board) -> DeviceUnderTest:
+    """Return the device after the checks of transport and system only."""
+    device = faulty.now()
     opener = open_ssh if device.address.startswith("ssh:") else open_local
-    patient = Patient(device=device, farm=sick.farm, is_farm_named=True, open_transport=opener)
+    dut = DeviceUnderTest(
+        device=device, farm=faulty.farm, is_farm_named=True, open_transport=opener
+    )
     names = {"reachable", "host_key", "commands", "system"}
-    run([one for one in CHECKS if one.name in names], patient)
-    assert patient.system is not None
-    return patient
+    run([one for one in CHECKS if one.name in names], dut)
+    assert dut.system is not None
+    return dut
 
 
 @executes("own-workdir")
-def test_a_work_folder_of_another_user_is_left_to_them(tmp_path: Path) -> None:
+def test_a_work_folder_of_another_user_stays_unchanged(tmp_path: Path) -> None:
     taken = "mkdir -m 700 {work}/theirs && chown 4712:4712 {work}/theirs"
-    with board(tmp_path, taken, workdir=str(tmp_path / "work" / "theirs")) as sick:
-        found = fixed(sick, "agent", "own-workdir")
+    with board(tmp_path, taken, workdir=str(tmp_path / "work" / "theirs")) as faulty:
+        found = fix(faulty, "agent", "own-workdir")
         assert "belongs to another user" in found.found
         theirs = tmp_path / "work" / "theirs"
         assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (4712, 0o700)
-        shutil.rmtree(AgentOptions.of(sick.now()).workdir)
+        shutil.rmtree(AgentOptions.of(faulty.now()).workdir)
 
 
 @executes("own-workdir")
 def test_an_ordinary_account_and_a_work_folder_of_another_user(tmp_path: Path) -> None:
     script = PRIVATE_ETC + USER + SUDO + "mkdir -m 700 -p /srv/board\n"
     script = "mount -t tmpfs -o mode=755 none /srv\n" + script
-    with board(tmp_path, script, user="pi", workdir="/srv/board") as sick:
-        found = fixed(sick, "files", "own-workdir")
+    with board(tmp_path, script, user="pi", workdir="/srv/board") as faulty:
+        found = fix(faulty, "files", "own-workdir")
         assert found.fix is not None
         assert found.fix.setting == {"workdir": "/var/tmp/edge-harness-pi"}
-        assert sick.as_root("stat -c %u /srv/board").strip() == "0"
+        assert faulty.as_root("stat -c %u /srv/board").strip() == "0"
         shutil.rmtree("/var/tmp/edge-harness-pi")
 
 
 @executes("make-workdir")
-def test_a_work_folder_whose_parent_is_roots(tmp_path: Path) -> None:
+def test_a_work_folder_with_a_parent_of_root(tmp_path: Path) -> None:
     script = "mount -t tmpfs -o mode=755 none /srv\n" + PRIVATE_ETC + USER + SUDO
-    with board(tmp_path, script, user="pi", workdir="/srv/it's new") as sick:
-        fixed(sick, "files", "make-workdir")
-        assert sick.as_root('stat -c %u:%a "/srv/it\'s new"').strip() == "4711:700"
+    with board(tmp_path, script, user="pi", workdir="/srv/it's new") as faulty:
+        fix(faulty, "files", "make-workdir")
+        assert faulty.as_root('stat -c %u:%a "/srv/it\'s new"').strip() == "4711:700"
 
 
 @executes("chmod-workdir")
-def test_a_work_folder_that_is_shut(tmp_path: Path) -> None:
+def test_a_work_folder_without_write_permission(tmp_path: Path) -> None:
     script = "mount -t tmpfs -o mode=755 none /srv\n" + PRIVATE_ETC + USER
     script += "mkdir -m 500 '/srv/own one' && chown 4711:4711 '/srv/own one'\n"
-    with board(tmp_path, script, user="pi", workdir="/srv/own one") as sick:
-        fixed(sick, "files", "chmod-workdir")
+    with board(tmp_path, script, user="pi", workdir="/srv/own one") as faulty:
+        fix(faulty, "files", "chmod-workdir")
 
 
 @executes("remove-part")
 @pytest.mark.parametrize("what", ["link", "file"])
-def test_what_stands_where_a_folder_of_ours_belongs(tmp_path: Path, what: str) -> None:
-    sick = local_board(tmp_path, workdir=str(tmp_path / "it's work"))
+def test_a_file_or_link_in_place_of_our_folder(tmp_path: Path, what: str) -> None:
+    faulty = local_board(tmp_path, workdir=str(tmp_path / "it's work"))
     folder = tmp_path / "it's work"
     folder.mkdir(mode=0o700)
     kept = tmp_path / "kept"
@@ -173,7 +175,7 @@ def test_what_stands_where_a_folder_of_ours_belongs(tmp_path: Path, what: str) -
         (folder / "blobs").symlink_to(kept)
     else:
         (folder / "blobs").write_text("")
-    fixed(sick, "agent", "remove-part")
+    fix(faulty, "agent", "remove-part")
     assert (kept / "file").read_text() == "mine"
 
 
@@ -192,30 +194,30 @@ mount --bind {tree}/cpu /sys/devices/system/cpu
 
 @executes("set-governor")
 def test_a_governor_that_is_not_pinned(tmp_path: Path) -> None:
-    with board(tmp_path, GOVERNORS) as sick:
-        found = fixed(sick, "governor", "set-governor")
-        assert "sudo" not in str(found.mend)
+    with board(tmp_path, GOVERNORS) as faulty:
+        found = fix(faulty, "governor", "set-governor")
+        assert "sudo" not in str(found.fix_text)
 
 
 @executes("set-governor")
 def test_a_governor_of_an_ordinary_account_with_sudo(tmp_path: Path) -> None:
     if shutil.which("sudo") is None:
         missing("no sudo: apt-get install sudo")
-    with board(tmp_path, GOVERNORS + PRIVATE_ETC + USER + SUDO, user="pi") as sick:
-        found = fixed(sick, "governor", "set-governor")
-        assert "sudo tee" in str(found.mend)
+    with board(tmp_path, GOVERNORS + PRIVATE_ETC + USER + SUDO, user="pi") as faulty:
+        found = fix(faulty, "governor", "set-governor")
+        assert "sudo tee" in str(found.fix_text)
 
 
 @executes("set-governor")
 def test_a_governor_of_an_ordinary_account_without_sudo(tmp_path: Path) -> None:
     script = GOVERNORS + PRIVATE_ETC + USER + "[ ! -e /usr/bin/sudo ] || " + WITHOUT_SUDO
-    with board(tmp_path, script, user="pi") as sick:
-        found = fixed(sick, "governor", "set-governor")
-        assert "sudo tee" not in str(found.mend)
-        assert str(found.mend).startswith("as root on the device")
+    with board(tmp_path, script, user="pi") as faulty:
+        found = fix(faulty, "governor", "set-governor")
+        assert "sudo tee" not in str(found.fix_text)
+        assert str(found.fix_text).startswith("as root on the device")
 
 
-# A stand-in: the machine's own swap is not to be turned off by a test.
+# A stand-in: a test must not turn off the machine's own swap.
 SWAP = """
 printf 'MemTotal: 8000000 kB\nSwapTotal: 200000 kB\nSwapFree: 80000 kB\n' > {tree}/meminfo
 mount --bind {tree}/meminfo /proc/meminfo
@@ -228,41 +230,41 @@ mount --bind {tree}/swapoff $(command -v swapoff)
 @executes("swapoff")
 def test_swap_in_use(tmp_path: Path) -> None:
     if not re.search(r"SwapTotal: +0 kB", Path("/proc/meminfo").read_text()):
-        missing("this machine has swap of its own")
-    with board(tmp_path, SWAP) as sick:
-        found = fixed(sick, "swap", "swapoff")
+        missing("this machine has swap")
+    with board(tmp_path, SWAP) as faulty:
+        found = fix(faulty, "swap", "swapoff")
         assert found.found == "123 MB in use"
 
 
 @executes("stop-process")
 def test_a_process_that_computes(tmp_path: Path) -> None:
-    sick = local_board(tmp_path)
+    faulty = local_board(tmp_path)
     script = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
-    patient = Patient(device=sick.device)
-    patient.transport = open_local(sick.device)
+    dut = DeviceUnderTest(device=faulty.device)
+    dut.transport = open_local(faulty.device)
     busy = subprocess.Popen([sys.executable, "-c", script])
     try:
         deadline = time.monotonic() + 30
-        while f"pid {busy.pid}" not in (found := linux.processors(patient)).found:
+        while f"pid {busy.pid}" not in (found := linux.processors(dut)).found:
             assert time.monotonic() < deadline, found
-        # Others of this machine may be busy too; only ours may end.
-        only = linux._stop(patient, tuple(o for o in _busy(patient) if o.pid == busy.pid))
-        sick.execute(only)
+        # Other processes of this machine may be busy too; stop only ours.
+        only = linux._stop_fix(dut, tuple(o for o in _busy(dut) if o.pid == busy.pid))
+        faulty.execute(only)
         assert busy.wait(10) == -15
     finally:
         busy.kill()
         busy.wait()
-    assert f"pid {busy.pid}" not in linux.processors(patient).found
+    assert f"pid {busy.pid}" not in linux.processors(dut).found
 
 
-def _busy(patient: Patient) -> tuple[linux.Busy, ...]:
+def _busy(dut: DeviceUnderTest) -> tuple[linux.BusyProcess, ...]:
     deadline = time.monotonic() + 30
-    while not (found := linux.busy.ask(patient.commands)):
+    while not (found := linux.busy.measure(dut.commands)):
         assert time.monotonic() < deadline
     return found
 
 
-# Stand-ins: the clock is the whole machine's, and NTP needs systemd and a network.
+# Stand-ins: a test must not set the machine's clock, and NTP needs systemd and a network.
 DATE = """\
 #!/bin/sh
 now=$(/bin/busybox date +%s 2>/dev/null || /usr/bin/env -i /usr/bin/date +%s)
@@ -283,13 +285,13 @@ def test_a_clock_that_is_off(tmp_path: Path) -> None:
     offset.write_text("-86400")
     path = f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"
     hidden = "mount -t tmpfs none /run/systemd 2>/dev/null || true"
-    with board(tmp_path / "board", hidden, environment={"PATH": path}) as sick:
-        patient = seen(sick)
-        found = linux.clock(patient)
+    with board(tmp_path / "board", hidden, environment={"PATH": path}) as faulty:
+        dut = surveyed(faulty)
+        found = linux.clock(dut)
         assert found.status == "warn"
-        assert re.match(r"-86(400|399)\.\d+ s against ours", found.found)
-        sick.execute(found.fix)
-        assert linux.clock(seen(sick)).status == "ok"
+        assert re.match(r"-86(400|399)\.\d+ s relative to this host", found.found)
+        faulty.execute(found.fix)
+        assert linux.clock(surveyed(faulty)).status == "ok"
     assert abs(int(offset.read_text())) <= 2
 
 
@@ -308,11 +310,11 @@ def test_a_clock_that_systemd_can_set(tmp_path: Path) -> None:
     systemd = (
         "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && mkdir /run/systemd/system"
     )
-    with board(tmp_path / "board", systemd, environment={"PATH": path}) as sick:
-        found = linux.clock(seen(sick))
+    with board(tmp_path / "board", systemd, environment={"PATH": path}) as faulty:
+        found = linux.clock(surveyed(faulty))
         assert found.status == "warn"
-        sick.execute(found.fix)
-        assert linux.clock(seen(sick)).status == "ok"
+        faulty.execute(found.fix)
+        assert linux.clock(surveyed(faulty)).status == "ok"
 
 
 NODE = """
@@ -329,15 +331,15 @@ def test_a_device_node_that_the_account_may_not_open(tmp_path: Path) -> None:
         missing("no sudo: apt-get install sudo")
     made = not Path("/dev/dri").exists()
     try:
-        with board(tmp_path, PRIVATE_ETC + USER + SUDO + NODE, user="pi") as sick:
+        with board(tmp_path, PRIVATE_ETC + USER + SUDO + NODE, user="pi") as faulty:
             profile = Profile(name="p", title="P", arch="any", targets=("xnnpack", "gpu"))
-            patient = seen(sick)
-            patient.profile = profile
-            found = linux.device_nodes(patient)
+            dut = surveyed(faulty)
+            dut.profile = profile
+            found = linux.device_nodes(dut)
             assert found.status == "warn"
             assert "pi may not open /dev/dri/renderD128 (group render)" in found.found
-            sick.execute(found.fix)
-            again = seen(sick)
+            faulty.execute(found.fix)
+            again = surveyed(faulty)
             again.profile = profile
             assert linux.device_nodes(again).status == "ok"
     finally:
@@ -350,9 +352,9 @@ def test_a_device_node_that_the_account_may_not_open(tmp_path: Path) -> None:
 
 @executes("name-python")
 def test_another_python_is_on_the_device(tmp_path: Path) -> None:
-    sick = local_board(tmp_path, python="no-python-3")
-    found = fixed(sick, "python", "name-python")
-    assert re.search(r'set python = "/.+/python3[.\d]*" in \[device\.here\]', str(found.mend))
+    faulty = local_board(tmp_path, python="no-python-3")
+    found = fix(faulty, "python", "name-python")
+    assert re.search(r'set python = "/.+/python3[.\d]*" in \[device\.here\]', str(found.fix_text))
 
 
 SYSTEMS = {
@@ -369,7 +371,7 @@ SYSTEMS = {
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Board:
-    """A board without Python and with every package manager's stand-in; os-release can be changed."""
+    """A board without Python, with stand-ins for all package managers; tests change its os-release."""
     folder = tmp_path_factory.mktemp("bare board")
     release = folder / "os-release"
     release.write_text("ID=none\n")
@@ -394,18 +396,18 @@ def test_no_python_and_a_package_manager(bare: Board, manager: str) -> None:
     folder = bare.home.parents[1]
     (folder / "os-release").write_text(SYSTEMS[manager][0] + "\n")
     others = [name for name in SYSTEMS if name != manager]
-    # dnf's family is known by whichever of its programs is there.
+    # A system of dnf's family may have any of that family's programs.
     for name in others if manager in {"microdnf", "yum"} else []:
         (folder / "tools" / name).rename(folder / "tools" / f"{name}.off")
     try:
-        patient = seen(bare)
-        before = checks_agent.python(patient)
+        dut = surveyed(bare)
+        before = checks_agent.python(dut)
         assert before.status == "fail"
         assert before.fix is not None
         assert f"{manager} " in str(before.fix.command)
         assert "sudo" not in str(before.fix.command)
         bare.execute(before.fix)
-        after = checks_agent.python(seen(bare))
+        after = checks_agent.python(surveyed(bare))
         assert after.status == "ok", after
         assert "python" in (folder / "tools" / f"{manager}.log").read_text()
     finally:
@@ -428,11 +430,11 @@ def test_a_system_whose_python_is_too_old(bare: Board, release: str, path: str) 
     (folder / "os-release").write_text(release + "\n")
     before = bare.now()
     try:
-        found = checks_agent.python(seen(bare))
+        found = checks_agent.python(surveyed(bare))
         assert found.fix is not None
         assert found.fix.setting == {"python": path}
         bare.execute(found.fix)
-        assert checks_agent.python(seen(bare)).status == "ok"
+        assert checks_agent.python(surveyed(bare)).status == "ok"
     finally:
         bare.as_root("rm -f /usr/bin/python3*")
         text = bare.farm.read_text()
@@ -444,10 +446,10 @@ def test_a_system_whose_python_is_too_old(bare: Board, release: str, path: str) 
 def test_no_python_and_no_package_manager(bare: Board) -> None:
     folder = bare.home.parents[1]
     (folder / "os-release").write_text("ID=buildroot\nPRETTY_NAME='Buildroot 2024.02'\n")
-    patient = seen(bare)
-    assert patient.system is not None
-    patient.system = _without_tools(patient)
-    found = checks_agent.python(patient)
+    dut = surveyed(bare)
+    assert dut.system is not None
+    dut.system = _without_tools(dut)
+    found = checks_agent.python(dut)
     assert found.fix is not None
     assert found.fix.command is None
     assert "image of its system" in found.fix.text
@@ -455,9 +457,9 @@ def test_no_python_and_no_package_manager(bare: Board) -> None:
         assert name not in found.fix.text
 
 
-def _without_tools(patient: Patient) -> linux.survey.System:
-    assert patient.system is not None
-    return dataclasses.replace(patient.system, tools=frozenset())
+def _without_tools(dut: DeviceUnderTest) -> linux.survey.System:
+    assert dut.system is not None
+    return dataclasses.replace(dut.system, tools=frozenset())
 
 
 BUSYBOX_BOARD = """
@@ -473,18 +475,18 @@ mount -t proc none /mnt/proc; mount -t sysfs none /mnt/sys; mount --rbind /dev /
 
 
 def test_a_board_with_busybox_and_no_python(tmp_path: Path) -> None:
-    """The fault of old: eighteen checks skipped, and `sudo apt-get` on any system."""
+    """A former fault: eighteen checks were skipped, and any system got `sudo apt-get`."""
     if not Path(BUSYBOX).exists():
         missing("no busybox: apt-get install busybox-static")
     config = f"{SFTP}\nChrootDirectory /mnt"
     path = {"PATH": "/bin"}
     with board(
         tmp_path, BUSYBOX_BOARD, config=config, environment=path, python="python3", workdir="/var/w"
-    ) as sick:
-        found = sick.examined(model=Path(__file__))
+    ) as faulty:
+        found = faulty.examine(model=Path(__file__))
     statuses = {name: check.status for name, check in found.items()}
     assert statuses["python"] == "fail"
-    assert "image of its system" in str(found["python"].mend)
+    assert "image of its system" in str(found["python"].fix_text)
     made = "reachable host_key commands round_trip system files disk read_only noexec swap"
     made += " processors clock load"
     for name in made.split():
@@ -502,8 +504,8 @@ NO_SFTP_SERVER = "mount -t tmpfs none $(dirname $(readlink -f /usr/lib/sftp-serv
 STOCK = Path("/usr/share/openssh/sshd_config")
 
 
-def _valid(sick: Board) -> None:
-    config = sick.home.parent / "sshd_config"
+def _valid(faulty: Board) -> None:
+    config = faulty.home.parent / "sshd_config"
     reply = subprocess.run(
         [str(sshd_path()), "-t", "-f", str(config)], capture_output=True, text=True, check=False
     )
@@ -515,10 +517,10 @@ def _valid(sick: Board) -> None:
 @pytest.mark.parametrize("with_match", [False, True])
 def test_an_sshd_without_sftp(tmp_path: Path, *, with_match: bool) -> None:
     stock = "Match User nobody\n    AllowTcpForwarding no\n" if with_match else None
-    with board(tmp_path / "no sftp", config="", stock=stock) as sick:
-        found = fixed(sick, "files", "sshd-sftp")
+    with board(tmp_path / "no sftp", config="", stock=stock) as faulty:
+        found = fix(faulty, "files", "sshd-sftp")
         assert "no SFTP there" in found.found
-        _valid(sick)
+        _valid(faulty)
         text = (tmp_path / "no sftp" / "sshd_config").read_text()
         assert text.startswith("Subsystem sftp internal-sftp\n")
 
@@ -527,22 +529,22 @@ def test_an_sshd_without_sftp(tmp_path: Path, *, with_match: bool) -> None:
 def test_a_stock_sshd_whose_sftp_server_is_missing(tmp_path: Path) -> None:
     if not STOCK.exists() or not Path("/usr/lib/sftp-server").exists():
         missing("no stock sshd_config of Debian's here")
-    # A second `Subsystem sftp` line, as the fix was once, makes such a file invalid.
-    with board(tmp_path, NO_SFTP_SERVER, config="", stock=STOCK.read_text()) as sick:
-        fixed(sick, "files", "sshd-sftp")
-        _valid(sick)
+    # A second `Subsystem sftp` line, as in a former fix, makes this file invalid.
+    with board(tmp_path, NO_SFTP_SERVER, config="", stock=STOCK.read_text()) as faulty:
+        fix(faulty, "files", "sshd-sftp")
+        _valid(faulty)
 
 
 def test_a_change_that_sshd_refuses_is_not_applied(tmp_path: Path) -> None:
-    with board(tmp_path, config="") as sick:
-        found = sick.examined()["files"]
+    with board(tmp_path, config="") as faulty:
+        found = faulty.examine()["files"]
         config = tmp_path / "sshd_config"
         broken = config.read_text() + "Include /dev/null\nNonsense yes\n"
         config.write_text(broken)
         with pytest.raises(AssertionError, match="Nonsense"):
-            sick.execute(found.fix)
+            faulty.execute(found.fix)
         assert config.read_text() == broken
-        assert sick.examined()["files"].status == "fail"
+        assert faulty.examine()["files"].status == "fail"
 
 
 @executes("sshd-sftp")
@@ -553,28 +555,28 @@ def test_a_start_up_file_that_prints(tmp_path: Path) -> None:
     start_up.write_text("echo Welcome\n")
     environment = {"BASH_ENV": str(start_up)}
     config = "Subsystem sftp /usr/lib/sftp-server"
-    with board(tmp_path / "b", config=config, environment=environment) as sick:
-        found = fixed(sick, "files", "sshd-sftp")
-        assert "something prints where SFTP should speak" in found.found
-        _valid(sick)
+    with board(tmp_path / "b", config=config, environment=environment) as faulty:
+        found = fix(faulty, "files", "sshd-sftp")
+        assert "another program prints on the SFTP channel" in found.found
+        _valid(faulty)
 
 
 @executes("shorten-login")
 def test_a_long_start_up_file(tmp_path: Path) -> None:
     start_up = tmp_path / "start up"
     start_up.write_text("sleep 0.7\n")
-    with board(tmp_path / "b", environment={"BASH_ENV": str(start_up)}) as sick:
-        found = sick.examined()["round_trip"]
+    with board(tmp_path / "b", environment={"BASH_ENV": str(start_up)}) as faulty:
+        found = faulty.examine()["round_trip"]
         assert found.status == "warn"
-        line = str(found.mend).partition("(~/.bashrc): ")[2]
+        line = str(found.fix_text).partition("(~/.bashrc): ")[2]
         start_up.write_text(f"{line}\n{start_up.read_text()}")
-        after = sick.examined()["round_trip"]
+        after = faulty.examine()["round_trip"]
         assert after.status == "ok", after
     by_hand(found)
 
 
 def by_hand(found: CheckResult) -> None:
-    """Note that the test has done by hand what the fix says in words."""
+    """Record that the test has executed the advice of the fix by hand."""
     from standins.boards import EXECUTED
 
     assert found.fix is not None
@@ -593,20 +595,20 @@ mount --bind {tree}/apt-get /usr/bin/apt-get
 def test_dropbear_without_sftp(tmp_path: Path) -> None:
     if not Path("/usr/lib/sftp-server").exists() or shutil.which("apt-get") is None:
         missing("no sftp-server of Debian's: apt-get install openssh-sftp-server")
-    there = Path("/usr/lib/sftp-server").resolve()
-    provided = f"cp '{tmp_path}/tree/sftp-server' {there}"
+    program = Path("/usr/lib/sftp-server").resolve()
+    provided = f"cp '{tmp_path}/tree/sftp-server' {program}"
     log = package_manager(tmp_path / "tree", "apt-get", {"openssh-sftp-server": provided})
-    with dropbear_board(tmp_path, DROPBEAR) as sick:
-        found = fixed(sick, "files", "install-sftp")
-        assert "sshd_config" not in str(found.mend)
+    with dropbear_board(tmp_path, DROPBEAR) as faulty:
+        found = fix(faulty, "files", "install-sftp")
+        assert "sshd_config" not in str(found.fix_text)
     assert log.read_text() == "update\ninstall -y openssh-sftp-server\n"
 
 
-def test_dropbear_where_no_package_is_known(tmp_path: Path) -> None:
-    with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0]) as sick:
-        patient = seen(sick)
-        patient.system = _without_tools(patient)
-        found = sftp.fix(patient, noise=False)
+def test_dropbear_without_a_known_package(tmp_path: Path) -> None:
+    with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0]) as faulty:
+        dut = surveyed(faulty)
+        dut.system = _without_tools(dut)
+        found = sftp.fix(dut, has_noise=False)
     assert found.kind is sftp.ADD_SFTP
     assert found.command is None
     assert "sshd_config" not in found.text
@@ -614,62 +616,64 @@ def test_dropbear_where_no_package_is_known(tmp_path: Path) -> None:
 
 @executes("trust-key")
 def test_a_host_key_that_is_not_known(tmp_path: Path) -> None:
-    with board(tmp_path) as sick:
-        known = Path(str(SshOptions.of(sick.device).known_hosts))
+    with board(tmp_path) as faulty:
+        known = Path(str(SshOptions.of(faulty.device).known_hosts))
         known.write_text("")
-        found = fixed(sick, "host_key", "trust-key", "y\n")
+        found = fix(faulty, "host_key", "trust-key", "y\n")
         assert "SHA256:" in found.found
-        assert known.read_text().startswith("[127.0.0.1]:"), "the entry's own file was written"
+        assert known.read_text().startswith("[127.0.0.1]:"), (
+            "the known_hosts file of the entry was written"
+        )
 
 
 @executes("forget-key")
 def test_a_host_key_that_has_changed(tmp_path: Path) -> None:
-    with board(tmp_path) as sick:
-        known = Path(str(SshOptions.of(sick.device).known_hosts))
+    with board(tmp_path) as faulty:
+        known = Path(str(SshOptions.of(faulty.device).known_hosts))
         client = (tmp_path / "client_key.pub").read_text().split()[1]
         known.write_text(f"{known.read_text().split()[0]} ssh-ed25519 {client}\n")
-        found = fixed(sick, "host_key", "forget-key", "y\n")
+        found = fix(faulty, "host_key", "forget-key", "y\n")
         assert "has CHANGED" in found.found
 
 
-def test_a_host_key_is_not_trusted_unasked(tmp_path: Path) -> None:
-    with board(tmp_path) as sick:
-        Path(str(SshOptions.of(sick.device).known_hosts)).write_text("")
+def test_a_host_key_is_not_trusted_without_a_question(tmp_path: Path) -> None:
+    with board(tmp_path) as faulty:
+        Path(str(SshOptions.of(faulty.device).known_hosts)).write_text("")
         with pytest.raises(AssertionError, match="was not trusted") as caught:
-            sick.execute(sick.examined()["host_key"].fix)
-        assert sick.examined()["host_key"].status == "fail"
-        # What `add` prints in its place works as it is typed, where nobody can be asked.
+            faulty.execute(faulty.examine()["host_key"].fix)
+        assert faulty.examine()["host_key"].status == "fail"
+        # Instead `add` prints a command that works as it is, without a terminal.
         (command,) = re.findall(r"`(edge-harness add [^`]+)`", str(caught.value))
-        assert "--name sick" in command
-        sick.type(f"{command} --farm '{sick.farm}'")
-        assert sick.examined()["host_key"].status == "ok"
+        assert "--name faulty" in command
+        faulty.type(f"{command} --farm '{faulty.farm}'")
+        assert faulty.examine()["host_key"].status == "ok"
 
 
 @executes("login-shell")
 def test_an_account_without_a_login_shell(tmp_path: Path) -> None:
     nologin = "sed -i '/^root:/s#:[^:]*$#:/usr/sbin/nologin#' /etc/passwd\n"
-    with board(tmp_path, PRIVATE_ETC + nologin) as sick:
-        found = sick.examined()["commands"]
+    with board(tmp_path, PRIVATE_ETC + nologin) as faulty:
+        found = faulty.examine()["commands"]
         assert found.fix is not None
         assert found.fix.root_command == "usermod -s /bin/sh USER"
         as_typed = found.fix.root_command.replace("USER", "root")
-        sick.execute(dataclasses.replace(found.fix, root_command=as_typed, text=as_typed))
-        assert sick.examined()["commands"].status == "ok"
+        faulty.execute(dataclasses.replace(found.fix, root_command=as_typed, text=as_typed))
+        assert faulty.examine()["commands"].status == "ok"
 
 
 @executes("allow-commands")
-@pytest.mark.parametrize("where", ["authorized_keys", "sshd_config"])
-def test_a_forced_command(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("place", ["authorized_keys", "sshd_config"])
+def test_a_forced_command(tmp_path: Path, place: str) -> None:
     keys = tmp_path / "client_key.pub"
-    forced = f"{SFTP}\nForceCommand echo only backups" if where == "sshd_config" else SFTP
-    with board(tmp_path, config=forced) as sick:
-        if where == "authorized_keys":
+    forced = f"{SFTP}\nForceCommand echo only backups" if place == "sshd_config" else SFTP
+    with board(tmp_path, config=forced) as faulty:
+        if place == "authorized_keys":
             keys.write_text('command="echo only backups" ' + keys.read_text())
-        found = sick.examined()["commands"]
+        found = faulty.examine()["commands"]
         assert found.status == "fail"
-        assert where in found.found
-        # By hand, as the finding says: the option from the key's line, or the line of sshd.
-        if where == "authorized_keys":
+        assert place in found.found
+        # Follow the advice by hand: remove the option of the key's line, or the line of sshd_config.
+        if place == "authorized_keys":
             assert 'remove `command="..."` from this one\'s line' in found.found
             keys.write_text(keys.read_text().partition('" ')[2])
         else:
@@ -677,8 +681,8 @@ def test_a_forced_command(tmp_path: Path, where: str) -> None:
             config = tmp_path / "sshd_config"
             lines = config.read_text().splitlines(keepends=True)
             config.write_text("".join(one for one in lines if "ForceCommand" not in one))
-            sick.as_root(f"kill -HUP {sick.pid}")
-        assert sick.examined()["commands"].status == "ok"
+            faulty.as_root(f"kill -HUP {faulty.pid}")
+        assert faulty.examine()["commands"].status == "ok"
     by_hand(found)
 
 
@@ -690,12 +694,12 @@ def test_a_forced_command_that_prints(tmp_path: Path) -> None:
     script.write_text('#!/bin/sh\necho Welcome\neval "$SSH_ORIGINAL_COMMAND"\n')
     script.chmod(0o755)
     config = f"Subsystem sftp /usr/lib/sftp-server\nForceCommand {script}"
-    with board(tmp_path, config=config) as sick:
-        found = sick.examined()["files"]
-        assert "SSH_ORIGINAL_COMMAND" in str(found.mend)
+    with board(tmp_path, config=config) as faulty:
+        found = faulty.examine()["files"]
+        assert "SSH_ORIGINAL_COMMAND" in str(found.fix_text)
         quiet = 'case "$SSH_ORIGINAL_COMMAND" in *sftp-server*) ;; *) echo Welcome ;; esac'
         script.write_text(f'#!/bin/sh\n{quiet}\neval "$SSH_ORIGINAL_COMMAND"\n')
-        assert sick.examined()["files"].status == "ok"
+        assert faulty.examine()["files"].status == "ok"
     by_hand(found)
 
 
@@ -704,7 +708,7 @@ def test_a_forced_command_that_prints(tmp_path: Path) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index on this disk; pip asks no other one."""
+    """A package index on this disk, the only one that pip uses."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -726,7 +730,7 @@ def wheel(index: Path, name: str, version: str, module: str, requires: str = "")
 
 @pytest.fixture
 def bare_python(tmp_path: Path) -> str:
-    """The Python of a venv with nothing in it."""
+    """The Python of an empty venv."""
     venv.create(tmp_path / "bare", symlinks=True)
     return str(tmp_path / "bare" / "bin" / "python")
 
@@ -735,9 +739,9 @@ def bare_python(tmp_path: Path) -> str:
 def test_no_runtime(tmp_path: Path, index: Path, bare_python: str) -> None:
     wheel(index, "ai_edge_litert", "9.1", "interpreter", "Requires-Dist: numpy\n")
     wheel(index, "numpy", "3.0", "core")
-    sick = local_board(tmp_path, python=bare_python)
-    found = fixed(sick, "runtime", "setup")
-    assert str(found.mend) == f"edge-harness setup here --farm '{sick.farm}'"
+    faulty = local_board(tmp_path, python=bare_python)
+    found = fix(faulty, "runtime", "setup")
+    assert str(found.fix_text) == f"edge-harness setup here --farm '{faulty.farm}'"
 
 
 ARM_32 = """\
@@ -755,7 +759,7 @@ sys.maxsize = 2**31 - 1
 def test_32_bit_arm_without_numpy(
     tmp_path: Path, index: Path, bare_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Python that says it is of 32-bit Arm, and a package manager that brings it NumPy."""
+    """A Python that reports 32-bit Arm, and a package manager that installs NumPy for it."""
     if sys.version_info >= (3, 12):
         pytest.skip("tflite-runtime ends at Python 3.11")
     wheel(index, "tflite_runtime", "2.14.0", "interpreter", "Requires-Dist: numpy>=1.20\n")
@@ -771,17 +775,17 @@ def test_32_bit_arm_without_numpy(
     unpack = f"{sys.executable} -m zipfile -e '{packed}'/*.whl '{site}'"
     log = package_manager(tools, "apt-get", {"python3-numpy": unpack})
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    sick = local_board(tmp_path, python=str(python))
-    fixed(sick, "runtime", "numpy-first")
+    faulty = local_board(tmp_path, python=str(python))
+    fix(faulty, "runtime", "numpy-first")
     assert log.read_text() == "update\ninstall -y python3-numpy\n"
 
 
 @executes("mount-kernel-files")
 def test_a_container_without_proc(tmp_path: Path) -> None:
-    with board(tmp_path, "mount -t tmpfs none /proc") as sick:
-        before = sick.examined(model=MODEL)["xnnpack"]
+    with board(tmp_path, "mount -t tmpfs none /proc") as faulty:
+        before = faulty.examine(model=MODEL)["xnnpack"]
         assert before.status == "fail", before
         assert before.fix is not None
         assert before.fix.kind.id == "mount-kernel-files"
-        sick.execute(before.fix)
-        assert sick.examined(model=MODEL)["xnnpack"].status == "ok"
+        faulty.execute(before.fix)
+        assert faulty.examine(model=MODEL)["xnnpack"].status == "ok"

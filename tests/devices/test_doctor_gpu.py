@@ -1,4 +1,4 @@
-"""Doctor's checks of a GPU, with a real agent and SwiftShader, and with missing parts."""
+"""Check a GPU with doctor: a real agent and SwiftShader, with parts removed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.farm.checks import CheckResult
 from harness.farm.checks_gpu import gpu
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, survey
-from harness.farm.patient import Patient
 from harness.types import Accelerator, Device, Profile
 
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
@@ -45,12 +45,12 @@ def checked(
     try:
         facts = dialect.hello()
         return gpu(
-            Patient(
+            DeviceUnderTest(
                 device=device,
                 profile=profile,
                 model=model,
                 transport=transport,
-                system=survey.ask(transport, device),
+                system=survey.survey_system(transport, device),
                 dialect=dialect,
                 facts=dataclasses.replace(facts, accelerators=seen),
             )
@@ -60,10 +60,10 @@ def checked(
         transport.close()
 
 
-def cure(
+def execute_fix(
     folder: Path, monkeypatch: pytest.MonkeyPatch, found: CheckResult, provides: dict[str, str]
 ) -> None:
-    """Execute a fix with a stand-in of apt-get that really provides what it is asked for."""
+    """Execute a fix with a stand-in for apt-get that really installs the requested package."""
     package_manager(folder / "tools", "apt-get", provides)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{folder / 'tools'}:{os.environ['PATH']}")
@@ -75,7 +75,7 @@ def machine() -> Profile:
     return profiles.load_all()["linux_x86_64"]
 
 
-def test_a_software_adapter_is_named_and_is_no_gpu(
+def test_a_software_adapter_is_a_warning(
     software_gpu: Mapping[str, str], here: Device, machine: Profile
 ) -> None:
     found = checked(here, machine)
@@ -83,11 +83,11 @@ def test_a_software_adapter_is_named_and_is_no_gpu(
     assert found.found.startswith("SwiftShader Device")
     assert "CPU, SwiftShader driver" in found.found
     assert "float16 allowed: computed on the processor" in found.found
-    assert "mesa-vulkan-drivers" in str(found.mend)
+    assert "mesa-vulkan-drivers" in str(found.fix_text)
 
 
 @executes("vulkan-loader")
-def test_what_is_missing_is_told_with_what_mends_it(
+def test_a_missing_driver_or_loader_is_reported_with_its_fix(
     software_gpu: Mapping[str, str],
     here: Device,
     machine: Profile,
@@ -99,8 +99,8 @@ def test_what_is_missing_is_told_with_what_mends_it(
         monkeypatch.setenv(name, str(tmp_path / "absent.json"))
     found = checked(here, named)
     assert (found.status, "no Vulkan driver" in found.found) == ("fail", True)
-    assert "mesa-vulkan-drivers" in str(found.mend)
-    # A profile of many machines promises no GPU; the device node shows that there is one.
+    assert "mesa-vulkan-drivers" in str(found.fix_text)
+    # A profile of many machines promises no GPU; a device node shows that there is one.
     assert checked(here, machine).status == "skip"
     assert checked(here, machine, MODEL, "gpu").status == "warn"
     (tmp_path / "libvulkan.so.1").write_bytes(b"")
@@ -108,18 +108,18 @@ def test_what_is_missing_is_told_with_what_mends_it(
     found = checked(here, named)
     assert found.status == "fail"
     # Root needs no sudo.
-    assert found.mend == "apt-get update && apt-get install -y libvulkan1"
+    assert found.fix_text == "apt-get update && apt-get install -y libvulkan1"
     assert "the Vulkan loader is missing" in found.found
-    # Executed with a stand-in of apt-get that really brings the loader.
+    # The stand-in for apt-get really installs the loader.
     (loader,) = (
         Path(one) / "libvulkan.so.1" for one in software_gpu["LD_LIBRARY_PATH"].split(":")[:1]
     )
-    cure(tmp_path, monkeypatch, found, {"libvulkan1": f"cp '{loader}' '{tmp_path}'"})
+    execute_fix(tmp_path, monkeypatch, found, {"libvulkan1": f"cp '{loader}' '{tmp_path}'"})
     assert "no Vulkan driver" in checked(here, named).found
 
 
 @executes("driver-library")
-def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
+def test_a_driver_that_does_not_load_is_reported_with_its_missing_library(
     software_gpu: Mapping[str, str],
     here: Device,
     machine: Profile,
@@ -135,9 +135,9 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
         argv = ["gcc", "-shared", "-fPIC", soname, str(source), *needs, "-o", str(target)]
         subprocess.run(argv, check=True)
     manifest = tmp_path / "driver.json"
-    manifest_json = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
-    manifest_json["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
-    manifest.write_text(json.dumps(manifest_json))
+    content = {"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0"}}
+    content["ICD"]["library_path"] = "./libdriver.so"  # type: ignore[index]
+    manifest.write_text(json.dumps(content))
     for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
         monkeypatch.setenv(name, str(manifest))
     monkeypatch.setitem(packages._LIBRARIES, "libabsent.so.1", "absent1")
@@ -146,20 +146,20 @@ def test_a_driver_that_does_not_load_is_named_with_what_it_lacks(
     lacking = checked(here, machine, MODEL, "gpu")
     assert lacking.status == "warn"
     assert f"the driver {driver} of {manifest} does not load: libabsent.so.1: " in lacking.found
-    assert lacking.mend == "apt-get update && apt-get install -y absent1"
-    cure(tmp_path, monkeypatch, lacking, {"absent1": f"cp '{kept}' '{other}'"})
+    assert lacking.fix_text == "apt-get update && apt-get install -y absent1"
+    execute_fix(tmp_path, monkeypatch, lacking, {"absent1": f"cp '{kept}' '{other}'"})
     assert "libabsent" not in checked(here, machine, MODEL, "gpu").found
     driver.unlink()
     absent = checked(here, machine, MODEL, "gpu")
     assert "libdriver.so: cannot open shared object file" in absent.found
-    assert "graphics part" in str(absent.mend)
+    assert "graphics part" in str(absent.fix_text)
     manifest.write_text("{")
     broken = checked(here, machine, MODEL, "gpu")
     assert f"of {manifest} does not load: Expecting" in broken.found
-    assert "mesa-vulkan-drivers" in str(broken.mend)
+    assert "mesa-vulkan-drivers" in str(broken.fix_text)
 
 
-def test_a_driver_that_crashes_is_a_finding(
+def test_a_driver_that_crashes_is_a_failed_check(
     software_gpu: Mapping[str, str],
     here: Device,
     machine: Profile,
@@ -173,10 +173,10 @@ def test_a_driver_that_crashes_is_a_finding(
     found = checked(here, machine)
     assert found.status == "fail"
     assert "SIGABRT" in found.found
-    assert "another version of the GPU's driver" in str(found.mend)
+    assert "another version of the GPU's driver" in str(found.fix_text)
 
 
-def test_without_a_target_or_a_model_nothing_is_asked(here: Device, machine: Profile) -> None:
+def test_without_a_target_or_a_model_the_check_is_skipped(here: Device, machine: Profile) -> None:
     without = dataclasses.replace(machine, targets=("xnnpack",))
     assert checked(here, without).found == "the profile has no target gpu"
     assert checked(here, machine, None).status == "skip"

@@ -1,4 +1,4 @@
-"""First contact and doctor on a real sshd with the real agent."""
+"""Run first contact and doctor on a real sshd with the real agent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.types import Device
 MODEL = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data" / "digits.tflite"
 
 
-def test_a_key_nobody_trusts_is_refused_with_the_way_out(ssh_device: Device) -> None:
+def test_an_untrusted_key_is_refused_with_the_command_that_trusts_it(ssh_device: Device) -> None:
     device = opening.with_options(ssh_device, known_hosts=None)
     asked = []
 
@@ -55,7 +55,7 @@ def test_first_contact_from_key_to_farm_entry(ssh_device: Device, tmp_path: Path
 
     contact.settle_host_key(device, agree)
     contact.settle_host_key(device, agree)
-    assert len(asked) == 1, "a known key is not asked about"
+    assert len(asked) == 1, "`trust` is not called for a known key"
     session = Session(device, transport=open_ssh, dialect=open_json_lines)
     facts = session.facts
     session.close()
@@ -76,23 +76,23 @@ def test_doctor_on_a_real_device(ssh_device: Device) -> None:
     assert not [check for check in checks if check.status == "fail"]
 
 
-def test_doctor_where_the_python_has_no_runtime(ssh_device: Device, tmp_path: Path) -> None:
+def test_doctor_on_a_python_without_a_runtime(ssh_device: Device, tmp_path: Path) -> None:
     bare = tmp_path / "bare python"
-    # -I -S: no site-packages, so that this machine's packages do not count.
+    # -I -S: without site-packages, so that this machine's runtimes are not found.
     bare.write_text(f'#!/bin/sh\nexec "{sys.base_prefix}/bin/python3" -I -S "$@"\n')
     bare.chmod(0o700)
     device = opening.with_options(ssh_device, python=str(bare))
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines, None, MODEL)}
     assert found["python"].status == "ok"
     assert found["runtime"].status == "fail"
-    assert found["runtime"].mend == "edge-harness setup loopback"
+    assert found["runtime"].fix_text == "edge-harness setup loopback"
     assert found["xnnpack"].status == "skip"
 
 
-def test_doctor_where_the_key_is_not_known(ssh_device: Device, tmp_path: Path) -> None:
+def test_doctor_on_an_unknown_host_key(ssh_device: Device, tmp_path: Path) -> None:
     known = tmp_path / "known"
     device = opening.with_options(ssh_device, known_hosts=str(known))
     found = {c.name: c for c in examine(device, open_ssh, open_json_lines)}
     assert found["host_key"].status == "fail"
     assert "SHA256:" in found["host_key"].found
-    assert str(found["host_key"].mend).startswith("edge-harness add ssh://")
+    assert str(found["host_key"].fix_text).startswith("edge-harness add ssh://")

@@ -1,4 +1,4 @@
-"""Setup: install a runtime for a Python that has none, with a real pip, a real agent and small wheels."""
+"""Install a runtime on a device without one: real pip, real agent, small wheels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from harness.devices import opening
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import HarnessError, RuntimeMissing, TransferFailed
 from harness.farm import setup
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux.survey import System
-from harness.farm.patient import Patient
 from harness.farm.probe import Probe
 from harness.farm.setup import Installation
 from harness.farm.wheels import RuntimeRequirement, Site
@@ -40,7 +40,7 @@ INTERPRETER = "import numpy\nclass Interpreter: pass\n"
 
 
 def runtime_wheel(index: Path, version: str, interpreter: str = INTERPRETER) -> None:
-    """Write a wheel of a runtime whose import runs the code of `interpreter`."""
+    """Write a wheel of a runtime with this source of its interpreter module."""
     info, data = f"ai_edge_litert-{version}.dist-info", f"ai_edge_litert-{version}.data"
     with zipfile.ZipFile(index / f"ai_edge_litert-{version}-py3-none-any.whl", "w") as archive:
         archive.writestr("ai_edge_litert/", "")
@@ -55,7 +55,7 @@ def runtime_wheel(index: Path, version: str, interpreter: str = INTERPRETER) -> 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two versions of a runtime and a numpy, and pip uses no other index."""
+    """A folder with two versions of a runtime and a NumPy, the only index that pip uses."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -73,7 +73,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def board(home: Path, tmp_path: Path) -> Device:
-    """This machine through a Python without packages."""
+    """This machine as a device with an empty venv's Python."""
     venv.create(tmp_path / "board", symlinks=True)
     return Device(
         name="board",
@@ -88,19 +88,19 @@ def board(home: Path, tmp_path: Path) -> Device:
 
 @pytest.fixture
 def installed(board: Device) -> Iterator[Callable[..., Installation]]:
-    """Install on the board in a new session, as the command does."""
+    """Install on the board in a new session, like the command."""
 
     def install(wanted: str | None = None, *, dry_run: bool = False) -> Installation:
         session = Session(board)
         try:
             asked = RuntimeRequirement.parse(wanted) if wanted else None
-            return setup.install(session, asked, dry_run=dry_run, say=lambda _: None)
+            return setup.install(session, asked, dry_run=dry_run, on_progress=lambda _: None)
         finally:
             session.close()
 
     yield install
     assert not list(Path(AgentOptions.of(board).workdir).glob("runtimes/.*")), (
-        "half a folder was left"
+        "an unfinished folder was left"
     )
     assert not list(Path(AgentOptions.of(board).workdir).glob("blobs/*")), "a wheel was left"
 
@@ -116,7 +116,7 @@ def names_in(board: Device) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def test_a_dry_run_says_it_all_and_does_nothing(
+def test_a_dry_run_reports_everything_and_changes_nothing(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
     made = installed(dry_run=True)
@@ -132,7 +132,7 @@ def test_a_dry_run_says_it_all_and_does_nothing(
     assert names_in(board) == set()
 
 
-def test_versions_lie_side_by_side_and_the_first_is_used(
+def test_versions_are_installed_side_by_side_and_the_first_is_the_default(
     index: Path, board: Device, installed: Callable[..., Installation], tmp_path: Path
 ) -> None:
     assert installed("ai_edge_litert==9.1").default
@@ -145,14 +145,14 @@ def test_versions_lie_side_by_side_and_the_first_is_used(
     folder = Path(AgentOptions.of(board).workdir) / "runtimes" / "ai_edge_litert-9.1"
     assert (folder / "ai_edge_litert" / "interpreter.py").is_file()
     assert not list(folder.rglob("tflite-tool"))
-    # Paths that point outside the folder stay inside it.
+    # A path that leads out of the folder is extracted inside of it.
     places = {path.parent for path in tmp_path.rglob("evil.py")}
     assert places == {folder, folder.with_name("ai_edge_litert-9.10")}
     modes = {path.stat().st_mode & 0o077 for path in folder.rglob("*")}
     assert modes == {0}
 
 
-def test_what_is_there_is_left_alone_and_asks_no_index(
+def test_an_installed_runtime_is_not_replaced_and_needs_no_index(
     index: Path,
     board: Device,
     installed: Callable[..., Installation],
@@ -165,40 +165,40 @@ def test_what_is_there_is_left_alone_and_asks_no_index(
     for wanted in (None, "ai_edge_litert", "ai_edge_litert==9.1"):
         made = installed(wanted)
         assert (made.version, made.done, made.wheels) == ("9.1", False, ())
-        assert made.text() == "board: ai_edge_litert 9.1 is there; nothing to do"
+        assert made.text() == "board: ai_edge_litert 9.1 is already installed"
     assert (folder.stat().st_ino, folder.stat().st_mtime_ns) == before
     with pytest.raises(RuntimeMissing, match="ai-edge-litert==9.2"):
         installed("ai_edge_litert==9.2")
 
 
-def test_a_runtime_that_does_not_import_gets_no_name(
+def test_a_runtime_that_does_not_import_is_not_installed(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
     runtime_wheel(index, "9.11", "import os\nos.abort()\n")
     with pytest.raises(RuntimeMissing, match=r"9.11 was not installed: it does not import.*-6"):
         installed()
     assert names_in(board) == set()
-    # After a failed setup the complete wheels stay, so that the next setup need not send them.
+    # The wheels of a failed setup stay: they are complete, and the next setup does not send them again.
     for left in Path(AgentOptions.of(board).workdir).glob("blobs/*"):
         left.unlink()
     installed("ai_edge_litert==9.10")
     assert names_in(board) == {"ai_edge_litert-9.10", "default"}
 
 
-def test_a_runtime_that_was_damaged_is_put_there_again(
+def test_a_damaged_runtime_is_installed_again(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
     installed()
     interpreter = (
         Path(AgentOptions.of(board).workdir) / "runtimes/default/ai_edge_litert/interpreter.py"
     )
-    interpreter.write_text("raise ImportError('the card forgot it')\n")
+    interpreter.write_text("raise ImportError('damaged by the card')\n")
     assert runtimes_of(board) == []
     assert installed().done
     assert runtimes_of(board) == [("ai_edge_litert", "9.10", "3.0")]
 
 
-def test_what_a_setup_that_was_cut_off_left_goes_with_the_next(
+def test_files_of_an_interrupted_setup_are_removed_by_the_next(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
     folder = Path(AgentOptions.of(board).workdir) / "runtimes"
@@ -211,13 +211,13 @@ def test_what_a_setup_that_was_cut_off_left_goes_with_the_next(
     assert runtimes_of(board) == []
     installed()
     assert not old.exists()
-    # Another controller may be using it now.
+    # Another controller may be writing it at the moment.
     assert new.exists()
     (new / "half").unlink()
     new.rmdir()
 
 
-def test_a_setup_whose_process_is_killed_leaves_no_name(
+def test_a_killed_setup_leaves_no_installed_runtime(
     index: Path, board: Device, installed: Callable[..., Installation]
 ) -> None:
     runtime_wheel(index, "9.11", "import os\nos.kill(os.getppid(), 9)\n")
@@ -234,7 +234,7 @@ def test_a_setup_whose_process_is_killed_leaves_no_name(
     assert names_in(board) == {"ai_edge_litert-9.1", "default"}
 
 
-def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Device) -> None:
+def test_too_little_space_and_noexec_are_reported_before_a_transfer(board: Device) -> None:
     made = Installation(
         device="board", runtime="r", version="1", folder="f", wheel_bytes=4, unpacked_bytes=10**8
     )
@@ -245,10 +245,10 @@ def test_too_little_room_and_noexec_are_said_before_anything_is_sent(board: Devi
         noexec=False,
     )
     with pytest.raises(TransferFailed, match=r"takes 150 MB .* 100 MB are free.*board --clean"):
-        setup._refuse_no_room(board, probe, made)
+        setup._check_space(board, probe, made)
     with pytest.raises(RuntimeMissing, match="noexec"):
-        setup._refuse_no_room(board, dataclasses.replace(probe, noexec=True), made)
-    setup._refuse_no_room(board, dataclasses.replace(probe, free_bytes=2 * 10**8), made)
+        setup._check_space(board, dataclasses.replace(probe, noexec=True), made)
+    setup._check_space(board, dataclasses.replace(probe, free_bytes=2 * 10**8), made)
 
 
 def test_numpy_of_32_bit_arm_comes_from_the_system(index: Path, tmp_path: Path) -> None:
@@ -263,14 +263,14 @@ def test_numpy_of_32_bit_arm_comes_from_the_system(index: Path, tmp_path: Path) 
         kernel="Linux", os_ids=("raspbian",), tools=frozenset({"apt-get", "sudo"}), uid=1000
     )
     with pytest.raises(RuntimeMissing, match=r"zero: .*`ssh -t pi@10.0.0.9 'sudo apt-get"):
-        setup._fetch(wanted, site, Patient(device=device, system=system), tmp_path)
+        setup._fetch(wanted, site, DeviceUnderTest(device=device, system=system), tmp_path)
 
 
 def _farm(folder: Path, device: Device) -> farms.Farm:
     return farms.with_device(farms.Farm(devices={}), device)
 
 
-def test_clean_takes_away_ours_and_nothing_else(
+def test_clean_removes_our_files_and_no_others(
     index: Path, board: Device, installed: Callable[..., Installation], tmp_path: Path
 ) -> None:
     installed()
@@ -288,20 +288,20 @@ def test_clean_takes_away_ours_and_nothing_else(
     assert api.clean(["board"], farm=_farm(tmp_path, board))[0]["freed_bytes"] == 0
 
 
-def test_clean_says_what_it_could_not_do(board: Device, tmp_path: Path) -> None:
+def test_clean_reports_a_device_that_it_cannot_clean(board: Device, tmp_path: Path) -> None:
     away = dataclasses.replace(board, address="ssh://127.0.0.1:1", name="away")
     (row,) = api.clean(farm=_farm(tmp_path, away))
     assert row["status"] in {"unreachable", "host_key"}
     assert row["freed_bytes"] is None
 
 
-def test_no_python_is_said_by_setup(board: Device, tmp_path: Path) -> None:
+def test_setup_reports_missing_python(board: Device, tmp_path: Path) -> None:
     device = opening.with_options(board, python="no-such-python")
     with pytest.raises(HarnessError, match="no Python on the device"):
         api.setup("board", farm=_farm(tmp_path, device))
 
 
-def test_a_launch_is_made_by_the_version_it_names_or_by_none(board: Device) -> None:
+def test_a_launch_uses_the_runtime_version_that_it_names_or_fails(board: Device) -> None:
     here = opening.with_options(board, python=sys.executable)
     session = Session(here)
     try:
@@ -339,15 +339,15 @@ def _rows(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("this-machine", "--runtime", "tensorflow==2.21"), "ai_edge_litert, tflite_runtime"),
-        (("nobody",), "nobody"),
+        (("unknown",), "unknown"),
         (("profile:linux_x86_64",), "one device at a time"),
     ],
 )
-def test_what_setup_cannot_be_asked(
-    home: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+def test_setup_refuses_invalid_arguments(
+    home: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     farm = tmp_path / "farm.toml"
     entry = 'profile = "linux_x86_64"\naddress = "local:"\n'
@@ -359,16 +359,16 @@ def test_what_setup_cannot_be_asked(
         check=False,
     )
     assert reply.returncode == 3
-    assert said in reply.stderr
+    assert message in reply.stderr
     assert reply.stdout == ""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_from_nothing_to_a_row_and_a_gate_of_two_runtimes(
+def test_add_setup_bench_gate_and_clean_with_two_runtimes(
     own_sshd: LoopbackSshd, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real wheels, by the command line alone: add, setup, bench; then gate, and clean."""
+    """Use the real wheels and only the command line: add, setup, bench, gate and clean."""
     monkeypatch.setenv("EDGE_HARNESS_RESULTS", str(tmp_path / "results"))
     venv.create(tmp_path / "board", symlinks=True)
     shown = subprocess.run(
@@ -378,12 +378,12 @@ def test_from_nothing_to_a_row_and_a_gate_of_two_runtimes(
         check=True,
     )
     python = str(tmp_path / "board" / "bin" / "python")
-    arguments = ("--name", "board", "--yes-key", shown.stdout.split()[1], "--python", python)
-    # 1: doctor reports the missing runtime.
-    said = _edge_harness(
-        "add", own_sshd.uri, *arguments, "--identity", str(own_sshd.identity), expected=1
+    options = ("--name", "board", "--yes-key", shown.stdout.split()[1], "--python", python)
+    # Exit code 1: doctor reports the missing runtime.
+    output = _edge_harness(
+        "add", own_sshd.uri, *options, "--identity", str(own_sshd.identity), expected=1
     )
-    assert "edge-harness setup board" in said
+    assert "edge-harness setup board" in output
     farm = home / ".config" / "edge-harness" / "farm.toml"
     workdir = tmp_path / "work"
     farm.write_text(farm.read_text() + f"workdir = {json.dumps(str(workdir))}\n")
@@ -412,7 +412,7 @@ def test_from_nothing_to_a_row_and_a_gate_of_two_runtimes(
         text=True,
         check=False,
     )
-    # The result depends on the machine. The test checks that both sides ran, and with which runtime.
+    # The verdict depends on the machine; the test is that each side ran with its runtime.
     assert reply.returncode in {0, 1, 2}, reply.stderr
     rows = _rows(_edge_harness("show", "latest", "--format", "json"))
     assert {row["recipe"].partition(":")[0]: row["runtime"] for row in rows} == {

@@ -22,7 +22,7 @@ from harness.errors import ConfigError, ModelRejected, Unsupported
 from harness.optimize import catalog, reference
 from harness.protocols import Artifact, StepData
 from harness.farm import checks, doctor
-from harness.farm.patient import Patient
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.optimize import catalog
 from harness.protocols import Artifact, Reply, StepData
 from harness.measure.sessions import Session
@@ -239,9 +239,9 @@ def test_a_check_of_doctor(site: Path, tmp_path: Path) -> None:
         return Board()
 
     device = Device(name="b", profile="p", address="local:")
-    patient = Patient(device=device, open_transport=open_board)
-    found = {one.name: one for one in checks.run((*doctor.CHECKS[:5], my_plugins.journal), patient)}
+    dut = DeviceUnderTest(device=device, open_transport=open_board)
+    found = {one.name: one for one in checks.run((*doctor.CHECKS[:5], my_plugins.journal), dut)}
     assert found["journal"].status == "warn"
     assert found["journal"].found == "2000 MB in /var/log"
-    assert str(found["journal"].mend).endswith("journalctl --vacuum-size=100M")
+    assert str(found["journal"].fix_text).endswith("journalctl --vacuum-size=100M")
     assert my_plugins.journal.finds == "The system's journal leaves room on the card."

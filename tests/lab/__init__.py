@@ -1,4 +1,4 @@
-"""The test lab: devices that are real machines to whoever connects to them, without hardware.
+"""The test lab: devices that look like real machines over the network, without hardware.
 
 with Lab(folder) as lab:
     host = lab.x86_host("x86-1")        # own network, processes, name and writable layer
@@ -6,7 +6,7 @@ with Lab(folder) as lab:
     old = lab.armv7_board("bbb")        # Debian armhf, tflite-runtime and Debian's numpy
     machine = lab.machine("vm")         # own kernel, boots, loses its power
     host.entry                          # its entry of a farm.toml
-    host.link_down()                    # and what else goes wrong (device.py)
+    host.link_down()                    # and other faults (device.py)
 
-docs/lab.md says what each is made of.
+docs/lab.md describes how each is made.
 """

@@ -1,4 +1,4 @@
-"""`make lab`: one device of each kind to try things on, until Ctrl-C."""
+"""`make lab`: start one device of each kind for experiments, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KINDS: dict[str, tuple[tuple[str, ...], Callable[[Lab], LabDevice]]] = {
 
 
 def farm_entry(device: Device) -> str:
-    """Write a device as farm.toml has it."""
+    """Format a device as a table of farm.toml."""
     tags = ", ".join(f'"{tag}"' for tag in device.tags)
     return (
         f"[device.{device.name}]\n"
@@ -61,7 +61,7 @@ def main() -> int:
         except KeyboardInterrupt:
             return 0
         except LabError as error:
-            _tell(str(error))
+            _log(str(error))
             return 3
     return 0
 
@@ -74,18 +74,18 @@ def _serve(lab: Lab, names: list[str], farm: Path | None) -> None:
             raise LabError(f"{name}: {reason}")
         began = time.monotonic()
         start(lab)
-        _tell(f"{name} is up after {time.monotonic() - began:.1f} s")
+        _log(f"{name} is up after {time.monotonic() - began:.1f} s")
     text = "\n".join(farm_entry(device.entry) for device in lab.devices)
     if farm:
         farm.write_text(text)
     sys.stdout.write(text)
     sys.stdout.flush()
-    _tell("Ctrl-C ends them")
+    _log("Ctrl-C ends them")
     while True:
         time.sleep(3600)
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 

@@ -1,7 +1,6 @@
-"""What must be true after anything went wrong: on the devices and in the stored run.
+"""Inspect devices and the stored run after faults; report violated conditions.
 
-Looked at from outside: files, processes and journal lines as they are, not what the program says of
-them. Each problem has a kind: `lost` and `doubled` outcomes and launches, `wrong file`, `stray`
+The inspection reads files, processes and journal lines directly, without the program under test. Each problem has a kind: `lost` and `doubled` outcomes and launches, `wrong file`, `stray`
 files of ours outside the work folder, `orphan` processes, `unreadable` runs.
 """
 
@@ -31,7 +30,7 @@ from harness.records.store import StoredRun
 from .device import LabDevice
 
 ORPHAN_SECONDS = 40.0
-"""An agent whose controller is gone without a word ends with its lease, after 30 s."""
+"""An agent whose controller is lost without a message ends with its lease, after 30 s."""
 
 _FOLDERS = {"agents", "blobs", "incoming", "out"}
 _LEASE = re.compile(r"/(run|var)/lock/edge-harness/[^/]+|/tmp/edge-harness-[^/]+\.lease")
@@ -39,25 +38,25 @@ _LEASE = re.compile(r"/(run|var)/lock/edge-harness/[^/]+|/tmp/edge-harness-[^/]+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that must not be."""
+    """A violated condition."""
 
     kind: str
     what: str
 
 
 @dataclass(slots=True)
-class Aftermath:
-    """Devices that are about to have a hard time; made before it begins."""
+class Inspection:
+    """Inspects devices after faults; create it before the faults."""
 
     devices: Sequence[LabDevice]
     _before: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Look at what is outside of the work folders already."""
+        """Record the files that are outside of the work folders already."""
         self._before = {device.name: strays(device) for device in self.devices}
 
     def problems(self, run: Path) -> list[Problem]:
-        """Look at a finished run's folder and at the devices, which are up; empty if all is well."""
+        """Inspect the folder of a finished run and its devices, which must run; empty if all is correct."""
         found = list(of_run(run))
         for device in self.devices:
             found += of_device(device)
@@ -70,7 +69,7 @@ class Aftermath:
 
 
 def of_device(device: LabDevice) -> Iterator[Problem]:
-    """Look at the files and processes of a device that is up."""
+    """Inspect the files and processes of a running device."""
     for process in left_processes(device):
         yield Problem("orphan", f"{device.name}: {process}")
     files = device.files(AgentOptions.of(device.entry).workdir)
@@ -81,7 +80,7 @@ def of_device(device: LabDevice) -> Iterator[Problem]:
 
 
 def strays(device: LabDevice) -> set[str]:
-    """List the files of the device's user outside of the work folder; leases are meant to be."""
+    """List the files of the device's user outside of the work folder, except leases."""
     own = f"{AgentOptions.of(device.entry).workdir}/"
     return {
         name for name in device.of_user() if not name.startswith(own) and not _LEASE.fullmatch(name)
@@ -89,13 +88,13 @@ def strays(device: LabDevice) -> set[str]:
 
 
 def ours(device: LabDevice) -> dict[int, str]:
-    """List the processes of a device that are our agent or were started by it: id to command."""
+    """List our agent's processes on a device and their children: process id to command."""
     agents = f"{AgentOptions.of(device.entry).workdir}/agents/"
-    return {pid: words for pid, words in device.commands().items() if agents in words}
+    return {pid: command for pid, command in device.commands().items() if agents in command}
 
 
 def left_processes(device: LabDevice, seconds: float = ORPHAN_SECONDS) -> list[str]:
-    """Wait for our processes there to end; returns those that did not."""
+    """Wait until our processes on a device end; returns those that did not."""
     deadline = time.monotonic() + seconds
     while (left := ours(device)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -103,7 +102,7 @@ def left_processes(device: LabDevice, seconds: float = ORPHAN_SECONDS) -> list[s
 
 
 def _wrong(name: str, content: bytes) -> str | None:
-    """Say what is wrong with a file of the work folder; `name` is relative to it."""
+    """Return the fault of a file in the work folder, None if it is correct; `name` is relative to it."""
     folder, _, file = name.partition("/")
     if folder not in _FOLDERS:
         return "not one of our folders"
@@ -127,11 +126,11 @@ def _is_whole_zip(content: bytes) -> bool:
 
 
 def of_run(run: Path) -> Iterator[Problem]:
-    """Look at a run's folder."""
+    """Inspect the folder of a run."""
     try:
         stored = store.open_folder(run)
         frame = api.load(run.name, results=run.parent)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a run must be readable
+    except Exception as error:  # noqa: BLE001 - no error may make a run unreadable
         yield Problem("unreadable", f"{run}: {error!r}")
         return
     if len(frame) != len(stored.record.cells):
@@ -145,7 +144,7 @@ def of_run(run: Path) -> Iterator[Problem]:
 
 
 def journal(path: Path) -> list[dict[str, Any]]:
-    """Read a journal with plain JSON."""
+    """Read a journal as plain JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -161,11 +160,11 @@ def _of_launches(stored: StoredRun, lines: Sequence[Mapping[str, Any]]) -> Itera
         if line["id"] not in sampled:
             yield Problem("lost", f"the samples of launch {line['id']}")
     for name in sampled - {line["id"] for line in lines}:
-        yield Problem("doubled", f"samples of launch {name}, which is not there")
+        yield Problem("doubled", f"samples of launch {name}, which is not in the journal")
 
 
 def _sampled(folder: Path) -> set[str]:
-    """Name the launches that have samples on disk."""
+    """Return the names of launches with samples on disk."""
     files = [str(path) for path in folder.glob("*.parquet")]
     if not files:
         return set()
@@ -206,7 +205,7 @@ def _of_outcomes(
 
 
 def _shown(run: Path, cells: int) -> Iterator[Problem]:
-    """Ask the command."""
+    """Compare with the output of the command."""
     command = Path(sys.executable).with_name("edge-harness")
     argv = [str(command), "show", run.name, "--results", str(run.parent), "--format", "json"]
     done = subprocess.run(argv, capture_output=True, check=False, timeout=120.0)

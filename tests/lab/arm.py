@@ -1,8 +1,8 @@
-"""ARM boards: Debian's programs for the board's processor, each run by qemu's user emulation.
+"""ARM boards: Debian's programs for the board's processor, run by qemu's user emulation.
 
-The kernel is told of qemu in the board's own user namespace; the machine itself knows nothing of it.
+qemu is registered in the board's own user namespace; the machine itself has no such entry.
 /proc/cpuinfo and /sys are a board's, as plain files: without them the runtime's own look at the
-processor fails, and XNNPACK is left out without a word.
+processor fails, and XNNPACK is silently omitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PYTHON = "/usr/bin/python3"
 TOOLS = ("ip", "nsenter", "nft", "tc", "ss", "ssh-keygen", "chroot", *debian.TOOLS)
 _CPUINFO = "etc/lab-cpuinfo"
 
-# The fields of an ELF header that tell whose program it is: class, byte order, machine.
+# The fields of an ELF header that identify a program's platform: class, byte order, machine.
 _ELF_MASK = r"\xff" * 7 + r"\x00" * 9 + r"\xfe\xff\xff\xff"
 
 
@@ -31,25 +31,25 @@ class Kind:
 
     profile: str
     architecture: str
-    """Debian's word."""
+    """Debian's name of the architecture."""
     qemu: str
     """The emulator of programs; QEMU_CPU chooses the processor."""
     cpu: str
     elf: str
-    """Class and machine of its programs, as the kernel's binfmt_misc is told."""
+    """ELF class and machine of its programs, for the kernel's binfmt_misc."""
     wheels: runtimes.Wheels
     packages: tuple[str, ...] = ()
     libraries: Mapping[str, str] | None = None
     """Links that Debian's alternatives would have made."""
     cores: int = 4
     core: str = ""
-    """What /proc/cpuinfo says of each core."""
+    """The entry of /proc/cpuinfo for each core."""
     model: str = ""
     max_khz: int
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return what every program of the board must be started with."""
+        """Return the environment of every program of the board."""
         return {"QEMU_CPU": self.cpu}
 
 
@@ -101,7 +101,7 @@ CPU revision\t: 4
 
 
 def tools(kind: Kind) -> tuple[str, ...]:
-    """Return the programs that a board of this kind takes."""
+    """Return the programs that a board of this kind needs."""
     return (*TOOLS, kind.qemu)
 
 
@@ -145,7 +145,7 @@ def _cpuinfo(kind: Kind, serial: str) -> str:
 
 
 def _sysfs(kind: Kind) -> dict[str, str]:
-    """Return what the board's kernel would say of processors, clocks and temperature."""
+    """Return the board's files of processors, clocks and temperature in /sys."""
     cpu = "sys/devices/system/cpu"
     all_cores = f"0-{kind.cores - 1}\n"
     files = {

@@ -1,7 +1,7 @@
 """A box: processes with their own users, network, name, mounts and process ids, and one cable.
 
-The machine keeps one end of the cable. Nothing of a box outlives its process 1: the kernel takes
-its network, its mounts and every process with it, whatever happened to the lab.
+The machine keeps one end of the cable. Nothing of a box outlives its process 1: the kernel then
+removes its network, its mounts and all of its processes, even if the lab was killed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _IDS = "0 0 65536\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What a box is made of."""
+    """The parts of a box."""
 
     hostname: str
     program: Sequence[str]
     outside: str = ""
-    """Shell script, run as root of the machine in the box's mounts, before it has own users."""
+    """Shell script, run as root of the machine in the box's mounts, before its user namespace exists."""
     inside: str = ""
     """Shell script, run as root of the box."""
 
@@ -45,9 +45,9 @@ class Box:
     spec: Spec
     subnet: Subnet
     log: Path
-    """What its program writes."""
+    """The output of its program."""
     pid: int = 0
-    """Process 1, as the machine counts; 0 while it is off."""
+    """Process 1, as a process id of the machine; 0 while the box is off."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def switch_on(self) -> None:
@@ -56,7 +56,7 @@ class Box:
         self.finish()
 
     def begin(self) -> None:
-        """First half of `switch_on`: several boxes that begin before one is finished are faster."""
+        """First half of `switch_on`; several boxes start faster if all begin before one finishes."""
         self.switch_off()
         spec = self.log.with_name("spec.json")
         spec.write_text(json.dumps(asdict(self.spec)))
@@ -80,7 +80,7 @@ class Box:
             for kind in ("uid_map", "gid_map"):
                 Path(f"/proc/{outer}/{kind}").write_text(_IDS)
             self._plug(outer)
-            self._tell()
+            self._continue()
             self.pid = int(self._expect("pid").split()[1])
             self._expect("ready")
             self.start_program()
@@ -89,18 +89,18 @@ class Box:
             raise
 
     def start_program(self) -> None:
-        """Start the program, once more where it runs already."""
-        self._tell()
+        """Start the program, also if it runs already."""
+        self._continue()
 
     def kill(self) -> None:
-        """Kill every process at once; the cable stays, and nobody is at its other end."""
+        """Kill every process at once; the cable stays, without a peer."""
         pid, self.pid = self.pid, 0
         if pid:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def switch_off(self) -> None:
-        """Kill every process at once and take the cable away; nothing where it is off."""
+        """Kill every process at once and remove the cable; no effect if the box is off."""
         self.kill()
         process, self._process = self._process, None
         if process is None:
@@ -110,7 +110,7 @@ class Box:
             if pipe:
                 pipe.close()
         process.wait(_SECONDS)
-        # The kernel takes the cable away with the box's network, some milliseconds later.
+        # The kernel removes the cable with the box's network, some milliseconds later.
         with suppress(LabError):
             run(["ip", "link", "delete", self.subnet.interface])
 
@@ -121,14 +121,14 @@ class Box:
         return run(["nsenter", f"--target={self._process.pid}", "--net", "--", *argv], stdin)
 
     def processes(self) -> dict[int, str]:
-        """List the processes of the box but its first: the machine's process id to the name."""
+        """List the processes of the box except its first: process id of the machine to name."""
         first = self._alive()
         namespace = Path(f"/proc/{first}/ns/pid").readlink()
         found = {}
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit() or int(folder.name) == first:
                 continue
-            # A process may end while it is looked at.
+            # A process may end while it is read.
             with suppress(OSError):
                 if (folder / "ns" / "pid").readlink() == namespace:
                     found[int(folder.name)] = (folder / "comm").read_text().strip()
@@ -140,9 +140,9 @@ class Box:
         return self.pid
 
     def _plug(self, outer: int) -> None:
-        """Join the machine's network and that of the process `outer` with a cable."""
+        """Connect the machine's network and that of the process `outer` with a cable."""
         here = self.subnet.interface
-        if Path(f"/sys/class/net/{here}").exists():  # of a lab that was killed a moment ago
+        if Path(f"/sys/class/net/{here}").exists():  # left by a lab that was just killed
             with suppress(LabError):
                 run(["ip", "link", "delete", here])
         run(
@@ -155,13 +155,13 @@ class Box:
             f"link set lo up\naddress add {self.subnet.device}/30 dev eth0\nlink set eth0 up\n",
         )
 
-    def _tell(self) -> None:
+    def _continue(self) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(b".")
 
-    def _expect(self, word: str) -> str:
-        """Read the line that starts with this word; raises LabError with the box's last words."""
+    def _expect(self, keyword: str) -> str:
+        """Read the line that starts with this keyword; raises LabError with the end of the box's log."""
         assert self._process is not None
         assert self._process.stdout is not None
         line, deadline = b"", time.monotonic() + _SECONDS
@@ -173,7 +173,7 @@ class Box:
             if not byte:
                 break
             line += byte
-        if not line.startswith(word.encode()):
-            said = self.log.read_text(errors="replace")[-1000:]
-            raise LabError(f"{self.spec.hostname} does not start ({line!r}): {said}")
+        if not line.startswith(keyword.encode()):
+            output = self.log.read_text(errors="replace")[-1000:]
+            raise LabError(f"{self.spec.hostname} does not start ({line!r}): {output}")
         return line.decode()

@@ -1,4 +1,4 @@
-"""The one folder that keeps what was downloaded or built, so that a second lab starts in seconds.
+"""A cache folder of downloads and builds, so that a second lab starts in seconds.
 
 `.cache/lab` in the checkout, or EDGE_LAB_CACHE. What was made of another recipe than the code's is
 not found, nor what was left half made; `make clean` deletes all of it.
@@ -17,16 +17,16 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def folder() -> Path:
-    """Return the folder, made where it is not there."""
+    """Return the folder; create it if it does not exist."""
     path = Path(os.environ.get("EDGE_LAB_CACHE") or _CHECKOUT / ".cache" / "lab").absolute()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def made(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder `name` made by this recipe; `make` fills an empty one where there is none.
+    """Return the folder `name` made by this recipe; `make` fills a new one if there is none.
 
-    Two labs that want the same wait for each other. Raises what `make` raises.
+    Two labs that need the same folder wait for each other. Raises what `make` raises.
     """
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     ready = folder() / f"{name}-{digest}"

@@ -1,10 +1,10 @@
-"""Many faults over many cells: every state of the conversation with every kind of fault, then at random.
+"""Inject many faults into many cells: every fault in every state of a conversation, then at random.
 
     with Campaign(folder, lanes=2) as campaign:
-        battles = campaign.fight(crossed(), random_wounds(seed, 60))
+        results = campaign.run([*crossed(), *islice(at_random(seed), 60)])
 
-A battle is one run of the real command on three x86 hosts, each of which gets one fault; where the
-controller is what is killed, the run is resumed. Afterwards aftermath.py looks at what is left.
+Each run is one call of the real command on three x86 hosts, with one fault per host. If the fault
+kills the controller, the run is resumed. Afterwards aftermath.py inspects devices and results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.records import store
 
 from . import plans
-from .aftermath import Aftermath, Problem, journal, ours
+from .aftermath import Inspection, Problem, journal, ours
 from .controller import Controller, Moment
 from .device import Hosted
 from .lab import Lab
@@ -52,40 +52,40 @@ STATES: dict[str, float] = {
     "fetching": 0.01,
     "bye": 0.0,
 }
-"""What the controller and the agent are doing, and how long that is, seconds."""
+"""States of controller and agent, and how long each one lasts, in seconds."""
 
 CHILD_STATES = ("hello", "infer", "launch bare", "launch memory", "launch timed")
 RECURRING_STATES = ("infer", "launch memory", "launch timed", "answered launch timed", "fetching")
 NO_AGENT_YET = ("connecting", "pushing agent")
-CELLS_OF_A_DEVICE = 10
-HOSTS_OF_A_LANE = 3
+CELLS_PER_DEVICE = 10
+HOSTS_PER_LANE = 3
 MODEL_BYTES = 300_000
 FETCHED_NUMBERS = 4000
-"""Outputs of so many numbers are too large for a line, and come as a file."""
+"""Outputs with this many numbers are too large for a line and are sent as a file."""
 
 DEAD_LINK_SECONDS, NOTICED_SECONDS = 14.0, 10.0
-"""How long a dead link is dead, and how long it may take until that is noticed."""
+"""Duration of a dead link, and the maximum time until the controller notices it."""
 
 _PATIENCE_SECONDS, _HANG_SECONDS = 40.0, 12.0
-_BATTLE_SECONDS = 300.0
-_FINISHED, _PUT_DOWN = (0, 1), (-signal.SIGKILL, 130)
-"""Exit codes of a run that came to its end, and of one that was killed or interrupted."""
+_RUN_SECONDS = 300.0
+_FINISHED, _STOPPED = (0, 1), (-signal.SIGKILL, 130)
+"""Exit codes of a finished run, and of a killed or interrupted one."""
 
 Later = Callable[[float, Callable[[], object]], None]
-"""Does something so many seconds later."""
+"""Calls a function after a number of seconds."""
 
 
 # --- kinds of faults ---------------------------------------------------------------------------
 
 
-def _strike(host: Hosted, mark: str, number: int, seconds: float = 1.0) -> list[int]:
-    """Signal those of our processes whose command has this in it, as soon as there is one."""
+def _signal(host: Hosted, mark: str, number: int, seconds: float = 1.0) -> list[int]:
+    """Send a signal to our processes whose command contains `mark`, as soon as one exists."""
     deadline = time.monotonic() + seconds
     while True:
-        commands = {pid: words.split() for pid, words in ours(host).items()}
-        # Not the shell that is about to become one.
-        running = {pid: words for pid, words in commands.items() if "python" in words[0]}
-        found = [pid for pid, words in running.items() if mark in " ".join(words) + "$"]
+        commands = {pid: command.split() for pid, command in ours(host).items()}
+        # Skip the shell that is about to start Python.
+        running = {pid: argv for pid, argv in commands.items() if "python" in argv[0]}
+        found = [pid for pid, argv in running.items() if mark in " ".join(argv) + "$"]
         if found or time.monotonic() > deadline:
             break
         time.sleep(0.005)
@@ -95,7 +95,7 @@ def _strike(host: Hosted, mark: str, number: int, seconds: float = 1.0) -> list[
 
 
 _AGENT, _CHILD = ".zip$", ".zip "
-"""What their commands have: the zip alone, or a role after it."""
+"""Marks in their commands: the agent ends with the zip, a child has a role after it."""
 
 
 def _reset(host: Hosted, later: Later) -> bool:
@@ -139,7 +139,7 @@ def _sshd_killed(host: Hosted, later: Later) -> bool:
 
 
 def _agent_killed(host: Hosted, later: Later) -> bool:
-    return bool(_strike(host, _AGENT, signal.SIGKILL))
+    return bool(_signal(host, _AGENT, signal.SIGKILL))
 
 
 def _power_cut(host: Hosted, later: Later) -> bool:
@@ -149,7 +149,7 @@ def _power_cut(host: Hosted, later: Later) -> bool:
 
 
 def _disk_full(host: Hosted, later: Later) -> bool:
-    """Put a small disk, soon full, over the work folder, and take it away again."""
+    """Mount a small disk, which is soon full, over the work folder for four seconds."""
     folder = AgentOptions.of(host.entry).workdir
     host.as_root(["mkdir", "-p", "-m", "700", folder])
     host.as_root(["chown", "pi", folder])
@@ -159,16 +159,16 @@ def _disk_full(host: Hosted, later: Later) -> bool:
 
 
 def _child_killed(host: Hosted, later: Later) -> bool:
-    return bool(_strike(host, _CHILD, signal.SIGKILL))
+    return bool(_signal(host, _CHILD, signal.SIGKILL))
 
 
 def _child_hangs(host: Hosted, later: Later) -> bool:
-    return bool(_strike(host, _CHILD, signal.SIGSTOP))
+    return bool(_signal(host, _CHILD, signal.SIGSTOP))
 
 
 def _out_of_memory(host: Hosted, later: Later) -> bool:
-    """Leave the launch next to no memory."""
-    children = _strike(host, _CHILD, signal.SIGCONT)
+    """Leave the launch almost no memory."""
+    children = _signal(host, _CHILD, signal.SIGCONT)
     for pid in children:
         later(5.0, confine(pid, 1))
     return bool(children)
@@ -189,91 +189,91 @@ FAULTS: dict[str, Callable[[Hosted, Later], bool]] = {
     "child hangs": _child_hangs,
     "out of memory": _out_of_memory,
 }
-"""What goes wrong with a device; True where it did."""
+"""Functions that inject a fault into a device; True if they did."""
 
 CHILD_FAULTS = ("child killed", "child hangs", "out of memory")
 CONTROLLER_FAULTS = ("controller killed", "Ctrl-C")
 
 
 @dataclass(slots=True)
-class Wound:
-    """A fault that is to be made: at the n-th time that a state is reached, and what became of it."""
+class PlannedFault:
+    """A fault to inject when a state is reached for the n-th time, and its outcome."""
 
     state: str
     fault: str
     nth: int = 1
     after: float = 0.0
-    struck: float | None = None
-    """When it was made, on time.monotonic(); None where it was not."""
-    noticed: float | None = None
-    """Of a dead link: seconds until the transport said so."""
+    injected_at: float | None = None
+    """Time of the injection on time.monotonic(); None if it was not injected."""
+    notice_seconds: float | None = None
+    """For a dead link: seconds until the transport reported an error."""
     overlooked: bool = False
-    """Of a dead link: it came up again before anybody had noticed."""
+    """For a dead link: it was up again before the controller noticed."""
 
 
 def possible(state: str, fault: str) -> bool:
-    """Tell whether there is something that this fault could hit in this state."""
+    """Whether this fault can happen in this state."""
     if fault in CHILD_FAULTS:
         return state in CHILD_STATES
     return fault != "agent killed" or state not in NO_AGENT_YET
 
 
-def crossed() -> list[Wound]:
+def crossed() -> list[PlannedFault]:
     """List every state with every kind of fault, in the middle of the state."""
     return [
-        Wound(state, fault, after=STATES[state] / 2)
+        PlannedFault(state, fault, after=STATES[state] / 2)
         for fault, state in itertools.product((*FAULTS, *CONTROLLER_FAULTS), STATES)
         if possible(state, fault)
     ]
 
 
-def at_random(seed: int) -> Iterator[Wound]:
-    """Yield wounds without an end."""
+def at_random(seed: int) -> Iterator[PlannedFault]:
+    """Yield random faults without an end."""
     chance = random.Random(seed)
     while True:
         state = chance.choice(list(STATES))
         fault = chance.choice([*FAULTS, *CONTROLLER_FAULTS])
-        # A hanging `hello` is waited for two minutes, as a slow board needs: once is enough.
+        # The controller waits two minutes for a hanging `hello`, as slow boards need: once is enough.
         if possible(state, fault) and (state, fault) != ("hello", "child hangs"):
             after = chance.uniform(0.0, STATES[state])
             nth = chance.choice((1, 2, 3, 5)) if state in RECURRING_STATES else 1
-            yield Wound(state, fault, nth=nth, after=after)
+            yield PlannedFault(state, fault, nth=nth, after=after)
 
 
-# --- one battle --------------------------------------------------------------------------------
+# --- one run -----------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Assault:
-    """Hears the moments of a run and makes the faults."""
+class FaultInjector:
+    """Receives the moments of a run and injects its faults."""
 
     hosts: dict[str, Hosted]
-    wounds: dict[str, Wound]
-    """By device."""
+    planned_faults: dict[str, PlannedFault]
+    """Planned fault by device."""
     moments: list[Moment] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
-    """Faults that could not be made."""
-    down: Callable[[str], None] = lambda _: None
-    """What a fault of the controller does to the run that goes on."""
+    errors: list[str] = field(default_factory=list)
+    """Errors of faults that could not be injected."""
+    stop_controller: Callable[[str], None] = lambda _: None
+    """Called with a fault of the controller; stops the running one."""
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     _timers: list[threading.Timer] = field(default_factory=list)
 
     def __call__(self, moment: Moment) -> None:
-        """Remember it; it may be the one."""
+        """Record the moment; inject the fault if it is planned for it."""
         self.moments.append(moment)
-        wound = self.wounds[moment.device]
-        if moment.name != wound.state:
+        planned = self.planned_faults[moment.device]
+        if moment.name != planned.state:
             return
         self._seen[moment.device, moment.name] += 1
-        if self._seen[moment.device, moment.name] != wound.nth:
+        if self._seen[moment.device, moment.name] != planned.nth:
             return
-        if wound.after:
-            self._later(wound.after, lambda: self._make(moment.device, wound))
+        if planned.after:
+            self._later(planned.after, lambda: self._inject(moment.device, planned))
         else:
-            self._make(moment.device, wound)
+            self._inject(moment.device, planned)
 
     def wait(self) -> None:
-        """Wait until everything that was to come later has been."""
+        """Wait until all delayed calls are done."""
         while self._timers:
             self._timers.pop().join()
 
@@ -282,44 +282,44 @@ class Assault:
             try:
                 action()
             except (LabError, OSError) as error:
-                self.troubles.append(str(error))
+                self.errors.append(str(error))
 
         timer = threading.Timer(seconds, act)
         self._timers.append(timer)
         timer.start()
 
-    def _make(self, device: str, wound: Wound) -> None:
-        if wound.fault in CONTROLLER_FAULTS:
-            wound.struck = time.monotonic()
-            self.down(wound.fault)
-        elif FAULTS[wound.fault](self.hosts[device], self._later):
-            wound.struck = time.monotonic()
+    def _inject(self, device: str, planned: PlannedFault) -> None:
+        if planned.fault in CONTROLLER_FAULTS:
+            planned.injected_at = time.monotonic()
+            self.stop_controller(planned.fault)
+        elif FAULTS[planned.fault](self.hosts[device], self._later):
+            planned.injected_at = time.monotonic()
 
-    def judge_notice(self) -> None:
-        """Say of each dead link how long it took until a verb of the transport failed."""
-        for device, wound in self.wounds.items():
-            if wound.fault != "dead link" or wound.struck is None:
+    def measure_notice(self) -> None:
+        """Set for each dead link how long it took until a verb of the transport failed."""
+        for device, planned in self.planned_faults.items():
+            if planned.fault != "dead link" or planned.injected_at is None:
                 continue
-            since = [m for m in self.moments if m.device == device and m.at > wound.struck]
+            since = [m for m in self.moments if m.device == device and m.at > planned.injected_at]
             lost = [moment.at for moment in since if moment.name == "lost"]
             if lost:
-                wound.noticed = lost[0] - wound.struck
-            late = [m for m in since if m.at > wound.struck + NOTICED_SECONDS]
-            wound.overlooked = bool(late) and not lost
+                planned.notice_seconds = lost[0] - planned.injected_at
+            late = [m for m in since if m.at > planned.injected_at + NOTICED_SECONDS]
+            planned.overlooked = bool(late) and not lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Battle:
-    """What came of one run."""
+class FaultRunResult:
+    """The result of one run with its faults."""
 
-    wounds: Sequence[Wound]
+    planned_faults: Sequence[PlannedFault]
     cells: int
     statuses: Counter[tuple[str, str]]
-    """How many cells ended how, by the fault of their device."""
+    """Number of cells by the fault of their device and their status."""
     reasons: Sequence[str]
-    """Why cells failed, in the product's words."""
+    """The reasons of failed cells, as the product reports them."""
     problems: Sequence[Problem]
-    troubles: Sequence[str]
+    errors: Sequence[str]
     seconds: float
 
 
@@ -327,91 +327,95 @@ def _interrupt(going: Controller, fault: str) -> None:
     if fault == "Ctrl-C":
         going.interrupt()
     else:
-        going.strike()
+        going.send_kill()
 
 
-def fight(folder: Path, hosts: Sequence[Hosted], wounds: Sequence[Wound]) -> Battle:
-    """Run a plan on the hosts, each with its wound; the folder is new."""
+def run_with_faults(
+    folder: Path, hosts: Sequence[Hosted], planned_faults: Sequence[PlannedFault]
+) -> FaultRunResult:
+    """Run a plan on the hosts with one fault per host; the folder must not exist."""
     began = time.monotonic()
-    by_device = dict(zip((host.name for host in hosts), wounds, strict=True))
-    assault = Assault({host.name: host for host in hosts}, by_device)
-    plan, farm = _prepared(folder, hosts, wounds)
-    aftermath = Aftermath(hosts)
+    by_device = dict(zip((host.name for host in hosts), planned_faults, strict=True))
+    injector = FaultInjector({host.name: host for host in hosts}, by_device)
+    plan, farm = _prepare(folder, hosts, planned_faults)
+    inspection = Inspection(hosts)
     runs = folder / "runs"
-    problems = list(_runs(plan, farm, runs, assault))
-    assault.wait()
+    problems = list(_runs(plan, farm, runs, injector))
+    injector.wait()
     for host in hosts:
         host.recover()
-    assault.judge_notice()
+    injector.measure_notice()
     run = _stored(runs)
     if run is None:
         problems.append(Problem("lost", "no run was stored"))
     else:
-        problems += aftermath.problems(run)
-    return Battle(
-        wounds=wounds,
-        cells=CELLS_OF_A_DEVICE * len(hosts),
+        problems += inspection.problems(run)
+    return FaultRunResult(
+        planned_faults=planned_faults,
+        cells=CELLS_PER_DEVICE * len(hosts),
         statuses=_statuses(run, by_device) if run else Counter(),
         reasons=_reasons(run) if run else (),
         problems=problems,
-        troubles=assault.troubles,
+        errors=injector.errors,
         seconds=time.monotonic() - began,
     )
 
 
-def _prepared(folder: Path, hosts: Sequence[Hosted], wounds: Sequence[Wound]) -> tuple[Path, Path]:
-    """Write the plan and the farm; take from the hosts what they must be sent for the wounds."""
+def _prepare(
+    folder: Path, hosts: Sequence[Hosted], planned_faults: Sequence[PlannedFault]
+) -> tuple[Path, Path]:
+    """Write the plan and the farm; remove files from the hosts that must be sent again for the faults."""
     folder.mkdir()
-    for host, wound in zip(hosts, wounds, strict=True):
-        if wound.state == "pushing agent":
+    for host, planned in zip(hosts, planned_faults, strict=True):
+        if planned.state == "pushing agent":
             host.as_root(["rm", "-rf", f"{AgentOptions.of(host.entry).workdir}/agents"])
     file = plans.model(folder / "model.tflite", MODEL_BYTES)
-    if any(wound.state == "fetching" for wound in wounds):
+    if any(planned.state == "fetching" for planned in planned_faults):
         plans.wide(file, FETCHED_NUMBERS)
-    models = {f"m{number}": file for number in range(CELLS_OF_A_DEVICE)}
+    models = {f"m{number}": file for number in range(CELLS_PER_DEVICE)}
     return plans.plan(folder, hosts, models, patience_seconds=_PATIENCE_SECONDS)
 
 
-def _runs(plan: Path, farm: Path, runs: Path, assault: Assault) -> Iterator[Problem]:
-    """Run the plan; a controller that is killed or interrupted is followed by one that resumes."""
-    for _ in range(len(assault.hosts) + 1):
+def _runs(plan: Path, farm: Path, runs: Path, injector: FaultInjector) -> Iterator[Problem]:
+    """Run the plan, and resume it after each kill or interrupt of the controller."""
+    for _ in range(len(injector.hosts) + 1):
         run = _stored(runs)
-        words = ["--resume", run.name] if run else []
-        controller = Controller(plan, farm, runs, assault, words, hang_seconds=_HANG_SECONDS)
+        arguments = ["--resume", run.name] if run else []
+        controller = Controller(plan, farm, runs, injector, arguments, hang_seconds=_HANG_SECONDS)
         with controller as going:
-            assault.down = functools.partial(_interrupt, going)
+            injector.stop_controller = functools.partial(_interrupt, going)
             try:
-                code = going.wait(_BATTLE_SECONDS)
+                code = going.wait(_RUN_SECONDS)
             except subprocess.TimeoutExpired:
-                yield Problem("lost", f"no end within {_BATTLE_SECONDS:.0f} s")
+                yield Problem("lost", f"no end within {_RUN_SECONDS:.0f} s")
                 return
         if code in _FINISHED:
             return
-        if code not in _PUT_DOWN:
-            yield Problem("lost", f"the run ends with {code}: {going.said[-2000:]}")
+        if code not in _STOPPED:
+            yield Problem("lost", f"the run ends with {code}: {going.stderr[-2000:]}")
             return
-    yield Problem("lost", "the run was put down more often than anybody did so")
+    yield Problem("lost", "the run was stopped more often than planned")
 
 
 def _stored(runs: Path) -> Path | None:
-    """Return the folder of the run, once there is one."""
+    """Return the folder of the run; None if it does not exist yet."""
     record = next(runs.glob("*/run.json"), None)
     return record.parent if record else None
 
 
 def _reasons(run: Path) -> list[str]:
-    """List why cells failed, each reason once."""
+    """List the reasons of failed cells, each reason once."""
     failures = [line["failure"] for line in journal(run / "outcomes.jsonl") if line["failure"]]
     return sorted({f"{one['kind']}: {one['reason']}" for one in failures})
 
 
-def _statuses(run: Path, wounds: dict[str, Wound]) -> Counter[tuple[str, str]]:
-    """Count how the cells ended, by the journal."""
+def _statuses(run: Path, planned_faults: dict[str, PlannedFault]) -> Counter[tuple[str, str]]:
+    """Count the cells in the journal by fault and status."""
     device_of = {cell.id: cell.device for cell in store.open_folder(run).record.cells}
     found: Counter[tuple[str, str]] = Counter()
     for line in journal(run / "outcomes.jsonl"):
-        wound = wounds[device_of[line["cell"]]]
-        fault = wound.fault if wound.struck is not None else "none"
+        planned = planned_faults[device_of[line["cell"]]]
+        fault = planned.fault if planned.injected_at is not None else "none"
         found[fault, line["failure"]["kind"] if line["failure"] else "ok"] += 1
     return found
 
@@ -421,11 +425,11 @@ def _statuses(run: Path, wounds: dict[str, Wound]) -> Counter[tuple[str, str]]:
 
 @dataclass(slots=True)
 class Campaign:
-    """Lanes of three hosts each, in which battles are fought at the same time."""
+    """Runs with faults, in parallel on several lanes of three hosts."""
 
     folder: Path
     lanes: int
-    tell: Callable[[str], None] = lambda _: None
+    report: Callable[[str], None] = lambda _: None
     _lab: Lab = field(init=False)
     _hosts: list[list[Hosted]] = field(default_factory=list)
 
@@ -434,7 +438,7 @@ class Campaign:
         self._lab = Lab(self.folder / "lab").__enter__()
         try:
             for lane in range(self.lanes):
-                names = [f"host-{lane}-{number}" for number in range(HOSTS_OF_A_LANE)]
+                names = [f"host-{lane}-{number}" for number in range(HOSTS_PER_LANE)]
                 self._hosts.append(self._lab.x86_hosts(names))
         except BaseException as error:
             self._lab.__exit__(type(error), error, error.__traceback__)
@@ -447,64 +451,63 @@ class Campaign:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End them."""
+        """End the hosts."""
         self._lab.__exit__(kind, error, trace)
 
-    def fight(self, wounds: Iterable[Wound]) -> list[Battle]:
-        """Make all of these faults, a battle for every three."""
-        waiting: queue.SimpleQueue[tuple[int, list[Wound]]] = queue.SimpleQueue()
-        for number, three in enumerate(_dealt(list(wounds))):
-            waiting.put((number, three))
-        battles: list[Battle] = []
+    def run(self, planned_faults: Iterable[PlannedFault]) -> list[FaultRunResult]:
+        """Inject all of these faults, three per run."""
+        pending: queue.SimpleQueue[tuple[int, list[PlannedFault]]] = queue.SimpleQueue()
+        for number, group in enumerate(_groups(list(planned_faults))):
+            pending.put((number, group))
+        results: list[FaultRunResult] = []
         threads = [
-            threading.Thread(target=self._lane, args=(hosts, waiting, battles), daemon=True)
+            threading.Thread(target=self._lane, args=(hosts, pending, results), daemon=True)
             for hosts in self._hosts
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return battles
+        return results
 
     def _lane(
         self,
         hosts: Sequence[Hosted],
-        waiting: queue.SimpleQueue[tuple[int, list[Wound]]],
-        battles: list[Battle],
+        pending: queue.SimpleQueue[tuple[int, list[PlannedFault]]],
+        results: list[FaultRunResult],
     ) -> None:
         with suppress(queue.Empty):
             while True:
-                number, wounds = waiting.get_nowait()
-                battle = fight(self.folder / f"battle-{number}", hosts, wounds)
-                battles.append(battle)
-                self.tell(_line(number, battle))
+                number, planned_faults = pending.get_nowait()
+                result = run_with_faults(self.folder / f"run-{number}", hosts, planned_faults)
+                results.append(result)
+                self.report(_summary(number, result))
 
 
-def _dealt(wounds: list[Wound]) -> Iterator[list[Wound]]:
-    """Deal the wounds out by threes: of the same kind of model, and one of the controller's at most."""
-    harmless = Wound("never", "none")
+def _groups(planned_faults: list[PlannedFault]) -> Iterator[list[PlannedFault]]:
+    """Group the faults by three, with one kind of model and at most one fault of the controller."""
+    no_fault = PlannedFault("never", "none")
     for fetching in (False, True):
-        share = [wound for wound in wounds if (wound.state == "fetching") is fetching]
-        killers = [wound for wound in share if wound.fault in CONTROLLER_FAULTS]
-        others = [wound for wound in share if wound.fault not in CONTROLLER_FAULTS]
-        while killers or others:
-            three = [killers.pop()] if killers else []
-            while others and len(three) < HOSTS_OF_A_LANE:
-                three.append(others.pop(0))
-            three += [harmless] * (HOSTS_OF_A_LANE - len(three))
-            yield three
+        share = [planned for planned in planned_faults if (planned.state == "fetching") is fetching]
+        on_controller = [planned for planned in share if planned.fault in CONTROLLER_FAULTS]
+        others = [planned for planned in share if planned.fault not in CONTROLLER_FAULTS]
+        while on_controller or others:
+            group = [on_controller.pop()] if on_controller else []
+            while others and len(group) < HOSTS_PER_LANE:
+                group.append(others.pop(0))
+            group += [no_fault] * (HOSTS_PER_LANE - len(group))
+            yield group
 
 
-def _line(number: int, battle: Battle) -> str:
-    wounds = ", ".join(
-        f"{w.fault} while {w.state}{'' if w.struck else ' (not made)'}" for w in battle.wounds
+def _summary(number: int, result: FaultRunResult) -> str:
+    planned_faults = ", ".join(
+        f"{one.fault} while {one.state}{'' if one.injected_at else ' (not injected)'}"
+        for one in result.planned_faults
     )
     ended = ", ".join(
-        f"{count} {fault}: {kind}" for (fault, kind), count in battle.statuses.items()
+        f"{count} {fault}: {kind}" for (fault, kind), count in result.statuses.items()
     )
-    reasons = "".join(f"\n  {text}" for text in battle.reasons)
-    troubles = "".join(f"\n  trouble: {text}" for text in battle.troubles)
-    problems = "".join(f"\n  {problem.kind}: {problem.what}" for problem in battle.problems)
-    return (
-        f"battle {number}, {battle.seconds:.0f} s: {wounds}; {ended}{reasons}{troubles}{problems}"
-    )
+    reasons = "".join(f"\n  {text}" for text in result.reasons)
+    errors = "".join(f"\n  not injected: {text}" for text in result.errors)
+    problems = "".join(f"\n  {problem.kind}: {problem.what}" for problem in result.problems)
+    return f"run {number}, {result.seconds:.0f} s: {planned_faults}; {ended}{reasons}{errors}{problems}"

@@ -1,10 +1,10 @@
-"""The real `edge-harness run` as a process of its own, and what its devices see of it.
+"""Run the real `edge-harness run` in a separate process and observe its traffic with devices.
 
-    with Controller(plan, farm, results, hear=moments.append) as run:
+    with Controller(plan, farm, results, on_moment=moments.append) as run:
         run.wait(60.0)
 
-`hear` is told of every moment (tapped.py lists them) in a thread of that device, and the run waits
-for its return: what it does to the device happens just then.
+`on_moment` is called for every moment (tapped.py lists them) in a thread per connection. The run waits
+until it returns, so a fault that it injects happens exactly at that moment.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ _END_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something passes between the controller and a device."""
+    """One step of the traffic between the controller and a device."""
 
     device: str
     name: str
     what: str
     at: float
-    """On time.monotonic()."""
+    """Time on time.monotonic()."""
 
 
 @dataclass(slots=True)
 class Controller:
-    """One run of the command, or its resumption."""
+    """A process of the command: a run, or its resumption."""
 
     plan: Path
     farm: Path
     results: Path
-    hear: Callable[[Moment], None] = lambda _: None
+    on_moment: Callable[[Moment], None] = lambda _: None
     arguments: Sequence[str] = ()
     hang_seconds: float | None = None
-    """How long a launch may hang, instead of the minutes that a slow board is given."""
-    said: str = field(default="", init=False)
-    """What it wrote to stderr; known when it has ended."""
+    """Maximum time of a launch that hangs; None keeps the minutes that a slow board gets."""
+    stderr: str = field(default="", init=False)
+    """Its stderr; set after it has ended."""
     rows: Sequence[Mapping[str, Any]] = field(default=(), init=False)
-    """What it printed; known when it has ended by itself."""
+    """The rows that it printed; set after it has ended by itself."""
     _process: subprocess.Popen[bytes] = field(init=False, repr=False)
-    _ear: socket.socket = field(init=False, repr=False)
+    _socket: socket.socket = field(init=False, repr=False)
     _folder: tempfile.TemporaryDirectory[str] = field(init=False, repr=False)
 
     def __enter__(self) -> Self:
-        """Start it."""
-        self._folder = tempfile.TemporaryDirectory(prefix="edge-lab-ear-")
-        path = Path(self._folder.name) / "ear"
-        self._ear = socket.socket(socket.AF_UNIX)
-        self._ear.bind(str(path))
-        self._ear.listen(32)
+        """Start the command."""
+        self._folder = tempfile.TemporaryDirectory(prefix="edge-lab-tap-")
+        path = Path(self._folder.name) / "tap"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen(32)
         threading.Thread(target=self._listen, daemon=True).start()
         argv = [sys.executable, str(_TAPPED), str(path), "run", str(self.plan)]
         argv += ["--farm", str(self.farm), "--results", str(self.results), "--json"]
@@ -88,39 +88,39 @@ class Controller:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End it, however far it is."""
+        """Kill the command if it still runs."""
         self.kill()
-        self._ear.close()
+        self._socket.close()
         self._folder.cleanup()
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end; returns the exit code, raises TimeoutExpired."""
+        """Wait until the command ends; returns the exit code, raises TimeoutExpired."""
         code = self._process.wait(seconds)
-        self.said = self._file("log").read_text(errors="replace")
+        self.stderr = self._file("log").read_text(errors="replace")
         printed = self._file("rows").read_bytes()
         self.rows = json.loads(printed)["rows"] if printed else ()
         return code
 
     def reach(self, moment: threading.Event, seconds: float) -> None:
-        """Wait for a moment that `hear` sets; raises LabError where it ends before or is late."""
+        """Wait for a moment that `on_moment` sets; raises LabError if the command ends before or the time is over."""
         deadline = time.monotonic() + seconds
         while not moment.wait(0.1):
             ended = self._process.poll()
             if ended is not None or time.monotonic() > deadline:
                 self.kill()
-                raise LabError(f"never reached (exit code {ended}): {self.said[-3000:]}")
+                raise LabError(f"never reached (exit code {ended}): {self.stderr[-3000:]}")
 
     def kill(self) -> None:
-        """Kill it (SIGKILL), as the machine's out-of-memory killer would."""
+        """Kill the command (SIGKILL), like the out-of-memory killer, and wait."""
         self._process.kill()
         self.wait(_END_SECONDS)
 
-    def strike(self) -> None:
-        """Kill it and do not wait; for whoever hears a moment of it."""
+    def send_kill(self) -> None:
+        """Send SIGKILL without waiting; for use inside of `on_moment`."""
         self._process.kill()
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Send SIGINT, like Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def _file(self, name: str) -> Path:
@@ -129,19 +129,21 @@ class Controller:
     def _listen(self) -> None:
         while True:
             try:
-                there, _ = self._ear.accept()
-            except OSError:  # closed: nobody listens any more
+                connection, _ = self._socket.accept()
+            except OSError:  # closed by __exit__
                 return
-            threading.Thread(target=self._hear, args=(there,), daemon=True).start()
+            threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
 
-    def _hear(self, there: socket.socket) -> None:
-        with there, there.makefile("rb") as lines:
-            told = json.loads(lines.readline() or b"null")
+    def _receive(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines:
+            message = json.loads(lines.readline() or b"null")
             try:
-                if told is not None:
+                if message is not None:
                     at = time.monotonic()
-                    self.hear(Moment(told["device"], told["moment"], told["what"], at))
+                    self.on_moment(
+                        Moment(message["device"], message["moment"], message["what"], at)
+                    )
             finally:
-                # It may have been killed meanwhile.
+                # The command may have been killed meanwhile.
                 with suppress(OSError):
-                    there.sendall(b".")
+                    connection.sendall(b".")

@@ -1,4 +1,4 @@
-"""Trees of Debian's packages for another architecture: extracted, no program of theirs is run."""
+"""Trees of Debian's packages for another architecture: extracted only, without running their programs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _UNREAD = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/i18n
 
 
 def tree(architecture: str, *more: str) -> Path:
-    """Return a tree of `architecture` (Debian's word) with these packages too; made once.
+    """Return a tree of `architecture` (Debian's name) with these packages too; made once.
 
-    Raises LabError where it cannot be made.
+    Raises LabError if it cannot be made.
     """
     packages = ",".join(sorted({*_PACKAGES, *more}))
     recipe = f"{SUITE} {architecture} {packages} {MIRROR} 1"
@@ -46,7 +46,7 @@ def _extract(folder: Path, architecture: str, packages: str) -> None:
     )
     for unread in _UNREAD:
         shutil.rmtree(folder / unread, ignore_errors=True)
-    # What the packages' scripts would have done.
+    # The work of the packages' scripts.
     for name in ("passwd", "group"):
         master = folder / "usr" / "share" / "base-passwd" / f"{name}.master"
         shutil.copyfile(master, folder / "etc" / name)

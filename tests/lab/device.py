@@ -1,4 +1,4 @@
-"""A device of the lab: its entry of the farm, its power switch, and what can go wrong with it."""
+"""A device of the lab: its entry of the farm, its power switch, and its faults."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .tools import LabError, run
 
 @dataclass(slots=True)
 class LabDevice(ABC):
-    """A device that is up, or was until its power was cut."""
+    """A device that runs, or ran until its power was cut."""
 
     entry: Device
-    """What farm.toml says of it."""
+    """Its entry of farm.toml."""
     box: Box
     cable: Cable
     boot_seconds: float
-    """How long it may take until its sshd answers."""
+    """Maximum time until its sshd answers."""
     before_boot: Callable[[], None]
 
     @property
@@ -60,7 +60,7 @@ class LabDevice(ABC):
             raise
 
     def power_cut(self) -> None:
-        """Pull its plug: every process ends at once, and the network says nothing of it.
+        """Pull its plug: every process ends at once, and the network reports nothing.
 
         Its disk keeps what was written to it; `power_on` boots from that.
         """
@@ -78,8 +78,8 @@ class LabDevice(ABC):
         try:
             ssh_server.wait_for(self.box.subnet.device, self.boot_seconds)
         except LabError as error:
-            said = self.box.log.read_text(errors="replace")[-3000:]
-            raise LabError(f"{self.name}: {error}; its log ends with: {said}") from error
+            output = self.box.log.read_text(errors="replace")[-3000:]
+            raise LabError(f"{self.name}: {error}; its log ends with: {output}") from error
 
     def recover(self) -> None:
         """Make it healthy again: powered, no fault of the network, its sshd running."""
@@ -112,11 +112,11 @@ class LabDevice(ABC):
         self.cable.loss(percent)
 
     def rate(self, mbit: float) -> None:
-        """Let through at most so many Mbit/s, each way."""
+        """Limit the rate to this many Mbit/s, each way."""
         self.cable.rate(mbit)
 
     def delay(self, milliseconds: float) -> None:
-        """Let each packet arrive this much later, each way."""
+        """Delay each packet by this time, each way."""
         self.cable.delay(milliseconds)
 
     def reset(self) -> int:
@@ -124,7 +124,7 @@ class LabDevice(ABC):
         return self.cable.reset()
 
     def heal(self) -> None:
-        """Take every fault of the network away."""
+        """Remove every fault of the network."""
         self.cable.heal()
 
     # --- processes -----------------------------------------------------------------------------
@@ -135,11 +135,11 @@ class LabDevice(ABC):
 
     @abstractmethod
     def commands(self) -> dict[int, str]:
-        """List its processes: process id, as `processes` counts, to the words of its command."""
+        """List its processes: process id, as `processes` counts, to its command line."""
 
     @abstractmethod
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process of `commands`; nothing where it is gone."""
+        """Send a signal to a process of `commands`; no effect if it has ended."""
 
     @abstractmethod
     def kill(self, name: str) -> int:
@@ -151,7 +151,7 @@ class LabDevice(ABC):
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, bytes]:
-        """Read every file under a folder, by its name from there; nothing where there is none."""
+        """Read every file under a folder, by its path in it; empty if there is no folder."""
 
     @abstractmethod
     def of_user(self) -> set[str]:
@@ -159,7 +159,7 @@ class LabDevice(ABC):
 
     @abstractmethod
     def sshd_start(self) -> None:
-        """Have the SSH server again."""
+        """Start the SSH server again."""
 
     def sshd_kill(self) -> None:
         """Kill the SSH server and every connection of it."""
@@ -171,7 +171,7 @@ class LabDevice(ABC):
         return run([*self.ssh_command(user), shlex.join(argv)])
 
     def ssh_command(self, user: str = ssh_server.USER) -> list[str]:
-        """Return the `ssh` call that logs in without reading any configuration of the user."""
+        """Return the `ssh` call that logs in without the user's configuration."""
         options = [
             "-F/dev/null",
             f"-i{SshOptions.of(self.entry).identity}",
@@ -184,17 +184,17 @@ class LabDevice(ABC):
 
 @dataclass(slots=True)
 class Hosted(LabDevice):
-    """A device whose processes are the machine's: a root, namespaces and a layer of its own."""
+    """A device whose processes run on the machine, with its own root, namespaces and layer."""
 
     root: Path
-    """Where its root is mounted, in its own mounts."""
+    """Mount point of its root, in its own mounts."""
 
     def processes(self) -> dict[int, str]:
         """List its processes: the machine's process id to the name."""
         return self.box.processes()
 
     def kill(self, name: str) -> int:
-        """Kill every process of this name (SIGKILL), and see them gone."""
+        """Kill every process of this name (SIGKILL), and wait until they have ended."""
         victims = [pid for pid, called in self.processes().items() if called == name]
         for pid in victims:
             with suppress(ProcessLookupError):
@@ -205,21 +205,21 @@ class Hosted(LabDevice):
         return len(victims)
 
     def commands(self) -> dict[int, str]:
-        """List its processes: the machine's process id to the words of its command."""
+        """List its processes: the machine's process id to its command line."""
         found = {}
         for pid in self.processes():
             with suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found[pid] = words.replace(b"\0", b" ").decode(errors="replace")
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found[pid] = command.replace(b"\0", b" ").decode(errors="replace")
         return found
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process of `commands`; nothing where it is gone."""
+        """Send a signal to a process of `commands`; no effect if it has ended."""
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """Read every file under a folder, by its name from there; nothing where there is none."""
+        """Read every file under a folder, by its path in it; empty if there is no folder."""
         top = self.path(folder)
         return {str(path.relative_to(top)): path.read_bytes() for path in _files(top)}
 
@@ -240,17 +240,17 @@ class Hosted(LabDevice):
         return run([*enter, *argv])
 
     def sshd_start(self) -> None:
-        """Start the SSH server again; nothing does it by itself."""
+        """Start the SSH server again; it does not restart by itself."""
         self.box.start_program()
         self.wait_for_ssh()
 
     def path(self, name: str) -> Path:
-        """Return where the machine sees a file of the running device, by its absolute name."""
+        """Return the machine's path of a file of the running device, given its absolute name."""
         return Path(f"/proc/{self.box.pid}/root{self.root}{name}")
 
 
 def _files(top: Path) -> Iterator[Path]:
-    """Yield the plain files under a folder, of a device that goes on meanwhile."""
+    """Yield the plain files under a folder while the device runs."""
     for folder, _, names in os.walk(top):
         for name in names:
             path = Path(folder, name)

@@ -1,4 +1,4 @@
-"""What goes wrong on a device's cable: down, loss, rate, delay, connections cut."""
+"""Faults of a device's cable: down, loss, rate, delay, cut connections."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _QUEUE = "400ms"
 
 @dataclass(slots=True)
 class Cable:
-    """The cable between the machine and a box, with its faults; `heal` takes them all away."""
+    """The cable between the machine and a box, with its faults; `heal` removes them all."""
 
     box: Box
     faulty: bool = False
-    """A fault was made and not healed."""
+    """Whether a fault is present."""
     _relay: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def down(self) -> None:
@@ -47,14 +47,14 @@ class Cable:
         )
 
     def rate(self, mbit: float) -> None:
-        """Let through at most so many Mbit/s, each way."""
+        """Limit the rate to this many Mbit/s, each way."""
         self.faulty = True
         shape = f"root tbf rate {round(mbit * 1000)}kbit burst {_BURST} latency {_QUEUE}".split()
         run(["tc", "qdisc", "replace", "dev", self.box.subnet.interface, *shape])
         self.box.in_network(["tc", "qdisc", "replace", "dev", "eth0", *shape])
 
     def delay(self, milliseconds: float) -> None:
-        """Let each packet arrive this much later, each way; open connections stay."""
+        """Delay each packet by this time, each way; open connections stay."""
         self.faulty = True
         self._end_relay()
         subnet = self.box.subnet
@@ -80,7 +80,7 @@ class Cable:
         return len(killed.splitlines())
 
     def heal(self) -> None:
-        """Take every fault away."""
+        """Remove every fault."""
         self._end_relay()
         self.up()
         for argv in (
@@ -94,7 +94,7 @@ class Cable:
         self.faulty = False
 
     def cut(self) -> None:
-        """Let go of what runs beside the box; the cable itself goes with the box."""
+        """End the relay beside the box; the cable itself ends with the box."""
         self._end_relay()
         self.faulty = False
 
@@ -103,7 +103,7 @@ class Cable:
         return f"{self.box.subnet.interface}late"
 
     def _set(self, state: str) -> None:
-        """Switch the device's end on or off; what is late takes the other way there."""
+        """Switch the device's end on or off; with a delay, packets use the relay instead."""
         self.box.in_network(["ip", "link", "set", "eth0", state])
         if not self._relay:
             return
@@ -119,7 +119,7 @@ class Cable:
             return
         assert relay.stdin is not None
         assert relay.stdout is not None
-        # Its interfaces and the routes over them go with it.
+        # Its interfaces and their routes end with it.
         relay.stdin.close()
         relay.wait(10.0)
         relay.stdout.close()

@@ -1,4 +1,4 @@
-"""Devices of the lab for tests: each kind is started once a session and mended after each test."""
+"""Devices of the lab for tests: each kind is started once per session and recovered after each test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ X86_NAMES = ("x86-1", "x86-2", "x86-3")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked `lab` out unless -m asks for them."""
+    """Skip tests marked `lab` unless -m selects them."""
     if "lab" in config.option.markexpr.split():
         return
     left_out = [item for item in items if item.get_closest_marker("lab")]
@@ -69,7 +69,7 @@ def arm64_board(_arm64_board: Hosted) -> Iterator[Hosted]:
 
 @pytest.fixture
 def fresh_arm64_board(lab: Lab) -> Iterator[Hosted]:
-    """An aarch64 board as it comes: no TFLite runtime, nothing of ours, for one test."""
+    """A new aarch64 board for one test: no TFLite runtime, none of our files."""
     board = _board(lab, "fresh-pi4", arm.PI_4, runtime=False)
     yield board
     lab.remove(board)

@@ -1,4 +1,4 @@
-"""What makes a device somebody: its name and id, and the user who logs in, with a clean home."""
+"""The identity of a device: its name and id, and the login user with an empty home."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OPAQUE = "trusted.overlay.opaque"
 
 
 def set_up(layer: Path, tree: Path, hostname: str) -> None:
-    """Write name, accounts and home into a layer that will lie over `tree`."""
+    """Write name, accounts and home into a layer that will be mounted over `tree`."""
     etc = layer / "etc"
     etc.mkdir(parents=True, exist_ok=True)
     (etc / "hostname").write_text(f"{hostname}\n")
@@ -31,7 +31,7 @@ def set_up(layer: Path, tree: Path, hostname: str) -> None:
 
 
 def empty(folder: Path) -> Path:
-    """Make a folder of a layer that hides what the tree below has there."""
+    """Make a folder of a layer that hides the same folder of the tree below."""
     folder.mkdir(parents=True)
     os.setxattr(folder, _OPAQUE, b"y")
     return folder

@@ -1,9 +1,10 @@
 """Process 1 of a device, in namespaces of its own. Run as `python -I -S init.py SPEC` by box.py.
 
 SPEC is a JSON file: `hostname`, `program` (argv), `outside` and `inside` (shell scripts, run as root of
-the machine before, and as root of the device after the namespaces are made). On stdout comes `unshared`, then, after a byte on stdin, `pid N` and `ready`. Each further byte on
-stdin starts the program once more; the end of stdin ends the device, so that it never outlives
-whoever made it. Where process 1 is killed, the one outside stays and keeps the dead network.
+the machine before, and as root of the device after the namespaces are made). It prints
+`unshared`, then, after a byte on stdin, `pid N` and `ready`. Each further byte on stdin starts the
+program again. The end of stdin ends the device, so that it never outlives its creator. If process 1
+is killed, the process outside stays and keeps the dead network.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _unshare(namespaces: int) -> None:
         raise OSError(code, "unshare: " + os.strerror(code))
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     os.write(1, line.encode() + b"\n")
 
 
@@ -37,7 +38,7 @@ def _shell(script: str) -> None:
 
 
 def _supervise(program: list[str]) -> None:
-    """Start the program when told, bury every process that dies, end with stdin."""
+    """Start the program on each byte of stdin, reap ended processes, end with stdin."""
     wake, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
@@ -50,10 +51,10 @@ def _supervise(program: list[str]) -> None:
             subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
         if wake in ready:
             os.read(wake, 4096)
-        _bury()
+        _reap()
 
 
-def _bury() -> None:
+def _reap() -> None:
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -62,26 +63,26 @@ def _bury() -> None:
 
 
 def main(spec: dict[str, object]) -> int:
-    """Make the namespaces and be their process 1; returns the exit code of the process outside."""
+    """Make the namespaces and run as their process 1; returns the exit code of the process outside."""
     program = spec["program"]
     assert isinstance(program, list)
     _unshare(_NEW_MOUNTS)
     _shell(f"mount --make-rprivate /\n{spec['outside']}")
-    # The mounts above could not be made by the root of a new user namespace.
+    # The root of a new user namespace could not make the mounts above.
     _unshare(_NEW_USER | _NEW_MOUNTS | _NEW_NETWORK | _NEW_UTS | _NEW_IPC | _NEW_PIDS)
-    _say("unshared")
+    _print_line("unshared")
     if not os.read(0, 1):
         return 1
     pid = os.fork()
     if pid:
-        _say(f"pid {pid}")
+        _print_line(f"pid {pid}")
         ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         while ended < 0 and os.read(0, 1):
             pass
         return ended
     socket.sethostname(str(spec["hostname"]))
     _shell(str(spec["inside"]))
-    _say("ready")
+    _print_line("ready")
     _supervise(program)
     return 0
 

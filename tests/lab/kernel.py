@@ -1,7 +1,7 @@
 """Debian's kernel for virtual machines, and a first root that mounts the real one.
 
-The first root is ours because Debian's is made by programs that would have to run emulated: a
-static busybox, the modules that reach the disks and the network, and a script of a few lines.
+Debian makes its first root with programs that would have to run emulated. So this module makes its
+own: a static busybox, the modules for disks and network, and a script of a few lines.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _make(folder: Path) -> None:
 
 
 def _download(folder: Path) -> list[Path]:
-    """Fetch the kernel and busybox with an apt of their own; the machine's is not touched."""
+    """Fetch the kernel and busybox with a separate apt; the machine's own stays unchanged."""
     for name in ("lists/partial", "archives/partial", "debs"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
@@ -88,7 +88,7 @@ def _download(folder: Path) -> list[Path]:
     shown = run(["apt-cache", *options, "show", _PACKAGE])
     image = re.search(r"^Depends: (\S+)", shown, re.MULTILINE)
     if image is None:
-        raise LabError(f"{_PACKAGE} does not say which kernel it is")
+        raise LabError(f"{_PACKAGE} does not name its kernel")
     download = ["apt-get", *options, "-qq", "download", image[1], "busybox-static"]
     run(["sh", "-c", 'cd "$0" && exec "$@"', str(folder / "debs"), *download])
     return sorted((folder / "debs").glob("*.deb"))

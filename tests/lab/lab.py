@@ -1,4 +1,4 @@
-"""The lab itself: makes devices, knows how to log in to them, ends them all."""
+"""The lab: make devices, log in to them, and end them all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Lab:
     """Devices that end with the block, also after an error or Ctrl-C."""
 
     folder: Path
-    """Made, with keys and the devices' layers; deleted in the end."""
+    """Created with keys and the devices' layers; deleted at the end."""
     devices: list[LabDevice] = field(default_factory=list)
     _key: Path = field(init=False)
 
@@ -47,7 +47,7 @@ class Lab:
         shutil.rmtree(self.folder)
 
     def remove(self, device: LabDevice) -> None:
-        """End a device and delete what it has written."""
+        """End a device and delete its files."""
         self.devices.remove(device)
         device.switch_off()
         device.box.subnet.give_back()
@@ -123,7 +123,7 @@ class Lab:
         tags: tuple[str, ...] = (),
         boot_seconds: float = _X86_BOOT_SECONDS,
     ) -> Hosted:
-        """Make a device of a root; it is off."""
+        """Make a device from a root; it is off."""
         spec = rooted.spec(name, outside=outside, inside=inside)
         host_key = ssh_server.set_up(rooted.layer, self._public_key, environment)
         subnet = subnets.take()
@@ -160,7 +160,7 @@ class Lab:
         python: str,
         tags: tuple[str, ...],
     ) -> Device:
-        # One for each device: an address goes to another one when its device is removed.
+        # One file per device: an address is reused after its device is removed.
         known_hosts = self.folder / name / "known_hosts"
         known_hosts.write_text(f"{address} {host_key}\n")
         return Device(

@@ -1,7 +1,7 @@
-"""A whole machine: its own kernel that boots, its own disk that survives, a plug to be pulled.
+"""A whole machine: its own kernel that boots, its own disk that survives a power cut.
 
-qemu runs in a box, so the cable and its faults are those of every device; the machine's port 22 is
-the box's.
+qemu runs in a box, so it has the same cable and faults as every device; the machine's port 22 is
+that of the box.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _INITTAB = """\
 
 @dataclass(frozen=True, slots=True)
 class Disks:
-    """The disks of a machine: a tree that is shared, and what it writes."""
+    """The disks of a machine: a shared tree, and a disk for its own writes."""
 
     folder: Path
     layer: Path
-    """What the machine has from the start, over the tree."""
+    """The machine's initial files, over the tree."""
 
     @property
     def own(self) -> Path:
@@ -133,7 +133,7 @@ def _shared_tree() -> Path:
 
 @dataclass(slots=True)
 class Machine(LabDevice):
-    """A device with a kernel of its own; what is asked of its processes goes over its sshd."""
+    """A device with its own kernel; its processes are listed over its sshd."""
 
     def processes(self) -> dict[int, str]:
         """List its processes: its own process id to the name."""
@@ -141,17 +141,17 @@ class Machine(LabDevice):
         return {int(pid): name for pid, name in (line.split(None, 1) for line in lines)}
 
     def commands(self) -> dict[int, str]:
-        """List its processes: its own process id to the words of its command."""
+        """List its processes: its own process id to its command line."""
         lines = self.as_root(["ps", "-e", "-o", "pid=,args="]).splitlines()
-        return {int(pid): words for pid, words in (line.split(None, 1) for line in lines)}
+        return {int(pid): command for pid, command in (line.split(None, 1) for line in lines)}
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process of `commands`; nothing where it is gone."""
+        """Send a signal to a process of `commands`; no effect if it has ended."""
         with suppress(LabError):
             self.as_root(["kill", f"-{int(number)}", str(pid)])
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """Read every file under a folder, by its name from there; nothing where there is none."""
+        """Read every file under a folder, by its path in it; empty if there is no folder."""
         argv = [*self.ssh_command("root"), shlex.join(["tar", "-C", folder, "-cf", "-", "."])]
         sent = subprocess.run(argv, capture_output=True, check=False, timeout=60.0).stdout
         if not sent:
@@ -171,7 +171,7 @@ class Machine(LabDevice):
         """Kill every process of this name (SIGKILL); returns how many there were."""
         victims = [str(pid) for pid, called in self.processes().items() if called == name]
         if victims:
-            with suppress(LabError):  # one of them may be what carries the command
+            with suppress(LabError):  # one of them may carry this command
                 self.as_root(["kill", "-9", *victims])
         return len(victims)
 

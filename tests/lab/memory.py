@@ -20,7 +20,7 @@ _EMPTY_SECONDS = 5.0
 
 
 def why_not() -> str | None:
-    """Say why no limit can be set on this machine."""
+    """Return why no limit can be set on this machine; None if one can."""
     try:
         _controller()
     except (LabError, OSError) as error:
@@ -30,7 +30,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def limited_inside(device: Machine, megabytes: int) -> Iterator[None]:
-    """Let all that the sshd of a machine starts together have so much memory; raises LabError."""
+    """Limit the memory of all processes that a machine's sshd starts; raises LabError."""
     group, top = "/sys/fs/cgroup/lab", "/sys/fs/cgroup"
     listener = "pgrep -o -x sshd"
     script = (
@@ -46,9 +46,9 @@ def limited_inside(device: Machine, megabytes: int) -> Iterator[None]:
 
 @contextmanager
 def limited(device: Hosted, megabytes: int) -> Iterator[None]:
-    """Let all processes of a device together have so much memory; raises LabError.
+    """Limit the memory of all processes of a device together; raises LabError.
 
-    Past it the kernel kills the largest of them. Afterwards they are where they were.
+    Above the limit the kernel kills the largest of them. At the end they return to their group.
     """
     top, limit = _controller()
     group = top / f"edge-lab-{device.box.pid}"
@@ -63,7 +63,7 @@ def limited(device: Hosted, megabytes: int) -> Iterator[None]:
 
 
 def confine(pid: int, megabytes: int) -> Callable[[], None]:
-    """Let a process have so much more memory; returns what takes the limit away again."""
+    """Limit the additional memory of a process; returns a function that removes the limit."""
     top, limit = _controller()
     group = top / f"edge-lab-{pid}"
     group.mkdir()
@@ -74,7 +74,7 @@ def confine(pid: int, megabytes: int) -> Callable[[], None]:
 
 
 def _controller() -> tuple[Path, str]:
-    """Return where groups are made and which of their files has the limit."""
+    """Return the folder of control groups and the name of their limit file."""
     if (_FIRST / "memory.limit_in_bytes").exists():
         return _FIRST, "memory.limit_in_bytes"
     available = _SECOND / "cgroup.controllers"
@@ -85,7 +85,7 @@ def _controller() -> tuple[Path, str]:
 
 
 def _dissolve(group: Path, top: Path) -> None:
-    """Put the processes back and remove the group, which takes a moment to be empty."""
+    """Move the processes back and remove the group, once it is empty."""
     deadline = time.monotonic() + _EMPTY_SECONDS
     while True:
         for pid in (group / "cgroup.procs").read_text().split():

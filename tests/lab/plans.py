@@ -1,4 +1,4 @@
-"""Plans for devices of the lab that have a hard time: quick launches, files of a known size."""
+"""Plans for lab devices with faults: quick launches, files of a known size."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ QUICK = {
 
 
 def model(path: Path, extra_bytes: int = 0) -> Path:
-    """Write the digits model with bytes after it that no codec makes fewer; returns the path.
+    """Write the digits model with incompressible bytes after it; returns the path.
 
-    A runtime reads a .tflite from its root and leaves what follows alone. The bytes are another
-    file's for every path, so no device has it yet.
+    A runtime reads a .tflite from its root and ignores bytes after it. The bytes differ for every
+    path, so no device has the file yet.
     """
     tail = random.Random(str(path)).randbytes(extra_bytes + 8)
     path.write_bytes(DIGITS.read_bytes() + tail)
@@ -65,19 +65,19 @@ def digest(path: Path) -> str:
 
 
 def greedy(path: Path, megabytes: int) -> Path:
-    """Write a .tflite that takes so much memory in between, for one number in and one out."""
+    """Write a .tflite with one input and one output number that needs this much memory for its tensors."""
     path.write_bytes(_tiling(megabytes * 1_000_000 // 4, summed=True))
     return path
 
 
 def wide(path: Path, numbers: int) -> Path:
-    """Write a .tflite with so many numbers out, for one number in; as `model`, no device has it."""
+    """Write a .tflite with one input number and this many outputs; no device has it, as with `model`."""
     path.write_bytes(_tiling(numbers, summed=False) + random.Random(str(path)).randbytes(8))
     return path
 
 
 def _tiling(count: int, *, summed: bool) -> bytes:
-    """Make a file that copies a number, and adds up the copies where it is told to."""
+    """Make a model that copies a number, and optionally adds up the copies."""
     import flatbuffers  # type: ignore[import-untyped]
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -99,12 +99,12 @@ def _tiling(count: int, *, summed: bool) -> bytes:
             model.buffers.append(buffer)
         graph.tensors.append(tensor)
     steps = [("TILE", [0, 1], 2), ("SUM", [2, 3], 4)]
-    for word, inputs, output in steps if summed else steps[:1]:
+    for kind, inputs, output in steps if summed else steps[:1]:
         operator, code = schema.OperatorT(), schema.OperatorCodeT()
         operator.inputs, operator.outputs = inputs, [output]
         operator.opcodeIndex = len(model.operatorCodes)
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, word)
-        if word == "SUM":
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
+        if kind == "SUM":
             operator.builtinOptionsType = schema.BuiltinOptions.ReducerOptions
             operator.builtinOptions = schema.ReducerOptionsT()
             operator.builtinOptions.keepDims = True

@@ -1,7 +1,7 @@
-"""Qualcomm's compiler for its NPUs, as onnxruntime-qnn brings it on the package index.
+"""Qualcomm's compiler for its NPUs, from the package onnxruntime-qnn.
 
-Its libraries, for x86-64, are what ai-edge-litert's plug-in asks for but one: libQnnLpai.so, of another processor
-than the NPU. A library of that name without a symbol stands in for it, built here (`STANDIN`).
+Its libraries, for x86-64, are the ones that ai-edge-litert's plug-in needs, except libQnnLpai.so, for another
+processor than the NPU. A library of that name without a symbol stands in for it, built here (`STANDIN`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from . import cache
 from .tools import LabError, run
 
 PACKAGE = "onnxruntime-qnn==2.7.0"
-"""99 MB; of Qualcomm's own licence, so it is fetched by who runs the tests and never kept beside them."""
+"""99 MB; of Qualcomm's own licence, so each user of the tests fetches it; the repository does not contain it."""
 
 STANDIN = "libQnnLpai.so"
 _WANTED = ("libQnnHtp.so", "libQnnIr.so", "libQnnSaver.so", "libQnnSystem.so")
 
 
 def libraries() -> Path:
-    """Return the folder of the libraries; raises LabError where they cannot be had."""
+    """Return the folder of the libraries; raises LabError if they cannot be fetched."""
     return cache.made("qualcomm", f"{PACKAGE} 1", _bring)
 
 
@@ -52,7 +52,7 @@ def library(folder: Path, name: str, source: str) -> Path:
 
 @pytest.fixture(scope="session")
 def qualcomm_libraries() -> Path:
-    """Qualcomm's libraries, all but one real."""
+    """Qualcomm's libraries, all real except one."""
     from conftest import missing
 
     try:

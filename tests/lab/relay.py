@@ -1,4 +1,4 @@
-"""Two ends of a tunnel with a late queue between them: `relay.py PID INTERFACE DELAY_SECONDS`.
+"""Two ends of a tunnel with a delay queue between them: `relay.py PID INTERFACE DELAY_SECONDS`.
 
 One end is INTERFACE here, the other `late0` in the network of process PID. Prints `up`; ends with
 its stdin.
@@ -32,17 +32,17 @@ def _enter(network: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def _carry(here: int, there: int, delay: float) -> None:
+def _carry(here: int, peer: int, delay: float) -> None:
     """Move packets both ways, each `delay` seconds after it came, until stdin ends."""
-    waiting: dict[int, deque[tuple[float, bytes]]] = {here: deque(), there: deque()}
+    waiting: dict[int, deque[tuple[float, bytes]]] = {here: deque(), peer: deque()}
     while True:
         due = [queue[0][0] for queue in waiting.values() if queue]
         wait = max(0.0, min(due) - time.monotonic()) if due else None
-        ready, _, _ = select.select([0, here, there], [], [], wait)
+        ready, _, _ = select.select([0, here, peer], [], [], wait)
         if 0 in ready:
             return
         for source in ready:
-            queue = waiting[there if source == here else here]
+            queue = waiting[peer if source == here else here]
             for _ in range(_AT_ONCE):
                 try:
                     packet = os.read(source, _LONGEST)
@@ -61,16 +61,16 @@ def _carry(here: int, there: int, delay: float) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Make both ends and carry."""
+    """Make both ends and relay packets."""
     process, name, delay = argv
     own = os.open("/proc/self/ns/net", os.O_RDONLY)
     other = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
     here = _open_end(name)
     _enter(other)
-    there = _open_end("late0")
+    peer = _open_end("late0")
     _enter(own)
     os.write(1, b"up\n")
-    _carry(here, there, float(delay))
+    _carry(here, peer, float(delay))
     return 0
 
 

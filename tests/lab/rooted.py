@@ -1,4 +1,4 @@
-"""A box with a root of its own: a writable layer over trees that are shared and never written."""
+"""A box with its own root: a writable layer over shared, read-only trees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEVICES = "null:3 zero:5 full:7 random:8 urandom:9"
 
 @dataclass(frozen=True, slots=True)
 class Rooted:
-    """The folders of such a box, under one of its own."""
+    """The folders of such a box."""
 
     folder: Path
     lower: Sequence[Path]
@@ -24,12 +24,12 @@ class Rooted:
 
     @property
     def layer(self) -> Path:
-        """What the box has written; what is put here before it starts, it has from the start."""
+        """The files that the box has written, and its initial files."""
         return self.folder / "layer"
 
     @property
     def root(self) -> Path:
-        """Where the box has its root mounted, in its own mounts only."""
+        """The mount point of the root, visible only in the box's mounts."""
         return self.folder / "root"
 
     def make(self) -> None:
@@ -38,7 +38,7 @@ class Rooted:
             (self.folder / name).mkdir(parents=True)
 
     def new_boot_id(self) -> None:
-        """Let the next start be another boot, as far as /proc/sys/kernel/random/boot_id tells."""
+        """Change /proc/sys/kernel/random/boot_id, so that the next start looks like another boot."""
         self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
     def spec(self, hostname: str, *, outside: str = "", inside: str = "") -> Spec:

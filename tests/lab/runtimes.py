@@ -1,4 +1,4 @@
-"""Layers with a TFLite runtime for a board's Python: wheels chosen here, unpacked, nothing run."""
+"""Layers with a TFLite runtime for a board's Python: wheels chosen and unpacked on this machine, without running them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LITERT_ARM64 = Wheels(
     ("ai-edge-litert==2.3.0",),
     ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (17, 27, 28))),
 )
-# No armv7l wheel of numpy is on the index, so it is Debian's, and nothing here depends on it.
+# The index has no armv7l wheel of NumPy, so the board uses Debian's; these wheels omit it.
 TFLITE_ARMV7 = Wheels("tflite-armv7", ("tflite-runtime==2.14.0",), ("manylinux_2_34_armv7l",))
 
 
 def layer(wheels: Wheels) -> Path:
-    """Return a tree with the wheels where Debian's Python looks for them; made once."""
+    """Return a tree with the wheels on the module path of Debian's Python; made once."""
     recipe = f"{wheels} {debian.PYTHON}"
     return cache.made(f"runtime-{wheels.name}", recipe, lambda folder: _unpack(folder, wheels))
 

@@ -1,4 +1,4 @@
-"""What an sshd of the lab is configured with, and the keys on both sides."""
+"""The configuration of the lab's sshd, and the keys on both sides."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .tools import LabError, run
 
 USER = "pi"
 USER_ID = 54321
-"""Nobody's on an ordinary machine, and inside the ids that a box has."""
+"""A user id that ordinary machines do not use, within the ids of a box."""
 FOLDER = "etc/ssh/lab"
-"""In the device, relative to its root."""
+"""Folder on the device, relative to its root."""
 
 _CONFIG = f"""\
 Port 22
@@ -50,7 +50,7 @@ def set_up(root: Path, public_key: Path, environment: Mapping[str, str]) -> str:
 
 
 def command(root: str = "/") -> list[str]:
-    """Return what starts the server; `root` is where the device's root is."""
+    """Return the command that starts the server; `root` is the path of the device's root."""
     server = ["/usr/sbin/sshd", "-D", "-e", "-f", f"/{FOLDER}/sshd_config"]
     return server if root == "/" else ["chroot", root, *server]
 
@@ -64,7 +64,7 @@ def wait_for(address: str, seconds: float) -> None:
                 if probe.recv(4) == b"SSH-":
                     return
         except TimeoutError:
-            # A try that is given up costs a slow machine more than it has: longer ones.
+            # Short attempts overload a slow machine, so attempts become longer.
             patience *= 2
         except OSError:
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Networks of two addresses, one for each device; labs that run at the same time share them out."""
+"""Networks of two addresses, one per device; labs that run at the same time use different ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COUNT = 250
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """One of the /30 networks of 198.18.0.0/15, which RFC 2544 keeps for tests of networks."""
+    """One of the /30 networks of 198.18.0.0/15, which RFC 2544 reserves for tests of networks."""
 
     number: int
     lock: int
-    """The open file that keeps it ours; closed with this process at the latest."""
+    """The open lock file; closed with this process at the latest."""
 
     @property
     def machine(self) -> str:
@@ -37,12 +37,12 @@ class Subnet:
         return f"edgelab{self.number}"
 
     def give_back(self) -> None:
-        """Let others have it."""
+        """Release it for other labs."""
         os.close(self.lock)
 
 
 def take() -> Subnet:
-    """Take a network that nobody has; raises LabError where all are taken."""
+    """Reserve a free network; raises LabError if all are in use."""
     _LOCKS.mkdir(parents=True, exist_ok=True)
     for number in range(_COUNT):
         lock = os.open(_LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

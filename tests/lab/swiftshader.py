@@ -1,6 +1,6 @@
-"""A GPU without one: SwiftShader, Vulkan computed on the processor, as Debian's Chromium brings it.
+"""A GPU without one: SwiftShader, Vulkan computed on the processor, from Debian's Chromium.
 
-Its times say nothing about any GPU; what it runs is the whole path, with the same results.
+Its times say nothing about any GPU, but it runs the whole path with the same results.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _INSTALLED = Path("/usr/lib/chromium")
 
 
 def environment() -> Mapping[str, str]:
-    """Return what a process is told so that Vulkan shows this adapter alone.
+    """Return the environment in which Vulkan shows only this adapter.
 
-    Raises LabError where the package cannot be had.
+    Raises LabError if the package cannot be fetched.
     """
     folder = cache.made("swiftshader", f"{PACKAGE} 1", _bring)
     before = os.environ.get("LD_LIBRARY_PATH")
@@ -64,7 +64,7 @@ def _download(folder: Path) -> None:
 
 
 def crashing(folder: Path) -> Mapping[str, str]:
-    """Build a driver that aborts when it is asked for an adapter; return what a process is told."""
+    """Build a driver that aborts when adapters are listed; returns the environment that selects it."""
     source, library, named = (folder / f"crashing.{end}" for end in ("c", "so", "json"))
     source.write_text(
         "#include <stdlib.h>\n"
@@ -81,7 +81,7 @@ def crashing(folder: Path) -> Mapping[str, str]:
 
 @pytest.fixture(scope="session")
 def swiftshader() -> Mapping[str, str]:
-    """What a process is told to find the software GPU."""
+    """The environment in which Vulkan finds the software GPU."""
     from conftest import missing
 
     try:

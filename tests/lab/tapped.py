@@ -1,11 +1,12 @@
-"""`edge-harness` with an ear at the seam to its devices: `tapped.py SOCKET ARGUMENT...`.
+"""Run `edge-harness` and report its traffic with devices: `tapped.py SOCKET ARGUMENT...`.
 
-Whatever passes the transport is told to the unix socket, one connection a moment: a line of JSON
-with `device`, `moment`, `what`. The answer is waited for, so that whoever listens can make
-something go wrong right there. Nothing else of the program is changed.
+Every step of a transport is sent to the unix socket, one connection per moment: a line of JSON with
+`device`, `moment`, `what`. The program waits for the answer, so that the listener can inject a fault
+at exactly that moment. Nothing else of the program changes.
 
-Moments: `connecting`; `running` a command; `pushing agent` and `pushing model`, with where to; `fetching` a file;
-a verb that was just sent to the agent, for a launch with its kind (`launch timed`); the same with
+Moments: `connecting`; `running` a command; `pushing agent` and `pushing model`, with the
+destination; `fetching` a file;
+a verb after it was sent to the agent, for a launch with its kind (`launch timed`); the same with
 `answered` before its answer is read; `lost`, with the reason, when the transport fails.
 """
 
@@ -27,34 +28,34 @@ from harness.measure import blocks
 from harness.protocols import Channel, FullTransport, Reply, Transport
 from harness.types import Device
 
-Tell = Callable[[str, str], None]
+Report = Callable[[str, str], None]
 
 
-def ear(path: str, device: str) -> Tell:
-    """Return what tells of a moment of this device and waits."""
+def reporter(path: str, device: str) -> Report:
+    """Return a function that reports a moment of this device and waits for the answer."""
 
-    def tell(moment: str, what: str = "") -> None:
+    def report(moment: str, what: str = "") -> None:
         line = json.dumps({"device": device, "moment": moment, "what": what})
-        with socket.socket(socket.AF_UNIX) as there:
-            there.connect(path)
-            there.sendall(line.encode() + b"\n")
-            there.recv(1)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            connection.sendall(line.encode() + b"\n")
+            connection.recv(1)
 
-    return tell
+    return report
 
 
 @contextmanager
-def losing(tell: Tell) -> Iterator[None]:
-    """Tell when the transport fails."""
+def reporting_loss(report: Report) -> Iterator[None]:
+    """Report an error of the transport."""
     try:
         yield
     except TransportError as error:
-        tell("lost", str(error))
+        report("lost", str(error))
         raise
 
 
 def verb_of(line: bytes) -> str:
-    """Name a request: its verb, and for a launch what it is for."""
+    """Return the verb of a request, for a launch with its kind."""
     request = json.loads(line)
     order = request.get("order", {})
     if request["verb"] != "launch":
@@ -64,94 +65,94 @@ def verb_of(line: bytes) -> str:
 
 
 class TappedChannel:
-    """A channel to an agent."""
+    """A channel to an agent that reports its traffic."""
 
-    def __init__(self, inner: Channel, tell: Tell) -> None:
-        """Listen to `inner`."""
+    def __init__(self, inner: Channel, report: Report) -> None:
+        """Wrap `inner`."""
         self._inner = inner
-        self._tell = tell
+        self._report = report
         self._verbs: dict[int | None, str] = {}
         self._arrived = b""
 
     def send(self, data: bytes) -> None:
-        """Send, then tell which verb that was."""
-        with losing(self._tell):
+        """Send, then report the verb."""
+        with reporting_loss(self._report):
             self._inner.send(data)
         verb = verb_of(data)
         self._verbs[json.loads(data).get("id")] = verb
-        self._tell(verb, "")
+        self._report(verb, "")
 
     def read(self, deadline: float) -> bytes:
-        """Read; tell of a whole answer before it is handed on."""
-        with losing(self._tell):
+        """Read; report a complete answer before it is returned."""
+        with reporting_loss(self._report):
             data = self._inner.read(deadline)
         *whole, self._arrived = (self._arrived + data).split(b"\n")
         for line in whole:
-            # Before the agent speaks a login shell may.
+            # A login shell may print lines before the agent does.
             answer = json.loads(line) if line.startswith(b"{") else {}
             if answer.get("event") in ("result", "error"):
-                self._tell(f"answered {self._verbs.get(answer.get('id'), '')}", "")
+                self._report(f"answered {self._verbs.get(answer.get('id'), '')}", "")
         return data
 
     def errors(self) -> bytes:
-        """Pass on."""
+        """Call `inner`."""
         return self._inner.errors()
 
     def close(self) -> None:
-        """Pass on."""
+        """Call `inner`."""
         self._inner.close()
 
 
 class TappedTransport:
-    """A transport."""
+    """A transport that reports its traffic."""
 
-    def __init__(self, inner: FullTransport, tell: Tell) -> None:
-        """Listen to `inner`."""
+    def __init__(self, inner: FullTransport, report: Report) -> None:
+        """Wrap `inner`."""
         self._inner = inner
-        self._tell = tell
+        self._report = report
 
     def put(self, source: Path, destination: str) -> None:
         """Tell, then push."""
-        self._tell("pushing agent" if "/agents/" in destination else "pushing model", destination)
-        with losing(self._tell):
+        self._report("pushing agent" if "/agents/" in destination else "pushing model", destination)
+        with reporting_loss(self._report):
             self._inner.put(source, destination)
 
-    def get(self, source: str, *words: Any, **more: Any) -> None:
+    def get(self, source: str, *arguments: Any, **named: Any) -> None:
         """Tell, then fetch."""
-        self._tell("fetching", source)
-        with losing(self._tell):
-            self._inner.get(source, *words, **more)
+        self._report("fetching", source)
+        with reporting_loss(self._report):
+            self._inner.get(source, *arguments, **named)
 
     def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
         """Tell, then run."""
-        self._tell("running", argv[0])
-        with losing(self._tell):
+        self._report("running", argv[0])
+        with reporting_loss(self._report):
             return self._inner.run(argv, timeout_seconds, stdin)
 
     def talk(self, argv: Sequence[str]) -> TappedChannel:
-        """Start a process, and listen to it."""
-        with losing(self._tell):
-            return TappedChannel(self._inner.talk(argv), self._tell)
+        """Start a process and wrap its channel."""
+        with reporting_loss(self._report):
+            return TappedChannel(self._inner.talk(argv), self._report)
 
     def close(self) -> None:
-        """Pass on."""
+        """Call `inner`."""
         self._inner.close()
 
 
 def main(path: str, arguments: Sequence[str]) -> None:
-    """Run the command."""
+    """Run the command with tapped transports."""
     open_transport = opening.open_transport
 
     def tapped(device: Device) -> Transport:
-        tell = ear(path, device.name)
-        tell("connecting", "")
-        with losing(tell):
+        report = reporter(path, device.name)
+        report("connecting", "")
+        with reporting_loss(report):
             whole = abilities.everything(open_transport(device), device, "the lab")
-            return TappedTransport(whole, tell)
+            return TappedTransport(whole, report)
 
     vars(opening)["open_transport"] = tapped
     if "EDGE_LAB_HANG_SECONDS" in os.environ:
-        # A hanging launch is waited for as long as a slow board may take; that is minutes.
+        # The default for a hanging launch is the time that a slow board may take: minutes.
         vars(blocks)["deadline"] = lambda _: float(os.environ["EDGE_LAB_HANG_SECONDS"])
     sys.argv = ["edge-harness", *arguments]
     command_line()

@@ -1,4 +1,4 @@
-"""A slice of the fault campaign that `python benchmarks/run.py faults` runs whole."""
+"""Run a part of the fault campaign; `python benchmarks/run.py faults` runs all of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from conftest import missing
 
 from . import x86
-from .campaign import NOTICED_SECONDS, STATES, Campaign, Wound, at_random, crossed, possible
+from .campaign import NOTICED_SECONDS, STATES, Campaign, PlannedFault, at_random, crossed, possible
 from .tools import why_not
 
 
-def test_the_campaign_crosses_every_state_with_every_fault_that_it_can_have() -> None:
-    pairs = {(wound.state, wound.fault) for wound in crossed()}
+def test_the_campaign_combines_every_state_with_every_possible_fault() -> None:
+    pairs = {(planned.state, planned.fault) for planned in crossed()}
     assert len(pairs) == len(crossed()) > 150
     assert {state for state, _ in pairs} == set(STATES)
     assert ("commit", "child killed") not in pairs
@@ -23,9 +23,9 @@ def test_the_campaign_crosses_every_state_with_every_fault_that_it_can_have() ->
 
 def test_a_campaign_can_be_repeated() -> None:
     first, second = at_random(7), at_random(7)
-    wounds = [next(first) for _ in range(50)]
-    assert wounds == [next(second) for _ in range(50)]
-    assert all(possible(wound.state, wound.fault) for wound in wounds)
+    planned_faults = [next(first) for _ in range(50)]
+    assert planned_faults == [next(second) for _ in range(50)]
+    assert all(possible(planned.state, planned.fault) for planned in planned_faults)
 
 
 @pytest.mark.lab
@@ -37,13 +37,18 @@ def test_a_dozen_faults_leave_nothing_behind(
     if reason:
         missing(reason)
     monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path / "cache"))
-    wounds = [*random.Random(1).sample(crossed(), 11), Wound("launch timed", "dead link")]
+    planned_faults = [
+        *random.Random(1).sample(crossed(), 11),
+        PlannedFault("launch timed", "dead link"),
+    ]
     with Campaign(tmp_path / "campaign", lanes=2) as campaign:
-        battles = campaign.fight(wounds)
-    assert [problem for battle in battles for problem in battle.problems] == []
-    assert [trouble for battle in battles for trouble in battle.troubles] == []
-    assert sum(wound.struck is not None for wound in wounds) >= 10
-    noticed = [wound.noticed for wound in wounds if wound.noticed is not None]
+        results = campaign.run(planned_faults)
+    assert [problem for result in results for problem in result.problems] == []
+    assert [error for result in results for error in result.errors] == []
+    assert sum(planned.injected_at is not None for planned in planned_faults) >= 10
+    noticed = [
+        planned.notice_seconds for planned in planned_faults if planned.notice_seconds is not None
+    ]
     assert noticed
     assert max(noticed) <= NOTICED_SECONDS
-    assert not any(wound.overlooked for wound in wounds)
+    assert not any(planned.overlooked for planned in planned_faults)

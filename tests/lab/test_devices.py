@@ -1,4 +1,4 @@
-"""What the lab promises of its devices: they are machines of their own, and they end."""
+"""Devices of the lab are separate machines, and they end with the lab."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def interfaces() -> set[str]:
 
 
 def test_three_hosts_are_three_machines(x86_hosts: list[Hosted]) -> None:
-    said = [
+    output = [
         host.ssh("sh", "-c", "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id")
         for host in x86_hosts
     ]
-    assert [text.split()[0] for text in said] == [host.name for host in x86_hosts]
-    assert len({word for text in said for word in text.split()}) == 9
+    assert [text.split()[0] for text in output] == [host.name for host in x86_hosts]
+    assert len({item for text in output for item in text.split()}) == 9
     first, second, _ = x86_hosts
     first.ssh("touch", "/var/tmp/mine")
     assert first.path("/var/tmp/mine").exists()
@@ -81,7 +81,7 @@ def test_what_is_missing_is_named() -> None:
     assert why_not(["sh", "no-such-tool"]) == "not installed: no-such-tool (`make lab-system`)"
 
 
-def test_a_box_that_cannot_start_says_why(lab: Lab, tmp_path: Path) -> None:
+def test_a_box_that_cannot_start_reports_the_reason(lab: Lab, tmp_path: Path) -> None:
     subnet = take()
     spec = Spec(hostname="broken", program=["true"], inside="echo no such thing >&2; exit 3\n")
     try:
@@ -93,12 +93,12 @@ def test_a_box_that_cannot_start_says_why(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_board_is_arm_through_and_through(arm64_board: Hosted) -> None:
-    said = arm64_board.ssh("sh", "-c", "uname -m; grep -m1 Model /proc/cpuinfo; nproc")
-    assert said.startswith("aarch64\nModel\t\t: Raspberry Pi 4 Model B")
+    output = arm64_board.ssh("sh", "-c", "uname -m; grep -m1 Model /proc/cpuinfo; nproc")
+    assert output.startswith("aarch64\nModel\t\t: Raspberry Pi 4 Model B")
     pid = next(iter(arm64_board.processes()))
     assert b"/usr/sbin/sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert Path(f"/proc/{pid}/exe").readlink().name == "qemu-aarch64-static"
-    # The machine itself runs no foreign programs.
+    # The machine itself cannot run programs of other architectures.
     assert not list(Path("/proc/sys/fs/binfmt_misc").glob("qemu-aarch64-static"))
 
 

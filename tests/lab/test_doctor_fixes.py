@@ -1,4 +1,4 @@
-"""Fixes of doctor that change a whole machine, executed for good: a package manager, swap."""
+"""Execute fixes of doctor that change a whole machine: a real package manager, real swap."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _bare_debian(folder: Path) -> None:
 @pytest.mark.lab
 @pytest.mark.timeout(1200)
 @executes("install-python")
-def test_a_real_package_manager_brings_python(tmp_path: Path) -> None:
+def test_a_real_package_manager_installs_python(tmp_path: Path) -> None:
     try:
         lower = cache.made("bare-debian", f"{debian.SUITE} {debian.MIRROR} 1", _bare_debian)
     except LabError as error:
@@ -54,14 +54,14 @@ def test_a_real_package_manager_brings_python(tmp_path: Path) -> None:
     config = f"{SFTP}\nChrootDirectory /mnt"
     with board(
         tmp_path, mounts, config=config, environment=path, python="python3", workdir="/var/tmp/w"
-    ) as sick:
-        before = sick.examined()
+    ) as faulty:
+        before = faulty.examine()
         assert before["python"].status == "fail"
         fix = before["python"].fix
         assert fix is not None
         assert str(fix.command).endswith("'apt-get update && apt-get install -y python3'")
-        sick.execute(fix)
-        after = sick.examined()
+        faulty.execute(fix)
+        after = faulty.examine()
     assert re.fullmatch(r"python3 is 3\.\d+\.\d+, 64 bits", after["python"].found)
     assert (after["python"].status, after["agent"].status) == ("ok", "ok")
 
@@ -80,22 +80,22 @@ def test_real_swap_is_turned_off(tmp_path: Path) -> None:
     if subprocess.run(["swapon", str(file)], check=False, capture_output=True).returncode:
         missing("no swap can be turned on here")
     try:
-        sick = local_board(tmp_path)
+        faulty = local_board(tmp_path)
         with _paged_out():
-            _swap_is_turned_off(sick)
+            _swap_is_turned_off(faulty)
     finally:
         subprocess.run(["swapoff", str(file)], check=False, capture_output=True)
 
 
-def _swap_is_turned_off(sick: Board) -> None:
-    before = sick.examined()["swap"]
+def _swap_is_turned_off(faulty: Board) -> None:
+    before = faulty.examine()["swap"]
     assert before.status == "warn"
-    sick.execute(before.fix)
-    assert sick.examined()["swap"].status == "ok"
+    faulty.execute(before.fix)
+    assert faulty.examine()["swap"].status == "ok"
 
 
 class _paged_out:  # noqa: N801 - a context manager
-    """Memory of this process that lies in swap."""
+    """Memory of this process that is in swap."""
 
     def __enter__(self) -> None:
         size = 8 << 20

@@ -1,4 +1,4 @@
-"""What goes wrong with a device goes wrong as on a real network, and is mended."""
+"""Faults of a device look like those of a real network, and can be removed."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_a_link_that_is_down_is_silent_and_comes_back(host: Hosted) -> None:
                 break
             except OSError:
                 time.sleep(0.05)
-        # Silence is no end: what was connected still is.
+        # Silence does not close a connection.
         held.sendall(b"SSH-2.0-test\r\n")
         held.settimeout(5.0)
         assert held.recv(4096)
 
 
-def test_a_slow_link_carries_what_it_may(host: Hosted) -> None:
+def test_a_slow_link_limits_the_rate(host: Hosted) -> None:
     size = 1_500_000
     host.rate(10)
     assert push(host, size) > size * 8 / 10e6 * 0.8
@@ -110,7 +110,7 @@ def test_a_killed_sshd_refuses_until_it_is_started(host: Hosted) -> None:
         greeting(host)
     host.sshd_start()
     assert greeting(host) == b"SSH-"
-    # What sshd had started runs on, as on any machine; it is not taken for a zombie either.
+    # Processes that sshd had started keep running, as on any machine, and are no zombies.
     assert host.kill("sleep") == 1
 
 

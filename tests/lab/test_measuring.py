@@ -1,4 +1,4 @@
-"""The real edge-harness measures on devices of the lab, from one plan."""
+"""Measure on devices of the lab with the real edge-harness, from one plan."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def measured(plan: Path, devices: Sequence[LabDevice]) -> tuple[dict[str, Outcom
 
 
 def agrees(outcome: Outcome) -> bool:
-    """Say whether the device answered as this host did on the same file."""
+    """Whether the device computed the same outputs as this host."""
     agreement = outcome.agreement
     return agreement is not None and agreement.samples == 64 and (agreement.top1 or 0) > 0.95
 
@@ -92,7 +92,7 @@ def test_one_plan_measures_hosts_and_an_arm_board(
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "ok")
     assert all(agrees(outcome) for outcome in outcomes.values())
     board = rows[arm64_board.name]
-    # Only an emulated board's times are no times, and only there XNNPACK could be absent in silence.
+    # Only an emulated board's times are invalid, and only there XNNPACK could be silently absent.
     assert {name for name, row in rows.items() if "emulated" in row["flags"]} == {arm64_board.name}
     assert (board["delegate"], board["delegated_ops"], board["total_ops"]) == ("xnnpack", 8, 9)
     assert "XNNPACK" in board["evidence"]
@@ -116,7 +116,7 @@ def test_the_keyword_model_runs_on_every_kind_of_device_from_one_plan(
     emulated = {name for name, row in rows.items() if "emulated" in row["flags"]}
     assert emulated == {"pi4", "pi3", "vm"}
     assert {rows[name]["delegated_ops"] for name in ("x86-1", "pi4", "vm")} == {11}
-    # The armv7l wheel of tflite-runtime 2.14 is built without XNNPACK, and the row says so.
+    # The armv7l wheel of tflite-runtime 2.14 is built without XNNPACK, and the row shows it.
     assert rows["pi3"]["runtime"] == "tflite_runtime 2.14.0"
     assert rows["pi3"]["delegated_ops"] == 0
     assert "no_xnnpack" in rows["pi3"]["flags"]

@@ -1,4 +1,4 @@
-"""A board as it comes, without a runtime: setup and doctor on another processor than ours."""
+"""A new board without a runtime: setup and doctor on another processor than this host's."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_a_fresh_board_gets_its_runtime_and_a_row(
     name = fresh_arm64_board.name
     farm = farms.with_device(farms.Farm(devices={}), fresh_arm64_board.entry)
     began = time.monotonic()
-    sick = {check.name: check for check in api.doctor([name], farm=farm)[name]}
-    assert sick["runtime"].mend == f"edge-harness setup {name}"
+    faulty = {check.name: check for check in api.doctor([name], farm=farm)[name]}
+    assert faulty["runtime"].fix_text == f"edge-harness setup {name}"
     made = api.setup(name, farm=farm)
     assert made.done
     assert any("aarch64" in wheel for wheel in made.wheels)
@@ -46,7 +46,7 @@ def test_a_fresh_board_gets_its_runtime_and_a_row(
     assert seconds < FIRST_ROW_SECONDS
     well = {check.name: check for check in api.doctor([name], farm=farm)[name]}
     assert not [check for check in well.values() if check.status == "fail"]
-    # What its files in /sys say; qemu has none of its own.
+    # The values of its files in /sys; qemu provides none.
     assert well["governor"].found.startswith("ondemand")
     (cleaned,) = api.clean([name], farm=farm)
     assert cleaned["freed_bytes"] > 50_000_000

@@ -1,4 +1,4 @@
-"""Two controllers and one board: the lease on the device decides, also when one of them dies in silence."""
+"""Two controllers share a board: the lease decides, also if one of them is silently lost."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def begin_long_run(host: Hosted, folder: Path) -> subprocess.Popen[bytes]:
     farm = folder / "farm.toml"
     farm.write_text(farm_entry(host.entry))
     argv = ["run", str(plan), "--farm", str(farm), "--results", str(folder / "theirs")]
-    with (folder / "said").open("wb") as said:
-        going = subprocess.Popen([*CLI, *argv], stderr=said, stdout=said)
+    with (folder / "output").open("wb") as output:
+        going = subprocess.Popen([*CLI, *argv], stderr=output, stdout=output)
     deadline = time.monotonic() + 90.0
     while not launches(host, 2.0):
-        assert time.monotonic() < deadline, (folder / "said").read_text()
+        assert time.monotonic() < deadline, (folder / "output").read_text()
         time.sleep(0.2)
     return going
 
 
 def launches(host: Hosted, older: float = 0.0) -> list[int]:
-    """Pids of launches on the device that are there for so long."""
+    """Return the process ids of launches on the device that have run for at least `older` seconds."""
     first = {pid for pid, line in host.commands().items() if " child " in line}
     time.sleep(older)
     return [pid for pid, line in host.commands().items() if " child " in line and pid in first]
@@ -59,7 +59,7 @@ def agents(host: Hosted) -> list[int]:
 
 
 def test_a_controller_that_falls_silent_is_taken_over(host: Hosted, tmp_path: Path) -> None:
-    """A suspended laptop: its connection stays open, nothing is renewed."""
+    """A suspended laptop keeps its connection open but renews no lease."""
     theirs = begin_long_run(host, tmp_path)
     waited: list[str] = []
     try:
@@ -80,7 +80,7 @@ def test_a_controller_that_falls_silent_is_taken_over(host: Hosted, tmp_path: Pa
                 assert time.monotonic() < deadline
                 time.sleep(1.0)
             theirs.send_signal(signal.SIGCONT)
-            # It finds the board taken, says by whom, and does not measure over us.
+            # It reports the holder of the lease, and does not measure at the same time.
             assert theirs.wait(60.0) == 1
             assert launches(host) == []
         finally:
@@ -117,18 +117,18 @@ def test_two_runs_of_one_board_follow_each_other(host: Hosted, tmp_path: Path) -
         span = f"SELECT min(at_ns), max(at_ns) FROM '{path}/samples/*.parquet'"
         spans.append(duckdb.connect().execute(span).fetchall()[0])
     (_, first_ended), (second_began, _) = sorted(spans)
-    # Both by the board's own clock.
+    # Both times are from the board's own clock.
     assert first_ended < second_began
 
 
 def test_the_first_row_of_the_other_user_is_whole(host: Hosted, tmp_path: Path) -> None:
-    """Refused while the board is used, then measured, by another work folder of the same board."""
+    """A second user is refused while the board is in use, and then measures with another work folder."""
     session = Session(host.entry)
     try:
         session.hold()
         plan = digits_plan(tmp_path, [host])
         with api.run(plan, farm=farm_of([host]), results=tmp_path / "runs") as going:
-            # The same process: its own lease is no obstacle, and the older connection is ended.
+            # The same process: its own lease does not block it, and the older connection is closed.
             assert [outcome.failure for outcome in going] == [None]
     finally:
         session.close()

@@ -1,4 +1,4 @@
-"""Whatever goes wrong with a device, a run ends with one outcome for every cell and nothing broken.
+"""After any fault of a device, a run has one outcome per cell and no damaged files.
 
 Each test drives the real command against devices of the lab and then looks at what is left
 (aftermath.py). A fault is made at a moment of the conversation (tapped.py), not after a time.
@@ -20,21 +20,21 @@ from conftest import missing
 from harness.devices.dialects.python_agent.options import AgentOptions
 
 from . import plans
-from .aftermath import Aftermath, journal, ours
+from .aftermath import Inspection, journal, ours
 from .controller import Controller, Moment
 from .device import Hosted, LabDevice
 from .machine import Machine
 from .memory import limited, limited_inside, why_not
 
 LONG_PUSH, LINK_MBIT = 2_500_000, 20.0
-"""A second on the link, so that a fault is in the middle of it."""
+"""Takes a second on the link, so that a fault happens in the middle."""
 LONG_LAUNCH = {"min_seconds": 1.5}
 NOTICED_SECONDS = 10.0
 
 PUSHING = pytest.param("pushing model", marks=pytest.mark.lab)
 
 Rows = dict[str, list[Mapping[str, Any]]]
-"""What the command printed, by device."""
+"""The printed rows, by device."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(slots=True)
 class Once:
-    """Does something at a moment of a device, the first time that it comes, `after` seconds later."""
+    """Calls a function `after` seconds after the first occurrence of a moment of a device."""
 
     device: LabDevice
     moment: str
@@ -52,7 +52,7 @@ class Once:
     after: float = 0.0
     moments: list[Moment] = field(default_factory=list)
     struck: float | None = None
-    """When it was done, on time.monotonic()."""
+    """Time of the call on time.monotonic()."""
     trouble: Exception | None = None
     _begun: bool = False
 
@@ -69,7 +69,7 @@ class Once:
     def _strike(self) -> None:
         try:
             self.act()
-        except Exception as error:  # noqa: BLE001 - told to the test, which is another thread
+        except Exception as error:  # noqa: BLE001 - reported to the test, which is another thread
             self.trouble = error
         self.struck = time.monotonic()
 
@@ -82,7 +82,7 @@ class Once:
 
 @dataclass(slots=True)
 class Course:
-    """A plan on devices, with a folder of its own."""
+    """A plan on devices, with its own folder."""
 
     folder: Path
     devices: Sequence[LabDevice]
@@ -92,12 +92,12 @@ class Course:
     hang_seconds: float | None = None
     exit_code: int = 0
     seconds: float = 150.0
-    aftermath: Aftermath = field(init=False)
+    inspection: Inspection = field(init=False)
 
     def __post_init__(self) -> None:
-        self.aftermath = Aftermath(self.devices)
+        self.inspection = Inspection(self.devices)
 
-    def controller(self, hear: Callable[[Moment], None], *words: str) -> Controller:
+    def controller(self, on_moment: Callable[[Moment], None], *arguments: str) -> Controller:
         plan, farm = plans.plan(
             self.folder,
             self.devices,
@@ -107,20 +107,25 @@ class Course:
         )
         results = self.folder / "runs"
         return Controller(
-            plan, farm, results, hear=hear, arguments=words, hang_seconds=self.hang_seconds
+            plan,
+            farm,
+            results,
+            on_moment=on_moment,
+            arguments=arguments,
+            hang_seconds=self.hang_seconds,
         )
 
-    def run(self, hear: Callable[[Moment], None]) -> Rows:
+    def run(self, on_moment: Callable[[Moment], None]) -> Rows:
         """Run to the end; rows by device."""
-        with self.controller(hear) as going:
+        with self.controller(on_moment) as going:
             code = going.wait(self.seconds)
-        assert code == self.exit_code, going.said[-3000:]
+        assert code == self.exit_code, going.stderr[-3000:]
         return self.rows(going)
 
     def resume(self) -> Rows:
         with self.controller(lambda _: None, "--resume", self.stored.name) as going:
             code = going.wait(self.seconds)
-        assert code == self.exit_code, going.said[-3000:]
+        assert code == self.exit_code, going.stderr[-3000:]
         return self.rows(going)
 
     @property
@@ -135,10 +140,10 @@ class Course:
         return found
 
     def check(self) -> None:
-        """Look at what is left; every device is up and healthy by now."""
+        """Inspect devices and run; every device must run without faults."""
         for device in self.devices:
             device.recover()
-        assert self.aftermath.problems(self.stored) == []
+        assert self.inspection.problems(self.stored) == []
 
 
 @pytest.fixture
@@ -148,7 +153,7 @@ def host(x86_hosts: list[Hosted]) -> Hosted:
 
 @pytest.fixture
 def pushes(tmp_path: Path) -> dict[str, Path]:
-    """Two models that no device has, one of them long on its way."""
+    """Two models that no device has; the transfer of one takes long."""
     return {
         "long": plans.model(tmp_path / "long.tflite", LONG_PUSH),
         "short": plans.model(tmp_path / "short.tflite"),
@@ -165,15 +170,15 @@ def statuses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def children(device: LabDevice) -> list[int]:
-    return [pid for pid, words in ours(device).items() if ".zip child " in words]
+    return [pid for pid, command in ours(device).items() if ".zip child " in command]
 
 
 def agents(device: LabDevice) -> list[int]:
-    return [pid for pid, words in ours(device).items() if words.rstrip().endswith(".zip")]
+    return [pid for pid, command in ours(device).items() if command.rstrip().endswith(".zip")]
 
 
 def strike(device: LabDevice, find: Callable[[LabDevice], list[int]], number: int) -> None:
-    """Signal a process of ours as soon as it is there."""
+    """Send a signal to our process as soon as it exists."""
     deadline = time.monotonic() + 5.0
     while not (found := find(device)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -199,10 +204,10 @@ def test_a_connection_that_is_reset(
 ) -> None:
     course = Course(tmp_path, [host], pushes, LONG_LAUNCH)
     host.rate(LINK_MBIT)
-    hear = Once(host, moment, host.reset, after=0.4)
-    rows = course.run(hear)
+    on_moment = Once(host, moment, host.reset, after=0.4)
+    rows = course.run(on_moment)
     assert statuses(rows[host.name]) == ["ok", "ok"]
-    assert hear.noticed() < 1.0
+    assert on_moment.noticed() < 1.0
     course.check()
 
 
@@ -213,10 +218,10 @@ def test_a_link_that_is_down_for_longer_than_a_connection_lives(
 ) -> None:
     course = Course(tmp_path, [host], pushes, LONG_LAUNCH)
     host.rate(LINK_MBIT)
-    hear = Once(host, moment, down_for(host, 14.0), after=0.4)
-    rows = course.run(hear)
+    on_moment = Once(host, moment, down_for(host, 14.0), after=0.4)
+    rows = course.run(on_moment)
     assert statuses(rows[host.name]) == ["ok", "ok"]
-    assert hear.noticed() <= NOTICED_SECONDS
+    assert on_moment.noticed() <= NOTICED_SECONDS
     course.check()
 
 
@@ -227,10 +232,10 @@ def test_a_link_that_is_down_for_a_moment_costs_nothing(
 ) -> None:
     course = Course(tmp_path, [host], pushes, LONG_LAUNCH)
     host.rate(LINK_MBIT)
-    hear = Once(host, moment, down_for(host, 3.0), after=0.4)
-    rows = course.run(hear)
+    on_moment = Once(host, moment, down_for(host, 3.0), after=0.4)
+    rows = course.run(on_moment)
     assert statuses(rows[host.name]) == ["ok", "ok"]
-    assert [moment for moment in hear.moments if moment.name == "lost"] == []
+    assert [moment for moment in on_moment.moments if moment.name == "lost"] == []
     course.check()
 
 
@@ -244,10 +249,10 @@ def test_a_bad_link(tmp_path: Path, host: Hosted, pushes: dict[str, Path], fault
         "200 ms": lambda: host.delay(200),
     }
     faults[fault]()
-    hear = Once(host, "never", lambda: None)
-    rows = course.run(hear)
+    on_moment = Once(host, "never", lambda: None)
+    rows = course.run(on_moment)
     assert statuses(rows[host.name]) == ["ok", "ok"]
-    assert [moment for moment in hear.moments if moment.name == "lost"] == []
+    assert [moment for moment in on_moment.moments if moment.name == "lost"] == []
     course.check()
 
 
@@ -273,7 +278,7 @@ def test_a_device_that_is_gone_for_good_costs_only_its_own_cells(
 
     def act() -> None:
         gone.link_down()
-        gone.reset()  # or it takes some seconds until that is noticed
+        gone.reset()  # otherwise the controller notices it some seconds later
 
     rows = course.run(Once(gone, "launch timed", act))
     assert statuses(rows[other.name]) == ["ok", "ok"]
@@ -302,29 +307,29 @@ def test_a_killed_sshd(tmp_path: Path, host: Hosted, pushes: dict[str, Path], mo
 
 def test_a_killed_agent(tmp_path: Path, host: Hosted, two: dict[str, Path]) -> None:
     course = Course(tmp_path, [host], two)
-    hear = Once(host, "launch timed", lambda: strike(host, agents, signal.SIGKILL))
-    rows = course.run(hear)
+    on_moment = Once(host, "launch timed", lambda: strike(host, agents, signal.SIGKILL))
+    rows = course.run(on_moment)
     assert statuses(rows[host.name]) == ["ok", "ok"]
-    assert hear.trouble is None
+    assert on_moment.trouble is None
     course.check()
 
 
 def test_a_killed_launch_is_crashed(tmp_path: Path, host: Hosted, two: dict[str, Path]) -> None:
     course = Course(tmp_path, [host], two, LONG_LAUNCH, exit_code=1)
-    hear = Once(host, "launch timed", lambda: strike(host, children, signal.SIGKILL))
-    rows = course.run(hear)
+    on_moment = Once(host, "launch timed", lambda: strike(host, children, signal.SIGKILL))
+    rows = course.run(on_moment)
     assert sorted(statuses(rows[host.name])) == ["crashed", "ok"]
-    assert hear.trouble is None
+    assert on_moment.trouble is None
     course.check()
 
 
 @pytest.mark.lab
 def test_a_launch_that_hangs_is_silent(tmp_path: Path, host: Hosted, two: dict[str, Path]) -> None:
     course = Course(tmp_path, [host], two, LONG_LAUNCH, exit_code=1, hang_seconds=8.0)
-    hear = Once(host, "launch timed", lambda: strike(host, children, signal.SIGSTOP))
-    rows = course.run(hear)
+    on_moment = Once(host, "launch timed", lambda: strike(host, children, signal.SIGSTOP))
+    rows = course.run(on_moment)
     assert sorted(statuses(rows[host.name])) == ["ok", "silent"]
-    assert hear.trouble is None
+    assert on_moment.trouble is None
     course.check()
 
 
@@ -385,7 +390,7 @@ def test_a_disk_that_is_full(
     assert statuses(rows[small_disk.name]) == ["transfer_failed", "transfer_failed"]
     assert "bytes are free there" in rows[small_disk.name][0]["reason"]
     course.check()
-    # What could not be kept is not in the way of what could.
+    # The file that did not fit does not block the one that fits.
     kept = small_disk.files(AgentOptions.of(small_disk.entry).workdir)
     assert sum(map(len, kept.values())) < 400_000
 
@@ -394,9 +399,9 @@ def test_a_file_that_is_damaged_on_the_device_is_sent_again(
     tmp_path: Path, host: Hosted, two: dict[str, Path]
 ) -> None:
     course = Course(tmp_path, [host], two)
-    hear = Once(host, "answered infer", lambda: damage(host, plans.digest(two["one"])))
-    rows = course.run(hear)
-    assert hear.trouble is None
+    on_moment = Once(host, "answered infer", lambda: damage(host, plans.digest(two["one"])))
+    rows = course.run(on_moment)
+    assert on_moment.trouble is None
     assert statuses(rows[host.name]) == ["ok", "ok"]
     pushed = [
         event["digest"]
@@ -408,7 +413,7 @@ def test_a_file_that_is_damaged_on_the_device_is_sent_again(
 
 
 def damage(host: Hosted, digest: str) -> None:
-    """Turn the last byte of a file there, as a worn-out card does."""
+    """Change the last byte of a file on the device, like a worn-out card."""
     path = host.path(f"{AgentOptions.of(host.entry).workdir}/blobs/{digest}")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -435,8 +440,8 @@ def test_a_host_that_loses_its_power_and_boots_again(
 ) -> None:
     course = Course(tmp_path, [host], pushes, LONG_LAUNCH)
     host.rate(LINK_MBIT)
-    hear = Once(host, moment, cut_for(host, 4.0), after=0.3 if "ing" in moment else 0.0)
-    rows = course.run(hear)
+    on_moment = Once(host, moment, cut_for(host, 4.0), after=0.3 if "ing" in moment else 0.0)
+    rows = course.run(on_moment)
     assert statuses(rows[host.name]) == ["ok", "ok"]
     course.check()
 
@@ -447,13 +452,13 @@ def test_a_host_that_loses_its_power_and_boots_again(
 def test_a_machine_that_loses_its_power_and_boots_again(
     tmp_path: Path, vm: Machine, pushes: dict[str, Path], moment: str
 ) -> None:
-    # Every launch takes seconds on an emulated processor; only after an answer another one is due.
+    # A launch takes seconds on an emulated processor; the next one starts only after an answer.
     models = pushes if moment.startswith("answered") else {"long": pushes["long"]}
     course = Course(tmp_path, [vm], models, LONG_LAUNCH, patience_seconds=240.0, seconds=500.0)
     vm.rate(LINK_MBIT)
-    hear = Once(vm, moment, cut_for(vm, 1.0), after=0.3 if "ing" in moment else 0.0)
-    rows = course.run(hear)
-    assert hear.trouble is None
+    on_moment = Once(vm, moment, cut_for(vm, 1.0), after=0.3 if "ing" in moment else 0.0)
+    rows = course.run(on_moment)
+    assert on_moment.trouble is None
     assert statuses(rows[vm.name]) == ["ok"] * len(models)
     events = journal(course.stored / "log.jsonl")
     assert {"reconnecting", "reconnected"} <= {event["event"] for event in events}
@@ -484,8 +489,8 @@ def test_ctrl_c_during_a_run(tmp_path: Path, host: Hosted, two: dict[str, Path])
     with course.controller(Once(host, "answered launch timed", reached.set)) as going:
         going.reach(reached, 60.0)
         going.interrupt()
-        assert going.wait(30.0) == 130, going.said[-3000:]
-    assert "--resume" in going.said
+        assert going.wait(30.0) == 130, going.stderr[-3000:]
+    assert "--resume" in going.stderr
     rows = course.resume()
     assert statuses(rows[host.name]) == ["ok", "ok"]
     course.check()

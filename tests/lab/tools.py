@@ -1,4 +1,4 @@
-"""Programs that the lab runs: what is missing of them, and how one that failed is told."""
+"""Run the programs of the lab; report missing programs and failed commands."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ENVIRONMENT = {
 
 
 class LabError(RuntimeError):
-    """A part of the lab cannot be made: what was run and what it said."""
+    """A part of the lab cannot be made; the message has the command and its output."""
 
 
 def run(argv: Sequence[str], stdin: str = "", timeout_seconds: float = 600.0) -> str:
-    """Run a program and return what it printed; raises LabError with its last words."""
+    """Run a program and return what it printed; raises LabError with the end of its output."""
     try:
         reply = subprocess.run(
             argv,
@@ -35,13 +35,13 @@ def run(argv: Sequence[str], stdin: str = "", timeout_seconds: float = 600.0) ->
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LabError(f"{' '.join(argv)}: {error}") from error
     if reply.returncode:
-        said = (reply.stderr or reply.stdout).strip()[-1000:]
-        raise LabError(f"{' '.join(argv)} ends with {reply.returncode}: {said}")
+        output = (reply.stderr or reply.stdout).strip()[-1000:]
+        raise LabError(f"{' '.join(argv)} ends with {reply.returncode}: {output}")
     return reply.stdout
 
 
 def why_not(tools: Iterable[str]) -> str | None:
-    """Say why a lab that takes these programs cannot be here."""
+    """Return why a lab that needs these programs cannot run here; None if it can."""
     if os.geteuid() != 0:
         return "the lab makes network interfaces and mounts: it needs root"
     path = _ENVIRONMENT["PATH"]
@@ -53,7 +53,7 @@ def why_not(tools: Iterable[str]) -> str | None:
 
 @cache
 def _confined() -> str | None:
-    """Say why not even root can make a device here, as in a container that is not privileged."""
+    """Return why not even root can make a device here, as in an unprivileged container."""
     try:
         run(["unshare", "--mount", "--net", "--uts", "--ipc", "--user", "--pid", "--fork", "true"])
     except LabError as error:

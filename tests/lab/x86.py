@@ -1,4 +1,4 @@
-"""x86 hosts: this machine's programs and Python, on a layer and a network of their own."""
+"""x86 hosts: this machine's programs and Python, with their own layer and network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rooted(folder: Path, hostname: str) -> Rooted:
 def outside() -> str:
     """Return the script that shows the device the kernel's /sys and this Python."""
     lines = ['mount --rbind /sys "$ROOT/sys"\n']
-    # On another file system, or hidden by a folder of the device's own.
+    # It is on another file system, or hidden by a folder of the device.
     lines += [
         f'[ -e "$ROOT"{quote(str(prefix))} ] || '
         f'{{ mkdir -p "$ROOT"{quote(str(prefix))}; '
@@ -43,7 +43,7 @@ def _python() -> list[Path]:
 
 
 def _let_pass(layer: Path, prefix: Path) -> None:
-    """Let everybody on the device through the folders above, which may be somebody's home."""
+    """Make the folders above accessible to all users of the device; one may be a private home."""
     for folder in reversed(prefix.parents):
         mode = stat.S_IMODE(folder.stat().st_mode)
         if not mode & stat.S_IXOTH:

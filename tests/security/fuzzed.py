@@ -24,22 +24,20 @@ FUZZERS: dict[str, tuple[str, ...]] = {
         "security/test_fuzz.py::test_a_conversation",
     ),
     "harness/farm/busy.py": (
-        "unit/test_farm_busy.py::test_whatever_is_said_it_is_an_answer_or_none",
-        "unit/test_farm_busy.py::test_whatever_is_listed_it_is_numbers",
+        "unit/test_farm_busy.py::test_any_bytes_are_an_answer_or_none",
+        "unit/test_farm_busy.py::test_any_listing_gives_user_ids",
     ),
     "harness/farm/checks_agent.py": (
-        "unit/test_farm_survey.py::test_whatever_is_said_it_is_the_paths_of_pythons",
+        "unit/test_farm_survey.py::test_any_bytes_give_absolute_paths_of_pythons",
     ),
     "harness/farm/linux/survey.py": (
-        "unit/test_farm_survey.py::test_whatever_is_said_it_is_a_system_or_none",
+        "unit/test_farm_survey.py::test_any_bytes_are_a_system_or_none",
     ),
     "harness/farm/cleaning.py": ("security/test_fuzz.py::test_what_cleaning_says",),
     "harness/farm/contact.py": ("security/test_fuzz.py::test_facts_make_a_profile",),
-    "harness/farm/probe.py": (
-        "unit/test_farm_probe.py::test_whatever_is_said_it_is_an_answer_or_refused",
-    ),
+    "harness/farm/probe.py": ("unit/test_farm_probe.py::test_any_bytes_are_refused",),
     "harness/farm/setup.py": ("security/test_fuzz.py::test_what_unpacking_says",),
-    "harness/farm/vulkan.py": ("unit/test_farm_vulkan.py::test_anything_else_is_none_of_it",),
+    "harness/farm/vulkan.py": ("unit/test_farm_vulkan.py::test_any_bytes_are_a_driver_or_none",),
     "harness/analysis/layers/tool.py": ("security/test_fuzz.py::test_a_tool_says_anything",),
     "harness/analysis/layers/tool_log.py": (
         "unit/test_layers_tool_log.py::test_a_damaged_log_gives_fewer_but_never_other_numbers",

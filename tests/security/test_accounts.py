@@ -187,7 +187,7 @@ def test_noise_where_sftp_should_speak_is_named(device_on: DeviceOn, tmp_path: P
         }
     assert checks["commands"].status == "ok"
     assert "another program prints on the SFTP channel" in checks["files"].found
-    assert "Subsystem sftp internal-sftp" in (checks["files"].mend or "")
+    assert "Subsystem sftp internal-sftp" in (checks["files"].fix_text or "")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Boards with a fault that is really there: an sshd in mounts of its own, on this machine.
+"""Boards with real faults: an sshd with its own mounts, on this machine.
 
-    with board(folder, mounts="mount -t tmpfs -o noexec,size=600m none {work}") as sick:
-        found = sick.examined()
-        sick.execute(found["noexec"].fix)
+    with board(folder, mounts="mount -t tmpfs -o noexec,size=600m none {work}") as faulty:
+        found = faulty.examine()
+        faulty.execute(found["noexec"].fix)
 
-The machine itself is not touched: everything lies in a private mount namespace that ends with the
-server. Commands are executed as doctor prints them, by a shell of this host.
+The machine itself does not change: all mounts are in a private mount namespace that ends with the
+server. A shell of this host executes commands exactly as doctor prints them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import open_json_lines
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
-from harness.farm import contact
+from harness.farm import contact, doctor
 from harness.farm.checks import CheckResult, Fix
-from harness.farm.doctor import examine
 from harness.types import Device, Profile
 
 COMMANDS = Path(sys.executable).parent
@@ -46,7 +45,7 @@ PRIVATE_ETC = """
 mkdir -p {tree}/etc && mount -t tmpfs none {tree}/etc && mkdir {tree}/etc/upper {tree}/etc/work
 mount -t overlay none -o lowerdir=/etc,upperdir={tree}/etc/upper,workdir={tree}/etc/work /etc
 """
-"""/etc of the board's own: what is written there stays there."""
+"""A private /etc for the board: writes stay in its namespace."""
 
 WITHOUT_PYTHON = """
 mkdir -p {tree}/bin && mount -t tmpfs none {tree}/bin && mkdir {tree}/bin/upper {tree}/bin/work
@@ -55,7 +54,7 @@ rm -f /usr/bin/python3*
 mount -t tmpfs none /usr/local/bin
 mount -t tmpfs none /opt
 """
-"""No Python where a system has one."""
+"""Hides every Python of the system."""
 
 USER = """
 cp {key} /etc/ssh/board_keys && chmod 644 /etc/ssh/board_keys
@@ -65,7 +64,7 @@ echo 'pi:x:4711:' >> /etc/group
 mount -t tmpfs -o mode=755 none /home
 mkdir -m 755 /home/pi && chown 4711:4711 /home/pi
 """
-"""After PRIVATE_ETC: an ordinary account."""
+"""Adds an ordinary account; needs PRIVATE_ETC before it."""
 
 SUDO = "mkdir -p /etc/sudoers.d && echo 'pi ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pi\n"
 WITHOUT_SUDO = "mount --bind /dev/null /usr/bin/sudo\n"
@@ -73,26 +72,26 @@ WITHOUT_SUDO = "mount --bind /dev/null /usr/bin/sudo\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board that is up."""
+    """A running board."""
 
     device: Device
     home: Path
     farm: Path
     pid: int = 0
-    """Of its sshd; 0 of a board without mounts of its own."""
+    """Process id of its sshd; 0 for a board without its own mounts."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def now(self) -> Device:
-        """Return its entry in the farm file, which fixes may have changed."""
+        """Return the present entry in the farm file, which fixes may have changed."""
         return farms.load(self.farm).devices[self.device.name]
 
-    def examined(
+    def examine(
         self, profile: Profile | None = None, model: Path | None = None
     ) -> dict[str, CheckResult]:
-        """Make every check of it."""
+        """Run every check of doctor on the board."""
         device = self.now()
         opener = open_ssh if device.address.startswith("ssh:") else open_local
-        found = examine(
+        found = doctor.examine(
             device, opener, open_json_lines, profile, model, farm=self.farm, is_farm_named=True
         )
         for check in found:
@@ -100,14 +99,14 @@ class Board:
         return {check.name: check for check in found}
 
     def execute(self, fix: Fix | None, answer: str = "") -> str:
-        """Do what the fix says, as it is printed; returns what was printed meanwhile.
+        """Execute the fix exactly as it is printed; returns the output.
 
-        With an `answer` the command has a terminal, on which a person types it.
+        If `answer` is given, the command has a terminal, on which that text is typed.
         """
         assert fix is not None
         done = ""
         if fix.command is not None:
-            assert fix.text.startswith(fix.command), "what is printed is what is executed"
+            assert fix.text.startswith(fix.command), "the printed command is the executed one"
             done = self.type(fix.command, answer)
         if fix.root_command is not None:
             assert fix.root_command in fix.text
@@ -120,11 +119,11 @@ class Board:
 
     def as_root(self, command: str) -> str:
         """Run a command as root of the board."""
-        words = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
-        return _finished(words, os.environ, "")
+        argv = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
+        return _run(argv, os.environ, "")
 
     def type(self, command: str, answer: str = "") -> str:
-        """Run a command by a shell of this host, as the person whose board it is."""
+        """Run a command in a shell of this host, with the home folder of the board's user."""
         environment = {
             **os.environ,
             **self.environment,
@@ -133,10 +132,10 @@ class Board:
             "EDGE_HARNESS_CACHE": str(self.home / ".cache"),
         }
         environment["PATH"] = f"{environment['PATH']}:{COMMANDS}"
-        return _finished(["sh", "-c", command], environment, answer)
+        return _run(["sh", "-c", command], environment, answer)
 
     def _set(self, fix: Fix, key: str, value: str) -> None:
-        """Edit the farm file as the printed text says."""
+        """Edit the farm file according to the printed text."""
         line = re.search(rf"set ({key} = .+?) in \[device\.{self.device.name}\]", fix.text)
         assert line is not None, fix.text
         assert tomllib.loads(line[1]) == {key: value}
@@ -150,13 +149,13 @@ _Test = TypeVar("_Test", bound=Callable[..., None])
 
 
 def executes(*kinds: str) -> Callable[[_Test], _Test]:
-    """Mark the test that executes these kinds of fixes; it fails if it ends without having done so."""
+    """Mark a test that executes these kinds of fixes; it fails if it does not execute all of them."""
 
     def wrap(test: _Test) -> _Test:
         @functools.wraps(test)
-        def run(*words: Any, **named: Any) -> None:
+        def run(*arguments: Any, **named: Any) -> None:
             EXECUTED.clear()
-            test(*words, **named)
+            test(*arguments, **named)
             assert set(kinds) <= EXECUTED, f"{set(kinds) - EXECUTED} was not executed"
 
         return cast(_Test, run)
@@ -165,17 +164,17 @@ def executes(*kinds: str) -> Callable[[_Test], _Test]:
 
 
 def local_board(folder: Path, **entry: str) -> Board:
-    """Make a board of this machine itself, with its own home and farm file."""
+    """Make a board from this machine itself, with a separate home and farm file."""
     device = Device(
         name="here",
         profile="linux_x86_64",
         address="local:",
         dialect_options={"python": sys.executable, "workdir": str(folder / "work"), **entry},
     )
-    return _entered(folder, device)
+    return _write_entry(folder, device)
 
 
-def _entered(folder: Path, device: Device, pid: int = 0) -> Board:
+def _write_entry(folder: Path, device: Device, pid: int = 0) -> Board:
     home = folder / "board home"
     home.mkdir(exist_ok=True)
     farm = home / "farm.toml"
@@ -195,14 +194,14 @@ def board(
     workdir: str | None = None,
     stock: str | None = None,
 ) -> Iterator[Board]:
-    """Start an sshd with mounts of its own; its work folder is `folder`/work.
+    """Start an sshd with its own mounts; its work folder is `folder`/work.
 
     `mounts` is a script with {work}, {tree} and {key}, run by root in the namespace. `config` is
     put first in sshd_config; `stock` is a whole sshd_config after which only the port, the keys
     and no PAM are added in front.
     """
     if os.geteuid() != 0:
-        missing("mounts of a server's own need root")
+        missing("a server with its own mounts needs root")
     if sshd_path() is None or shutil.which("unshare") is None:
         missing("no sshd or no unshare")
     _folders(folder)
@@ -223,19 +222,19 @@ def board(
     (folder / "sshd_config").write_text(text)
     sshd = f"{sshd_path()} -D -e -f {shlex.quote(str(folder / 'sshd_config'))}"
     with _served(folder, mounts, sshd, port) as pid:
-        yield _entered(folder, _device(folder, user, port, python, workdir), pid)
+        yield _write_entry(folder, _device(folder, user, port, python, workdir), pid)
 
 
 @contextmanager
 def dropbear_board(folder: Path, mounts: str) -> Iterator[Board]:
-    """Start dropbear with mounts of its own; /root is empty there but for the key."""
+    """Start dropbear with its own mounts; /root has only the login key."""
     dropbear = shutil.which("dropbear", path="/usr/sbin:/usr/bin")
     if os.geteuid() != 0 or dropbear is None:
         missing("dropbear needs root here, and: apt-get install dropbear-bin")
     _folders(folder)
     port = free_port()
-    words = ["dropbearkey", "-t", "ed25519", "-f", str(folder / "dropbear_key")]
-    made = subprocess.run(words, check=True, capture_output=True, text=True)
+    argv = ["dropbearkey", "-t", "ed25519", "-f", str(folder / "dropbear_key")]
+    made = subprocess.run(argv, check=True, capture_output=True, text=True)
     (public,) = (line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
     (folder / "host_key.pub").write_text(public)
     login = """
@@ -246,7 +245,7 @@ chmod 600 /root/.ssh/authorized_keys
     key = shlex.quote(str(folder / "dropbear_key"))
     server = f"{dropbear} -F -E -s -m -r {key} -P {folder}/pid -p 127.0.0.1:{port}"
     with _served(folder, login + mounts, server, port) as pid:
-        yield _entered(folder, _device(folder, "root", port, "python3", None), pid)
+        yield _write_entry(folder, _device(folder, "root", port, "python3", None), pid)
 
 
 def _folders(folder: Path) -> None:
@@ -254,8 +253,8 @@ def _folders(folder: Path) -> None:
     for name in ("work", "tree"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("host_key", "client_key"):
-        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
 
 
 @contextmanager
@@ -285,7 +284,7 @@ def _device(folder: Path, user: str, port: int, python: str, workdir: str | None
     known = folder / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {public}\n")
     return Device(
-        name="sick",
+        name="faulty",
         profile="linux_x86_64",
         address=f"ssh://{user}@127.0.0.1:{port}",
         transport_options={"identity": str(folder / "client_key"), "known_hosts": str(known)},
@@ -299,7 +298,7 @@ def _environment(more: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -314,15 +313,15 @@ def await_ssh(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             if probe.recv(4) == b"SSH-":
                 return
         time.sleep(0.02)
-    missing(f"no server with mounts of its own: {log.read_text()}")
+    missing(f"no server with its own mounts: {log.read_text()}")
 
 
-def _finished(words: Sequence[str], environment: Mapping[str, str], answer: str) -> str:
+def _run(argv: Sequence[str], environment: Mapping[str, str], answer: str) -> str:
     person, terminal = os.openpty()
     try:
         os.write(person, answer.encode())
         reply = subprocess.run(
-            words,
+            argv,
             stdin=terminal if answer else subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -333,20 +332,20 @@ def _finished(words: Sequence[str], environment: Mapping[str, str], answer: str)
     finally:
         os.close(person)
         os.close(terminal)
-    said = reply.stdout + reply.stderr
-    assert reply.returncode in {0, *_ALLOWED.get(words[-1].partition(" ")[0], ())}, said
-    return said
+    output = reply.stdout + reply.stderr
+    assert reply.returncode in {0, *_ALLOWED.get(argv[-1].partition(" ")[0], ())}, output
+    return output
 
 
 _ALLOWED = {"edge-harness": (1,)}
-"""`add` ends with 1 if the device it has added fails another check."""
+"""`add` exits with 1 if the added device fails a check."""
 
 
 def package_manager(folder: Path, name: str, provides: Mapping[str, str]) -> Path:
-    """Write a stand-in of a package manager; what it is asked for it really provides.
+    """Write a stand-in for a package manager that really installs the requested package.
 
-    `provides` gives a shell script by package. Its calls are in `folder`/NAME.log. It is refused
-    what the real one would refuse too: an option in the wrong place, a package that is not there.
+    `provides` maps each package to a shell script that installs it. The calls are logged in
+    `folder`/NAME.log. Like the real one, it rejects misplaced options and unknown packages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     program, log = folder / name, folder / f"{name}.log"
@@ -355,10 +354,10 @@ def package_manager(folder: Path, name: str, provides: Mapping[str, str]) -> Pat
         f'#!/bin/sh\necho "$@" >> {shlex.quote(str(log))}\n'
         "[ \"$(id -u)\" = 0 ] || { echo 'are you root?' >&2; exit 100; }\n"
         f"verb={'install' * (name == 'pacman')}\n"
-        'for word; do\ncase "$word" in -*) continue ;; esac\n'
-        'if [ -z "$verb" ]; then verb=$word; continue; fi\n'
-        f'case "$word" in\n{cases}\n'
-        '*) echo "no package $word" >&2; exit 100 ;;\nesac\ndone\n'
+        'for argument; do\ncase "$argument" in -*) continue ;; esac\n'
+        'if [ -z "$verb" ]; then verb=$argument; continue; fi\n'
+        f'case "$argument" in\n{cases}\n'
+        '*) echo "no package $argument" >&2; exit 100 ;;\nesac\ndone\n'
         'case "$verb" in install|add|update|"") ;; *) exit 2 ;; esac\n'
     )
     program.chmod(0o755)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.farm import busy
-from harness.farm.busy import Busy, read, read_owners
+from harness.farm.busy import BusyProcess, read, read_owners
 
 
 def stat(pid: int, name: str, ticks: int, flags: int = 0x400000, start: int = 77) -> str:
-    """Write a line of /proc/PID/stat as proc(5) has it."""
+    """Format a line of /proc/PID/stat as in proc(5)."""
     before = f"{pid} ({name}) S 1 1 1 0 -1 {flags} 10 0 0 0"
     return f"{before} {ticks} {ticks // 10} 0 0 20 0 1 0 {start} 0 0"
 
@@ -22,23 +22,23 @@ def answer(first: list[str], second: list[str], *, seconds: float = 0.5) -> byte
     return "\n".join(lines).encode()
 
 
-def test_the_busy_are_named_and_the_idle_are_not() -> None:
+def test_busy_processes_are_listed_and_idle_ones_are_not() -> None:
     first = [stat(7, "ffmpeg", 1000), stat(8, "x" * 99, 0), stat(9, "sshd", 10)]
     second = [stat(7, "ffmpeg", 1090), stat(8, "x" * 99, 5), stat(9, "sshd", 11)]
     assert read(answer(first, second)) == (
-        Busy(pid=7, name="ffmpeg", share=1.98),
-        Busy(pid=8, name="x" * 40, share=0.1),
+        BusyProcess(pid=7, name="ffmpeg", share=1.98),
+        BusyProcess(pid=8, name="x" * 40, share=0.1),
     )
 
 
-def test_a_name_may_hold_anything() -> None:
+def test_a_process_name_may_contain_anything() -> None:
     name = "a) S (b\x1b[31m) 1 1"
     assert read(answer([stat(7, name, 0)], [stat(7, name, 50)])) == (
-        Busy(pid=7, name="a) S (b[31m) 1 1", share=1.1),
+        BusyProcess(pid=7, name="a) S (b[31m) 1 1", share=1.1),
     )
 
 
-def test_threads_of_the_kernel_and_processes_that_came_or_went_do_not_count() -> None:
+def test_kernel_threads_and_processes_that_started_or_ended_do_not_count() -> None:
     kernel = 0x200000
     first = [stat(2, "kworker", 0, kernel), stat(7, "gone", 0), stat(8, "again", 0, start=1)]
     second = [stat(2, "kworker", 50, kernel), stat(9, "new", 50), stat(8, "again", 50, start=2)]
@@ -57,25 +57,25 @@ def test_threads_of_the_kernel_and_processes_that_came_or_went_do_not_count() ->
         answer([], []).replace(b"busy 100", b"busy 9999999"),
     ],
 )
-def test_what_is_no_answer(line: bytes) -> None:
+def test_an_invalid_answer_is_none(line: bytes) -> None:
     assert read(line) is None
 
 
 @given(
     st.binary()
     | st.tuples(st.lists(st.text()), st.lists(st.text())).map(
-        lambda looks: answer(*looks) if all("\0" not in one for one in looks[0]) else b""
+        lambda both: answer(*both) if all("\0" not in one for one in both[0]) else b""
     )
     | st.lists(st.integers(), min_size=20).map(
         lambda many: answer([f"1 (x) S {many}"], ["1 (x) " + " ".join(map(str, many))])
     )
 )
-def test_whatever_is_said_it_is_an_answer_or_none(line: bytes) -> None:
+def test_any_bytes_are_an_answer_or_none(line: bytes) -> None:
     found = read(line)
     assert found is None or all(one.share >= 0.1 for one in found)
 
 
-def test_the_script_itself_is_answered_by_a_real_shell() -> None:
+def test_a_real_shell_runs_the_script() -> None:
     reply = subprocess.run(["sh", "-c", busy._SCRIPT], capture_output=True, check=True)
     assert read(reply.stdout) is not None
 
@@ -86,5 +86,5 @@ def test_the_owners_of_processes() -> None:
 
 
 @given(st.binary())
-def test_whatever_is_listed_it_is_numbers(listed: bytes) -> None:
+def test_any_listing_gives_user_ids(listed: bytes) -> None:
     assert all(number >= 0 for number in read_owners(listed))

@@ -34,7 +34,7 @@ FACTS = DeviceFacts(
 )
 
 
-def said(**changes: object) -> DeviceFacts:
+def reported(**changes: object) -> DeviceFacts:
     return dataclasses.replace(FACTS, **changes)
 
 
@@ -56,11 +56,11 @@ def said(**changes: object) -> DeviceFacts:
         ({"machine": "riscv64", "board": "StarFive VisionFive V2"}, None),
     ],
 )
-def test_the_shipped_profiles_are_chosen_by_what_a_device_says(
+def test_shipped_profiles_are_chosen_by_the_facts_of_a_device(
     tmp_path: Path, changes: dict[str, object], expected: str | None
 ) -> None:
     known = profiles.load_all(tmp_path / "none")
-    assert contact.survey(said(**changes), known) == expected
+    assert contact.survey(reported(**changes), known) == expected
 
 
 def test_a_profile_that_detects_nothing_is_never_chosen() -> None:
@@ -73,11 +73,11 @@ def test_the_longer_board_name_wins() -> None:
         return Profile(name=name, title=name, arch="aarch64", detect=Detect(model=(model,)))
 
     found = {"short": known("short", "Pi 4"), "long": known("long", "Pi 4 Model B")}
-    assert contact.survey(said(board="Raspberry Pi 4 Model B Rev 1.4"), found) == "long"
+    assert contact.survey(reported(board="Raspberry Pi 4 Model B Rev 1.4"), found) == "long"
 
 
-def test_a_board_nobody_knows_gets_a_profile_that_recognises_it(tmp_path: Path) -> None:
-    facts = said(
+def test_an_unknown_board_gets_a_profile_that_matches_it(tmp_path: Path) -> None:
+    facts = reported(
         machine="riscv64",
         board='StarFive "VisionFive" V2 ü',
         chip="starfive,jh7110",
@@ -92,16 +92,16 @@ def test_a_board_nobody_knows_gets_a_profile_that_recognises_it(tmp_path: Path) 
     assert profiles.load(path) == profile
     known = profiles.load_all(tmp_path / "profiles")
     assert contact.survey(facts, known) == profile.name
-    with pytest.raises(ConfigError, match=r"does not fit.*move it away"):
+    with pytest.raises(ConfigError, match=r"does not match.*move it away"):
         contact.write_profile(tmp_path / "profiles", profile)
 
 
 def test_a_32_bit_python_on_a_64_bit_kernel_is_a_32_bit_device(tmp_path: Path) -> None:
-    facts = said(board="Odd Board", python_bits=32, usb=("18d1:9302",))
+    facts = reported(board="Odd Board", python_bits=32, usb=("18d1:9302",))
     profile = contact.new_profile(dataclasses.replace(facts, accelerators=("edgetpu-usb",)))
     assert profile.arch == "armv7l"
     assert profile.targets == ("xnnpack", "edgetpu")
-    shown = contact.new_profile(said(accelerators=("vulkan-library", "gpu")))
+    shown = contact.new_profile(reported(accelerators=("vulkan-library", "gpu")))
     assert (shown.targets, shown.accelerators) == (("xnnpack", "gpu"), ())
     assert profiles.load(contact.write_profile(tmp_path, profile)) == profile
 
@@ -139,13 +139,13 @@ address = "ssh://third"
 """
 
 
-def test_a_farm_file_is_made_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_farm_file_is_created(tmp_path: Path) -> None:
     path = tmp_path / "new" / "farm.toml"
     contact.write_device(path, PI)
     assert farms.load(path).devices["bench-pi"] == PI
 
 
-def test_a_new_device_is_added_and_the_rest_stays_byte_for_byte(tmp_path: Path) -> None:
+def test_a_new_device_is_added_and_other_bytes_stay(tmp_path: Path) -> None:
     path = tmp_path / "farm.toml"
     path.write_text(FARM)
     path.chmod(0o600)
@@ -157,7 +157,7 @@ def test_a_new_device_is_added_and_the_rest_stays_byte_for_byte(tmp_path: Path) 
     assert [one.name for one in tmp_path.iterdir()] == ["farm.toml"]
 
 
-def test_a_known_device_is_changed_where_it_stands(tmp_path: Path) -> None:
+def test_a_known_device_is_updated_in_place(tmp_path: Path) -> None:
     path = tmp_path / "farm.toml"
     path.write_text(FARM)
     contact.write_device(path, PI)
@@ -175,7 +175,7 @@ def test_a_known_device_is_changed_where_it_stands(tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
-def test_this_machine_is_written_without_what_the_door_knows(
+def test_this_machine_is_written_without_its_default_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "farm.toml"
@@ -184,7 +184,7 @@ def test_this_machine_is_written_without_what_the_door_knows(
     assert sorted(table) == ["address", "profile"]
 
 
-def test_an_option_is_changed_in_the_table_that_has_it(tmp_path: Path) -> None:
+def test_an_option_is_updated_in_the_table_that_has_it(tmp_path: Path) -> None:
     path = tmp_path / "farm.toml"
     path.write_text(
         '[device.bench-pi]\nprofile = "raspberry_pi_4"\naddress = "ssh://old"\n'
@@ -212,16 +212,16 @@ def test_a_device_in_another_form_is_changed_too(tmp_path: Path, text: str) -> N
     assert path.read_text().startswith(text.partition("profile")[0])
 
 
-def test_a_form_that_only_a_person_can_change_is_left_alone(tmp_path: Path) -> None:
+def test_a_form_that_only_a_person_can_edit_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "farm.toml"
     text = 'device.bench-pi = "local:"\n'
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"only a person can change.*\[device.bench-pi\]"):
+    with pytest.raises(ConfigError, match=r"only a person can edit.*\[device.bench-pi\]"):
         contact.write_device(path, PI)
     assert path.read_text() == text
 
 
-def test_a_farm_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+def test_a_farm_file_with_invalid_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "farm.toml"
     path.write_text("[device")
     with pytest.raises(ConfigError, match=r"farm\.toml: cannot be read"):
@@ -242,5 +242,5 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_every_value_comes_back_from_the_toml_we_write(item: object) -> None:
+def test_every_value_survives_a_toml_round_trip(item: object) -> None:
     assert tomllib.loads(f"x = {toml_text.value(item)}\n") == {"x": item}

@@ -14,10 +14,10 @@ from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import AgentError, HarnessError, ModelRejected, Unreachable
 from harness.farm import checks_runtime
 from harness.farm.checks import Check, CheckResult
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import examine
 from harness.farm.linux import checks as linux
 from harness.farm.linux.survey import Mount, System
-from harness.farm.patient import Patient
 from harness.farm.probe import Probe
 from harness.protocols import Channel, OpenDialect, Transport
 from harness.testing import FakeDialect
@@ -75,7 +75,7 @@ def facts(device: Device, **changes: object) -> DeviceFacts:
     return dataclasses.replace(usual, **changes)
 
 
-def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patient:
+def dut(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> DeviceUnderTest:
     device = Device(
         name="pi",
         profile="raspberry_pi_5",
@@ -85,24 +85,26 @@ def patient(address: str = "ssh://pi@10.0.0.7:2222", **changes: object) -> Patie
     probe = changes.pop("probe", PROBE)
     assert isinstance(probe, Probe)
     of_system = {one.name for one in dataclasses.fields(System)} - {"clock_offset_seconds", "libc"}
-    told = {name: changes.pop(name) for name in of_system & set(changes)}
-    system = dataclasses.replace(SYSTEM, **told)
+    given = {name: changes.pop(name) for name in of_system & set(changes)}
+    system = dataclasses.replace(SYSTEM, **given)
     if "libc" in changes:
         probe = dataclasses.replace(probe, libc=changes["libc"])
-    return Patient(device=device, system=system, probe=probe, facts=facts(device, **changes))
+    return DeviceUnderTest(
+        device=device, system=system, probe=probe, facts=facts(device, **changes)
+    )
 
 
-class Says(FakeDialect):
-    """An agent that is well, or ill as told."""
+class FakeAgent(FakeDialect):
+    """An agent that reports the given facts, or fails with the given fault."""
 
-    told: DeviceFacts
+    facts: DeviceFacts
     delegate = "xnnpack"
     fault: HarnessError | None = None
 
     def hello(self) -> DeviceFacts:
         if isinstance(self.fault, AgentError):
             raise self.fault
-        return self.told
+        return self.facts
 
     def launch(self, order: LaunchOrder) -> Launch:
         return dataclasses.replace(
@@ -110,15 +112,15 @@ class Says(FakeDialect):
         )
 
 
-def saying(told: DeviceFacts, **answers: object) -> OpenDialect:
-    def open_says(transport: Transport, device: Device) -> Says:
-        dialect = Says(device)
-        dialect.told = told
+def reporting(reported: DeviceFacts, **answers: object) -> OpenDialect:
+    def open_fake(transport: Transport, device: Device) -> FakeAgent:
+        dialect = FakeAgent(device)
+        dialect.facts = reported
         for name, answer in answers.items():
             setattr(dialect, name, answer)
         return dialect
 
-    return open_says
+    return open_fake
 
 
 def by_name(checks: list[CheckResult]) -> dict[str, CheckResult]:
@@ -126,18 +128,18 @@ def by_name(checks: list[CheckResult]) -> dict[str, CheckResult]:
     assert len(found) == len(checks)
     for check in checks:
         assert check.found
-        assert (check.mend is not None) == (check.status in {"warn", "fail"}), check
+        assert (check.fix_text is not None) == (check.status in {"warn", "fail"}), check
     return found
 
 
 def test_a_device_in_order_passes_every_check(here: Device, tmp_path: Path) -> None:
     model = tmp_path / "model.tflite"
     model.write_bytes(b"x")
-    checks = by_name(examine(here, open_local, saying(facts(here)), None, model))
-    # This machine may swap and be busy; it is no Raspberry Pi.
+    checks = by_name(examine(here, open_local, reporting(facts(here)), None, model))
+    # This machine may swap and be busy, and it is not a Raspberry Pi.
     others = {"host_key", "swap", "processors", "under_voltage", "throttled", "usb"}
     others |= {"governor", "temperature", "load", "disk", "device_nodes", "round_trip"}
-    others |= {"delegates", "compiler", "gpu"}  # nor has it an accelerator
+    others |= {"delegates", "compiler", "gpu"}  # and it has no accelerator
     assert {name for name, check in checks.items() if check.status != "ok"} <= others
     assert checks["host_key"].status == "skip"
     assert list(Path(AgentOptions.of(here).workdir).iterdir()) == []
@@ -147,26 +149,26 @@ def test_an_unreachable_device_is_one_failure_and_the_rest_is_skipped(here: Devi
     def refuse(device: Device) -> Transport:
         raise Unreachable(f"{device.name}: connection refused")
 
-    checks = by_name(examine(here, refuse, saying(facts(here))))
+    checks = by_name(examine(here, refuse, reporting(facts(here))))
     assert checks["reachable"].status == "fail"
     assert checks["reachable"].found == "here: connection refused"
     assert {check.status for name, check in checks.items() if name != "reachable"} == {"skip"}
-    names = list(by_name(examine(here, open_local, saying(facts(here)))))
+    names = list(by_name(examine(here, open_local, reporting(facts(here)))))
     assert list(checks) == names
 
 
-def test_a_device_without_python_says_so(here: Device) -> None:
+def test_missing_python_is_a_failed_check(here: Device) -> None:
     device = opening.with_options(here, python="no-python-3")
-    checks = by_name(examine(device, open_local, saying(facts(device))))
+    checks = by_name(examine(device, open_local, reporting(facts(device))))
     assert checks["python"].status == "fail"
     assert "no-python-3" in checks["python"].found
     assert checks["agent"].status == "skip"
     assert checks["files"].status == "ok"
 
 
-def test_what_needs_no_python_is_examined_without_it(here: Device) -> None:
+def test_checks_that_need_no_python_run_without_it(here: Device) -> None:
     device = opening.with_options(here, python="no-python-3")
-    checks = by_name(examine(device, open_local, saying(facts(device))))
+    checks = by_name(examine(device, open_local, reporting(facts(device))))
     made = "system files disk read_only noexec swap processors libc clock load round_trip"
     assert {checks[name].status for name in made.split()} <= {"ok", "warn"}
     waiting = {name for name, check in checks.items() if check.waits_for}
@@ -175,7 +177,7 @@ def test_what_needs_no_python_is_examined_without_it(here: Device) -> None:
 
 
 class Line:
-    """A transport like a serial line: it speaks with one program, and that is all."""
+    """A transport like a serial line: a channel to one program, without commands and files."""
 
     def talk(self, argv: Sequence[str]) -> Channel:
         raise NotImplementedError
@@ -185,7 +187,7 @@ class Line:
 
 
 class FilesOnly(Line):
-    """A transport that copies files too, and runs nothing."""
+    """A transport that also copies files, but runs no commands."""
 
     def __init__(self) -> None:
         self.real = LocalTransport()
@@ -207,7 +209,7 @@ def test_a_transport_that_runs_no_commands(
     def open_line(device: Device) -> Transport:
         return transport()  # type: ignore[return-value]
 
-    checks = by_name(examine(here, open_line, saying(facts(here)), None, model))
+    checks = by_name(examine(here, open_line, reporting(facts(here)), None, model))
     assert (checks["commands"].status, checks["files"].status) == ("skip", files)
     assert checks["commands"].found == "the transport carries no commands"
     for name in ("reachable", "agent", "runtime", "numpy", "xnnpack"):
@@ -216,15 +218,15 @@ def test_a_transport_that_runs_no_commands(
     assert {one.status for one in checks.values()} <= {"ok", "skip"}
 
 
-def test_commands_that_are_printed_name_the_farm_file_that_was_named(here: Device) -> None:
+def test_printed_commands_name_the_farm_file_of_the_command_line(here: Device) -> None:
     farm = Path("/some where/farm.toml")
-    open_bare = saying(facts(here, runtimes=()))
+    open_bare = reporting(facts(here, runtimes=()))
     checks = by_name(examine(here, open_local, open_bare, farm=farm, is_farm_named=True))
-    assert checks["runtime"].mend == "edge-harness setup here --farm '/some where/farm.toml'"
+    assert checks["runtime"].fix_text == "edge-harness setup here --farm '/some where/farm.toml'"
 
 
-def test_the_document_keeps_its_shape(here: Device) -> None:
-    checks = by_name(examine(here, open_local, saying(facts(here, runtimes=()))))
+def test_the_json_of_a_check_keeps_its_keys(here: Device) -> None:
+    checks = by_name(examine(here, open_local, reporting(facts(here, runtimes=()))))
     assert checks["runtime"].plain() == {
         "name": "runtime",
         "status": "fail",
@@ -248,15 +250,15 @@ def test_the_document_keeps_its_shape(here: Device) -> None:
         ({"uid": 1000, "tools": frozenset()}, None, "swapoff -a"),
     ],
 )
-def test_sudo_is_there_only_for_who_needs_it_and_has_it(
+def test_sudo_is_printed_only_for_an_account_that_needs_and_has_it(
     changes: dict[str, object], command: str | None, root_command: str | None
 ) -> None:
-    fix = linux.swap(patient("local:", swap_used_bytes=10**8, **changes)).fix
+    fix = linux.swap(dut("local:", swap_used_bytes=10**8, **changes)).fix
     assert fix is not None
     assert (fix.command, fix.root_command) == (command, root_command)
 
 
-def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_named_with_its_version(here: Device, tmp_path: Path) -> None:
     old = tmp_path / "python"
     old.write_text(
         "#!/bin/sh\necho 'login noise'\n"
@@ -264,7 +266,7 @@ def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> N
     )
     old.chmod(0o700)
     checks = by_name(
-        examine(opening.with_options(here, python=str(old)), open_local, saying(facts(here)))
+        examine(opening.with_options(here, python=str(old)), open_local, reporting(facts(here)))
     )
     assert checks["python"].status == "fail"
     assert "3.7.3" in checks["python"].found
@@ -273,13 +275,13 @@ def test_an_old_python_is_told_by_its_version(here: Device, tmp_path: Path) -> N
 
 def test_a_workdir_that_cannot_be_written(here: Device) -> None:
     device = opening.with_options(here, workdir="/proc/nowhere")
-    checks = by_name(examine(device, open_local, saying(facts(device))))
+    checks = by_name(examine(device, open_local, reporting(facts(device))))
     assert checks["files"].status == "fail"
     assert "/proc/nowhere" in checks["files"].found
 
 
 def test_an_agent_that_does_not_start(here: Device) -> None:
-    checks = by_name(examine(here, open_local, saying(facts(here), fault=AgentError("no zlib"))))
+    checks = by_name(examine(here, open_local, reporting(facts(here), fault=AgentError("no zlib"))))
     assert (checks["agent"].status, checks["agent"].found) == ("fail", "no zlib")
     assert checks["runtime"].status == "skip"
 
@@ -291,22 +293,22 @@ def test_a_delegate_that_was_not_made(
     model = tmp_path / "model.tflite"
     model.write_bytes(b"x")
     profile = Profile(name="p", title="P", arch="x", xnnpack=promised)
-    dialect = saying(facts(here), delegate="none")
+    dialect = reporting(facts(here), delegate="none")
     checks = by_name(examine(here, open_local, dialect, profile, model))
     assert checks["xnnpack"].status == status
-    assert "cpuinfo" in str(checks["xnnpack"].mend)
+    assert "cpuinfo" in str(checks["xnnpack"].fix_text)
 
 
 def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> None:
     model = tmp_path / "model.tflite"
     model.write_bytes(b"x")
     fault = {"doctor-timed-0-0": [ModelRejected("op 7 is not known")]}
-    checks = by_name(examine(here, open_local, saying(facts(here), faults=fault), None, model))
+    checks = by_name(examine(here, open_local, reporting(facts(here), faults=fault), None, model))
     assert (checks["xnnpack"].status, checks["xnnpack"].found) == ("fail", "op 7 is not known")
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "status", "found", "mend"),
+    ("check", "changes", "status", "found", "fix"),
     [
         (linux.clock, {"clock_offset_seconds": 86400.0}, "warn", "+86400", "set-ntp"),
         (linux.clock, {"clock_offset_seconds": None}, "skip", "time", None),
@@ -361,19 +363,19 @@ def test_a_launch_that_fails_is_a_failed_check(here: Device, tmp_path: Path) -> 
         ),
     ],
 )
-def test_what_a_fact_comes_to(
+def test_a_check_judges_the_facts(
     check: Check,
     changes: dict[str, object],
     status: str,
     found: str,
-    mend: str | None,
+    fix: str | None,
 ) -> None:
-    made = check(patient(**changes))
+    made = check(dut(**changes))
     assert made.status == status
     assert found in made.found
-    assert (made.mend is None) == (mend is None)
-    if mend:
-        assert mend in str(made.mend)
+    assert (made.fix_text is None) == (fix is None)
+    if fix:
+        assert fix in str(made.fix_text)
 
 
 @pytest.mark.parametrize(
@@ -392,14 +394,14 @@ def test_what_a_fact_comes_to(
         (linux.swap, {"swap_used_bytes": None}, "skip"),
     ],
 )
-def test_what_the_survey_comes_to(check: Check, changes: dict[str, object], status: str) -> None:
-    made = check(patient(**changes))
+def test_a_check_judges_the_survey(check: Check, changes: dict[str, object], status: str) -> None:
+    made = check(dut(**changes))
     assert made.status == status
-    assert (made.mend is not None) == (status in {"warn", "fail"})
+    assert (made.fix_text is not None) == (status in {"warn", "fail"})
 
 
 @pytest.mark.parametrize(
-    ("probed", "words"),
+    ("probed", "advice"),
     [
         ({}, "edge-harness setup pi"),
         ({"machine": "armv7l", "bits": 32, "numpy": "1.24.2"}, "edge-harness setup pi"),
@@ -412,21 +414,21 @@ def test_what_the_survey_comes_to(check: Check, changes: dict[str, object], stat
         ({"free_threaded": True}, "no wheel of a runtime fits"),
     ],
 )
-def test_the_runtime_that_a_device_can_have_is_named(probed: dict[str, object], words: str) -> None:
+def test_the_fix_names_the_runtime_that_fits(probed: dict[str, object], advice: str) -> None:
     probe = dataclasses.replace(PROBE, **probed)
-    made = checks_runtime.runtime(patient(runtimes=(), probe=probe))
+    made = checks_runtime.runtime(dut(runtimes=(), probe=probe))
     assert made.status == "fail"
-    assert words in str(made.mend)
+    assert advice in str(made.fix_text)
 
 
-def test_why_a_runtime_does_not_import_is_told() -> None:
+def test_the_import_error_of_a_runtime_is_reported() -> None:
     problems = ("ai_edge_litert: libpython is missing",)
-    made = checks_runtime.runtime(patient(runtimes=(), runtime_problems=problems))
+    made = checks_runtime.runtime(dut(runtimes=(), runtime_problems=problems))
     assert "libpython is missing" in made.found
 
 
-def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
-    command = patient().remote_command("echo 'a b'; echo $HOME")
+def test_a_remote_command_is_an_ssh_command_for_this_host() -> None:
+    command = dut().remote_command("echo 'a b'; echo $HOME")
     shown = subprocess.run(
         ["sh", "-c", f"ssh() {{ printf '%s\\n' \"$@\"; }}; {command}"],
         capture_output=True,
@@ -441,4 +443,4 @@ def test_a_remedy_can_be_typed_here_and_runs_there() -> None:
         "pi@10.0.0.7",
         "echo 'a b'; echo $HOME",
     ]
-    assert patient("local:").remote_command("true") == "true"
+    assert dut("local:").remote_command("true") == "true"

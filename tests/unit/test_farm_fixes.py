@@ -1,4 +1,4 @@
-"""Every fix that doctor can print has a test that executes it, or says why none can."""
+"""Every fix that doctor can print has a test that executes it, or a reason why none can."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from harness.farm.checks import (
     ordered,
     run,
 )
+from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import CHECKS
-from harness.farm.patient import Patient
 from harness.types import Device
 
 FIXES = "tests/devices/test_doctor_fixes.py"
@@ -28,24 +28,27 @@ GPU = "tests/devices/test_doctor_gpu.py"
 
 EXECUTED_BY = {
     "allow-commands": (FIXES, "test_a_forced_command"),
-    "chmod-workdir": (FIXES, "test_a_work_folder_that_is_shut"),
-    "clean": (FIXES, "test_room_that_our_own_copies_take"),
-    "driver-library": (GPU, "test_a_driver_that_does_not_load_is_named_with_what_it_lacks"),
+    "chmod-workdir": (FIXES, "test_a_work_folder_without_write_permission"),
+    "clean": (FIXES, "test_a_disk_full_of_our_own_copies"),
+    "driver-library": (
+        GPU,
+        "test_a_driver_that_does_not_load_is_reported_with_its_missing_library",
+    ),
     "forget-key": (FIXES, "test_a_host_key_that_has_changed"),
     "install-python": (FIXES, "test_no_python_and_a_package_manager"),
     "install-sftp": (FIXES, "test_dropbear_without_sftp"),
     "join-group": (FIXES, "test_a_device_node_that_the_account_may_not_open"),
     "login-shell": (FIXES, "test_an_account_without_a_login_shell"),
-    "make-workdir": (FIXES, "test_a_work_folder_whose_parent_is_roots"),
+    "make-workdir": (FIXES, "test_a_work_folder_with_a_parent_of_root"),
     "mount-kernel-files": (FIXES, "test_a_container_without_proc"),
     "name-python": (FIXES, "test_another_python_is_on_the_device"),
     "newer-python": (FIXES, "test_a_system_whose_python_is_too_old"),
     "numpy-first": (FIXES, "test_32_bit_arm_without_numpy"),
-    "other-file-system": (FIXES, "test_room_that_others_take"),
-    "own-workdir": (FIXES, "test_a_work_folder_of_another_user_is_left_to_them"),
+    "other-file-system": (FIXES, "test_a_disk_full_of_other_files"),
+    "own-workdir": (FIXES, "test_a_work_folder_of_another_user_stays_unchanged"),
     "remount-exec": (FIXES, "test_noexec"),
     "remount-rw": (FIXES, "test_a_read_only_card"),
-    "remove-part": (FIXES, "test_what_stands_where_a_folder_of_ours_belongs"),
+    "remove-part": (FIXES, "test_a_file_or_link_in_place_of_our_folder"),
     "set-clock": (FIXES, "test_a_clock_that_is_off"),
     "set-governor": (FIXES, "test_a_governor_that_is_not_pinned"),
     "set-ntp": (FIXES, "test_a_clock_that_systemd_can_set"),
@@ -56,9 +59,9 @@ EXECUTED_BY = {
     "stop-process": (FIXES, "test_a_process_that_computes"),
     "swapoff": (FIXES, "test_swap_in_use"),
     "trust-key": (FIXES, "test_a_host_key_that_is_not_known"),
-    "vulkan-loader": (GPU, "test_what_is_missing_is_told_with_what_mends_it"),
+    "vulkan-loader": (GPU, "test_a_missing_driver_or_loader_is_reported_with_its_fix"),
 }
-"""Kind of fix: the test that executes it on the fault it is for."""
+"""Kind of fix: the test that executes it on a real fault."""
 
 BY_HAND = {
     "any-sftp",
@@ -85,7 +88,7 @@ BY_HAND = {
     "use-linux",
     "wait",
 }
-"""Kinds of fixes that no test can execute; each says why."""
+"""Kinds of fixes that no test can execute; each has a reason."""
 
 
 def kinds() -> dict[str, FixKind]:
@@ -93,13 +96,13 @@ def kinds() -> dict[str, FixKind]:
     return {**found, UNFORESEEN.id: UNFORESEEN}
 
 
-def test_every_fix_is_executed_or_says_why_not() -> None:
+def test_every_fix_has_a_test_or_a_reason() -> None:
     assert {name for name, kind in kinds().items() if kind.by_hand} == BY_HAND
     assert {name for name, kind in kinds().items() if not kind.by_hand} == set(EXECUTED_BY)
 
 
 @pytest.mark.parametrize("name", EXECUTED_BY)
-def test_the_test_is_there_and_fails_unless_it_executes_the_fix(name: str) -> None:
+def test_the_named_test_exists_and_is_marked_with_the_fix(name: str) -> None:
     file, test = EXECUTED_BY[name]
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -108,7 +111,7 @@ def test_the_test_is_there_and_fails_unless_it_executes_the_fix(name: str) -> No
     assert name in [kind for mark in marks for kind in mark]
 
 
-def test_no_two_fixes_have_one_name() -> None:
+def test_fix_ids_are_unique() -> None:
     found: dict[str, FixKind] = {}
     for one in CHECKS:
         for kind in one.fixes:
@@ -128,7 +131,7 @@ def test_every_need_is_a_check_or_a_condition() -> None:
         assert set(one.unless_failed) <= names, one.name
 
 
-def test_a_check_comes_after_what_it_needs() -> None:
+def test_a_check_follows_its_needs() -> None:
     assert list(ordered(CHECKS)) == list(CHECKS)
     backwards = ordered(tuple(reversed(CHECKS)))
     at = {one.name: place for place, one in enumerate(backwards)}
@@ -138,12 +141,12 @@ def test_a_check_comes_after_what_it_needs() -> None:
 
 
 def made(name: str, *needs: str, result: CheckResult | None = None) -> Check:
-    return Check(name=name, finds="", examine=lambda _: result or ok("well"), needs=needs)
+    return Check(name=name, finds="", examine=lambda _: result or ok("fine"), needs=needs)
 
 
 @pytest.fixture
-def patient() -> Patient:
-    return Patient(device=Device(name="d", profile="p", address="local:"))
+def dut() -> DeviceUnderTest:
+    return DeviceUnderTest(device=Device(name="d", profile="p", address="local:"))
 
 
 def test_needs_in_a_circle_are_refused() -> None:
@@ -151,12 +154,12 @@ def test_needs_in_a_circle_are_refused() -> None:
         ordered((made("a", "b"), made("b", "a")))
 
 
-def test_a_skipped_check_names_the_one_that_failed(patient: Patient) -> None:
+def test_a_skipped_check_names_the_one_that_failed(dut: DeviceUnderTest) -> None:
     broken = CheckResult(
         status="fail", found="broken", fix=Fix(kind=UNFORESEEN, text="look at the log")
     )
     checks = (made("c", "b"), made("b", "a"), made("a", result=broken), made("d"))
-    found = {one.name: one for one in run(checks, patient)}
+    found = {one.name: one for one in run(checks, dut)}
     assert found["a"].status == "fail"
     assert (found["b"].status, found["b"].waits_for) == ("skip", "a")
     assert (found["c"].status, found["c"].waits_for) == ("skip", "a")
@@ -165,25 +168,23 @@ def test_a_skipped_check_names_the_one_that_failed(patient: Patient) -> None:
     assert found["c"].plain()["needs"] == ["b"]
 
 
-def test_what_does_not_apply_is_no_failure(patient: Patient) -> None:
+def test_a_check_that_does_not_apply_is_not_a_failure(dut: DeviceUnderTest) -> None:
     absent = CheckResult(status="skip", found="no such thing here")
-    soft = Check(name="b", finds="", examine=lambda _: ok("well"), unless_failed=("a",))
-    found = {
-        one.name: one for one in run((made("a", result=absent), soft, made("c", "a")), patient)
-    }
+    soft = Check(name="b", finds="", examine=lambda _: ok("fine"), unless_failed=("a",))
+    found = {one.name: one for one in run((made("a", result=absent), soft, made("c", "a")), dut)}
     assert found["b"].status == "ok"
     assert (found["c"].status, found["c"].waits_for) == ("skip", "a")
     assert found["c"].found == "waits for a: no such thing here"
 
 
-def test_a_check_gives_only_the_fixes_it_declares(patient: Patient) -> None:
+def test_a_check_gives_only_the_fixes_it_declares(dut: DeviceUnderTest) -> None:
     other = FixKind(id="other", does="Do something else")
 
     @check()
-    def one(patient: Patient) -> CheckResult:
-        """It is well."""
-        return CheckResult(status="fail", found="x", fix=patient.by_hand(other, "y"))
+    def one(dut: DeviceUnderTest) -> CheckResult:
+        """It is in order."""
+        return CheckResult(status="fail", found="x", fix=dut.by_hand(other, "y"))
 
-    assert (one.name, one.finds) == ("one", "It is well.")
+    assert (one.name, one.finds) == ("one", "It is in order.")
     with pytest.raises(AssertionError, match="one"):
-        one(patient)
+        one(dut)

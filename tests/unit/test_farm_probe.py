@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from harness.farm.probe import Probe, read
 from harness.farm.wheels import Site
 
-SAID: dict[str, Any] = {
+ANSWER: dict[str, Any] = {
     "version": [3, 11, 2],
     "bits": 32,
     "machine": "aarch64",
@@ -30,17 +30,17 @@ def line(answer: object) -> bytes:
 
 
 def test_a_32_bit_system_on_a_64_bit_kernel() -> None:
-    probe = read(line(SAID))
+    probe = read(line(ANSWER))
     assert (probe.version, probe.noexec) == ((3, 11, 2), False)
     assert Site.of(probe) == Site(
         python=(3, 11), arch="armv7l", glibc=(2, 36), numpy="1.24.2", plain=True
     )
 
 
-@given(st.sampled_from(sorted(SAID)), JSON)
-def test_a_field_that_is_something_else_is_refused_or_typed(key: str, value: object) -> None:
+@given(st.sampled_from(sorted(ANSWER)), JSON)
+def test_a_field_of_another_type_is_refused_or_typed(key: str, value: object) -> None:
     try:
-        probe = read(line({**SAID, key: value}))
+        probe = read(line({**ANSWER, key: value}))
     except (ValueError, KeyError, TypeError):
         return
     site = Site.of(probe)
@@ -51,13 +51,13 @@ def test_a_field_that_is_something_else_is_refused_or_typed(key: str, value: obj
 
 
 @given(JSON.map(line) | st.binary())
-def test_whatever_is_said_it_is_an_answer_or_refused(said: bytes) -> None:
+def test_any_bytes_are_refused(data: bytes) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
-        read(said)
+        read(data)
 
 
-def test_what_an_old_python_leaves_out() -> None:
-    short = {key: SAID[key] for key in ("version", "bits", "machine")}
+def test_an_old_python_omits_fields() -> None:
+    short = {key: ANSWER[key] for key in ("version", "bits", "machine")}
     assert read(line({**short, "version": [2, 7, 18]})) == Probe(
         version=(2, 7, 18),
         bits=32,

@@ -1,4 +1,4 @@
-"""What a shell says of a device, read from bytes that may be anything."""
+"""Parse the survey of a device from arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.farm.checks_agent import read_others
+from harness.farm.checks_agent import read_other_pythons
 from harness.farm.linux import packages, survey
 from harness.farm.linux.folders import other_workdir
-from harness.farm.linux.survey import Mount, Node, Server, System, WorkFolder, WritableFolder, read
+from harness.farm.linux.survey import (
+    DeviceNode,
+    Mount,
+    SshServer,
+    System,
+    WorkFolder,
+    WritableFolder,
+    read,
+)
 
-SAID = """Welcome to the board
+ANSWER = """Welcome to the board
 edge-harness-system date
 1700000000
 edge-harness-system uname
@@ -91,8 +99,8 @@ edge-harness-system end
 _CARD = Mount(point="/mnt/my card", read_only=True, noexec=True, kind="vfat")
 
 
-def test_a_board_is_read() -> None:
-    assert read(SAID.replace("\\\\", "\\").encode(), 1700000010.5) == System(
+def test_the_answer_of_a_board_is_parsed() -> None:
+    assert read(ANSWER.replace("\\\\", "\\").encode(), 1700000010.5) == System(
         kernel="Linux",
         release="6.6.20+rpt-rpi-v8",
         machine="aarch64",
@@ -112,7 +120,7 @@ def test_a_board_is_read() -> None:
         temperature_c=48.312,
         throttled=0x50005,
         usb=("18d1:9302", "1d6b:0002"),
-        nodes=(Node(path="/dev/dri/renderD128", group="render", may_open=False),),
+        nodes=(DeviceNode(path="/dev/dri/renderD128", group="render", may_open=False),),
         kernel_files=frozenset({"/proc/cpuinfo"}),
         workdir=WorkFolder(
             form="folder",
@@ -124,72 +132,74 @@ def test_a_board_is_read() -> None:
         ),
         free_bytes=112945464 * 1024,
         mount=_CARD,
-        places=(
+        writable_folders=(
             WritableFolder(
                 path="/var/tmp",
                 free_bytes=112945464 * 1024,
                 mount=Mount(point="/", read_only=False, noexec=False, kind="ext4"),
             ),
         ),
-        server=Server(name="sshd", pid=700, program="/usr/sbin/sshd", config="/etc/my ssh/config"),
+        server=SshServer(
+            name="sshd", pid=700, program="/usr/sbin/sshd", config="/etc/my ssh/config"
+        ),
     )
 
 
-def test_a_name_of_a_user_is_a_name() -> None:
+def test_an_invalid_user_name_is_ignored() -> None:
     for name in ("../up", "a b", "x" * 99, "-rf"):
-        found = read(SAID.replace("1000\npi", f"1000\n{name}").encode(), 0.0)
+        found = read(ANSWER.replace("1000\npi", f"1000\n{name}").encode(), 0.0)
         assert found is not None
         assert found.user == ""
         assert str(other_workdir(found)).endswith("/edge-harness")
 
 
-def test_what_is_no_answer() -> None:
+def test_an_incomplete_answer_is_none() -> None:
     for answer in (
         b"",
         b"Last login: today\n",
-        SAID.partition("edge-harness-system end")[0].encode(),
+        ANSWER.partition("edge-harness-system end")[0].encode(),
     ):
         assert read(answer, 0.0) is None
 
 
-LINES = st.sampled_from(SAID.splitlines()) | st.text()
+LINES = st.sampled_from(ANSWER.splitlines()) | st.text()
 
 
 @given(st.binary() | st.lists(LINES).map("\n".join).map(str.encode))
-def test_whatever_is_said_it_is_a_system_or_none(answer: bytes) -> None:
-    for said in (answer, SAID.encode().replace(b"0.52 0.58", answer)):
-        found = read(said, 1e9)
+def test_any_bytes_are_a_system_or_none(answer: bytes) -> None:
+    for data in (answer, ANSWER.encode().replace(b"0.52 0.58", answer)):
+        found = read(data, 1e9)
         if found is not None:
             assert str(found.os_name + found.user + found.release).isprintable()
             assert found.load_1m is None or found.load_1m >= 0
-            other = other_workdir(found, elsewhere=False)
+            other = other_workdir(found, on_other_file_system=False)
             assert other is None or other.isprintable()
             packages.install(found, "python")
 
 
 @given(st.binary())
-def test_whatever_is_said_it_is_the_paths_of_pythons(answer: bytes) -> None:
-    for said in (answer, b"edge-harness-python /usr/bin/python3\nedge-harness-python " + answer):
-        assert all(path.startswith("/") and path.isprintable() for path in read_others(said))
+def test_any_bytes_give_absolute_paths_of_pythons(answer: bytes) -> None:
+    for data in (answer, b"edge-harness-python /usr/bin/python3\nedge-harness-python " + answer):
+        assert all(path.startswith("/") and path.isprintable() for path in read_other_pythons(data))
 
 
 def test_a_long_line_takes_no_time() -> None:
     for line in (" 1" * 10**6, "-f /" * 10**6, " -f /x" * 10**6, "ldd " * 10**6):
         for section in ("df", "libc", "servers", "places", "mounts"):
-            said = SAID.replace(
+            data = ANSWER.replace(
                 f"system {section}\n", f"system {section}\n700\tsshd\t{line}\n{line}\n"
             )
-            assert read(said.encode(), 0.0) is not None
+            assert read(data.encode(), 0.0) is not None
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash", "/bin/busybox sh"])
-def test_the_script_is_answered_by_real_shells(shell: str, tmp_path: Path) -> None:
-    words = shell.split()
-    if shutil.which(words[0]) is None:
+def test_real_shells_run_the_script(shell: str, tmp_path: Path) -> None:
+    argv = shell.split()
+    if shutil.which(argv[0]) is None:
         pytest.skip(f"no {shell} here")
     work = tmp_path / "it's a 'dir'"
     reply = subprocess.run(
-        [*words, "-c", survey._SCRIPT, "sh", str(work)], capture_output=True, check=True
+        [*argv, "-c", survey._SCRIPT, "sh", str(work)], capture_output=True, check=True
     )
     found = read(reply.stdout, 0.0)
     assert found is not None
@@ -204,7 +214,7 @@ def test_the_script_is_answered_by_real_shells(shell: str, tmp_path: Path) -> No
     assert found.libc
 
 
-def test_the_package_manager_is_the_systems_not_any_that_is_there() -> None:
+def test_the_package_manager_of_the_system_is_preferred() -> None:
     both = frozenset({"apt-get", "dnf", "apk"})
     fedora = System(kernel="Linux", os_ids=("fedora",), tools=both)
     assert packages.manager(fedora) == "dnf"
@@ -217,7 +227,7 @@ def test_the_package_manager_is_the_systems_not_any_that_is_there() -> None:
     assert packages.install(None, "python") is None
 
 
-def test_libraries_by_file_name() -> None:
+def test_a_library_is_installed_by_its_file_name() -> None:
     def named(identity: str, tool: str, machine: str = "x86_64") -> str | None:
         system = System(
             kernel="Linux", os_ids=(identity,), tools=frozenset({tool}), machine=machine

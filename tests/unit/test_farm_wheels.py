@@ -1,4 +1,4 @@
-"""Which wheels a device gets: decided here, fetched by the real pip from a folder of wheels."""
+"""Choose the wheels for a device; the real pip fetches them from a folder of wheels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PI_32 = dataclasses.replace(PI, arch="armv7l")
 
 
 def wheel(folder: Path, name: str, *requires: str) -> Path:
-    """Write a wheel that holds nothing but what it requires."""
+    """Write a wheel that contains only its requirements."""
     path = folder / name
     project, version = name.split("-")[:2]
     metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
@@ -35,7 +35,7 @@ def wheel(folder: Path, name: str, *requires: str) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels, and pip asks nobody else."""
+    """A folder of wheels, the only index that pip uses."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -64,7 +64,7 @@ def test_the_platforms_of_a_raspberry_pi() -> None:
 
 
 def test_the_tags_are_those_that_packaging_gives_this_machine() -> None:
-    """Of the real thing: `packaging.tags` on a machine like the site's."""
+    """Compare with `packaging.tags`, the reference, on this machine."""
     import os
     import platform
     import sys
@@ -84,7 +84,7 @@ def test_the_tags_are_those_that_packaging_gives_this_machine() -> None:
 
 
 @given(st.integers(0, 60), st.sampled_from(["x86_64", "aarch64", "armv7l", "riscv64"]))
-def test_a_newer_c_library_takes_all_that_an_older_one_does(minor: int, arch: str) -> None:
+def test_a_newer_c_library_accepts_the_tags_of_an_older_one(minor: int, arch: str) -> None:
     older = dataclasses.replace(PI, arch=arch, glibc=(2, minor)).platforms
     newer = dataclasses.replace(PI, arch=arch, glibc=(2, minor + 1)).platforms
     assert set(older) <= set(newer)
@@ -99,19 +99,19 @@ def test_a_newer_c_library_takes_all_that_an_older_one_does(minor: int, arch: st
         ("tflite-runtime", RuntimeRequirement(name="tflite_runtime")),
     ],
 )
-def test_a_runtime_that_is_asked_for(text: str, wanted: RuntimeRequirement) -> None:
+def test_a_requested_runtime_is_parsed(text: str, wanted: RuntimeRequirement) -> None:
     assert RuntimeRequirement.parse(text) == wanted
 
 
 @pytest.mark.parametrize(
     "text", ["", "tensorflow==2", "ai_edge_litert==../../x", "tflite_runtime==1;x"]
 )
-def test_what_is_no_runtime(text: str) -> None:
+def test_an_unknown_runtime_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--runtime"):
         RuntimeRequirement.parse(text)
 
 
-def test_wheels_are_for_the_device_and_conditions_too(index: Path, tmp_path: Path) -> None:
+def test_wheels_and_markers_are_for_the_device(index: Path, tmp_path: Path) -> None:
     requires = ("numpy>=1.23", 'old-python ; python_version < "3.11"', 'npu ; extra == "npu"')
     for tail in ("manylinux_2_27_aarch64", "manylinux_2_40_aarch64", "manylinux_2_27_x86_64"):
         version = "2.4.0" if "2_40" in tail else "2.3.0"
@@ -134,7 +134,7 @@ def test_wheels_are_for_the_device_and_conditions_too(index: Path, tmp_path: Pat
     ]
 
 
-def test_two_that_want_the_same_get_what_suits_both(index: Path, tmp_path: Path) -> None:
+def test_two_requirements_of_one_project_get_a_common_version(index: Path, tmp_path: Path) -> None:
     wheel(index, "ai_edge_litert-2.3.0-py3-none-any.whl", "numpy>=1.23", "other")
     wheel(index, "other-1.0-py3-none-any.whl", "numpy<2")
     wheel(index, "numpy-1.26.4-py3-none-any.whl")
@@ -145,7 +145,7 @@ def test_two_that_want_the_same_get_what_suits_both(index: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("there", "found"),
+    ("installed", "found"),
     [
         ("1.24.2", []),
         ("2.1.0", ["numpy-1.26.4-py3-none-any.whl"]),
@@ -153,16 +153,16 @@ def test_two_that_want_the_same_get_what_suits_both(index: Path, tmp_path: Path)
     ],
 )
 def test_the_old_runtime_gets_numpy_1(
-    index: Path, tmp_path: Path, there: str, found: list[str]
+    index: Path, tmp_path: Path, installed: str, found: list[str]
 ) -> None:
     wheel(index, "tflite_runtime-2.14.0-py3-none-any.whl", "numpy>=1.23.2")
     wheel(index, "numpy-1.26.4-py3-none-any.whl")
     wheel(index, "numpy-2.4.0-py3-none-any.whl")
-    site = dataclasses.replace(PI, numpy=there)
+    site = dataclasses.replace(PI, numpy=installed)
     assert fetched("tflite_runtime", site, tmp_path)[1:] == found
 
 
-def test_what_is_not_to_be_had(index: Path, tmp_path: Path) -> None:
+def test_a_missing_wheel_is_named(index: Path, tmp_path: Path) -> None:
     wheel(index, "tflite_runtime-2.14.0-cp311-cp311-manylinux_2_34_armv7l.whl", "numpy>=1.23.2")
     with pytest.raises(wheels.NoWheel, match="armv7l, glibc 2.36, Python 3.11: .*numpy") as caught:
         fetched("tflite_runtime", PI_32, tmp_path)
@@ -173,8 +173,8 @@ def test_what_is_not_to_be_had(index: Path, tmp_path: Path) -> None:
         fetched("tflite_runtime", musl, tmp_path / "more")
 
 
-def test_a_wheel_that_is_damaged(tmp_path: Path) -> None:
+def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
     path = wheel(tmp_path, "numpy-1.0-py3-none-any.whl")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(RuntimeMissing, match="no wheel that can be read"):
+    with pytest.raises(RuntimeMissing, match="not a readable wheel"):
         wheels.read(path)

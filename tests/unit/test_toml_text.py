@@ -1,4 +1,4 @@
-"""A user's TOML file is changed in one table; every other line, comment and line end stays."""
+"""Edit one table of a user's TOML file; every other line, comment and line end stays."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def dotted(draw: st.DrawFn, names: Sequence[str]) -> str:
 
 
 @st.composite
-def a_line_each(draw: st.DrawFn, names: Sequence[str]) -> str:
+def one_line_per_device(draw: st.DrawFn, names: Sequence[str]) -> str:
     lines = [f"{_key(draw, name)} = {draw(inline())}{draw(comments)}\n" for name in names]
     return "".join(["[device]\n", *(line + draw(loose) for line in lines)])
 
@@ -109,7 +109,7 @@ def all_inline(draw: st.DrawFn, names: Sequence[str]) -> str:
 def farms_as_written(draw: st.DrawFn) -> str:
     """Make a farm file: tables, dotted keys, inline tables, other tables between them."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=4))
-    form = draw(st.sampled_from([headed, headed, dotted, a_line_each, all_inline]))
+    form = draw(st.sampled_from([headed, headed, dotted, one_line_per_device, all_inline]))
     text = draw(loose) + draw(form(names))
     if draw(st.integers(0, 3)) == 0:
         text = text.removesuffix("\n")
@@ -127,7 +127,7 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 def with_device(text: str, name: str, folder: Path) -> str:
-    """The file after `add` of the device of ENTRY."""
+    """Return the file after `add` of the device in ENTRY."""
     path = folder / "farm.toml"
     path.write_bytes(text.encode())
     contact.write_device(path, Device(name=name, profile="pi", address="ssh://pi", tags=("a", "b")))
@@ -142,14 +142,14 @@ def set_in(text: str, name: str, entries: dict[str, Any], folder: Path) -> str:
 
 
 CONTINUED = ("several", "lines", "[device.pi]", '"""', "  'y']")
-"""Lines inside the values of more than one line."""
+"""Lines inside of values that span several lines."""
 
 
-def may_go(line: str, name: str) -> bool:
+def may_change(line: str, name: str) -> bool:
     """Whether a line is part of an entry that is replaced."""
     if line.startswith(CONTINUED):
         return True
-    begin, bare = (re.sub(r"""["'\\]""", "", word) for word in (line.strip(), name))
+    begin, bare = (re.sub(r"""["'\\]""", "", text) for text in (line.strip(), name))
     return begin.startswith((*ENTRY, f"device.{bare}.", "device = {", bare))
 
 
@@ -169,7 +169,7 @@ def test_any_file_keeps_its_data_and_its_lines(
     difference = difflib.ndiff(text.splitlines(), changed.splitlines())
     gone = [line[2:] for line in difference if line[:2] == "- "]
     replaced = set(known) & set(ENTRY) or "{" in text
-    assert all(may_go(line, name) for line in gone) if replaced else not gone
+    assert all(may_change(line, name) for line in gone) if replaced else not gone
     if "\r\n" in text:
         assert changed.count("\n") == changed.count("\r\n")
     else:
@@ -187,7 +187,7 @@ def test_the_second_time_changes_nothing(
     assert with_device(once, name, folder) == once
 
 
-def test_comments_stay_with_what_they_are_about(tmp_path: Path) -> None:
+def test_comments_stay_with_their_entries(tmp_path: Path) -> None:
     text = """\
 # my lab
 
@@ -209,7 +209,7 @@ profile = "x"
     ("text", "changed"),
     [
         ("", '[device.pi]\nx = "1"\n'),
-        ("# only words", '# only words\n\n[device.pi]\nx = "1"\n'),
+        ("# only text", '# only text\n\n[device.pi]\nx = "1"\n'),
         ("[device.a]\n\n", '[device.a]\n\n[device.pi]\nx = "1"\n'),
         ("[device.a]\r\n", '[device.a]\r\n\r\n[device.pi]\r\nx = "1"\r\n'),
         ("[device.pi]", '[device.pi]\nx = "1"'),
@@ -220,21 +220,21 @@ profile = "x"
         ("device.pi.y = 2\n[b]\n", 'device.pi.y = 2\ndevice.pi.x = "1"\n[b]\n'),
     ],
 )  # fmt: skip
-def test_an_entry_is_added_in_the_form_that_is_there(
-    tmp_path: Path, text: str, changed: str
-) -> None:
+def test_an_entry_is_added_in_the_form_of_the_file(tmp_path: Path, text: str, changed: str) -> None:
     assert set_in(text, "pi", {"x": "1"}, tmp_path) == changed
 
 
 @pytest.mark.parametrize("text", ["device = 3\n", "[[device]]\n", "device.pi = 3\n[device.b]\n"])
-def test_what_is_no_table_is_left_to_a_person(tmp_path: Path, text: str) -> None:
+def test_a_value_that_is_not_a_table_is_not_changed(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"only a person.*table \[device.pi\] with x = 1"):
         set_in(text, "pi", {"x": 1}, tmp_path)
     assert (tmp_path / "farm.toml").read_text() == text
 
 
 @pytest.mark.parametrize("now", [b"[device.b]\n", None])
-def test_a_file_that_changed_meanwhile_is_left_alone(tmp_path: Path, now: bytes | None) -> None:
+def test_a_file_that_changed_meanwhile_is_not_overwritten(
+    tmp_path: Path, now: bytes | None
+) -> None:
     path = tmp_path / "farm.toml"
     if now is not None:
         path.write_bytes(now)
@@ -246,7 +246,7 @@ def test_a_file_that_changed_meanwhile_is_left_alone(tmp_path: Path, now: bytes 
 @pytest.mark.parametrize(
     "text", [b"[device", b"\xff", b"[device.a]\n[device.a]\n", b"x = 1\rx = 2"]
 )
-def test_what_is_no_toml_is_named_and_left_alone(tmp_path: Path, text: bytes) -> None:
+def test_invalid_toml_is_named_and_not_changed(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "farm.toml"
     path.write_bytes(text)
     with pytest.raises(ConfigError, match=r"farm\.toml: cannot be read"):
@@ -254,7 +254,7 @@ def test_what_is_no_toml_is_named_and_left_alone(tmp_path: Path, text: bytes) ->
     assert path.read_bytes() == text
 
 
-def test_tomlkit_is_loaded_when_a_file_is_written_and_not_before() -> None:
+def test_tomlkit_is_imported_only_to_write_a_file() -> None:
     script = (
         "import sys, harness.api, harness.cli, harness.farm.contact, harness.farm.toml_text as t\n"
         "before = 'tomlkit' in sys.modules; t.value('x'); print(before, 'tomlkit' in sys.modules)"

@@ -1,1 +1,1 @@
-"""Checks of Linux devices that need no more than a POSIX shell there."""
+"""Checks of Linux devices that need only a POSIX shell on the device."""

@@ -1,4 +1,4 @@
-"""Where on a device a work folder can be: what is proposed instead of one that cannot be used."""
+"""Propose another work folder on a device if the present one cannot be used."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ GOOD_FREE_BYTES = 500_000_000
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
-def other_workdir(system: System | None, *, elsewhere: bool = True) -> str | None:
-    """Return a work folder that this account can have; None if no place is known.
+def other_workdir(system: System | None, *, on_other_file_system: bool = True) -> str | None:
+    """Return a work folder that this account can use; None if no folder fits.
 
-    With `elsewhere` it is on another file system than the present one. It has room, and libraries
-    can be loaded from it; what forgets everything at a reboot is taken last.
+    Its file system has enough space and lets libraries load. With `on_other_file_system` it is not
+    the file system of the present work folder. File systems in memory, which lose their files at a
+    reboot, are chosen last.
     """
     if system is None:
         return None
     present = system.mount.point if system.mount else None
     fitting = [
         one
-        for one in system.places
+        for one in system.writable_folders
         if one.free_bytes >= GOOD_FREE_BYTES
         and one.mount is not None
         and not (one.mount.noexec or one.mount.read_only)
-        and not (elsewhere and one.mount.point == present)
+        and not (on_other_file_system and one.mount.point == present)
     ]
-    fitting.sort(key=_forgets)
-    # Others may have one beside it.
+    fitting.sort(key=_is_in_memory)
+    # Other users may have a work folder in the same place.
     name = f"edge-harness-{system.user}" if system.user else "edge-harness"
     return f"{fitting[0].path.rstrip('/')}/{name}" if fitting else None
 
 
-def _forgets(place: WritableFolder) -> bool:
-    return place.mount is None or place.mount.kind in _IN_MEMORY
+def _is_in_memory(folder: WritableFolder) -> bool:
+    return folder.mount is None or folder.mount.kind in _IN_MEMORY

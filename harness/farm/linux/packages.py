@@ -1,7 +1,7 @@
-"""Which command of a device's own package manager installs what a fix needs.
+"""Write install commands for the package manager of a device.
 
-Names are those of the distributions' package lists (Debian 12, Ubuntu 24.04, Fedora 41, Alpine
-3.20, openSUSE Leap 15.6, Arch, OpenWrt 23.05). What is not listed is not guessed.
+The names come from the distributions' package lists (Debian 12, Ubuntu 24.04, Fedora 41, Alpine
+3.20, openSUSE Leap 15.6, Arch, OpenWrt 23.05). Packages that are not listed are not guessed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ INSTALL: Mapping[str, str] = {
     "pacman": "{sudo}pacman -Sy --noconfirm --needed ",
     "opkg": "{sudo}opkg update && {sudo}opkg install ",
 }
-"""By program, in the order in which they are looked for."""
+"""Install command by program, in order of preference."""
 
-_OF_SYSTEM: Mapping[str, tuple[str, ...]] = {
+_MANAGERS: Mapping[str, tuple[str, ...]] = {
     "debian": ("apt-get",),
     "ubuntu": ("apt-get",),
     "raspbian": ("apt-get",),
@@ -39,7 +39,10 @@ _OF_SYSTEM: Mapping[str, tuple[str, ...]] = {
     "openwrt": ("opkg",),
     "lede": ("opkg",),
 }
-"""By ID or ID_LIKE of os-release: a system may have the program of another one too."""
+"""Package managers by ID or ID_LIKE of os-release.
+
+A system may also have the program of another distribution.
+"""
 
 _RPM = ("dnf", "microdnf", "yum")
 _NAMES: Mapping[str, Mapping[str, str]] = {
@@ -70,12 +73,12 @@ _LIBRARIES = {
     "libwayland-client.so.0": "libwayland-client0",
     "libxcb.so.1": "libxcb1",
 }
-"""What drivers need beside themselves and a container often has not; Debian's and Ubuntu's packages."""
+"""Libraries that drivers need and containers often lack; packages of Debian and Ubuntu."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewerPython:
-    """A Python beside the system's own, which is too old for the agent."""
+    """A newer Python that can be installed beside the system's, which is too old for the agent."""
 
     package: str
     path: str
@@ -90,13 +93,13 @@ _NEWER: Mapping[tuple[str, str], NewerPython] = {
 
 
 def manager(system: System) -> str | None:
-    """Return the system's package manager; None if none is known there."""
-    named = (one for word in system.os_ids for one in _OF_SYSTEM.get(word, ()))
+    """Return the system's package manager; None if it has no known one."""
+    named = (one for os_id in system.os_ids for one in _MANAGERS.get(os_id, ()))
     return next((one for one in (*named, *INSTALL) if one in system.tools), None)
 
 
 def install(system: System | None, what: str) -> str | None:
-    """Write the command that installs `what`, with `{sudo}` before what needs root.
+    """Return the command that installs `what`, with `{sudo}` before commands that need root.
 
     None if the system is not known or has no such package.
     """
@@ -106,7 +109,7 @@ def install(system: System | None, what: str) -> str | None:
 
 
 def install_library(system: System | None, name: str) -> str | None:
-    """Write the command that installs a shared library by its file name; None as `install`."""
+    """Return the command that installs a shared library by file name; None like `install`."""
     program = manager(system) if system else None
     if program == "apt-get":
         package = _LIBRARIES.get(name)
@@ -121,12 +124,12 @@ _BITS_64 = frozenset({"x86_64", "aarch64"})
 
 
 def newer_python(system: System | None) -> tuple[str, str] | None:
-    """Return a command that installs a Python beside one that is too old, and its path."""
+    """Return a command that installs a newer Python, and the path of that Python."""
     program = manager(system) if system else None
     if system is None or program is None:
         return None
-    for word in system.os_ids:
+    for os_id in system.os_ids:
         for version in (system.os_version, system.os_version.partition(".")[0]):
-            if found := _NEWER.get((word, version)):
+            if found := _NEWER.get((os_id, version)):
                 return INSTALL[program] + found.package, found.path
     return None

@@ -1,7 +1,7 @@
-"""What a POSIX shell says of a Linux device: one script, sections of raw text, read on this host.
+"""Survey a Linux device with one shell script; this host parses the sections of its output.
 
-The script only prints files and the answers of standard programs (busybox has them all), so a
-device without Python is examined too. Whatever a section holds, it is read or left out.
+The script only prints files and the output of standard programs (busybox has them all), so it also
+works on a device without Python. A section with unexpected content is ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_TEXT = 400
 _MAX_ITEMS = 64
 _MAX_DIGITS = 15
 _PLAUSIBLE_MILLIDEGREES = range(1, 200_000)
-"""Disabled zones read 0, -274000 or -1 on real boards."""
+"""Disabled zones report 0, -274000 or -1 on real boards."""
 
 _CPU_ZONES = ("cpu", "soc", "x86_pkg", "bigcore", "tj")
 _DF = re.compile(r"\s\d+\s+\d+\s+(\d{1,15})\s+(?:-|\d+%)\s+(/.*)$")
@@ -36,65 +36,65 @@ _USB = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 _SCRIPT = r"""
 exec 2>/dev/null
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-say() { printf '\nedge-harness-system %s\n' "$1"; }
+section() { printf '\nedge-harness-system %s\n' "$1"; }
 work=$1
-say date; date +%s
-say uname; uname -s; uname -r; uname -m
-say os-release; cat /etc/os-release || cat /usr/lib/os-release
-say user; id -u; id -un
-say tools
+section date; date +%s
+section uname; uname -s; uname -r; uname -m
+section os-release; cat /etc/os-release || cat /usr/lib/os-release
+section user; id -u; id -un
+section tools
 for tool in apt-get dnf microdnf yum apk zypper pacman opkg sudo timedatectl; do
     command -v "$tool" >/dev/null && echo "$tool"
 done
 [ -d /run/systemd/system ] && echo systemd
-say libc; getconf GNU_LIBC_VERSION; ldd --version 2>&1 | head -n 2; ls /lib/ld-musl-*
-say cores; getconf _NPROCESSORS_ONLN || nproc || grep -c ^processor /proc/cpuinfo
-say loadavg; cat /proc/loadavg
-say meminfo; cat /proc/meminfo
-say governors; cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor
-say choices; cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_available_governors
-say thermal
+section libc; getconf GNU_LIBC_VERSION; ldd --version 2>&1 | head -n 2; ls /lib/ld-musl-*
+section cores; getconf _NPROCESSORS_ONLN || nproc || grep -c ^processor /proc/cpuinfo
+section loadavg; cat /proc/loadavg
+section meminfo; cat /proc/meminfo
+section governors; cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor
+section choices; cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_available_governors
+section thermal
 for zone in /sys/class/thermal/thermal_zone*; do
     [ -r "$zone/temp" ] && echo "$(cat "$zone/temp") $(cat "$zone/type")"
 done
-say throttled
+section throttled
 for tool in vcgencmd /usr/bin/vcgencmd /opt/vc/bin/vcgencmd; do
     command -v "$tool" >/dev/null && "$tool" get_throttled && break
 done
-say usb
+section usb
 for one in /sys/bus/usb/devices/*/idVendor; do
     [ -r "$one" ] && echo "$(cat "$one"):$(cat "${one%Vendor}Product")"
 done
-say nodes
+section nodes
 for node in /dev/dri/renderD* /dev/nvidia[0-9]* /dev/mali* /dev/kgsl-3d0 /dev/apex_*; do
     [ -e "$node" ] || continue
     may=shut; [ -r "$node" ] && [ -w "$node" ] && may=open
     set -- $(ls -ld "$node"); echo "$may $4 $node"
 done
-say kernel
+section kernel
 for one in /proc/cpuinfo /proc/self /sys/devices/system/cpu; do [ -e "$one" ] && echo "$one"; done
-say workdir
+section workdir
 if [ -h "$work" ]; then echo link; elif [ -d "$work" ]; then echo folder
 elif [ -e "$work" ]; then echo file; else echo absent; fi
 [ -O "$work" ] && echo own
 [ -w "$work" ] && [ -x "$work" ] && echo writable
-say owner; ls -ld -- "$work"
+section owner; ls -ld -- "$work"
 dir=$work
 while [ ! -d "$dir" ] || [ ! -x "$dir" ]; do dir=$(dirname -- "$dir"); done
-say above; (cd -P -- "$dir" && pwd -P); [ -w "$dir" ] && echo writable
-say df; df -Pk -- "$dir"
-say ours; (cd -- "$work" && du -sk agents blobs incoming out runtimes)
-say mounts; cat /proc/self/mounts || cat /proc/mounts
-say places
+section above; (cd -P -- "$dir" && pwd -P); [ -w "$dir" ] && echo writable
+section df; df -Pk -- "$dir"
+section ours; (cd -- "$work" && du -sk agents blobs incoming out runtimes)
+section mounts; cat /proc/self/mounts || cat /proc/mounts
+section places
 for one in /var/tmp "$HOME" /data /srv /mnt /mnt/* /media/*/* /tmp; do
     [ -d "$one" ] && [ -w "$one" ] || continue
-    # What others may replace, the agent refuses to run from.
+    # The agent refuses to run from a folder that other users may replace.
     set -- $(ls -ldn "$one")
     [ "$3" = 0 ] || [ "$3" = "$(id -u)" ] || continue
     case $1 in ????????w[tT]*) ;; ????????w*) continue ;; esac
     printf '%s\t' "$one"; df -Pk -- "$one" | tail -n 1
 done
-say servers
+section servers
 pid=$$
 while [ "${pid:-0}" -gt 0 ]; do
     name=$(sed -n 's/^Name:[[:space:]]*//p' "/proc/$pid/status")
@@ -103,19 +103,19 @@ while [ "${pid:-0}" -gt 0 ]; do
     esac
     pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")
 done
-say forced; [ -n "$SSH_ORIGINAL_COMMAND" ] && echo yes
-say end
+section forced; [ -n "$SSH_ORIGINAL_COMMAND" ] && echo yes
+section end
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """The file system that a folder is on."""
+    """A mounted file system."""
 
     point: str
     read_only: bool
     noexec: bool
-    """No library can be loaded from it."""
+    """Whether no library can be loaded from it."""
     kind: str = ""
     """`ext4`, `tmpfs`, ..."""
 
@@ -130,7 +130,7 @@ class WritableFolder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class DeviceNode:
     """A device node of an accelerator."""
 
     path: str
@@ -140,8 +140,8 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """The SSH server that this connection came through."""
+class SshServer:
+    """The SSH server of this connection."""
 
     name: str
     """`sshd`, `dropbear`, ..."""
@@ -153,7 +153,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkFolder:
-    """The work folder as it is."""
+    """The state of the work folder."""
 
     form: str = ""
     """`folder`, `file`, `link` or `absent`."""
@@ -161,52 +161,52 @@ class WorkFolder:
     is_writable: bool = False
     owner: str = ""
     above: str = ""
-    """The nearest folder above it that exists, or the folder itself."""
+    """The work folder itself if it exists, else its nearest existing parent."""
     above_is_writable: bool = False
     our_bytes: int = 0
-    """Taken by agents, models and runtimes of ours."""
+    """Space that our agents, models and runtimes take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """What the shell said; None and empty where it did not say it."""
+    """The facts that the script found; None or empty if unknown."""
 
     kernel: str
     """`uname -s`."""
     release: str = ""
     machine: str = ""
     os_ids: tuple[str, ...] = ()
-    """ID and then ID_LIKE of os-release."""
+    """ID, then ID_LIKE of os-release."""
     os_name: str = ""
     os_version: str = ""
     tools: frozenset[str] = frozenset()
     uid: int | None = None
     user: str = ""
     clock_offset_seconds: float | None = None
-    """The device's clock minus ours, to half a second and the time of the answer."""
+    """The device's clock minus this host's, exact to half a second plus the time of the answer."""
     libc: str | None = None
     """`glibc 2.36`, `musl`."""
     cores: int | None = None
     load_1m: float | None = None
     swap_used_bytes: int | None = None
     governors: tuple[str, ...] = ()
-    """Different ones, in the order of the processors."""
+    """Distinct governors, in the order of the processors."""
     governor_choices: tuple[str, ...] = ()
     temperature_c: float | None = None
     throttled: int | None = None
     """Bits of `vcgencmd get_throttled`."""
     usb: tuple[str, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[DeviceNode, ...] = ()
     kernel_files: frozenset[str] = frozenset()
     workdir: WorkFolder = WorkFolder()
     free_bytes: int | None = None
-    """For the account, on the file system of the work folder."""
+    """Available to the account, on the file system of the work folder."""
     mount: Mount | None = None
-    """Of the work folder."""
-    places: tuple[WritableFolder, ...] = ()
-    server: Server | None = None
+    """The file system of the work folder."""
+    writable_folders: tuple[WritableFolder, ...] = ()
+    server: SshServer | None = None
     is_forced: bool = False
-    """A forced command of sshd is in the way."""
+    """Whether sshd ran a forced command instead of ours."""
 
     @property
     def can_sudo(self) -> bool:
@@ -215,11 +215,11 @@ class System:
 
     @property
     def can_be_root(self) -> bool:
-        """Whether the account can do what only root can."""
+        """Whether the account is root or has sudo."""
         return self.uid == 0 or "sudo" in self.tools
 
 
-def ask(transport: Commands, device: Device) -> System:
+def survey_system(transport: Commands, device: Device) -> System:
     """Run the script on the device; raises AgentError if no POSIX shell answers."""
     before = time.time()
     reply = transport.run(
@@ -228,61 +228,64 @@ def ask(transport: Commands, device: Device) -> System:
     middle = (before + time.time()) / 2
     system = read(reply.stdout, middle)
     if system is None:
-        said = (reply.stderr or reply.stdout).decode(errors="replace").strip()[-300:]
+        errors = (reply.stderr or reply.stdout).decode(errors="replace").strip()[-300:]
         raise AgentError(
-            f"no POSIX shell answers: sh ends with {reply.exit_code}: {said or 'no message'}"
+            f"no POSIX shell answers: sh ends with {reply.exit_code}: {errors or 'no message'}"
         )
     return system
 
 
 def read(answer: bytes, now: float) -> System | None:
-    """Read the script's answer, which came at `now` by our clock; None if it is no answer."""
-    said = _sections(answer)
-    names = [_text(line) for line in said.get("uname", ())] + ["", "", ""]
-    if "end" not in said or not names[0]:
+    """Parse the output of the script; None if it is incomplete.
+
+    `now` is the time of the answer by this host's clock, in seconds.
+    """
+    sections = _sections(answer)
+    names = [_text(line) for line in sections.get("uname", ())] + ["", "", ""]
+    if "end" not in sections or not names[0]:
         return None
-    release = _assignments(said.get("os-release", ()))
-    mounts = [one for one in map(_mount, said.get("mounts", ())) if one is not None]
-    above = said.get("above", ())[:1]
-    room = _room(said.get("df", ())[-1:])
-    user = [*said.get("user", ()), "", ""]
+    release = _assignments(sections.get("os-release", ()))
+    mounts = [one for one in map(_mount, sections.get("mounts", ())) if one is not None]
+    above = sections.get("above", ())[:1]
+    space = _space(sections.get("df", ())[-1:])
+    user = [*sections.get("user", ()), "", ""]
     return System(
         kernel=names[0],
         release=names[1],
         machine=names[2],
         os_ids=tuple(
-            word.lower()
+            name.lower()
             for key in ("ID", "ID_LIKE")
-            for word in release.get(key, "").split()[:_MAX_ITEMS]
+            for name in release.get(key, "").split()[:_MAX_ITEMS]
         ),
         os_name=release.get("PRETTY_NAME", ""),
         os_version=release.get("VERSION_ID", ""),
-        tools=frozenset(_text(line) for line in said.get("tools", ())),
+        tools=frozenset(_text(line) for line in sections.get("tools", ())),
         uid=_whole(user[0]),
         user=user[1] if _ACCOUNT.fullmatch(user[1]) else "",
-        clock_offset_seconds=_offset(said.get("date", ()), now),
-        libc=_libc(said.get("libc", ())),
-        cores=next((n for n in map(_whole, said.get("cores", ())) if n), None),
-        load_1m=_load(said.get("loadavg", ())),
-        swap_used_bytes=_swap(said.get("meminfo", ())),
-        governors=_words(said.get("governors", ())),
-        governor_choices=_words(said.get("choices", ())),
-        temperature_c=_temperature(said.get("thermal", ())),
-        throttled=_throttled(said.get("throttled", ())),
-        usb=tuple(sorted({u for u in said.get("usb", ()) if _USB.fullmatch(u)}))[:_MAX_ITEMS],
-        nodes=_nodes(said.get("nodes", ())),
-        kernel_files=frozenset(_text(line) for line in said.get("kernel", ())),
-        workdir=_folder(said),
-        free_bytes=room[0] if room else None,
-        mount=_on(mounts, above[0]) if above else None,
-        places=_places(said.get("places", ()), mounts),
-        server=_server(said.get("servers", ())),
-        is_forced=bool(said.get("forced")),
+        clock_offset_seconds=_offset(sections.get("date", ()), now),
+        libc=_libc(sections.get("libc", ())),
+        cores=next((n for n in map(_whole, sections.get("cores", ())) if n), None),
+        load_1m=_load(sections.get("loadavg", ())),
+        swap_used_bytes=_swap(sections.get("meminfo", ())),
+        governors=_distinct(sections.get("governors", ())),
+        governor_choices=_distinct(sections.get("choices", ())),
+        temperature_c=_temperature(sections.get("thermal", ())),
+        throttled=_throttled(sections.get("throttled", ())),
+        usb=tuple(sorted({u for u in sections.get("usb", ()) if _USB.fullmatch(u)}))[:_MAX_ITEMS],
+        nodes=_nodes(sections.get("nodes", ())),
+        kernel_files=frozenset(_text(line) for line in sections.get("kernel", ())),
+        workdir=_work_folder(sections),
+        free_bytes=space[0] if space else None,
+        mount=_mount_of(mounts, above[0]) if above else None,
+        writable_folders=_writable_folders(sections.get("places", ()), mounts),
+        server=_server(sections.get("servers", ())),
+        is_forced=bool(sections.get("forced")),
     )
 
 
 def _sections(answer: bytes) -> Mapping[str, Sequence[str]]:
-    """Split the answer at its marks; empty lines are left out."""
+    """Split the output at its marks; skip empty lines."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in answer.decode(errors="replace").split("\n"):
@@ -294,17 +297,17 @@ def _sections(answer: bytes) -> Mapping[str, Sequence[str]]:
 
 
 def _text(line: str) -> str:
-    """Take a word or a name; nothing that could mean more to a terminal."""
+    """Return the printable characters of a value, so that none controls a terminal."""
     return "".join(letter for letter in line.strip() if letter.isprintable())[:_MAX_TEXT]
 
 
-def _whole(word: str) -> int | None:
-    word = word.strip()
-    return int(word) if word.isascii() and word.isdigit() and len(word) <= _MAX_DIGITS else None
+def _whole(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
-def _words(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_text(word) for line in lines for word in line.split()))[:_MAX_ITEMS]
+def _distinct(lines: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_text(item) for line in lines for item in line.split()))[:_MAX_ITEMS]
 
 
 def _assignments(lines: Sequence[str]) -> Mapping[str, str]:
@@ -341,14 +344,14 @@ def _swap(lines: Sequence[str]) -> int | None:
 
 
 def _temperature(lines: Sequence[str]) -> float | None:
-    """Return the hottest zone named after the processor, else the hottest."""
+    """Return the hottest zone with a processor's name, else the hottest of all, in °C."""
     cpu: list[int] = []
     other: list[int] = []
     for line in lines:
         milli = _whole(line.partition(" ")[0])
         if milli is not None and milli in _PLAUSIBLE_MILLIDEGREES:
             kind = line.partition(" ")[2].lower()
-            (cpu if any(word in kind for word in _CPU_ZONES) else other).append(milli)
+            (cpu if any(name in kind for name in _CPU_ZONES) else other).append(milli)
     hottest = max(cpu or other, default=None)
     return hottest / 1000 if hottest is not None else None
 
@@ -358,21 +361,21 @@ def _throttled(lines: Sequence[str]) -> int | None:
     return int(found[1], 16) if found else None
 
 
-def _nodes(lines: Sequence[str]) -> tuple[Node, ...]:
+def _nodes(lines: Sequence[str]) -> tuple[DeviceNode, ...]:
     found = []
     for line in lines[:_MAX_ITEMS]:
-        words = line.split(maxsplit=2)
-        if len(words) == len(("may", "group", "path")) and words[0] in {"open", "shut"}:
-            may, group, path = words
-            found.append(Node(path=_text(path), group=_text(group), may_open=may == "open"))
+        columns = line.split(maxsplit=2)
+        if len(columns) == len(("may", "group", "path")) and columns[0] in {"open", "shut"}:
+            may, group, path = columns
+            found.append(DeviceNode(path=_text(path), group=_text(group), may_open=may == "open"))
     return tuple(found)
 
 
-def _folder(said: Mapping[str, Sequence[str]]) -> WorkFolder:
-    state = [line.strip() for line in said.get("workdir", ())]
-    listed = (said.get("owner") or [""])[0].split()
-    above = said.get("above", ())
-    sizes = (_whole(line.split()[0]) for line in said.get("ours", ())[:_MAX_ITEMS])
+def _work_folder(sections: Mapping[str, Sequence[str]]) -> WorkFolder:
+    state = [line.strip() for line in sections.get("workdir", ())]
+    listed = (sections.get("owner") or [""])[0].split()
+    above = sections.get("above", ())
+    sizes = (_whole(line.split()[0]) for line in sections.get("ours", ())[:_MAX_ITEMS])
     return WorkFolder(
         form=next((one for one in ("link", "folder", "file", "absent") if one in state), ""),
         is_own="own" in state,
@@ -384,25 +387,25 @@ def _folder(said: Mapping[str, Sequence[str]]) -> WorkFolder:
     )
 
 
-def _room(lines: Sequence[str]) -> tuple[int, str] | None:
-    """Read the free bytes and the mount point of `df -Pk`."""
+def _space(lines: Sequence[str]) -> tuple[int, str] | None:
+    """Parse the free bytes and the mount point of `df -Pk`."""
     found = _DF.search(lines[0]) if lines else None
     return (int(found[1]) * 1024, found[2]) if found else None
 
 
 def _mount(line: str) -> Mount | None:
-    words = line.split(" ")
-    if len(words) < 4:  # noqa: PLR2004 - device, point, kind, options
+    columns = line.split(" ")
+    if len(columns) < 4:  # noqa: PLR2004 - device, point, kind, options
         return None
-    options = words[3].split(",")
-    point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), words[1])
+    options = columns[3].split(",")
+    point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), columns[1])
     return Mount(
-        point=point, read_only="ro" in options, noexec="noexec" in options, kind=_text(words[2])
+        point=point, read_only="ro" in options, noexec="noexec" in options, kind=_text(columns[2])
     )
 
 
-def _on(mounts: Sequence[Mount], path: str) -> Mount | None:
-    """Return what `path` is on: of the longest mount points above it, the last one mounted."""
+def _mount_of(mounts: Sequence[Mount], path: str) -> Mount | None:
+    """Return the file system of `path`: the longest mount point above it, and the last one mounted there."""
     found: Mount | None = None
     for one in mounts:
         above = one.point.rstrip("/") + "/"
@@ -411,31 +414,33 @@ def _on(mounts: Sequence[Mount], path: str) -> Mount | None:
     return found
 
 
-def _places(lines: Sequence[str], mounts: Sequence[Mount]) -> tuple[WritableFolder, ...]:
+def _writable_folders(lines: Sequence[str], mounts: Sequence[Mount]) -> tuple[WritableFolder, ...]:
     found = []
     for line in lines[:_MAX_ITEMS]:
-        path, tab, told = line.partition("\t")
-        room = _room([told])
-        if tab and room and path.startswith("/") and path == _text(path):
-            found.append(WritableFolder(path=path, free_bytes=room[0], mount=_on(mounts, path)))
+        path, tab, usage = line.partition("\t")
+        space = _space([usage])
+        if tab and space and path.startswith("/") and path == _text(path):
+            found.append(
+                WritableFolder(path=path, free_bytes=space[0], mount=_mount_of(mounts, path))
+            )
     return tuple(found)
 
 
-def _server(lines: Sequence[str]) -> Server | None:
-    """Find the SSH server among the shell's ancestors: the uppermost of its name."""
-    found: Server | None = None
+def _server(lines: Sequence[str]) -> SshServer | None:
+    """Find the SSH server among the shell's ancestors: the topmost process with its name."""
+    found: SshServer | None = None
     for line in lines[:_MAX_ITEMS]:
         number, name, command = ([*line.split("\t", 2), "", ""])[:3]
         pid = _whole(number)
         if pid is None or not name.startswith(("sshd", "dropbear")):
             continue
         name = "sshd" if name.startswith("sshd") else "dropbear"
-        found = Server(name=name, pid=pid, program=_program(command), config=_config(command))
+        found = SshServer(name=name, pid=pid, program=_program(command), config=_config(command))
     return found
 
 
 def _program(command: str) -> str | None:
-    """Return the server's program; OpenSSH's title is `sshd: /usr/sbin/sshd -D [listener] ...`."""
+    """Return the server's program; OpenSSH's process title is `sshd: /usr/sbin/sshd -D [listener] ...`."""
     found = re.match(r"(?:sshd: )?(/\S+)", command)
     return _text(found[1]) if found else None
 

@@ -1,4 +1,4 @@
-"""A device under examination: what is known of it so far, and how a fix is written for it."""
+"""The device that doctor examines: the facts found so far, and how fixes for it are written."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from harness.types import Device, DeviceFacts, Profile
 
 
 @dataclass(slots=True, kw_only=True)
-class Patient:
-    """A device under examination, and what is known of it so far."""
+class DeviceUnderTest:
+    """The device that doctor examines, and the facts found so far."""
 
     device: Device
     profile: Profile | None = None
     model: Path | None = None
-    """A small .tflite file for the checks that make a launch."""
+    """A small .tflite file for trial launches."""
     farm: Path | None = None
-    """The file that the device's entry is in, or will be."""
+    """The file that has, or gets, the device's entry."""
     is_farm_named: bool = False
-    """Whether that file was named on the command line; commands that are printed name it too."""
+    """Whether the user named that file on the command line; printed commands then name it too."""
     open_transport: OpenTransport | None = None
     open_dialect: OpenDialect | None = None
     transport: Transport | None = None
@@ -41,61 +41,61 @@ class Patient:
     dialect: Dialect | None = None
     facts: DeviceFacts | None = None
     files_fix: Fix | None = None
-    """What fixes the files that did not travel; the agent is one of them."""
+    """The fix of the check `files` if it failed; the agent, a file too, needs the same fix."""
 
     @property
     def is_ssh(self) -> bool:
-        """Whether it is reached by SSH."""
+        """Whether the device is connected by SSH."""
         return self.device.address.startswith("ssh:")
 
     @property
     def has_commands(self) -> bool:
-        """Whether its transport runs commands; a serial line does not."""
+        """Whether the transport runs commands; a serial line does not."""
         return isinstance(self.transport, Commands)
 
     @property
     def has_files(self) -> bool:
-        """Whether its transport copies files."""
+        """Whether the transport copies files."""
         return isinstance(self.transport, Files)
 
     @property
     def commands(self) -> Commands:
-        """Return the transport, which runs commands (the need `commands`)."""
+        """Return the transport to run commands; for checks that need `commands`."""
         assert self.transport is not None
         return abilities.commands(self.transport, self.device, "a check of doctor")
 
     @property
     def files(self) -> Files:
-        """Return the transport, which copies files (the need `files`)."""
+        """Return the transport to copy files; for checks that need `files`."""
         assert self.transport is not None
         return abilities.files(self.transport, self.device, "a check of doctor")
 
     @property
     def agent(self) -> AgentOptions:
-        """The paths of the Python agent there; only for a device that has one."""
+        """The options of the Python agent; only if `has_python_agent`."""
         return AgentOptions.of(self.device)
 
     @property
     def has_python_agent(self) -> bool:
-        """Whether the device's dialect is the Python agent, which all checks of Python are for."""
+        """Whether the device's dialect is the Python agent, which the checks of Python concern."""
         return isinstance(opening.dialect_options(self.device, self.profile), AgentOptions)
 
     def remote_command(self, command: str) -> str:
-        """Write a command so that it can be typed here and runs on the device."""
+        """Return the command for this host that runs `command` on the device."""
         if not self.is_ssh:
             return command
-        return shlex.join([*self._ssh(), command])
+        return shlex.join([*self._ssh_argv(), command])
 
     def by_command(self, kind: FixKind, command: str, note: str = "") -> Fix:
-        """Make a fix of a command for the device's own account."""
+        """Make a fix from a command for the account of the farm entry."""
         typed = self.remote_command(command)
         return Fix(kind=kind, command=typed, text=typed + note)
 
     def as_root(self, kind: FixKind, command: str, note: str = "") -> Fix:
-        """Make a fix of a command for root on the device.
+        """Make a fix from a command for root on the device.
 
-        `{sudo}` in it becomes `sudo ` if the account needs it and has it; without a `{sudo}` it
-        is put in front.
+        `{sudo}` in the command becomes `sudo ` if the account needs and has sudo, else nothing. A
+        command without `{sudo}` gets it in front.
         """
         if "{sudo}" not in command:
             command = "{sudo}" + command
@@ -107,13 +107,13 @@ class Patient:
         text = f"as root on the device (this account has no sudo): {command}{note}"
         return Fix(kind=kind, root_command=command, text=text)
 
-    def by_harness(self, kind: FixKind, *words: str, note: str = "") -> Fix:
-        """Make a fix of an edge-harness command on this host."""
-        typed = shlex.join(["edge-harness", *words, *self._farm()])
+    def by_harness(self, kind: FixKind, *arguments: str, note: str = "") -> Fix:
+        """Make a fix from an edge-harness command on this host."""
+        typed = shlex.join(["edge-harness", *arguments, *self._farm_option()])
         return Fix(kind=kind, command=typed, text=typed + note)
 
     def by_setting(self, kind: FixKind, key: str, value: str, note: str = "") -> Fix:
-        """Make a fix of a key of the device's entry in the farm file."""
+        """Make a fix that sets a key of the device's entry in the farm file."""
         # JSON's strings are TOML's.
         line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
         where = f"[device.{self.device.name}] of {self.farm or farms.default_file()}"
@@ -122,13 +122,13 @@ class Patient:
         return Fix(kind=kind, setting={key: value}, text=f"set {line} in {where}{note}")
 
     def by_hand(self, kind: FixKind, advice: str) -> Fix:
-        """Make a fix of advice."""
+        """Make a fix from advice: no command can do it."""
         return Fix(kind=kind, text=advice)
 
-    def _farm(self) -> list[str]:
+    def _farm_option(self) -> list[str]:
         return ["--farm", str(self.farm)] if self.farm and self.is_farm_named else []
 
-    def _ssh(self) -> list[str]:
+    def _ssh_argv(self) -> list[str]:
         parts = urlsplit(self.device.address)
         given = SshOptions.of(self.device)
         options = ["-F", str(given.ssh_config)] if given.ssh_config else []
@@ -137,5 +137,5 @@ class Patient:
             options += ["-o", f'UserKnownHostsFile="{given.known_hosts}"']
         options += ["-p", str(parts.port)] if parts.port else []
         host = parts.hostname or ""
-        who = f"{parts.username}@{host}" if parts.username else host
-        return ["ssh", "-t", *options, who]
+        login = f"{parts.username}@{host}" if parts.username else host
+        return ["ssh", "-t", *options, login]
