@@ -674,10 +674,10 @@ def test_a_forced_command(tmp_path: Path, place: str) -> None:
         assert place in found.found
         # Follow the advice by hand: remove the option of the key's line, or the line of sshd_config.
         if place == "authorized_keys":
-            assert 'remove `command="..."` from this one\'s line' in found.found
+            assert 'remove `command="..."` from the line of this key' in found.found
             keys.write_text(keys.read_text().partition('" ')[2])
         else:
-            assert "`ForceCommand` in its sshd_config" in found.found
+            assert "`ForceCommand` from its sshd_config" in found.found
             config = tmp_path / "sshd_config"
             lines = config.read_text().splitlines(keepends=True)
             config.write_text("".join(one for one in lines if "ForceCommand" not in one))

@@ -222,7 +222,7 @@ def test_an_account_whose_shell_is_none(
     outer.write_text(f'#!/bin/sh\nexec unshare --mount "{wrapper}" "$@"\n')
     outer.chmod(0o700)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(helper, "_PLACES", (str(outer),))
+        patch.setattr(helper, "_PATHS", (str(outer),))
         with loopback_sshd(tmp_path / "server") as server:
             from harness.devices.transports.ssh.transport import open_ssh
 
