@@ -77,13 +77,19 @@ def test_the_front_of_the_digits_model_and_the_plan_of_each_point(plan: Path) ->
         "weight_only(bits=8)": "ok",
     }
     front = {point["recipe"]: point for point in found["front"]}
-    # The smallest and the fastest are on any front; the others depend on the measured times.
-    assert {"int8", "weight_only(bits=4)"} <= set(front)
+    # The smallest and the fastest are on any front. Which one is the fastest depends on the machine.
+    measured = {
+        trial["recipe"]: trial["values"]["latency_p50_ms"]
+        for trial in found["trials"]
+        if trial["status"] == "ok"
+    }
+    fastest = min(measured, key=lambda recipe: measured[recipe])
+    assert {fastest, "weight_only(bits=4)"} <= set(front)
     runs = edge(plan, "runs", "--json")["runs"]
     assert {run["id"] for run in runs} == {t["run"] for t in found["trials"] if t["run"]}
 
-    point = front["int8"]
-    assert tomllib.loads(Path(point["plan"]).read_text())["run"]["recipes"] == ["int8"]
+    point = front[fastest]
+    assert tomllib.loads(Path(point["plan"]).read_text())["run"]["recipes"] == [fastest]
     again = edge(plan, "run", point["plan"], "--json")
     assert [row["variant"] for row in again["rows"]] == [point["digest"]]
     records = {
