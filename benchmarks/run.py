@@ -27,6 +27,7 @@ NAMES = (
     "lease",
     "fidelity",
     "run_overhead",
+    "conditions",
     "build",
     "first_row",
     "recipes",
