@@ -90,7 +90,9 @@ def report(selector: str, output: Path | None = None, *, results: Path | None = 
     from harness.present.report import html
 
     stored = open_run(selector, results=results)
-    target = output or stored.path / "report.html"
+    target = output or stored.path
+    if target.is_dir():
+        target /= "report.html"
     html.write(stored, target)
     return target
 

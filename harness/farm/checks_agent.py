@@ -125,7 +125,9 @@ def agent(dut: DeviceUnderTest) -> CheckResult:
     except HarnessError as error:
         return fail(str(error), _agent_fix(dut, str(error)))
     facts = dut.facts
-    return ok(f"{facts.board or facts.chip or facts.machine}, {facts.cores} cores, {facts.kernel}")
+    named = facts.board or facts.chip or facts.machine or facts.hostname or facts.identity
+    cores = None if facts.cores is None else f"{facts.cores} cores"
+    return ok(", ".join(filter(None, (named, cores, facts.kernel))))
 
 
 def _agent_fix(dut: DeviceUnderTest, found: str) -> Fix:

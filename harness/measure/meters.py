@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from harness import plugins
-from harness.errors import HarnessError, MeterError
+from harness.errors import HarnessError
 from harness.events import Emit, Note
 from harness.measure.sessions import Session
 from harness.protocols import Meter, OpenMeter
@@ -42,8 +42,8 @@ class OpenMeters:
         try:
             opener: OpenMeter = plugins.load("harness.meters", name)
             self._meter = opener(self.device, session.transport)
-        except HarnessError as error:
-            self._note(f"meter {name} is not read ({error}); energy stays empty")
+        except Exception as error:  # noqa: BLE001 - a plug-in's fault costs the samples, not the run
+            self._note(f"meter {name} is not read ({_reason(error)}); energy stays empty")
 
     @contextmanager
     def over(self, order: LaunchOrder) -> Iterator[Metered]:
@@ -55,7 +55,7 @@ class OpenMeters:
             return
         try:
             meter.__enter__()
-        except MeterError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._lost(error)
             yield found
             return
@@ -65,17 +65,24 @@ class OpenMeters:
             try:
                 meter.__exit__(None, None, None)
                 found.samples = meter.samples()
-            except MeterError as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 self._lost(error)
 
     def close(self) -> None:
         """Release the meter; never raises."""
         self._meter = None
 
-    def _lost(self, error: MeterError) -> None:
+    def _lost(self, error: Exception) -> None:
         self._meter = None
-        self._note(f"meter {self.device.meter} failed ({error}); energy stays empty from here")
+        self._note(
+            f"meter {self.device.meter} failed ({_reason(error)}); energy stays empty from here"
+        )
 
     def _note(self, reason: str) -> None:
         if self._emit is not None:
             self._emit(Note(device=self.device.name, reason=reason))
+
+
+def _reason(error: Exception) -> str:
+    """Return the message; the kind of error too if it is not one of ours."""
+    return str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"

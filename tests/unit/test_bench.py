@@ -240,7 +240,7 @@ def test_a_soaked_run_heats_first_and_flags_its_launches(monkeypatch: pytest.Mon
 class Wattmeter:
     """One reading a launch, or a failure when it is left."""
 
-    def __init__(self, *, broken: bool = False) -> None:
+    def __init__(self, broken: Exception | None = None) -> None:
         self.broken = broken
 
     def __enter__(self) -> Self:
@@ -253,19 +253,19 @@ class Wattmeter:
         trace: TracebackType | None,
     ) -> None:
         if self.broken:
-            raise MeterError("unplugged")
+            raise self.broken
 
     def samples(self) -> tuple[Samples, ...]:
         ones = array("q", [1])
         return (Samples(series="power", at_ns=ones, value=array("d", [2500.0]), count=ones),)
 
 
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("broken", [None, MeterError("unplugged"), KeyError("unplugged")])
 def test_a_meter_is_read_over_each_timed_launch_and_costs_none(
-    monkeypatch: pytest.MonkeyPatch, *, broken: bool
+    monkeypatch: pytest.MonkeyPatch, broken: Exception | None
 ) -> None:
     def open_meter(device: Device, transport: Any) -> Wattmeter:
-        return Wattmeter(broken=broken)
+        return Wattmeter(broken)
 
     def load(group: str, name: str) -> Any:
         return open_meter if group == "harness.meters" else ThreadsEngine

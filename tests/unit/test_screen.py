@@ -125,11 +125,11 @@ class Examined:
         return {"name": "python", "status": self.status, "detail": "3.8", "mend": "apt install x"}
 
 
-def test_checks_show_what_mends() -> None:
+def test_checks_show_their_fix() -> None:
     stream = io.StringIO()
     screen.checks({"pi": [Examined("fail")]}, file=stream)
     assert stream.getvalue().splitlines() == [
-        *("pi", "  fail  python: 3.8", "          mend: apt install x")
+        *("pi", "  fail  python: 3.8", "          fix: apt install x")
     ]
 
 

@@ -86,13 +86,11 @@ def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = N
             if styled:
                 status = grid.style(status, status_style(check.status))
             line = f"  {status} {clean(plain.pop('name', ''))}"
-            plain.pop("status", None)
             if detail := plain.pop("detail", None):
                 line += f": {clean(detail)}"
             grid.print_line(line, stream)
-            for key, value in plain.items():
-                if value:
-                    grid.print_line(f"          {key}: {clean(value)}", stream)
+            if fix := plain.get("mend"):
+                grid.print_line(f"          fix: {clean(fix)}", stream)
 
 
 def out(text: str, *, file: IO[str] | None = None) -> None:
