@@ -194,6 +194,10 @@ class Confirming(Event):
     launches: int
 
 
+class Stopped(Exception):
+    """The work was asked to stop, or nobody takes its events any more."""
+
+
 Emit = Callable[[Event], None]
 """Handles an event, and returns after it has been handled."""
 

@@ -37,6 +37,7 @@ from harness.events import (
     Pushed,
     Reconnected,
     Reconnecting,
+    Stopped,
     ignore,
 )
 from harness.measure import blocks
@@ -60,10 +61,6 @@ OUTPUTS_UNCHECKED = "outputs_unchecked"
 """The flag of launches whose outputs could not be compared because the dialect returns none."""
 
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The work was stopped before it was done."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +89,7 @@ class Bench:
             profile=self.profile,
             timing=self.timing,
             emit=self.emit,
+            stop=self.stop,
         )
         self.meters = OpenMeters(self.session.device)
 

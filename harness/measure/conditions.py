@@ -8,13 +8,15 @@ not support is skipped, and the launches are flagged.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from harness.events import Emit, Note, ignore
+from harness.events import Emit, Note, Stopped, ignore
 from harness.measure import pinning, thermal
 from harness.measure.sessions import Session
+from harness.protocols import StopFlag
 from harness.types import DEFAULT_CONDITIONS, Conditions, LaunchOrder, Profile, ThermalPolicy
 
 
@@ -38,6 +40,7 @@ class HeldConditions:
     profile: Profile | None = None
     timing: WaitClock = REAL_TIME
     emit: Emit = ignore
+    stop: StopFlag = field(default_factory=threading.Event)
     _pin: pinning.GovernorPin | None = field(default=None, init=False)
     _cooling: thermal.Cooling | None = field(default=None, init=False)
     _reported: bool = field(default=False, init=False)
@@ -99,3 +102,5 @@ class HeldConditions:
             name = self.session.device.name
             self.emit(Note(device=name, reason="waiting until the device has cooled"))
         self.timing.sleep(seconds)
+        if self.stop.is_set():
+            raise Stopped

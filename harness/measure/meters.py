@@ -14,7 +14,7 @@ from harness import plugins
 from harness.errors import HarnessError
 from harness.events import Emit, Note
 from harness.measure.sessions import Session
-from harness.protocols import Meter, OpenMeter
+from harness.protocols import Meter, OpenMeter, Transport
 from harness.types import Device, LaunchOrder, Samples
 
 
@@ -32,16 +32,23 @@ class OpenMeters:
     device: Device
     _meter: Meter | None = field(default=None, init=False)
     _emit: Emit | None = field(default=None, init=False)
+    _session: Session | None = field(default=None, init=False)
+    _transport: Transport | None = field(default=None, init=False)
 
     def open(self, session: Session, emit: Emit) -> None:
         """Open the meter that the farm names; report it if it is not installed or fails to open."""
-        self._emit = emit
+        self._emit, self._session = emit, session
+        self._open()
+
+    def _open(self) -> None:
+        assert self._session is not None
+        self._transport = self._session.transport
         name = self.device.meter
         if name is None:
             return
         try:
             opener: OpenMeter = plugins.load("harness.meters", name)
-            self._meter = opener(self.device, session.transport)
+            self._meter = opener(self.device, self._transport)
         except Exception as error:  # noqa: BLE001 - a plug-in's fault costs the samples, not the run
             self._note(f"meter {name} is not read ({_reason(error)}); energy stays empty")
 
@@ -49,6 +56,9 @@ class OpenMeters:
     def over(self, order: LaunchOrder) -> Iterator[Metered]:
         """Read the meter during a timed launch; if it fails, only its samples are lost."""
         found = Metered()
+        if self._session is not None and self._session.transport is not self._transport:
+            # A sensor on the board is read over the connection, which is a new one.
+            self._open()
         meter = self._meter if order.kind == "timed" else None
         if meter is None:
             yield found
@@ -70,7 +80,7 @@ class OpenMeters:
 
     def close(self) -> None:
         """Release the meter; never raises."""
-        self._meter = None
+        self._meter = self._session = None
 
     def _lost(self, error: Exception) -> None:
         self._meter = None

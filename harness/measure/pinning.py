@@ -83,6 +83,7 @@ class GovernorPin:
             self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder, android_cmd])
             answer = self._until("ready")
         except TransportError:
+            self._forget()
             raise
         except HarnessError:
             # No shell, so nothing was pinned; the launches are flagged `uncontrolled`.

@@ -267,11 +267,13 @@ class _Measuring:
             self.flags[cell.id] = (OUTPUTS_UNCHECKED,)
 
     def _soak(self) -> None:
-        """Heat the device with the first cell until its latency is constant."""
+        """Heat the device with the first cell that runs until its latency is constant."""
         if self.work.conditions.thermal != "soak" or not self.live:
             return
-        cell = next(iter(self.live.values()))
-        self.bench.recovering(lambda: soak(self.bench, cell, loops=self.loops[cell.id]))
+        for cell in list(self.live.values()):
+            self._attempt(cell, lambda cell: soak(self.bench, cell, loops=self.loops[cell.id]))
+            if cell.id in self.live:
+                break
         for cell_id in self.live:
             self.flags[cell_id] = (*self.flags.get(cell_id, ()), HOT)
 

@@ -18,6 +18,7 @@ from harness.measure import prepare, sessions
 from harness.measure import run as loop
 from harness.measure.failures import failure_of
 from harness.measure.leases import Patience
+from harness.protocols import Engine
 from harness.records import store, table
 from harness.records.store.recorder import Recorder
 from harness.types import Cell, Device, Failure, Outcome, Plan, Variant
@@ -64,13 +65,18 @@ class Run(Iterator[Outcome]):
     """
 
     def __init__(
-        self, writer: store.RunWriter, outcomes: Iterator[Outcome], progress: Progress | None
+        self,
+        writer: store.RunWriter,
+        outcomes: Iterator[Outcome],
+        progress: Progress | None,
+        live: Live,
     ) -> None:
         """Take the parts of the run; use :func:`start` to make one."""
         self._store = store.Store(writer.path.parent)
         self._writer = writer
         self._outcomes = outcomes
         self._progress = progress
+        self._live = live
         self._finished = False
 
     @property
@@ -112,6 +118,8 @@ class Run(Iterator[Outcome]):
         closer = getattr(self._outcomes, "close", None)
         if closer:
             closer()
+        # The loop closes them too, but only if it was started.
+        sessions.close_all(self._live)
         with self._writer:
             self._writer.finish()
         if self._progress:
@@ -135,10 +143,11 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     Raises ConfigError and StoreError before anything is built. If a device is away or a variant
     cannot be built, its outcomes have a failure.
     """
+    engine = loop.open_engine(options.engine)
     runs = store.Store(folder or assets.results_folder())
     runs.check_writable()
     if options.resume:
-        return _resumed(runs.resume(options.resume, decided.plan.digest), decided, options)
+        return _resumed(runs.resume(options.resume, decided.plan.digest), decided, options, engine)
     if options.retry_failed:
         raise ConfigError("--retry-failed needs --resume RUN")
     built = build_variants(decided, options.emit)
@@ -155,7 +164,9 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     except BaseException:
         sessions.close_all(live)
         raise
-    return _measure(_Started(writer=writer, plan=decided.plan, cells=cells, live=live), options)
+    return _measure(
+        _Started(writer=writer, plan=decided.plan, cells=cells, live=live), options, engine
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +178,9 @@ class _Started:
     done: loop.Done = field(default_factory=loop.Done)
 
 
-def _resumed(writer: store.RunWriter, decided: prepare.Decided, options: Options) -> Run:
+def _resumed(
+    writer: store.RunWriter, decided: prepare.Decided, options: Options, engine: Engine
+) -> Run:
     """Resume a stored run: use its cells and kept files, and measure only what is missing."""
     done = writer.done
     ended = {
@@ -192,11 +205,13 @@ def _resumed(writer: store.RunWriter, decided: prepare.Decided, options: Options
     )
     known = loop.Done(launches=done.launches)
     return _measure(
-        _Started(writer=writer, plan=decided.plan, cells=cells, live=live, done=known), options
+        _Started(writer=writer, plan=decided.plan, cells=cells, live=live, done=known),
+        options,
+        engine,
     )
 
 
-def _measure(started: _Started, options: Options) -> Run:
+def _measure(started: _Started, options: Options, engine: Engine) -> Run:
     cells = tuple(started.cells)
     stored = sum(map(len, started.done.launches.values()))
     ahead = sum(c.dose.launches + c.dose.memory_launches for c in cells)
@@ -208,9 +223,9 @@ def _measure(started: _Started, options: Options) -> Run:
         profiles=known_profiles.load_all(),
         done=started.done,
         conditions=started.plan.conditions,
-        engine=loop.open_engine(options.engine),
+        engine=engine,
     )
-    return Run(started.writer, outcomes, options.progress)
+    return Run(started.writer, outcomes, options.progress, started.live)
 
 
 def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FBT001 - as the option

@@ -5,14 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from harness.errors import HarnessError
-from harness.events import Emit, Event
-from harness.measure.bench import Stopped
+from harness.events import Emit, Event, Stopped
 from harness.measure.sessions import Session
 from harness.protocols import Engine, Work
 
@@ -89,9 +88,11 @@ class _MachineQueue(Generic[E]):
 
     def run(self) -> None:
         ended = _Ended()
+        events: Iterator[Event] = iter(())
         try:
             for work in self.share:
-                for event in self.engine.submit(work, self.stop):
+                events = self.engine.submit(work, self.stop)
+                for event in events:
                     self.emit(event)
                     if isinstance(event, self.wanted):
                         self.found.put(event)
@@ -99,8 +100,12 @@ class _MachineQueue(Generic[E]):
             pass
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             ended.error = error
+            self.stop.set()
         finally:
+            # The caller must know first: closing waits for the launch that is under way.
             self.found.put(ended)
+            if isinstance(events, Generator):
+                events.close()
 
 
 def _interrupt(sessions: Iterable[Session | HarnessError]) -> None:

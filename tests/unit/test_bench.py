@@ -13,10 +13,18 @@ import numpy as np
 import pytest
 from test_run_loop import DEVICE, PROFILES, Watch, cell, session, timed, variant
 
-from harness.errors import Crashed, HarnessError, MeterError, Unsupported
-from harness.events import CellEnded, Event, Note, NotMeasured, Reconnecting
+from harness.errors import (
+    AgentSilent,
+    Crashed,
+    HarnessError,
+    MeterError,
+    StoreError,
+    Unreachable,
+    Unsupported,
+)
+from harness.events import CellEnded, Event, Note, NotMeasured, Reconnecting, Stopped
 from harness.measure import run as loop
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, Stopped
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench
 from harness.measure.conditions import WaitClock
 from harness.measure.engines.threads import ThreadsEngine
 from harness.measure.sessions import Session
@@ -343,3 +351,79 @@ def test_an_engine_raises_what_the_work_raises() -> None:
     assert next(found) == Note(device="d")
     with pytest.raises(Stopped):
         next(found)
+
+
+def test_a_store_that_fails_ends_the_work_before_the_session_is_closed() -> None:
+    class Full(Watch):
+        def __call__(self, event: Event) -> None:
+            super().__call__(event)
+            if len(self.launches) == 2:
+                raise StoreError("no space left on device")
+
+    watch = Full()
+    live = session()
+    with pytest.raises(StoreError):
+        list(loop.run([cell("a"), cell("b")], {"d": live}, watch, profiles=PROFILES))
+    assert not [thread for thread in threading.enumerate() if thread.name == "work"]
+    assert len(watch.started) == 2
+
+
+def test_a_cell_that_crashes_while_it_heats_costs_no_other_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("harness.measure.thermal.MAX_SOAK_SECONDS", 0.02)
+    bad = cell("bad")
+    faults: dict[str, list[HarnessError]] = {f"{bad.id}-timed--1000-0": [Crashed("SIGSEGV")]}
+    outcomes, _ = measured([bad, cell("a")], Conditions(thermal="soak"), faults=faults)
+    assert outcomes["bad"].failure is not None
+    assert outcomes["a"].failure is None
+
+
+def test_a_meter_is_opened_again_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_meter(device: Device, transport: Any) -> Wattmeter:
+        opened.append(transport)
+        return Wattmeter()
+
+    def load(group: str, name: str) -> Any:
+        return open_meter if group == "harness.meters" else ThreadsEngine
+
+    monkeypatch.setattr("harness.plugins.load", load)
+    faults: dict[str, list[HarnessError]] = {
+        f"{cell('a').id}-timed-1-0": [Unreachable("link down")]
+    }
+    live = Session(
+        replace(DEVICE, meter="watts"),
+        transport=FakeTransport,
+        dialect=FakeDialect.opener(faults=faults),
+    )
+    watch = Watch()
+    (outcome,) = loop.run([cell("a")], {"d": live}, watch, profiles=PROFILES)
+    assert outcome.failure is None
+    assert len(opened) == len(set(map(id, opened))) == 2
+    series = [{s.series for s in one.samples} for one in watch.launches if one.kind == "timed"]
+    assert series == [{"latency", "power"}] * 4
+
+
+def test_a_sensor_that_does_not_answer_costs_no_cell() -> None:
+    class Slow(Warm):
+        def run(self, argv: Sequence[str], timeout_seconds: float, stdin: Any = None) -> Reply:
+            if "thermal_zone" in argv[-1]:
+                raise AgentSilent("cat did not end in 10 s")
+            return super().run(argv, timeout_seconds, stdin)
+
+    with bench(Slow) as held:
+        assert held.launch(cell("a"), order_of(cell("a"))).inferences
+
+
+def test_waiting_for_a_cool_device_ends_when_the_work_is_stopped() -> None:
+    class Hot(Warm):
+        celsius = (40.0, 60.0)
+
+    held = bench(Hot)
+    stop = threading.Event()
+    stop.set()
+    held.held.stop = stop
+    with pytest.raises(Stopped), held:
+        held.launch(cell("a"), order_of(cell("a")))

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from harness.events import Event
+from harness.events import Event, Stopped
 from harness.protocols import StopFlag, Work
 
 
@@ -19,16 +19,17 @@ class ThreadsEngine:
 
     def submit(self, work: Work, stop: StopFlag) -> Iterator[Event]:
         """Run the work, yield its events as they come, and raise what the work raises."""
-        handover: queue.Queue[Event | None] = queue.Queue(maxsize=1)
+        handover: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         taken = threading.Semaphore(0)
         failures: list[BaseException] = []
         abandoned = threading.Event()
 
         def emit(event: Event) -> None:
+            if not abandoned.is_set():
+                handover.put(event)
+                taken.acquire()
             if abandoned.is_set():
-                return
-            handover.put(event)
-            taken.acquire()
+                raise Stopped
 
         def run() -> None:
             try:
@@ -45,10 +46,10 @@ class ThreadsEngine:
                 yield event
                 taken.release()
         finally:
-            # If the consumer leaves early, the work must not wait for it.
+            # If the consumer leaves early, the work ends at its next event.
             abandoned.set()
             taken.release()
-        thread.join()
+            thread.join()
         if failures:
             raise failures[0]
 
