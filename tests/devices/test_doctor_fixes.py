@@ -11,6 +11,7 @@ import sys
 import time
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.doctor import CHECKS
 from harness.farm.linux import checks as linux
 from harness.farm.linux import sftp
+from harness.protocols import Transport
 from harness.types import Profile
 
 BUSYBOX = "/bin/busybox"
@@ -110,6 +112,17 @@ def test_a_disk_that_only_the_user_can_clean(tmp_path: Path) -> None:
         assert str(AgentOptions.of(faulty.device).workdir) in reply.stdout
 
 
+_OPENED: list[Transport] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close what `surveyed` opened."""
+    yield
+    while _OPENED:
+        _OPENED.pop().close()
+
+
 def surveyed(faulty: Board) -> DeviceUnderTest:
     """Return the device after the checks of transport and system only."""
     device = faulty.now()
@@ -119,6 +132,8 @@ def surveyed(faulty: Board) -> DeviceUnderTest:
     )
     names = {"reachable", "host_key", "commands", "system"}
     run([one for one in CHECKS if one.name in names], dut)
+    if dut.transport is not None:
+        _OPENED.append(dut.transport)
     assert dut.system is not None
     return dut
 
