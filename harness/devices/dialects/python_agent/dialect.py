@@ -40,7 +40,6 @@ from harness.errors import (
     OutOfMemory,
     RuntimeMissing,
     TransferFailed,
-    Unreachable,
     Unsupported,
 )
 from harness.protocols import Capabilities, Channel, FullTransport, Holder, Transport
@@ -90,7 +89,6 @@ class JsonLinesDialect:
         self._lines: JsonLines | None = None
         self._clock = DeviceClock(self.exchange)
         self._next_id = 0
-        self._is_closed = False
         self._epoch = 0
         self._renewal: Renewal | None = None
 
@@ -207,8 +205,7 @@ class JsonLinesDialect:
         self._end_renewal()
 
     def close(self) -> None:
-        """End the agent; never raises. A closed dialect is not started again."""
-        self._is_closed = True
+        """End the agent; never raises."""
         if self._lines is not None:
             with suppress(HarnessError):
                 self._ask("bye", _ANSWER_SECONDS)
@@ -307,8 +304,6 @@ class JsonLinesDialect:
     def _start(self) -> None:
         if self._lines is not None:
             return
-        if self._is_closed:
-            raise Unreachable(f"{self._device.name}: the connection was closed")
         archive, digest = packing.agent_zip()
         path = bootstrap.install(self._transport, self._device, archive, digest)
         self._channel = self._transport.talk([self._options.python, path])
