@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 from harness import assets
 from harness.devices.delegation import disagreement, is_software
 from harness.errors import (
+    AgentError,
     AgentSilent,
     Crashed,
     HarnessError,
@@ -215,6 +216,8 @@ class Bench:
         latencies = sorted(
             value for part in launch.samples if part.series == "latency" for value in part.value
         )
+        if not latencies:
+            raise AgentError(f"{self.name}: a launch of {cell.recipe} brought no latency")
         return latencies[len(latencies) // 2]
 
     def trial(self, order: LaunchOrder) -> Launch:

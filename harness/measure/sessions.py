@@ -11,7 +11,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from harness.devices import opening
-from harness.errors import Crashed, HarnessError, Unreachable
+from harness.errors import ConfigError, Crashed, HarnessError, Unreachable
 from harness.measure import leases
 from harness.measure.leases import Patience
 from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
@@ -93,6 +93,7 @@ class Session:
     def _greet(self) -> None:
         try:
             self.dialect: Dialect = self._open_dialect(self.transport, self.device)
+            _require_capabilities(self.dialect, self.device)
             self.dialect.deploy({})
             leases.wait_until_free(self.dialect, self.device.name, self._patience)
             self.pushed += self.dialect.deploy(self._files)
@@ -152,6 +153,14 @@ class Session:
             self.dialect.close()
         if hasattr(self, "transport"):
             self.transport.close()
+
+
+def _require_capabilities(dialect: Dialect, device: Device) -> None:
+    if not hasattr(dialect, "can"):
+        raise ConfigError(
+            f"{device.name}: {type(dialect).__name__} does not declare what it can do; give the "
+            "dialect an attribute `can` (harness.protocols.Capabilities)"
+        )
 
 
 @contextmanager

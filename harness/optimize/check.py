@@ -5,6 +5,7 @@ A file that loads may still be wrong: some files load, run and return garbage. R
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -185,7 +186,13 @@ class _Evaluation:
 
     def result(self) -> Score:
         self._flush()
-        return self._metric.result()
+        score = self._metric.result()
+        if not math.isfinite(score.value):
+            raise ConfigError(
+                f"data {self._where}: the metric is {score.value}, not a finite number; look for NaN "
+                "in the data and in the file's outputs"
+            )
+        return score
 
     def _flush(self) -> None:
         try:

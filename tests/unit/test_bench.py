@@ -15,6 +15,7 @@ from test_run_loop import DEVICE, PROFILES, Watch, cell, session, timed, variant
 
 from harness.errors import (
     AgentSilent,
+    ConfigError,
     Crashed,
     HarnessError,
     MeterError,
@@ -427,3 +428,13 @@ def test_waiting_for_a_cool_device_ends_when_the_work_is_stopped() -> None:
     held.held.stop = stop
     with pytest.raises(Stopped), held:
         held.launch(cell("a"), order_of(cell("a")))
+
+
+def test_a_dialect_that_does_not_declare_what_it_can_do_is_refused_by_name() -> None:
+    class Silent(FakeDialect):
+        def __init__(self, device: Device) -> None:
+            super().__init__(device)
+            del self.can
+
+    with pytest.raises(ConfigError, match="Silent does not declare what it can do"):
+        Session(DEVICE, transport=FakeTransport, dialect=lambda _, device: Silent(device))
