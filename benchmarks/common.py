@@ -43,6 +43,7 @@ def run(
     *,
     timeout: float = 600,
     ends: Sequence[int] = (0,),
+    cwd: Path = ROOT,
     **environment: str,
 ) -> Done:
     """Run a command to its end; another exit than `ends` raises with the tail of what it said."""
@@ -53,7 +54,7 @@ def run(
         text=True,
         check=False,
         timeout=timeout,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | environment,
     )
     seconds, cpu_seconds = time.perf_counter() - began, _children_seconds() - used

@@ -81,6 +81,8 @@ def _run(plan: Path, folder: Path, command: str) -> tuple[float, float]:
     """Return the median width of the p50 intervals, % of the p50, and the wall seconds."""
     done = run(
         [command, "run", plan, "--results", folder / "results", "--json"],
+        # Not in this checkout, whose packages an older command would import.
+        cwd=folder,
         EDGE_HARNESS_CACHE=str(folder / f"cache-{plan.stem}"),
     )
     rows = json.loads(done.stdout)["rows"]

@@ -20,7 +20,8 @@ HarnessError
 │  └─ Inaccurate                   the device's outputs differ from the host's
 ├─ MeterError
 ├─ LeaseError
-└─ StoreError
+├─ StoreError
+└─ InternalError                    a bug in the program or in a plug-in
 
 `kind` is the status of a row whose cell the error ends. `harness/measure/failures.py` turns an
 error into the failure of an outcome, and `harness/cli` turns one into a line and an exit code.
@@ -28,6 +29,8 @@ error into the failure of an outcome, and `harness/cli` turns one into a line an
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -158,3 +161,20 @@ class StoreError(HarnessError):
     """A stored run cannot be written or read."""
 
     kind = "store"
+
+
+class InternalError(HarnessError):
+    """A bug in the program or in a plug-in; the message says where."""
+
+    kind = "failed"
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """Describe an exception that is no HarnessError: its type, its text and its place."""
+        place = "an unknown place"
+        if frames := traceback.extract_tb(error.__traceback__):
+            place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        text = f": {error}" if str(error) else ""
+        return cls(
+            f"{type(error).__name__}{text}, raised at {place}: a bug in the program or a plug-in"
+        )

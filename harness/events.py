@@ -195,7 +195,7 @@ class Confirming(Event):
 
 
 class Stopped(Exception):
-    """The work was asked to stop, or nobody takes its events any more."""
+    """The work was asked to stop, or the consumer of its events left."""
 
 
 Emit = Callable[[Event], None]

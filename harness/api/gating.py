@@ -10,7 +10,7 @@ from harness.analysis.gate.document import Result
 from harness.analysis.gate.procedure import judge, selftest
 from harness.api.running import Progress, read_plan
 from harness.config import farm as farms
-from harness.types import Plan
+from harness.types import Plan, Thermal
 
 __all__ = ["gate", "judge", "selftest"]
 
@@ -23,7 +23,7 @@ def gate(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     measure_identical: bool = False,
-    soak: bool = False,
+    thermal: Thermal | None = None,
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -39,7 +39,7 @@ def gate(
         farm=farm,
         devices=devices,
         measure_identical=measure_identical,
-        soak=soak,
+        thermal=thermal,
         results=results,
         wait=wait,
         progress=progress,

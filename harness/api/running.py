@@ -11,9 +11,9 @@ from harness.config import plans
 from harness.farm import contact
 from harness.measure import prepare, runs
 from harness.measure.runs import Options, Progress, Run
-from harness.types import Device, Plan
+from harness.types import Plan
 
-__all__ = ["Progress", "Run", "bench", "decide", "read_farm", "read_plan", "run", "settle_key"]
+__all__ = ["Progress", "Run", "bench", "decide", "read_farm", "read_plan", "run"]
 
 read_farm = runs.farm_of
 
@@ -65,12 +65,6 @@ def run(
     return runs.start(decided, results, options)
 
 
-def settle_key(device: Device, trust: contact.Trust | None) -> None:
-    """Accept or refuse an unknown SSH host key with `trust`; do nothing if `trust` is None."""
-    if trust is not None and device.address.startswith("ssh:"):
-        contact.settle_host_key(device, trust)
-
-
 def bench(
     models: Sequence[Path],
     *,
@@ -94,7 +88,7 @@ def bench(
     for selector in on:
         if ":" in selector and not selector.startswith(("profile:", "tag:", "any:")):
             device = farms.from_uri(selector)
-            settle_key(device, trust)
+            contact.settle_key(device, trust)
             known = farms.with_device(known, device)
             names.append(device.name)
         else:

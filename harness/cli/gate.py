@@ -26,13 +26,19 @@ from harness.columns import NS_PER_MS
 
 if TYPE_CHECKING:
     from harness.analysis.gate.document import Result
+    from harness.types import Thermal
 
 
-class Thermal(StrEnum):
+class ThermalChoice(StrEnum):
     """The condition for the start of a launch."""
 
     GATE = "gate"
     SOAK = "soak"
+
+    @property
+    def condition(self) -> Thermal:
+        """The value of `[run] thermal` with the same meaning."""
+        return "cool" if self is ThermalChoice.GATE else "soak"
 
 
 @app.command()
@@ -51,9 +57,11 @@ def gate(
         bool, typer.Option("--measure-identical", help="Measure even if A and B are identical.")
     ] = False,
     thermal: Annotated[
-        Thermal,
-        typer.Option("--thermal", help="Cool as in the profile (gate), or heat first (soak)."),
-    ] = Thermal.GATE,
+        ThermalChoice | None,
+        typer.Option(
+            "--thermal", help="Cool as in the profile (gate), or heat first (soak) [the plan's]."
+        ),
+    ] = None,
     wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
@@ -74,7 +82,7 @@ def gate(
         farm=farm,
         devices=device or (),
         measure_identical=measure_identical,
-        soak=thermal is Thermal.SOAK,
+        thermal=thermal.condition if thermal else None,
         results=results,
         wait=wait,
         progress=progress(quiet=as_json),

@@ -127,6 +127,15 @@ def select(farm: Farm, selectors: Iterable[str], busy: Collection[str] = ()) -> 
     return list(chosen.values())
 
 
+def select_one(farm: Farm, selector: str, command: str) -> Device:
+    """Return the device for a command that takes a single one; raises ConfigError for several."""
+    chosen = select(farm, [selector])
+    if len(chosen) != 1:
+        names = ", ".join(device.name for device in chosen)
+        raise ConfigError(f"{command} takes one device at a time; {selector} selects {names}")
+    return chosen[0]
+
+
 def matching(devices: Sequence[Device], selectors: Iterable[str]) -> list[Device]:
     """Return the `devices` that any selector matches, in the order of `devices`.
 

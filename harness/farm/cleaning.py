@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from harness.errors import HarnessError
-from harness.protocols import Commands
+from harness.devices import abilities, opening
+from harness.errors import AgentError, HarnessError, TransferFailed
+from harness.protocols import Commands, Leasing, Transport
 from harness.types import Device
 
 _SECONDS = 300.0
@@ -33,6 +37,43 @@ if cd -- "$root" 2>/dev/null; then
 fi
 echo "edge-harness cleaned $kilobytes"
 """
+
+
+def clean_device(device: Device) -> dict[str, Any]:
+    """Clean one device under its lease; return its row: `freed_bytes`, or why it failed."""
+    row: dict[str, Any] = {"name": device.name, "status": "cleaned", "reason": None}
+    try:
+        transport = opening.open_transport(device)
+        try:
+            folder = opening.workdir(device)
+            if folder is None:
+                return {**row, "freed_bytes": 0}
+            commands = abilities.commands(transport, device, "cleaning")
+            with _held(transport, commands, device, folder):
+                return {**row, "freed_bytes": clean(commands, device, folder)}
+        finally:
+            transport.close()
+    except HarnessError as error:
+        return {**row, "status": error.kind, "reason": str(error), "freed_bytes": None}
+
+
+@contextmanager
+def _held(transport: Transport, commands: Commands, device: Device, folder: str) -> Iterator[None]:
+    """Hold the device's lease; raises LeaseError if another user holds it.
+
+    If there is no agent or it does not start, no other user can be measuring, and no lease is held.
+    """
+    if commands.run(["test", "-d", f"{folder}/agents"], 30.0).exit_code:
+        yield
+        return
+    dialect = opening.open_dialect(transport, device)
+    try:
+        if isinstance(dialect, Leasing):
+            with suppress(AgentError, TransferFailed):
+                dialect.hold()
+        yield
+    finally:
+        dialect.close()
 
 
 def clean(transport: Commands, device: Device, workdir: str) -> int:

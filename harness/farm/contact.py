@@ -48,6 +48,12 @@ def settle_host_key(device: Device, trust: Trust) -> None:
         keys.trust(device, shown)
 
 
+def settle_key(device: Device, trust: Trust | None) -> None:
+    """Accept or refuse an unknown SSH host key with `trust`; do nothing if `trust` is None."""
+    if trust is not None and device.address.startswith("ssh:"):
+        settle_host_key(device, trust)
+
+
 def _add_command(device: Device, fingerprint: str) -> str:
     """Return the command that adds this device and trusts this key without a question."""
     argv = ["edge-harness", "add", device.address]

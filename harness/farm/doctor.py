@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness import assets
+from harness.config import profiles as known_profiles
+from harness.devices import opening
 from harness.farm import (
     checks,
     checks_accelerators,
@@ -105,3 +108,17 @@ def examine(
             dut.dialect.close()
         if dut.transport is not None:
             dut.transport.close()
+
+
+def examine_entry(device: Device, farm: Path | None, *, is_farm_named: bool) -> list[CheckResult]:
+    """Run every check on a device of a farm, with its profile and the embedded model."""
+    profile = known_profiles.load_all().get(device.profile)
+    return examine(
+        device,
+        opening.open_transport,
+        lambda transport, device: opening.open_dialect(transport, device, profile),
+        profile,
+        model=assets.EMBEDDED_MODEL,
+        farm=farm,
+        is_farm_named=is_farm_named,
+    )

@@ -172,6 +172,18 @@ def install(
     return replace(made, done=True)
 
 
+def install_on(
+    device: Device, runtime: str | None, *, dry_run: bool, on_progress: OnProgress
+) -> Installation:
+    """Connect to a device and install `runtime` (NAME or NAME==VERSION) there; see `install`."""
+    wanted = RuntimeRequirement.parse(runtime) if runtime else None
+    session = Session(device)
+    try:
+        return install(session, wanted, dry_run=dry_run, on_progress=on_progress)
+    finally:
+        session.close()
+
+
 def can_run(runtime: Runtime) -> bool:
     """Whether an importable runtime can run models: tflite_runtime cannot with NumPy 2."""
     return not (runtime.name == wheels.TFLITE and (_major(runtime.numpy) or 0) > 1)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from harness.errors import HarnessError, Inaccurate
+import logging
+
+from harness.errors import HarnessError, Inaccurate, InternalError
 from harness.types import Cell, Failure, Profile
 
+_log = logging.getLogger(__name__)
 
-def failure_of(error: HarnessError) -> Failure:
-    """Turn an error into the failure of an outcome."""
+
+def failure_of(error: Exception) -> Failure:
+    """Turn an error into the failure of an outcome; one that is no HarnessError is a bug."""
+    if not isinstance(error, HarnessError):
+        _log.debug("a bug in the program or a plug-in", exc_info=error)
+        error = InternalError.of(error)
     return Failure(kind=error.kind, reason=str(error))
 
 

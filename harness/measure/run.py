@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from harness import plugins
 from harness.devices.delegation import CPU_TARGETS, judge
 from harness.errors import AgentError, FellBack, HarnessError, LeaseError, TransportError, Unproven
-from harness.events import CellEnded, Emit, NotMeasured
+from harness.events import CellEnded, Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
 from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
 from harness.measure.failures import failure_of, refused
@@ -101,7 +101,7 @@ def run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwayWork:
-    """The cells of a device that could not be reached; each gets the failure."""
+    """The cells of a device that cannot be used; each gets the failure."""
 
     cells: tuple[Cell, ...]
     failure: Failure
@@ -131,11 +131,18 @@ class DeviceWork:
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
         """Measure the cells, one launch at a time; emit each outcome as it is known."""
         patience = Patience(seconds=self.wait_seconds, emit=emit)
+        ended: set[str] = set()
+
+        def noted(event: Event) -> None:
+            emit(event)
+            if isinstance(event, CellEnded):
+                ended.add(event.outcome.cell.id)
+
         try:
             with sessions.reached(self.device, self.ticket, patience) as session:
                 bench = Bench(
                     session=session,
-                    emit=emit,
+                    emit=noted,
                     profile=self.profile,
                     conditions=self.conditions,
                     stop=stop,
@@ -143,8 +150,11 @@ class DeviceWork:
                 with bench:
                     _Measuring(work=self, bench=bench).measure()
                 session.release()
-        except HarnessError as error:
-            AwayWork(cells=self.cells, failure=failure_of(error))(emit, stop)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in a plug-in ends only its own device
+            remaining = tuple(cell for cell in self.cells if cell.id not in ended)
+            AwayWork(cells=remaining, failure=failure_of(error))(emit, stop)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from harness.devices import opening
-from harness.errors import ConfigError, Crashed, HarnessError, Unreachable
+from harness.errors import ConfigError, Crashed, HarnessError, InternalError, Unreachable
 from harness.measure import leases
 from harness.measure.leases import Patience
 from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
 from harness.types import Device, DeviceFacts, Push
 
+_log = logging.getLogger(__name__)
 _MAX_BREAKS = 4
 _OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
 """Sessions of this process by ticket, so that picklable work can refer to one."""
@@ -149,10 +151,14 @@ class Session:
 
     def close(self) -> None:
         """End the agent and close the connection; never raises."""
-        if hasattr(self, "dialect"):
-            self.dialect.close()
-        if hasattr(self, "transport"):
-            self.transport.close()
+        for name in ("dialect", "transport"):
+            part: Dialect | Transport | None = getattr(self, name, None)
+            if part is None:
+                continue
+            try:
+                part.close()
+            except Exception:  # noqa: BLE001 - a bug in a plug-in must not hide what was measured
+                _log.debug("closing %s of %s", name, self.device.name, exc_info=True)
 
 
 def _require_capabilities(dialect: Dialect, device: Device) -> None:
@@ -178,17 +184,21 @@ def reached(device: Device, ticket: str | None, patience: Patience | None) -> It
 
 
 def open_all(
-    devices: Iterable[Device], patience: Patience | None = None
+    devices: Iterable[Device],
+    patience: Patience | None = None,
+    opener: Callable[[Device], Session] | None = None,
 ) -> dict[str, Session | HarnessError]:
-    """Connect to all devices at once; for a device that fails, return its error."""
+    """Connect to all devices at once with `opener`; for a device that fails, return its error."""
     wanted = list(devices)
     patience = patience or Patience()
 
     def connect(device: Device) -> Session | HarnessError:
         try:
-            return Session(device, patience=patience)
+            return opener(device) if opener else Session(device, patience=patience)
         except HarnessError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - a bug in a plug-in ends only its own device
+            return InternalError.of(error)
 
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(wanted)))) as pool:
         try:

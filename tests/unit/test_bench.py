@@ -14,6 +14,7 @@ import pytest
 from test_run_loop import DEVICE, PROFILES, Watch, cell, session, timed, variant
 
 from harness.errors import (
+    AgentError,
     AgentSilent,
     ConfigError,
     Crashed,
@@ -438,3 +439,13 @@ def test_a_dialect_that_does_not_declare_what_it_can_do_is_refused_by_name() -> 
 
     with pytest.raises(ConfigError, match="Silent does not declare what it can do"):
         Session(DEVICE, transport=FakeTransport, dialect=lambda _, device: Silent(device))
+
+
+def test_a_pilot_without_a_latency_is_an_error_that_names_the_recipe() -> None:
+    class Silent(FakeDialect):
+        def launch(self, order: LaunchOrder) -> Launch:
+            return replace(super().launch(order), samples=())
+
+    live = Session(DEVICE, transport=FakeTransport, dialect=Silent.opener())
+    with Bench(session=live) as held, pytest.raises(AgentError, match="a launch of r brought no"):
+        held.pilot(cell("a"), replace(order_of(cell("a")), kind="timed"))

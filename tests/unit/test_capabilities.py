@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from plugin_site import install
+from typer.testing import CliRunner
 
 from harness import api
+from harness.cli import app
 from harness.config import farm as farms
 from harness.demo import DATA
 
@@ -153,6 +155,25 @@ def test_gate_gives_a_verdict(lack: str, tmp_path: Path) -> None:
     (latency,) = (row for row in result.judged if row.metric == "latency")
     assert (str(latency.verdict), result.away) == ("EQUIVALENT", {})
     assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("planned", "asked", "is_hot"),
+    [("soak", None, True), ("soak", "gate", False), ("none", "soak", True), ("none", None, False)],
+)
+def test_the_option_thermal_of_gate_replaces_that_of_the_plan(
+    planned: str, asked: str | None, is_hot: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.measure.thermal.MAX_SOAK_SECONDS", 0.02)
+    farm_of("nothing", tmp_path)
+    plan = plan_of(tmp_path)
+    plan.write_text(plan.read_text().replace("[run]", f'[run]\nthermal = "{planned}"'))
+    words = ["gate", str(plan), "--baseline", "as_is", "--candidate", "as_is"]
+    words += ["--measure-identical", "--farm", str(tmp_path / "farm.toml"), "--json"]
+    words += ["--results", str(tmp_path / "runs"), *(["--thermal", asked] if asked else [])]
+    done = CliRunner().invoke(app, words)
+    (latency,) = (row for row in json.loads(done.stdout)["rows"] if row["metric"] == "latency")
+    assert ("hot" in latency["labels"]) == is_hot
 
 
 @EACH

@@ -500,3 +500,30 @@ def test_outputs_of_compiled_files_are_compared_as_in_a_run(tmp_path: Path) -> N
         result, watch = hold([checked], latencies=SAME, outputs=outputs)
         assert len(watch.evidence[0].agreements) == 2
         assert ("outputs_differ" in only(result).labels) == differ
+
+
+class Buggy(FakeDialect):
+    """A plug-in with a bug that shows at the third block."""
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        if order.kind == "timed" and order.block == 2:
+            raise IndexError
+        return super().launch(order)
+
+
+def test_a_bug_in_one_plug_in_ends_its_own_contests_only() -> None:
+    live = Session(
+        Device(name="bad", profile="fake", address="fake:"),
+        transport=FakeTransport,
+        dialect=Buggy.opener(latencies=SAME),
+    )
+    result, _ = hold(
+        [contest("m", "bad"), contest("n", "bad"), contest()],
+        sessions={"bad": live, "d": session(latencies=SAME)},
+    )
+    assert [row.key.device for row in result.judged] == ["d"]
+    assert {key.model for key, _, _ in result.failed} == {"m", "n"}
+    for _, kind, reason in result.failed:
+        assert kind == "failed"
+        assert reason.startswith("IndexError, raised at test_gate_loop.py:")
+    assert result.exit_code == 3

@@ -16,7 +16,7 @@ from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unre
 from harness.events import CellEnded, Event, LaunchEnded, LaunchStarted, OutputsChecked
 from harness.measure import run as loop
 from harness.measure.leases import Patience
-from harness.measure.sessions import Session
+from harness.measure.sessions import Session, open_all
 from harness.optimize import reference
 from harness.testing import FakeDialect, FakeTransport
 from harness.tflite import flatbuffer
@@ -411,3 +411,56 @@ def test_a_killed_look_for_runtimes_is_made_again() -> None:
     session = Session(device, transport=FakeTransport, dialect=lambda _, d: Killed(d))
     session.close()
     assert Killed.asked == 2
+
+
+class Broken(FakeDialect):
+    """A plug-in with a bug in one of its verbs."""
+
+    verb = "launch"
+
+    def _bug(self, verb: str) -> None:
+        if verb == type(self).verb:
+            {}["missing"]
+
+    def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
+        self._bug("deploy" if files else "greet")
+        return super().deploy(files)
+
+    def hello(self) -> DeviceFacts:
+        self._bug("hello")
+        return super().hello()
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        self._bug("launch")
+        if order.block == 2:
+            self._bug("third launch")
+        return super().launch(order)
+
+    def close(self) -> None:
+        self._bug("close")
+        super().close()
+
+
+@pytest.mark.parametrize("verb", ["greet", "hello", "deploy", "launch", "third launch", "close"])
+def test_a_bug_in_one_plug_in_ends_its_own_device_only(verb: str) -> None:
+    kind = type("Buggy", (Broken,), {"verb": verb})
+    other = Device(name="e", profile="fake", address="fake:")
+    live = open_all(
+        [DEVICE, other],
+        opener=lambda device: Session(
+            device,
+            transport=FakeTransport,
+            dialect=(kind if device is DEVICE else FakeDialect).opener(),
+        ),
+    )
+    outcomes, _ = measure([cell("a"), cell("b"), cell("c", device="e")], live)
+    assert timed(outcomes["c"]) == [0, 1, 2, 3]
+    for name in "ab":
+        failure = outcomes[name].failure
+        if verb == "close":
+            assert failure is None
+            continue
+        assert failure is not None
+        assert failure.kind == "failed"
+        assert failure.reason.startswith("KeyError: 'missing', raised at test_run_loop.py:")
+        assert failure.reason.endswith("a bug in the program or a plug-in")

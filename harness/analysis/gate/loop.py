@@ -29,7 +29,7 @@ from harness.analysis.gate.contest import (
 )
 from harness.analysis.gate.findings import Key
 from harness.errors import HarnessError, LeaseError, TransportError
-from harness.events import Emit, Event, NotMeasured
+from harness.events import Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
 from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
 from harness.measure.conditions import REAL_TIME, WaitClock
@@ -167,6 +167,23 @@ class ContestWork:
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
         """Measure the contests one after the other; emit the evidence of each."""
+        ended: set[Key] = set()
+
+        def noted(event: Event) -> None:
+            emit(event)
+            if isinstance(event, ContestEnded):
+                ended.add(event.evidence.contest.key)
+
+        try:
+            self._measure(noted, stop)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in a plug-in ends only its own device
+            for evidence in self.share:
+                if evidence.contest.key not in ended:
+                    emit(ContestEnded(evidence=replace(evidence, failure=failure_of(error))))
+
+    def _measure(self, emit: Emit, stop: StopFlag) -> None:
         lost: str | None = None
         with sessions.reached(self.device, self.ticket, None) as session:
             bench = Bench(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from harness.records import store
 from harness.records.store.codec import encode
 from harness.records.store.journal import appearing
 from harness.records.store.recorder import Recorder
-from harness.types import Device, Failure, Outcome, Plan, Variant
+from harness.types import Device, Failure, Outcome, Plan, Thermal, Variant
 
 
 def gate(
@@ -37,7 +37,7 @@ def gate(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     measure_identical: bool = False,
-    soak: bool = False,
+    thermal: Thermal | None = None,
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -45,13 +45,15 @@ def gate(
     """Measure a candidate and a baseline on the plan's devices and judge the difference.
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
-    run. Files of the same bytes are measured only with `measure_identical`; `soak` heats every
-    device to a plateau first. `wait` is that of `run`: how long to wait while another user holds
-    the lease. The launches are a stored run of kind gate.
+    run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
+    plan's: "soak" heats every device to a plateau first. `wait` is that of `run`: how long to wait
+    while another user holds the lease. The launches are a stored run of kind gate.
 
     Raises ConfigError for invalid input (a side that is none of these, models with different inputs,
     a baseline from another machine), StoreError for the results folder.
     """
+    if thermal is not None:
+        plan = replace(plan, conditions=replace(plan.conditions, thermal=thermal))
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     rules = Rules.of(plan)
     stores = store.Store(results or assets.results_folder())
@@ -77,40 +79,47 @@ def gate(
         for one, contest in zip(wanted, contests, strict=True)
         if contest.key not in settled
     ]
-    if not remaining:
-        if progress:
-            progress.close()
-        return result
-    live = sessions.open_all(
-        [d for d in decided.devices if d.name in {contest.key.device for _, contest in remaining}],
-        runs.patience(plan, wait, progress or ignore),
-    )
     try:
-        _refuse_unlike([one for one, _ in remaining], live)
-        with _recorded(
-            "gate",
-            plan,
-            [contest for _, contest in remaining],
-            live,
-            rules=rules,
-            stores=stores,
-            progress=progress,
-            soak=soak,
-        ) as recorded:
-            found = judging.gate(
-                recorded.context,
-                [contest for _, contest in remaining],
-                replace(result, run=recorded.writer.id),
-                accuracies=accuracies,
-                noise=lambda evidence: _noise(evidence, live),
+        if remaining:
+            names = {contest.key.device for _, contest in remaining}
+            live = sessions.open_all(
+                [device for device in decided.devices if device.name in names],
+                runs.patience(plan, wait, progress or ignore),
             )
-            with appearing(recorded.writer.path / document.FILE) as part:
-                part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
-        return found
+            recording = _Recording(
+                kind="gate", plan=plan, live=live, rules=rules, stores=stores, progress=progress
+            )
+            try:
+                result = _judged(recording, remaining, result, accuracies)
+            finally:
+                sessions.close_all(live)
     finally:
-        sessions.close_all(live)
         if progress:
             progress.close()
+    return result
+
+
+def _judged(
+    recording: _Recording,
+    remaining: Sequence[tuple[sides.PlannedContest, Contest]],
+    result: Result,
+    accuracies: Mapping[Key, Row],
+) -> Result:
+    """Measure the contests, judge them and store the result."""
+    live = recording.live
+    _refuse_unlike([one for one, _ in remaining], live)
+    contests = [contest for _, contest in remaining]
+    with recording.started(contests) as recorded:
+        found = judging.gate(
+            recorded.context,
+            contests,
+            replace(result, run=recorded.writer.id),
+            accuracies=accuracies,
+            noise=lambda evidence: _noise(evidence, live),
+        )
+        with appearing(recorded.writer.path / document.FILE) as part:
+            part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
+    return found
 
 
 def judge(
@@ -240,42 +249,45 @@ class _RecordedGate:
     context: loop.GateContext
 
 
-@contextmanager
-def _recorded(
-    kind: str,
-    plan: Plan,
-    contests: Sequence[Contest],
-    live: Live,
-    *,
-    rules: Rules,
-    stores: store.Store,
-    progress: Progress | None,
-    soak: bool = False,
-) -> Iterator[_RecordedGate]:
-    """Create the run that stores the launches; merge its samples at the end."""
-    cells = [side.cell for one in contests for side in (one.a, one.b)]
-    record = store.RunRecord.new(
-        plan=plan, cells=cells, devices=runs.device_records(_devices(live), live), kind=kind
-    )
-    # Not the plan's own digest: `run --resume` must not continue this run.
-    digest = hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
-    with stores.create(replace(record, plan_digest=digest)) as writer:
-        for cell in cells:
-            if isinstance(cell.variant, Variant):
-                writer.keep_variant(cell.variant)
-        emit = _OutcomeEmitter(emit=Recorder(writer, progress or ignore))
-        launches = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests)
-        emit(MeasuringStarted(cells=tuple(cells), launches=launches, at_most=True))
-        conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
-        context = loop.GateContext(
-            sessions=live,
-            emit=emit,
-            profiles=known_profiles.load_all(),
-            rules=rules,
-            conditions=conditions,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recording:
+    """What the stored run of a gate or selftest is made of."""
+
+    kind: str
+    plan: Plan
+    live: Live
+    rules: Rules
+    stores: store.Store
+    progress: Progress | None
+
+    @contextmanager
+    def started(self, contests: Sequence[Contest]) -> Iterator[_RecordedGate]:
+        """Create the run that stores the launches; merge its samples at the end."""
+        cells = [side.cell for one in contests for side in (one.a, one.b)]
+        record = store.RunRecord.new(
+            plan=self.plan,
+            cells=cells,
+            devices=runs.device_records(_devices(self.live), self.live),
+            kind=self.kind,
         )
-        yield _RecordedGate(writer=writer, context=context)
-        writer.finish()
+        # Not the plan's own digest: `run --resume` must not continue this run.
+        digest = hashlib.sha256(f"{self.kind} {self.plan.digest}".encode()).hexdigest()
+        with self.stores.create(replace(record, plan_digest=digest)) as writer:
+            for cell in cells:
+                if isinstance(cell.variant, Variant):
+                    writer.keep_variant(cell.variant)
+            emit = _OutcomeEmitter(emit=Recorder(writer, self.progress or ignore))
+            launches = 2 * (self.rules.max_pairs + self.rules.memory_pairs) * len(contests)
+            emit(MeasuringStarted(cells=tuple(cells), launches=launches, at_most=True))
+            context = loop.GateContext(
+                sessions=self.live,
+                emit=emit,
+                profiles=known_profiles.load_all(),
+                rules=self.rules,
+                conditions=self.plan.conditions,
+            )
+            yield _RecordedGate(writer=writer, context=context)
+            writer.finish()
 
 
 def selftest(
@@ -294,11 +306,10 @@ def selftest(
     Raises the device's error if it is away or cannot run the file, StoreError if too few pairs
     count.
     """
-    plan = plans.quick([model], devices=[device], threads=[threads])
-    decided = prepare.decide(plan, runs.farm_of(farm))
-    if len(decided.devices) != 1:
-        names = ", ".join(one.name for one in decided.devices)
-        raise ConfigError(f"selftest takes one device at a time; {device} is {names}")
+    known = runs.farm_of(farm)
+    name = farms.select_one(known, device, "selftest").name
+    decided = prepare.decide(plans.quick([model], devices=[name], threads=[threads]), known)
+    plan = decided.plan
     # A half-width of 0 is never reached, so all 20 pairs are measured.
     rules = Rules(metrics=("latency",), half_width=0.0)
     stores = store.Store(results or assets.results_folder())
@@ -313,9 +324,10 @@ def selftest(
     try:
         if isinstance(session, HarnessError):
             raise session
-        with _recorded(
-            "selftest", plan, contests, live, rules=rules, stores=stores, progress=progress
-        ) as recorded:
+        recording = _Recording(
+            kind="selftest", plan=plan, live=live, rules=rules, stores=stores, progress=progress
+        )
+        with recording.started(contests) as recorded:
             (evidence,) = loop.measure_first(recorded.context, contests)
             record = recorded.writer.record
         if evidence.failure is not None:

@@ -1,0 +1,119 @@
+"""Add a device to the farm: connect once, choose or write its profile, write its entry, check it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import assets
+from harness.config import farm as farms
+from harness.config import profiles as known_profiles
+from harness.devices import opening
+from harness.errors import ConfigError
+from harness.farm import contact, doctor
+from harness.farm.checks import CheckResult
+from harness.farm.contact import Trust
+from harness.measure import sessions
+from harness.types import Device, DeviceFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedDevice:
+    """A device that was added: its farm entry, facts and checks, and the written files."""
+
+    device: Device
+    farm: Path
+    profile_file: Path | None
+    facts: Mapping[str, Any]
+    checks: list[CheckResult]
+
+    def text(self) -> str:
+        """Return the text that `add` prints: the facts and the written files."""
+        facts = self.facts
+        runtimes = ", ".join(f"{r['name']} {r['version']}" for r in facts["runtimes"]) or "none"
+        made = f" (written to {self.profile_file})" if self.profile_file else ""
+        unknown = "unknown"
+        named = facts["board"] or facts["chip"] or facts["machine"] or facts["hostname"]
+        python = f"Python {facts['python']}" if facts["python"] else "no Python"
+        lines = (
+            f"{self.device.name}: {named or self.device.name}",
+            f"  {facts['cores'] or unknown} cores {facts['machine'] or unknown}, "
+            f"{facts['libc']}, {facts['system'] or unknown} {facts['kernel'] or ''}".rstrip(),
+            f"  {python}, runtimes: {runtimes}",
+            f"  accelerators: {', '.join(facts['accelerators']) or 'none seen'}",
+            f"  sensors: {', '.join(facts['sensors']) or 'none seen'}",
+            f"  profile {self.device.profile}{made}",
+            f"wrote [device.{self.device.name}] to {self.farm}",
+        )
+        return "\n".join(lines)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "device": asdict(self.device),
+            "farm": str(self.farm),
+            "profile_file": str(self.profile_file) if self.profile_file else None,
+            "facts": dict(self.facts),
+            "checks": [check.plain() for check in self.checks],
+        }
+
+
+def add(
+    uri: str,
+    *,
+    name: str | None = None,
+    identity: str | None = None,
+    python: str | None = None,
+    farm: Path | None = None,
+    trust: Trust | None = None,
+) -> AddedDevice:
+    """Add a device: check its host key, detect its facts, write the farm entry, run the checks.
+
+    Raises HostKeyUnknown if the key is not trusted, ConfigError for an invalid address.
+    """
+    device = _entry(farms.from_uri(uri, name), farm)
+    opening.check(device)
+    given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
+    given["python"] = python
+    device = opening.with_options(device, **{key: one for key, one in given.items() if one})
+    contact.settle_key(device, trust)
+    facts = _facts(device)
+    profile, profile_file = _profile(facts)
+    device = replace(device, profile=profile)
+    farm_file = farm or farms.default_file()
+    contact.write_device(farm_file, device)
+    return AddedDevice(
+        device=device,
+        farm=farm_file,
+        profile_file=profile_file,
+        facts=asdict(facts),
+        checks=doctor.examine_entry(device, farm_file, is_farm_named=farm is not None),
+    )
+
+
+def _facts(device: Device) -> DeviceFacts:
+    live = sessions.Session(device)
+    try:
+        return live.facts
+    finally:
+        live.close()
+
+
+def _profile(facts: DeviceFacts) -> tuple[str, Path | None]:
+    """Return the name of the profile that fits, and the file if a new one was written."""
+    chosen = contact.survey(facts, known_profiles.load_all())
+    if chosen is not None:
+        return chosen, None
+    made = contact.new_profile(facts)
+    return made.name, contact.write_profile(assets.config_folder() / "profiles", made)
+
+
+def _entry(device: Device, farm: Path | None) -> Device:
+    """Return the farm's entry of a device that is added again, so that its other keys are kept."""
+    try:
+        known = farms.load(farm or farms.default_file()).devices.get(device.name)
+    except ConfigError:
+        return device
+    return known if known and known.address == device.address else device
