@@ -1,0 +1,75 @@
+"""Build variants of one model into a folder: `edge-harness optimize`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config import plans
+from harness.events import ignore
+from harness.measure import prepare
+from harness.measure.runs import Progress, build_variants, farm_of
+from harness.types import Failure, Variant
+
+
+def optimize(
+    model: Path,
+    *,
+    recipes: Sequence[str],
+    out: Path,
+    target: str | None = None,
+    training: str | None = None,
+    calibration: str | None = None,
+    evaluation: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Build variants of one model into the folder `out`.
+
+    Returns one row per variant: file, sizes, accuracy, agreement; or the reason of the failure.
+    """
+    named = [f"{recipe}@{target}" if target and "@" not in recipe else recipe for recipe in recipes]
+    plan = plans.quick(
+        [model],
+        devices=["this-machine"],
+        recipes=named,
+        data={"training": training, "calibration": calibration, "evaluation": evaluation},
+    )
+    decided = prepare.decide(plan, farm_of(None))
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for request, result in build_variants(decided, progress or ignore).values():
+        row: dict[str, Any] = {
+            "model": request.model.name,
+            "recipe": request.recipe.name,
+            "target": request.target,
+        }
+        if isinstance(result, Failure):
+            rows.append({**row, "status": result.kind, "reason": result.reason, "file": None})
+            continue
+        file = out / f"{request.model.name}-{_file_name_part(request.recipe.name)}.tflite"
+        shutil.copyfile(result.path, file)
+        rows.append({**row, "status": "ok", "reason": None, "file": str(file), **_about(result)})
+    if progress:
+        progress.close()
+    return rows
+
+
+def _file_name_part(recipe: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe).strip("_")
+
+
+def _about(variant: Variant) -> dict[str, Any]:
+    agreement = variant.agreement
+    return {
+        "size_bytes": variant.size_bytes,
+        "size_zstd_bytes": variant.size_zstd_bytes,
+        "accuracy": variant.accuracy,
+        "agreement_top1": agreement.top1 if agreement else None,
+        "relative_error": agreement.relative_error if agreement else None,
+        "sparsity": variant.sparsity,
+        "sha256": variant.digest,
+        "flags": list(variant.flags),
+        "notes": list(variant.notes),
+    }
