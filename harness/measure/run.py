@@ -171,6 +171,7 @@ class _Measuring:
     live: dict[str, Cell] = field(default_factory=dict)
 
     def measure(self) -> None:
+        """Prepare every cell, then launch all of them interleaved; end each with an outcome."""
         for cell in self.work.cells:
             failure = refused(cell, self.work.profile) or self._impossible(cell)
             if failure:

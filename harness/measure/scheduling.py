@@ -87,6 +87,7 @@ class _MachineQueue(Generic[E]):
     stop: threading.Event
 
     def run(self) -> None:
+        """Do the work in order; at the end, tell the caller how it ended."""
         ended = _Ended()
         events: Iterator[Event] = iter(())
         try:

@@ -173,6 +173,7 @@ class _Evaluation:
         return self._metric.direction
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Add the outputs of one batch with its labels; raises ConfigError without labels."""
         if not labels:
             raise ConfigError(
                 f'data {self._where}: the key "y" is missing; evaluation needs labels'
@@ -185,6 +186,7 @@ class _Evaluation:
         self._labels.append(labels)
 
     def result(self) -> Score:
+        """Return the score of all batches; raises ConfigError if it is not a finite number."""
         self._flush()
         score = self._metric.result()
         if not math.isfinite(score.value):

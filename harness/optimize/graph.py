@@ -125,6 +125,7 @@ class _Planner:
         self.nodes: dict[str, BuildNode] = {}
 
     def chain(self) -> Chain:
+        """Plan the nodes that build the variant, its reference and its check."""
         form = convert.source_form(self.model.path)
         source = _ChainEnd(form=form, key=None, identity=self.digests.model(self.model.path))
         place = before = source

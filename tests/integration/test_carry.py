@@ -17,7 +17,7 @@ import json, tempfile
 from pathlib import Path
 import keras, numpy as np
 from harness.errors import RecipeError
-from harness.optimize.training import carry, dialect
+from harness.optimize.training import carry, layer_conversion
 
 keras.utils.set_random_seed(1)
 layers = keras.layers
@@ -49,12 +49,12 @@ def nested():
 
 facts = {"calm": carried("calm", deep(0.1)), "chaotic": carried("chaotic", deep(1.0)), "nested": carried("nested", nested())}
 
-right = dialect.ConvertedLayer.carry_weights
+right = layer_conversion.ConvertedLayer.carry_weights
 def wrong(made):
     right(made)
     if made.source.name in WRONG:
         made.layer.set_weights([weights * 1.01 for weights in made.layer.get_weights()])
-dialect.ConvertedLayer.carry_weights = wrong
+layer_conversion.ConvertedLayer.carry_weights = wrong
 for key in ("wrong last", "wrong inside"):
     model = nested()
     WRONG = {"last" if key == "wrong last" else model.get_layer("inner").layers[0].name}

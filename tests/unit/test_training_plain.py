@@ -14,7 +14,7 @@ from sklearn import metrics
 from harness.config import recipes
 from harness.errors import ConfigError, RecipeError
 from harness.optimize import catalog, folding, graph
-from harness.optimize.training import dialect
+from harness.optimize.training import layer_conversion
 from harness.optimize.training.objectives import Objective
 from harness.types import DataSource, ModelSource
 
@@ -74,7 +74,7 @@ def test_a_keras_3_config_is_written_as_tf_keras_reads_it() -> None:
         "sizes": (1, [2, 3]),
     }
 
-    assert dialect.plain_config(config) == {
+    assert layer_conversion.plain_config(config) == {
         "name": "both",
         "dtype": "float32",
         "layer": {"class_name": "LSTM", "config": {"units": 3, "dtype": "float32"}},

@@ -155,6 +155,7 @@ class _Search:
     """Measured points and their verdicts, good or bad, by digest of the model."""
 
     def run(self) -> BisectResult:
+        """Halve the range between the good and the bad end until they are neighbours."""
         points = self.points.all
         good, bad = 0, len(points) - 1
         baseline = self._model_of_end(good)

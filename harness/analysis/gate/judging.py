@@ -77,6 +77,7 @@ class _FirstLook:
         accuracies: Mapping[Key, Row],
         noise: Callable[[Evidence], float | None],
     ) -> _FirstLook:
+        """Make the rows of all evidence and judge those whose metric the rules name."""
         made = tuple(
             row
             for evidence in found.values()

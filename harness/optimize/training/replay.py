@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize.training import dialect, libraries
+from harness.optimize.training import layer_conversion, libraries
 from harness.optimize.training.libraries import Keras
 
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, IndexError)
@@ -55,7 +55,7 @@ def replay(source: Keras) -> ReplayedModel:
 class _Replay:
     def __init__(self) -> None:
         self._keras = libraries.keras()
-        self._made: dict[int, dialect.ConvertedLayer] = {}
+        self._made: dict[int, layer_conversion.ConvertedLayer] = {}
         self._names: set[str] = set()
         self._replayed = ReplayedModel()
 
@@ -109,7 +109,7 @@ class _Replay:
             made = self._made.get(id(operation))
             if made is None:
                 name = self._name(prefix + operation.name)
-                made = self._made[id(operation)] = dialect.make(operation, name)
+                made = self._made[id(operation)] = layer_conversion.make(operation, name)
             return made.call(*args, **plain)
         except REFUSALS as error:
             raise RecipeError(
