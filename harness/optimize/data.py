@@ -3,7 +3,8 @@
     "calibration.npz"      "x": (n, ...), or "x.NAME" per input; with them "y" or "y.NAME"
     "folder/"              .npy and .npz files in sorted order, each one sample or a batch
     "file.py:function"     yields x, (x, y) or a dict; each one sample or a batch
-    "random"               normal noise from the run's seed, for latency-only variants
+    "random"               noise from the run's seed, for latency-only variants: normal for real
+                           inputs, the whole range of the type for integers; indices stay in range
 
 `samples` streams, so a data set need not fit into memory; `load` stacks a bounded number. Data
 that does not fit the model is refused at the first sample, with the file, the key and both shapes.
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ConfigError
+from harness.tflite.indices import IndexRange
 from harness.tflite.numeric import Array, sample_shape
 from harness.types import Tensor
 
@@ -32,6 +34,7 @@ STEP_LIMIT = 1_000
 """Maximum number of samples for a calibrating step (twice the number that MLPerf uses)."""
 GENERATOR_LIMIT = 10_000
 """Maximum number of samples from a generator, which may never end."""
+_WIDE_BYTES = 4
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
@@ -90,13 +93,20 @@ def stream_digest(source: str) -> str:
     return total.hexdigest()
 
 
-def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterator[Sample]:
+def samples(
+    source: str,
+    tensors: Sequence[Tensor],
+    *,
+    seed: int = 0,
+    ranges: Mapping[str, IndexRange] | None = None,
+) -> Iterator[Sample]:
     """Stream the samples of a source in the form that a model with these inputs takes.
 
-    Raises ConfigError: a missing key, a wrong shape or dtype, NaN or infinity, no data.
+    `ranges` limits random data, as in `random_samples`. Raises ConfigError: a missing key, a wrong
+    shape or dtype, NaN or infinity, no data.
     """
     if source == RANDOM:
-        yield from random_samples(tensors, RANDOM_SAMPLES, seed)
+        yield from random_samples(tensors, RANDOM_SAMPLES, seed, ranges or {})
         return
     found = False
     count = 0
@@ -112,13 +122,18 @@ def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterato
 
 
 def load(
-    source: str, tensors: Sequence[Tensor], *, limit: int | None, seed: int = 0
+    source: str,
+    tensors: Sequence[Tensor],
+    *,
+    limit: int | None,
+    seed: int = 0,
+    ranges: Mapping[str, IndexRange] | None = None,
 ) -> tuple[dict[str, Array], Array | None]:
     """Stack up to `limit` samples (None: all): inputs by tensor name (n, ...), and labels.
 
-    The labels are None unless every sample has one.
+    The labels are None unless every sample has one. `ranges` is as in `samples`.
     """
-    taken = list(islice(samples(source, tensors, seed=seed), limit))
+    taken = list(islice(samples(source, tensors, seed=seed, ranges=ranges), limit))
     labels = [sample.label for sample in taken if sample.label is not None]
     return stack(taken, tensors), np.stack(labels) if len(labels) == len(taken) else None
 
@@ -129,18 +144,87 @@ def stack(taken: Iterable[Sample], tensors: Sequence[Tensor]) -> dict[str, Array
     return {tensor.name: np.stack(column) for tensor, column in zip(tensors, columns, strict=True)}
 
 
-def random_samples(tensors: Sequence[Tensor], count: int, seed: int) -> Iterator[Sample]:
-    """Yield normal noise for real inputs, and 0 or 1 for integers (valid indices of any table)."""
+def random_samples(
+    tensors: Sequence[Tensor],
+    count: int,
+    seed: int,
+    ranges: Mapping[str, IndexRange],
+    *,
+    small: bool = False,
+) -> Iterator[Sample]:
+    """Yield normal noise for real inputs, and integers from the whole range of their type.
+
+    Args:
+        tensors: The model's inputs.
+        count: Number of samples.
+        seed: Seed of the generator.
+        ranges: The inputs with indices, by tensor name (`indices.read` of the file).
+        small: Whether integers of 32 bits and more are only 0 or 1: for a model whose arithmetic
+            overflows on larger ones.
+
+    Raises ConfigError for an input that is no number.
+    """
     generator = np.random.default_rng(seed)
     for _ in range(count):
-        inputs = []
-        for tensor in tensors:
-            shape = tuple(1 if size == -1 else size for size in sample_shape(tensor))
-            if tensor.scale is not None or tensor.dtype.startswith("float"):
-                inputs.append(generator.normal(size=shape).astype(np.float32))
-            else:
-                inputs.append(generator.integers(0, 2, size=shape).astype(tensor.dtype))
-        yield Sample(inputs=tuple(inputs))
+        yield Sample(
+            inputs=tuple(
+                _random(generator, tensor, ranges.get(tensor.name), small=small)
+                for tensor in tensors
+            )
+        )
+
+
+def wide(tensors: Iterable[Tensor], ranges: Mapping[str, IndexRange]) -> bool:
+    """Return whether random data has integers of 32 bits and more that are no indices."""
+    return any(
+        tensor.scale is None and tensor.name not in ranges
+        for tensor in tensors
+        if tensor.dtype in {"int32", "uint32", "int64", "uint64"}
+    )
+
+
+def describe_ranges(tensors: Iterable[Tensor], ranges: Mapping[str, IndexRange]) -> tuple[str, ...]:
+    """Return a note for each input whose random integers do not cover their type."""
+    notes = []
+    for tensor in tensors:
+        if (limit := ranges.get(tensor.name)) is None:
+            continue
+        why = f"it holds indices ({limit.of})"
+        if not limit.known:
+            why += "; the graph does not show how large they may be, so give the data"
+        notes.append(f'random values of "{tensor.name}" are 0 to {limit.high:,}: {why}')
+    return tuple(notes)
+
+
+def _random(
+    generator: np.random.Generator, tensor: Tensor, limit: IndexRange | None, *, small: bool
+) -> Array:
+    shape = tuple(1 if size == -1 else size for size in sample_shape(tensor))
+    if limit is not None:
+        return generator.integers(0, limit.high, size=shape, endpoint=True).astype(tensor.dtype)
+    if tensor.scale is not None or tensor.dtype.startswith("float"):
+        return generator.normal(size=shape).astype(np.float32)
+    kind = np.dtype(_number(tensor))
+    if kind.kind == "b":
+        return generator.integers(0, 2, size=shape).astype(kind)
+    if kind.kind == "c":
+        return (generator.normal(size=shape) + 1j * generator.normal(size=shape)).astype(kind)
+    if small and kind.itemsize >= _WIDE_BYTES:
+        return generator.integers(0, 2, size=shape).astype(kind)
+    limits = np.iinfo(kind)
+    return generator.integers(limits.min, limits.max, size=shape, dtype=kind, endpoint=True)
+
+
+def _number(tensor: Tensor) -> str:
+    """Return the input's dtype. Raises ConfigError for text and other types that are no numbers."""
+    if tensor.dtype.startswith(("int", "uint", "float", "bool", "complex")) and hasattr(
+        np, tensor.dtype
+    ):
+        return tensor.dtype
+    raise ConfigError(
+        f'the model\'s input "{tensor.name}" takes {tensor.dtype}, not numbers; cut the layers that '
+        "read it off the model and feed what they give"
+    )
 
 
 def _file_digest(path: Path) -> str:
@@ -290,7 +374,9 @@ def _typed(where: str, array: Array, tensor: Tensor) -> Array:
         if not np.isfinite(array).all():
             raise ConfigError(f"data {where} has NaN or infinity; clean the data")
         return array.astype(np.float32, copy=False)
-    if not np.issubdtype(array.dtype, np.integer):
+    if _number(tensor) == "bool" and np.isin(array, (0, 1)).all():
+        return array.astype(np.bool_)
+    if not np.issubdtype(array.dtype, np.integer) or tensor.dtype == "bool":
         raise ConfigError(
             f'data {where} is {array.dtype}; the model\'s input "{tensor.name}" '
             f"takes {tensor.dtype}"

@@ -56,7 +56,13 @@ def frame(
     if inputs:
         _rename(graph, graph.inputs, named_inputs)
     if outputs:
-        _rename(graph, graph.outputs, named_outputs)
+        # An output that is an input unchanged keeps the input's name, by which data finds it.
+        apart = [
+            (index, name)
+            for index, name in zip(graph.outputs, named_outputs, strict=True)
+            if index not in list(graph.inputs)
+        ]
+        _rename(graph, [index for index, _ in apart], [name for _, name in apart])
     _unique(graph)
     if _settle(model, named_inputs, shape or {}, where):
         _propagate(model, where, len(data))
@@ -77,6 +83,35 @@ def inline(data: bytes | bytearray | memoryview) -> memoryview:
     if not after_tables or len(data) > _MAX_BYTES:
         return memoryview(data)
     return _pack(_unpack(data), len(data))
+
+
+def with_names_of(
+    data: bytes | bytearray | memoryview, source: bytes | bytearray | memoryview
+) -> memoryview:
+    """Return a file whose inputs and outputs have the names of the source's, in the same order.
+
+    The quantiser names the float outputs of an integer graph after the operator that it adds.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    theirs = schema.Model.GetRootAs(source).Subgraphs(0)
+    ours = schema.Model.GetRootAs(data).Subgraphs(0)
+    names = [_edge_names(graph) for graph in (theirs, ours)]
+    if names[0] == names[1] or [len(one) for one in names[0]] != [len(one) for one in names[1]]:
+        return memoryview(data)
+    model = _unpack(data)
+    graph = model.subgraphs[0]
+    inputs, outputs = names[0]
+    _rename(graph, [*graph.inputs, *graph.outputs], [*inputs, *outputs])
+    _unique(graph)
+    return _pack(model, len(data))
+
+
+def _edge_names(graph: Any) -> tuple[list[str], list[str]]:  # noqa: ANN401 - generated classes
+    return (
+        [_text(graph.Tensors(graph.Inputs(i)).Name()) for i in range(graph.InputsLength())],
+        [_text(graph.Tensors(graph.Outputs(i)).Name()) for i in range(graph.OutputsLength())],
+    )
 
 
 def static(data: bytes | bytearray | memoryview) -> memoryview:
@@ -169,11 +204,16 @@ def _names(graph: Any, tensors: Sequence[int], maps: Sequence[Any]) -> list[str]
 
 
 def _rename(graph: Any, tensors: Sequence[int], names: Sequence[str]) -> None:  # noqa: ANN401 - generated classes
-    taken = {_text(tensor.name) for tensor in graph.tensors}
+    """Name tensors; another tensor that has such a name gets its index behind it."""
+    new: dict[int, str] = {}
     for index, name in zip(tensors, names, strict=True):
-        if name not in taken:
-            graph.tensors[index].name = name.encode()
-            taken.add(name)
+        new.setdefault(int(index), name)
+    wanted = set(new.values())
+    for index, tensor in enumerate(graph.tensors):
+        if index in new:
+            tensor.name = new[index].encode()
+        elif _text(tensor.name) in wanted:
+            tensor.name = f"{_text(tensor.name)}__{index}".encode()
 
 
 def _unique(graph: Any) -> None:  # noqa: ANN401 - generated classes

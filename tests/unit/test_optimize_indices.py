@@ -1,0 +1,244 @@
+"""The range of random integers: the whole type, except where the graph uses them as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.optimize import data
+from harness.tflite import flatbuffer, indices
+from harness.tflite.indices import IndexRange
+
+WORDS = {
+    "SELECT_V2": "SelectV2",
+    "ONE_HOT": "OneHot",
+    "MAXIMUM": "MaximumMinimum",
+    "MINIMUM": "MaximumMinimum",
+}
+"""The schema's names of the options, where they are not the operator's."""
+TYPES = {"f": schema.TensorType.FLOAT32, "i": schema.TensorType.INT32, "b": schema.TensorType.BOOL}
+
+
+class Graph:
+    """A .tflite of named tensors; a name's first letter is its type: f, i, b."""
+
+    def __init__(self, inputs: dict[str, Sequence[int]]) -> None:
+        self.model, self.graph = schema.ModelT(), schema.SubGraphT()
+        self.model.version, self.model.buffers = 3, [schema.BufferT()]
+        self.model.operatorCodes, self.graph.tensors, self.graph.operators = [], [], []
+        self.names: list[str] = []
+        self.graph.inputs = [self.tensor(name, shape) for name, shape in inputs.items()]
+
+    def tensor(self, name: str, shape: Sequence[int], values: Any = None) -> int:
+        made = schema.TensorT()
+        made.name, made.type, made.shape, made.buffer = name, TYPES[name[0]], list(shape), 0
+        if values is not None:
+            buffer = schema.BufferT()
+            kind = "<f4" if name[0] == "f" else "<i4"
+            buffer.data = np.frombuffer(np.asarray(values, kind).tobytes(), np.uint8)
+            self.model.buffers.append(buffer)
+            made.buffer = len(self.model.buffers) - 1
+        self.graph.tensors.append(made)
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def constant(self, name: str, values: Any) -> Graph:
+        array = np.asarray(values)
+        self.tensor(name, array.shape, array)
+        return self
+
+    def add(self, kind: str, inputs: str, output: str, shape: Sequence[int], **options: Any) -> Graph:
+        operator, code = schema.OperatorT(), schema.OperatorCodeT()
+        code.builtinCode = getattr(schema.BuiltinOperator, kind)
+        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
+        self.model.operatorCodes.append(code)
+        operator.opcodeIndex = len(self.model.operatorCodes) - 1
+        operator.inputs = [self.names.index(name) for name in inputs.split()]
+        operator.outputs = [self.tensor(output, shape)]
+        word = WORDS.get(kind, kind.title())
+        made = getattr(schema, f"{word}OptionsT")()
+        for name, value in options.items():
+            setattr(made, name, value)
+        operator.builtinOptions = made
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{word}Options")
+        self.graph.operators.append(operator)
+        return self
+
+    def write(self, path: Path) -> Path:
+        self.graph.outputs = [len(self.names) - 1]
+        self.model.subgraphs = [self.graph]
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
+        path.write_bytes(bytes(builder.Output()))
+        return path
+
+
+def cast(graph: Graph, source: str, output: str, shape: Sequence[int]) -> Graph:
+    return graph.add(
+        "CAST", source, output, shape, inDataType=TYPES[source[0]], outDataType=TYPES[output[0]]
+    )
+
+
+def table(rows: int) -> np.ndarray[Any, Any]:
+    return np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
+
+
+def looked_up(rows: int) -> Graph:
+    return Graph({"i": (1, 4)}).constant("ft", table(rows)).add("GATHER", "ft i", "fo", (1, 4, 2))
+
+
+def wrapped(rows: int) -> Graph:
+    """Negative indices count from the end, as Keras writes it."""
+    return (
+        Graph({"i": (1, 4)})
+        .constant("ft", table(rows))
+        .constant("i0", 0)
+        .constant("in", rows)
+        .add("LESS", "i i0", "bl", (1, 4))
+        .add("ADD", "i in", "ia", (1, 4))
+        .add("SELECT_V2", "bl ia i", "is", (1, 4))
+        .add("GATHER", "ft is", "fo", (1, 4, 2))
+    )
+
+
+def shifted(rows: int) -> Graph:
+    return (
+        Graph({"i": (1, 4)})
+        .constant("ft", table(rows))
+        .constant("i3", 3)
+        .add("ADD", "i i3", "ia", (1, 4))
+        .add("GATHER", "ft ia", "fo", (1, 4, 2))
+    )
+
+
+def clipped(rows: int) -> Graph:
+    return (
+        Graph({"i": (1, 4)})
+        .constant("ft", table(rows))
+        .constant("i0", 0)
+        .constant("in", rows - 1)
+        .add("MAXIMUM", "i i0", "ia", (1, 4))
+        .add("MINIMUM", "ia in", "im", (1, 4))
+        .add("GATHER", "ft im", "fo", (1, 4, 2))
+    )
+
+
+def from_floats(rows: int) -> Graph:
+    graph = cast(Graph({"f": (1, 4)}).constant("ft", table(rows)), "f", "ia", (1, 4))
+    return graph.add("GATHER", "ft ia", "fo", (1, 4, 2))
+
+
+def two_tables(rows: int) -> Graph:
+    return (
+        looked_up(rows + 5).constant("fu", table(rows)).add("GATHER", "fu i", "fp", (1, 4, 2))
+    )
+
+
+def one_hot(rows: int) -> Graph:
+    return (
+        Graph({"i": (1, 4)})
+        .constant("id", rows)
+        .constant("fon", 1.0)
+        .constant("foff", 0.0)
+        .add("ONE_HOT", "i id fon foff", "fo", (1, 4, rows), axis=-1)
+    )
+
+
+def only_added(rows: int) -> Graph:
+    return cast(Graph({"i": (1, 4)}), "i", "fo", (1, 4)) if rows else Graph({})
+
+
+def product_of_inputs(rows: int) -> Graph:
+    return (
+        Graph({"i": (1, 4), "ib": (1, 4)})
+        .constant("ft", table(rows))
+        .add("MUL", "i ib", "ia", (1, 4))
+        .add("GATHER", "ft ia", "fo", (1, 4, 2))
+    )
+
+
+CASES = {
+    looked_up: lambda rows: rows - 1,
+    wrapped: lambda rows: rows - 1,
+    shifted: lambda rows: rows - 4,
+    clipped: lambda rows: None,
+    from_floats: lambda rows: rows - 1,
+    two_tables: lambda rows: rows - 1,
+    one_hot: lambda rows: rows - 1,
+    only_added: lambda rows: None,
+}
+
+
+@pytest.mark.parametrize("make", CASES)
+@pytest.mark.parametrize("rows", [4, 7, 5_000])
+def test_the_bound_comes_from_the_table(tmp_path: Path, make: Any, rows: int) -> None:
+    found = indices.read(make(rows).write(tmp_path / "m.tflite"))
+
+    high = CASES[make](rows)
+    assert {name: limit.high for name, limit in found.items()} == (
+        {} if high is None else {make.__name__ == "from_floats" and "f" or "i": high}
+    )
+    assert all(limit.known for limit in found.values())
+
+
+def test_an_index_that_cannot_be_followed_stays_small_and_says_so(tmp_path: Path) -> None:
+    path = product_of_inputs(50).write(tmp_path / "m.tflite")
+
+    found = indices.read(path)
+
+    assert found["i"] == IndexRange(high=1, of="GATHER", known=False)
+    notes = data.describe_ranges(flatbuffer.read(path).inputs, found)
+    assert "give the data" in notes[0]
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=st.integers(4, 300), make=st.sampled_from(list(CASES)), seed=st.integers(0, 99))
+def test_random_data_runs_and_reaches_the_whole_table(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, make: Any, seed: int
+) -> None:
+    path = make(rows).write(tmp_path_factory.mktemp("m") / "m.tflite")
+    tensors, ranges = flatbuffer.read(path).inputs, indices.read(path)
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (place,) = (item["index"] for item in interpreter.get_input_details())
+
+    drawn = list(data.random_samples(tensors, 40 * rows // 4 + 40, seed, ranges))
+
+    for sample in drawn[:20]:
+        interpreter.set_tensor(place, sample.inputs[0].reshape(1, 4))
+        interpreter.invoke()
+    values = np.stack([sample.inputs[0] for sample in drawn])
+    if (limit := ranges.get(tensors[0].name)) is not None:
+        assert values.min() == 0
+        assert values.max() == limit.high
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "int64", "uint32"])
+def test_integers_that_are_no_indices_cover_their_type(dtype: str) -> None:
+    tensor = data.Tensor(name="x", shape=(1, 500), dtype=dtype)
+    limits = np.iinfo(dtype)
+
+    (sample,) = data.random_samples([tensor], 1, 0, {})
+
+    assert sample.inputs[0].dtype == dtype
+    assert np.ptp(sample.inputs[0].astype(float)) > 0.9 * (float(limits.max) - float(limits.min))
+
+
+def test_bools_are_both_and_text_is_refused() -> None:
+    switch = data.Tensor(name="x", shape=(1, 50), dtype="bool")
+    text = data.Tensor(name="words", shape=(1,), dtype="string")
+
+    (sample,) = data.random_samples([switch], 1, 0, {})
+
+    assert set(sample.inputs[0].tolist()) == {True, False}
+    with pytest.raises(data.ConfigError, match='"words" takes string, not numbers'):
+        list(data.random_samples([text], 1, 0, {}))
