@@ -481,6 +481,8 @@ class LaunchOrder:
     processors: tuple[int, ...] = ()
     """The numbers of the processors to run on; if empty, the device's scheduler chooses."""
     timeout_seconds: float = 120.0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """The largest random integer of each input that holds indices, by tensor name."""
 
     @property
     def launch_id(self) -> str:

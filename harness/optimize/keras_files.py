@@ -84,12 +84,20 @@ def safe_names(model: Any) -> None:  # noqa: ANN401 - untyped library
     taken: set[str] = set()
     for layer in _layers(model):
         name = str(layer.name)
-        safe = name if _SCOPE.fullmatch(name) else _safe(name)
+        safe = scope(name)
         while safe != name and safe in taken:
             safe += "_"
         taken.add(safe)
         if safe != name:
             setattr(layer, "_name" if hasattr(layer, "_name") else "name", safe)
+
+
+def scope(name: str) -> str:
+    """Return a name as TensorFlow takes it for operators; other characters become `_`."""
+    if _SCOPE.fullmatch(name):
+        return name
+    plain = re.sub(r"[^A-Za-z0-9_./-]", "_", name)
+    return plain if _SCOPE.fullmatch(plain) else f"layer{plain}"
 
 
 def output_names(model: Any, count: int) -> tuple[str, ...]:  # noqa: ANN401 - untyped library
@@ -114,11 +122,6 @@ def output_names(model: Any, count: int) -> tuple[str, ...]:  # noqa: ANN401 - u
 def _layers(model: Any) -> Iterator[Any]:  # noqa: ANN401 - untyped library
     walk = getattr(model, "_flatten_layers", None)
     yield from walk() if walk is not None else (model,)
-
-
-def _safe(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-    return plain if _SCOPE.fullmatch(plain) else f"layer{plain}"
 
 
 def _config(source: Path, form: str) -> Any:  # noqa: ANN401 - JSON

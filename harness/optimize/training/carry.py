@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize import convert
+from harness.optimize import convert, library_errors
 from harness.optimize.training import libraries, replay
 from harness.optimize.training.libraries import Keras
 
@@ -81,8 +81,7 @@ def load(path: Path, form: str) -> Keras:
         return _saved_model(path) if form == "saved_model" else convert.load_keras(path, form)
     except (*replay.REFUSALS, OSError) as error:
         raise RecipeError(
-            f"{path}: the model cannot be loaded for training ({type(error).__name__}: "
-            f"{_short(error)}); custom layers cannot be converted, use recipes that do not train"
+            f"{path}: the model cannot be loaded for training ({library_errors.brief(error)}); custom layers cannot be converted, use recipes that do not train"
         ) from error
 
 
@@ -98,7 +97,7 @@ def again(model: Keras) -> Keras:
     except replay.REFUSALS as error:
         raise RecipeError(
             f'the model "{model.name}" cannot be made again from its config '
-            f"({type(error).__name__}: {_short(error)}); custom layers need a get_config"
+            f"({type(error).__name__}: {library_errors.brief(error)}); custom layers need a get_config"
         ) from error
     return made
 
@@ -191,8 +190,3 @@ def _relative(expected: Sequence[Array], found: Sequence[Array]) -> float:
         if not np.isfinite(difference):
             return float("inf")
     return worst
-
-
-def _short(error: Exception, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import libraries
 from harness.optimize.training.libraries import Keras
 
@@ -84,7 +85,7 @@ def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
     except _REFUSALS as error:
         raise RecipeError(
             f'the model "{model.name}" cannot be made again from its config '
-            f"({type(error).__name__}: {_short(error)}); give its custom layers a get_config"
+            f"({type(error).__name__}: {library_errors.brief(error)}); give its custom layers a get_config"
         ) from error
     _carry_weights(source, made, {p.name: p for pieces in replaced.values() for p in pieces})
     return made
@@ -118,7 +119,7 @@ def _carry_weights(source: Keras, made: Keras, pieces: Mapping[str, Piece]) -> N
                 layer.set_weights(source.get_layer(layer.name).get_weights())
         except ValueError as error:
             raise RecipeError(
-                f'the weights of "{layer.name}" do not fit its new place ({_short(error)})'
+                f'the weights of "{layer.name}" do not fit its new place ({library_errors.brief(error)})'
             ) from error
 
 
@@ -135,8 +136,3 @@ def _functional_class() -> type[Any]:
 
     kind: type[Any] = Functional
     return kind
-
-
-def _short(error: Exception, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."

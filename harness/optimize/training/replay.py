@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import dialect, libraries
 from harness.optimize.training.libraries import Keras
 
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, IndexError)
 """Exceptions that tf_keras raises for a layer that it does not have or defines differently."""
-_MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class _Replay:
         except REFUSALS as error:
             raise RecipeError(
                 f'the layer "{operation.name}" ({type(operation).__name__}) has no equivalent in '
-                f"tf-keras ({_short(error)}): steps that train cannot take this model; replace the "
+                f"tf-keras ({library_errors.brief(error)}): steps that train cannot take this model; replace the "
                 "layer, or use recipes that do not train"
             ) from error
 
@@ -167,8 +167,3 @@ def _flat(outputs: Any) -> list[Any]:  # noqa: ANN401 - tensors in any structure
     import tensorflow as tf
 
     return list(tf.nest.flatten(outputs))
-
-
-def _short(error: Exception) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]} ..."
