@@ -64,6 +64,7 @@ class Traced:
     keep: Any
     plain: PlainGraph | None = None
     """What the converter takes in place of `function`; None if it takes that."""
+    notes: tuple[str, ...] = ()
 
 
 def convert(order: Order, out: Path) -> tuple[str, ...]:
@@ -215,7 +216,10 @@ def _load(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     try:
         if order.form == "saved_model":
             return _trace_saved_model(tf, order)
-        return trace_keras(tf, load_keras(order.source, order.form), order)
+        traced = trace_keras(tf, load_keras(order.source, order.form), order)
+        own = keras_files.own_class(order.source, order.form)
+        note = f'the class "{own}" is not here: converted as the graph of layers in the file'
+        return replace(traced, notes=(note,)) if own else traced
     except _errors(tf) as error:
         raise RecipeError(
             f"{order.source}: the model cannot be loaded ({library_errors.brief(error)})"
@@ -383,7 +387,7 @@ def _made_plain(tf: Any, traced: Traced, order: Order) -> Traced:  # noqa: ANN40
 
 def _notes(traced: Traced) -> tuple[str, ...]:
     """Return notes on what the file does not have of its model."""
-    plain, notes = traced.plain, []
+    plain, notes = traced.plain, list(traced.notes)
     if plain is not None and plain.widened:
         notes.append(f"the model computes in {' and '.join(plain.widened)}; the file in float32")
     if plain is not None and plain.stateful:

@@ -27,6 +27,7 @@ _UNKNOWN = re.compile(
 )
 """How both libraries say that the file names code that they do not have."""
 _MAX_CLASSES = 16
+_KERAS_CLASSES = ("Functional", "Model", "Sequential")
 
 
 def load(keras: Any, source: Path, form: str, **options: Any) -> Any:  # noqa: ANN401 - untyped library
@@ -56,6 +57,13 @@ def load(keras: Any, source: Path, form: str, **options: Any) -> Any:  # noqa: A
                 raise RecipeError(f"{source}: {not_in_the_file(*named)}") from error
             stand_ins |= found
     raise RecipeError(f"{source}: more than {_MAX_CLASSES} classes of its own")
+
+
+def own_class(source: Path, form: str) -> str | None:
+    """Return the name of the model's class if it is the user's own; None for one of Keras."""
+    config = _config(source, form)
+    name = config.get("class_name") if isinstance(config, Mapping) else None
+    return None if name in {None, *_KERAS_CLASSES} else str(name)
 
 
 def unknown(text: str) -> tuple[str, str] | None:
@@ -90,6 +98,24 @@ def safe_names(model: Any) -> None:  # noqa: ANN401 - untyped library
         taken.add(safe)
         if safe != name:
             setattr(layer, "_name" if hasattr(layer, "_name") else "name", safe)
+
+
+def compute_in_float32(model: Any) -> None:  # noqa: ANN401 - untyped library
+    """Let the layers of a Keras 3 model compute in float32, whatever their dtype policy was."""
+    for layer in _layers(model):
+        if str(getattr(layer, "compute_dtype", "float32")) != "float32":
+            layer.dtype_policy = "float32"
+
+
+def fewest_rows(model: Any) -> int | None:  # noqa: ANN401 - untyped library
+    """Return the rows of the smallest table that a model's layers index; None if there is none."""
+    rows = [
+        int(size)
+        for layer in _layers(model)
+        for size in (getattr(layer, "input_dim", None), getattr(layer, "num_tokens", None))
+        if isinstance(size, int)
+    ]
+    return min(rows, default=None)
 
 
 def scope(name: str) -> str:

@@ -85,7 +85,7 @@ def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
     except _REFUSALS as error:
         raise RecipeError(
             f'the model "{model.name}" cannot be made again from its config '
-            f"({type(error).__name__}: {library_errors.brief(error)}); give its custom layers a get_config"
+            f"({library_errors.brief(error)}); give its custom layers a get_config"
         ) from error
     _carry_weights(source, made, {p.name: p for pieces in replaced.values() for p in pieces})
     return made
@@ -119,7 +119,8 @@ def _carry_weights(source: Keras, made: Keras, pieces: Mapping[str, Piece]) -> N
                 layer.set_weights(source.get_layer(layer.name).get_weights())
         except ValueError as error:
             raise RecipeError(
-                f'the weights of "{layer.name}" do not fit its new place ({library_errors.brief(error)})'
+                f'the weights of "{layer.name}" do not fit its new place '
+                f"({library_errors.brief(error)})"
             ) from error
 
 
