@@ -256,40 +256,42 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
 
 def _trace_function(tf: Any, loaded: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     """Trace the only function of a SavedModel that has no signature."""
-    functions = {
-        name: made
+    found = [
+        (name, made)
         for name in dir(loaded)
-        if not name.startswith("_") or name == "__call__"
+        if name == "__call__" or not name.startswith("_")
         for made in getattr(getattr(loaded, name, None), "concrete_functions", ())
-    }
-    several = sum(
-        len(getattr(getattr(loaded, name, None), "concrete_functions", ())) for name in functions
-    )
-    if several != 1:
+    ]
+    if len(found) != 1:
+        names = dict.fromkeys(name for name, _ in found)
         raise RecipeError(
-            f"{order.source}: the SavedModel has no signature (functions: "
-            f"{', '.join(functions) or 'none'}); save it again with one: "
+            f"{order.source}: the SavedModel has no signature, and not one function but "
+            f"{len(found)} ({', '.join(names) or 'none'}); save it again with a signature: "
             "tf.saved_model.save(model, folder, signatures=FUNCTION.get_concrete_function(...))"
         )
-    (chosen,) = functions.values()
-    args, kwargs = chosen.structured_input_signature
-    given = tf.nest.flatten((args, kwargs))
-    names = tuple(str(getattr(item, "name", None) or f"input_{i}") for i, item in enumerate(given))
+    chosen = found[0][1]
+    structure = chosen.structured_input_signature
+    leaves = tf.nest.flatten(structure)
+    taken = [i for i, leaf in enumerate(leaves) if isinstance(leaf, tf.TensorSpec)]
+    inputs = tuple(str(leaves[i].name or f"input_{i}") for i in taken)
 
     def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
-        packed, named = tf.nest.pack_sequence_as((args, kwargs), list(arrays))
-        return list(tf.nest.flatten(chosen(*packed, **named)))
+        fed = dict(zip(taken, arrays, strict=True))
+        args, kwargs = tf.nest.pack_sequence_as(
+            structure, [fed.get(i, leaf) for i, leaf in enumerate(leaves)]
+        )
+        return list(tf.nest.flatten(chosen(*args, **kwargs)))
 
     specs = [
-        _spec(tf, name, item.shape, item.dtype, order)
-        for name, item in zip(names, given, strict=True)
+        _spec(tf, name, leaves[i].shape, leaves[i].dtype, order)
+        for i, name in zip(taken, inputs, strict=True)
     ]
     function = tf.function(call).get_concrete_function(*specs)
     outputs = chosen.structured_outputs
     keys = tuple(sorted(outputs)) if isinstance(outputs, Mapping) else ()
     count = len(function.outputs)
     gives = keys if len(keys) == count else tuple(f"output_{i}" for i in range(count))
-    return Traced(function=function, inputs=names, outputs=gives, keep=loaded)
+    return Traced(function=function, inputs=inputs, outputs=gives, keep=loaded)
 
 
 def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
