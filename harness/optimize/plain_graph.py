@@ -195,7 +195,8 @@ def _imported(tf: Any, graph: Any, function: Any) -> Any:  # noqa: ANN401 - unty
 
     def run(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
         fed = {tensor.name: array for tensor, array in zip(inputs, arrays, strict=True)}
-        fed |= {inner.name: outer for outer, inner in captures}
+        here = tf.compat.v1.get_default_graph()
+        fed |= {inner.name: here.capture(outer) for outer, inner in captures}
         made = tf.graph_util.import_graph_def(
             graph, input_map=fed, return_elements=outputs, name="plain"
         )
