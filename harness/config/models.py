@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import ConfigError
+from harness.tflite import kinds
 from harness.types import DataSource
 
-SUFFIXES = (".keras", ".h5", ".tflite")
+SUFFIXES = (".keras", ".h5", ".hdf5", ".tflite", ".lite")
 """Suffixes of model files; a folder is a model if it has a SavedModel."""
 
 _FORMS = ".keras, .h5, .tflite or a SavedModel folder (one with saved_model.pb)"
@@ -102,12 +103,14 @@ def _data(base: Path, written: str | None, where: str) -> str | None:
 
 
 def _is_model(path: Path) -> bool:
-    return path.suffix in SUFFIXES or (path / "saved_model.pb").is_file()
+    return path.suffix in SUFFIXES or kinds.is_saved_model(path)
 
 
 def _check_model(path: Path, where: str) -> None:
     if not _is_model(path):
-        raise ConfigError(f'{where}: "{path}" is not a model; models are {_FORMS}')
+        what = kinds.other(path)
+        known = f": {what}" if what else f"; models are {_FORMS}"
+        raise ConfigError(f'{where}: "{path}" is not a model{known}')
     file = path / "saved_model.pb" if (path / "saved_model.pb").is_file() else path
     try:
         with file.open("rb"):

@@ -23,7 +23,7 @@ from harness.errors import HarnessError, RecipeError
 from harness.optimize import data as datasets
 from harness.optimize import keras_files, library_errors, plain_graph, runtime
 from harness.optimize.plain_graph import PlainGraph
-from harness.tflite import flatbuffer, indices, numeric, rewrite
+from harness.tflite import flatbuffer, indices, kinds, numeric, rewrite
 
 _MAX_SOURCE_ERROR = 0.01
 """||file - model|| / ||model||: conversion fuses and folds, it does not approximate."""
@@ -91,9 +91,9 @@ def source_form(path: Path) -> str:
     Raises RecipeError for a path that is missing or is none of these.
     """
     if path.is_dir():
-        if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        if kinds.is_saved_model(path):
             return "saved_model"
-        raise RecipeError(f"{path}: {_no_saved_model(path)}")
+        raise RecipeError(f"{path}: {kinds.other(path) or kinds.NO_SAVED_MODEL}")
     if not path.is_file():
         raise RecipeError(f"{path}: no such model; check the key path")
     if not os.access(path, os.R_OK):
@@ -101,7 +101,7 @@ def source_form(path: Path) -> str:
     suffix = path.suffix.lower()
     form = _FORMS.get(suffix)
     if form is None:
-        raise RecipeError(f"{path}: {_OTHER_KINDS.get(suffix, _UNKNOWN_KIND)}")
+        raise RecipeError(f"{path}: {kinds.other(path) or kinds.UNKNOWN}")
     really = _by_content(path)
     if really not in {None, form}:
         raise RecipeError(
@@ -113,63 +113,6 @@ def source_form(path: Path) -> str:
 
 _FORMS = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", ".tflite": "tflite", ".lite": "tflite"}
 _SUFFIXES = {"keras": ".keras", "h5": ".h5", "tflite": ".tflite"}
-_UNKNOWN_KIND = "unknown kind of model; give .keras, .h5, a SavedModel folder or .tflite"
-_PYTORCH = (
-    "a PyTorch model; convert it where its code is, with the package litert-torch, and give the "
-    ".tflite that it writes"
-)
-_CHECKPOINT = (
-    "a checkpoint: it has weights and no model; save the whole model, with "
-    'model.save("model.keras"), and give that'
-)
-_OTHER_KINDS = {
-    ".onnx": "an ONNX model; convert it, with the package onnx2tf, and give the .tflite that it writes",
-    ".pt": _PYTORCH,
-    ".pth": _PYTORCH,
-    ".pt2": _PYTORCH,
-    ".ptl": _PYTORCH,
-    ".torchscript": _PYTORCH,
-    ".safetensors": _CHECKPOINT,
-    ".ckpt": _CHECKPOINT,
-    ".index": _CHECKPOINT,
-    ".meta": _CHECKPOINT,
-    ".npz": "arrays, no model; give .keras, .h5, a SavedModel folder or .tflite",
-    ".json": "a model's config without weights; give the .keras or .h5 file of the whole model",
-    ".pb": (
-        "a graph alone; of a SavedModel give the folder that it is in, and write a frozen graph of "
-        "TensorFlow 1 as a SavedModel first (tf.compat.v1.saved_model.simple_save)"
-    ),
-    ".pbtxt": "a graph alone; give the folder of the SavedModel that it is in",
-    ".mlmodel": "a Core ML model, which nothing here reads; give the model that it was made from",
-    ".mlpackage": "a Core ML model, which nothing here reads; give the model that it was made from",
-    ".zip": "an archive; unpack it and give the model in it",
-    ".gz": "an archive; unpack it and give the model in it",
-    ".tgz": "an archive; unpack it and give the model in it",
-    ".tar": "an archive; unpack it and give the model in it",
-}
-"""What a file is that holds no model of a kind that is read here, and the way out, by suffix."""
-_PARTS = {
-    "model.weights.h5": "the unpacked content of a .keras file; give the .keras file itself",
-    "variables": "a SavedModel without its saved_model.pb; copy the whole folder again",
-    "checkpoint": _CHECKPOINT,
-    "keras_metadata.pb": "a SavedModel without its saved_model.pb; copy the whole folder again",
-}
-"""What a folder is that is no SavedModel, by a name in it."""
-
-
-def _no_saved_model(folder: Path) -> str:
-    """Say what a folder without a saved_model.pb holds."""
-    names = sorted(item.name for item in folder.iterdir())
-    for name, what in _PARTS.items():
-        if name in names:
-            return what
-    inside = sorted(folder.glob("*/saved_model.pb"))
-    models = [name for name in names if Path(name).suffix.lower() in _FORMS]
-    if inside:
-        return f"the SavedModel is in the folder {inside[0].parent}; give that"
-    if models:
-        return f"a folder, not a SavedModel; give a file in it: {folder / models[0]}"
-    return "a folder without saved_model.pb is not a SavedModel"
 
 
 def _by_content(path: Path) -> str | None:

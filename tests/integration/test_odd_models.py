@@ -65,7 +65,7 @@ REFUSED = {
     "rankless": 'shape = { "x" = [1, N] }',
     "text.keras": 'the input "words" is text',
     "lookup.keras": "look the numbers up before the model",
-    "frozen.pb": "give the folder that it is in",
+    "frozen.pb": "a graph alone",
 }
 """Models that are refused, with a part of the message."""
 NAMES = {

@@ -189,7 +189,7 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         ),
         (
             '[model]\npath = "sub"\n' + RUN,
-            'sub" is not a model; models are .keras, .h5, .tflite or',
+            'sub" is not a model: a folder, not a SavedModel; give a file in it',
         ),
         ('[model]\nname = ""\npath = "a.tflite"\n' + RUN, 'model.name: "" is not a name'),
         ('[model]\nname = "a/b"\npath = "a.tflite"\n' + RUN, 'model.name: "a/b" is not a name'),
