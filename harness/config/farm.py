@@ -16,8 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness import assets, plugins
-from harness.config import entries, profiles, toml_reading
+from harness.config import entries, paths, profiles, toml_reading
 from harness.errors import ConfigError
+from harness.printable import file_name
 from harness.types import Device
 
 THIS_MACHINE = "this-machine"
@@ -62,7 +63,8 @@ def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
 
 def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:
     """Make the farm from a parsed farm.toml; identity files are relative to `path`."""
-    name = str(path)
+    name = file_name(path)
+    paths.check_name(path.resolve(), name)
     for key in mapping:
         if key != "device":
             raise ConfigError(f"{name}: {plugins.unknown('key', key, ['device'])}")

@@ -22,9 +22,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from annotated_types import Ge, Le
 
 from harness import metrics, plugins
-from harness.config import farm, limits, models, recipes, searches, toml_reading
+from harness.config import bounds, farm, limits, models, paths, recipes, searches, toml_reading
 from harness.config.templates import init
 from harness.errors import ConfigError
+from harness.printable import file_name
 from harness.types import (
     DEFAULT_CONDITIONS,
     FINITE,
@@ -114,8 +115,10 @@ class _PlanTable:
 
 def load(path: Path) -> Plan:
     """Read a plan; raises ConfigError with the file, the key, and the known keys or values."""
+    name = file_name(path)
     mapping = toml_reading.read(path)
-    plan = from_mapping(mapping, path.resolve().parent, str(path))
+    paths.check_name(path.resolve(), name)
+    plan = from_mapping(mapping, path.resolve().parent, name)
     return dataclasses.replace(plan, path=path.resolve())
 
 
@@ -134,6 +137,8 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
     limits.check(dataclasses.asdict(table), name)
     named = _named(table.recipe, name)
     planned = _Planner(base=base, name=name, single=single, table=table, named=named).models()
+    builds = sum(len(model.recipes) * len(model.devices) for model in planned)
+    bounds.check_count(f"{name}: cells", builds * len(table.run.threads), bounds.MAX_CELLS)
     _unique(f"{name}: run.threads", table.run.threads, str)
     limits.gate(table.gate, f"{name}: gate")
     search = None
@@ -222,10 +227,12 @@ class _Planner:
             models.find(self.base, entry.path, self._at(index, "path"))
             for index, entry in enumerate(self.table.model)
         ]
+        bounds.check_count(f"{self.name}: model", sum(map(len, found)), bounds.MAX_MODELS)
+        names = self._all_names(found)
         planned = [
             self._planned(index, path, name)
-            for index, paths in enumerate(found)
-            for path, name in zip(paths, self._names(index, found), strict=True)
+            for index, group in enumerate(found)
+            for path, name in zip(group, names[index], strict=True)
         ]
         counts = Counter(model.source.name for model in planned)
         for model in planned:
@@ -236,23 +243,24 @@ class _Planner:
                 )
         return tuple(planned)
 
-    def _names(self, index: int, found: Sequence[Sequence[Path]]) -> list[str]:
-        """Name the models of one entry; names of unnamed models are unique over all entries."""
-        given, paths = self.table.model[index].name, found[index]
-        if given is not None and not (given.strip() and given.isprintable() and "/" not in given):
-            raise ConfigError(f'{self._at(index, "name")}: "{given}" is not a name of a model')
-        if given is not None and len(paths) == 1:
-            return [given]
-        if given is not None:
-            return [f"{given}-{name}" for name in models.name_all(paths, self.base)]
+    def _all_names(self, found: Sequence[Sequence[Path]]) -> list[list[str]]:
+        """Name the models of every entry; names of unnamed models are unique over all entries."""
         unnamed = [
             path
             for entry, group in zip(self.table.model, found, strict=True)
             for path in group
             if entry.name is None
         ]
-        names = dict(zip(unnamed, models.name_all(unnamed, self.base), strict=True))
-        return [names[path] for path in paths]
+        free = dict(zip(unnamed, models.name_all(unnamed, self.base), strict=True))
+        named: list[list[str]] = []
+        for index, (entry, group) in enumerate(zip(self.table.model, found, strict=True)):
+            if entry.name is None:
+                named.append([free[path] for path in group])
+                continue
+            models.check_name(entry.name, self._at(index, "name"))
+            whole = [f"{entry.name}-{name}" for name in models.name_all(group, self.base)]
+            named.append([entry.name] if len(group) == 1 else whole)
+        return named
 
     def _planned(self, index: int, path: Path, name: str) -> PlannedModel:
         entry, run = self.table.model[index], self.table.run
@@ -281,6 +289,7 @@ class _Planner:
     ) -> tuple[Recipe, ...]:
         where = f"{self.name}: run.recipes" if own is None else self._at(index, "recipes")
         texts = common if own is None else own
+        bounds.check_count(where, len(texts), bounds.MAX_RECIPES)
         if not texts and self.table.search is None:
             raise ConfigError(f'{where}: at least one is needed, such as "float32" or "as_is"')
         found = [_parse(text, self.named, f"{where}[{place}]") for place, text in enumerate(texts)]
@@ -292,6 +301,7 @@ class _Planner:
     ) -> tuple[str, ...]:
         where = f"{self.name}: run.devices" if own is None else self._at(index, "devices")
         found = common if own is None else own
+        bounds.check_count(where, len(found), bounds.MAX_ITEMS)
         if not found:
             raise ConfigError(f'{where}: at least one is needed, such as "{farm.THIS_MACHINE}"')
         _unique(where, found, str)
@@ -300,7 +310,7 @@ class _Planner:
     def _at(self, index: int, key: str) -> str:
         """Return the place of a model's key in the file, for errors."""
         place = ("model",) if self.single else ("model", index)
-        return f"{self.name}: {toml_reading.path_text((*place, key))}"
+        return f"{self.name}: {bounds.path_text((*place, key))}"
 
 
 def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -320,12 +330,15 @@ def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 
 def _named(tables: Mapping[str, _RecipeTable], name: str) -> dict[str, str]:
     """Check all recipes of the plan and return their chains by name."""
+    bounds.check_count(f"{name}: recipe", len(tables), bounds.MAX_RECIPES)
     named = {key: table.steps for key, table in tables.items()}
     taken = plugins.names("harness.steps")
     for key in named:
         where = f"{name}: recipe.{key}"
         if not recipes.is_name(key):
-            raise ConfigError(f'{where}: a name is letters, digits, "_", "-" and "."')
+            raise ConfigError(
+                f'{where}: a name is letters, digits, "_", "-" and ".", at most {bounds.MAX_NAME}'
+            )
         if key in taken:
             raise ConfigError(f"{where}: {key} is the name of a step; choose another name")
         _parse(key, named, f"{where}.steps")
