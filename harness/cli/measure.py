@@ -138,12 +138,24 @@ def run(
     from harness.present import screen
 
     if dry_run:
-        cells = api.decide(plan, farm=farm, devices=device or (), recipes=recipe or ())
+        cells = api.decide(
+            plan,
+            farm=farm,
+            devices=device or (),
+            recipes=recipe or (),
+            resume=resume,
+            retry_failed=retry_failed,
+            results=results,
+        )
         if as_json:
             print_json({"cells": cells})
         else:
-            screen.records(cells)
-        return
+            screen.records([{k: v for k, v in cell.items() if k != "reason"} for cell in cells])
+            for cell in cells:
+                if cell["reason"]:
+                    place = f"{cell['model']} {cell['recipe']} on {cell['device']}"
+                    screen.out(f"{place}: {cell['status']}: {cell['reason']}")
+        raise typer.Exit(NO if any(cell["reason"] for cell in cells) else DONE)
     started = api.run(
         plan,
         farm=farm,

@@ -22,6 +22,8 @@ MAX_NAME = 120
 """Characters of a name: of a model, a recipe, a device."""
 MAX_MODELS = 1_000
 MAX_RECIPES = 1_000
+MAX_SELECTORS = 1_000
+"""Entries of run.devices; one entry may select many devices."""
 MAX_STEPS = 64
 """Steps of a recipe with all names expanded."""
 MAX_NESTED_RECIPES = 32

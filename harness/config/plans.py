@@ -301,7 +301,7 @@ class _Planner:
     ) -> tuple[str, ...]:
         where = f"{self.name}: run.devices" if own is None else self._at(index, "devices")
         found = common if own is None else own
-        bounds.check_count(where, len(found), bounds.MAX_ITEMS)
+        bounds.check_count(where, len(found), bounds.MAX_SELECTORS)
         if not found:
             raise ConfigError(f'{where}: at least one is needed, such as "{farm.THIS_MACHINE}"')
         _unique(where, found, str)
