@@ -166,21 +166,23 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
 
 
 def quick(
-    paths: Sequence[Path],
+    files: Sequence[Path],
     devices: Sequence[str],
     *,
     recipes: Sequence[str] = ("as_is",),
     threads: Sequence[int] = (1,),
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Make a plan from models and devices of a command line, without a file.
 
-    Paths are relative to the working directory. `dose` and `data` have the keys of [dose] and
-    [data]; a key with the value None is ignored.
+    Paths are relative to the working directory. `dose`, `data` and `model` have the keys of [dose],
+    [data] and of every [[model]]; a key with the value None is ignored.
     """
+    about = {key: value for key, value in (model or {}).items() if value is not None}
     mapping = {
-        "model": [{"path": str(path)} for path in paths],
+        "model": [{"path": str(path), **about} for path in files],
         "run": {"recipes": list(recipes), "devices": list(devices), "threads": list(threads)},
         "dose": {key: value for key, value in (dose or {}).items() if value is not None},
         "data": {key: value for key, value in (data or {}).items() if value is not None},

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from harness import assets
 from harness.config import farm as farms
+from harness.config import paths
 from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError, StoreError
 from harness.events import Emit, Event, MeasuringStarted, ignore
@@ -147,6 +148,7 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     cannot be built, its outcomes have a failure.
     """
     engine = loop.open_engine(options.engine)
+    paths.check_name(folder or assets.results_folder(), "--results")
     runs = store.Store(folder or assets.results_folder())
     runs.check_writable()
     if options.resume:
@@ -299,7 +301,10 @@ def dry_run(
 
 def _check_folder(root: Path) -> None:
     """Raise StoreError if the folder of runs cannot be made or written; makes nothing."""
-    place = next((one for one in (root, *root.absolute().parents) if one.exists()), root)
+    paths.check_name(root, "--results")
+    place = next(
+        (one for one in (root, *root.absolute().parents) if paths.exists(one, "--results")), root
+    )
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise StoreError(
             f"{root}: cannot be written: {place} is {'not writable' if place.is_dir() else 'a file'}; "
