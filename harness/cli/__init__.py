@@ -87,6 +87,9 @@ def _guarded(*, debug: bool) -> int:
     try:
         code = shared.app(standalone_mode=False)
     except USAGE_ERROR as error:
+        from harness.cli import usage
+
+        usage.reword(error)
         error.show()
         return INVALID_INPUT
     except (typer.Abort, KeyboardInterrupt):

@@ -133,7 +133,7 @@ def _message(fault: ErrorDetails, kind: type) -> str:
         return f"must be {_EXPECTED[sort]}, not {_shown(fault['input'])}"
     if sort in _LIMITS:
         return f"must be {_limits(kind, location)}, not {_shown(fault['input'])}"
-    return f"{fault['msg']}, found {_shown(fault['input'])}"
+    return f"{_shown(fault['input'])} is not a valid value"
 
 
 def _limits(kind: Any, location: Location) -> str:  # noqa: ANN401 - any annotation
@@ -166,6 +166,8 @@ def _metadata(kind: Any, location: Location) -> Iterable[Any]:  # noqa: ANN401 -
 def _shown(value: object) -> str:
     if isinstance(value, str):
         return f'"{clipped(value)}"'
+    if value is None:
+        return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):

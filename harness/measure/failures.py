@@ -31,13 +31,13 @@ def refused(cell: Cell, profile: Profile | None) -> Failure | None:
         return cell.variant
     if missing := unsupported(cell.target, profile):
         return missing
-    variant, limit = cell.variant, cell.accept.max_accuracy_drop
-    drop = variant.accuracy_drop
-    if limit is not None and drop is not None and drop > limit:
-        verb = "rises" if variant.accuracy_better == "lower" else "falls"
-        return Failure(
-            kind=Inaccurate.kind,
-            reason=f"on the host {variant.metric} {verb} by {drop:.4f} against the source model "
-            f"(accept.max_accuracy_drop = {limit})",
-        )
-    return None
+    variant, drop = cell.variant, cell.lost_accuracy
+    if drop is None:
+        return None
+    verb = "rises" if variant.accuracy_better == "lower" else "falls"
+    return Failure(
+        kind=Inaccurate.kind,
+        reason=f"on the host {variant.metric} {verb} by {drop:.4g}, from "
+        f"{variant.accuracy_source_model:.4g} of the source model to {variant.accuracy:.4g} "
+        f"(accept.max_accuracy_drop = {cell.accept.max_accuracy_drop})",
+    )
