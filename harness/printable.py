@@ -41,11 +41,11 @@ def clean_lines(text: str) -> str:
 
 
 def clipped(text: str, length: int = 120) -> str:
-    """Shorten a text of the user's for a message, in its middle."""
-    if len(text) <= length:
-        return text
-    half = (length - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
+    """Shorten a text of the user's for a message, in its middle, and escape what is invisible."""
+    if len(text) > length:
+        half = (length - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return _visible(text)
 
 
 def file_name(path: object) -> str:
@@ -56,7 +56,15 @@ def file_name(path: object) -> str:
     except UnicodeEncodeError:  # a surrogate that is no byte of a file name
         data = text.encode("utf-8", "backslashreplace")
     shown = data.decode("utf-8", "backslashreplace")
-    return shown if len(shown) <= _MAX_PATH else f"{shown[:_MAX_PATH]}..."
+    return _visible(shown if len(shown) <= _MAX_PATH else f"{shown[:_MAX_PATH]}...")
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def escaped(text: str) -> str:

@@ -784,8 +784,8 @@ class GateRules:
     """Relative: PASS is significantly less than this much worse."""
     min_effect: _Share = 0.02
     """Relative: REGRESSION is at least this much worse."""
-    max_pairs: Annotated[int, Ge(2)] = 20
-    budget_seconds: Annotated[float, Ge(1)] = 300.0
+    max_pairs: Annotated[int, Ge(2), Le(100_000)] = 20
+    budget_seconds: Annotated[float, Ge(1), Le(604_800)] = 300.0
     """The time limit of each comparison, not of the whole gate."""
 
 

@@ -81,7 +81,7 @@ def name_all(paths: Sequence[Path], base: Path) -> list[str]:
 def _as_name(text: str) -> str:
     """Return a text as a name that `check_name` accepts."""
     visible = "".join(char if char.isprintable() and char not in "/\\" else "-" for char in text)
-    name = clipped(visible.strip().lstrip("-"))
+    name = clipped(visible.lstrip("- ").rstrip())
     return f"model-{name}".rstrip(".-") if not name or name.lower() in _RESERVED else name
 
 
