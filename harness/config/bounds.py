@@ -30,6 +30,8 @@ MAX_NESTED_RECIPES = 32
 MAX_CELLS = 10_000
 MAX_LAUNCHES = 1_000_000
 """Launches of a whole run."""
+MAX_ELEMENTS = 100_000_000
+"""Elements of one input: four times those of a 4K image."""
 _MAX_DIGITS = 1_000
 _INT64 = 2**63
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -272,6 +273,8 @@ class _Planner:
         if table.metric not in metrics.names():
             unknown = plugins.unknown("metric", table.metric, metrics.names())
             raise ConfigError(f"{where}.metric: {unknown}")
+        for tensor, sizes in entry.shape.items():
+            _check_shape(sizes, f"{self._at(index, 'shape')}.{tensor}".removesuffix(".*"))
         source = ModelSource(
             name=name,
             path=path,
@@ -352,6 +355,16 @@ def _parse(text: str, named: Mapping[str, str], where: str) -> Recipe:
         return recipes.parse(text, named)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_shape(sizes: Sequence[int], where: str) -> None:
+    """Refuse a shape that no input has, or whose samples would not fit into memory."""
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"{where}: must have sizes of at least 1, not {list(sizes)[:10]}")
+    if math.prod(sizes) > bounds.MAX_ELEMENTS:
+        raise ConfigError(
+            f"{where}: more than {bounds.MAX_ELEMENTS:,} elements: {list(sizes)[:10]}"
+        )
 
 
 def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> None:

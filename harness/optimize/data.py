@@ -37,11 +37,7 @@ STEP_LIMIT = 1_000
 """Maximum number of samples for a calibrating step (twice the number that MLPerf uses)."""
 GENERATOR_LIMIT = 10_000
 """Maximum number of samples from a generator, which may never end."""
-UNREADABLE = (
-    *(OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What numpy and zipfile raise for a file that is damaged, encrypted or something else."""
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +182,7 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"data {error}") from error
-    except UNREADABLE as error:
+    except (*_UNREADABLE, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ConfigError(
             f"data {file_name(file)}: cannot be read as .npy or .npz "
             f"({str(error) or type(error).__name__}); write it with numpy.savez(file, x=..., y=...)"
@@ -310,32 +306,29 @@ def check_shape(where: str, shape: Sequence[int], tensor: Tensor) -> bool:
     return False
 
 
-def check_dtype(where: str, dtype: np.dtype[Any], tensor: Tensor) -> None:
-    """Refuse an array of a dtype that the model's input does not take; raises ConfigError."""
-    real = tensor.scale is not None or tensor.dtype.startswith("float")
-    if dtype == np.dtype(tensor.dtype) or np.issubdtype(dtype, np.floating if real else np.integer):
-        return
-    hint = ": store the values as the model was trained on them (scaled), as float32" * real
-    raise ConfigError(
-        f'data {where} is {dtype}; the model\'s input "{tensor.name}" takes '
-        f"{'float32' if real else tensor.dtype}{hint}"
-    )
-
-
 def _column(where: str, array: Array, tensor: Tensor) -> Array:
     """Check one input's array and return it as (n, ...) in a dtype that the model accepts."""
     single = check_shape(where, array.shape, tensor)
-    check_dtype(where, array.dtype, tensor)
     return _typed(where, array[None] if single else array, tensor)
 
 
 def _typed(where: str, array: Array, tensor: Tensor) -> Array:
     if array.dtype == np.dtype(tensor.dtype) and tensor.dtype != "float32":
         return array
-    if np.issubdtype(array.dtype, np.floating):
+    if tensor.scale is not None or tensor.dtype.startswith("float"):
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ConfigError(
+                f'data {where} is {array.dtype}; the model\'s input "{tensor.name}" takes float32: '
+                "store the values as the model was trained on them (scaled), as float32"
+            )
         if not np.isfinite(array).all():
             raise ConfigError(f"data {where} has NaN or infinity; clean the data")
         return array.astype(np.float32, copy=False)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ConfigError(
+            f'data {where} is {array.dtype}; the model\'s input "{tensor.name}" '
+            f"takes {tensor.dtype}"
+        )
     limits = np.iinfo(tensor.dtype)
     if array.min() < limits.min or array.max() > limits.max:
         raise ConfigError(f"data {where} has values outside {tensor.dtype}")

@@ -106,7 +106,7 @@ def _inputs(headers: Iterable[str]) -> list[str]:
 
 
 def _headers(file: Path) -> dict[str, ArrayHeader]:
-    """Return the headers of the arrays in a file; raises datasets.UNREADABLE."""
+    """Return the headers of the arrays in a file; raises what numpy raises."""
     with text_files.regular(file) as opened:
         if not zipfile.is_zipfile(opened):
             opened.seek(0)
@@ -156,9 +156,23 @@ def _check_headers(
         name = datasets.key_of(where, headers, tensor, alone=len(inputs or ()) == 1)
         place = f'{where}: "{name}"'
         datasets.check_shape(place, headers[name].shape, tensor)
-        datasets.check_dtype(place, headers[name].dtype, tensor)
+        _check_dtype(place, headers[name].dtype, tensor)
     if labelled and not any(name == "y" or name.startswith("y.") for name in headers):
         raise ConfigError(f'data {where}: the key "y" is missing; evaluation needs labels')
+
+
+def _check_dtype(where: str, dtype: np.dtype[Any], tensor: Tensor) -> None:
+    """Refuse a dtype that the model's input does not take; `datasets.samples` checks the values."""
+    real = tensor.scale is not None or tensor.dtype.startswith("float")
+    integer = tensor.dtype.startswith(("int", "uint"))
+    right = np.issubdtype(dtype, np.floating if real else np.integer)
+    if right or dtype.name == tensor.dtype or not (real or integer):
+        return
+    hint = ": store the values as the model was trained on them (scaled), as float32" * real
+    raise ConfigError(
+        f'data {where} is {dtype}; the model\'s input "{tensor.name}" takes '
+        f"{'float32' if real else tensor.dtype}{hint}"
+    )
 
 
 def _check_counts(where: str, headers: Mapping[str, ArrayHeader]) -> None:

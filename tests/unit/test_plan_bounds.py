@@ -91,6 +91,14 @@ COSTLY = {
     ),
     "quotes": ('"""\\' * 90_000, "not valid TOML"),
     "apostrophes": ("'" * 400_000, "not valid TOML"),
+    "a huge shape": (
+        BASE.replace("[run]", "shape = [1, 100000, 100000]\n[run]"),
+        "model.shape: more than 100,000,000 elements",
+    ),
+    "an empty shape": (
+        BASE.replace("[run]", "shape = { x = [0, 3] }\n[run]"),
+        "model.shape.x: must have sizes of at least 1",
+    ),
     "any:N": (BASE + f"devices = ['any:{'9' * 900} of tag:a']", "is not a selector"),
 }
 
