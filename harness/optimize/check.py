@@ -68,7 +68,7 @@ def operators(facts: FileFacts, *, allow_flex: bool, as_is: bool) -> list[str]:
     if facts.flex and not allow_flex:
         raise RecipeError(
             f"operators {', '.join(facts.flex)} need TensorFlow's kernels (Flex); replace the "
-            "layer, or set allow_flex = true in the model"
+            "layer, or set allow_flex = true in the model (option --allow-flex)"
         )
     stateful = [name for name in _RESOURCES if name in facts.operators]
     if not stateful:
@@ -90,7 +90,8 @@ def closed(facts: FileFacts) -> None:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and as_is changes '
-                "nothing: set its size with the key shape of the model and use float32 instead"
+                "nothing: set its size with the key shape of the model (option --shape) and use "
+                "float32 instead"
             )
 
 
@@ -121,7 +122,7 @@ def _run(
     if not answers.real:
         answers.notes = _notes(facts, ranges, small=material.small)
     runner = Runner(path, facts)
-    evaluation = _Evaluation(material) if material.evaluation else None
+    evaluation = Evaluation(material.evaluation, material.metric) if material.evaluation else None
     for sample in _samples(facts.inputs, material, ranges):
         fed = [
             numeric.quantise(array, tensor)
@@ -200,20 +201,23 @@ def _finite(real: Sequence[Array], outputs: Sequence[Tensor]) -> None:
             )
 
 
-class _Evaluation:
+class Evaluation:
     """The metric over the evaluation data, updated in batches of equal shapes."""
 
-    def __init__(self, material: Material) -> None:
-        self._where = material.evaluation
-        self._metric = metrics.load(material.metric)()
+    def __init__(self, source: str, metric: str) -> None:
+        """Take the source of the data, for errors, and the metric's name."""
+        self._where = source
+        self._metric = metrics.load(metric)()
         self._outputs: list[Mapping[str, Array]] = []
         self._labels: list[Mapping[str, Array]] = []
 
     @property
     def direction(self) -> Direction:
+        """Whether higher or lower values of the metric are better."""
         return self._metric.direction
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Add the outputs and the labels of one sample; raises ConfigError as the metric does."""
         if not labels:
             raise ConfigError(
                 f'data {self._where}: the key "y" is missing; evaluation needs labels'
@@ -221,12 +225,13 @@ class _Evaluation:
         if self._labels and (
             len(self._labels) == BATCH_SAMPLES or _shapes(self._labels[0]) != _shapes(labels)
         ):
-            self._flush()
+            self.flush()
         self._outputs.append(outputs)
         self._labels.append(labels)
 
     def result(self) -> Score:
-        self._flush()
+        """Return the score; raises ConfigError if it is not a finite number."""
+        self.flush()
         score = self._metric.result()
         if not math.isfinite(score.value):
             raise ConfigError(
@@ -235,7 +240,10 @@ class _Evaluation:
             )
         return score
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Update the metric with the samples that are left; raises ConfigError as it does."""
+        if not self._labels:
+            return
         try:
             self._metric.update(_stacked(self._outputs), _stacked(self._labels))
         except ConfigError as error:

@@ -91,7 +91,7 @@ def source_form(path: Path) -> str:
     Raises RecipeError for a path that is missing or is none of these.
     """
     if path.is_dir():
-        if kinds.is_saved_model(path):
+        if kinds.saved_model(path):
             return "saved_model"
         raise RecipeError(f"{path}: {kinds.other(path) or kinds.NO_SAVED_MODEL}")
     if not path.is_file():
@@ -181,7 +181,7 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
         raise RecipeError(
             f"{order.source}: "
             + (f'no signature "{name}"' if name else "no signature chosen")
-            + f' (it has: {", ".join(known) or "none"}); choose one with the key "signature"'
+            + f' (it has: {", ".join(known) or "none"}); choose one with the key "signature" (option --signature)'
         )
     signature = loaded.signatures[name]
     takes = signature.structured_input_signature[1]
@@ -311,7 +311,7 @@ def _spec(tf: Any, name: str, shape: Any, dtype: Any, order: Order) -> Any:  # n
         if chosen is None:
             raise RecipeError(
                 f'{order.source}: the input "{name}" has an open number of dimensions; choose them '
-                f'with the key shape of the model: shape = {{ "{name}" = [1, N] }}'
+                f'with the key shape of the model: shape = {{ "{name}" = [1, N] }} (option --shape)'
             )
         return tf.TensorSpec(list(chosen), kind)
     sizes = [-1 if size is None else int(size) for size in tuple(shape)]
@@ -390,7 +390,7 @@ def _refusal(text: str, order: Order) -> str:
     else:
         fix = (
             "TFLite has no kernel for it; replace the layer, or set allow_flex = true in the "
-            "model (the device then needs a runtime with Flex)"
+            "model (option --allow-flex; the device then needs a runtime with Flex)"
         )
     return f"{order.source}: unsupported operator {', '.join(named)}: {fix}"
 

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from harness import text_files
 from harness.errors import ConfigError
+from harness.printable import file_name
 from harness.tflite.indices import IndexRange
 from harness.tflite.numeric import Array, sample_shape
 from harness.types import Tensor
@@ -71,15 +76,17 @@ def digest(source: str) -> str | None:
     try:
         if path.is_dir():
             total = hashlib.sha256()
-            for file in _files(path):
-                total.update(f"{file.name}\0{_file_digest(file)}\0".encode())
+            for file in files(source):
+                total.update(os.fsencode(f"{file.name}\0{_file_digest(file)}\0"))
             return total.hexdigest()
         return _file_digest(path)
-    except OSError as error:
+    except ConfigError as error:
         raise ConfigError(
-            f"data {path}: {error.strerror or error}; give an .npz, a folder of .npy or .npz "
-            'files, "file.py:function", or "random"'
+            f'data {error}; give an .npz, a folder of .npy or .npz files, "file.py:function", or '
+            '"random"'
         ) from error
+    except OSError as error:
+        raise ConfigError(f"data {file_name(path)}: {error.strerror or error}") from error
 
 
 def stream_digest(source: str) -> str:
@@ -110,8 +117,8 @@ def samples(
         return
     found = False
     count = 0
-    for where, item in _items(source):
-        for sample in _checked(where, item, tensors):
+    for where, item in items(source):
+        for sample in checked(where, item, tensors):
             found = True
             yield sample
             count += 1
@@ -228,33 +235,46 @@ def _number(tensor: Tensor) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with text_files.regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in {".npy", ".npz"})
+def files(source: str) -> list[Path]:
+    """List the files of a source that is a file or a folder, in the order they are read."""
+    path = Path(source)
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in {".npy", ".npz"})
 
 
-def _items(source: str) -> Iterator[tuple[str, dict[str, Array]]]:
+def items(source: str) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield the arrays of each file of a source, or what its generator yields, with its name."""
     if is_generator(source):
         for index, item in enumerate(_generated(source)):
             yield f"{source}, item {index}", item
         return
-    path = Path(source)
-    for file in _files(path) if path.is_dir() else [path]:
-        try:
+    for file in files(source):
+        with reading(file):
             item = _read(file)
-        except _UNREADABLE as error:
-            raise ConfigError(
-                f"data {file}: cannot be read as .npy or .npz ({error}); "
-                "write it with numpy.savez(file, x=..., y=...)"
-            ) from error
-        yield str(file), item
+        yield file_name(file), item
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raise ConfigError with the file for whatever numpy raises for one that it cannot read."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"data {error}") from error
+    except (*_UNREADABLE, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ConfigError(
+            f"data {file_name(file)}: cannot be read as .npy or .npz "
+            f"({str(error) or type(error).__name__}); write it with numpy.savez(file, x=..., y=...)"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Array]:
-    with path.open("rb") as file:  # numpy does not close a file that is not an archive
+    with text_files.regular(path) as file:  # numpy does not close a file that is not an archive
         opened = np.load(file, allow_pickle=False)
         return {"x": opened} if isinstance(opened, np.ndarray) else dict(opened)
 
@@ -305,10 +325,11 @@ def _as_mapping(item: object) -> dict[str, Array]:
     return {"x": np.asarray(item)}
 
 
-def _checked(where: str, item: Mapping[str, Array], tensors: Sequence[Tensor]) -> Iterator[Sample]:
+def checked(where: str, item: Mapping[str, Array], tensors: Sequence[Tensor]) -> Iterator[Sample]:
+    """Yield the samples of one item; raises ConfigError as `samples` does."""
     columns = []
     for tensor in tensors:
-        key = _key(where, item, tensor, alone=len(tensors) == 1)
+        key = key_of(where, item, tensor, alone=len(tensors) == 1)
         columns.append(_column(f'{where}: "{key}"', item[key], tensor))
     counts = {len(column) for column in columns}
     if len(counts) > 1:
@@ -333,10 +354,13 @@ def _labels(where: str, array: Array, count: int) -> Array:
         labels = labels[None]
     if len(labels) != count:
         raise ConfigError(f"{where} has {len(labels)} entries for {count} samples")
+    if np.issubdtype(labels.dtype, np.inexact) and not np.isfinite(labels).all():
+        raise ConfigError(f"{where} has NaN or infinity; clean the data")
     return labels
 
 
-def _key(where: str, item: Mapping[str, Array], tensor: Tensor, *, alone: bool) -> str:
+def key_of(where: str, item: Collection[str], tensor: Tensor, *, alone: bool) -> str:
+    """Return the key of one input's array; raises ConfigError if it is missing."""
     plain = tensor.name.removeprefix("serving_default_").removesuffix(":0")
     keys = [*(["x"] if alone else []), f"x.{tensor.name}", f"x.{plain}"]
     for key in keys:
@@ -348,18 +372,28 @@ def _key(where: str, item: Mapping[str, Array], tensor: Tensor, *, alone: bool) 
     )
 
 
-def _column(where: str, array: Array, tensor: Tensor) -> Array:
-    """Check one input's array and return it as (n, ...) in a dtype that the model accepts."""
+def check_shape(where: str, shape: Sequence[int], tensor: Tensor) -> bool:
+    """Check the shape of one input's array; return whether it is one sample without a batch.
+
+    Raises ConfigError with both shapes.
+    """
     wanted = sample_shape(tensor)
-    batch = array[None] if _fits(array.shape, wanted) else array
-    if batch.ndim != len(wanted) + 1 or not _fits(batch.shape[1:], wanted):
+    if _fits(shape, wanted):
+        return True
+    if len(shape) != len(wanted) + 1 or not _fits(shape[1:], wanted):
         raise ConfigError(
-            f"data {where} has the shape {_shape(array.shape)}; "
+            f"data {where} has the shape {_shape(shape)}; "
             f'the model\'s input "{tensor.name}" takes (n, {_inside(wanted)})'
         )
-    if not len(batch):
+    if not shape[0]:
         raise ConfigError(f"data {where} is empty")
-    return _typed(where, batch, tensor)
+    return False
+
+
+def _column(where: str, array: Array, tensor: Tensor) -> Array:
+    """Check one input's array and return it as (n, ...) in a dtype that the model accepts."""
+    single = check_shape(where, array.shape, tensor)
+    return _typed(where, array[None] if single else array, tensor)
 
 
 def _typed(where: str, array: Array, tensor: Tensor) -> Array:

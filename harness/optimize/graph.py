@@ -151,6 +151,30 @@ class _Planner:
             reference=mark,
         )
 
+    def _checked(self, source: _ChainEnd) -> str | None:
+        """Add the check of the model's data, which every step waits for; None without data.
+
+        It needs the inputs of a file that the steps' data must fit: the user's own if it is used
+        unchanged, else the float file.
+        """
+        data = needed_data(self.model, self.recipe)
+        if not data or not self.check:
+            return None
+        unchanged = source.form in catalog.known_steps()[self.recipe.steps[0].name].takes
+        path = None if unchanged and source.form == catalog.FINISHED else self._float(source).key
+        digests = {role: self.digests.data(given) for role, given in data.items()}
+        metric = self.model.data.metric
+        key = caches.key(
+            of=path or source.identity,
+            data=digests,
+            metric=[metric, _metric_digest(metric)] if "evaluation" in data else None,
+            **_environment(),
+        )
+        order = {"path": str(self.model.path), "data": data, "metric": metric}
+        needs = {"path": path} if path else {}
+        self._add(key, "check_data", order, needs, "data", kind="light", shared=True)
+        return key
+
     def _step(self, call: StepCall, place: _ChainEnd, source: _ChainEnd) -> _ChainEnd:
         step = catalog.known_steps()[call.name]
         if not catalog.reachable(place.form, step.takes, source=place is source):
@@ -169,6 +193,9 @@ class _Planner:
         programs = catalog.programs(call)
         training = not {catalog.FLOAT, catalog.FINISHED} & set(step.takes)
         needs = {"tensors": self._float(source).key or ""} if data else {}
+        checked = self._checked(source)
+        if checked:
+            needs["checked"] = checked
         if place.key:
             needs["before"] = place.key
         key = caches.key(
@@ -202,24 +229,12 @@ class _Planner:
         return _ChainEnd(form=step.gives, key=key, identity=key)
 
     def _file(self, step: str, name: str, given: Mapping[str, Any]) -> Path:
-        """Find a parameter's file: absolute, beside the model, or in the current folder."""
-        path = Path(str(given[name])).expanduser()
-        for found in (self.model.path.parent / path, Path.cwd() / path):
-            if found.exists():
-                return found.resolve()
-        raise RecipeError(
-            f"{step}({name}=...): no such file {path} (searched beside {self.model.path.name} and in "
-            f"{Path.cwd()})"
-        )
+        return find_file(self.model, step, name, str(given[name]))
 
     def _data(self, step: str, need: str) -> str:
         source: str | None = getattr(self.model.data, need)
         if source is None:
-            random = ' (or "random" for variants that are measured for latency only)'
-            raise RecipeError(
-                f"{step} needs {need} data: give the key {need} in [data]"
-                f"{random if need == 'calibration' else ''}"
-            )
+            raise RecipeError(missing_data(step, need))
         return source
 
     def _float(self, place: _ChainEnd) -> _ChainEnd:
@@ -303,6 +318,61 @@ class _Planner:
             model=self.model.name,
             recipe=None if shared else self.recipe.name,
         )
+
+
+def check(model: ModelSource, recipe: Recipe) -> None:
+    """Refuse a recipe that this model, its form and its data cannot be built with.
+
+    Nothing is read but the model's suffix. Raises RecipeError as `plan` does.
+    """
+    _Planner(model, recipe, _NO_DIGESTS, 0, check=True).chain()
+
+
+class _NoDigests(Digests):
+    """Digests of nothing, to plan a chain that is never built."""
+
+    def model(self, path: Path) -> str:
+        return str(path)
+
+    def data(self, source: str | None) -> str | None:
+        return source
+
+
+_NO_DIGESTS = _NoDigests(str)
+
+
+def needed_data(model: ModelSource, recipe: Recipe) -> dict[str, str]:
+    """Return the data that a build of the model uses, by role."""
+    steps = [catalog.known_steps()[call.name] for call in recipe.steps]
+    roles = {"calibration", "evaluation"}
+    for step in steps:
+        roles |= {*step.needs, *getattr(step, "wants", ())}
+    found = {role: getattr(model.data, role) for role in sorted(roles)}
+    return {role: given for role, given in found.items() if given and given != datasets.RANDOM}
+
+
+def missing_data(step: str, need: str) -> str:
+    """Return the message for a step without the data that it needs."""
+    random = ' (or "random" for variants that are measured for latency only)'
+    return (
+        f"{step} needs {need} data: give the key {need} in [data], or the option --{need}"
+        f"{random if need == 'calibration' else ''}"
+    )
+
+
+def find_file(model: ModelSource, step: str, name: str, written: str) -> Path:
+    """Find a parameter's file: absolute, beside the model, or in the current folder.
+
+    Raises RecipeError if there is none.
+    """
+    path = Path(written).expanduser()
+    for found in (model.path.parent / path, Path.cwd() / path):
+        if found.exists():
+            return found.resolve()
+    raise RecipeError(
+        f"{step}({name}=...): no such file {path} (searched beside {model.path.name} and in "
+        f"{Path.cwd()})"
+    )
 
 
 def _hint(step: str, form: str, takes: tuple[str, ...]) -> str:

@@ -32,6 +32,22 @@ def stream_digest(order: Order) -> dict[str, Any]:
     return {"digest": datasets.stream_digest(order["source"])}
 
 
+def check_data(order: Order) -> dict[str, Any]:
+    """Check all data of a model against the inputs and outputs of a file."""
+    from harness.optimize import data_check
+
+    facts = flatbuffer.read(Path(order["path"]))
+    for role, source in order["data"].items():
+        data_check.check_data(
+            source,
+            inputs=facts.inputs,
+            outputs=facts.outputs,
+            metric=order["metric"] if role == "evaluation" else None,
+            whole=True,
+        )
+    return {"file": None}
+
+
 def float_file(order: Order) -> dict[str, Any]:
     """Make the float .tflite of a model: converted by TensorFlow, or framed from a .tflite."""
     source, out = Path(order["source"]), Path(order["workdir"]) / "model.tflite"
@@ -168,6 +184,7 @@ def delegation(order: Order) -> dict[str, Any]:
 VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
     "warm": warm,
     "stream_digest": stream_digest,
+    "check_data": check_data,
     "float_file": float_file,
     "step": step,
     "reference": reference,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.printable import file_name
+
 UNKNOWN = "unknown kind of model; give .keras, .h5, a SavedModel folder or .tflite"
 NO_SAVED_MODEL = "a folder without saved_model.pb is not a SavedModel"
 _SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
@@ -46,9 +48,12 @@ _PARTS = {
 """What a folder holds that is no SavedModel, by a name in it."""
 
 
-def is_saved_model(path: Path) -> bool:
-    """Return whether the path is a folder with a SavedModel."""
-    return any((path / name).is_file() for name in _SAVED_MODELS)
+def saved_model(path: Path) -> Path | None:
+    """Return the file with the graph of a SavedModel's folder; None for anything else."""
+    try:
+        return next((path / name for name in _SAVED_MODELS if (path / name).is_file()), None)
+    except OSError:  # a folder that this user may not enter
+        return None
 
 
 def other(path: Path) -> str | None:
@@ -56,21 +61,24 @@ def other(path: Path) -> str | None:
     if path.is_dir():
         return _folder(path)
     if path.name in _SAVED_MODELS:
-        return f"a part of a SavedModel; give its folder: {path.parent}"
+        return f"a part of a SavedModel; give its folder: {file_name(path.parent)}"
     return _FILES.get(path.suffix.lower())
 
 
 def _folder(folder: Path) -> str | None:
-    names = sorted(item.name for item in folder.iterdir())
+    try:
+        names = sorted(item.name for item in folder.iterdir())
+    except OSError:
+        return None
     for name, what in _PARTS.items():
         if name in names:
             return what
     if folder.suffix.lower() in _FILES:
         return _FILES[folder.suffix.lower()]
-    inside = [name for name in names if is_saved_model(folder / name)]
+    inside = [name for name in names if saved_model(folder / name)]
     models = [name for name in names if Path(name).suffix.lower() in _MODELS]
     if inside:
-        return f"the SavedModel is in the folder {folder / inside[0]}; give that"
+        return f"the SavedModel is in the folder {file_name(folder / inside[0])}; give that"
     if models:
-        return f"a folder, not a SavedModel; give a file in it: {folder / models[0]}"
+        return f"a folder, not a SavedModel; give a file in it: {file_name(folder / models[0])}"
     return None

@@ -159,7 +159,7 @@ def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list
         if SIGNATURE not in known:
             raise RecipeError(
                 f"{where}: several signatures ({', '.join(known)}); "
-                'choose one with the key "signature" of the model'
+                'choose one with the key "signature" of the model (option --signature)'
             )
         wanted = SIGNATURE
     chosen = known.get(wanted) if wanted else next(iter(known.values()), None)
@@ -276,7 +276,7 @@ def settle_shape(
     if -1 in settled:
         raise RecipeError(
             f'{where}: the input "{name}" is {list(open_shape)} (-1 is open); choose its size with '
-            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }}'
+            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }} (option --shape)'
         )
     return settled
 
