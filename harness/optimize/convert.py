@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import runtime
+from harness.optimize import aware, runtime
 from harness.tflite import flatbuffer, numeric, rewrite
 from harness.types import Tensor
 
 _MAX_SOURCE_ERROR = 0.01
 """||file - model|| / ||model||: conversion fuses and folds, it does not approximate."""
+_MAX_ROUNDING_ERROR = 0.25
+"""The same for a model with trained ranges: it rounds nearly as its int8 file does."""
 _MIN_WEIGHT_SHARE = 0.5
 """Minimum share of the model's parameters; folded batch norms lose some, a failed freeze all."""
 _PROBES = 2
@@ -69,6 +71,34 @@ def convert(order: Order, out: Path) -> tuple[str, ...]:
     facts = flatbuffer.read(out)
     _check_weights(traced, facts, order)
     return _same_as_source(tf, traced, out, facts, order) if order.verify else ()
+
+
+def convert_aware(order: Order, out: Path, *, io: str) -> tuple[str, ...]:
+    """Write the int8 .tflite of a model with trained ranges to `out` and return notes.
+
+    Args:
+        order: The model.
+        out: Path of the result.
+        io: `int8` or `float`, the dtype of the file's inputs and outputs.
+
+    Raises as `convert`, and RecipeError for a model whose ends have no trained ranges.
+    """
+    tf = _tensorflow()
+    traced = _load(tf, order)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if io == "int8":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    data = run(converter, order)
+    out.write_bytes(
+        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
+    )
+    facts = flatbuffer.read(out)
+    _check_weights(traced, facts, order)
+    kept = "the trained ranges of the model are kept; no calibration data was used"
+    if not order.verify:
+        return (kept,)
+    return (kept, *_same_as_source(tf, traced, out, facts, order, max_error=_MAX_ROUNDING_ERROR))
 
 
 def source_form(path: Path) -> str:
@@ -203,7 +233,8 @@ def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped librar
         import tf_keras as keras
     else:
         import keras
-    return keras.models.load_model(str(source), compile=False)
+    with aware.loading(source, form):
+        return keras.models.load_model(str(source), compile=False)
 
 
 def _keras_version(path: Path, form: str) -> str:
@@ -295,6 +326,8 @@ def _same_as_source(
     path: Path,
     facts: flatbuffer.FileFacts,
     order: Order,
+    *,
+    max_error: float = _MAX_SOURCE_ERROR,
 ) -> tuple[str, ...]:
     """Run model and file on the same random inputs; refuse a file with different outputs."""
     if facts.why_not_runnable_on_host:
@@ -317,13 +350,18 @@ def _same_as_source(
     ]
     if not all(np.isfinite(array).all() for array in reference):
         return ("the source model's own outputs on random inputs are not finite",)
-    ours = [array.astype(np.float64) for array in runtime.run(path, facts, arrays).values()]
+    fed = {tensor.name: numeric.quantise(arrays[tensor.name], tensor) for tensor in facts.inputs}
+    answers = runtime.run(path, facts, fed)
+    ours = [
+        numeric.dequantise(answers[tensor.name], tensor).astype(np.float64)
+        for tensor in facts.outputs
+    ]
     shaped = [a.reshape(b.shape) for a, b in zip(ours, reference, strict=True)]
     error = numeric.agreement(shaped, reference, classes=False).relative_error
-    if not error <= _MAX_SOURCE_ERROR:
+    if not error <= max_error:
         raise RecipeError(
             f"{order.source}: the outputs of the converted file differ from the model's "
-            f"(relative error {error:.3g} on random inputs, at most {_MAX_SOURCE_ERROR})"
+            f"(relative error {error:.3g} on random inputs, at most {max_error})"
         )
     return ()
 
@@ -333,6 +371,8 @@ def _noise(generator: np.random.Generator, tensor: Tensor) -> np.ndarray[Any, An
     draw: Callable[..., np.ndarray[Any, Any]] = generator.normal
     if tensor.dtype.startswith("float"):
         return draw(size=shape).astype(tensor.dtype)
+    if tensor.scale is not None:
+        return draw(size=shape).astype(np.float32)
     return generator.integers(0, 2, size=shape).astype(tensor.dtype)
 
 
