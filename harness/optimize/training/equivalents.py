@@ -142,10 +142,8 @@ class _Changes:
 
     def normalisation(self, layer: Keras, *, fold: bool) -> None:
         """Decide what a batch norm becomes."""
-        shape, maker = layer.input_shape, self.graph.maker(layer.name)
-        if isinstance(shape, list) or [axis % len(shape) for axis in layer.axis] != [
-            len(shape) - 1
-        ]:
+        shape, maker = _input_shape(layer), self.graph.maker(layer.name)
+        if not shape or [axis % len(shape) for axis in layer.axis] != [len(shape) - 1]:
             return
         kind = type(maker).__name__ if maker is not None and _is_linear(maker) else ""
         if maker is not None and kind in _BY_THE_LIBRARY:
@@ -204,6 +202,7 @@ class _Changes:
             config["use_bias"] = True
         if layer.name in self.with_relu:
             config["activation"] = "relu"
+        config.pop("batch_input_shape", None)
         return Piece(name=layer.name, kind=kind, config=config, weights=weights)
 
     def _convolution(self, layer: Keras) -> list[Piece]:
@@ -237,6 +236,15 @@ def _tensors(nested: Any) -> Iterator[str]:  # noqa: ANN401 - a config of any de
             nested = nested[3:]
         for value in nested:
             yield from _tensors(value)
+
+
+def _input_shape(layer: Keras) -> tuple[int | None, ...]:
+    """Return the shape of a layer's only input; () for several inputs or shapes."""
+    try:
+        shape = layer.input_shape
+    except (AttributeError, RuntimeError):  # called on inputs of different shapes
+        return ()
+    return shape if isinstance(shape, tuple) else ()
 
 
 def _affine(layer: Keras) -> _Affine:
@@ -276,7 +284,7 @@ def _has_two_dimensions(layer: Keras) -> bool:
     return (
         getattr(layer, "data_format", "channels_last") == "channels_last"
         and getattr(layer, "output_padding", None) is None
-        and len(layer.input_shape) == _ONE_DIMENSION
+        and len(_input_shape(layer)) == _ONE_DIMENSION
     )
 
 
