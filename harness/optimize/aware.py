@@ -55,9 +55,9 @@ def is_aware(path: Path, form: str) -> bool:
 def refusal(step: str, name: str) -> str:
     """Return why a step does not take a model with trained ranges, and what to do."""
     return (
-        f"{name} is trained with simulated int8 rounding already (quantisation-aware), so {step} "
-        "has no float model to start from: use int8, which keeps the trained ranges, or give the "
-        "model from before quantize_model"
+        f"{step} does not take {name}: it is trained with simulated int8 rounding already "
+        "(quantisation-aware) and there is no float model to start from; use int8, which keeps the "
+        "trained ranges, or give the model from before quantize_model"
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import catalog
+from harness.optimize import catalog, widths
 from harness.protocols import Promise
 from harness.tflite import structure
 from harness.tflite.structure import Layer
@@ -27,7 +27,6 @@ _UNITS = {
     "float16_share": "of the weights in 16 bits or fewer",
     "elements": "weights",
 }
-FLAG = "wide_weights"
 _NAME_LENGTH = 80
 _NAMED = 8
 _WIDTHS = {"int8_share": 8, "float16_share": 16}
@@ -78,7 +77,7 @@ def check(layers: Sequence[Layer], promised: Sequence[tuple[str, Promise]]) -> K
             note = _check_all(step, promise, selected)
             if note:
                 kept.notes.append(note)
-                kept.flags[:] = [FLAG]
+                kept.flags[:] = [widths.FLAG]
         else:
             _check_each(step, promise, selected)
     return kept

@@ -11,6 +11,8 @@ from typing import Any
 
 from harness.protocols import Parameter, Promise
 
+FLAG = "wide_weights"
+"""The flag of a file with weights that are wider than its recipe names."""
 ELEMENTWISE = (
     *("ADD", "SUB", "MUL", "DIV", "POW", "PRELU", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"),
     *("SELECT", "SELECT_V2", "EQUAL", "NOT_EQUAL"),

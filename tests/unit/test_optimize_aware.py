@@ -108,7 +108,7 @@ def test_every_other_step_is_refused_with_the_way_out(tmp_path: Path, recipe: st
     path = as_keras(tmp_path, TRAINED["keras"])
 
     with pytest.raises(
-        RecipeError, match=rf"so {recipe} has no float model.*use int8, which keeps"
+        RecipeError, match=rf"{recipe} does not take model.keras: .*use int8, which keeps"
     ):
         plan(path, recipe, calibration="random", training="t.npz")
 

@@ -58,7 +58,8 @@ class Dynamic:
             notes += weights.notes(
                 self.name, out, bits=bits, granularity="channel", arithmetic="integer"
             )
-        return Artifact(path=out, form=self.gives, notes=notes, flags=source.flags)
+        flags = (*source.flags, *weights.flags(out, bits))
+        return Artifact(path=out, form=self.gives, notes=notes, flags=flags)
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
         """Promise the share of weights in 8 bits."""

@@ -69,7 +69,10 @@ class WeightOnly:
             self.name, out, bits=bits, granularity=granularity, arithmetic="float"
         )
         return Artifact(
-            path=out, form=self.gives, notes=(*source.notes, *notes), flags=source.flags
+            path=out,
+            form=self.gives,
+            notes=(*source.notes, *notes),
+            flags=(*source.flags, *weights.flags(out, bits)),
         )
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
