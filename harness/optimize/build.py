@@ -264,7 +264,7 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEnt
         compiled=_compiled(request, facts),
         uncompiled=_uncompiled(request, chain, entries) if facts.get("compiled") else None,
         notes=(*facts["notes"], *checked.get("notes", ())),
-        flags=tuple(facts["flags"]),
+        flags=tuple(dict.fromkeys((*facts["flags"], *checked.get("flags", ())))),
     )
 
 

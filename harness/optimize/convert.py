@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
+from harness.optimize import aware, keras_files, library_errors, plain_graph, runtime
 from harness.optimize import data as datasets
-from harness.optimize import keras_files, library_errors, plain_graph, runtime
 from harness.optimize.plain_graph import PlainGraph
 from harness.tflite import flatbuffer, indices, kinds, numeric, rewrite
 
 _MAX_SOURCE_ERROR = 0.01
 """||file - model|| / ||model||: conversion fuses and folds, it does not approximate."""
+_MAX_ROUNDING_ERROR = 0.25
+"""The same for a model with trained ranges: it rounds nearly as its int8 file does."""
 _MIN_WEIGHT_SHARE = 0.5
 """Minimum share of the model's parameters; folded batch norms lose some, a failed freeze all."""
 _MAX_HALF_ERROR = 0.1
@@ -83,6 +85,34 @@ def convert(order: Order, out: Path) -> tuple[str, ...]:
     _check_weights(traced, facts, order)
     compared = _same_as_source(tf, traced, out, facts, order) if order.verify else ()
     return (*_notes(traced), *compared)
+
+
+def convert_aware(order: Order, out: Path, *, io: str) -> tuple[str, ...]:
+    """Write the int8 .tflite of a model with trained ranges to `out` and return notes.
+
+    Args:
+        order: The model.
+        out: Path of the result.
+        io: `int8` or `float`, the dtype of the file's inputs and outputs.
+
+    Raises as `convert`, and RecipeError for a model whose ends have no trained ranges.
+    """
+    tf = _tensorflow()
+    traced = _load(tf, order)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if io == "int8":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    data = run(converter, order)
+    out.write_bytes(
+        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
+    )
+    facts = flatbuffer.read(out)
+    _check_weights(traced, facts, order)
+    kept = "the trained ranges of the model are kept; no calibration data was used"
+    if not order.verify:
+        return (kept,)
+    return (kept, *_same_as_source(tf, traced, out, facts, order, max_error=_MAX_ROUNDING_ERROR))
 
 
 def source_form(path: Path) -> str:
@@ -274,7 +304,8 @@ def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped librar
         import tf_keras as keras
     else:
         import keras
-    return keras_files.load(keras, source, form)
+    with aware.loading(source, form):
+        return keras_files.load(keras, source, form)
 
 
 def _keras_version(path: Path, form: str) -> str:
@@ -417,6 +448,8 @@ def _same_as_source(
     path: Path,
     facts: flatbuffer.FileFacts,
     order: Order,
+    *,
+    max_error: float = _MAX_SOURCE_ERROR,
 ) -> tuple[str, ...]:
     """Run model and file on the same random inputs; refuse a file with different outputs."""
     if facts.why_not_runnable_on_host:
@@ -441,14 +474,20 @@ def _same_as_source(
             break
     if not _finite(reference):
         return ("the source model's own outputs on random inputs are not finite",)
-    ours = [array.astype(np.float64) for array in runtime.run(path, facts, fed).values()]
+    stored = {tensor.name: numeric.quantise(fed[tensor.name], tensor) for tensor in facts.inputs}
+    answers = runtime.run(path, facts, stored)
+    ours = [
+        numeric.dequantise(answers[tensor.name], tensor).astype(np.float64)
+        for tensor in facts.outputs
+    ]
     shaped = [a.reshape(b.shape) for a, b in zip(ours, reference, strict=True)]
     error = numeric.agreement(shaped, reference, classes=False).relative_error
-    most = _MAX_HALF_ERROR if traced.plain and traced.plain.widened else _MAX_SOURCE_ERROR
-    if not error <= most:
+    if traced.plain and traced.plain.widened:
+        max_error = max(max_error, _MAX_HALF_ERROR)
+    if not error <= max_error:
         raise RecipeError(
             f"{order.source}: the outputs of the converted file differ from the model's "
-            f"(relative error {error:.3g} on random inputs, at most {most})"
+            f"(relative error {error:.3g} on random inputs, at most {max_error})"
             + (_STATE_IN_USE if traced.plain and traced.plain.stateful else "")
         )
     return ()

@@ -19,8 +19,8 @@ from typing import Any
 import harness
 from harness import metrics
 from harness.errors import RecipeError
+from harness.optimize import aware, catalog, convert, promises
 from harness.optimize import cache as caches
-from harness.optimize import catalog, convert, promises
 from harness.optimize import data as datasets
 from harness.optimize.workers import Kind
 from harness.protocols import Step
@@ -126,6 +126,8 @@ class _Planner:
 
     def chain(self) -> Chain:
         form = convert.source_form(self.model.path)
+        if aware.is_aware(self.model.path, form):
+            form = aware.FORM
         source = _ChainEnd(form=form, key=None, identity=self.digests.model(self.model.path))
         place = before = source
         for call in self.recipe.steps:
@@ -142,7 +144,7 @@ class _Planner:
             return Chain(
                 nodes=self.nodes, variant=place.key, before=given, check=None, reference=None
             )
-        mark = None if as_is else self._reference(source)
+        mark = None if as_is or form == aware.FORM else self._reference(source)
         return Chain(
             nodes=self.nodes,
             variant=place.key,
@@ -177,6 +179,8 @@ class _Planner:
 
     def _step(self, call: StepCall, place: _ChainEnd, source: _ChainEnd) -> _ChainEnd:
         step = catalog.known_steps()[call.name]
+        if place.form == aware.FORM:
+            return self._trained_ranges(call, place)
         if not catalog.reachable(place.form, step.takes, source=place is source):
             raise RecipeError(
                 f"{call.name} takes {' or '.join(catalog.describe_form(form) for form in step.takes)}; "
@@ -228,6 +232,17 @@ class _Planner:
         self._add(key, "step", order, needs, call.name, kind=kind)
         return _ChainEnd(form=step.gives, key=key, identity=key)
 
+    def _trained_ranges(self, call: StepCall, place: _ChainEnd) -> _ChainEnd:
+        """Add the int8 file of a quantisation-aware model, with the ranges that it was trained with."""
+        if aware.FORM not in catalog.known_steps()[call.name].takes:
+            raise RecipeError(aware.refusal(call.name, self.model.path.name))
+        settings = self._conversion(convert.source_form(self.model.path))
+        settings["io"] = catalog.parameters(call).get("io", "int8")
+        key = caches.key(of=place.identity, trained_ranges=settings, **_environment())
+        order = {**settings, "source": str(self.model.path), "seed": self.seed}
+        self._add(key, "trained_ranges", order, {}, call.name, kind="tensorflow")
+        return _ChainEnd(form=catalog.FINISHED, key=key, identity=key)
+
     def _file(self, step: str, name: str, given: Mapping[str, Any]) -> Path:
         return find_file(self.model, step, name, str(given[name]))
 
@@ -241,13 +256,7 @@ class _Planner:
         """Add the float .tflite: converted, or framed if the file is a .tflite already."""
         if place.form == catalog.FLOAT:
             return place
-        settings = {
-            "form": place.form,
-            "shape": {name: list(sizes) for name, sizes in self.model.shape.items()},
-            "signature": self.model.signature,
-            "allow_flex": self.model.allow_flex,
-            "verify": self.check,
-        }
+        settings = self._conversion(place.form)
         key = caches.key(of=place.identity, float=settings, **_environment())
         order = {**settings, "source": str(self.model.path), "seed": self.seed}
         needs = {"source": place.key} if place.key else {}
@@ -256,6 +265,15 @@ class _Planner:
         kind: Kind = "tensorflow" if trained else "light"
         self._add(key, "float_file", order, needs, stage, kind=kind, shared=True)
         return _ChainEnd(form=catalog.FLOAT, key=key, identity=key)
+
+    def _conversion(self, form: str) -> dict[str, Any]:
+        return {
+            "form": form,
+            "shape": {name: list(sizes) for name, sizes in self.model.shape.items()},
+            "signature": self.model.signature,
+            "allow_flex": self.model.allow_flex,
+            "verify": self.check,
+        }
 
     def _reference(self, source: _ChainEnd) -> str:
         path = self._float(source).key

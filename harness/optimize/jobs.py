@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import catalog, check, convert, folding, promises, quantise, runtime
+from harness.optimize import aware, catalog, check, convert, folding, promises, quantise, runtime
 from harness.optimize import data as datasets
 from harness.protocols import Artifact, StepData
 from harness.tflite import flatbuffer, indices, payload, rewrite, structure
@@ -63,24 +63,20 @@ def float_file(order: Order) -> dict[str, Any]:
             )
         )
         return {**_made(out), "notes": [], "flags": []}
-    notes = convert.convert(
-        convert.Order(
-            source=source,
-            form=order["form"],
-            shape=order["shape"],
-            signature=order["signature"],
-            allow_flex=order["allow_flex"],
-            verify=order["verify"],
-            seed=order["seed"],
-        ),
-        out,
-    )
+    notes = convert.convert(_conversion(order), out)
     left = folding.unfolded(out)
     return {
         **_made(out),
         "notes": [*order.get("notes", []), *notes, *([folding.note(left)] if left else [])],
         "flags": [*order.get("flags", []), *([folding.FLAG] if left else [])],
     }
+
+
+def trained_ranges(order: Order) -> dict[str, Any]:
+    """Make the int8 .tflite of a quantisation-aware model with the ranges that it has."""
+    out = Path(order["workdir"]) / "model.tflite"
+    notes = convert.convert_aware(_conversion(order), out, io=order["io"])
+    return {**_made(out), "notes": list(notes), "flags": []}
 
 
 def step(order: Order) -> dict[str, Any]:
@@ -128,15 +124,19 @@ def check_variant(order: Order) -> dict[str, Any]:
     facts = flatbuffer.read(path)
     notes = check.operators(facts, allow_flex=order["allow_flex"], as_is=order["as_is"])
     check.closed(facts)
+    flags: list[str] = []
     if order["promises"]:
         promised = [promises.from_plain(item) for item in order["promises"]]
-        notes += promises.check(structure.read(path), promised)
+        kept = promises.check(structure.read(path), promised)
+        notes += kept.notes
+        flags = kept.flags
     packs = payload.is_installed("zstd")
     result: dict[str, Any] = {
         "file": None,
         "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())) if packs else None,
         "score": None,
         "agreement": None,
+        "flags": flags,
     }
     if not packs:
         notes.append("its size under zstd is unknown: the package zstandard is not installed")
@@ -186,6 +186,7 @@ VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
     "stream_digest": stream_digest,
     "check_data": check_data,
     "float_file": float_file,
+    "trained_ranges": trained_ranges,
     "step": step,
     "reference": reference,
     "check": check_variant,
@@ -195,8 +196,26 @@ VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
 }
 
 
+def _conversion(order: Order) -> convert.Order:
+    return convert.Order(
+        source=Path(order["source"]),
+        form=order["form"],
+        shape=order["shape"],
+        signature=order["signature"],
+        allow_flex=order["allow_flex"],
+        verify=order["verify"],
+        seed=order["seed"],
+    )
+
+
 def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:
     """Refuse a quantised file: every step would leave it unchanged in effect."""
+    if aware.FAKE_QUANT in facts.operators:
+        raise RecipeError(
+            f"{facts.path.name} is quantisation-aware (it has {aware.FAKE_QUANT} operators) and its "
+            "trained ranges would be lost; give the .h5, .keras or SavedModel that it was made of "
+            'with "int8", or measure it unchanged with "as_is"'
+        )
     if not facts.quantised:
         return
     named = [weight.name for weight in facts.weights if weight.quantised] or list(facts.quantised)

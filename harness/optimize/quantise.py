@@ -85,7 +85,7 @@ def apply(data: bytes, configure: Callable[[Any], None], ranges: Any) -> memoryv
             # To find empty ranges it would load the model once more: twice the file in memory.
             worker._ensure_model_qsv_sufficient = _sufficient  # noqa: SLF001 - no public option
         result = worker.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    return rewrite.with_names_of(rewrite.inline(result.quantized_model), data)
+    return rewrite.with_names_of(rewrite.quantised(result.quantized_model), data)
 
 
 def integer(activation_bits: int) -> Callable[[Any], None]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from agent_lab import LONG, SHORT, digest_of, launch_processes, wait_until
 from conftest import missing
-from standins.graphs import looked_up
+from standins.lookups import looked_up
 
 from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines

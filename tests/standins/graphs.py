@@ -1,4 +1,4 @@
-"""Small .tflite files made byte by byte, for tests and benchmarks: chains of operators, and graphs."""
+"""Small .tflite files made byte by byte, for tests and benchmarks: chains of operators, any length."""
 
 from __future__ import annotations
 
@@ -73,75 +73,53 @@ def _code(word: str) -> Any:
     return made
 
 
-WORDS = {
-    "SELECT_V2": "SelectV2",
-    "ONE_HOT": "OneHot",
-    "MAXIMUM": "MaximumMinimum",
-    "MINIMUM": "MaximumMinimum",
-}
-"""The schema's names of the options, where they are not the operator's."""
-TYPES = {"f": schema.TensorType.FLOAT32, "i": schema.TensorType.INT32, "b": schema.TensorType.BOOL}
-
-
 class Graph:
-    """A .tflite of named tensors; a name's first letter is its type: f, i, b."""
+    """A .tflite graph made operator by operator; tensors are float32, or int32 if they hold integers."""
 
-    def __init__(self, inputs: dict[str, Sequence[int]]) -> None:
+    def __init__(self) -> None:
         self.model, self.graph = schema.ModelT(), schema.SubGraphT()
         self.model.version, self.model.buffers = 3, [schema.BufferT()]
-        self.model.operatorCodes, self.graph.tensors, self.graph.operators = [], [], []
-        self.names: list[str] = []
-        self.graph.inputs = [self.tensor(name, shape) for name, shape in inputs.items()]
+        self.model.operatorCodes = []
+        self.graph.name, self.graph.tensors, self.graph.operators = "main", [], []
 
     def tensor(self, name: str, shape: Sequence[int], values: Any = None) -> int:
+        """Add a tensor, a constant if it has values; return its index."""
         made = schema.TensorT()
-        made.name, made.type, made.shape, made.buffer = name, TYPES[name[0]], list(shape), 0
+        made.name, made.shape, made.buffer = name.encode(), list(shape), 0
+        made.type, made.hasRank = schema.TensorType.FLOAT32, True
         if values is not None:
-            buffer = schema.BufferT()
-            kind = "<f4" if name[0] == "f" else "<i4"
-            buffer.data = np.frombuffer(np.asarray(values, kind).tobytes(), np.uint8)
+            array, buffer = np.asarray(values), schema.BufferT()
+            if array.dtype.kind == "i":
+                made.type, array = schema.TensorType.INT32, array.astype("<i4")
+            else:
+                array = array.astype("<f4")
+            buffer.data = np.frombuffer(array.tobytes(), np.uint8)
             self.model.buffers.append(buffer)
             made.buffer = len(self.model.buffers) - 1
         self.graph.tensors.append(made)
-        self.names.append(name)
-        return len(self.names) - 1
+        return len(self.graph.tensors) - 1
 
-    def constant(self, name: str, values: Any) -> Graph:
-        array = np.asarray(values)
-        self.tensor(name, array.shape, array)
-        return self
+    def operator(
+        self, word: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any
+    ) -> None:
+        """Add an operator; its options are those of the schema's class for it."""
+        made = schema.OperatorT()
+        self.model.operatorCodes.append(_code(word))
+        made.opcodeIndex = len(self.model.operatorCodes) - 1
+        made.inputs, made.outputs = list(inputs), list(outputs)
+        kind = f"{word.title().replace('_', '')}Options"
+        if hasattr(_OPTIONS, kind):
+            made.builtinOptionsType = getattr(_OPTIONS, kind)
+            made.builtinOptions = getattr(schema, f"{kind}T")()
+            for name, value in options.items():
+                setattr(made.builtinOptions, name, value)
+        self.graph.operators.append(made)
 
-    def add(
-        self, kind: str, inputs: str, output: str, shape: Sequence[int], **options: Any
-    ) -> Graph:
-        operator, code = schema.OperatorT(), schema.OperatorCodeT()
-        code.builtinCode = getattr(schema.BuiltinOperator, kind)
-        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
-        self.model.operatorCodes.append(code)
-        operator.opcodeIndex = len(self.model.operatorCodes) - 1
-        operator.inputs = [self.names.index(name) for name in inputs.split()]
-        operator.outputs = [self.tensor(output, shape)]
-        word = WORDS.get(kind, kind.title())
-        made = getattr(schema, f"{word}OptionsT")()
-        for name, value in options.items():
-            setattr(made, name, value)
-        operator.builtinOptions = made
-        operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{word}Options")
-        self.graph.operators.append(operator)
-        return self
-
-    def write(self, path: Path) -> Path:
-        self.graph.outputs = [len(self.names) - 1]
+    def write(self, path: Path, inputs: Sequence[int], outputs: Sequence[int]) -> Path:
+        """Write the file with these inputs and outputs."""
+        self.graph.inputs, self.graph.outputs = list(inputs), list(outputs)
         self.model.subgraphs = [self.graph]
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
         path.write_bytes(bytes(builder.Output()))
         return path
-
-
-def table(rows: int) -> np.ndarray[Any, Any]:
-    return np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
-
-
-def looked_up(rows: int) -> Graph:
-    return Graph({"i": (1, 4)}).constant("ft", table(rows)).add("GATHER", "ft i", "fo", (1, 4, 2))

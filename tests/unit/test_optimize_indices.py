@@ -11,23 +11,23 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standins.graphs import TYPES, Graph, looked_up, table
+from standins.lookups import TYPES, NamedGraph, looked_up, table
 
 from harness.optimize import data
 from harness.tflite import flatbuffer, indices
 from harness.tflite.indices import IndexRange
 
 
-def cast(graph: Graph, source: str, output: str, shape: Sequence[int]) -> Graph:
+def cast(graph: NamedGraph, source: str, output: str, shape: Sequence[int]) -> NamedGraph:
     return graph.add(
         "CAST", source, output, shape, inDataType=TYPES[source[0]], outDataType=TYPES[output[0]]
     )
 
 
-def wrapped(rows: int) -> Graph:
+def wrapped(rows: int) -> NamedGraph:
     """Negative indices count from the end, as Keras writes it."""
     return (
-        Graph({"i": (1, 4)})
+        NamedGraph({"i": (1, 4)})
         .constant("ft", table(rows))
         .constant("i0", 0)
         .constant("in", rows)
@@ -38,9 +38,9 @@ def wrapped(rows: int) -> Graph:
     )
 
 
-def shifted(rows: int) -> Graph:
+def shifted(rows: int) -> NamedGraph:
     return (
-        Graph({"i": (1, 4)})
+        NamedGraph({"i": (1, 4)})
         .constant("ft", table(rows))
         .constant("i3", 3)
         .add("ADD", "i i3", "ia", (1, 4))
@@ -48,9 +48,9 @@ def shifted(rows: int) -> Graph:
     )
 
 
-def clipped(rows: int) -> Graph:
+def clipped(rows: int) -> NamedGraph:
     return (
-        Graph({"i": (1, 4)})
+        NamedGraph({"i": (1, 4)})
         .constant("ft", table(rows))
         .constant("i0", 0)
         .constant("in", rows - 1)
@@ -60,18 +60,18 @@ def clipped(rows: int) -> Graph:
     )
 
 
-def from_floats(rows: int) -> Graph:
-    graph = cast(Graph({"f": (1, 4)}).constant("ft", table(rows)), "f", "ia", (1, 4))
+def from_floats(rows: int) -> NamedGraph:
+    graph = cast(NamedGraph({"f": (1, 4)}).constant("ft", table(rows)), "f", "ia", (1, 4))
     return graph.add("GATHER", "ft ia", "fo", (1, 4, 2))
 
 
-def two_tables(rows: int) -> Graph:
+def two_tables(rows: int) -> NamedGraph:
     return looked_up(rows + 5).constant("fu", table(rows)).add("GATHER", "fu i", "fp", (1, 4, 2))
 
 
-def one_hot(rows: int) -> Graph:
+def one_hot(rows: int) -> NamedGraph:
     return (
-        Graph({"i": (1, 4)})
+        NamedGraph({"i": (1, 4)})
         .constant("id", rows)
         .constant("fon", 1.0)
         .constant("foff", 0.0)
@@ -79,13 +79,13 @@ def one_hot(rows: int) -> Graph:
     )
 
 
-def only_added(rows: int) -> Graph:
-    return cast(Graph({"i": (1, 4)}), "i", "fo", (1, 4)) if rows else Graph({})
+def only_added(rows: int) -> NamedGraph:
+    return cast(NamedGraph({"i": (1, 4)}), "i", "fo", (1, 4)) if rows else NamedGraph({})
 
 
-def product_of_inputs(rows: int) -> Graph:
+def product_of_inputs(rows: int) -> NamedGraph:
     return (
-        Graph({"i": (1, 4), "ib": (1, 4)})
+        NamedGraph({"i": (1, 4), "ib": (1, 4)})
         .constant("ft", table(rows))
         .add("MUL", "i ib", "ia", (1, 4))
         .add("GATHER", "ft ia", "fo", (1, 4, 2))

@@ -55,7 +55,7 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
         raise RecipeError(f"{path}: {replay.subclassed(source.name)}")
     if isinstance(source, keras.Model):
         carried = again(source)
-        difference = _difference(source, carried, seed)
+        difference = outputs_apart(source, carried, seed)
         half = _in_float32(source.get_config()) != source.get_config()
         if not difference <= (_MAX_HALF_DIFFERENCE if half else MAX_DIFFERENCE):
             raise RecipeError(
@@ -66,7 +66,7 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
         keras_files.compute_in_float32(source)
         replayed = replay.replay(source)
         carried = replayed.model
-        difference = _difference(source, carried, seed)
+        difference = outputs_apart(source, carried, seed)
         if not difference <= MAX_DIFFERENCE:
             culprit = _culprit(source, replayed, seed)
             if culprit is not None or not np.isfinite(difference):
@@ -153,7 +153,8 @@ def _has_graph(model: Keras) -> bool:
     return bool(getattr(graph, "_nodes_by_depth", None))
 
 
-def _difference(source: Keras, carried: Keras, seed: int) -> float:
+def outputs_apart(source: Keras, carried: Keras, seed: int) -> float:
+    """Return the largest difference of two models on random inputs, relative to the outputs' span."""
     fed = _probes(source, seed)
     return _relative(
         _run(source, replay.functional(source).input, fed), _run(carried, carried.input, fed)

@@ -95,7 +95,7 @@ def _chain(item: Mapping[str, Any], pieces: Sequence[Piece]) -> list[dict[str, A
     """Replace a layer's entry of a graph's config by one entry per piece."""
     assert pieces[-1].name == item["name"], "later layers find the last piece by the old name"
     entries = []
-    inbound = item["inbound_nodes"]
+    inbound = [_without_training(node) for node in item["inbound_nodes"]]
     for piece in pieces:
         entries.append(
             {
@@ -108,6 +108,13 @@ def _chain(item: Mapping[str, Any], pieces: Sequence[Piece]) -> list[dict[str, A
         )
         inbound = [[[piece.name, call, 0, {}]] for call in range(len(item["inbound_nodes"]))]
     return entries
+
+
+def _without_training(node: Any) -> Any:  # noqa: ANN401 - a call in a config
+    """Return a call without the argument `training`, which the piece may not take."""
+    if isinstance(node, Mapping):
+        return {key: _without_training(value) for key, value in node.items() if key != "training"}
+    return [_without_training(value) for value in node] if isinstance(node, list) else node
 
 
 def _carry_weights(source: Keras, made: Keras, pieces: Mapping[str, Piece]) -> None:
