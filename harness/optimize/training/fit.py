@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import libraries, objectives
 from harness.optimize.training import strategy as places
 from harness.optimize.training.libraries import Keras
@@ -232,7 +233,7 @@ def fit(
         except libraries.tensorflow().errors.ResourceExhaustedError as error:
             raise RecipeError(
                 f"training ran out of memory with batch={chosen.batch}: use a smaller batch "
-                f"({_short(error)})"
+                f"({library_errors.brief(error)})"
             ) from error
     if state.broken:
         raise RecipeError(state.broken)
@@ -384,8 +385,3 @@ def _columns(model: Keras, data: StepData) -> tuple[tuple[Array, ...], Array]:
             f"{', '.join(names)}"
         )
     return tuple(given.values()), labels
-
-
-def _short(error: Exception, limit: int = 200) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."

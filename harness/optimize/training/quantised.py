@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import carry, equivalents, fit, libraries
 from harness.optimize.training.libraries import Keras
 
@@ -128,7 +129,7 @@ def _refusal(model: Keras, text: str) -> str:
     layer = next((item for item in model.layers if named and item.name == named[1]), None)
     if layer is None:
         layer = next((item for item in model.layers if _activation_is_named(item, text)), None)
-    message = " ".join(text.split())[:200]
+    message = library_errors.brief(text)
     if layer is None:
         return (
             f"quantisation-aware training cannot take this model ({message}); use int8 after "
