@@ -20,9 +20,10 @@ BYTES_PER_KB = 1e3
 
 Kind = Literal["text", "list", "number"]
 
-Known = Literal["always", "answered", "measured"]
+Known = Literal["always", "answered", "measured", "judged"]
 """The rows in which a column can have a value: `always` in every row, `answered` not in a row that is
-pending or failed, `measured` only if the status is `ok` or `partial`. In other rows it is null."""
+pending or failed, `measured` only if the status is `ok` or `partial`, `judged` also if the accuracy on
+the host is why the row failed. In other rows it is null."""
 
 Noise = Literal["exact", "launches", "pooled"]
 """`exact`: a repeated measurement gives the same value. `launches`: each launch has its own value, and
@@ -302,13 +303,14 @@ ALL: tuple[Column, ...] = (
         help="value of the plan's metric over the evaluation data",
         better="higher",
         by_metric=True,
+        known="judged",
         exports={"bmf": "accuracy", "github": "accuracy", "gbench": "accuracy"},
         gate="accuracy",
         comparatives=("less accurate", "more accurate"),
         searched="host",
         look=Look(title="accuracy", form="accuracy", place=190, rank=1),
     ),
-    _text("accuracy_source", "where `accuracy` was measured: host", known="measured"),
+    _text("accuracy_source", "where `accuracy` was measured: host", known="judged"),
     Column(
         name="accuracy_host",
         help="value of the plan's metric on the host, also in failed rows",
@@ -477,6 +479,7 @@ _KNOWN: Mapping[Known, str] = {
     "always": "of any status",
     "answered": "answered by the device",
     "measured": "`ok` or `partial`",
+    "judged": "`ok` or `partial`, or refused for its accuracy",
 }
 _NOISE: Mapping[Noise, str] = {
     "exact": "none",

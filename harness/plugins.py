@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, HarnessError
+from harness.printable import clipped
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+
+_SHOWN_NAMES = 100
 
 
 def names(group: str) -> list[str]:
@@ -41,9 +45,12 @@ def unknown(what: str, name: str, known: Any) -> str:  # noqa: ANN401 - any iter
     import difflib
 
     known_names = sorted(known)
-    near = difflib.get_close_matches(name, known_names, n=1)
+    shown = clipped(name)
+    near = difflib.get_close_matches(shown, known_names, n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ""
-    return f'unknown {what} "{name}"{hint} (known: {", ".join(known_names) or "none"})'
+    more = len(known_names) - _SHOWN_NAMES
+    listed = ", ".join(known_names[:_SHOWN_NAMES]) or "none"
+    return f'unknown {what} "{shown}"{hint} (known: {listed}{f" and {more} more" * (more > 0)})'
 
 
 def _points(group: str) -> Mapping[str, EntryPoint]:

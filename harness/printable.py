@@ -8,6 +8,8 @@ import unicodedata
 
 _COMMAND = re.compile(r"(?<!\S)(:|##)(:|\[)")
 
+_MAX_PATH = 400
+
 _BREAKS = "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 """The line boundaries of `str.splitlines`, and the tab."""
 
@@ -36,6 +38,33 @@ def clean_lines(text: str) -> str:
     lines = (clean(line.strip()) for line in text.splitlines())
     indents = (line[: len(line) - len(line.lstrip(" "))] for line in text.splitlines())
     return "\n".join(indent + line for indent, line in zip(indents, lines, strict=True))
+
+
+def clipped(text: str, length: int = 120) -> str:
+    """Shorten a text of the user's for a message, in its middle, and escape what is invisible."""
+    if len(text) > length:
+        half = (length - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return _visible(text)
+
+
+def file_name(path: object) -> str:
+    """Format a path for a message: bytes that are not UTF-8 escaped, a long path shortened."""
+    text = str(path)
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that is no byte of a file name
+        data = text.encode("utf-8", "backslashreplace")
+    shown = data.decode("utf-8", "backslashreplace")
+    return _visible(shown if len(shown) <= _MAX_PATH else f"{shown[:_MAX_PATH]}...")
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def escaped(text: str) -> str:

@@ -440,6 +440,7 @@ Measure = Literal[
     "unique_per_channel",
     "nonzeros_per_4",
     "int8_share",
+    "float16_share",
     "elements",
 ]
 """The quantity of a promise; harness.tflite.structure computes each from a file.
@@ -456,6 +457,7 @@ Per layer (a constant of two dimensions or more that an operator computes with):
 Of the chosen layers together:
 
 - `int8_share`: share of their elements that are stored in 8 bits or fewer, 0..1.
+- `float16_share`: share of their elements that are stored in 16 bits or fewer, 0..1.
 - `elements`: their number of elements.
 """
 
@@ -470,7 +472,8 @@ class Promise:
     It is checked on the last file of the recipe, after all steps: `prune > int8` must keep the
     zeros. A broken promise is a RecipeError with the step, the layer and the numbers. `sparsity`
     tolerates one element per layer, for rounding. A promise must exclude the layers that the step
-    does not change, by operator, size or name; otherwise they break it.
+    does not change, by operator, size or name; otherwise they break it. A share that is kept but
+    less than 1 is a note with the wider layers and the flag `wide_weights`.
     """
 
     measure: Measure
@@ -478,6 +481,8 @@ class Promise:
     at_most: float | None = None
     operators: tuple[str, ...] = ()
     """The TFLite operators whose weights are checked (`CONV_2D`, ...); empty for all operators."""
+    except_operators: tuple[str, ...] = ()
+    """The TFLite operators whose weights are not checked."""
     min_elements: int = 1
     """Smaller tensors are not checked."""
     names: str = ".*"

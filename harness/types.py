@@ -10,6 +10,7 @@ old runs stay readable if a limit changes.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -363,8 +364,14 @@ class Variant:
         if self.accuracy is None or self.accuracy_source_model is None:
             return None
         lost = self.accuracy_source_model - self.accuracy
+        # 0.9 - 0.88 is 0.020000000000000018 in binary, which is no more than 0.02.
+        largest = max(abs(self.accuracy_source_model), abs(self.accuracy)) or 1.0
+        lost = round(lost, _EXACT_DIGITS - math.floor(math.log10(largest)))
         return -lost if self.accuracy_better == "lower" else lost
 
+
+_EXACT_DIGITS = 12
+"""Decimal digits of an accuracy that count in a difference of two."""
 
 _OLD_ERRORS = ("mse", "mae")
 """The metrics with lower values better in old runs, which do not store the direction."""
@@ -458,6 +465,15 @@ class Cell:
         text = "\0".join((self.model, self.recipe, self.target, self.device, str(self.threads)))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def lost_accuracy(self) -> float | None:
+        """The drop on the host if it is over `accept.max_accuracy_drop`; else None."""
+        limit = self.accept.max_accuracy_drop
+        if limit is None or isinstance(self.variant, Failure):
+            return None
+        drop = self.variant.accuracy_drop
+        return drop if drop is not None and drop > limit else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOrder:
@@ -481,6 +497,8 @@ class LaunchOrder:
     processors: tuple[int, ...] = ()
     """The numbers of the processors to run on; if empty, the device's scheduler chooses."""
     timeout_seconds: float = 120.0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """The largest random integer of each input that holds indices, by tensor name."""
 
     @property
     def launch_id(self) -> str:
@@ -768,8 +786,8 @@ class GateRules:
     """Relative: PASS is significantly less than this much worse."""
     min_effect: _Share = 0.02
     """Relative: REGRESSION is at least this much worse."""
-    max_pairs: Annotated[int, Ge(2)] = 20
-    budget_seconds: Annotated[float, Ge(1)] = 300.0
+    max_pairs: Annotated[int, Ge(2), Le(100_000)] = 20
+    budget_seconds: Annotated[float, Ge(1), Le(604_800)] = 300.0
     """The time limit of each comparison, not of the whole gate."""
 
 

@@ -3,7 +3,7 @@
 import binascii
 import os
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import digests
 from wire import AgentFault
@@ -19,12 +19,12 @@ def numpy() -> Any:
     return sys.modules["numpy"]
 
 
-def fill(shape: Any, dtype: Any, seed: int) -> Any:
+def fill(shape: Any, dtype: Any, seed: int, limit: Optional[int] = None) -> Any:
     """Return an array of pseudo-random values for an input of this dtype.
 
-    8- and 16-bit integers cover their full range, floats -1..1. Wider integers cover 0..99, as in
-    the vendor's benchmark tool: they are indices and lengths, and a huge one fails in the operator
-    that uses it. The generator is splitmix64 (Steele, Lea, Flood 2014) in blocks, because
+    With a limit (of an input with indices) they are the integers 0..limit. Else 8- and 16-bit
+    integers cover their full range, floats -1..1, and wider integers 0..99, as in the vendor's
+    benchmark tool: they may be lengths, and a huge one fails in the operator that uses it. The generator is splitmix64 (Steele, Lea, Flood 2014) in blocks, because
     numpy.random costs 7 MB in a process whose memory is measured. Raises AgentFault (unsupported).
     """
     np = numpy()
@@ -36,7 +36,9 @@ def fill(shape: Any, dtype: Any, seed: int) -> Any:
     for start in range(0, flat.size, _BLOCK_ITEMS):
         part = flat[start : start + _BLOCK_ITEMS]
         bits = _splitmix64(np, seed, start, part.size)
-        if kind.kind == "f":
+        if limit is not None and kind.kind != "b":
+            part[:] = (bits >> np.uint64(32)) % np.uint64(limit + 1)
+        elif kind.kind == "f":
             part[:] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
         elif kind.kind == "b":
             part[:] = bits >> np.uint64(63)

@@ -57,12 +57,15 @@ class Model:
         self._runtime = runtime
         self.inputs = self.interpreter.get_input_details()
 
-    def random_inputs(self, seed: int) -> List[Tuple[int, Any]]:
+    def random_inputs(self, order: Dict[str, Any]) -> List[Tuple[int, Any]]:
         """Return an array for every input, by tensor index."""
-        return [
-            (entry["index"], arrays.fill(tuple(entry["shape"]), entry["dtype"], seed + place))
-            for place, entry in enumerate(self.inputs)
-        ]
+        limits = order.get("limits") or {}
+        made = []
+        for place, entry in enumerate(self.inputs):
+            limit = limits.get(entry["name"])
+            value = arrays.fill(tuple(entry["shape"]), entry["dtype"], order["seed"] + place, limit)
+            made.append((entry["index"], value))
+        return made
 
     def set_inputs(self, values: List[Tuple[int, Any]]) -> None:
         """Copy the inputs in."""
@@ -128,7 +131,7 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     import timing
 
     model = Model(order, runtime)
-    values = model.random_inputs(order["seed"])
+    values = model.random_inputs(order)
     model.call("input", model.set_inputs, values)
     first_ns = model.first()
     dose, inner, threads = order["dose"], order["inner_loop"], order["threads"]
@@ -175,7 +178,7 @@ def memory(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
     """Load and run a few inferences, then read this process's memory."""
     flags = _reset_peak()
     model = Model(order, runtime)
-    model.call("input", model.set_inputs, model.random_inputs(order["seed"]))
+    model.call("input", model.set_inputs, model.random_inputs(order))
     first_ns = model.first()
     from array import array
 

@@ -29,11 +29,19 @@ def decide(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     recipes: Sequence[str] = (),
+    resume: str | None = None,
+    retry_failed: bool = False,
+    results: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the cells of a plan as plain rows, without building or measuring anything."""
+    """Return the cells of a plan as plain rows, without building or measuring anything.
+
+    Each has its foreseen status: `planned`, or the kind of failure with the reason. Raises ConfigError
+    and StoreError for everything that `run` refuses with these arguments.
+    """
     plan = read_plan(plan)
     decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
-    return runs.dry_run(decided)
+    options = Options(resume=resume, retry_failed=retry_failed)
+    return runs.dry_run(decided, results, options)
 
 
 def run(

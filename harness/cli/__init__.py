@@ -6,6 +6,7 @@ the commands that need them. This is the only place that turns an error into a l
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ import typer
 
 from harness.cli import shared
 from harness.cli.shared import DONE, INTERNAL_ERROR, INTERRUPTED, INVALID_INPUT, print_lines
+from harness.printable import file_name
 
 if TYPE_CHECKING:
     from typer.models import CommandInfo
@@ -37,6 +39,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 }
 """Commands by module, in the order of `--help`; importing a module registers its commands."""
 
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
+_FOLDERS = ("EDGE_HARNESS_RESULTS", "EDGE_HARNESS_CACHE", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+
 # typer may bundle click or use the installed one, so get click's base class from typer's subclass.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 
@@ -46,6 +51,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    if unusable := _not_utf8():
+        print_lines(f"edge-harness: {unusable}")
+        sys.exit(INVALID_INPUT)
     sys.exit(_guarded(debug=debug))
 
 
@@ -79,6 +87,9 @@ def _guarded(*, debug: bool) -> int:
     try:
         code = shared.app(standalone_mode=False)
     except USAGE_ERROR as error:
+        from harness.cli import usage
+
+        usage.reword(error)
         error.show()
         return INVALID_INPUT
     except (typer.Abort, KeyboardInterrupt):
@@ -90,16 +101,39 @@ def _guarded(*, debug: bool) -> int:
         print_lines(traceback.format_exc() if debug else f"edge-harness: {error}")
         return INVALID_INPUT
     except Exception as error:  # noqa: BLE001 - the last handler: every error becomes a line
-        print_lines(
-            traceback.format_exc()
-            if debug
-            else f"edge-harness: internal error: {type(error).__name__}: {error}\n"
-            "(--debug shows the traceback; please report it)"
-        )
-        return INTERNAL_ERROR
+        return _fault(error, debug=debug)
     if code == INTERRUPTED:  # typer's return value for Ctrl-C
         return _interrupted()
     return code if isinstance(code, int) else DONE
+
+
+def _not_utf8() -> str | None:
+    """Return why an argument or a folder's name cannot be used; None if all are UTF-8.
+
+    Every record, table and document is UTF-8 and could not name such a file.
+    """
+    named = {name: os.environ[name] for name in _FOLDERS if name in os.environ}
+    for where, text in (*(("", one) for one in sys.argv[1:]), *named.items()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            place = f"{where}: " if where else ""
+            return f'{place}"{file_name(text)}" is not UTF-8; rename the file or folder'
+    return None
+
+
+def _fault(error: Exception, *, debug: bool) -> int:
+    """Print a fault of ours, or a path that no file can have, and return the exit code."""
+    if isinstance(error, OSError) and error.errno in _BAD_PATHS and not debug:
+        print_lines(f"edge-harness: {file_name(error.filename)}: {error.strerror}")
+        return INVALID_INPUT
+    print_lines(
+        traceback.format_exc()
+        if debug
+        else f"edge-harness: internal error: {type(error).__name__}: {error}\n"
+        "(--debug shows the traceback; please report it)"
+    )
+    return INTERNAL_ERROR
 
 
 def _interrupted() -> int:

@@ -41,10 +41,17 @@ def converted(annotation: object, value: object) -> Any:  # noqa: ANN401 - the a
     if annotation is Path and type(value) is str and "\0" not in value:
         path = Path(value)
         # typer refuses a path that exists and cannot be read.
-        return path if os.access(path, os.R_OK) or not path.exists() else NotImplemented
+        return path if os.access(path, os.R_OK) or not _exists(path) else NotImplemented
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return next((one for one in annotation if value in (one, one.value)), NotImplemented)
     return NotImplemented
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a loop of links: the command reports it
+        return False
 
 
 def _lightened(parameters: Any) -> Any:  # noqa: ANN401 - as get_params

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.option_names import naming_options, read_shape
 from harness.cli.shared import (
     DONE,
     NO,
@@ -93,19 +94,24 @@ def bench(
     """
     from harness import api
 
-    run = api.bench(
-        models,
-        on=on or ["this-machine"],
-        recipes=recipe or ["as_is"],
-        threads=threads or [1],
-        dose={"launches": launches, "scenario": scenario and str(scenario), "period_ms": period_ms},
-        data={"calibration": calibration, "evaluation": evaluation},
-        farm=farm,
-        trust=key_question(yes_key),
-        results=results,
-        wait=wait,
-        progress=progress(quiet=as_json),
-    )
+    with naming_options(models):
+        run = api.bench(
+            models,
+            on=on or ["this-machine"],
+            recipes=recipe or ["as_is"],
+            threads=threads or [1],
+            dose={
+                "launches": launches,
+                "scenario": scenario and str(scenario),
+                "period_ms": period_ms,
+            },
+            data={"calibration": calibration, "evaluation": evaluation},
+            farm=farm,
+            trust=key_question(yes_key),
+            results=results,
+            wait=wait,
+            progress=progress(quiet=as_json),
+        )
     raise typer.Exit(finish(run, as_json=as_json))
 
 
@@ -138,12 +144,24 @@ def run(
     from harness.present import screen
 
     if dry_run:
-        cells = api.decide(plan, farm=farm, devices=device or (), recipes=recipe or ())
+        cells = api.decide(
+            plan,
+            farm=farm,
+            devices=device or (),
+            recipes=recipe or (),
+            resume=resume,
+            retry_failed=retry_failed,
+            results=results,
+        )
         if as_json:
             print_json({"cells": cells})
         else:
-            screen.records(cells)
-        return
+            screen.records([{k: v for k, v in cell.items() if k != "reason"} for cell in cells])
+            for cell in cells:
+                if cell["reason"]:
+                    place = f"{cell['model']} {cell['recipe']} on {cell['device']}"
+                    screen.out(f"{place}: {cell['status']}: {cell['reason']}")
+        raise typer.Exit(NO if any(cell["reason"] for cell in cells) else DONE)
     started = api.run(
         plan,
         farm=farm,
@@ -177,6 +195,19 @@ def optimize(
     evaluation: Annotated[
         str | None, typer.Option("--evaluation", help="Evaluate accuracy with this .npz.")
     ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Score with this metric, as top5 or mse [top1].")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", help="Fix an input's shape: 1,224,224,3 or NAME=1,49,10."),
+    ] = None,
+    signature: Annotated[
+        str | None, typer.Option("--signature", help="Convert this signature of a SavedModel.")
+    ] = None,
+    allow_flex: Annotated[
+        bool, typer.Option("--allow-flex", help="Allow operators of full TensorFlow in the file.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build and check variants of a model without measuring.
@@ -186,16 +217,21 @@ def optimize(
     from harness import api
     from harness.present import screen
 
-    built = api.optimize(
-        model,
-        recipes=recipe,
-        out=out,
-        target=target,
-        training=training,
-        calibration=calibration,
-        evaluation=evaluation,
-        progress=progress(quiet=as_json),
-    )
+    with naming_options([model]):
+        built = api.optimize(
+            model,
+            recipes=recipe,
+            out=out,
+            target=target,
+            training=training,
+            calibration=calibration,
+            evaluation=evaluation,
+            metric=metric,
+            shape=read_shape(shape or ()),
+            signature=signature,
+            allow_flex=allow_flex,
+            progress=progress(quiet=as_json),
+        )
     if as_json:
         print_json({"variants": built})
     else:

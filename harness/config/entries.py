@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 from harness import plugins
 from harness.addresses import without_password
-from harness.config import toml_reading
+from harness.config import bounds, paths, toml_reading
 from harness.devices import opening
 from harness.errors import ConfigError
+from harness.printable import clipped
 from harness.types import Device, Profile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -44,7 +45,7 @@ def device(
     when it is used, and the rest of the farm works.
     """
     name, within = str(path), ("device", key)
-    where = f"{name}: {toml_reading.path_text(within)}"
+    where = f"{name}: {bounds.path_text(within)}"
     check_name(key, where)
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: must be a table")
@@ -52,6 +53,7 @@ def device(
         raise ConfigError(f'{where}: unknown key "name"; the name is written as [device.NAME]')
     options = _Options.of(table, profiles)
     options.refuse_unknown(table, where)
+    _refuse_empty(table, where)
     common = {one: value for one, value in table.items() if one in _KEYS}
     made = toml_reading.check({**common, "name": key}, Device, name, within)
     if made.profile not in profile_names:
@@ -128,7 +130,7 @@ class _PluginOptions:
         for one in given:
             if one not in self.keys:
                 message = plugins.unknown("key", one, self.keys)
-                raise ConfigError(f"{path}: {toml_reading.path_text(within)}: {message}")
+                raise ConfigError(f"{path}: {bounds.path_text(within)}: {message}")
         assert self.options is not None
         made: object = toml_reading.check(given, self.options, str(path), within)
         return {one: _absolute(path, getattr(made, one), given[one]) for one in given}
@@ -219,10 +221,24 @@ def check_address(uri: str, where: str) -> str:
 
 def check_name(name: str, where: str) -> None:
     """Raise ConfigError if this is not a valid name of a device."""
-    if _NAME.fullmatch(name) is None:
+    if _NAME.fullmatch(name) is None or len(name) > bounds.MAX_NAME:
         raise ConfigError(
-            f'{where}: "{name}" is not a name of a device; use letters, digits, "_", "-" and "."'
+            f'{where}: "{clipped(name)}" is not a name of a device; use at most '
+            f'{bounds.MAX_NAME} letters, digits, "_", "-" and "."'
         )
+
+
+def _refuse_empty(table: Mapping[str, Any], where: str) -> None:
+    """Refuse an empty text anywhere in a device's table; an empty path would be the folder "."."""
+    for key, value in table.items():
+        place = f"{where}.{key}"
+        if isinstance(value, Mapping):
+            _refuse_empty(value, place)
+        elif any(
+            isinstance(one, str) and not one.strip()
+            for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ConfigError(f"{place}: must not be empty; leave the key out")
 
 
 def _check_stick(device: Device, where: str) -> None:
@@ -260,5 +276,5 @@ def _check_ssh(uri: str, where: str) -> None:
 def _absolute(path: Path, value: object, written: Any) -> Any:  # noqa: ANN401 - TOML
     """Make a path of this host absolute: relative to farm.toml, with `~` as the user's home."""
     if isinstance(value, Path):
-        return str(path.resolve().parent / value.expanduser())
+        return str(path.resolve().parent / paths.expanded(value, f"{path}"))
     return written

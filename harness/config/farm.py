@@ -16,8 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness import assets, plugins
-from harness.config import entries, profiles, toml_reading
+from harness.config import entries, paths, profiles, toml_reading
 from harness.errors import ConfigError
+from harness.printable import clipped, file_name
 from harness.types import Device
 
 THIS_MACHINE = "this-machine"
@@ -25,7 +26,7 @@ FILE_NAME = "farm.toml"
 UNKNOWN_PROFILE = "unknown"
 """The profile of a device that was given by its address only and has not been contacted yet."""
 
-_ANY = re.compile(r"any:(\d+) +of +(.+)")
+_ANY = re.compile(r"any:(\d{1,6}) +of +(.+)")
 _MACHINES = {"arm64": "aarch64", "AMD64": "x86_64"}
 
 
@@ -62,7 +63,8 @@ def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
 
 def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:
     """Make the farm from a parsed farm.toml; identity files are relative to `path`."""
-    name = str(path)
+    name = file_name(path)
+    paths.check_name(path.resolve(), name)
     for key in mapping:
         if key != "device":
             raise ConfigError(f"{name}: {plugins.unknown('key', key, ['device'])}")
@@ -170,7 +172,7 @@ def _any(selector: str) -> tuple[int | None, str]:
     match = _ANY.fullmatch(selector)
     if match is None or int(match.group(1)) < 1 or match.group(2).startswith("any:"):
         raise ConfigError(
-            f'devices: "{selector}" is not a selector; write any:2 of profile:raspberry_pi_5'
+            f'devices: "{clipped(selector)}" is not a selector; write any:2 of profile:raspberry_pi_5'
         )
     return int(match.group(1)), match.group(2)
 

@@ -15,19 +15,20 @@ from harness.protocols import JudgesSamples
 from harness.types import Dose, GateRules, PlannedModel
 
 _INFINITE = float("inf")
+_DAY = 86_400
 
 # Key path to the smallest and the largest allowed value.
 _LIMITS: dict[str, tuple[float, float]] = {
-    "dose.launches": (1, _INFINITE),
-    "dose.min_inferences": (1, _INFINITE),
-    "dose.min_seconds": (0, _INFINITE),
-    "dose.max_seconds": (0.001, _INFINITE),
-    "dose.warmup_seconds": (0, _INFINITE),
-    "dose.warmup_min_inferences": (0, _INFINITE),
-    "dose.warmup_max_inferences": (1, _INFINITE),
-    "dose.warmup_max_seconds": (0.001, _INFINITE),
-    "dose.memory_launches": (0, _INFINITE),
-    "dose.period_ms": (0.001, _INFINITE),
+    "dose.launches": (1, 10_000),
+    "dose.min_inferences": (1, 10_000_000),
+    "dose.min_seconds": (0, _DAY),
+    "dose.max_seconds": (0.001, _DAY),
+    "dose.warmup_seconds": (0, _DAY),
+    "dose.warmup_min_inferences": (0, 10_000_000),
+    "dose.warmup_max_inferences": (1, 10_000_000),
+    "dose.warmup_max_seconds": (0.001, _DAY),
+    "dose.memory_launches": (0, 1_000),
+    "dose.period_ms": (0.001, _DAY * 1e3),
     "dose.sustained_minutes": (0.01, 1440),
     "accept.max_accuracy_drop": (0, _INFINITE),
     "accept.min_agreement": (0, 1),
@@ -48,7 +49,7 @@ def check(tables: Mapping[str, Any], name: str) -> None:
         number = _value(tables, key)
         # NaN is outside of every limit, and infinity is refused if there is no upper limit.
         if number is not None and not (low <= number <= high and number < _INFINITE):
-            end = "" if high == _INFINITE else f" and at most {high}"
+            end = "" if high == _INFINITE else f" and at most {high:.12g}"
             raise ConfigError(f"{name}: {key}: must be at least {low}{end}, not {number}")
     if not tables["run"]["threads"]:
         raise ConfigError(f"{name}: run.threads: at least one number is needed")

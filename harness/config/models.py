@@ -8,10 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import text_files
+from harness.config import bounds, globs, paths
 from harness.errors import ConfigError
+from harness.printable import clipped, file_name
+from harness.tflite import kinds
 from harness.types import DataSource
 
-SUFFIXES = (".keras", ".h5", ".tflite")
+_RESERVED = (".", "..", "con", "prn", "aux", "nul")
+"""Names that are folders, or that no file can have on some systems."""
+
+SUFFIXES = (".keras", ".h5", ".hdf5", ".tflite", ".lite")
 """Suffixes of model files; a folder is a model if it has a SavedModel."""
 
 _FORMS = ".keras, .h5, .tflite or a SavedModel folder (one with saved_model.pb)"
@@ -24,27 +31,62 @@ def find(base: Path, written: str, where: str) -> list[Path]:
     make it a glob, and files that are not models are left out. Raises ConfigError that starts with
     `where` for a path that is missing, unreadable or not a model, and for a glob without a match.
     """
-    path = base / Path(written).expanduser()
-    if path.exists():
+    pattern = paths.expanded(written, where)
+    path = base / pattern
+    if paths.exists(path, where):
         _check_model(path, where)
         return [path]
     if not glob.has_magic(written):
-        raise ConfigError(f'{where}: there is no file or folder "{path}"')
+        raise ConfigError(f'{where}: there is no file or folder "{file_name(path)}"')
     # The base is not part of the pattern: its own brackets must not act as a glob.
-    pattern = Path(written).expanduser()
     root = Path(pattern.anchor) if pattern.is_absolute() else base
-    matches = sorted(root.glob(str(pattern.relative_to(pattern.anchor))))
+    matches = globs.find(root, str(pattern.relative_to(pattern.anchor)), where)
     found = [match for match in matches if _is_model(match)]
     if not found:
         what = "matches no model" if matches else "matches nothing"
-        raise ConfigError(f'{where}: the glob "{written}" {what} in {base}; models are {_FORMS}')
+        shown = file_name(written)
+        raise ConfigError(f'{where}: the glob "{shown}" {what} in {base}; models are {_FORMS}')
+    bounds.check_count(where, len(found), bounds.MAX_MODELS)
     for match in found:
+        paths.check_name(match, where)
         _check_model(match, where)
     return found
 
 
+def check_name(name: str, where: str) -> None:
+    """Refuse a name of a model that cannot be part of a file's name; raises ConfigError."""
+    reason = None
+    if not name.strip() or name != name.strip():
+        reason = "is empty, or begins or ends with a blank"
+    elif len(name) > bounds.MAX_NAME:
+        reason = f"has more than {bounds.MAX_NAME} characters"
+    elif "/" in name or "\\" in name or not name.isprintable():
+        reason = "has a slash or an invisible character"
+    elif name.lower() in _RESERVED or name.startswith("-"):
+        reason = "is reserved, or reads like an option"
+    if reason:
+        raise ConfigError(
+            f'{where}: "{clipped(file_name(name))}" is not a name of a model: it {reason}; '
+            'use one such as "kws-v2"'
+        )
+
+
 def name_all(paths: Sequence[Path], base: Path) -> list[str]:
-    """Name models after their files: the stem, or as much of the path as makes it unique."""
+    """Name models after their files: the stem, or as much of the path as makes it unique.
+
+    What no name may have (a backslash, an invisible character) is replaced; a long name is shortened.
+    """
+    return [_as_name(name) for name in _unique_names(paths, base)]
+
+
+def _as_name(text: str) -> str:
+    """Return a text as a name that `check_name` accepts."""
+    visible = "".join(char if char.isprintable() and char not in "/\\" else "-" for char in text)
+    name = clipped(visible.lstrip("- ").rstrip())
+    return f"model-{name}".rstrip(".-") if not name or name.lower() in _RESERVED else name
+
+
+def _unique_names(paths: Sequence[Path], base: Path) -> list[str]:
     stems = [path.stem if path.suffix in SUFFIXES else path.name for path in paths]
     shared = {stem for stem, count in Counter(stems).items() if count > 1}
     names = [path.name if stem in shared else stem for path, stem in zip(paths, stems, strict=True)]
@@ -92,25 +134,37 @@ def _data(base: Path, written: str | None, where: str) -> str | None:
     if written is None:
         return None
     file, function = split_generator(written)
-    path = base / Path(file).expanduser()
-    if not path.exists():
+    path = base / paths.expanded(file, where)
+    if not paths.exists(path, where):
         hint = '; only calibration can be "random"' if written == "random" else ""
-        raise ConfigError(f'{where}: there is no file or folder "{path}"{hint}')
+        raise ConfigError(f'{where}: there is no file or folder "{file_name(path)}"{hint}')
+    _check_kind(path, where)
     if function is None and path.suffix == ".py":
         raise ConfigError(f'{where}: name the generator in {path.name}, as in "{written}:batches"')
     return str(path) if function is None else f"{path}:{function}"
 
 
 def _is_model(path: Path) -> bool:
-    return path.suffix in SUFFIXES or (path / "saved_model.pb").is_file()
+    return path.suffix in SUFFIXES or kinds.saved_model(path) is not None
 
 
 def _check_model(path: Path, where: str) -> None:
     if not _is_model(path):
-        raise ConfigError(f'{where}: "{path}" is not a model; models are {_FORMS}')
-    file = path / "saved_model.pb" if (path / "saved_model.pb").is_file() else path
+        what = kinds.other(path)
+        known = f": {what}" if what else f"; models are {_FORMS}"
+        raise ConfigError(f'{where}: "{file_name(path)}" is not a model{known}')
+    file = kinds.saved_model(path) or path
+    _check_kind(file, where)
     try:
         with file.open("rb"):
             pass
     except OSError as error:
-        raise ConfigError(f'{where}: "{file}" cannot be read: {error.strerror}') from error
+        reason = error.strerror or error
+        raise ConfigError(f'{where}: "{file_name(file)}" cannot be read: {reason}') from error
+
+
+def _check_kind(path: Path, where: str) -> None:
+    """Refuse a pipe, a device or a socket, which may never end; a folder may be a model or data."""
+    kind = text_files.kind(path.stat().st_mode)
+    if kind is not None and not path.is_dir():
+        raise ConfigError(f'{where}: "{file_name(path)}" is {kind}, not a file')

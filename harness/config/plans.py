@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from annotated_types import Ge, Le
 
 from harness import metrics, plugins
-from harness.config import farm, limits, models, recipes, searches, toml_reading
+from harness.config import bounds, farm, limits, models, paths, recipes, searches, toml_reading
 from harness.config.templates import init
 from harness.errors import ConfigError
+from harness.printable import file_name
 from harness.types import (
     DEFAULT_CONDITIONS,
     FINITE,
@@ -114,8 +116,10 @@ class _PlanTable:
 
 def load(path: Path) -> Plan:
     """Read a plan; raises ConfigError with the file, the key, and the known keys or values."""
+    name = file_name(path)
     mapping = toml_reading.read(path)
-    plan = from_mapping(mapping, path.resolve().parent, str(path))
+    paths.check_name(path.resolve(), name)
+    plan = from_mapping(mapping, path.resolve().parent, name)
     return dataclasses.replace(plan, path=path.resolve())
 
 
@@ -134,6 +138,8 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
     limits.check(dataclasses.asdict(table), name)
     named = _named(table.recipe, name)
     planned = _Planner(base=base, name=name, single=single, table=table, named=named).models()
+    builds = sum(len(model.recipes) * len(model.devices) for model in planned)
+    bounds.check_count(f"{name}: cells", builds * len(table.run.threads), bounds.MAX_CELLS)
     _unique(f"{name}: run.threads", table.run.threads, str)
     limits.gate(table.gate, f"{name}: gate")
     search = None
@@ -161,21 +167,23 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
 
 
 def quick(
-    paths: Sequence[Path],
+    files: Sequence[Path],
     devices: Sequence[str],
     *,
     recipes: Sequence[str] = ("as_is",),
     threads: Sequence[int] = (1,),
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Make a plan from models and devices of a command line, without a file.
 
-    Paths are relative to the working directory. `dose` and `data` have the keys of [dose] and
-    [data]; a key with the value None is ignored.
+    Paths are relative to the working directory. `dose`, `data` and `model` have the keys of [dose],
+    [data] and of every [[model]]; a key with the value None is ignored.
     """
+    about = {key: value for key, value in (model or {}).items() if value is not None}
     mapping = {
-        "model": [{"path": str(path)} for path in paths],
+        "model": [{"path": str(path), **about} for path in files],
         "run": {"recipes": list(recipes), "devices": list(devices), "threads": list(threads)},
         "dose": {key: value for key, value in (dose or {}).items() if value is not None},
         "data": {key: value for key, value in (data or {}).items() if value is not None},
@@ -222,10 +230,12 @@ class _Planner:
             models.find(self.base, entry.path, self._at(index, "path"))
             for index, entry in enumerate(self.table.model)
         ]
+        bounds.check_count(f"{self.name}: model", sum(map(len, found)), bounds.MAX_MODELS)
+        names = self._all_names(found)
         planned = [
             self._planned(index, path, name)
-            for index, paths in enumerate(found)
-            for path, name in zip(paths, self._names(index, found), strict=True)
+            for index, group in enumerate(found)
+            for path, name in zip(group, names[index], strict=True)
         ]
         counts = Counter(model.source.name for model in planned)
         for model in planned:
@@ -236,23 +246,24 @@ class _Planner:
                 )
         return tuple(planned)
 
-    def _names(self, index: int, found: Sequence[Sequence[Path]]) -> list[str]:
-        """Name the models of one entry; names of unnamed models are unique over all entries."""
-        given, paths = self.table.model[index].name, found[index]
-        if given is not None and not (given.strip() and given.isprintable() and "/" not in given):
-            raise ConfigError(f'{self._at(index, "name")}: "{given}" is not a name of a model')
-        if given is not None and len(paths) == 1:
-            return [given]
-        if given is not None:
-            return [f"{given}-{name}" for name in models.name_all(paths, self.base)]
+    def _all_names(self, found: Sequence[Sequence[Path]]) -> list[list[str]]:
+        """Name the models of every entry; names of unnamed models are unique over all entries."""
         unnamed = [
             path
             for entry, group in zip(self.table.model, found, strict=True)
             for path in group
             if entry.name is None
         ]
-        names = dict(zip(unnamed, models.name_all(unnamed, self.base), strict=True))
-        return [names[path] for path in paths]
+        free = dict(zip(unnamed, models.name_all(unnamed, self.base), strict=True))
+        named: list[list[str]] = []
+        for index, (entry, group) in enumerate(zip(self.table.model, found, strict=True)):
+            if entry.name is None:
+                named.append([free[path] for path in group])
+                continue
+            models.check_name(entry.name, self._at(index, "name"))
+            whole = [f"{entry.name}-{name}" for name in models.name_all(group, self.base)]
+            named.append([entry.name] if len(group) == 1 else whole)
+        return named
 
     def _planned(self, index: int, path: Path, name: str) -> PlannedModel:
         entry, run = self.table.model[index], self.table.run
@@ -262,6 +273,8 @@ class _Planner:
         if table.metric not in metrics.names():
             unknown = plugins.unknown("metric", table.metric, metrics.names())
             raise ConfigError(f"{where}.metric: {unknown}")
+        for tensor, sizes in entry.shape.items():
+            _check_shape(sizes, f"{self._at(index, 'shape')}.{tensor}".removesuffix(".*"))
         source = ModelSource(
             name=name,
             path=path,
@@ -281,6 +294,7 @@ class _Planner:
     ) -> tuple[Recipe, ...]:
         where = f"{self.name}: run.recipes" if own is None else self._at(index, "recipes")
         texts = common if own is None else own
+        bounds.check_count(where, len(texts), bounds.MAX_RECIPES)
         if not texts and self.table.search is None:
             raise ConfigError(f'{where}: at least one is needed, such as "float32" or "as_is"')
         found = [_parse(text, self.named, f"{where}[{place}]") for place, text in enumerate(texts)]
@@ -292,6 +306,7 @@ class _Planner:
     ) -> tuple[str, ...]:
         where = f"{self.name}: run.devices" if own is None else self._at(index, "devices")
         found = common if own is None else own
+        bounds.check_count(where, len(found), bounds.MAX_SELECTORS)
         if not found:
             raise ConfigError(f'{where}: at least one is needed, such as "{farm.THIS_MACHINE}"')
         _unique(where, found, str)
@@ -300,7 +315,7 @@ class _Planner:
     def _at(self, index: int, key: str) -> str:
         """Return the place of a model's key in the file, for errors."""
         place = ("model",) if self.single else ("model", index)
-        return f"{self.name}: {toml_reading.path_text((*place, key))}"
+        return f"{self.name}: {bounds.path_text((*place, key))}"
 
 
 def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -320,12 +335,15 @@ def _model_tables(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 
 def _named(tables: Mapping[str, _RecipeTable], name: str) -> dict[str, str]:
     """Check all recipes of the plan and return their chains by name."""
+    bounds.check_count(f"{name}: recipe", len(tables), bounds.MAX_RECIPES)
     named = {key: table.steps for key, table in tables.items()}
     taken = plugins.names("harness.steps")
     for key in named:
         where = f"{name}: recipe.{key}"
         if not recipes.is_name(key):
-            raise ConfigError(f'{where}: a name is letters, digits, "_", "-" and "."')
+            raise ConfigError(
+                f'{where}: a name is letters, digits, "_", "-" and ".", at most {bounds.MAX_NAME}'
+            )
         if key in taken:
             raise ConfigError(f"{where}: {key} is the name of a step; choose another name")
         _parse(key, named, f"{where}.steps")
@@ -337,6 +355,16 @@ def _parse(text: str, named: Mapping[str, str], where: str) -> Recipe:
         return recipes.parse(text, named)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_shape(sizes: Sequence[int], where: str) -> None:
+    """Refuse a shape that no input has, or whose samples would not fit into memory."""
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"{where}: must have sizes of at least 1, not {list(sizes)[:10]}")
+    if math.prod(sizes) > bounds.MAX_ELEMENTS:
+        raise ConfigError(
+            f"{where}: more than {bounds.MAX_ELEMENTS:,} elements: {list(sizes)[:10]}"
+        )
 
 
 def _unique(where: str, items: Iterable[T], key: Callable[[T], Hashable]) -> None:

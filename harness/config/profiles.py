@@ -10,6 +10,7 @@ from pathlib import Path
 from harness import assets, plugins
 from harness.config import toml_reading
 from harness.errors import ConfigError
+from harness.printable import file_name
 from harness.types import Profile
 
 _VERIFIED = re.compile(r"none|emulated|hardware \(.+, \d{4}-\d{2}-\d{2}\)")
@@ -37,30 +38,31 @@ def _files(extra: Path | None) -> dict[str, Path]:
 
 def load(path: Path) -> Profile:
     """Read one profile; its name is the file's stem, so it needs no key `name`."""
+    where = file_name(path)
     table = toml_reading.read(path)
     if table.setdefault("name", path.stem) != path.stem:
-        raise ConfigError(f'{path}: name: must be the name of the file, "{path.stem}"')
-    profile = toml_reading.check(table, Profile, str(path))
+        raise ConfigError(f'{where}: name: must be the name of the file, "{path.stem}"')
+    profile = toml_reading.check(table, Profile, where)
     if _VERIFIED.fullmatch(profile.verified) is None:
         raise ConfigError(
-            f"{path}: verified: must be none, emulated or hardware (RUN, YYYY-MM-DD), "
+            f"{where}: verified: must be none, emulated or hardware (RUN, YYYY-MM-DD), "
             f'not "{profile.verified}"'
         )
     for index, accelerator in enumerate(profile.accelerators):
         if accelerator.target not in profile.targets:
             raise ConfigError(
-                f'{path}: accelerators[{index}].target: "{accelerator.target}" is not among '
+                f'{where}: accelerators[{index}].target: "{accelerator.target}" is not among '
                 f"targets ({', '.join(profile.targets)}); add it there"
             )
     if profile.default_target not in profile.targets:
         raise ConfigError(
-            f'{path}: default_target: "{profile.default_target}" is not among targets '
+            f'{where}: default_target: "{profile.default_target}" is not among targets '
             f"({', '.join(profile.targets)}); add it there"
         )
     fields = [field.name for field in dataclasses.fields(Profile)]
     for key in profile.sources:
         if key not in fields:
-            raise ConfigError(f"{path}: sources: {plugins.unknown('field', key, fields)}")
+            raise ConfigError(f"{where}: sources: {plugins.unknown('field', key, fields)}")
     return profile
 
 

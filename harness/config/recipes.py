@@ -2,7 +2,7 @@
 
     recipe  = step (">" step)* ["@" name]
     step    = name ["(" [key "=" value ("," key "=" value)*] ")"]
-    name    = letters, digits, "_", "-", "."; not starting with "-" or "."
+    name    = letters, digits, "_", "-", "."; not starting with "-" or "."; at most 120
     value   = as in TOML: a number, "text", true, false, or an array of those
 
 This module has only the grammar. harness.optimize checks if a step exists and takes the
@@ -17,12 +17,16 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
+from harness.config import bounds
 from harness.errors import ConfigError
+from harness.printable import clipped
 from harness.types import Recipe, StepCall
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPEN, _CLOSE = "[{", "]}"
+_MAX_TEXT = 10_000
+_INT64 = 2**63
 
 
 def parse(
@@ -49,7 +53,7 @@ def canonical(text: str, named: Mapping[str, str] | None = None) -> str:
 
 def is_name(text: str) -> bool:
     """Whether `text` can be the name of a recipe or a step."""
-    return _NAME.fullmatch(text) is not None
+    return _NAME.fullmatch(text) is not None and len(text) <= bounds.MAX_NAME
 
 
 def _expand(
@@ -58,27 +62,40 @@ def _expand(
     """Replace each name of a chain by its steps; `within` are the names being expanded."""
     expanded: list[StepCall] = []
     for step in steps:
-        if step.name not in named:
-            expanded.append(step)
-            continue
-        if step.parameters:
+        expanded.extend(
+            _expand_name(step, named, within, written) if step.name in named else [step]
+        )
+        if len(expanded) > bounds.MAX_STEPS:
             raise ConfigError(
-                f'recipe "{written}": "{step.name}" is a recipe of this plan and takes no '
-                f"parameters; change them in [recipe.{step.name}]"
+                f'recipe "{clipped(written)}": expands to more than {bounds.MAX_STEPS} steps'
             )
-        if step.name in within:
-            cycle = " > ".join((*within, step.name))
-            raise ConfigError(
-                f'recipe "{written}": recipes refer to each other in a cycle: {cycle}'
-            )
-        inner, target = RecipeReader(named[step.name].strip()).recipe()
-        if target is not None:
-            raise ConfigError(
-                f"[recipe.{step.name}] has a target (@{target}); write it where the recipe is "
-                f'used instead: "{step.name}@{target}"'
-            )
-        expanded.extend(_expand(inner, named, (*within, step.name), written))
     return tuple(expanded)
+
+
+def _expand_name(
+    step: StepCall, named: Mapping[str, str], within: tuple[str, ...], written: str
+) -> tuple[StepCall, ...]:
+    """Return the steps of a named recipe, with the names in it expanded."""
+    where = f'recipe "{clipped(written)}"'
+    if step.parameters:
+        raise ConfigError(
+            f'{where}: "{step.name}" is a recipe of this plan and takes no '
+            f"parameters; change them in [recipe.{step.name}]"
+        )
+    if step.name in within:
+        cycle = " > ".join((*within, step.name))
+        raise ConfigError(f"{where}: recipes refer to each other in a cycle: {cycle}")
+    if len(within) >= bounds.MAX_NESTED_RECIPES:
+        raise ConfigError(
+            f"{where}: recipes refer to each other more than {bounds.MAX_NESTED_RECIPES} deep"
+        )
+    inner, target = RecipeReader(named[step.name].strip()).recipe()
+    if target is not None:
+        raise ConfigError(
+            f"[recipe.{step.name}] has a target (@{target}); write it where the recipe is "
+            f'used instead: "{step.name}@{target}"'
+        )
+    return _expand(inner, named, (*within, step.name), written)
 
 
 class RecipeReader:
@@ -87,13 +104,16 @@ class RecipeReader:
     expected: ClassVar[str] = 'as in TOML: 0.5, true, "text" or [1, 2]'
 
     def __init__(self, text: str) -> None:
-        """Start at the beginning of `text`."""
+        """Start at the beginning of `text`; raises ConfigError if it is too long."""
+        if len(text) > _MAX_TEXT:
+            raise ConfigError(f'recipe "{clipped(text)}": longer than {_MAX_TEXT:,} characters')
         self.text = text
         self.at = 0
 
     @staticmethod
     def value_of(written: str) -> Any:  # noqa: ANN401 - any TOML value
         """Read one value; raises ValueError if it is not a value or cannot be written back."""
+        bounds.check_text(written, "value")
         value = tomllib.loads(f"value = {written}\n")["value"]
         if not _plain(value):
             raise ValueError(written)
@@ -104,6 +124,8 @@ class RecipeReader:
         steps = [self._step()]
         while self._take(">"):
             steps.append(self._step())
+            if len(steps) > bounds.MAX_STEPS:
+                self._fail(f"at most {bounds.MAX_STEPS} steps")
         target = self._name("a target (xnnpack, gpu, edgetpu, ...)") if self._take("@") else None
         self._space()
         if self.at < len(self.text):
@@ -176,6 +198,8 @@ class RecipeReader:
         match = _NAME.match(self.text, self.at)
         if match is None:
             self._fail(expected)
+        if not is_name(match.group()):
+            self._fail(f"{expected} with a name of at most {bounds.MAX_NAME} characters")
         self.at = match.end()
         return match.group()
 
@@ -193,16 +217,20 @@ class RecipeReader:
     def _fail(self, expected: str) -> NoReturn:
         found = f'"{self.text[self.at :][:12]}"' if self.at < len(self.text) else "the end"
         raise ConfigError(
-            f'recipe "{self.text}", position {self.at + 1}: expected {expected}, found {found}'
+            f'recipe "{clipped(self.text)}", position {self.at + 1}: expected {expected}, '
+            f"found {found}"
         )
 
 
 def _plain(value: object) -> bool:
-    """Whether StepCall can write the value back: no date, table, NaN or control character."""
+    """Whether StepCall can write the value back: no date, table, NaN or control character.
+
+    A number of more than 64 bits is no value of any parameter.
+    """
     if isinstance(value, list):
         return all(_plain(item) for item in value)
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, str):
         return value.isprintable()
-    return isinstance(value, (bool, int))
+    return isinstance(value, int) and -_INT64 <= value < _INT64

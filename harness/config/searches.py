@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from harness import columns, metrics, plugins
-from harness.config import farm, recipes
+from harness.config import bounds, farm, recipes
 from harness.errors import ConfigError
 from harness.types import (
     FINITE,
@@ -54,6 +54,7 @@ DEVICE: Mapping[str, Aim] = _searched("device")
 OBJECTIVES: Mapping[str, Aim] = {**HOST, **DEVICE}
 """All objectives; the direction of accuracy depends on the metric (:func:`direction`)."""
 
+_MAX_ALTERNATIVES = 100
 _OF_ACCURACY = ("max_accuracy_drop", "min_accuracy")
 
 
@@ -68,8 +69,8 @@ class Table:
     objectives: tuple[str, ...] = ("size_bytes", "latency_p50_ms", "accuracy")
     constraints: Constraints = field(default_factory=Constraints)
     device: str = farm.THIS_MACHINE
-    trials: Annotated[int, Ge(1)] = 30
-    processes: Annotated[int, Ge(1)] = 1
+    trials: Annotated[int, Ge(1), Le(100_000)] = 30
+    processes: Annotated[int, Ge(1), Le(1024)] = 1
 
 
 class SpaceReader(recipes.RecipeReader):
@@ -167,6 +168,7 @@ def meaning(search: Search) -> dict[str, Any]:
 def _space(table: Table, named: Mapping[str, str], name: str) -> tuple[Recipe, ...]:
     if not table.space:
         raise ConfigError(f'{name}: search.space: at least one is needed, such as "int8"')
+    bounds.check_count(f"{name}: search.space", len(table.space), bounds.MAX_RECIPES)
     space: list[Recipe] = []
     for place, text in enumerate(table.space):
         try:
@@ -216,7 +218,10 @@ def _one_of(written_text: str) -> OneOf:
     """Split at each "|" that ends a complete value; one inside quotes does not."""
     values: list[Any] = []
     pending: list[str] = []
-    for piece in written_text.split("|"):
+    pieces = written_text.split("|")
+    if len(pieces) > _MAX_ALTERNATIVES:
+        raise ValueError(written_text)
+    for piece in pieces:
         pending.append(piece)
         try:
             values.append(recipes.RecipeReader.value_of("|".join(pending).strip()))

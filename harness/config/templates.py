@@ -45,7 +45,7 @@ seed = 0
 
 TEMPLATE_FARM = """\
 # A farm: your devices. `edge-harness add ssh://pi@10.0.0.7` writes an entry for you, and
-# `edge-harness doctor` checks them. docs/devices.md has every key; `edge-harness profiles` the profiles.
+# `edge-harness doctor` checks them. docs/plans.md#farms has every key; `edge-harness profiles` the profiles.
 # `this-machine` exists without an entry.
 
 # [device.bench-pi]
@@ -76,6 +76,6 @@ def init(folder: Path) -> list[Path]:
                 file.write(text)
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or folder}: cannot be written: {error.strerror}"
+            f"{error.filename or folder}: cannot be written: {error.strerror or error}"
         ) from error
     return list(texts)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import json
 import tomllib
 import types
@@ -22,8 +21,11 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Le
 
-from harness import decoding
+from harness import decoding, text_files
+from harness.config import bounds
+from harness.config.bounds import path_text
 from harness.errors import ConfigError
+from harness.printable import clipped, file_name
 
 if typing.TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -39,6 +41,7 @@ _EXPECTED = {
     "float_type": "a number",
     "int_type": "a whole number",
     "mapping_type": "a table",
+    "path_type": "text in quotes",
     "string_type": "text in quotes",
     "tuple_type": "an array",
 }
@@ -47,26 +50,21 @@ _LIMITS = ("greater_than_equal", "less_than_equal", "finite_number")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raises ConfigError if it cannot be read or is not TOML."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}): {error.reason}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse(text, str(path))
+    """Read a TOML file; raises ConfigError if it cannot be read, is too large or is not TOML."""
+    return parse(text_files.read(path, max_bytes=bounds.MAX_TOML_BYTES), file_name(path))
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
     """Parse TOML text; `name` is its name in errors, which have the line and the column."""
+    bounds.check_text(text, name)
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        found = tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or a number that Python does not convert
         lines = text.count("\n") + 1
         reason = str(error).replace("at end of document", f"at line {lines}, the end of the file")
-        raise ConfigError(f"{name}: not valid TOML: {reason}") from None
+        raise ConfigError(f"{name}: not valid TOML: {clipped(reason, 300)}") from None
+    bounds.check_values(found, name)
+    return found
 
 
 def check(
@@ -84,7 +82,7 @@ def check(
     Raises:
         ConfigError: with the file, the key path, and the known keys or allowed values.
     """
-    _refuse_dates(mapping, name, within)
+    bounds.check_values(mapping, name, within)
     with contextlib.suppress(decoding.Doubt):
         return decoding.decode(kind, mapping)
     import pydantic
@@ -120,17 +118,6 @@ def _own_check(fault: ErrorDetails, kind: type) -> tuple[Location, str]:
     return fault["loc"], message
 
 
-def path_text(location: Iterable[int | str]) -> str:
-    """Format a place in a file: `run.recipes[2]`."""
-    text = ""
-    for part in location:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += f".{part}" if text else part
-    return text
-
-
 def _message(fault: ErrorDetails, kind: type) -> str:
     """Return our message for a fault that pydantic found."""
     sort, location = fault["type"], fault["loc"]
@@ -146,7 +133,7 @@ def _message(fault: ErrorDetails, kind: type) -> str:
         return f"must be {_EXPECTED[sort]}, not {_shown(fault['input'])}"
     if sort in _LIMITS:
         return f"must be {_limits(kind, location)}, not {_shown(fault['input'])}"
-    return f"{fault['msg']}, found {_shown(fault['input'])}"
+    return f"{_shown(fault['input'])} is not a valid value"
 
 
 def _limits(kind: Any, location: Location) -> str:  # noqa: ANN401 - any annotation
@@ -178,7 +165,9 @@ def _metadata(kind: Any, location: Location) -> Iterable[Any]:  # noqa: ANN401 -
 
 def _shown(value: object) -> str:
     if isinstance(value, str):
-        return f'"{value}"'
+        return f'"{clipped(value)}"'
+    if value is None:
+        return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
@@ -205,15 +194,3 @@ def _without_none(kind: Any) -> Any:  # noqa: ANN401 - any annotation
     if typing.get_origin(kind) in {typing.Union, types.UnionType}:
         return next(option for option in typing.get_args(kind) if option is not types.NoneType)
     return kind
-
-
-def _refuse_dates(value: object, name: str, within: Location) -> None:
-    """Refuse TOML's dates and times: no key takes one, and JSON has none."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_dates(item, name, (*within, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_dates(item, name, (*within, index))
-    elif isinstance(value, (dt.date, dt.time)):
-        raise ConfigError(f"{name}: {path_text(within)}: must not be a date or time; quote it")

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness import plugins
 from harness.errors import ConfigError
+from harness.printable import clipped, file_name
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+_EXPECTED = {
+    "path_type": "a path",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
 
 
 def read(kind: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -35,7 +46,10 @@ def read(kind: type[T], table: Mapping[str, Any], where: str) -> T:
         fault = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in fault["loc"])
         cause = fault.get("ctx", {}).get("error")
-        reason = str(cause) if isinstance(cause, ValueError) else f"{key}: {fault['msg']}"
+        expected = _EXPECTED.get(fault["type"], "a valid value")
+        shown = clipped(file_name(fault["input"]))
+        must = f"{key}: must be {expected}, not {shown}"
+        reason = str(cause) if isinstance(cause, ValueError) else must
         raise ConfigError(f"{where}: {reason}") from error
     return made
 

@@ -5,6 +5,7 @@ tomlkit edits a user's file. It is imported only when a file is written.
 
 from __future__ import annotations
 
+import codecs
 import os
 import tempfile
 import tomllib
@@ -12,6 +13,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import text_files
+from harness.config import bounds
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,9 +59,12 @@ def table(path: Path, header: Sequence[str]) -> Mapping[str, Any]:
 
 def _read(path: Path, data: bytes | None) -> tuple[str, dict[str, Any]]:
     try:
-        text = (data or b"").decode()
+        text = text_files.decoded(data or b"", str(path))
+        bounds.check_text(text, str(path))
         return text, tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
@@ -80,7 +86,8 @@ def update_table(path: Path, header: Sequence[str], entries: Mapping[str, Any]) 
     for edit in (_edit_table, _append_table, _nest_table):
         changed = _with_line_ends(text, edit(text, header, entries))
         if changed is not None and _parsed(changed) == wanted:
-            write_whole(path, changed, before=before)
+            mark = "\ufeff" if (before or b"").startswith(codecs.BOM_UTF8) else ""
+            write_whole(path, mark + changed, before=before)
             return
     raise ConfigError(
         f"{path}: {'.'.join(header)} has a form that only a person can edit; "
@@ -198,11 +205,12 @@ def _append_table(text: str, header: Sequence[str], entries: Mapping[str, Any]) 
 def _bytes(path: Path) -> bytes | None:
     """Return the content of a file; None if it does not exist."""
     try:
-        return path.read_bytes()
+        path.stat()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return text_files.content(path, max_bytes=bounds.MAX_TOML_BYTES)
 
 
 def write_whole(path: Path, text: str, *, before: bytes | None = None) -> None:

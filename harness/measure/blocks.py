@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.types import Cell, Dose, Kind, Launch, LaunchOrder, Scenario, Variant
 
 MIN_TIMED_NS = 10_000
@@ -103,7 +106,24 @@ def order(turn: Turn, *, loops: int, runtime: str | None = None) -> LaunchOrder:
         seed=turn.cell.seed,
         runtime=runtime,
         timeout_seconds=deadline(turn.cell.dose),
+        limits=_limits(built(turn.cell)),
     )
+
+
+def _limits(variant: Variant) -> Mapping[str, int]:
+    """Return the largest index that each input may hold, by tensor name; read once per file."""
+    return _limits_of(variant.path, variant.digest)
+
+
+@cache
+def _limits_of(path: Path, digest: str) -> Mapping[str, int]:
+    from harness.tflite import indices
+
+    del digest  # a part of the key: the path may get another file
+    try:
+        return {name: limit.high for name, limit in indices.read(path).items()}
+    except HarnessError:  # the file is gone or damaged, which the launch itself reports
+        return {}
 
 
 def pilot(cell: Cell) -> LaunchOrder:

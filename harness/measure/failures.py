@@ -18,6 +18,17 @@ def failure_of(error: Exception) -> Failure:
     return Failure(kind=error.kind, reason=str(error))
 
 
+def unsupported(target: str, profile: Profile | None) -> Failure | None:
+    """Return the failure of a target that the device's profile does not have, else None."""
+    if profile is None or target in profile.targets:
+        return None
+    return Failure(
+        kind="unsupported",
+        reason=f"profile {profile.name} has no target {target} "
+        f"(it has: {', '.join(profile.targets)})",
+    )
+
+
 def refused(cell: Cell, profile: Profile | None) -> Failure | None:
     """Return why a cell fails without a launch, else None.
 
@@ -25,19 +36,15 @@ def refused(cell: Cell, profile: Profile | None) -> Failure | None:
     """
     if isinstance(cell.variant, Failure):
         return cell.variant
-    if profile and cell.target not in profile.targets:
-        return Failure(
-            kind="unsupported",
-            reason=f"profile {profile.name} has no target {cell.target} "
-            f"(it has: {', '.join(profile.targets)})",
-        )
-    variant, limit = cell.variant, cell.accept.max_accuracy_drop
-    drop = variant.accuracy_drop
-    if limit is not None and drop is not None and drop > limit:
-        verb = "rises" if variant.accuracy_better == "lower" else "falls"
-        return Failure(
-            kind=Inaccurate.kind,
-            reason=f"on the host {variant.metric} {verb} by {drop:.4f} against the source model "
-            f"(accept.max_accuracy_drop = {limit})",
-        )
-    return None
+    if missing := unsupported(cell.target, profile):
+        return missing
+    variant, drop = cell.variant, cell.lost_accuracy
+    if drop is None:
+        return None
+    verb = "rises" if variant.accuracy_better == "lower" else "falls"
+    return Failure(
+        kind=Inaccurate.kind,
+        reason=f"on the host {variant.metric} {verb} by {drop:.4g}, from "
+        f"{variant.accuracy_source_model:.4g} of the source model to {variant.accuracy:.4g} "
+        f"(accept.max_accuracy_drop = {cell.accept.max_accuracy_drop})",
+    )

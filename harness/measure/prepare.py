@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness import plugins
+from harness.config import bounds, plans, profiles
 from harness.config import farm as farms
-from harness.config import plans, profiles
 from harness.devices import opening
 from harness.errors import ConfigError, HarnessError
 from harness.events import BuildProgress
+from harness.measure.failures import failure_of, unsupported
 from harness.optimize import build, catalog, reference
+from harness.printable import clipped
+from harness.tflite.compiled import COMPILED_FOR
 from harness.types import (
     Cell,
     Device,
@@ -25,6 +29,9 @@ from harness.types import (
     Recipe,
     Variant,
 )
+
+_PLANNED_TARGETS = ("xnnpack", "gpu", "micro")
+"""Targets that a user's own profile may have, also if no profile here has them."""
 
 BuildKey = tuple[str, str, str]
 """The names of a build's model, recipe and target. All devices with the same key share its file."""
@@ -88,13 +95,16 @@ def decide(
             )
         for recipe in model.recipes:
             catalog.check(recipe)
+    known = profiles.load_all()
+    _check_targets(plan, known)
     chosen: dict[str, Device] = {}
     combinations: list[plans.Combination] = []
     for model in plan.models:
         selected = farms.select(farm, model.devices)
         chosen.update({device.name: device for device in selected})
+        cells = len(model.recipes) * len(selected) * len(plan.threads)
+        _check_size(plan, len(combinations) + cells)
         combinations += plans.combinations(replace(plan, models=(model,)), selected)
-    known = profiles.load_all()
     for device in chosen.values():
         opening.check(device, known.get(device.profile))
     defaults = {device.name: default_target(device, known) for device in chosen.values()}
@@ -104,6 +114,48 @@ def decide(
         combinations=tuple(_with_targets(combinations, defaults)),
         default_targets=defaults,
     )
+
+
+def check(decided: Decided) -> None:
+    """Refuse data and files that are missing or wrong, before anything is built.
+
+    Raises ConfigError. `run`, `bench`, `optimize` and a dry run call it, so that they decide alike.
+    """
+    build.check_requests(decided.requests)
+
+
+def foreseen(decided: Decided) -> Iterator[Failure | None]:
+    """Yield for each combination why its cell will fail, as far as that is known without building."""
+    known = profiles.load_all()
+    requests = {
+        (request.model.name, request.recipe.name, request.target): build.foreseen(request)
+        for request in decided.requests
+    }
+    for item in decided.combinations:
+        error = requests[item.build]
+        if error is not None:
+            yield failure_of(error)
+        else:
+            yield unsupported(item.target, known.get(item.device.profile))
+
+
+def _check_targets(plan: Plan, known: Mapping[str, Profile]) -> None:
+    """Refuse a target that no profile has, which is a misspelt one; raises ConfigError."""
+    targets = {target for profile in known.values() for target in profile.targets}
+    targets |= {*COMPILED_FOR.values(), *catalog.COMPILING.values(), *_PLANNED_TARGETS}
+    for model in plan.models:
+        for recipe in model.recipes:
+            if recipe.target is not None and recipe.target not in targets:
+                unknown = plugins.unknown("target", recipe.target, targets)
+                raise ConfigError(f'recipe "{clipped(recipe.name)}": {unknown}')
+
+
+def _check_size(plan: Plan, cells: int) -> None:
+    """Refuse more cells or launches than anyone can wait for; raises ConfigError."""
+    name = str(plan.path) if plan.path else "command line"
+    bounds.check_count(f"{name}: cells", cells, bounds.MAX_CELLS)
+    launches = cells * (plan.dose.launches + plan.dose.memory_launches)
+    bounds.check_count(f"{name}: launches of all cells", launches, bounds.MAX_LAUNCHES)
 
 
 def default_target(device: Device, known: Mapping[str, Profile]) -> str:

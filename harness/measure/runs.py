@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Protocol, Self
 
 from harness import assets
 from harness.config import farm as farms
+from harness.config import paths
 from harness.config import profiles as known_profiles
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, StoreError
 from harness.events import Emit, Event, MeasuringStarted, ignore
 from harness.measure import prepare, sessions
 from harness.measure import run as loop
@@ -25,6 +27,8 @@ from harness.types import Cell, Device, Failure, Outcome, Plan, Variant
 
 DEAD_HOLDER_SECONDS = 35.0
 """Slightly longer than a lease lasts after its holder died, so that short runs can follow at once."""
+
+_RETRY_ALONE = "--retry-failed needs --resume RUN"
 
 Live = Mapping[str, sessions.Session | HarnessError]
 
@@ -144,12 +148,14 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     cannot be built, its outcomes have a failure.
     """
     engine = loop.open_engine(options.engine)
+    paths.check_name(folder or assets.results_folder(), "--results")
     runs = store.Store(folder or assets.results_folder())
     runs.check_writable()
     if options.resume:
         return _resumed(runs.resume(options.resume, decided.plan.digest), decided, options, engine)
     if options.retry_failed:
-        raise ConfigError("--retry-failed needs --resume RUN")
+        raise ConfigError(_RETRY_ALONE)
+    prepare.check(decided)
     built = build_variants(decided, options.emit)
     cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
     live = sessions.open_all(decided.devices, patience(decided.plan, options.wait, options.emit))
@@ -261,8 +267,22 @@ def device_records(devices: Iterable[Device], live: Live) -> dict[str, store.Dev
     return made
 
 
-def dry_run(decided: prepare.Decided) -> list[dict[str, object]]:
-    """Return the cells of a decided plan as plain rows."""
+def dry_run(
+    decided: prepare.Decided, folder: Path | None, options: Options
+) -> list[dict[str, object]]:
+    """Return the cells of a decided plan as plain rows, each with the status that is foreseen.
+
+    The status is `planned`, or the kind of failure that the cell will have, with its reason. Raises
+    ConfigError and StoreError for everything that `start` refuses. Writes and contacts nothing.
+    """
+    root = folder or assets.results_folder()
+    _check_folder(root)
+    if options.resume:
+        store.Store(root).of_plan(options.resume, decided.plan.digest)
+    elif options.retry_failed:
+        raise ConfigError(_RETRY_ALONE)
+    else:
+        prepare.check(decided)
     return [
         {
             "model": item.model.name,
@@ -272,9 +292,24 @@ def dry_run(decided: prepare.Decided) -> list[dict[str, object]]:
             "device": item.device.name,
             "threads": item.threads,
             "launches": decided.plan.dose.launches,
+            "status": failure.kind if failure else "planned",
+            "reason": failure.reason if failure else None,
         }
-        for item in decided.combinations
+        for item, failure in zip(decided.combinations, prepare.foreseen(decided), strict=True)
     ]
+
+
+def _check_folder(root: Path) -> None:
+    """Raise StoreError if the folder of runs cannot be made or written; makes nothing."""
+    paths.check_name(root, "--results")
+    place = next(
+        (one for one in (root, *root.absolute().parents) if paths.exists(one, "--results")), root
+    )
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{root}: cannot be written: {place} is {'not writable' if place.is_dir() else 'a file'}; "
+            "choose another folder with --results"
+        )
 
 
 def farm_of(farm: farms.Farm | Path | None, plan: Plan | None = None) -> farms.Farm:

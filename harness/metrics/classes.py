@@ -37,7 +37,7 @@ class TopK:
     def right(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> Array:
         """Say of each sample whether its class is among the K highest scores."""
         scores = one_output(self.name, outputs)
-        classes = _classes(label_of(labels), scores.shape[1])
+        classes = as_classes(label_of(labels), scores.shape[1])
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]
         return np.asarray((best == classes[:, None]).any(axis=1))
 
@@ -52,7 +52,8 @@ class TopK:
         )
 
 
-def _classes(label: Array, count: int) -> Array:
+def as_classes(label: Array, count: int) -> Array:
+    """Return the classes of a batch; raises ConfigError unless they are integers below `count`."""
     if label[0].size != 1 or not np.issubdtype(label.dtype, np.integer):
         raise ConfigError(
             f'"y" is {label.dtype} of shape {label.shape[1:]} a sample; top1 and '

@@ -10,13 +10,14 @@ an outcome's failure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError, RecipeError
 from harness.events import BuildProgress
-from harness.optimize import catalog, graph
+from harness.optimize import catalog, data_check, graph
 from harness.optimize.cache import Cache, CacheEntry
 from harness.optimize.graph import BuildNode, Chain
 from harness.optimize.schedule import Schedule
@@ -35,7 +36,14 @@ from harness.types import (
     Variant,
 )
 
-__all__ = ["BuildRequest", "build_all", "own_target", "resolve_target"]
+__all__ = [
+    "BuildRequest",
+    "build_all",
+    "check_requests",
+    "foreseen",
+    "own_target",
+    "resolve_target",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,63 @@ def with_target_step(recipe: Recipe, target: str) -> Recipe:
     if step is None or step in names or names[-1:] == ["as_is"]:
         return recipe
     return replace(recipe, steps=(*recipe.steps, StepCall(name=step)))
+
+
+def check_requests(requests: Iterable[BuildRequest]) -> None:
+    """Refuse requests whose data or files are missing or wrong, before anything is built.
+
+    Raises ConfigError with the file and the key, or the step and what it needs.
+    """
+    checked: set[tuple[Path, str, str]] = set()
+    for request in requests:
+        model, recipe = request.model, with_target_step(request.recipe, request.target)
+        for call in recipe.steps:
+            _check_call(call, model)
+        for role, source in graph.needed_data(model, recipe).items():
+            if (model.path, role, source) not in checked:
+                checked.add((model.path, role, source))
+                _check_data(model, role, source)
+
+
+def _check_call(call: StepCall, model: ModelSource) -> None:
+    step, given = catalog.known_steps()[call.name], catalog.parameters(call)
+    needs = list(step.needs)
+    if given.get("epochs") and "training" in getattr(step, "wants", ()):
+        needs.append("training")
+    for need in needs:
+        if getattr(model.data, need) is None:
+            raise ConfigError(f"model {model.name}: {graph.missing_data(call.name, need)}")
+    try:
+        for name in catalog.files(call):
+            graph.find_file(model, call.name, name, str(given[name]))
+    except RecipeError as error:
+        raise ConfigError(f"model {model.name}: {error}") from error
+
+
+def _check_data(model: ModelSource, role: str, source: str) -> None:
+    """Check a model's data as far as its inputs are known without a conversion."""
+    facts = None
+    if model.path.suffix.lower() == ".tflite":
+        with suppress(RecipeError):  # the build of a damaged file reports it
+            facts = flatbuffer.read(model.path)
+    try:
+        data_check.check_data(
+            source,
+            inputs=facts.inputs if facts else None,
+            outputs=facts.outputs if facts else None,
+            metric=model.data.metric if role == "evaluation" else None,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"model {model.name}: {role} {error}") from error
+
+
+def foreseen(request: BuildRequest) -> RecipeError | None:
+    """Return why a request cannot be built, as far as that is known without building; else None."""
+    try:
+        graph.check(request.model, with_target_step(request.recipe, request.target))
+    except RecipeError as error:
+        return error
+    return None
 
 
 def build_all(
@@ -199,7 +264,7 @@ def _variant(request: BuildRequest, chain: Chain, entries: Mapping[str, CacheEnt
         compiled=_compiled(request, facts),
         uncompiled=_uncompiled(request, chain, entries) if facts.get("compiled") else None,
         notes=(*facts["notes"], *checked.get("notes", ())),
-        flags=tuple(facts["flags"]),
+        flags=tuple(dict.fromkeys((*facts["flags"], *checked.get("flags", ())))),
     )
 
 

@@ -120,7 +120,7 @@ def digest(path: Path) -> str:
     if path.is_dir():
         total = hashlib.sha256()
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            total.update(f"{file.relative_to(path)}\0{digest(file)}\0".encode())
+            total.update(os.fsencode(f"{file.relative_to(path)}\0{digest(file)}\0"))
         return total.hexdigest()
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -44,6 +44,7 @@ def describe_form(form: str) -> str:
         "saved_model": "a SavedModel",
         FINISHED: "a finished .tflite",
         FLOAT: "a float model",
+        "quantisation_aware": "a quantisation-aware model",
     }
     return known.get(form, form)
 

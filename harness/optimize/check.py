@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from harness.errors import ConfigError, RecipeError
 from harness.optimize import data as datasets
 from harness.optimize.runtime import Runner
 from harness.protocols import Score
-from harness.tflite import numeric
+from harness.tflite import indices, numeric
 from harness.tflite.flatbuffer import FileFacts
+from harness.tflite.indices import IndexRange
 from harness.tflite.numeric import Array
 from harness.types import Agreement, Direction, Tensor
 
@@ -38,6 +39,8 @@ class Material:
     calibration: str | None
     metric: str
     seed: int
+    small: bool = False
+    """Whether random integers of 32 bits and more are only 0 or 1, as for the float file."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +53,10 @@ class HostOutputs:
     """The metric's direction: whether higher or lower scores are better."""
     real: bool = True
     """Whether the inputs are the user's data; else they are random."""
+    small: bool = False
+    """Whether random integers of 32 bits and more were only 0 or 1."""
+    notes: tuple[str, ...] = ()
+    """Notes on the random inputs."""
 
     def outputs(self) -> list[Array]:
         """Return the kept outputs, each (n, ...)."""
@@ -61,7 +68,7 @@ def operators(facts: FileFacts, *, allow_flex: bool, as_is: bool) -> list[str]:
     if facts.flex and not allow_flex:
         raise RecipeError(
             f"operators {', '.join(facts.flex)} need TensorFlow's kernels (Flex); replace the "
-            "layer, or set allow_flex = true in the model"
+            "layer, or set allow_flex = true in the model (option --allow-flex)"
         )
     stateful = [name for name in _RESOURCES if name in facts.operators]
     if not stateful:
@@ -83,20 +90,40 @@ def closed(facts: FileFacts) -> None:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and as_is changes '
-                "nothing: set its size with the key shape of the model and use float32 instead"
+                "nothing: set its size with the key shape of the model (option --shape) and use "
+                "float32 instead"
             )
+
+
+class NotFiniteOutputs(RecipeError):
+    """An output has NaN or infinity."""
 
 
 def run_samples(path: Path, facts: FileFacts, material: Material) -> HostOutputs:
     """Run the file over the real inputs (all of the evaluation data, else 64 inputs).
 
-    Raises RecipeError if an inference fails or an output is not finite, ConfigError for data
-    that does not fit the model.
+    Large random integers may overflow in a model's float arithmetic; then the inputs are drawn
+    again from 0 and 1. Raises RecipeError if an inference fails or an output is not finite,
+    ConfigError for data that does not fit the model.
     """
-    answers = HostOutputs()
+    ranges = {} if _data(material) else indices.read(path)
+    try:
+        return _run(path, facts, material, ranges)
+    except NotFiniteOutputs:
+        if _data(material) or material.small or not datasets.wide(facts.inputs, ranges):
+            raise
+    return _run(path, facts, replace(material, small=True), ranges)
+
+
+def _run(
+    path: Path, facts: FileFacts, material: Material, ranges: Mapping[str, IndexRange]
+) -> HostOutputs:
+    answers = HostOutputs(real=_data(material) is not None, small=material.small)
+    if not answers.real:
+        answers.notes = _notes(facts, ranges, small=material.small)
     runner = Runner(path, facts)
-    evaluation = _Evaluation(material) if material.evaluation else None
-    for sample in _samples(facts.inputs, material, answers):
+    evaluation = Evaluation(material.evaluation, material.metric) if material.evaluation else None
+    for sample in _samples(facts.inputs, material, ranges):
         fed = [
             numeric.quantise(array, tensor)
             for array, tensor in zip(sample.inputs, facts.inputs, strict=True)
@@ -139,41 +166,58 @@ def compare(
     return numeric.agreement(ours, reference, classes=numeric.has_classes(outputs))
 
 
+def _data(material: Material) -> str | None:
+    """Return the user's data that the check runs on; None if it runs on random inputs."""
+    given = [material.evaluation, material.calibration]
+    return next((item for item in given if item and item != datasets.RANDOM), None)
+
+
+def _notes(facts: FileFacts, ranges: Mapping[str, IndexRange], *, small: bool) -> tuple[str, ...]:
+    found = ("checked on random inputs: the plan gives no data",)
+    if small:
+        found += ("random integers are 0 or 1: on large ones the model's outputs are not finite",)
+    return (*found, *datasets.describe_ranges(facts.inputs, ranges))
+
+
 def _samples(
-    tensors: Sequence[Tensor], material: Material, answers: HostOutputs
+    tensors: Sequence[Tensor], material: Material, ranges: Mapping[str, IndexRange]
 ) -> Iterator[datasets.Sample]:
-    if material.evaluation and material.evaluation != datasets.RANDOM:
-        return datasets.samples(material.evaluation, tensors, seed=material.seed)
-    if material.calibration and material.calibration != datasets.RANDOM:
-        return islice(datasets.samples(material.calibration, tensors), CHECKED_SAMPLES)
-    answers.real = False
-    return datasets.random_samples(tensors, CHECKED_SAMPLES, material.seed)
+    source = _data(material)
+    if source is None:
+        return datasets.random_samples(
+            tensors, CHECKED_SAMPLES, material.seed, ranges, small=material.small
+        )
+    if source == material.evaluation:
+        return datasets.samples(source, tensors, seed=material.seed)
+    return islice(datasets.samples(source, tensors), CHECKED_SAMPLES)
 
 
 def _finite(real: Sequence[Array], outputs: Sequence[Tensor]) -> None:
     for array, tensor in zip(real, outputs, strict=True):
         if not np.isfinite(array).all():
-            raise RecipeError(
+            raise NotFiniteOutputs(
                 f'outputs are not finite ("{tensor.name}" has NaN or infinity): the weights or '
                 "the conversion are broken; check the trained model for NaN weights"
             )
 
 
-class _Evaluation:
+class Evaluation:
     """The metric over the evaluation data, updated in batches of equal shapes."""
 
-    def __init__(self, material: Material) -> None:
-        self._where = material.evaluation
-        self._metric = metrics.load(material.metric)()
+    def __init__(self, source: str, metric: str) -> None:
+        """Take the source of the data, for errors, and the metric's name."""
+        self._where = source
+        self._metric = metrics.load(metric)()
         self._outputs: list[Mapping[str, Array]] = []
         self._labels: list[Mapping[str, Array]] = []
 
     @property
     def direction(self) -> Direction:
+        """Whether higher or lower values of the metric are better."""
         return self._metric.direction
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Add the outputs of one batch with its labels; raises ConfigError without labels."""
+        """Add the outputs and the labels of one sample; raises ConfigError as the metric does."""
         if not labels:
             raise ConfigError(
                 f'data {self._where}: the key "y" is missing; evaluation needs labels'
@@ -181,13 +225,13 @@ class _Evaluation:
         if self._labels and (
             len(self._labels) == BATCH_SAMPLES or _shapes(self._labels[0]) != _shapes(labels)
         ):
-            self._flush()
+            self.flush()
         self._outputs.append(outputs)
         self._labels.append(labels)
 
     def result(self) -> Score:
-        """Return the score of all batches; raises ConfigError if it is not a finite number."""
-        self._flush()
+        """Return the score; raises ConfigError if it is not a finite number."""
+        self.flush()
         score = self._metric.result()
         if not math.isfinite(score.value):
             raise ConfigError(
@@ -196,7 +240,10 @@ class _Evaluation:
             )
         return score
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Update the metric with the samples that are left; raises ConfigError as it does."""
+        if not self._labels:
+            return
         try:
             self._metric.update(_stacked(self._outputs), _stacked(self._labels))
         except ConfigError as error:

@@ -12,23 +12,35 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import runtime
-from harness.tflite import flatbuffer, numeric, rewrite
-from harness.types import Tensor
+from harness.optimize import aware, keras_files, library_errors, plain_graph, runtime
+from harness.optimize import data as datasets
+from harness.optimize.plain_graph import PlainGraph
+from harness.tflite import flatbuffer, indices, kinds, numeric, rewrite
 
 _MAX_SOURCE_ERROR = 0.01
 """||file - model|| / ||model||: conversion fuses and folds, it does not approximate."""
+_MAX_ROUNDING_ERROR = 0.25
+"""The same for a model with trained ranges: it rounds nearly as its int8 file does."""
 _MIN_WEIGHT_SHARE = 0.5
 """Minimum share of the model's parameters; folded batch norms lose some, a failed freeze all."""
+_MAX_HALF_ERROR = 0.1
+"""The same for a model that computes in half precision: its own rounding comes on top."""
 _PROBES = 2
+_NAMED_STATES = 3
+_STATE_IN_USE = (
+    ": it uses state that the same inference has changed; make the state an input and an output of "
+    "the model"
+)
+_LOOKUPS = ("LookupTable", "HashTable", "MutableHashTable", "String", "Regex", "AsString")
+"""Operators of layers that read text or look it up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +64,9 @@ class Traced:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     keep: Any
+    plain: PlainGraph | None = None
+    """What the converter takes in place of `function`; None if it takes that."""
+    notes: tuple[str, ...] = ()
 
 
 def convert(order: Order, out: Path) -> tuple[str, ...]:
@@ -61,14 +76,43 @@ def convert(order: Order, out: Path) -> tuple[str, ...]:
     kernel (by name), outputs that differ from the model's. Raises HarnessError without TensorFlow.
     """
     tf = _tensorflow()
-    traced = _load(tf, order)
+    traced = _made_plain(tf, _load(tf, order), order)
     data = _to_tflite(tf, traced, order)
     out.write_bytes(
         rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
     )
     facts = flatbuffer.read(out)
     _check_weights(traced, facts, order)
-    return _same_as_source(tf, traced, out, facts, order) if order.verify else ()
+    compared = _same_as_source(tf, traced, out, facts, order) if order.verify else ()
+    return (*_notes(traced), *compared)
+
+
+def convert_aware(order: Order, out: Path, *, io: str) -> tuple[str, ...]:
+    """Write the int8 .tflite of a model with trained ranges to `out` and return notes.
+
+    Args:
+        order: The model.
+        out: Path of the result.
+        io: `int8` or `float`, the dtype of the file's inputs and outputs.
+
+    Raises as `convert`, and RecipeError for a model whose ends have no trained ranges.
+    """
+    tf = _tensorflow()
+    traced = _load(tf, order)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if io == "int8":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    data = run(converter, order)
+    out.write_bytes(
+        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
+    )
+    facts = flatbuffer.read(out)
+    _check_weights(traced, facts, order)
+    kept = "the trained ranges of the model are kept; no calibration data was used"
+    if not order.verify:
+        return (kept,)
+    return (kept, *_same_as_source(tf, traced, out, facts, order, max_error=_MAX_ROUNDING_ERROR))
 
 
 def source_form(path: Path) -> str:
@@ -77,26 +121,39 @@ def source_form(path: Path) -> str:
     Raises RecipeError for a path that is missing or is none of these.
     """
     if path.is_dir():
-        if (path / "saved_model.pb").is_file():
+        if kinds.saved_model(path):
             return "saved_model"
-        raise RecipeError(f"{path}: a folder without saved_model.pb is not a SavedModel")
+        raise RecipeError(f"{path}: {kinds.other(path) or kinds.NO_SAVED_MODEL}")
     if not path.is_file():
         raise RecipeError(f"{path}: no such model; check the key path")
     if not os.access(path, os.R_OK):
         raise RecipeError(f"{path}: not readable; check its permissions")
-    forms = {
-        ".keras": "keras",
-        ".h5": "h5",
-        ".hdf5": "h5",
-        ".tflite": "tflite",
-        ".lite": "tflite",
-    }
-    form = forms.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    form = _FORMS.get(suffix)
     if form is None:
+        raise RecipeError(f"{path}: {kinds.other(path) or kinds.UNKNOWN}")
+    really = _by_content(path)
+    if really not in {None, form}:
         raise RecipeError(
-            f"{path}: unknown kind of model; give .keras, .h5, a SavedModel folder or .tflite"
+            f"{path}: named {suffix}, but its content is that of a {_SUFFIXES[str(really)]} file; "
+            f"rename it to {path.stem}{_SUFFIXES[str(really)]}"
         )
     return form
+
+
+_FORMS = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", ".tflite": "tflite", ".lite": "tflite"}
+_SUFFIXES = {"keras": ".keras", "h5": ".h5", "tflite": ".tflite"}
+
+
+def _by_content(path: Path) -> str | None:
+    """Return the form that a file's first bytes show; None if they show none."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"PK\x03\x04"):
+        return "keras"
+    if head.startswith(b"\x89HDF"):
+        return "h5"
+    return "tflite" if head[4:] == flatbuffer.IDENTIFIER else None
 
 
 def _tensorflow() -> Any:  # noqa: ANN401 - untyped library
@@ -132,17 +189,21 @@ def _load(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     try:
         if order.form == "saved_model":
             return _trace_saved_model(tf, order)
-        return trace_keras(tf, load_keras(order.source, order.form), order)
+        traced = trace_keras(tf, load_keras(order.source, order.form), order)
+        own = keras_files.own_class(order.source, order.form)
+        note = f'the class "{own}" is not here: converted as the graph of layers in the file'
+        return replace(traced, notes=(note,)) if own else traced
     except _errors(tf) as error:
         raise RecipeError(
-            f"{order.source}: the model cannot be loaded ({type(error).__name__}: "
-            f"{_short(str(error))})"
+            f"{order.source}: the model cannot be loaded ({library_errors.brief(error)})"
         ) from error
 
 
 def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     loaded = tf.saved_model.load(str(order.source))
     known = list(loaded.signatures)
+    if not known and order.signature is None:
+        return _trace_function(tf, loaded, order)
     name = order.signature or (
         known[0] if len(known) == 1 else rewrite.SIGNATURE if rewrite.SIGNATURE in known else None
     )
@@ -150,7 +211,7 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
         raise RecipeError(
             f"{order.source}: "
             + (f'no signature "{name}"' if name else "no signature chosen")
-            + f' (it has: {", ".join(known) or "none"}); choose one with the key "signature"'
+            + f' (it has: {", ".join(known) or "none"}); choose one with the key "signature" (option --signature)'
         )
     signature = loaded.signatures[name]
     takes = signature.structured_input_signature[1]
@@ -166,6 +227,46 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
     return Traced(function=function, inputs=names, outputs=gives, keep=loaded)
 
 
+def _trace_function(tf: Any, loaded: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
+    """Trace the only function of a SavedModel that has no signature."""
+    found = [
+        (name, made)
+        for name in dir(loaded)
+        if name == "__call__" or not name.startswith("_")
+        for made in getattr(getattr(loaded, name, None), "concrete_functions", ())
+    ]
+    if len(found) != 1:
+        names = dict.fromkeys(name for name, _ in found)
+        raise RecipeError(
+            f"{order.source}: the SavedModel has no signature, and not one function but "
+            f"{len(found)} ({', '.join(names) or 'none'}); save it again with a signature: "
+            "tf.saved_model.save(model, folder, signatures=FUNCTION.get_concrete_function(...))"
+        )
+    chosen = found[0][1]
+    structure = chosen.structured_input_signature
+    leaves = tf.nest.flatten(structure)
+    taken = [i for i, leaf in enumerate(leaves) if isinstance(leaf, tf.TensorSpec)]
+    inputs = tuple(str(leaves[i].name or f"input_{i}") for i in taken)
+
+    def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
+        fed = dict(zip(taken, arrays, strict=True))
+        args, kwargs = tf.nest.pack_sequence_as(
+            structure, [fed.get(i, leaf) for i, leaf in enumerate(leaves)]
+        )
+        return list(tf.nest.flatten(chosen(*args, **kwargs)))
+
+    specs = [
+        _spec(tf, name, leaves[i].shape, leaves[i].dtype, order)
+        for i, name in zip(taken, inputs, strict=True)
+    ]
+    function = tf.function(call).get_concrete_function(*specs)
+    outputs = chosen.structured_outputs
+    keys = tuple(sorted(outputs)) if isinstance(outputs, Mapping) else ()
+    count = len(function.outputs)
+    gives = keys if len(keys) == count else tuple(f"output_{i}" for i in range(count))
+    return Traced(function=function, inputs=inputs, outputs=gives, keep=loaded)
+
+
 def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - untyped library
     """Trace a Keras model (of either library) as one function of fixed shapes."""
     inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
@@ -174,8 +275,11 @@ def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - 
             f"{order.source}: the model has no declared inputs (a subclassed model); "
             "save it with model.export(folder) and give that SavedModel"
         )
-    names = tuple(str(item.name).split(":")[0] for item in inputs)
     structure = model.input
+    inputs = tf.nest.flatten(structure)
+    names = tuple(str(item.name).split(":")[0] for item in inputs)
+    outputs = keras_files.output_names(model, len(tf.nest.flatten(model.output)))
+    keras_files.safe_names(model)
 
     def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
         packed = tf.nest.pack_sequence_as(structure, list(arrays))
@@ -186,10 +290,7 @@ def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - 
         for name, item in zip(names, inputs, strict=True)
     ]
     function = tf.function(call).get_concrete_function(*specs)
-    known = list(getattr(model, "output_names", ()))
-    count = len(function.outputs)
-    outputs = known if len(set(known)) == count else [f"output_{i}" for i in range(count)]
-    return Traced(function=function, inputs=names, outputs=tuple(outputs), keep=model)
+    return Traced(function=function, inputs=names, outputs=outputs, keep=model)
 
 
 def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped library
@@ -203,7 +304,8 @@ def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped librar
         import tf_keras as keras
     else:
         import keras
-    return keras.models.load_model(str(source), compile=False)
+    with aware.loading(source, form):
+        return keras_files.load(keras, source, form)
 
 
 def _keras_version(path: Path, form: str) -> str:
@@ -228,14 +330,56 @@ def _keras_version(path: Path, form: str) -> str:
 
 
 def _spec(tf: Any, name: str, shape: Any, dtype: Any, order: Order) -> Any:  # noqa: ANN401 - untyped library
-    sizes = [-1 if size is None else int(size) for size in tuple(shape)]
+    kind = tf.dtypes.as_dtype(dtype)
+    if kind == tf.string:
+        raise RecipeError(
+            f'{order.source}: the input "{name}" is text, and devices are measured with numbers; cut '
+            "the layers that read text off (TextVectorization, StringLookup) and give the model that "
+            "takes their numbers"
+        )
     chosen = order.shape.get(name, order.shape.get("*"))
-    settled = rewrite.settle_shape(name, sizes, chosen, order.source.name)
-    return tf.TensorSpec(settled, dtype, name=re.sub(r"[^A-Za-z0-9_.]", "_", name))
+    if getattr(shape, "rank", len(tuple(shape)) if shape is not None else None) is None:
+        if chosen is None:
+            raise RecipeError(
+                f'{order.source}: the input "{name}" has an open number of dimensions; choose them '
+                f'with the key shape of the model: shape = {{ "{name}" = [1, N] }} (option --shape)'
+            )
+        return tf.TensorSpec(list(chosen), kind)
+    sizes = [-1 if size is None else int(size) for size in tuple(shape)]
+    return tf.TensorSpec(rewrite.settle_shape(name, sizes, chosen, order.source.name), kind)
+
+
+def _made_plain(tf: Any, traced: Traced, order: Order) -> Traced:  # noqa: ANN401 - untyped library
+    """Return the traced model with a function that the converter takes."""
+    try:
+        return replace(traced, plain=plain_graph.make(tf, traced.function))
+    except _errors(tf) as error:
+        raise RecipeError(
+            f"{order.source}: the model computes in half precision or keeps state, and cannot be "
+            f"written without ({library_errors.brief(error)}); save it with the policy float32 and "
+            "without stateful layers"
+        ) from error
+
+
+def _notes(traced: Traced) -> tuple[str, ...]:
+    """Return notes on what the file does not have of its model."""
+    plain, notes = traced.plain, list(traced.notes)
+    if plain is not None and plain.widened:
+        notes.append(f"the model computes in {' and '.join(plain.widened)}; the file in float32")
+    if plain is not None and plain.stateful:
+        shown = ", ".join(plain.stateful[:_NAMED_STATES])
+        more = f" and {len(plain.stateful) - _NAMED_STATES} more"
+        notes.append(
+            "the model keeps state between inferences, and the file does not: each inference starts "
+            f"from the saved state ({shown}{more if len(plain.stateful) > _NAMED_STATES else ''}); "
+            "to carry it on, make the state an input and an output of the model"
+        )
+    return tuple(notes)
 
 
 def _to_tflite(tf: Any, traced: Traced, order: Order) -> bytes:  # noqa: ANN401 - untyped library
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
+    function = traced.plain.function if traced.plain else traced.function
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     if order.allow_flex:
         ops = tf.lite.OpsSet
         converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS, ops.SELECT_TF_OPS]
@@ -252,7 +396,7 @@ def run(converter: Any, order: Order) -> bytes:  # noqa: ANN401 - untyped librar
         raise RecipeError(_refusal(str(error), order)) from error
     except (ValueError, RuntimeError, TypeError) as error:
         raise RecipeError(
-            f"{order.source}: TFLiteConverter refuses the model ({_short(str(error))})"
+            f"{order.source}: TFLiteConverter refuses the model ({library_errors.brief(error)})"
         ) from error
 
 
@@ -262,13 +406,22 @@ def _refusal(text: str, order: Order) -> str:
     custom = _listed(r"Custom ops:([^\n]*)", text)
     named = sorted({*flex, *custom, *re.findall(r"'tf\.(\w+)' op is neither", text)})
     if not named:
-        return f"{order.source}: TFLiteConverter refuses the model ({_short(text)})"
-    if custom or order.allow_flex:
+        return (
+            f"{order.source}: TFLiteConverter refuses the model ({library_errors.brief(text)}); its "
+            "operators cannot be told from that: leave out layers until it converts to find the one"
+        )
+    looks_up = [name for name in named if name.startswith(_LOOKUPS)]
+    if looks_up:
+        fix = (
+            "tables and texts do not run on a device; look the numbers up before the model, and give "
+            "the part of it that takes them"
+        )
+    elif custom or order.allow_flex:
         fix = "neither TFLite nor Flex has a kernel for it; replace the layer"
     else:
         fix = (
             "TFLite has no kernel for it; replace the layer, or set allow_flex = true in the "
-            "model (the device then needs a runtime with Flex)"
+            "model (option --allow-flex; the device then needs a runtime with Flex)"
         )
     return f"{order.source}: unsupported operator {', '.join(named)}: {fix}"
 
@@ -295,47 +448,77 @@ def _same_as_source(
     path: Path,
     facts: flatbuffer.FileFacts,
     order: Order,
+    *,
+    max_error: float = _MAX_SOURCE_ERROR,
 ) -> tuple[str, ...]:
     """Run model and file on the same random inputs; refuse a file with different outputs."""
     if facts.why_not_runnable_on_host:
         return ("not compared with the source model",)
-    generator = np.random.default_rng(order.seed)
-    probes = [_noise(generator, tensor) for tensor in facts.inputs for _ in range(_PROBES)]
-    arrays = {
-        tensor.name: np.stack(probes[i * _PROBES : (i + 1) * _PROBES])
-        for i, tensor in enumerate(facts.inputs)
-    }
-    theirs: list[list[np.ndarray[Any, Any]]] = []
-    for i in range(_PROBES):
-        fed = [
-            tf.constant(arrays[tensor.name][i].reshape(numeric.fed_shape(tensor)))
-            for tensor in facts.inputs
-        ]
-        theirs.append([output.numpy() for output in tf.nest.flatten(traced.function(*fed))])
-    reference = [
-        np.stack([row[j] for row in theirs]).astype(np.float64) for j in range(len(theirs[0]))
-    ]
-    if not all(np.isfinite(array).all() for array in reference):
+    ranges = indices.read(path)
+    fed: dict[str, np.ndarray[Any, Any]] = {}
+    reference: list[np.ndarray[Any, Any]] = []
+    for small in (False, True):
+        drawn = datasets.random_samples(facts.inputs, _PROBES, order.seed, ranges, small=small)
+        fed = {
+            tensor.name: column.astype(tensor.dtype)
+            for tensor, column in zip(
+                facts.inputs, datasets.stack(drawn, facts.inputs).values(), strict=True
+            )
+        }
+        try:
+            reference = _outputs(tf, traced, facts, fed)
+        except tf.errors.OpError as error:
+            why = library_errors.brief(error)
+            return (f"not compared with the source model, which refuses random inputs ({why})",)
+        if _finite(reference) or not datasets.wide(facts.inputs, ranges):
+            break
+    if not _finite(reference):
         return ("the source model's own outputs on random inputs are not finite",)
-    ours = [array.astype(np.float64) for array in runtime.run(path, facts, arrays).values()]
+    stored = {tensor.name: numeric.quantise(fed[tensor.name], tensor) for tensor in facts.inputs}
+    answers = runtime.run(path, facts, stored)
+    ours = [
+        numeric.dequantise(answers[tensor.name], tensor).astype(np.float64)
+        for tensor in facts.outputs
+    ]
     shaped = [a.reshape(b.shape) for a, b in zip(ours, reference, strict=True)]
     error = numeric.agreement(shaped, reference, classes=False).relative_error
-    if not error <= _MAX_SOURCE_ERROR:
+    if traced.plain and traced.plain.widened:
+        max_error = max(max_error, _MAX_HALF_ERROR)
+    if not error <= max_error:
         raise RecipeError(
             f"{order.source}: the outputs of the converted file differ from the model's "
-            f"(relative error {error:.3g} on random inputs, at most {_MAX_SOURCE_ERROR})"
+            f"(relative error {error:.3g} on random inputs, at most {max_error})"
+            + (_STATE_IN_USE if traced.plain and traced.plain.stateful else "")
         )
     return ()
 
 
-def _noise(generator: np.random.Generator, tensor: Tensor) -> np.ndarray[Any, Any]:
-    shape = numeric.sample_shape(tensor)
-    draw: Callable[..., np.ndarray[Any, Any]] = generator.normal
-    if tensor.dtype.startswith("float"):
-        return draw(size=shape).astype(tensor.dtype)
-    return generator.integers(0, 2, size=shape).astype(tensor.dtype)
+def _outputs(
+    tf: Any,  # noqa: ANN401 - untyped library
+    traced: Traced,
+    facts: flatbuffer.FileFacts,
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+) -> list[np.ndarray[Any, Any]]:
+    """Run the model itself, each sample from its saved state; outputs as (n, ...) float64."""
+    states = [(variable, variable.numpy()) for variable in _states(traced)]
+    rows: list[list[np.ndarray[Any, Any]]] = []
+    for i in range(_PROBES):
+        fed = [
+            tf.cast(arrays[tensor.name][i].reshape(numeric.fed_shape(tensor)), taken.dtype)
+            for tensor, taken in zip(facts.inputs, traced.function.inputs, strict=False)
+        ]
+        answers = tf.nest.flatten(traced.function(*fed))
+        rows.append([np.asarray(answer).astype(np.float64) for answer in answers])
+        for variable, value in states:
+            variable.assign(value)
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _short(text: str, limit: int = 400) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."
+def _states(traced: Traced) -> list[Any]:
+    """Return the variables that an inference of the model assigns."""
+    names = traced.plain.stateful if traced.plain else ()
+    return [item for item in traced.function.variables if item.name.split(":")[0] in names]
+
+
+def _finite(arrays: Sequence[np.ndarray[Any, Any]]) -> bool:
+    return all(np.isfinite(array).all() for array in arrays)

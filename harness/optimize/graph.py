@@ -19,8 +19,8 @@ from typing import Any
 import harness
 from harness import metrics
 from harness.errors import RecipeError
+from harness.optimize import aware, catalog, convert, promises
 from harness.optimize import cache as caches
-from harness.optimize import catalog, convert, promises
 from harness.optimize import data as datasets
 from harness.optimize.workers import Kind
 from harness.protocols import Step
@@ -127,6 +127,8 @@ class _Planner:
     def chain(self) -> Chain:
         """Plan the nodes that build the variant, its reference and its check."""
         form = convert.source_form(self.model.path)
+        if aware.is_aware(self.model.path, form):
+            form = aware.FORM
         source = _ChainEnd(form=form, key=None, identity=self.digests.model(self.model.path))
         place = before = source
         for call in self.recipe.steps:
@@ -143,7 +145,7 @@ class _Planner:
             return Chain(
                 nodes=self.nodes, variant=place.key, before=given, check=None, reference=None
             )
-        mark = None if as_is else self._reference(source)
+        mark = None if as_is or form == aware.FORM else self._reference(source)
         return Chain(
             nodes=self.nodes,
             variant=place.key,
@@ -152,8 +154,34 @@ class _Planner:
             reference=mark,
         )
 
+    def _checked(self, source: _ChainEnd) -> str | None:
+        """Add the check of the model's data, which every step waits for; None without data.
+
+        It needs the inputs of a file that the steps' data must fit: the user's own if it is used
+        unchanged, else the float file.
+        """
+        data = needed_data(self.model, self.recipe)
+        if not data or not self.check:
+            return None
+        unchanged = source.form in catalog.known_steps()[self.recipe.steps[0].name].takes
+        path = None if unchanged and source.form == catalog.FINISHED else self._float(source).key
+        digests = {role: self.digests.data(given) for role, given in data.items()}
+        metric = self.model.data.metric
+        key = caches.key(
+            of=path or source.identity,
+            data=digests,
+            metric=[metric, _metric_digest(metric)] if "evaluation" in data else None,
+            **_environment(),
+        )
+        order = {"path": str(self.model.path), "data": data, "metric": metric}
+        needs = {"path": path} if path else {}
+        self._add(key, "check_data", order, needs, "data", kind="light", shared=True)
+        return key
+
     def _step(self, call: StepCall, place: _ChainEnd, source: _ChainEnd) -> _ChainEnd:
         step = catalog.known_steps()[call.name]
+        if place.form == aware.FORM:
+            return self._trained_ranges(call, place)
         if not catalog.reachable(place.form, step.takes, source=place is source):
             raise RecipeError(
                 f"{call.name} takes {' or '.join(catalog.describe_form(form) for form in step.takes)}; "
@@ -170,6 +198,9 @@ class _Planner:
         programs = catalog.programs(call)
         training = not {catalog.FLOAT, catalog.FINISHED} & set(step.takes)
         needs = {"tensors": self._float(source).key or ""} if data else {}
+        checked = self._checked(source)
+        if checked:
+            needs["checked"] = checked
         if place.key:
             needs["before"] = place.key
         key = caches.key(
@@ -202,38 +233,31 @@ class _Planner:
         self._add(key, "step", order, needs, call.name, kind=kind)
         return _ChainEnd(form=step.gives, key=key, identity=key)
 
+    def _trained_ranges(self, call: StepCall, place: _ChainEnd) -> _ChainEnd:
+        """Add the int8 file of a quantisation-aware model, with the ranges that it was trained with."""
+        if aware.FORM not in catalog.known_steps()[call.name].takes:
+            raise RecipeError(aware.refusal(call.name, self.model.path.name))
+        settings = self._conversion(convert.source_form(self.model.path))
+        settings["io"] = catalog.parameters(call).get("io", "int8")
+        key = caches.key(of=place.identity, trained_ranges=settings, **_environment())
+        order = {**settings, "source": str(self.model.path), "seed": self.seed}
+        self._add(key, "trained_ranges", order, {}, call.name, kind="tensorflow")
+        return _ChainEnd(form=catalog.FINISHED, key=key, identity=key)
+
     def _file(self, step: str, name: str, given: Mapping[str, Any]) -> Path:
-        """Find a parameter's file: absolute, beside the model, or in the current folder."""
-        path = Path(str(given[name])).expanduser()
-        for found in (self.model.path.parent / path, Path.cwd() / path):
-            if found.exists():
-                return found.resolve()
-        raise RecipeError(
-            f"{step}({name}=...): no such file {path} (searched beside {self.model.path.name} and in "
-            f"{Path.cwd()})"
-        )
+        return find_file(self.model, step, name, str(given[name]))
 
     def _data(self, step: str, need: str) -> str:
         source: str | None = getattr(self.model.data, need)
         if source is None:
-            random = ' (or "random" for variants that are measured for latency only)'
-            raise RecipeError(
-                f"{step} needs {need} data: give the key {need} in [data]"
-                f"{random if need == 'calibration' else ''}"
-            )
+            raise RecipeError(missing_data(step, need))
         return source
 
     def _float(self, place: _ChainEnd) -> _ChainEnd:
         """Add the float .tflite: converted, or framed if the file is a .tflite already."""
         if place.form == catalog.FLOAT:
             return place
-        settings = {
-            "form": place.form,
-            "shape": {name: list(sizes) for name, sizes in self.model.shape.items()},
-            "signature": self.model.signature,
-            "allow_flex": self.model.allow_flex,
-            "verify": self.check,
-        }
+        settings = self._conversion(place.form)
         key = caches.key(of=place.identity, float=settings, **_environment())
         order = {**settings, "source": str(self.model.path), "seed": self.seed}
         needs = {"source": place.key} if place.key else {}
@@ -242,6 +266,15 @@ class _Planner:
         kind: Kind = "tensorflow" if trained else "light"
         self._add(key, "float_file", order, needs, stage, kind=kind, shared=True)
         return _ChainEnd(form=catalog.FLOAT, key=key, identity=key)
+
+    def _conversion(self, form: str) -> dict[str, Any]:
+        return {
+            "form": form,
+            "shape": {name: list(sizes) for name, sizes in self.model.shape.items()},
+            "signature": self.model.signature,
+            "allow_flex": self.model.allow_flex,
+            "verify": self.check,
+        }
 
     def _reference(self, source: _ChainEnd) -> str:
         path = self._float(source).key
@@ -304,6 +337,61 @@ class _Planner:
             model=self.model.name,
             recipe=None if shared else self.recipe.name,
         )
+
+
+def check(model: ModelSource, recipe: Recipe) -> None:
+    """Refuse a recipe that this model, its form and its data cannot be built with.
+
+    Nothing is read but the model's suffix. Raises RecipeError as `plan` does.
+    """
+    _Planner(model, recipe, _NO_DIGESTS, 0, check=True).chain()
+
+
+class _NoDigests(Digests):
+    """Digests of nothing, to plan a chain that is never built."""
+
+    def model(self, path: Path) -> str:
+        return str(path)
+
+    def data(self, source: str | None) -> str | None:
+        return source
+
+
+_NO_DIGESTS = _NoDigests(str)
+
+
+def needed_data(model: ModelSource, recipe: Recipe) -> dict[str, str]:
+    """Return the data that a build of the model uses, by role."""
+    steps = [catalog.known_steps()[call.name] for call in recipe.steps]
+    roles = {"calibration", "evaluation"}
+    for step in steps:
+        roles |= {*step.needs, *getattr(step, "wants", ())}
+    found = {role: getattr(model.data, role) for role in sorted(roles)}
+    return {role: given for role, given in found.items() if given and given != datasets.RANDOM}
+
+
+def missing_data(step: str, need: str) -> str:
+    """Return the message for a step without the data that it needs."""
+    random = ' (or "random" for variants that are measured for latency only)'
+    return (
+        f"{step} needs {need} data: give the key {need} in [data], or the option --{need}"
+        f"{random if need == 'calibration' else ''}"
+    )
+
+
+def find_file(model: ModelSource, step: str, name: str, written: str) -> Path:
+    """Find a parameter's file: absolute, beside the model, or in the current folder.
+
+    Raises RecipeError if there is none.
+    """
+    path = Path(written).expanduser()
+    for found in (model.path.parent / path, Path.cwd() / path):
+        if found.exists():
+            return found.resolve()
+    raise RecipeError(
+        f"{step}({name}=...): no such file {path} (searched beside {model.path.name} and in "
+        f"{Path.cwd()})"
+    )
 
 
 def _hint(step: str, form: str, takes: tuple[str, ...]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import catalog, check, convert, folding, promises, quantise, runtime
+from harness.optimize import aware, catalog, check, convert, folding, promises, quantise, runtime
 from harness.optimize import data as datasets
 from harness.protocols import Artifact, StepData
-from harness.tflite import flatbuffer, payload, rewrite, structure
+from harness.tflite import flatbuffer, indices, payload, rewrite, structure
 
 Order = Mapping[str, Any]
 _NAMED_WEIGHTS = 3
+_SMALL = "small"
+"""Entry of the float file's outputs: they are those of random integers of 0 and 1."""
 _NAME_LENGTH = 60
 
 
@@ -28,6 +30,22 @@ def warm(order: Order) -> dict[str, Any]:
 def stream_digest(order: Order) -> dict[str, Any]:
     """Digest a generator's data."""
     return {"digest": datasets.stream_digest(order["source"])}
+
+
+def check_data(order: Order) -> dict[str, Any]:
+    """Check all data of a model against the inputs and outputs of a file."""
+    from harness.optimize import data_check
+
+    facts = flatbuffer.read(Path(order["path"]))
+    for role, source in order["data"].items():
+        data_check.check_data(
+            source,
+            inputs=facts.inputs,
+            outputs=facts.outputs,
+            metric=order["metric"] if role == "evaluation" else None,
+            whole=True,
+        )
+    return {"file": None}
 
 
 def float_file(order: Order) -> dict[str, Any]:
@@ -45,24 +63,20 @@ def float_file(order: Order) -> dict[str, Any]:
             )
         )
         return {**_made(out), "notes": [], "flags": []}
-    notes = convert.convert(
-        convert.Order(
-            source=source,
-            form=order["form"],
-            shape=order["shape"],
-            signature=order["signature"],
-            allow_flex=order["allow_flex"],
-            verify=order["verify"],
-            seed=order["seed"],
-        ),
-        out,
-    )
+    notes = convert.convert(_conversion(order), out)
     left = folding.unfolded(out)
     return {
         **_made(out),
         "notes": [*order.get("notes", []), *notes, *([folding.note(left)] if left else [])],
         "flags": [*order.get("flags", []), *([folding.FLAG] if left else [])],
     }
+
+
+def trained_ranges(order: Order) -> dict[str, Any]:
+    """Make the int8 .tflite of a quantisation-aware model with the ranges that it has."""
+    out = Path(order["workdir"]) / "model.tflite"
+    notes = convert.convert_aware(_conversion(order), out, io=order["io"])
+    return {**_made(out), "notes": list(notes), "flags": []}
 
 
 def step(order: Order) -> dict[str, Any]:
@@ -99,7 +113,8 @@ def reference(order: Order) -> dict[str, Any]:
         return {"file": None, "score": None}
     answers = check.run_samples(path, facts, _material(order))
     out = Path(order["workdir"]) / "outputs.npz"
-    _save(out, {str(i): array for i, array in enumerate(answers.outputs())})
+    marks = {str(i): array for i, array in enumerate(answers.outputs())}
+    _save(out, marks | ({_SMALL: True} if answers.small else {}))
     return {**_made(out), "score": _score(answers)}
 
 
@@ -109,30 +124,32 @@ def check_variant(order: Order) -> dict[str, Any]:
     facts = flatbuffer.read(path)
     notes = check.operators(facts, allow_flex=order["allow_flex"], as_is=order["as_is"])
     check.closed(facts)
+    flags: list[str] = []
     if order["promises"]:
         promised = [promises.from_plain(item) for item in order["promises"]]
-        notes += promises.check(structure.read(path), promised)
+        kept = promises.check(structure.read(path), promised)
+        notes += kept.notes
+        flags = kept.flags
     packs = payload.is_installed("zstd")
     result: dict[str, Any] = {
         "file": None,
         "size_zstd_bytes": len(payload.get("zstd").pack(path.read_bytes())) if packs else None,
         "score": None,
         "agreement": None,
+        "flags": flags,
     }
     if not packs:
         notes.append("its size under zstd is unknown: the package zstandard is not installed")
     if facts.why_not_runnable_on_host:
         return {**result, "notes": [*notes, facts.why_not_runnable_on_host]}
-    answers = check.run_samples(path, facts, _material(order))
-    if not answers.real:
-        notes.append("checked on random inputs: the plan gives no data")
+    material, mark = _material(order), None
     if order["reference"] is not None:
-        import numpy as np
-
-        with np.load(order["reference"]) as stored:
-            mark = [stored[str(i)] for i in range(len(stored.files))]
+        mark, small = _reference(Path(order["reference"]))
+        material = replace(material, small=small)
+    answers = check.run_samples(path, facts, material)
+    if mark is not None:
         result["agreement"] = check.plain(check.compare(answers, mark, facts.outputs))
-    return {**result, "score": _score(answers), "notes": notes}
+    return {**result, "score": _score(answers), "notes": [*notes, *answers.notes]}
 
 
 def outputs(order: Order) -> dict[str, Any]:
@@ -167,7 +184,9 @@ def delegation(order: Order) -> dict[str, Any]:
 VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
     "warm": warm,
     "stream_digest": stream_digest,
+    "check_data": check_data,
     "float_file": float_file,
+    "trained_ranges": trained_ranges,
     "step": step,
     "reference": reference,
     "check": check_variant,
@@ -177,8 +196,26 @@ VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
 }
 
 
+def _conversion(order: Order) -> convert.Order:
+    return convert.Order(
+        source=Path(order["source"]),
+        form=order["form"],
+        shape=order["shape"],
+        signature=order["signature"],
+        allow_flex=order["allow_flex"],
+        verify=order["verify"],
+        seed=order["seed"],
+    )
+
+
 def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:
     """Refuse a quantised file: every step would leave it unchanged in effect."""
+    if aware.FAKE_QUANT in facts.operators:
+        raise RecipeError(
+            f"{facts.path.name} is quantisation-aware (it has {aware.FAKE_QUANT} operators) and its "
+            "trained ranges would be lost; give the .h5, .keras or SavedModel that it was made of "
+            'with "int8", or measure it unchanged with "as_is"'
+        )
     if not facts.quantised:
         return
     named = [weight.name for weight in facts.weights if weight.quantised] or list(facts.quantised)
@@ -193,10 +230,14 @@ def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:
 
 def _step_data(order: Order) -> StepData:
     """Load the step's data in the form that the model's float file takes."""
-    tensors = flatbuffer.read(Path(order["tensors"])).inputs
+    path = Path(order["tensors"])
+    tensors = flatbuffer.read(path).inputs
+    ranges = indices.read(path) if datasets.RANDOM in order["data"].values() else {}
     loaded: dict[str, Any] = {}
     for need, source in order["data"].items():
-        arrays, labels = datasets.load(source, tensors, limit=order["limit"], seed=order["seed"])
+        arrays, labels = datasets.load(
+            source, tensors, limit=order["limit"], seed=order["seed"], ranges=ranges
+        )
         loaded[need] = arrays if need == "calibration" or labels is None else arrays | {"y": labels}
         loaded[f"{need}_labels"] = labels
     return StepData(
@@ -206,6 +247,15 @@ def _step_data(order: Order) -> StepData:
         random_calibration=order["data"].get("calibration") == datasets.RANDOM,
         seed=order["seed"],
     )
+
+
+def _reference(path: Path) -> tuple[list[Any], bool]:
+    """Read the float file's outputs, and whether its random integers were small."""
+    import numpy as np
+
+    with np.load(path) as stored:
+        names = [name for name in stored.files if name != _SMALL]
+        return [stored[str(i)] for i in range(len(names))], _SMALL in stored.files
 
 
 def _material(order: Order) -> check.Material:

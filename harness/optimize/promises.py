@@ -1,17 +1,19 @@
 """Check a finished file against the promises of its recipe's steps.
 
 A training step can succeed and its effect still be lost later: a fine-tune may fill the zeros, a
-conversion may split the clusters. So the check reads the finished file.
+conversion may split the clusters or leave a layer in float. So the check reads the finished file.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness.errors import RecipeError
+from harness.optimize import catalog, widths
 from harness.protocols import Promise
 from harness.tflite import structure
 from harness.tflite.structure import Layer
@@ -22,12 +24,26 @@ _UNITS = {
     "unique_per_channel": "distinct values in a channel",
     "nonzeros_per_4": "nonzeros in 4 neighbours",
     "int8_share": "of the weights in 8 bits or fewer",
+    "float16_share": "of the weights in 16 bits or fewer",
     "elements": "weights",
 }
 _NAME_LENGTH = 80
-_SHARES = ("sparsity", "int8_share")
-_OVER_ALL = ("int8_share", "elements")
+_NAMED = 8
+_WIDTHS = {"int8_share": 8, "float16_share": 16}
+"""Measures of the share of weights within a width, in bits."""
+_SHARES = ("sparsity", *_WIDTHS)
+_OVER_ALL = (*_WIDTHS, "elements")
 """Measures over all selected layers together; the others apply to each layer."""
+_RELAXED_BY = {"int8_share": "min_int8", "float16_share": "min_float16"}
+"""The parameter of our steps that sets the limit of a measure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPromises:
+    """What a file that keeps its promises adds to its variant."""
+
+    notes: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
 
 
 def plain(step: str, promise: Promise) -> dict[str, Any]:
@@ -37,34 +53,69 @@ def plain(step: str, promise: Promise) -> dict[str, Any]:
 
 def from_plain(stored: Mapping[str, Any]) -> tuple[str, Promise]:
     """Return the step and the promise that `plain` wrote, also after a JSON round trip."""
-    fields = {**stored, "operators": tuple(stored["operators"])}
+    tuples = {name: tuple(stored[name]) for name in ("operators", "except_operators")}
+    fields = {**stored, **tuples}
     return fields.pop("step"), Promise(**fields)
 
 
-def check(layers: Sequence[Layer], promised: Sequence[tuple[str, Promise]]) -> list[str]:
+def check(layers: Sequence[Layer], promised: Sequence[tuple[str, Promise]]) -> KeptPromises:
     """Check the layers of a file against promises, each with the name of its step.
 
-    Returns notes on promises that apply to no layer of the file. Raises RecipeError for a broken
-    promise: the step, the promise, the layer furthest from it, its value.
+    Returns notes on promises that apply to no layer of the file, and a note and the flag
+    `wide_weights` for weights that are wider than a step names but within its limit. Raises
+    RecipeError for a broken promise: the step, the promise, the layers that break it, their values.
     """
-    notes = []
+    kept = KeptPromises()
     for step, promise in promised:
         selected = [layer for layer in layers if _applies(layer, promise)]
         if not selected:
-            notes.append(
-                f"{step} promised {_promised(promise)}: it applies to no layer of the file"
-            )
-            continue
-        if promise.measure in _OVER_ALL:
-            found = _value_over_all(selected, promise.measure)
-            if not _is_kept(promise, found, 0.0):
-                raise RecipeError(
-                    f"{step} promised {_promised(promise)}; the file has "
-                    f"{_figure(promise.measure, found)}"
+            if promise.measure not in _WIDTHS:
+                kept.notes.append(
+                    f"{step} promised {_promised(promise)}: it applies to no layer of the file"
                 )
-            continue
-        _check_each(step, promise, selected)
-    return notes
+        elif promise.measure in _OVER_ALL:
+            note = _check_all(step, promise, selected)
+            if note:
+                kept.notes.append(note)
+                kept.flags[:] = [widths.FLAG]
+        else:
+            _check_each(step, promise, selected)
+    return kept
+
+
+def _check_all(step: str, promise: Promise, selected: Sequence[Layer]) -> str | None:
+    """Check a measure over all layers; return a note on weights that are wider than promised."""
+    found = _value_over_all(selected, promise.measure)
+    figure, wide = _figure(promise.measure, found), _wide(selected, promise.measure)
+    if not _is_kept(promise, found, 0.0):
+        raise RecipeError(
+            f"{step} promised {_promised(promise)}; the file has {figure}"
+            + (f"; wider: {wide}; {_way_out(step, promise, found)}" if wide else "")
+        )
+    return f"{step}: {figure} {_UNITS[promise.measure]}; wider: {wide}" if wide else None
+
+
+def _wide(selected: Sequence[Layer], measure: str) -> str:
+    """List the layers that are wider than the measure's width, the largest first."""
+    bits = _WIDTHS.get(measure)
+    if bits is None:
+        return ""
+    wide = sorted((item for item in selected if item.bits > bits), key=lambda item: -item.elements)
+    named = [
+        f"{_short(item.name)} ({item.operator}, {item.elements:,} weights, {item.dtype})"
+        for item in wide[:_NAMED]
+    ]
+    more = f" and {len(wide) - _NAMED} more" if len(wide) > _NAMED else ""
+    return ", ".join(named) + more
+
+
+def _way_out(step: str, promise: Promise, found: float) -> str:
+    """Return how to accept the file; a limit is rounded down so that the file keeps it."""
+    name, known = _RELAXED_BY[promise.measure], catalog.known_steps().get(step)
+    way = "use another recipe or replace these layers"
+    if known is None or name not in {item.name for item in known.parameters}:
+        return way
+    return f"{way}; {step}({name}={math.floor(found * 100) / 100:g}) accepts the file"
 
 
 def _check_each(step: str, promise: Promise, selected: Sequence[Layer]) -> None:
@@ -95,6 +146,7 @@ def _check_each(step: str, promise: Promise, selected: Sequence[Layer]) -> None:
 def _applies(layer: Layer, promise: Promise) -> bool:
     return (
         layer.elements >= promise.min_elements
+        and layer.operator not in promise.except_operators
         and (not promise.operators or layer.operator in promise.operators)
         and re.search(promise.names, layer.name) is not None
     )
@@ -111,8 +163,8 @@ def _value(layer: Layer, measure: str) -> float | None:
 
 
 def _value_over_all(layers: Sequence[Layer], measure: str) -> float:
-    if measure == "int8_share":
-        return structure.int8_share(layers)
+    if measure in _WIDTHS:
+        return structure.share_within(layers, _WIDTHS[measure])
     return float(sum(layer.elements for layer in layers))
 
 

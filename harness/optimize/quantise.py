@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, RecipeError
+from harness.optimize import library_errors
 from harness.tflite import flatbuffer, rewrite
 from harness.tflite.numeric import Array
 
@@ -84,7 +85,7 @@ def apply(data: bytes, configure: Callable[[Any], None], ranges: Any) -> memoryv
             # To find empty ranges it would load the model once more: twice the file in memory.
             worker._ensure_model_qsv_sufficient = _sufficient  # noqa: SLF001 - no public option
         result = worker.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    return rewrite.inline(result.quantized_model)
+    return rewrite.with_names_of(rewrite.quantised(result.quantized_model), data)
 
 
 def integer(activation_bits: int) -> Callable[[Any], None]:
@@ -159,7 +160,7 @@ def _with_recipe_errors() -> Iterator[None]:
         yield
     except _LIBRARY_ERRORS as error:
         raise RecipeError(
-            f"the quantiser does not support this graph ({type(error).__name__}: {error})"
+            f"the quantiser does not support this graph ({library_errors.brief(error)})"
         ) from error
 
 

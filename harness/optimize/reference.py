@@ -20,7 +20,7 @@ import numpy as np
 from harness.errors import RecipeError
 from harness.optimize import cache, workers
 from harness.optimize import data as datasets
-from harness.tflite import flatbuffer, numeric
+from harness.tflite import flatbuffer, indices, numeric
 from harness.tflite.numeric import Array
 from harness.types import Agreement, ModelSource, Variant
 
@@ -46,7 +46,9 @@ def check_inputs(
     chosen = [model.data.evaluation, model.data.calibration]
     source = next((item for item in chosen if item and item != datasets.RANDOM), None)
     if source is None:
-        arrays = datasets.stack(datasets.random_samples(variant.inputs, n, seed), variant.inputs)
+        ranges = indices.read(host_file(variant) or variant.path)
+        drawn = datasets.random_samples(variant.inputs, n, seed, ranges)
+        arrays = datasets.stack(drawn, variant.inputs)
     elif datasets.is_generator(source):
         order = {"source": source, "path": str(variant.path), "limit": n, "seed": seed}
         with tempfile.TemporaryDirectory() as space:

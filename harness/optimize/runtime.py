@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
+from harness.optimize import library_errors
 from harness.tflite.flatbuffer import FileFacts
 from harness.tflite.numeric import Array
+
+_CUSTOM = re.compile(r"unresolved custom op: ([^\s.]+)")
 
 
 class Runner:
@@ -31,7 +35,7 @@ class Runner:
                 for item in self._interpreter.get_input_details()
             ]
         except (RuntimeError, ValueError) as error:
-            raise RecipeError(f"the runtime refuses the file: {_line(error)}") from error
+            raise RecipeError(f"the runtime refuses the file: {_reason(error)}") from error
 
     def invoke(self, sample: Sequence[Array]) -> list[Array]:
         """Run one sample (inputs in order, without batch) and return copies of the outputs."""
@@ -40,7 +44,7 @@ class Runner:
                 self._interpreter.set_tensor(index, array.reshape(shape))
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise RecipeError(f"an inference failed: {_line(error)}") from error
+            raise RecipeError(f"an inference failed: {_reason(error)}") from error
         return [
             _without_batch(self._interpreter.get_tensor(item["index"]))
             for item in self._interpreter.get_output_details()
@@ -71,8 +75,14 @@ def _rows(columns: Sequence[Array]) -> Iterator[tuple[Array, ...]]:
     return iter(zip(*columns, strict=True))
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _reason(error: Exception) -> str:
+    custom = _CUSTOM.search(str(error))
+    if custom:
+        return (
+            f"{custom[1]} is a custom operator, which only a runtime made with it can run; replace "
+            "the layer that it comes from"
+        )
+    return library_errors.brief(error)
 
 
 def _without_batch(array: Array) -> Array:

@@ -136,7 +136,9 @@ class Schedule:
                 raise answer.error
             facts = dict(answer.result)
             made = started.workspace / facts["file"] if facts.get("file") else None
-            before = [self.entries[need].facts for need in set(started.node.needs.values())]
+            # The check of the data makes nothing that this node uses.
+            used = {need for role, need in started.node.needs.items() if role != "checked"}
+            before = [self.entries[need].facts for need in used]
             facts["seconds"] = seconds + sum(fact.get("seconds", 0.0) for fact in before)
             self.entries[key] = self._cache.keep(key, made, facts)
         except HarnessError as error:

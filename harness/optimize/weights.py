@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import RecipeError
+from harness.optimize import widths
 from harness.tflite import operators, structure
 from harness.tflite.operators import Operator
 
@@ -108,6 +109,15 @@ def notes(
             f"{granularity} weights quantise their activations at run time"
         )
     return tuple(found)
+
+
+def flags(out: Path, bits: int) -> tuple[str, ...]:
+    """Return the flag of a built file with weights that are wider than requested."""
+    wide = any(
+        layer.bits > bits and layer.operator not in widths.ELEMENTWISE
+        for layer in structure.read(out)
+    )
+    return (widths.FLAG,) if wide else ()
 
 
 def _uneven(source: Path, granularity: str | int) -> Sequence[Operator]:

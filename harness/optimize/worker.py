@@ -19,7 +19,7 @@ import traceback
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.optimize import jobs
+from harness.optimize import jobs, library_errors
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def _answer(verb: str, order: dict[str, Any]) -> dict[str, Any]:
         traceback.print_exc()
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119 - a name, not a path
-        message = f"{type(error).__name__}: {error} (at {where})"
+        message = f"{type(error).__name__}: {library_errors.brief(error)} (at {where})"
         return {"error": {"class": "RecipeError", "message": message}}
 
 

@@ -18,6 +18,8 @@ _TABLES_BYTES = 1 << 20
 _MAX_BYTES = (1 << 31) - _TABLES_BYTES
 """Offsets inside a flatbuffer have 31 bits; a larger file keeps its weights after the tables."""
 _CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE")
+_WITH_EFFECTS = (*_CALLS_GRAPHS, "ASSIGN_VARIABLE", "VAR_HANDLE", "CUSTOM", "STABLEHLO_COMPOSITE")
+"""Operators that may do more than compute their outputs."""
 
 
 def frame(
@@ -29,7 +31,7 @@ def frame(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> memoryview:
-    """Give a float file one signature, unique names and no open dimension.
+    """Give a float file one signature, unique names, no open dimension and no unused operator.
 
     Args:
         data: The file.
@@ -56,7 +58,14 @@ def frame(
     if inputs:
         _rename(graph, graph.inputs, named_inputs)
     if outputs:
-        _rename(graph, graph.outputs, named_outputs)
+        # An output that is an input unchanged keeps the input's name, by which data finds it.
+        apart = [
+            (index, name)
+            for index, name in zip(graph.outputs, named_outputs, strict=True)
+            if index not in list(graph.inputs)
+        ]
+        _rename(graph, [index for index, _ in apart], [name for _, name in apart])
+    _drop_unused_operators(model)
     _unique(graph)
     if _settle(model, named_inputs, shape or {}, where):
         _propagate(model, where, len(data))
@@ -64,19 +73,60 @@ def frame(
     return _pack(model, len(data))
 
 
-def inline(data: bytes | bytearray | memoryview) -> memoryview:
-    """Return a file with its weights inside the tables, where every runtime and compiler reads them.
+def quantised(data: bytes | bytearray | memoryview) -> memoryview:
+    """Finish a file of the quantiser, so that every runtime and compiler takes it.
 
-    The quantiser writes them after the tables (`Buffer.offset`, a later addition to the format) in
-    every file of more than 256 kB; only files of 2 GB and more need that.
+    - Unused outputs of an operator with several (SPLIT, UNPACK, ...) get the type of its input. The
+      quantiser leaves them in float beside the quantised ones, and no runtime prepares such an
+      operator.
+    - The weights move inside the tables. The quantiser writes them after the tables
+      (`Buffer.offset`, a later addition to the format) in every file of more than 256 kB; only
+      files of 2 GB and more need that.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     packed = schema.Model.GetRootAs(data)
     after_tables = any(packed.Buffers(i).Offset() > 1 for i in range(packed.BuffersLength()))
-    if not after_tables or len(data) > _MAX_BYTES:
+    graphs = [packed.Subgraphs(i) for i in range(packed.SubgraphsLength())]
+    several = any(
+        graph.Operators(i).OutputsLength() > 1
+        for graph in graphs
+        for i in range(graph.OperatorsLength())
+    )
+    if len(data) > _MAX_BYTES or not (after_tables or several):
         return memoryview(data)
-    return _pack(_unpack(data), len(data))
+    model = _unpack(data)
+    changed = sum(_type_unused_outputs(graph) for graph in model.subgraphs)
+    return _pack(model, len(data)) if after_tables or changed else memoryview(data)
+
+
+def with_names_of(
+    data: bytes | bytearray | memoryview, source: bytes | bytearray | memoryview
+) -> memoryview:
+    """Return a file whose inputs and outputs have the names of the source's, in the same order.
+
+    The quantiser names the float outputs of an integer graph after the operator that it adds.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    theirs = schema.Model.GetRootAs(source).Subgraphs(0)
+    ours = schema.Model.GetRootAs(data).Subgraphs(0)
+    names = [_edge_names(graph) for graph in (theirs, ours)]
+    if names[0] == names[1] or [len(one) for one in names[0]] != [len(one) for one in names[1]]:
+        return memoryview(data)
+    model = _unpack(data)
+    graph = model.subgraphs[0]
+    inputs, outputs = names[0]
+    _rename(graph, [*graph.inputs, *graph.outputs], [*inputs, *outputs])
+    _unique(graph)
+    return _pack(model, len(data))
+
+
+def _edge_names(graph: Any) -> tuple[list[str], list[str]]:  # noqa: ANN401 - generated classes
+    return (
+        [_text(graph.Tensors(graph.Inputs(i)).Name()) for i in range(graph.InputsLength())],
+        [_text(graph.Tensors(graph.Outputs(i)).Name()) for i in range(graph.OutputsLength())],
+    )
 
 
 def static(data: bytes | bytearray | memoryview) -> memoryview:
@@ -124,7 +174,7 @@ def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list
         if SIGNATURE not in known:
             raise RecipeError(
                 f"{where}: several signatures ({', '.join(known)}); "
-                'choose one with the key "signature" of the model'
+                'choose one with the key "signature" of the model (option --signature)'
             )
         wanted = SIGNATURE
     chosen = known.get(wanted) if wanted else next(iter(known.values()), None)
@@ -137,6 +187,52 @@ def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list
         _names(graph, graph.inputs, chosen.inputs if chosen else []),
         _names(graph, graph.outputs, chosen.outputs if chosen else []),
     )
+
+
+def _drop_unused_operators(model: Any) -> None:  # noqa: ANN401 - generated classes
+    """Remove operators whose outputs nothing uses; the quantiser makes files of them that do not load."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kept = {getattr(schema.BuiltinOperator, name) for name in _WITH_EFFECTS}
+    for graph in model.subgraphs:
+        used = {int(index) for index in _list(graph.outputs)}
+        needed = []
+        for operator in reversed(graph.operators or []):  # operators are in the order of execution
+            code = model.operatorCodes[operator.opcodeIndex]
+            number = max(code.builtinCode, code.deprecatedBuiltinCode)
+            outputs = {int(index) for index in _list(operator.outputs)}
+            if number in kept or not outputs or outputs & used:
+                used.update(int(index) for index in _list(operator.inputs))
+                needed.append(operator)
+        graph.operators = needed[::-1]
+
+
+def _type_unused_outputs(graph: Any) -> int:  # noqa: ANN401 - generated classes
+    """Give unused float outputs the type and scale of their operator's input; return their number."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    used = {int(index) for index in _list(graph.outputs)}
+    for operator in graph.operators or []:
+        used.update(int(index) for index in _list(operator.inputs))
+    made = {int(index) for operator in graph.operators or [] for index in _list(operator.outputs)}
+    made.update(int(index) for index in _list(graph.inputs))
+    changed = 0
+    for operator in graph.operators or []:
+        scaled = [
+            graph.tensors[index]
+            for index in _list(operator.inputs)
+            if index in made and _is_scaled(graph.tensors[index])
+        ]
+        unused = [index for index in _list(operator.outputs) if index >= 0 and index not in used]
+        for tensor in [graph.tensors[index] for index in unused if scaled]:
+            if tensor.type == schema.TensorType.FLOAT32:
+                tensor.type, tensor.quantization = scaled[0].type, scaled[0].quantization
+                changed += 1
+    return changed
+
+
+def _is_scaled(tensor: Any) -> bool:  # noqa: ANN401 - generated classes
+    return tensor.quantization is not None and bool(_list(tensor.quantization.scale))
 
 
 def _only_graph(model: Any, index: int, where: str) -> None:  # noqa: ANN401 - generated classes
@@ -169,11 +265,16 @@ def _names(graph: Any, tensors: Sequence[int], maps: Sequence[Any]) -> list[str]
 
 
 def _rename(graph: Any, tensors: Sequence[int], names: Sequence[str]) -> None:  # noqa: ANN401 - generated classes
-    taken = {_text(tensor.name) for tensor in graph.tensors}
+    """Name tensors; another tensor that has such a name gets its index behind it."""
+    new: dict[int, str] = {}
     for index, name in zip(tensors, names, strict=True):
-        if name not in taken:
-            graph.tensors[index].name = name.encode()
-            taken.add(name)
+        new.setdefault(int(index), name)
+    wanted = set(new.values())
+    for index, tensor in enumerate(graph.tensors):
+        if index in new:
+            tensor.name = new[index].encode()
+        elif _text(tensor.name) in wanted:
+            tensor.name = f"{_text(tensor.name)}__{index}".encode()
 
 
 def _unique(graph: Any) -> None:  # noqa: ANN401 - generated classes
@@ -236,7 +337,7 @@ def settle_shape(
     if -1 in settled:
         raise RecipeError(
             f'{where}: the input "{name}" is {list(open_shape)} (-1 is open); choose its size with '
-            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }}'
+            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }} (option --shape)'
         )
     return settled
 

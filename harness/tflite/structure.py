@@ -9,6 +9,7 @@ Reading runs nothing and loads no native code; a damaged file raises one RecipeE
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,9 +69,10 @@ class Layer:
         return self.zeros / self.elements if self.elements else 0.0
 
     @property
-    def narrow(self) -> bool:
-        """Whether an element takes 8 bits or fewer."""
-        return self.dtype in _NARROW
+    def bits(self) -> int:
+        """Stored bits of an element; 0 if the dtype does not say."""
+        found = re.search(r"\d+$", self.dtype)
+        return int(found[0]) if found else 0
 
     def plain(self) -> dict[str, Any]:
         """Return a JSON-able row with the computed values; the name is long and comes last."""
@@ -100,9 +102,15 @@ def parse(data: bytes, path: Path) -> tuple[Layer, ...]:
 
 def int8_share(layers: Iterable[Layer]) -> float:
     """Return the share of the layers' elements stored in 8 bits or fewer; 0 without layers."""
+    return share_within(layers, 8)
+
+
+def share_within(layers: Iterable[Layer], bits: int) -> float:
+    """Return the share of the layers' elements stored in at most `bits`; 0 without layers."""
     chosen = list(layers)
     total = sum(layer.elements for layer in chosen)
-    return sum(layer.elements for layer in chosen if layer.narrow) / total if total else 0.0
+    narrow = sum(layer.elements for layer in chosen if layer.bits <= bits)
+    return narrow / total if total else 0.0
 
 
 def _layers(reader: FlatbufferReader, graph: Any, seen: set[int]) -> list[Layer]:  # noqa: ANN401 - generated

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from agent_lab import LONG, SHORT, digest_of, launch_processes, wait_until
 from conftest import missing
+from standins.lookups import looked_up
 
 from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, open_json_lines
@@ -32,6 +33,7 @@ from harness.errors import (
     Unreachable,
     Unsupported,
 )
+from harness.tflite import indices
 from harness.types import Device, LaunchOrder
 
 pytest_plugins = ("agent_fixtures",)
@@ -70,6 +72,20 @@ def test_a_timed_launch_has_everything(
     assert launch.involuntary_switches is not None
     assert launch.before.load_1m is not None
     assert launch.after.load_1m is not None
+
+
+def test_random_indices_stay_in_their_table(
+    dialect: JsonLinesDialect, tmp_path: Path, order: LaunchOrder
+) -> None:
+    model = looked_up(3).write(tmp_path / "table.tflite")
+    limits = {name: limit.high for name, limit in indices.read(model).items()}
+    asked = replace(order, variant_digest=digest_of(model), kind="memory")
+    dialect.deploy({asked.variant_digest: model})
+
+    assert limits == {"i": 2}
+    assert dialect.launch(replace(asked, limits=limits)).first_ns
+    with pytest.raises(AgentError, match="out of bounds"):
+        dialect.launch(asked)
 
 
 def test_an_inner_loop_averages(dialect: JsonLinesDialect, kws: Path, order: LaunchOrder) -> None:

@@ -71,3 +71,55 @@ def _code(word: str) -> Any:
         made.builtinCode = made.deprecatedBuiltinCode = _BUILTIN.CUSTOM
         made.customCode = word
     return made
+
+
+class Graph:
+    """A .tflite graph made operator by operator; tensors are float32, or int32 if they hold integers."""
+
+    def __init__(self) -> None:
+        self.model, self.graph = schema.ModelT(), schema.SubGraphT()
+        self.model.version, self.model.buffers = 3, [schema.BufferT()]
+        self.model.operatorCodes = []
+        self.graph.name, self.graph.tensors, self.graph.operators = "main", [], []
+
+    def tensor(self, name: str, shape: Sequence[int], values: Any = None) -> int:
+        """Add a tensor, a constant if it has values; return its index."""
+        made = schema.TensorT()
+        made.name, made.shape, made.buffer = name.encode(), list(shape), 0
+        made.type, made.hasRank = schema.TensorType.FLOAT32, True
+        if values is not None:
+            array, buffer = np.asarray(values), schema.BufferT()
+            if array.dtype.kind == "i":
+                made.type, array = schema.TensorType.INT32, array.astype("<i4")
+            else:
+                array = array.astype("<f4")
+            buffer.data = np.frombuffer(array.tobytes(), np.uint8)
+            self.model.buffers.append(buffer)
+            made.buffer = len(self.model.buffers) - 1
+        self.graph.tensors.append(made)
+        return len(self.graph.tensors) - 1
+
+    def operator(
+        self, word: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any
+    ) -> None:
+        """Add an operator; its options are those of the schema's class for it."""
+        made = schema.OperatorT()
+        self.model.operatorCodes.append(_code(word))
+        made.opcodeIndex = len(self.model.operatorCodes) - 1
+        made.inputs, made.outputs = list(inputs), list(outputs)
+        kind = f"{word.title().replace('_', '')}Options"
+        if hasattr(_OPTIONS, kind):
+            made.builtinOptionsType = getattr(_OPTIONS, kind)
+            made.builtinOptions = getattr(schema, f"{kind}T")()
+            for name, value in options.items():
+                setattr(made.builtinOptions, name, value)
+        self.graph.operators.append(made)
+
+    def write(self, path: Path, inputs: Sequence[int], outputs: Sequence[int]) -> Path:
+        """Write the file with these inputs and outputs."""
+        self.graph.inputs, self.graph.outputs = list(inputs), list(outputs)
+        self.model.subgraphs = [self.graph]
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
+        path.write_bytes(bytes(builder.Output()))
+        return path

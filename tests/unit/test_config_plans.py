@@ -189,7 +189,7 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         ),
         (
             '[model]\npath = "sub"\n' + RUN,
-            'sub" is not a model; models are .keras, .h5, .tflite or',
+            'sub" is not a model: a folder, not a SavedModel; give a file in it',
         ),
         ('[model]\nname = ""\npath = "a.tflite"\n' + RUN, 'model.name: "" is not a name'),
         ('[model]\nname = "a/b"\npath = "a.tflite"\n' + RUN, 'model.name: "a/b" is not a name'),
@@ -233,7 +233,10 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
             MODEL + RUN + "[dose]\nlaunchs = 3",
             'dose: unknown key "launchs"; did you mean "launches"',
         ),
-        (MODEL + RUN + "[dose]\nlaunches = 0", "dose.launches: must be at least 1, not 0"),
+        (
+            MODEL + RUN + "[dose]\nlaunches = 0",
+            "dose.launches: must be at least 1 and at most 10000, not 0",
+        ),
         (MODEL + RUN + "[dose]\nmax_seconds = inf", "dose.max_seconds: must be at least"),
         (MODEL + RUN + "[dose]\nmin_seconds = nan", "dose.min_seconds: must be at least"),
         (
@@ -250,7 +253,7 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         ),
         (
             MODEL + RUN + "[dose]\nscenario = 'stream'\nperiod_ms = 0",
-            "dose.period_ms: must be at least 0.001, not 0",
+            "dose.period_ms: must be at least 0.001 and at most 86400000, not 0",
         ),
         (
             MODEL + RUN + "[dose]\nscenario = 'stream'\nperiod_ms = 10001",

@@ -74,7 +74,7 @@ def test_as_is_follows_only_finished_files() -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    assert catalog.parameters(StepCall(name="int8")) == {"io": "int8"}
+    assert catalog.parameters(StepCall(name="int8")) == {"io": "int8", "min_int8": 0.9}
 
 
 def test_a_whole_number_is_a_number() -> None:

@@ -42,7 +42,12 @@ HOLDS = (
 
 @pytest.mark.parametrize("promise", HOLDS, ids=lambda promise: promise.measure)
 def test_a_kept_promise_has_no_notes(promise: Promise) -> None:
-    assert promises.check(GOOD, [("step", promise)]) == []
+    kept = promises.check(GOOD, [("step", promise)])
+
+    if promise.measure.endswith("_share"):  # one layer is wider, within the limit
+        assert kept.flags == ["wide_weights"]
+    else:
+        assert kept == promises.KeptPromises()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_the_worst_layer_is_named_and_the_others_counted() -> None:
 
 
 def test_one_element_is_forgiven_for_rounding() -> None:
-    assert promises.check([layer("conv", zeros=499)], [("prune", HOLDS[0])]) == []
+    assert not promises.check([layer("conv", zeros=499)], [("prune", HOLDS[0])]).notes
     with pytest.raises(RecipeError):
         promises.check([layer("conv", zeros=498)], [("prune", HOLDS[0])])
 
@@ -91,9 +96,11 @@ def test_a_promise_ignores_other_layers(narrowed: dict[str, Any]) -> None:
 
 
 def test_a_promise_about_no_layer_is_noted() -> None:
-    notes = promises.check(GOOD, [("prune", Promise(measure="sparsity", at_least=1, names="none"))])
+    promise = Promise(measure="sparsity", at_least=1, names="none")
 
-    assert notes == ["prune promised at least 100 % zeros: it applies to no layer of the file"]
+    assert promises.check(GOOD, [("prune", promise)]).notes == [
+        "prune promised at least 100 % zeros: it applies to no layer of the file"
+    ]
 
 
 def test_a_promise_that_cannot_be_counted_is_not_kept() -> None:
@@ -117,5 +124,63 @@ def test_a_recipe_promises_what_its_steps_promise() -> None:
     call = StepCall(name="mixed", parameters={"min_int8": 0.7})
     recipe = Recipe(name="mixed", steps=(call,))
 
-    assert catalog.promised(recipe) == [("mixed", Promise(measure="int8_share", at_least=0.7))]
-    assert catalog.promised(Recipe(name="int8", steps=(StepCall(name="int8"),))) == []
+    (found,) = catalog.promised(recipe)
+
+    assert (found[0], found[1].measure, found[1].at_least) == ("mixed", "int8_share", 0.7)
+    assert catalog.promised(Recipe(name="as_is", steps=(StepCall(name="as_is"),))) == []
+
+
+NARROW = {
+    **dict.fromkeys(("int8", "int16x8", "dynamic", "weight_only", "mixed"), "int8_share"),
+    **dict.fromkeys(("qat", "pqat", "cqat", "pcqat"), "int8_share"),
+    "float16": "float16_share",
+}
+"""The steps that name a width, and its measure."""
+
+
+def test_every_step_that_names_a_width_promises_it() -> None:
+    for name, step in catalog.known_steps().items():
+        found = [promise.measure for _, promise in promised(name)]
+        assert (NARROW.get(name) in found) == (name in NARROW), step
+
+
+def promised(name: str, **parameters: Any) -> list[tuple[str, Promise]]:
+    return catalog.promised(Recipe(name=name, steps=(StepCall(name=name, parameters=parameters),)))
+
+
+@pytest.mark.parametrize("name", [name for name in NARROW if name != "mixed"])
+def test_a_file_that_is_mostly_float_is_refused_with_its_layers(name: str) -> None:
+    layers = [
+        layer("small", "FULLY_CONNECTED", dtype="int8", shape=(10, 10)),
+        layer("dense/MatMul", "FULLY_CONNECTED", shape=(10, 50)),
+        layer("volume", "CONV_3D", shape=(10, 300)),
+        layer("slopes", "PRELU", shape=(900, 10)),
+    ]
+    (width,) = [item for item in promised(name) if item[1].measure == NARROW[name]]
+
+    with pytest.raises(RecipeError) as refused:
+        promises.check(layers, [width])
+
+    text = str(refused.value)
+    assert text.startswith(f"{name} promised at least ")
+    assert "the file has 2.778 %; wider: volume (CONV_3D, 3,000 weights, float32), " in text
+    assert "dense/MatMul (FULLY_CONNECTED, 500 weights, float32); use another recipe" in text
+    assert "slopes" not in text
+    allowed = f"min_{NARROW[name].removesuffix('_share')}"
+    assert f"{name}({allowed}=0.02) accepts the file" in text
+    relaxed = promised(name, **{allowed: 0.02})
+    kept = promises.check(layers, [item for item in relaxed if item[1].measure == NARROW[name]])
+    assert kept.flags == ["wide_weights"]
+    assert "volume (CONV_3D" in kept.notes[0]
+
+
+def test_a_file_in_its_width_has_no_flag() -> None:
+    layers = [layer("dense", "FULLY_CONNECTED", dtype="int8"), layer("slopes", "PRELU")]
+
+    assert promises.check(layers, promised("int8")) == promises.KeptPromises()
+    assert promises.check([], promised("int8")) == promises.KeptPromises()
+
+
+def test_a_step_of_another_package_gets_no_parameter_of_ours() -> None:
+    with pytest.raises(RecipeError, match="replace these layers$"):
+        promises.check([layer("wide")], [("own", HOLDS[5])])

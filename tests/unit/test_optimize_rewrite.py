@@ -94,7 +94,7 @@ def test_only_a_file_that_is_too_large_keeps_weights_after_its_tables(
     assert after_tables(out.read_bytes())
     assert sum(weight.elements for weight in flatbuffer.read(out).weights) == WIDTH * WIDTH
     monkeypatch.undo()
-    again = rewrite.inline(out.read_bytes())
+    again = rewrite.quantised(out.read_bytes())
     assert not after_tables(again)
     assert len(again) == pytest.approx(out.stat().st_size, rel=0.01)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.analysis.gate.contest import Contest, Side
 from harness.analysis.gate.findings import Key
+from harness.config import paths
 from harness.config import recipes as recipe_texts
 from harness.errors import ConfigError, StoreError
 from harness.measure.prepare import Decided
@@ -63,8 +64,9 @@ def resolve(text: str, decided: Decided, results: Store, key: str) -> list[Candi
     `key` is the option's name, for the message.
     """
     plan = decided.plan
-    path = Path(text).expanduser()
-    if path.exists() and not (path / "run.json").exists():
+    path = paths.expanded(text, key)
+    exists = paths.exists(path, key)
+    if exists and not paths.exists(path / "run.json", key):
         return _from_path(path.resolve(), plan, key)
     recipes = {recipe.name for model in plan.models for recipe in model.recipes}
     if text in recipes:
@@ -77,7 +79,7 @@ def resolve(text: str, decided: Decided, results: Store, key: str) -> list[Candi
     if text.startswith(RUNTIME):
         return _from_runtime(text, plan, key)
     try:
-        return _from_run(results.open(path.name if path.exists() else text))
+        return _from_run(results.open(path.name if exists else text))
     except StoreError as error:
         raise ConfigError(
             f'{key} "{text}" is no file, no recipe of the plan ({", ".join(sorted(recipes))}) '

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.protocols import Artifact, Parameter, StepData
+from harness.optimize import widths
+from harness.protocols import Artifact, Parameter, Promise, StepData
 
 _FOUR = 4
 
@@ -29,6 +30,7 @@ class Dynamic:
     summary = "int8 or int4 weights, activations quantised at run time"
     parameters: tuple[Parameter, ...] = (
         Parameter(name="bits", type="8 | 4", default=8, help="bits of a weight"),
+        widths.int8(),
     )
     takes: tuple[str, ...] = ("float_tflite",)
     gives = "tflite"
@@ -56,4 +58,9 @@ class Dynamic:
             notes += weights.notes(
                 self.name, out, bits=bits, granularity="channel", arithmetic="integer"
             )
-        return Artifact(path=out, form=self.gives, notes=notes, flags=source.flags)
+        flags = (*source.flags, *weights.flags(out, bits))
+        return Artifact(path=out, form=self.gives, notes=notes, flags=flags)
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Promise the share of weights in 8 bits."""
+        return widths.promises(parameters)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.protocols import Artifact, Parameter, StepData
+from harness.optimize import widths
+from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
 class Float16:
@@ -17,7 +18,7 @@ class Float16:
 
     name = "float16"
     summary = "float16 weights, float arithmetic"
-    parameters: tuple[Parameter, ...] = ()
+    parameters: tuple[Parameter, ...] = (widths.FLOAT16,)
     takes: tuple[str, ...] = ("float_tflite",)
     gives = "tflite"
     needs: tuple[str, ...] = ()
@@ -32,6 +33,10 @@ class Float16:
         out = workdir / "model.tflite"
         quantise.quantise(source.path, out, _half)
         return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Promise the share of weights in 16 bits."""
+        return widths.promises(parameters)
 
 
 def _half(worker: Any) -> None:  # noqa: ANN401 - untyped library

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.protocols import Artifact, Parameter, StepData
+from harness.optimize import widths
+from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
 class Int16x8:
@@ -25,6 +26,7 @@ class Int16x8:
             default="int16",
             help="dtype of the model's inputs and outputs",
         ),
+        widths.int8(),
     )
     takes: tuple[str, ...] = ("float_tflite",)
     gives = "tflite"
@@ -42,3 +44,7 @@ class Int16x8:
             configure = quantise.float_ends(configure)
         quantise.quantise(source.path, out, configure, data.calibration)
         return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Promise the share of weights in 8 bits."""
+        return widths.promises(parameters)

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.protocols import Artifact, Parameter, StepData
+from harness.optimize import widths
+from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
 class Int8:
-    """Full-integer quantisation with the smallest and largest values seen in calibration."""
+    """Full-integer quantisation with the smallest and largest values seen in calibration.
+
+    A model that is quantisation-aware already keeps its trained ranges and needs no data.
+    """
 
     name = "int8"
     summary = "int8 weights and activations (calibrated)"
@@ -25,8 +29,9 @@ class Int8:
             default="int8",
             help="dtype of the model's inputs and outputs",
         ),
+        widths.int8(),
     )
-    takes: tuple[str, ...] = ("float_tflite",)
+    takes: tuple[str, ...] = ("float_tflite", "quantisation_aware")
     gives = "tflite"
     needs: tuple[str, ...] = ("calibration",)
 
@@ -42,3 +47,7 @@ class Int8:
             configure = quantise.float_ends(configure)
         quantise.quantise(source.path, out, configure, data.calibration)
         return Artifact(path=out, form=self.gives, notes=source.notes, flags=source.flags)
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Promise the share of weights in 8 bits."""
+        return widths.promises(parameters)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RecipeError
+from harness.optimize import widths
 from harness.protocols import Artifact, Parameter, Promise, StepData
 
 if TYPE_CHECKING:
@@ -56,12 +57,7 @@ class Mixed:
             default=True,
             help="whether operators that no rule matches may be left in float",
         ),
-        Parameter(
-            name="min_int8",
-            type="number 0..1",
-            default=0.0,
-            help="minimum share of weights in int8; a file with less is an error",
-        ),
+        widths.int8(default=0.0),
         Parameter(
             name="io",
             type='"float" | "int8"',
@@ -76,8 +72,7 @@ class Mixed:
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
         """Promise the minimum share of weights in int8."""
-        share = parameters["min_int8"]
-        return (Promise(measure="int8_share", at_least=share),) if share else ()
+        return widths.promises(parameters)
 
     def build(
         self, source: Artifact, parameters: Mapping[str, Any], data: StepData, workdir: Path

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.optimize import widths
 from harness.optimize.training import offers
-from harness.protocols import Artifact, Parameter, StepData
+from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
 class Qat:
@@ -26,6 +27,7 @@ class Qat:
             default="int8",
             help="dtype of the model's inputs and outputs",
         ),
+        widths.int8(default=1.0),
         *offers.training(learning_rate=3e-4),
     )
     takes: tuple[str, ...] = offers.TAKES
@@ -50,3 +52,7 @@ class Qat:
                 workdir,
                 io=parameters["io"],
             )
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Promise the share of weights in 8 bits."""
+        return widths.promises(parameters)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.protocols import Artifact, Parameter, StepData
+from harness.optimize import widths
+from harness.protocols import Artifact, Parameter, Promise, StepData
 
 
 class WeightOnly:
@@ -41,6 +42,7 @@ class WeightOnly:
             default="min_max",
             help="choice of a scale: the whole range, or clipped for the smallest error",
         ),
+        widths.int8(),
     )
     takes: tuple[str, ...] = ("float_tflite",)
     gives = "tflite"
@@ -67,5 +69,12 @@ class WeightOnly:
             self.name, out, bits=bits, granularity=granularity, arithmetic="float"
         )
         return Artifact(
-            path=out, form=self.gives, notes=(*source.notes, *notes), flags=source.flags
+            path=out,
+            form=self.gives,
+            notes=(*source.notes, *notes),
+            flags=(*source.flags, *weights.flags(out, bits)),
         )
+
+    def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
+        """Promise the share of weights in 8 bits."""
+        return widths.promises(parameters)

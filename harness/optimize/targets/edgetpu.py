@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import RecipeError
+from harness import text_files
+from harness.errors import ConfigError, RecipeError
 from harness.optimize.targets import edgetpu_log, programs
 from harness.optimize.targets.compilers import EDGETPU_COMPILER
 from harness.tflite import flatbuffer, rewrite
@@ -70,7 +71,7 @@ def fit(path: Path) -> list[str]:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and the Edge TPU takes '
-                "constant sizes: build it with the key shape of the model"
+                "constant sizes: build it with the key shape of the model, or the option --shape"
             )
         # An open batch counts as 1; it is fixed before compiling.
         if any(size not in (1, -1) for size in tensor.shape[:-_INNERMOST]):
@@ -226,6 +227,18 @@ def _compiled(
     )
 
 
+def _log_text(log: Path) -> str:
+    """Return the text of a user's log, whatever its encoding; "" if it cannot be read."""
+    try:
+        data = text_files.content(log)
+    except ConfigError:
+        return ""
+    try:
+        return text_files.decoded(data, log.name)
+    except ConfigError:
+        return data.decode("utf-8", "replace")
+
+
 def read_log_beside(path: Path, operators: Mapping[str, int]) -> Compiled | None:
     """Read the log beside a compiled file (`m_edgetpu.tflite`, `m_edgetpu.log`).
 
@@ -234,7 +247,7 @@ def read_log_beside(path: Path, operators: Mapping[str, int]) -> Compiled | None
     log = path.with_suffix(".log")
     if EDGETPU not in operators or not log.is_file():
         return None
-    account = edgetpu_log.read(log.read_text("utf-8", "replace"))
+    account = edgetpu_log.read(_log_text(log))
     if account.version is None and account.total_ops is None:
         return None
     return _compiled(account, None, operators, source=log.name)

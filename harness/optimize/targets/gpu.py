@@ -55,7 +55,7 @@ def fit(path: Path) -> list[str]:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and a GPU takes '
-                "constant sizes: build it with the key shape of the model"
+                "constant sizes: build it with the key shape of the model, or the option --shape"
             )
     if facts.custom:
         raise RecipeError(f"a GPU runs no custom operators: {', '.join(facts.custom)}")

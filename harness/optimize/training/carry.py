@@ -9,7 +9,7 @@ source run on the same random inputs; a difference is refused with the layer's n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize import convert
+from harness.optimize import convert, keras_files, library_errors
 from harness.optimize.training import libraries, replay
 from harness.optimize.training.libraries import Keras
 
 Array = np.ndarray[Any, Any]
 MAX_DIFFERENCE = 1e-4
 """Largest |carried - source| relative to the span of the source's values; allows rounding only."""
+_MAX_HALF_DIFFERENCE = 0.05
+"""The same for a source that computes in half precision, whose own rounding comes on top."""
 _MIN_SPAN = 0.01
 """Smallest span as a share of the largest value; a narrower one would compare rounding alone."""
+_PRECISIONS = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 _PROBES = 2
 _OPEN_SIZE = 64
 """Size of an open dimension in the random inputs."""
@@ -52,16 +55,18 @@ def carry(path: Path, form: str, *, seed: int = 0) -> Carried:
         raise RecipeError(f"{path}: {replay.subclassed(source.name)}")
     if isinstance(source, keras.Model):
         carried = again(source)
-        difference = _difference(source, carried, seed)
-        if not difference <= MAX_DIFFERENCE:
+        difference = outputs_apart(source, carried, seed)
+        half = _in_float32(source.get_config()) != source.get_config()
+        if not difference <= (_MAX_HALF_DIFFERENCE if half else MAX_DIFFERENCE):
             raise RecipeError(
                 f"{path}: made again from its config, the model gives different outputs (relative "
                 f"difference {difference:.2g}): a layer has state that is not in its config"
             )
     else:
+        keras_files.compute_in_float32(source)
         replayed = replay.replay(source)
         carried = replayed.model
-        difference = _difference(source, carried, seed)
+        difference = outputs_apart(source, carried, seed)
         if not difference <= MAX_DIFFERENCE:
             culprit = _culprit(source, replayed, seed)
             if culprit is not None or not np.isfinite(difference):
@@ -81,26 +86,55 @@ def load(path: Path, form: str) -> Keras:
         return _saved_model(path) if form == "saved_model" else convert.load_keras(path, form)
     except (*replay.REFUSALS, OSError) as error:
         raise RecipeError(
-            f"{path}: the model cannot be loaded for training ({type(error).__name__}: "
-            f"{_short(error)}); custom layers cannot be converted, use recipes that do not train"
+            f"{path}: the model cannot be loaded for training ({library_errors.brief(error)}); custom "
+            "layers cannot be converted, use recipes that do not train"
         ) from error
 
 
 def again(model: Keras) -> Keras:
     """Make a tf_keras model again from its config, with its weights; the given one is unchanged.
 
-    Raises RecipeError if a layer cannot be made from its config.
+    The new one computes in float32 (the policies `mixed_float16`, ... are left out). Raises
+    RecipeError if a layer cannot be made from its config.
     """
     keras = libraries.keras()
     try:
-        made = keras.models.clone_model(model)
+        config = model.get_config()
+        plain = _in_float32(config)
+        if plain == config:
+            made = keras.models.clone_model(model)
+        else:
+            kind = keras.Sequential if isinstance(model, keras.Sequential) else keras.Model
+            made = kind.from_config(plain)
         made.set_weights(model.get_weights())
     except replay.REFUSALS as error:
         raise RecipeError(
             f'the model "{model.name}" cannot be made again from its config '
-            f"({type(error).__name__}: {_short(error)}); custom layers need a get_config"
+            f"({library_errors.brief(error)}); custom layers need a get_config"
         ) from error
     return made
+
+
+def _in_float32(config: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a config whose dtypes of half and double precision are float32."""
+    if isinstance(config, Mapping):
+        return {
+            key: "float32"
+            if key == "dtype" and _policy(value) in _PRECISIONS
+            else _in_float32(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_in_float32(item) for item in config)
+    return config
+
+
+def _policy(dtype: Any) -> str:  # noqa: ANN401 - JSON
+    """Return the name of a dtype or of a dtype policy."""
+    if isinstance(dtype, Mapping):
+        inner = dtype.get("config")
+        return str(inner.get("name")) if isinstance(inner, Mapping) else ""
+    return str(dtype)
 
 
 def _saved_model(path: Path) -> Keras:
@@ -119,7 +153,8 @@ def _has_graph(model: Keras) -> bool:
     return bool(getattr(graph, "_nodes_by_depth", None))
 
 
-def _difference(source: Keras, carried: Keras, seed: int) -> float:
+def outputs_apart(source: Keras, carried: Keras, seed: int) -> float:
+    """Return the largest difference of two models on random inputs, relative to the outputs' span."""
     fed = _probes(source, seed)
     return _relative(
         _run(source, replay.functional(source).input, fed), _run(carried, carried.input, fed)
@@ -154,15 +189,21 @@ def _culprit(source: Keras, replayed: replay.ReplayedModel, seed: int) -> str | 
 
 def _probes(model: Keras, seed: int) -> list[Array]:
     generator = np.random.default_rng(seed)
+    rows = keras_files.fewest_rows(model)
     fed: list[Array] = []
     for tensor in model.inputs:
         sizes = tuple(tensor.shape)[1:]
         shape = (_PROBES, *(_OPEN_SIZE if size is None else int(size) for size in sizes))
         kind = np.dtype(getattr(tensor.dtype, "name", tensor.dtype))
-        if np.issubdtype(kind, np.floating):
+        if rows is not None and kind != np.bool_:
+            fed.append(generator.integers(0, rows, size=shape).astype(kind))
+        elif np.issubdtype(kind, np.floating):
             fed.append(generator.normal(size=shape).astype(kind))
-        else:
+        elif kind == np.bool_ or kind.itemsize > np.dtype(np.int16).itemsize:
             fed.append(generator.integers(0, 2, size=shape).astype(kind))
+        else:
+            limits = np.iinfo(kind)
+            fed.append(generator.integers(limits.min, limits.max, size=shape, dtype=kind))
     return fed
 
 
@@ -191,8 +232,3 @@ def _relative(expected: Sequence[Array], found: Sequence[Array]) -> float:
         if not np.isfinite(difference):
             return float("inf")
     return worst
-
-
-def _short(error: Exception, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."

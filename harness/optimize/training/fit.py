@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import libraries, objectives
 from harness.optimize.training import strategy as places
 from harness.optimize.training.libraries import Keras
@@ -110,7 +111,7 @@ class TrainingResult:
     epochs: int
     """Number of epochs that ran."""
     best: int
-    """The epoch whose weights were kept, counted from 1."""
+    """The epoch whose weights were kept, counted from 1; 0 for the weights before training."""
     loss: float
     accuracy: float | None
     notes: tuple[str, ...]
@@ -193,18 +194,18 @@ def fit(
     of: Task,
     *,
     callbacks: Sequence[Keras] = (),
-    first_best: int = 1,
+    first_best: int = 0,
     loss: Keras | None = None,
     what: str = "trained",
 ) -> TrainingResult:
-    """Train the model in place; it ends with the weights of its best epoch.
+    """Train the model in place; it ends with its best weights: those of an epoch, or its own.
 
     Args:
         model: A model with the inputs and the output of the task's model.
         of: From `task`.
         callbacks: Further Keras callbacks (pruning needs one).
-        first_best: First epoch, counted from 1, that may be the best: a model that is being pruned
-            must not return to a less sparse epoch.
+        first_best: First epoch, counted from 1, that may be the best; 0 also allows the weights
+            before training. A model that is being pruned must not return to a less sparse epoch.
         loss: Replaces the task's loss; not needed for a model with its own train_step.
         what: Beginning of the note.
 
@@ -219,6 +220,8 @@ def fit(
             loss=of.objective.loss() if loss is None else loss,
         )
         state = _State()
+        if first_best == 0:
+            _consider(model, of, state)
         watch = _watch(keras, model, of, state, first_best)
         try:
             model.fit(
@@ -230,7 +233,7 @@ def fit(
         except libraries.tensorflow().errors.ResourceExhaustedError as error:
             raise RecipeError(
                 f"training ran out of memory with batch={chosen.batch}: use a smaller batch "
-                f"({_short(error)})"
+                f"({library_errors.brief(error)})"
             ) from error
     if state.broken:
         raise RecipeError(state.broken)
@@ -242,9 +245,9 @@ def _result(model: Keras, of: Task, state: _State, what: str) -> TrainingResult:
     loss, accuracy = evaluate(model, of)
     early = f", stopped early of {of.settings.epochs}" if state.epochs < of.settings.epochs else ""
     part = "validation" if of.held else "training"
+    best = f"best {state.best_epoch}" if state.best_epoch else "none better than before training"
     note = (
-        f"{what}: {state.epochs} epochs{early}, best {state.best_epoch}; {part} loss "
-        f"{_change(of.before[0], loss)}"
+        f"{what}: {state.epochs} epochs{early}, {best}; {part} loss {_change(of.before[0], loss)}"
     )
     if accuracy is not None:
         note += f", accuracy {_change(of.before[1], accuracy)}"
@@ -279,18 +282,24 @@ def _watch(keras: Keras, model: Keras, of: Task, state: _State, first_best: int)
                 self.model.stop_training = True
 
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+            del logs
             state.epochs = epoch + 1
             if state.broken or state.epochs < min(first_best, of.settings.epochs):
                 return
-            judged = evaluate(model, of)[0] if of.held else (logs or {}).get("loss", math.inf)
-            if judged < state.best_loss or not state.weights:
-                state.best_loss, state.best_epoch = judged, state.epochs
-                state.weights = model.get_weights()
+            _consider(model, of, state)
             waited = state.epochs - state.best_epoch
             if of.settings.patience and waited >= of.settings.patience:
                 self.model.stop_training = True
 
     return BestWeights()
+
+
+def _consider(model: Keras, of: Task, state: _State) -> None:
+    """Keep the model's weights if they are the best so far on the judged part."""
+    judged = evaluate(model, of)[0]
+    if judged < state.best_loss or not state.weights:
+        state.best_loss, state.best_epoch = judged, state.epochs
+        state.weights = model.get_weights()
 
 
 def _batches(of: Task) -> Keras:
@@ -376,8 +385,3 @@ def _columns(model: Keras, data: StepData) -> tuple[tuple[Array, ...], Array]:
             f"{', '.join(names)}"
         )
     return tuple(given.values()), labels
-
-
-def _short(error: Exception, limit: int = 200) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."

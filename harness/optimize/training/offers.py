@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.optimize import widths
 from harness.protocols import Parameter, Promise
 
 TAKES = ("keras", "h5", "saved_model")
@@ -96,13 +97,14 @@ SHARED: tuple[Parameter, ...] = (
         default=3e-4,
         help="learning rate of the quantisation-aware stage; learning_rate is for the other stages",
     ),
+    widths.int8(default=1.0),
     *training(),
 )
 
 
 def promises(parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-    """Promise the sparsity and the number of values of the finished file."""
-    found = []
+    """Promise the sparsity, the number of values and the width of the finished file's weights."""
+    found = list(widths.promises(parameters))
     if "sparsity" in parameters:
         found.append(
             Promise(measure="sparsity", at_least=parameters["sparsity"], operators=_OPERATORS)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.errors import RecipeError
-from harness.optimize.training import carry, fit, libraries
+from harness.optimize import library_errors
+from harness.optimize.training import carry, equivalents, fit, libraries
 from harness.optimize.training.libraries import Keras
 
 Preserve = Literal["nothing", "zeros", "clusters", "zeros and clusters"]
@@ -27,10 +28,7 @@ _CALIBRATED = 256
 """Number of training samples for the initial ranges."""
 _ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError, KeyError)
 _INSTEAD: Mapping[str, str] = {
-    "BatchNormalization": "put it directly after a convolution or dense layer, before the "
-    "activation",
-    "Conv1D": "write it as Conv2D over a width of 1",
-    "MaxPooling1D": "write it as MaxPooling2D over a width of 1",
+    "BatchNormalization": "normalise the last axis, and call the layer once",
     "Multiply": "gates have no quantised form here",
     "PReLU": "use ReLU or LeakyReLU",
     "ELU": "use ReLU or LeakyReLU",
@@ -56,14 +54,28 @@ def quantise(
 
     Raises RecipeError: a layer that has no quantised form (its name and the fix), and as `fit`.
     """
-    emulated = _emulated(model, preserve)
+    _refuse_nested_models(model)
+    taken, notes = _taken(model, task, preserve)
+    emulated = _emulated(taken, preserve)
     with _following(_DECAY):
         _calibrate(emulated, task)
         what = f"trained with simulated int8 rounding{_keeping(preserve)}"
         result = fit.fit(emulated, task, what=what)
     if "clusters" in preserve:
         emulated = _without_clusters(emulated)
-    return emulated, result.notes
+    return emulated, (*notes, *result.notes)
+
+
+def _taken(model: Keras, task: fit.Task, preserve: Preserve) -> tuple[Keras, tuple[str, ...]]:
+    """Return an equal model of layers that the library quantises, and notes."""
+    made, notes = equivalents.of(model, fold="clusters" not in preserve)
+    apart = carry.outputs_apart(model, made, task.seed)
+    if not apart <= carry.MAX_DIFFERENCE:
+        raise RecipeError(
+            f'quantisation-aware training: the layers of "{model.name}" written as ones that can be '
+            f"quantised give other outputs (relative difference {apart:.2g}): use int8 after training"
+        )
+    return made, notes
 
 
 def _keeping(preserve: Preserve) -> str:
@@ -72,7 +84,6 @@ def _keeping(preserve: Preserve) -> str:
 
 def _emulated(model: Keras, preserve: Preserve) -> Keras:
     quantization = libraries.model_optimization().quantization.keras
-    _refuse_nested_models(model)
     try:
         annotated = quantization.quantize_annotate_model(carry.again(model))
         with quantization.quantize_scope():
@@ -118,7 +129,7 @@ def _refusal(model: Keras, text: str) -> str:
     layer = next((item for item in model.layers if named and item.name == named[1]), None)
     if layer is None:
         layer = next((item for item in model.layers if _activation_is_named(item, text)), None)
-    message = " ".join(text.split())[:200]
+    message = library_errors.brief(text)
     if layer is None:
         return (
             f"quantisation-aware training cannot take this model ({message}); use int8 after "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import libraries
 from harness.optimize.training.libraries import Keras
 
@@ -84,7 +85,7 @@ def rebuild(model: Keras, replaced: Mapping[str, Sequence[Piece]]) -> Keras:
     except _REFUSALS as error:
         raise RecipeError(
             f'the model "{model.name}" cannot be made again from its config '
-            f"({type(error).__name__}: {_short(error)}); give its custom layers a get_config"
+            f"({library_errors.brief(error)}); give its custom layers a get_config"
         ) from error
     _carry_weights(source, made, {p.name: p for pieces in replaced.values() for p in pieces})
     return made
@@ -94,7 +95,7 @@ def _chain(item: Mapping[str, Any], pieces: Sequence[Piece]) -> list[dict[str, A
     """Replace a layer's entry of a graph's config by one entry per piece."""
     assert pieces[-1].name == item["name"], "later layers find the last piece by the old name"
     entries = []
-    inbound = item["inbound_nodes"]
+    inbound = [_without_training(node) for node in item["inbound_nodes"]]
     for piece in pieces:
         entries.append(
             {
@@ -109,6 +110,13 @@ def _chain(item: Mapping[str, Any], pieces: Sequence[Piece]) -> list[dict[str, A
     return entries
 
 
+def _without_training(node: Any) -> Any:  # noqa: ANN401 - a call in a config
+    """Return a call without the argument `training`, which the piece may not take."""
+    if isinstance(node, Mapping):
+        return {key: _without_training(value) for key, value in node.items() if key != "training"}
+    return [_without_training(value) for value in node] if isinstance(node, list) else node
+
+
 def _carry_weights(source: Keras, made: Keras, pieces: Mapping[str, Piece]) -> None:
     for layer in made.layers:
         try:
@@ -118,7 +126,8 @@ def _carry_weights(source: Keras, made: Keras, pieces: Mapping[str, Piece]) -> N
                 layer.set_weights(source.get_layer(layer.name).get_weights())
         except ValueError as error:
             raise RecipeError(
-                f'the weights of "{layer.name}" do not fit its new place ({_short(error)})'
+                f'the weights of "{layer.name}" do not fit its new place '
+                f"({library_errors.brief(error)})"
             ) from error
 
 
@@ -135,8 +144,3 @@ def _functional_class() -> type[Any]:
 
     kind: type[Any] = Functional
     return kind
-
-
-def _short(error: Exception, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else f"{line[:limit]} ..."

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import RecipeError
+from harness.optimize import library_errors
 from harness.optimize.training import layer_conversion, libraries
 from harness.optimize.training.libraries import Keras
 
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, IndexError)
 """Exceptions that tf_keras raises for a layer that it does not have or defines differently."""
-_MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,10 @@ class _Replay:
             inputs.append(ours)
         self._graph(source, tensors)
         outputs = [tensors[id(tensor)] for tensor in source.outputs]
-        single = outputs[0] if len(outputs) == 1 else outputs
-        self._replayed.model = self._keras.Model(inputs, single, name=source.name)
+        given = outputs[0] if len(outputs) == 1 else outputs
+        if isinstance(source.output, Mapping) and len(outputs) > 1:
+            given = _packed(source.output, outputs)  # its keys are the names of the outputs
+        self._replayed.model = self._keras.Model(inputs, given, name=source.name)
         for made in self._made.values():
             made.carry_weights()
         return self._replayed
@@ -114,8 +116,8 @@ class _Replay:
         except REFUSALS as error:
             raise RecipeError(
                 f'the layer "{operation.name}" ({type(operation).__name__}) has no equivalent in '
-                f"tf-keras ({_short(error)}): steps that train cannot take this model; replace the "
-                "layer, or use recipes that do not train"
+                f"tf-keras ({library_errors.brief(error)}): steps that train cannot take this model; "
+                "replace the layer, or use recipes that do not train"
             ) from error
 
     def _inline(self, model: Keras, args: Sequence[Any], prefix: str) -> Keras:
@@ -163,12 +165,13 @@ def _is_model(operation: Keras) -> bool:
     return isinstance(operation, keras.Model)
 
 
+def _packed(structure: Any, flat: list[Any]) -> Any:  # noqa: ANN401 - tensors in any structure
+    import tensorflow as tf
+
+    return tf.nest.pack_sequence_as(structure, flat)
+
+
 def _flat(outputs: Any) -> list[Any]:  # noqa: ANN401 - tensors in any structure
     import tensorflow as tf
 
     return list(tf.nest.flatten(outputs))
-
-
-def _short(error: Exception) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]} ..."

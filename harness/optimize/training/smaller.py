@@ -33,7 +33,7 @@ def make(
     if given["epochs"] and data.training is None:
         raise RecipeError(
             f"there is no training data for {given['epochs']} epochs: give the key training in "
-            "[data], or epochs=0 to keep the cut model untrained (usually far less accurate)"
+            "[data] or the option --training, or epochs=0 to keep the cut model untrained (usually far less accurate)"
         )
     with fit.prepared(data.seed) as place:
         model = models.load(source)

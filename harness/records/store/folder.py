@@ -86,6 +86,11 @@ class Store:
         """
         from harness.records.store.write import RunWriter
 
+        run = self.of_plan(selector, plan_digest)
+        return RunWriter(run.path, run.record)
+
+    def of_plan(self, selector: str, plan_digest: str) -> StoredRun:
+        """Open a run as `open` does; raises StoreError if it was made from another plan."""
         run = self.open(selector)
         if run.record.plan_digest != plan_digest:
             raise StoreError(
@@ -93,7 +98,7 @@ class Store:
                 f"this one has {plan_digest[:12]}); start a new run, or use the plan of the run, "
                 f"which is in {run.path / RECORD}"
             )
-        return RunWriter(run.path, run.record)
+        return run
 
     def runs(self) -> list[RunSummary]:
         """List all runs, newest first; a broken one is listed with the reason."""

@@ -39,6 +39,7 @@ FLAGS: Mapping[str, str] = {
     "thinned": "every second, fourth, ... sample of a long launch is kept, evenly spaced",
     "uncontrolled": "the processor's frequency was not pinned",
     "unsteady": "warm-up ended at its cap before latency was steady",
+    "wide_weights": "some weights are wider than the recipe's name says: the notes list them",
 }
 
 SCENARIOS: Mapping[str, str] = {

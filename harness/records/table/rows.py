@@ -1,6 +1,7 @@
 """Rows from records: every column of harness.columns, computed when it is read.
 
-In a row that failed or is not measured yet, the measurements are null, never zero.
+In a row that failed or is not measured yet, the measurements are null, never zero. The accuracy is
+there if it is why the row failed.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ def rows_of(measured: Measured) -> list[Row]:
 
 def _row(measured: Measured, cell: Cell) -> Row:
     reading = CellReading(measured, cell)
+    measured_row = reading.status in MEASURED
     known = {
         "always": True,
         "answered": reading.answered,
-        "measured": reading.status in MEASURED,
+        "measured": measured_row,
+        "judged": measured_row or reading.refused_for_accuracy,
     }
     values = {
         column.name: SOURCES[column.name](reading) if known[column.known] else None

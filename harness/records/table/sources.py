@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import columns, stats
 from harness.devices.delegation import CPU_TARGETS, DelegationVerdict, Timing, judge
+from harness.errors import Inaccurate
 from harness.records.table.measured import Measured, of_kind
 from harness.records.table.row import PENDING
 from harness.stats import Interval
@@ -46,6 +47,13 @@ class CellReading:
     def answered(self) -> bool:
         """Whether there are launches to read."""
         return self.outcome is not None and self.outcome.failure is None
+
+    @property
+    def refused_for_accuracy(self) -> bool:
+        """Whether the row failed because the file lost too much accuracy on the host."""
+        return self.failure is not None and (
+            self.failure.kind == Inaccurate.kind and self.cell.lost_accuracy is not None
+        )
 
     @cached_property
     def status(self) -> str:

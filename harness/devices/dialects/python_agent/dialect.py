@@ -386,6 +386,7 @@ def _wire(order: LaunchOrder) -> dict[str, Any]:
         "delegate_options": dict(order.delegate_options),
         "processors": list(order.processors),
         "timeout_seconds": order.timeout_seconds,
+        "limits": dict(order.limits),
     }
 
 

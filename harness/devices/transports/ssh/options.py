@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from harness.devices import options
+from harness.errors import ConfigError
 from harness.protocols import Transport, TransportPlugin
 from harness.types import Device
 
@@ -24,6 +25,13 @@ class SshOptions:
     """If set, the only file of host keys that is read and written for this device."""
     ssh_config: Path | None = None
     """Read instead of `~/.ssh/config`."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty path, which would be the current folder."""
+        for key in ("identity", "known_hosts", "ssh_config"):
+            path = getattr(self, key)
+            if path is not None and str(path) in {"", "."}:
+                raise ConfigError(f"{key}: must be a file, not an empty path; leave the key out")
 
     @classmethod
     def of(cls, device: Device) -> Self:
