@@ -12,8 +12,8 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from harness.errors import ConfigError
 from harness.printable import file_name
@@ -62,7 +62,7 @@ def content(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def regular(path: Path) -> BinaryIO:
+def regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes; raises ConfigError with the path for anything else."""
     try:
         # Without O_NONBLOCK, opening a pipe waits for its writer.
