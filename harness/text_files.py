@@ -10,6 +10,7 @@ waiting for it: a pipe without a writer would block for ever, and `/dev/zero` ne
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
 from io import BufferedReader
@@ -72,10 +73,12 @@ def regular(path: Path) -> BufferedReader:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{file_name(path)}: cannot be read: {reason}") from error
-    other = kind(os.fstat(handle).st_mode)
+    mode = os.fstat(handle).st_mode
+    other = kind(mode)
     if other is not None:
         os.close(handle)
-        raise ConfigError(f"{file_name(path)}: is {other}, not a file")
+        reason = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else f"is {other}, not a file"
+        raise ConfigError(f"{file_name(path)}: cannot be read: {reason}")
     return os.fdopen(handle, "rb")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from harness.errors import HarnessError, Inaccurate
 from harness.types import Cell, Failure, Profile
 
+_SMALL_DROP = 1e-3
+
 
 def failure_of(error: HarnessError) -> Failure:
     """Turn an error into the failure of an outcome."""
@@ -34,10 +36,11 @@ def refused(cell: Cell, profile: Profile | None) -> Failure | None:
     variant, drop = cell.variant, cell.lost_accuracy
     if drop is None:
         return None
+    digits = ".4f" if drop >= _SMALL_DROP else ".4g"
     verb = "rises" if variant.accuracy_better == "lower" else "falls"
     return Failure(
         kind=Inaccurate.kind,
-        reason=f"on the host {variant.metric} {verb} by {drop:.4g}, from "
-        f"{variant.accuracy_source_model:.4g} of the source model to {variant.accuracy:.4g} "
+        reason=f"on the host {variant.metric} {verb} by {drop:{digits}} against the source model, "
+        f"from {variant.accuracy_source_model:.4g} to {variant.accuracy:.4g} "
         f"(accept.max_accuracy_drop = {cell.accept.max_accuracy_drop})",
     )
