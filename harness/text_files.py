@@ -10,10 +10,11 @@ waiting for it: a pipe without a writer would block for ever, and `/dev/zero` ne
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from harness.errors import ConfigError
 from harness.printable import file_name
@@ -62,7 +63,7 @@ def content(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def regular(path: Path) -> BinaryIO:
+def regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes; raises ConfigError with the path for anything else."""
     try:
         # Without O_NONBLOCK, opening a pipe waits for its writer.
@@ -72,10 +73,12 @@ def regular(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{file_name(path)}: cannot be read: {reason}") from error
-    other = kind(os.fstat(handle).st_mode)
+    mode = os.fstat(handle).st_mode
+    other = kind(mode)
     if other is not None:
         os.close(handle)
-        raise ConfigError(f"{file_name(path)}: is {other}, not a file")
+        reason = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else f"is {other}, not a file"
+        raise ConfigError(f"{file_name(path)}: cannot be read: {reason}")
     return os.fdopen(handle, "rb")
 
 

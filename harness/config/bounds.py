@@ -91,6 +91,12 @@ def check_count(where: str, count: int, most: int) -> None:
         raise ConfigError(f"{where}: {count:,} items; at most {most:,} are allowed")
 
 
+def check_number(where: str, number: float | None, most: float) -> None:
+    """Raise ConfigError that starts with `where` for a number over its bound."""
+    if number is not None and number > most:
+        raise ConfigError(f"{where}: must be at most {most:.12g}, not {number}")
+
+
 def path_text(location: Iterable[int | str]) -> str:
     """Format a place in a file: `run.recipes[2]`."""
     text = ""

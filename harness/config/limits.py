@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness import columns, metrics, plugins
+from harness.config import bounds
 from harness.errors import ConfigError
 from harness.protocols import JudgesSamples
 from harness.types import Dose, GateRules, PlannedModel
@@ -19,20 +20,34 @@ _DAY = 86_400
 
 # Key path to the smallest and the largest allowed value.
 _LIMITS: dict[str, tuple[float, float]] = {
-    "dose.launches": (1, 10_000),
-    "dose.min_inferences": (1, 10_000_000),
-    "dose.min_seconds": (0, _DAY),
-    "dose.max_seconds": (0.001, _DAY),
-    "dose.warmup_seconds": (0, _DAY),
-    "dose.warmup_min_inferences": (0, 10_000_000),
-    "dose.warmup_max_inferences": (1, 10_000_000),
-    "dose.warmup_max_seconds": (0.001, _DAY),
-    "dose.memory_launches": (0, 1_000),
-    "dose.period_ms": (0.001, _DAY * 1e3),
+    "dose.launches": (1, _INFINITE),
+    "dose.min_inferences": (1, _INFINITE),
+    "dose.min_seconds": (0, _INFINITE),
+    "dose.max_seconds": (0.001, _INFINITE),
+    "dose.warmup_seconds": (0, _INFINITE),
+    "dose.warmup_min_inferences": (0, _INFINITE),
+    "dose.warmup_max_inferences": (1, _INFINITE),
+    "dose.warmup_max_seconds": (0.001, _INFINITE),
+    "dose.memory_launches": (0, _INFINITE),
+    "dose.period_ms": (0.001, _INFINITE),
     "dose.sustained_minutes": (0.01, 1440),
     "accept.max_accuracy_drop": (0, _INFINITE),
     "accept.min_agreement": (0, 1),
     "accept.min_delegated": (0, 1),
+}
+
+# Bounds that no measurement needs to exceed; docs/plans.md#text-and-limits.
+_BOUNDS: dict[str, float] = {
+    "dose.launches": 10_000,
+    "dose.min_inferences": 10_000_000,
+    "dose.min_seconds": _DAY,
+    "dose.max_seconds": _DAY,
+    "dose.warmup_seconds": _DAY,
+    "dose.warmup_min_inferences": 10_000_000,
+    "dose.warmup_max_inferences": 10_000_000,
+    "dose.warmup_max_seconds": _DAY,
+    "dose.memory_launches": 1_000,
+    "dose.period_ms": _DAY * 1e3,
 }
 
 # Pairs of keys; the first value must not be larger than the second.
@@ -49,8 +64,10 @@ def check(tables: Mapping[str, Any], name: str) -> None:
         number = _value(tables, key)
         # NaN is outside of every limit, and infinity is refused if there is no upper limit.
         if number is not None and not (low <= number <= high and number < _INFINITE):
-            end = "" if high == _INFINITE else f" and at most {high:.12g}"
+            end = "" if high == _INFINITE else f" and at most {high}"
             raise ConfigError(f"{name}: {key}: must be at least {low}{end}, not {number}")
+    for key, most in _BOUNDS.items():
+        bounds.check_number(f"{name}: {key}", _value(tables, key), most)
     if not tables["run"]["threads"]:
         raise ConfigError(f"{name}: run.threads: at least one number is needed")
     for small, large in _ORDERED:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge
 
 from harness import columns, metrics, plugins
 from harness.config import bounds, farm, recipes
@@ -55,6 +55,7 @@ OBJECTIVES: Mapping[str, Aim] = {**HOST, **DEVICE}
 """All objectives; the direction of accuracy depends on the metric (:func:`direction`)."""
 
 _MAX_ALTERNATIVES = 100
+_MAX_TRIALS, _MAX_PROCESSES = 100_000, 1024
 _OF_ACCURACY = ("max_accuracy_drop", "min_accuracy")
 
 
@@ -69,8 +70,8 @@ class Table:
     objectives: tuple[str, ...] = ("size_bytes", "latency_p50_ms", "accuracy")
     constraints: Constraints = field(default_factory=Constraints)
     device: str = farm.THIS_MACHINE
-    trials: Annotated[int, Ge(1), Le(100_000)] = 30
-    processes: Annotated[int, Ge(1), Le(1024)] = 1
+    trials: Annotated[int, Ge(1)] = 30
+    processes: Annotated[int, Ge(1)] = 1
 
 
 class SpaceReader(recipes.RecipeReader):
@@ -121,6 +122,8 @@ def read(
 
     Raises ConfigError, with the file, the key and the fix, for an invalid search.
     """
+    bounds.check_number(f"{name}: search.trials", table.trials, _MAX_TRIALS)
+    bounds.check_number(f"{name}: search.processes", table.processes, _MAX_PROCESSES)
     space = _space(table, named, name)
     _check_objectives(table.objectives, name)
     model = _model(table.model, planned, name)

@@ -63,9 +63,8 @@ def _read(path: Path, data: bytes | None) -> tuple[str, dict[str, Any]]:
         bounds.check_text(text, str(path))
         return text, tomllib.loads(text)
     except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
 
 
 def update_table(path: Path, header: Sequence[str], entries: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from harness.errors import HarnessError, Inaccurate, InternalError
 from harness.types import Cell, Failure, Profile
 
 _log = logging.getLogger(__name__)
+_SMALL_DROP = 1e-3
 
 
 def failure_of(error: Exception) -> Failure:
@@ -41,10 +42,11 @@ def refused(cell: Cell, profile: Profile | None) -> Failure | None:
     variant, drop = cell.variant, cell.lost_accuracy
     if drop is None:
         return None
+    digits = ".4f" if drop >= _SMALL_DROP else ".4g"
     verb = "rises" if variant.accuracy_better == "lower" else "falls"
     return Failure(
         kind=Inaccurate.kind,
-        reason=f"on the host {variant.metric} {verb} by {drop:.4g}, from "
-        f"{variant.accuracy_source_model:.4g} of the source model to {variant.accuracy:.4g} "
+        reason=f"on the host {variant.metric} {verb} by {drop:{digits}} against the source model, "
+        f"from {variant.accuracy_source_model:.4g} to {variant.accuracy:.4g} "
         f"(accept.max_accuracy_drop = {cell.accept.max_accuracy_drop})",
     )

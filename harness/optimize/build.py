@@ -96,34 +96,17 @@ def with_target_step(recipe: Recipe, target: str) -> Recipe:
 
 
 def check_requests(requests: Iterable[BuildRequest]) -> None:
-    """Refuse requests whose data or files are missing or wrong, before anything is built.
+    """Refuse requests whose data is wrong, before anything is built.
 
-    Raises ConfigError with the file and the key, or the step and what it needs.
+    Raises ConfigError with the model, the file and the key.
     """
     checked: set[tuple[Path, str, str]] = set()
     for request in requests:
         model, recipe = request.model, with_target_step(request.recipe, request.target)
-        for call in recipe.steps:
-            _check_call(call, model)
         for role, source in graph.needed_data(model, recipe).items():
-            if (model.path, role, source) not in checked:
+            if (model.path, role, source) not in checked and foreseen(request) is None:
                 checked.add((model.path, role, source))
                 _check_data(model, role, source)
-
-
-def _check_call(call: StepCall, model: ModelSource) -> None:
-    step, given = catalog.known_steps()[call.name], catalog.parameters(call)
-    needs = list(step.needs)
-    if given.get("epochs") and "training" in getattr(step, "wants", ()):
-        needs.append("training")
-    for need in needs:
-        if getattr(model.data, need) is None:
-            raise ConfigError(f"model {model.name}: {graph.missing_data(call.name, need)}")
-    try:
-        for name in catalog.files(call):
-            graph.find_file(model, call.name, name, str(given[name]))
-    except RecipeError as error:
-        raise ConfigError(f"model {model.name}: {error}") from error
 
 
 def _check_data(model: ModelSource, role: str, source: str) -> None:
@@ -132,6 +115,10 @@ def _check_data(model: ModelSource, role: str, source: str) -> None:
     if model.path.suffix.lower() == ".tflite":
         with suppress(RecipeError):  # the build of a damaged file reports it
             facts = flatbuffer.read(model.path)
+    unused = facts is not None and facts.why_not_runnable_on_host and role == "evaluation"
+    quantised = facts is not None and facts.quantised and role != "evaluation"
+    if unused or quantised:  # the build refuses a quantised source
+        return
     try:
         data_check.check_data(
             source,

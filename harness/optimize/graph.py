@@ -175,7 +175,7 @@ class _Planner:
         )
         order = {"path": str(self.model.path), "data": data, "metric": metric}
         needs = {"path": path} if path else {}
-        self._add(key, "check_data", order, needs, "data", kind="light", shared=True)
+        self._add(key, "check_data", order, needs, "check", kind="light", shared=True)
         return key
 
     def _step(self, call: StepCall, place: _ChainEnd, source: _ChainEnd) -> _ChainEnd:
@@ -190,10 +190,12 @@ class _Planner:
             )
         if place.form not in step.takes:
             place = self._float(place)
+        parameters = catalog.parameters(call)
         data = {need: self._data(call.name, need) for need in step.needs}
         wants: tuple[str, ...] = getattr(step, "wants", ())
         data |= {want: given for want in wants if (given := getattr(self.model.data, want))}
-        parameters = catalog.parameters(call)
+        if "training" in wants and parameters.get("epochs") and "training" not in data:
+            raise RecipeError(_nothing_to_train_with(parameters["epochs"]))
         files = {name: str(self._file(call.name, name, parameters)) for name in catalog.files(call)}
         programs = catalog.programs(call)
         training = not {catalog.FLOAT, catalog.FINISHED} & set(step.takes)
@@ -363,7 +365,7 @@ _NO_DIGESTS = _NoDigests(str)
 def needed_data(model: ModelSource, recipe: Recipe) -> dict[str, str]:
     """Return the data that a build of the model uses, by role."""
     steps = [catalog.known_steps()[call.name] for call in recipe.steps]
-    roles = {"calibration", "evaluation"}
+    roles = {"evaluation"}
     for step in steps:
         roles |= {*step.needs, *getattr(step, "wants", ())}
     found = {role: getattr(model.data, role) for role in sorted(roles)}
@@ -391,6 +393,13 @@ def find_file(model: ModelSource, step: str, name: str, written: str) -> Path:
     raise RecipeError(
         f"{step}({name}=...): no such file {path} (searched beside {model.path.name} and in "
         f"{Path.cwd()})"
+    )
+
+
+def _nothing_to_train_with(epochs: int) -> str:
+    return (
+        f"there is no training data for {epochs} epochs: give the key training in [data] or the "
+        "option --training, or epochs=0 to keep the cut model untrained (usually far less accurate)"
     )
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +49,10 @@ def refused(home: Path, *words: object, **environment: str) -> str:
         (["--threads", "0"], "Invalid value for '--threads': must be at least 1, not 0"),
         (["--launches", "1.5"], "'--launches': must be a whole number, not \"1.5\""),
         (["--launches", "9" * 6000], "'--launches': must be a whole number of fewer digits"),
-        (["--launches", "1000000000"], "--launches: must be at least 1 and at most 10000"),
+        (["--launches", "1000000000"], "--launches: must be at most 10000, not 1000000000"),
         (["--period-ms", "soon"], "'--period-ms': must be a number, not \"soon\""),
         (["--scenario", "none"], "'none' is not one of 'single', 'stream', 'offline', 'sustained'"),
         (["--calibration", "none.npz"], "edge-harness: --calibration: there is no file"),
-        (["--recipe", "int8"], "or the option --calibration"),
         (["--farm", "/dev/zero"], "/dev/zero: is a device, not a file"),
         (["n" * 5000], "File name too long"),
     ],
@@ -116,19 +114,23 @@ def test_a_plan_from_a_stranger_is_refused_at_once(tmp_path: Path) -> None:
         '[recipe.r25]\nsteps = "as_is"\n',
         encoding="utf-8",
     )
-    before = time.process_time(), os.times().children_user
+    before = os.times().children_user
     assert "expands to more than 64 steps" in refused(tmp_path, "run", plan, "--dry-run")
-    assert os.times().children_user - before[1] < 5
+    assert os.times().children_user - before < 5
     os.mkfifo(tmp_path / "pipe.toml")
     assert "is a pipe, not a file" in refused(tmp_path, "run", tmp_path / "pipe.toml")
-    assert "is a folder, not a file" in refused(tmp_path, "run", tmp_path)
+    assert "cannot be read: Is a directory" in refused(tmp_path, "run", tmp_path)
 
 
 def test_a_dry_run_exits_as_the_run_would(tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     text = f'[model]\npath = "{MODEL}"\n[run]\nrecipes = [{{}}]\n'
-    plan.write_text(text.format('"as_is", "qat"'), encoding="utf-8")
-    assert "qat needs training data" in refused(tmp_path, "run", plan, "--dry-run")
+    plan.write_text(text.format('"float32@gpuu"'), encoding="utf-8")
+    assert 'unknown target "gpuu"' in refused(tmp_path, "run", plan, "--dry-run")
+    plan.write_text(text.format('"as_is", "int8"'), encoding="utf-8")
+    done = edge(tmp_path, "run", plan, "--dry-run")
+    assert done.returncode == 1
+    assert b"digits int8 on this-machine: not_built: int8 needs calibration data" in done.stdout
     plan.write_text(text.format('"as_is@edgetpu"'), encoding="utf-8")
     done = edge(tmp_path, "run", plan, "--dry-run", "--json")
     (cell,) = json.loads(done.stdout)["cells"]

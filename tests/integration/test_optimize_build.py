@@ -195,6 +195,35 @@ def test_data_that_cannot_be_used_refuses_the_build(
     assert message in refusal(built(digits(**given), "int8", cache=cache)["int8"])
 
 
+@pytest.mark.parametrize("data", ["labels", "generator", "arrays"])
+def test_wrong_data_is_found_before_a_step_and_what_was_built_is_kept(
+    tmp_path: Path, data: str
+) -> None:
+    x = np.zeros((9, 8, 8, 1), np.float32)
+    np.savez(tmp_path / "labels.npz", x=x, y=np.full(9, 90))
+    np.savez(tmp_path / "arrays.npz", x=x, y=np.zeros((9, 10)))
+    (tmp_path / "generator.py").write_text(
+        "import numpy\ndef batches():\n"
+        "    yield {'x': numpy.zeros((9, 8, 8, 1), 'float32'), 'y': numpy.full(9, 90)}\n"
+    )
+    sources = {"generator": f"{tmp_path / 'generator.py'}:batches"}
+    wrong = sources.get(data, str(tmp_path / f"{data}.npz"))
+    cache = tmp_path / "cache"
+    events: list[BuildProgress] = []
+
+    found = built(digits(evaluation=wrong), "int8", "float16", cache=cache, on_event=events.append)
+
+    assert all("generator" in refusal(one) or '"y"' in refusal(one) for one in found.values())
+    stages = {(event.stage, event.status) for event in events}
+    assert {("frame", "done"), ("check", "failed")} <= stages
+    assert not {stage for stage, _ in stages} & {"int8", "float16"}
+
+    variant(built(digits(), "int8", cache=cache)["int8"])
+    events.clear()
+    refusal(built(digits(evaluation=wrong), "int8", cache=cache, on_event=events.append)["int8"])
+    assert ("int8", "cached") in {(event.stage, event.status) for event in events}
+
+
 @pytest.fixture(scope="module")
 def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models and data that are each unlike the plain case in one way."""

@@ -82,7 +82,7 @@ def test_the_row_shows_the_accuracy_that_was_judged(tmp_path: Path) -> None:
     failure = failures.refused(lost, None)
     assert failure is not None
     assert failure.reason == (
-        "on the host top1 falls by 0.03, from 0.9 of the source model to 0.87 "
+        "on the host top1 falls by 0.0300 against the source model, from 0.9 to 0.87 "
         "(accept.max_accuracy_drop = 0.02)"
     )
     with Store(tmp_path).create(record([lost])) as writer:

@@ -233,10 +233,7 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
             MODEL + RUN + "[dose]\nlaunchs = 3",
             'dose: unknown key "launchs"; did you mean "launches"',
         ),
-        (
-            MODEL + RUN + "[dose]\nlaunches = 0",
-            "dose.launches: must be at least 1 and at most 10000, not 0",
-        ),
+        (MODEL + RUN + "[dose]\nlaunches = 0", "dose.launches: must be at least 1, not 0"),
         (MODEL + RUN + "[dose]\nmax_seconds = inf", "dose.max_seconds: must be at least"),
         (MODEL + RUN + "[dose]\nmin_seconds = nan", "dose.min_seconds: must be at least"),
         (
@@ -253,7 +250,7 @@ def test_a_path_may_hold_spaces_quotes_brackets_and_any_letters(folder: Path, na
         ),
         (
             MODEL + RUN + "[dose]\nscenario = 'stream'\nperiod_ms = 0",
-            "dose.period_ms: must be at least 0.001 and at most 86400000, not 0",
+            "dose.period_ms: must be at least 0.001, not 0",
         ),
         (
             MODEL + RUN + "[dose]\nscenario = 'stream'\nperiod_ms = 10001",

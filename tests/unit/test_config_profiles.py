@@ -135,7 +135,7 @@ def test_a_profile_that_is_not_utf_8_or_not_a_file_is_refused(tmp_path: Path) ->
         profiles.load(path)
     folder = tmp_path / "folder.toml"
     folder.mkdir()
-    with pytest.raises(ConfigError, match="folder.toml: is a folder, not a file"):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         profiles.load(folder)
     with pytest.raises(ConfigError, match="there is no such file"):
         profiles.load(tmp_path / "none.toml")

@@ -59,11 +59,20 @@ COSTLY = {
     "6,000 digits": (BASE + f"seed = {'9' * 6000}", "line 5: a number of more than 1,000 digits"),
     "900 digits": (BASE + f"seed = {'9' * 900}", "run.seed: the number has more than 64 bits"),
     "hexadecimal": (BASE + f"seed = 0x{'f' * 90_000}", "run.seed: the number has more than 64"),
-    "10^9 launches": (BASE + "[dose]\nlaunches = 1_000_000_000", "at least 1 and at most 10000"),
-    "10^9 memory launches": (BASE + "[dose]\nmemory_launches = 1_000_000_000", "at most 1000"),
-    "10^15 inferences": (BASE + "[dose]\nmin_inferences = 1_000_000_000_000_000", "at most 100"),
-    "years": (BASE + "[dose]\nmax_seconds = 1e9", "dose.max_seconds: must be at least"),
-    "10^9 trials": (BASE + '[search]\nspace = ["int8"]\ntrials = 1_000_000_000', "at most 100000"),
+    "10^9 launches": (
+        BASE + "[dose]\nlaunches = 1_000_000_000",
+        "dose.launches: must be at most 10000, not 1000000000",
+    ),
+    "10^9 memory launches": (BASE + "[dose]\nmemory_launches = 1_000_000_000", "at most 1000, not"),
+    "10^15 inferences": (
+        BASE + "[dose]\nmin_inferences = 1_000_000_000_000_000",
+        "at most 10000000, not",
+    ),
+    "years": (BASE + "[dose]\nmax_seconds = 1e9", "dose.max_seconds: must be at most 86400, not"),
+    "10^9 trials": (
+        BASE + '[search]\nspace = ["int8"]\ntrials = 1_000_000_000',
+        "search.trials: must be at most 100000",
+    ),
     "10^9 pairs": (BASE + "[gate]\nmax_pairs = 1_000_000_000", "gate.max_pairs: must be at least"),
     "a list of recipes": (
         BASE.replace('"as_is"', ", ".join(f'"r{i}"' for i in range(40_000))),

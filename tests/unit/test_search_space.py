@@ -129,14 +129,8 @@ def test_the_defaults(folder: Path) -> None:
         ('space = ["int8"]\nobjectives = ["latency"]', 'unknown objective "latency"; did you mean'),
         ('space = ["int8"]\nobjectives = []', "search.objectives: at least one"),
         ('space = ["int8"]\nobjectives = ["accuracy", "accuracy"]', "is in the list already"),
-        (
-            'space = ["int8"]\ntrials = 0',
-            "search.trials: must be at least 1 and at most 100000, not 0",
-        ),
-        (
-            'space = ["int8"]\nprocesses = 0',
-            "search.processes: must be at least 1 and at most 1024, not 0",
-        ),
+        ('space = ["int8"]\ntrials = 0', "search.trials: must be at least 1, not 0"),
+        ('space = ["int8"]\nprocesses = 0', "search.processes: must be at least 1, not 0"),
         (
             'space = ["int8"]\nconstraints = { max_size = 3 }',
             'search.constraints: unknown key "max_size"; did you mean "max_size_kb"?',

@@ -104,7 +104,7 @@ def test_what_is_not_a_file_is_refused_at_once(folder: Path, kind: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "socket.toml"))
         places = {
-            folder / "folder.toml": "is a folder, not a file",
+            folder / "folder.toml": "cannot be read: Is a directory",
             folder / "pipe.toml": "is a pipe, not a file",
             folder / "socket.toml": "cannot be read",
             Path("/dev/zero"): "is a device, not a file",

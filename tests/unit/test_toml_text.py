@@ -249,7 +249,7 @@ def test_a_file_that_changed_meanwhile_is_not_overwritten(
 def test_invalid_toml_is_named_and_not_changed(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "farm.toml"
     path.write_bytes(text)
-    with pytest.raises(ConfigError, match=r"farm\.toml: (cannot be read|not UTF-8)"):
+    with pytest.raises(ConfigError, match=r"farm\.toml: cannot be read"):
         toml_text.update_table(path, ("device", "pi"), ENTRY)
     assert path.read_bytes() == text
 
