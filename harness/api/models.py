@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,13 @@ def optimize(
     training: str | None = None,
     calibration: str | None = None,
     evaluation: str | None = None,
+    host: Mapping[str, float | None] | None = None,
+    trust_model: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Build variants of one model into the folder `out`.
 
+    `host` has the keys of a plan's [host]. `trust_model` says that code in the model may run.
     Returns one row per variant: file, sizes, accuracy, agreement; or the reason of the failure.
     """
     from harness.api.running import read_farm
@@ -40,6 +43,8 @@ def optimize(
         devices=["this-machine"],
         recipes=named,
         data={"training": training, "calibration": calibration, "evaluation": evaluation},
+        host=host,
+        trust=trust_model,
     )
     decided = prepare.decide(plan, read_farm(None))
     out.mkdir(parents=True, exist_ok=True)
@@ -80,18 +85,22 @@ def _about(variant: Variant) -> dict[str, Any]:
     }
 
 
-def inspect(file: Path) -> dict[str, Any]:
+def inspect(file: Path, *, host: Mapping[str, float | None] | None = None) -> dict[str, Any]:
     """Return the contents of a .tflite file, and the operators that this host's delegate takes."""
+    from harness.config import plans
     from harness.optimize import inspect as inspector
 
-    return inspector.inspect(file).plain()
+    return inspector.inspect(file, plans.host_limits(host))
 
 
-def payload(file: Path, old: Path | None = None) -> dict[str, Any]:
+def payload(
+    file: Path, old: Path | None = None, *, host: Mapping[str, float | None] | None = None
+) -> dict[str, Any]:
     """Return a file's size in each codec and as a delta to an older file; takes seconds per MB."""
-    from harness.tflite.payload import payload_report
+    from harness.config import plans
+    from harness.optimize import inspect as inspector
 
-    return payload_report(file, old).plain()
+    return inspector.packed(file, old, plans.host_limits(host))
 
 
 def recipes(name: str | None = None) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     RunArgument,
+    TrustOption,
     WaitOption,
     app,
     print_json,
@@ -55,6 +56,7 @@ def gate(
         typer.Option("--thermal", help="Cool as in the profile (gate), or heat first (soak)."),
     ] = Thermal.GATE,
     wait: WaitOption = None,
+    trust_model: TrustOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +70,7 @@ def gate(
     from harness import api
 
     found = api.gate(
-        plan,
+        api.read_plan(plan, trust_model=trust_model),
         baseline=baseline,
         candidate=candidate,
         farm=farm,

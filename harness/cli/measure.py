@@ -13,8 +13,11 @@ from harness.cli.shared import (
     NO,
     DeviceOption,
     FarmOption,
+    HostMemoryOption,
+    HostSecondsOption,
     JsonOption,
     ResultsOption,
+    TrustOption,
     WaitOption,
     YesKeyOption,
     app,
@@ -81,6 +84,9 @@ def bench(
     evaluation: Annotated[
         str | None, typer.Option("--evaluation", help="Evaluate accuracy with this .npz.")
     ] = None,
+    trust_model: TrustOption = False,
+    host_seconds: HostSecondsOption = None,
+    host_memory_mb: HostMemoryOption = None,
     farm: FarmOption = None,
     yes_key: YesKeyOption = None,
     wait: WaitOption = None,
@@ -100,6 +106,8 @@ def bench(
         threads=threads or [1],
         dose={"launches": launches, "scenario": scenario and str(scenario), "period_ms": period_ms},
         data={"calibration": calibration, "evaluation": evaluation},
+        host={"seconds": host_seconds, "memory_mb": host_memory_mb},
+        trust_model=trust_model,
         farm=farm,
         trust=key_question(yes_key),
         results=results,
@@ -127,6 +135,7 @@ def run(
         bool, typer.Option("--dry-run", help="Print the cells; build and measure nothing.")
     ] = False,
     wait: WaitOption = None,
+    trust_model: TrustOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -145,7 +154,7 @@ def run(
             screen.records(cells)
         return
     started = api.run(
-        plan,
+        api.read_plan(plan, trust_model=trust_model),
         farm=farm,
         devices=device or (),
         recipes=recipe or (),
@@ -177,6 +186,9 @@ def optimize(
     evaluation: Annotated[
         str | None, typer.Option("--evaluation", help="Evaluate accuracy with this .npz.")
     ] = None,
+    trust_model: TrustOption = False,
+    host_seconds: HostSecondsOption = None,
+    host_memory_mb: HostMemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build and check variants of a model without measuring.
@@ -194,6 +206,8 @@ def optimize(
         training=training,
         calibration=calibration,
         evaluation=evaluation,
+        host={"seconds": host_seconds, "memory_mb": host_memory_mb},
+        trust_model=trust_model,
         progress=progress(quiet=as_json),
     )
     if as_json:

@@ -102,7 +102,7 @@ def _data(base: Path, written: str | None, where: str) -> str | None:
 
 
 def _is_model(path: Path) -> bool:
-    return path.suffix in SUFFIXES or (path / "saved_model.pb").is_file()
+    return (path.suffix in SUFFIXES and path.is_file()) or (path / "saved_model.pb").is_file()
 
 
 def _check_model(path: Path, where: str) -> None:

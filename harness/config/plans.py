@@ -4,8 +4,8 @@ The digest of a plan is the sha256 of its meaning as canonical JSON: models (nam
 recipes expanded, devices as written, shapes), threads, seed, dose, accept, gate, and the space,
 objectives and constraints of a search, with defaults filled in. Paths are relative to the plan, and
 contents and times of files are not included. So a copied folder has the same digest, and a glob
-that finds another file changes it. The digest does not include the patience, so a run can be
-resumed with more patience.
+that finds another file changes it. The digest does not include the patience, the limits of the host
+and the trust, so a run can be resumed with more of each.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.types import (
     DEFAULT_CONDITIONS,
+    DEFAULT_HOST,
     FINITE,
     FORBID_UNKNOWN,
     PATIENCE_SECONDS,
@@ -36,6 +37,7 @@ from harness.types import (
     Device,
     Dose,
     GateRules,
+    HostLimits,
     ModelSource,
     Plan,
     PlannedModel,
@@ -79,6 +81,21 @@ class _ModelTable:
     shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     signature: str | None = None
     allow_flex: bool = False
+    trust: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostTable:
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
+    seconds: Annotated[float, Ge(1), Le(86_400)] = DEFAULT_HOST.seconds
+    memory_mb: Annotated[int, Ge(256), Le(1_000_000)] = DEFAULT_HOST.memory_mb
+    training_seconds: Annotated[float, Ge(1), Le(2_592_000)] = DEFAULT_HOST.training_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostOptions:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    host: _HostTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +127,7 @@ class _PlanTable:
     accept: Accept = field(default_factory=Accept)
     gate: GateRules = field(default_factory=GateRules)
     search: searches.Table | None = None
+    host: _HostTable = _HostTable()
 
 
 def load(path: Path) -> Plan:
@@ -156,6 +174,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         accept=table.accept,
         gate=table.gate,
         search=search,
+        host=HostLimits(**dataclasses.asdict(table.host)),
         text=mapping,
     )
 
@@ -168,19 +187,32 @@ def quick(
     threads: Sequence[int] = (1,),
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
+    host: Mapping[str, float | None] | None = None,
+    trust: bool = False,
 ) -> Plan:
     """Make a plan from models and devices of a command line, without a file.
 
-    Paths are relative to the working directory. `dose` and `data` have the keys of [dose] and
-    [data]; a key with the value None is ignored.
+    Paths are relative to the working directory. `dose`, `data` and `host` have the keys of [dose],
+    [data] and [host]; a key with the value None is ignored. `trust` is every model's.
     """
     mapping = {
-        "model": [{"path": str(path)} for path in paths],
+        "model": [{"path": str(path), "trust": trust} for path in paths],
         "run": {"recipes": list(recipes), "devices": list(devices), "threads": list(threads)},
         "dose": {key: value for key, value in (dose or {}).items() if value is not None},
         "data": {key: value for key, value in (data or {}).items() if value is not None},
+        "host": {key: value for key, value in (host or {}).items() if value is not None},
     }
     return from_mapping(mapping, Path.cwd(), "command line")
+
+
+def host_limits(given: Mapping[str, float | None] | None) -> HostLimits:
+    """Return the limits of a command line, with the keys of [host]; None is the default.
+
+    Raises ConfigError for a value outside its bounds.
+    """
+    named = {key: value for key, value in (given or {}).items() if value is not None}
+    table = toml_reading.check({"host": named}, _HostOptions, "command line").host
+    return HostLimits(**dataclasses.asdict(table))
 
 
 def combinations(plan: Plan, devices: Sequence[Device]) -> list[Combination]:
@@ -269,6 +301,7 @@ class _Planner:
             shape=dict(entry.shape),
             signature=entry.signature,
             allow_flex=entry.allow_flex,
+            trust=entry.trust,
         )
         return PlannedModel(
             source=source,

@@ -224,7 +224,7 @@ def _missing(fetched: Mapping[str, Wheel], site: Site, wanted: RuntimeRequiremen
 def _download(requirements: Sequence[str], site: Site, folder: Path) -> list[Wheel]:
     """Fetch wheels of these requirements with pip, without their own requirements."""
     into = Path(tempfile.mkdtemp(dir=folder))
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    argv = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     argv += ["--no-input", "--no-deps", "--only-binary=:all:", "--dest", str(into)]
     argv += ["--implementation", "cp", "--python-version", "".join(map(str, site.python))]
     for platform in site.platforms:

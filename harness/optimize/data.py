@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ConfigError
+from harness.optimize.beats import BEATS
 from harness.tflite.numeric import Array, sample_shape
 from harness.types import Tensor
 
@@ -71,6 +72,8 @@ def digest(source: str) -> str | None:
             for file in _files(path):
                 total.update(f"{file.name}\0{_file_digest(file)}\0".encode())
             return total.hexdigest()
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"data {path}: not a regular file; give an .npz or a folder of .npy")
         return _file_digest(path)
     except OSError as error:
         raise ConfigError(
@@ -100,10 +103,12 @@ def samples(source: str, tensors: Sequence[Tensor], *, seed: int = 0) -> Iterato
         return
     found = False
     count = 0
+    BEATS.start()
     for where, item in _items(source):
         for sample in _checked(where, item, tensors):
             found = True
             yield sample
+            BEATS.beat()
             count += 1
             if count == GENERATOR_LIMIT and is_generator(source):
                 return
@@ -165,6 +170,11 @@ def _items(source: str) -> Iterator[tuple[str, dict[str, Array]]]:
             raise ConfigError(
                 f"data {file}: cannot be read as .npy or .npz ({error}); "
                 "write it with numpy.savez(file, x=..., y=...)"
+            ) from error
+        except MemoryError as error:
+            raise ConfigError(
+                f"data {file}: its arrays need more memory than work on this host may use; if they "
+                "are meant to, raise host.memory_mb in the plan, or add --host-memory-mb"
             ) from error
         yield str(file), item
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
+from harness.optimize.beats import BEATS
 from harness.tflite.flatbuffer import FileFacts
 from harness.tflite.numeric import Array
 
@@ -41,6 +42,7 @@ class Runner:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise RecipeError(f"an inference failed: {_line(error)}") from error
+        BEATS.beat()
         return [
             _without_batch(self._interpreter.get_tensor(item["index"]))
             for item in self._interpreter.get_output_details()

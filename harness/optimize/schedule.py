@@ -95,7 +95,15 @@ class Schedule:
                 self._started[key] = _Started(node=node, workspace=workspace, at=time.monotonic())
                 del self._pending[key]
                 self._event(node, "started")
-                self._pool.give(worker, key, node.verb, order, node.stage)
+                self._pool.give(
+                    worker,
+                    key,
+                    node.verb,
+                    order,
+                    stage=node.stage,
+                    file=str(node.file),
+                    trains=node.kind == "training",
+                )
 
     def _warm(self) -> None:
         """Let a light worker import the quantiser while TensorFlow works on the first model."""
