@@ -194,29 +194,26 @@ class _Saver:
     @classmethod
     def of(cls, graph: _MetaGraph) -> _Saver:
         nodes: dict[str, frozenset[str]] = {}
-        functions: dict[str, frozenset[str]] = {}
-        ends = (
+        for end, allowed in (
             (graph.save, operators.CHECKPOINTS),
             (graph.restore, operators.CHECKPOINT_READERS),
-        )
-        for end, allowed in ends:
-            names = _ancestors(graph, end)
-            for name in names:
+        ):
+            for name in _ancestors(graph, end):
                 nodes[name] = nodes.get(name, allowed) & allowed
-            for function in _called(graph, [graph.nodes[name] for name in names]):
-                functions[function] = functions.get(function, allowed) & allowed
-        # What anything else uses, or an object or a signature names, is not the saver's alone.
+        # What another node uses, or a signature or a collection names, is not the saver's alone.
         others = [node for name, node in graph.nodes.items() if name not in nodes] + graph.extra
-        shared = _called(graph, others) | {
-            name for name in functions if name.encode() in graph.used
-        }
-        shared |= _called(
-            graph, [node for name in shared for node in graph.functions.get(name, [])]
-        )
         taken = {name for node in others for name in node.inputs}
         for name in [name for name in nodes if name in taken or _is_named(name, graph.used)]:
             for ancestor in _ancestors(graph, name):
                 nodes.pop(ancestor, None)
+        functions: dict[str, frozenset[str]] = {}
+        for name, allowed in nodes.items():
+            for function in _called(graph, [graph.nodes[name]]):
+                functions[function] = functions.get(function, allowed) & allowed
+        others = [node for name, node in graph.nodes.items() if name not in nodes] + graph.extra
+        named = [name for name in functions if name.encode() in graph.used]
+        others += [node for name in named for node in graph.functions[name]]
+        shared = _called(graph, others) | set(named)
         return cls(nodes=nodes, functions={k: v for k, v in functions.items() if k not in shared})
 
 
