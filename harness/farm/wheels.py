@@ -19,6 +19,7 @@ from email.parser import HeaderParser
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness import spawning
 from harness.errors import ConfigError, RuntimeMissing
 from harness.farm.probe import Probe
 
@@ -231,7 +232,11 @@ def _download(requirements: Sequence[str], site: Site, folder: Path) -> list[Whe
         argv += ["--platform", platform]
     try:
         reply = subprocess.run(
-            [*argv, *requirements], capture_output=True, timeout=_PIP_SECONDS, check=False
+            [*argv, *requirements],
+            capture_output=True,
+            timeout=_PIP_SECONDS,
+            check=False,
+            env=spawning.environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeMissing(

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
-from harness import errors
+from harness import errors, spawning
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import processes
 from harness.types import DEFAULT_HOST, HostLimits
@@ -221,9 +221,7 @@ class Pool:
 
     def _start(self, kind: Kind) -> BuildWorker:
         root = str(Path(__file__).resolve().parents[2])
-        # An empty entry of PYTHONPATH is the current folder.
-        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        path = os.pathsep.join(p for p in (root, *given) if p)
+        path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker ends
         process = subprocess.Popen(
             # -P: a json.py or a harness/ in the user's current folder is not imported.
@@ -234,11 +232,9 @@ class Pool:
             text=True,
             encoding="utf-8",
             start_new_session=True,  # only the controller handles Ctrl-C
-            env={
-                **os.environ,
-                **(_TRAINING if kind == "training" else _QUIET),
-                "PYTHONPATH": path,
-            },
+            env=spawning.environment(
+                **(_TRAINING if kind == "training" else _QUIET), PYTHONPATH=path
+            ),
         )
         worker = BuildWorker(kind=kind, process=process, stderr=stderr)
         self._workers.append(worker)
