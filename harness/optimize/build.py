@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,7 @@ def build_all(
     """
     kept = Cache(cache)
     with Pool(workers, limits) as pool:
-        digests = graph.Digests(
-            lambda source: str(pool.do("stream_digest", {"source": source})["digest"])
-        )
+        digests = graph.Digests(partial(_stream_digest, pool))
         wanted: list[tuple[BuildRequest, Chain]] = []
         for request in requests:
             try:
@@ -135,6 +134,12 @@ def build_all(
             else:
                 wanted.append((request, chain))
         yield from _run(wanted, kept, pool, on_event or _silent)
+
+
+def _stream_digest(pool: Pool, source: str) -> str:
+    order = {"source": source}
+    found = pool.do("stream_digest", order, stage="reading the data", file=source)
+    return str(found["digest"])
 
 
 def _run(

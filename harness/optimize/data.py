@@ -85,7 +85,8 @@ def digest(source: str) -> str | None:
 def stream_digest(source: str) -> str:
     """Run a generator once and digest its items; in a worker, because it is the user's code."""
     total = hashlib.sha256()
-    for item in islice(_generated(source), GENERATOR_LIMIT):
+    BEATS.start()
+    for item in BEATS.each(islice(_generated(source), GENERATOR_LIMIT)):
         for key, array in sorted(item.items()):
             kept = np.ascontiguousarray(array)
             total.update(f"{key} {kept.dtype} {kept.shape}\0".encode())

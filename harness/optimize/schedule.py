@@ -103,6 +103,7 @@ class Schedule:
                     stage=node.stage,
                     file=str(node.file),
                     trains=node.kind == "training",
+                    extra_seconds=_compiler_seconds(order),
                 )
 
     def _warm(self) -> None:
@@ -172,3 +173,9 @@ class Schedule:
                 peak_rss_bytes=peak,
             )
         )
+
+
+def _compiler_seconds(order: Mapping[str, Any]) -> float:
+    """Return the time that a step gives a vendor's compiler, which has its own deadline."""
+    given = order.get("parameters", {})
+    return 1.2 * float(given.get("timeout_seconds", 0)) * int(given.get("tries", 1))

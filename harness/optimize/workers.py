@@ -94,6 +94,10 @@ class BuildWorker:
     """The time of the last progress, by time.monotonic(); the job's start if there was none."""
     stopped: str | None = None
     """Why the watch ended it."""
+    works: bool = False
+    """Whether its answer is still awaited; `busy` lasts until `wait` takes the answer."""
+    extra_seconds: float = 0.0
+    """Added to the deadline: the time that a step gives a compiler."""
 
     @property
     def subject(self) -> str:
@@ -112,6 +116,9 @@ class Pool:
         self._first_build: float | None = None
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
+        self._ending = (
+            threading.Lock()
+        )  # a process is reaped only when the watch does not look at it
         self._workers: list[BuildWorker] = []
         self._answers: queue.Queue[tuple[BuildWorker, str | None]] = queue.Queue()
 
@@ -151,15 +158,17 @@ class Pool:
         stage: str | None = None,
         file: str = "",
         trains: bool = False,
+        extra_seconds: float = 0.0,
     ) -> None:
         """Give a free worker its job; `wait` returns the result with this ticket.
 
-        `stage` and `file` (the user's) are for messages; `trains` chooses the limits of training.
+        `stage` and `file` (the user's) are for messages; `trains` chooses the limits of training,
+        and `extra_seconds` are added to the deadline.
         """
         worker.ticket, worker.verb, worker.stage, worker.file = ticket, verb, stage or verb, file
-        worker.trains = trains
+        worker.trains, worker.extra_seconds = trains, extra_seconds
         worker.started = worker.alive = time.monotonic()
-        worker.busy = True
+        worker.busy = worker.works = True
         job: dict[str, Any] = {"verb": verb, "order": order}
         if worker.kind == "light":
             job["memory_bytes"] = self.limits.memory_bytes
@@ -192,9 +201,6 @@ class Pool:
             worker, line = self._answers.get()
             if worker not in self._workers:
                 continue
-            if line == _ALIVE:
-                worker.alive = time.monotonic()
-                continue
             busy, worker.busy = worker.busy, False
             ticket = worker.ticket
             if line is None:
@@ -204,7 +210,7 @@ class Pool:
                     return JobResult(ticket=ticket, error=error)
                 continue
             answer = json.loads(line)
-            if answer["memory"]["now"] > _RETIRE_BYTES:
+            if answer["memory"]["now"] > _RETIRE_BYTES or worker.stopped is not None:
                 self._end(worker)
             peak = answer["memory"]["peak"]
             if "error" in answer:
@@ -248,10 +254,11 @@ class Pool:
         """Stop workers that are over a limit, until the pool is closed."""
         while not self._closed.wait(_WATCH_SECONDS):
             for worker in list(self._workers):
-                if worker.busy and worker.stopped is None and worker.process.returncode is None:
-                    worker.stopped = self._over(worker)
-                    if worker.stopped is not None:
-                        processes.end(worker.process.pid)
+                with self._ending:
+                    if worker.works and worker.stopped is None and worker in self._workers:
+                        worker.stopped = self._over(worker)
+                        if worker.stopped is not None:
+                            processes.end(worker.process.pid)
 
     def _over(self, worker: BuildWorker) -> str | None:
         """Return why a busy worker must end: its time or its memory; else None."""
@@ -276,7 +283,7 @@ class Pool:
             share = int(_TRAINING_SHARE * processes.total_memory_bytes())
             return self.limits.training_seconds, max(self.limits.memory_bytes, share)
         seconds = self.limits.seconds + _FIRST_BUILDS * (self._first_build or 0.0)
-        return seconds, self.limits.memory_bytes
+        return seconds + worker.extra_seconds, self.limits.memory_bytes
 
     def _out_of_memory(self, worker: BuildWorker, memory: int) -> str:
         return (
@@ -295,22 +302,29 @@ class Pool:
         assert worker.process.stdout is not None
         with worker.process.stdout as lines:
             for line in lines:
+                if line == _ALIVE:
+                    worker.alive = time.monotonic()
+                    continue
+                worker.works = False
                 self._answers.put((worker, line))
+        worker.works = False
         self._answers.put((worker, None))
 
     def _end(self, worker: BuildWorker) -> None:
-        if worker in self._workers:
-            self._workers.remove(worker)
-        if worker.process.poll() is None:
-            processes.end(worker.process.pid)
-        worker.process.wait()
+        with self._ending:
+            if worker in self._workers:
+                self._workers.remove(worker)
+            if worker.process.poll() is None:
+                processes.end(worker.process.pid)
+            worker.process.wait()
         with contextlib.suppress(OSError):
             assert worker.process.stdin is not None
             worker.process.stdin.close()
         worker.stderr.close()
 
     def _failure(self, worker: BuildWorker) -> str:
-        code = worker.process.wait()
+        with self._ending:
+            code = worker.process.wait()
         if worker.stopped is not None:
             return worker.stopped
         size = worker.stderr.seek(0, os.SEEK_END)
