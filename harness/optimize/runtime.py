@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.errors import HarnessError, RecipeError
 from harness.optimize.beats import BEATS
+from harness.tflite import rewrite
 from harness.tflite.flatbuffer import FileFacts
 from harness.tflite.numeric import Array
 
@@ -17,8 +18,8 @@ from harness.tflite.numeric import Array
 class Runner:
     """One file in one interpreter; inputs and outputs in the file's own dtypes.
 
-    Raises RecipeError with the runtime's message if it refuses the file or an inference fails, and
-    HarnessError if no runtime is installed.
+    Raises RecipeError with the runtime's message if it refuses the file or an inference fails,
+    MemoryError if it gives none, and HarnessError if no runtime is installed.
     """
 
     def __init__(self, path: Path, facts: FileFacts, threads: int = 1) -> None:
@@ -32,6 +33,8 @@ class Runner:
                 for item in self._interpreter.get_input_details()
             ]
         except (RuntimeError, ValueError) as error:
+            if not str(error).strip():
+                raise MemoryError(rewrite.NO_REASON) from error
             raise RecipeError(f"the runtime refuses the file: {_line(error)}") from error
 
     def invoke(self, sample: Sequence[Array]) -> list[Array]:
@@ -41,6 +44,8 @@ class Runner:
                 self._interpreter.set_tensor(index, array.reshape(shape))
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
+            if not str(error).strip():
+                raise MemoryError(rewrite.NO_REASON) from error
             raise RecipeError(f"an inference failed: {_line(error)}") from error
         BEATS.beat()
         return [

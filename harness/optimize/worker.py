@@ -23,6 +23,7 @@ from typing import IO, Any
 from harness.errors import HarnessError
 from harness.optimize import jobs
 from harness.optimize.beats import BEATS
+from harness.tflite import rewrite
 
 
 def main() -> None:
@@ -97,8 +98,9 @@ def _answer(verb: str, order: dict[str, Any]) -> dict[str, Any]:
         return {"result": jobs.VERBS[verb](order)}
     except HarnessError as error:
         return {"error": {"class": type(error).__name__, "message": str(error)}}
-    except MemoryError:
-        return {"error": {"class": "MemoryError", "message": "it ran out of memory"}}
+    except MemoryError as error:
+        message = rewrite.NO_REASON if str(error) == rewrite.NO_REASON else ""
+        return {"error": {"class": "MemoryError", "message": message}}
     except Exception as error:  # noqa: BLE001 - the edge of the process: the controller raises it again
         traceback.print_exc()
         last = traceback.extract_tb(error.__traceback__)[-1]

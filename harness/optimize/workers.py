@@ -285,17 +285,22 @@ class Pool:
         seconds = self.limits.seconds + _FIRST_BUILDS * (self._first_build or 0.0)
         return seconds + worker.extra_seconds, self.limits.memory_bytes
 
-    def _out_of_memory(self, worker: BuildWorker, memory: int) -> str:
+    def _out_of_memory(self, worker: BuildWorker, memory: int, said: str = "") -> str:
+        allowed = f"{memory // 1_000_000:,} MB of memory"
+        what = f" needed more than {allowed} on this host and was stopped"
+        if said:
+            what = f": {said}, as where it gets no more than the {allowed} allowed on this host"
         return (
-            f"{worker.subject} needed more than {memory // 1_000_000:,} MB of memory on this host "
-            "and was stopped; if the model is meant to, raise host.memory_mb in the plan, or add "
-            f"--host-memory-mb {2 * memory // 1_000_000}"
+            f"{worker.subject}{what}; if the model is meant to need more, raise host.memory_mb in "
+            f"the plan, or add --host-memory-mb {2 * memory // 1_000_000}"
         )
 
     def _answered(self, worker: BuildWorker, answer: Mapping[str, str]) -> HarnessError:
         """Make the error that a job answered with; running out of memory has its way out."""
         if answer["class"] == "MemoryError":
-            return RecipeError(self._out_of_memory(worker, self._bounds(worker)[1]))
+            return RecipeError(
+                self._out_of_memory(worker, self._bounds(worker)[1], answer["message"])
+            )
         return _error(answer)
 
     def _read_answers(self, worker: BuildWorker) -> None:

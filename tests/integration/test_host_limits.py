@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edge_command import edge
+from numpy.lib import format as npy
 from standins import graphs
 
 from harness.config import plans
 from harness.errors import ConfigError, RecipeError
 from harness.optimize import processes, reference, workers
-from harness.types import HostLimits, ModelSource, Variant
+from harness.types import HostLimits, Variant
 
 DATA = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data"
 DIGITS = DATA / "digits.tflite"
@@ -41,7 +43,8 @@ def test_a_file_that_asks_for_all_memory_is_refused(tmp_path: Path, command: str
     code = 0 if command == "inspect" else 1
     found = edge(tmp_path, command, model, *more, "--host-memory-mb", "600", "--json", code=code)
     row = found if command == "inspect" else found["variants" if more else "rows"][0]
-    assert "memory" in row["reason"].lower() or "alloc" in row["reason"].lower(), row["reason"]
+    assert str(model) in row["reason"]
+    assert "--host-memory-mb" in row["reason"]
 
 
 def test_a_plan_has_the_limits(tmp_path: Path) -> None:
@@ -94,22 +97,22 @@ def test_the_users_own_data_may_take_its_time(tmp_path: Path) -> None:
     (tmp_path / "data.py").write_text(
         "import time, numpy\n"
         "def rows():\n"
-        "    for place in range(8):\n"
-        "        time.sleep(1.5)\n"
-        "        yield numpy.zeros((28, 28, 1), 'float32'), 1\n"
+        "    for place in range(7):\n"
+        "        time.sleep(1.3)\n"
+        "        yield numpy.zeros((8, 8, 1), 'float32'), 1\n"
     )
     taken = reference.load_samples(
         f"{tmp_path / 'data.py'}:rows", digits(), 100, limits=HostLimits(seconds=8)
     )
-    assert len(next(iter(taken.inputs.values()))) == 8
-    assert len(taken.labels["y"]) == 8
+    assert len(next(iter(taken.inputs.values()))) == 7
+    assert len(taken.labels["y"]) == 7
 
 
 def test_data_that_claims_too_much_memory_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
-    np.savez_compressed(path, x=np.zeros((200_000, 28, 28, 1), np.float32))
-    source = ModelSource(name="digits", path=DIGITS)
-    assert source.trust is False
+    header = {"descr": "<f4", "fortran_order": False, "shape": (20_000_000, 8, 8, 1)}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w") as file:
+        npy.write_array_header_1_0(file, header)
     with pytest.raises((ConfigError, RecipeError), match=r"bomb\.npz"):
         reference.load_samples(str(path), digits(), 64, limits=HostLimits(memory_mb=256))
 

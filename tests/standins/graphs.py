@@ -63,7 +63,7 @@ def chain(path: Path, words: Sequence[str], shape: Sequence[int] = (1, 8)) -> Pa
 
 def _code(word: str) -> Any:
     made = schema.OperatorCodeT()
-    made.version = 1
+    made.version = 2 if word == "BROADCAST_TO" else 1
     if word in vars(_BUILTIN):
         made.builtinCode = getattr(_BUILTIN, word)
         made.deprecatedBuiltinCode = min(made.builtinCode, 127)
