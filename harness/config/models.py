@@ -102,13 +102,15 @@ def _data(base: Path, written: str | None, where: str) -> str | None:
 
 
 def _is_model(path: Path) -> bool:
-    return (path.suffix in SUFFIXES and path.is_file()) or (path / "saved_model.pb").is_file()
+    return path.suffix in SUFFIXES or (path / "saved_model.pb").is_file()
 
 
 def _check_model(path: Path, where: str) -> None:
     if not _is_model(path):
         raise ConfigError(f'{where}: "{path}" is not a model; models are {_FORMS}')
     file = path / "saved_model.pb" if (path / "saved_model.pb").is_file() else path
+    if not (file.is_file() or file.is_dir()):
+        raise ConfigError(f'{where}: "{file}" is not a regular file')  # a pipe would be waited for
     try:
         with file.open("rb"):
             pass

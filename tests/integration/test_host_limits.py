@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 import zipfile
 from pathlib import Path
@@ -15,6 +15,7 @@ from standins import graphs
 
 from harness.config import plans
 from harness.errors import ConfigError, RecipeError
+from harness.optimize import data as datasets
 from harness.optimize import processes, reference, workers
 from harness.types import HostLimits, Variant
 
@@ -142,6 +143,15 @@ def test_pickled_data_is_not_loaded(tmp_path: Path) -> None:
 def test_a_limit_outside_its_bounds_is_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"command line: host.*{key}"):
         plans.host_limits({key: value})
+
+
+def test_a_pipe_is_no_model_and_no_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.tflite")
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        plans.quick([tmp_path / "m.tflite"], ["this-machine"])
+    with pytest.raises(ConfigError, match="not a regular file"):
+        datasets.digest(str(tmp_path / "x.npz"))
 
 
 def test_the_limits_and_the_trust_are_not_part_of_a_plans_digest(tmp_path: Path) -> None:
