@@ -3,6 +3,7 @@
 HarnessError
 ├─ ConfigError(ValueError)         file, key, the allowed values
 ├─ RecipeError                     the variant cannot be built for this target
+│  └─ Untrusted                    the model's file has code, and the user did not say to trust it
 ├─ PayloadError                    packed bytes are damaged, or larger than announced
 ├─ TransportError
 │  ├─ Unreachable(ConnectionError)
@@ -50,6 +51,12 @@ class RecipeError(HarnessError):
     """The variant cannot be built for this target."""
 
     kind = "not_built"
+
+
+class Untrusted(RecipeError):
+    """A model's file has code, and the user has not said that it is trusted."""
+
+    kind = "untrusted"
 
 
 class PayloadError(HarnessError):

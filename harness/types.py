@@ -226,6 +226,8 @@ class ModelSource:
     """Shapes for dynamic dimensions, by input name (`*` for a single input)."""
     signature: str | None = None
     allow_flex: bool = False
+    trust: bool = False
+    """Whether the user trusts whoever made the file, so that code in it may run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -851,6 +853,26 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostLimits:
+    """The limits of what runs on this host for a model: the [host] table of a plan."""
+
+    seconds: float = 120.0
+    """Time without progress after which a job is ended; ten times the first build's are added."""
+    memory_mb: int = 4_096
+    """Resident memory of a worker and its child processes together, in units of 1,000,000 bytes."""
+    training_seconds: float = 86_400.0
+    """Time of a step that trains. Its memory is limited to three quarters of the machine's."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory in bytes."""
+        return self.memory_mb * 1_000_000
+
+
+DEFAULT_HOST = HostLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A checked plan.toml: every path is absolute, every recipe is parsed."""
 
@@ -866,6 +888,7 @@ class Plan:
     accept: Accept = Accept()
     gate: GateRules = GateRules()
     search: Search | None = None
+    host: HostLimits = DEFAULT_HOST
     text: Mapping[str, Any] = field(default_factory=dict)
     """The plan as it was read, for the record."""
 

@@ -5,10 +5,19 @@ The same zip is also the child process of each launch (`<digest>.zip child ...`)
 describes the protocol verb by verb.
 """
 
+import os
 import sys
 
 
+def _forget_current_folder() -> None:
+    """Drop an empty or relative entry of PYTHONPATH, so that no json.py of that folder is imported."""
+    named = os.environ.get("PYTHONPATH", "/").split(os.pathsep)
+    current = [os.path.abspath(one) for one in named if not os.path.isabs(one)]
+    sys.path[1:] = [one for one in sys.path[1:] if one and os.path.abspath(one) not in current]
+
+
 def _main() -> int:
+    _forget_current_folder()
     role = sys.argv[1] if len(sys.argv) > 1 else "agent"
     if role == "child":
         import child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,22 @@ else:
 __all__ = ["inspect", "optimize", "payload", "recipes"]
 
 
-def inspect(file: Path) -> dict[str, Any]:
+def inspect(file: Path, *, host: Mapping[str, float | None] | None = None) -> dict[str, Any]:
     """Return the contents of a .tflite file, and the operators that this host's delegate takes."""
+    from harness.config import plans
     from harness.optimize import inspect as inspector
 
-    return inspector.inspect(file).plain()
+    return inspector.inspect(file, plans.host_limits(host))
 
 
-def payload(file: Path, old: Path | None = None) -> dict[str, Any]:
+def payload(
+    file: Path, old: Path | None = None, *, host: Mapping[str, float | None] | None = None
+) -> dict[str, Any]:
     """Return a file's size in each codec and as a delta to an older file; takes seconds per MB."""
-    from harness.tflite.payload import payload_report
+    from harness.config import plans
+    from harness.optimize import inspect as inspector
 
-    return payload_report(file, old).plain()
+    return inspector.packed(file, old, plans.host_limits(host))
 
 
 def recipes(name: str | None = None) -> list[dict[str, Any]]:

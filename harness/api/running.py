@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ __all__ = ["Progress", "Run", "bench", "decide", "read_farm", "read_plan", "run"
 read_farm = runs.farm_of
 
 
-def read_plan(plan: Plan | Path | str) -> Plan:
-    """Read a plan.toml; a Plan is returned unchanged."""
-    return plan if isinstance(plan, Plan) else plans.load(Path(plan))
+def read_plan(plan: Plan | Path | str, *, trust_model: bool = False) -> Plan:
+    """Read a plan.toml; a Plan is returned unchanged. `trust_model` trusts all its models."""
+    read = plan if isinstance(plan, Plan) else plans.load(Path(plan))
+    if not trust_model:
+        return read
+    trusted = (replace(one, source=replace(one.source, trust=True)) for one in read.models)
+    return replace(read, models=tuple(trusted))
 
 
 def decide(
@@ -81,6 +86,8 @@ def bench(
     threads: Sequence[int] = (1,),
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
+    host: Mapping[str, float | None] | None = None,
+    trust_model: bool = False,
     farm: farms.Farm | Path | None = None,
     trust: contact.Trust | None = None,
     results: Path | None = None,
@@ -89,7 +96,8 @@ def bench(
 ) -> Run:
     """Measure files without a plan; `on` takes URIs and names of the farm.
 
-    `dose` and `data` have the keys of [dose] and [data]; a key with the value None is ignored.
+    `dose`, `data` and `host` have the keys of [dose], [data] and [host]; a key with the value None
+    is ignored. `trust_model` says that code in the models may run.
     """
     known = read_farm(farm)
     names = []
@@ -102,6 +110,13 @@ def bench(
         else:
             names.append(selector)
     plan = plans.quick(
-        models, devices=names, recipes=recipes, threads=threads, dose=dose, data=data
+        models,
+        devices=names,
+        recipes=recipes,
+        threads=threads,
+        dose=dose,
+        data=data,
+        host=host,
+        trust=trust_model,
     )
     return run(plan, farm=known, results=results, wait=wait, progress=progress)

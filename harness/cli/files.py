@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.shared import JsonOption, app, print_json
+from harness.cli.shared import (
+    HostMemoryOption,
+    HostSecondsOption,
+    JsonOption,
+    TrustOption,
+    app,
+    print_json,
+)
 
 
 @app.command()
@@ -33,6 +40,9 @@ def inspect(
     old: Annotated[
         Path | None, typer.Option(help="Show the size of a delta to this older version.")
     ] = None,
+    trust_model: TrustOption = False,
+    host_seconds: HostSecondsOption = None,
+    host_memory_mb: HostMemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show operators, inputs, outputs and sizes of a .tflite file.
@@ -44,9 +54,11 @@ def inspect(
     from harness import api
     from harness.present import screen
 
-    found = api.inspect(file)
+    del trust_model  # inspecting loads no code; taken so that a script can pass it to every command
+    host = {"seconds": host_seconds, "memory_mb": host_memory_mb}
+    found = api.inspect(file, host=host)
     if payload or old is not None:
-        found["payload"] = api.payload(file, old)
+        found["payload"] = api.payload(file, old, host=host)
     if as_json:
         print_json(found)
     else:

@@ -17,6 +17,7 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     RunArgument,
+    TrustOption,
     WaitOption,
     app,
     print_json,
@@ -63,6 +64,7 @@ def gate(
         ),
     ] = None,
     wait: WaitOption = None,
+    trust_model: TrustOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,7 +78,7 @@ def gate(
     from harness import api
 
     found = api.gate(
-        plan,
+        api.read_plan(plan, trust_model=trust_model),
         baseline=baseline,
         candidate=candidate,
         farm=farm,

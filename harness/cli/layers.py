@@ -15,6 +15,7 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    TrustOption,
     app,
     print_json,
     print_lines,
@@ -125,6 +126,7 @@ def bisect(
     ] = None,
     farm: FarmOption = None,
     device: DeviceOption = None,
+    trust_model: TrustOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -155,7 +157,7 @@ def bisect(
                 "(--git GOOD..BAD --path model.tflite)"
             )
         found = api.bisect(
-            plan,
+            api.read_plan(plan, trust_model=trust_model),
             points,
             farm=farm,
             devices=device or (),

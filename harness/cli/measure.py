@@ -14,8 +14,11 @@ from harness.cli.shared import (
     NO,
     DeviceOption,
     FarmOption,
+    HostMemoryOption,
+    HostSecondsOption,
     JsonOption,
     ResultsOption,
+    TrustOption,
     WaitOption,
     YesKeyOption,
     app,
@@ -82,6 +85,9 @@ def bench(
     evaluation: Annotated[
         str | None, typer.Option("--evaluation", help="Evaluate accuracy with this .npz.")
     ] = None,
+    trust_model: TrustOption = False,
+    host_seconds: HostSecondsOption = None,
+    host_memory_mb: HostMemoryOption = None,
     farm: FarmOption = None,
     yes_key: YesKeyOption = None,
     wait: WaitOption = None,
@@ -106,6 +112,8 @@ def bench(
                 "period_ms": period_ms,
             },
             data={"calibration": calibration, "evaluation": evaluation},
+            host={"seconds": host_seconds, "memory_mb": host_memory_mb},
+            trust_model=trust_model,
             farm=farm,
             trust=key_question(yes_key),
             results=results,
@@ -133,6 +141,7 @@ def run(
         bool, typer.Option("--dry-run", help="Print the cells; build and measure nothing.")
     ] = False,
     wait: WaitOption = None,
+    trust_model: TrustOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -163,7 +172,7 @@ def run(
                     screen.out(f"{place}: {cell['status']}: {cell['reason']}")
         raise typer.Exit(NO if any(cell["reason"] for cell in cells) else DONE)
     started = api.run(
-        plan,
+        api.read_plan(plan, trust_model=trust_model),
         farm=farm,
         devices=device or (),
         recipes=recipe or (),
@@ -208,6 +217,9 @@ def optimize(
     allow_flex: Annotated[
         bool, typer.Option("--allow-flex", help="Allow operators of full TensorFlow in the file.")
     ] = False,
+    trust_model: TrustOption = False,
+    host_seconds: HostSecondsOption = None,
+    host_memory_mb: HostMemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build and check variants of a model without measuring.
@@ -230,6 +242,8 @@ def optimize(
             shape=read_shape(shape or ()),
             signature=signature,
             allow_flex=allow_flex,
+            host={"seconds": host_seconds, "memory_mb": host_memory_mb},
+            trust_model=trust_model,
             progress=progress(quiet=as_json),
         )
     if as_json:

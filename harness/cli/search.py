@@ -15,6 +15,7 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    TrustOption,
     app,
     print_json,
     print_lines,
@@ -35,6 +36,7 @@ def search(
         typer.Option("--resume", help="Continue a search: its id, a prefix, or `latest`."),
     ] = None,
     farm: FarmOption = None,
+    trust_model: TrustOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +49,8 @@ def search(
     from harness import api
     from harness.errors import Unreachable
 
-    searching = api.search(plan, farm=farm, resume=resume, results=results)
+    read = api.read_plan(plan, trust_model=trust_model)
+    searching = api.search(read, farm=farm, resume=resume, results=results)
     resumption = (
         f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
     )

@@ -105,6 +105,19 @@ YesKeyOption = Annotated[
     typer.Option("--yes-key", help="Trust the host key with this fingerprint (SHA256:...)."),
 ]
 
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-model", help="Let code in the model's file run: you trust its maker."),
+]
+HostSecondsOption = Annotated[
+    float | None,
+    typer.Option("--host-seconds", help="Stop work on this host that does not get on [120]."),
+]
+HostMemoryOption = Annotated[
+    int | None,
+    typer.Option("--host-memory-mb", help="Stop work on this host that needs more [4096]."),
+]
+
 
 RunArgument = Annotated[str, typer.Argument(help="A run's id, a unique prefix, or `latest`.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Print in this format.")]

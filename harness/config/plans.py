@@ -4,8 +4,8 @@ The digest of a plan is the sha256 of its meaning as canonical JSON: models (nam
 recipes expanded, devices as written, shapes), threads, seed, dose, accept, gate, and the space,
 objectives and constraints of a search, with defaults filled in. Paths are relative to the plan, and
 contents and times of files are not included. So a copied folder has the same digest, and a glob
-that finds another file changes it. The digest does not include the patience, so a run can be
-resumed with more patience.
+that finds another file changes it. The digest does not include the patience, the limits of the host
+and the trust, so a run can be resumed with more of each.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from harness.errors import ConfigError
 from harness.printable import file_name
 from harness.types import (
     DEFAULT_CONDITIONS,
+    DEFAULT_HOST,
     FINITE,
     FORBID_UNKNOWN,
     PATIENCE_SECONDS,
@@ -38,6 +39,7 @@ from harness.types import (
     Device,
     Dose,
     GateRules,
+    HostLimits,
     ModelSource,
     Plan,
     PlannedModel,
@@ -81,6 +83,21 @@ class _ModelTable:
     shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     signature: str | None = None
     allow_flex: bool = False
+    trust: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostTable:
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = FINITE
+    seconds: Annotated[float, Ge(1), Le(86_400)] = DEFAULT_HOST.seconds
+    memory_mb: Annotated[int, Ge(256), Le(1_000_000)] = DEFAULT_HOST.memory_mb
+    training_seconds: Annotated[float, Ge(1), Le(2_592_000)] = DEFAULT_HOST.training_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostOptions:
+    __pydantic_config__: ClassVar[Mapping[str, str]] = FORBID_UNKNOWN
+    host: _HostTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +129,7 @@ class _PlanTable:
     accept: Accept = field(default_factory=Accept)
     gate: GateRules = field(default_factory=GateRules)
     search: searches.Table | None = None
+    host: _HostTable = _HostTable()
 
 
 def load(path: Path) -> Plan:
@@ -162,6 +180,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         accept=table.accept,
         gate=table.gate,
         search=search,
+        host=HostLimits(**dataclasses.asdict(table.host)),
         text=mapping,
     )
 
@@ -175,20 +194,34 @@ def quick(
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
     model: Mapping[str, Any] | None = None,
+    host: Mapping[str, float | None] | None = None,
+    trust: bool = False,
 ) -> Plan:
     """Make a plan from models and devices of a command line, without a file.
 
-    Paths are relative to the working directory. `dose`, `data` and `model` have the keys of [dose],
-    [data] and of every [[model]]; a key with the value None is ignored.
+    Paths are relative to the working directory. `dose`, `data`, `host` and `model` have the keys of
+    [dose], [data], [host] and of every [[model]]; a key with the value None is ignored. `trust` is
+    every model's.
     """
     about = {key: value for key, value in (model or {}).items() if value is not None}
     mapping = {
-        "model": [{"path": str(path), **about} for path in files],
+        "model": [{"path": str(path), "trust": trust, **about} for path in files],
         "run": {"recipes": list(recipes), "devices": list(devices), "threads": list(threads)},
         "dose": {key: value for key, value in (dose or {}).items() if value is not None},
         "data": {key: value for key, value in (data or {}).items() if value is not None},
+        "host": {key: value for key, value in (host or {}).items() if value is not None},
     }
     return from_mapping(mapping, Path.cwd(), "command line")
+
+
+def host_limits(given: Mapping[str, float | None] | None) -> HostLimits:
+    """Return the limits of a command line, with the keys of [host]; None is the default.
+
+    Raises ConfigError for a value outside its bounds.
+    """
+    named = {key: value for key, value in (given or {}).items() if value is not None}
+    table = toml_reading.check({"host": named}, _HostOptions, "command line").host
+    return HostLimits(**dataclasses.asdict(table))
 
 
 def combinations(plan: Plan, devices: Sequence[Device]) -> list[Combination]:
@@ -282,6 +315,7 @@ class _Planner:
             shape=dict(entry.shape),
             signature=entry.signature,
             allow_flex=entry.allow_flex,
+            trust=entry.trust,
         )
         return PlannedModel(
             source=source,

@@ -14,6 +14,7 @@ TEMPLATE_PLAN = """\
 name = "my-model"
 path = "model.tflite"                    # .keras, .h5, a SavedModel folder, a float .tflite, or a glob of them
 # shape = [1, 224, 224, 3]               # if the model has dynamic dimensions
+# trust = true                           # if the file has code (a Lambda layer) and you trust its maker
 
 # [data]
 # calibration = "calibration.npz"        # "x": (n, ...) float32 as the model takes it; int8 and int16x8 need it
@@ -41,6 +42,10 @@ seed = 0
 # [accept]                               # limits of a row
 # max_accuracy_drop = 0.02               # absolute, on the host, against the source model
 # min_agreement = 0.95                   # device against host, same file
+
+# [host]                                 # limits of work on this machine: docs/security.md
+# seconds = 120                          # without progress
+# memory_mb = 4096
 """
 
 TEMPLATE_FARM = """\

@@ -79,7 +79,7 @@ class NoPython(AgentError):
 def probe_python(transport: Commands, device: Device) -> Probe:
     """Run the script on the device; raises NoPython with the error output if it does not run."""
     agent = AgentOptions.of(device)
-    reply = transport.run([agent.python, "-c", _SCRIPT, agent.workdir], _SECONDS)
+    reply = transport.run(agent.script(_SCRIPT, agent.workdir), _SECONDS)
     lines = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     if reply.exit_code != 0 or not lines:
         errors = reply.stderr.decode(errors="replace").strip()[-300:]

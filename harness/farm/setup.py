@@ -73,7 +73,7 @@ try:
                             continue
                         entry.filename = "/".join(parts[2:])
                     wheel.extract(entry, part)
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import " + order["module"]
+    script = "import sys; sys.path[0] = sys.argv[1]; import " + order["module"]
     try:
         trial = subprocess.run([sys.executable, "-c", script, part], stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
@@ -279,7 +279,7 @@ def _unpack(session: Session, made: Installation, found: Sequence[Wheel]) -> Non
         "default": made.default,
         "token": secrets.token_hex(4),
     }
-    argv = [agent.python, "-c", _UNPACK]
+    argv = agent.script(_UNPACK)
     reply = transport.run(argv, _UNPACK_SECONDS, stdin=json.dumps(order).encode())
     if reply.exit_code or _DONE not in reply.stdout:
         errors = reply.stderr.decode(errors="replace").strip()[-1000:]

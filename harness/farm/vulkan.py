@@ -54,7 +54,7 @@ class VulkanDriver:
 
 def list_drivers(transport: Commands, device: Device) -> tuple[VulkanDriver, ...]:
     """Return the device's drivers, after loading their libraries in a separate process there."""
-    reply = transport.run([AgentOptions.of(device).python, "-c", _SCRIPT], _SECONDS)
+    reply = transport.run(AgentOptions.of(device).script(_SCRIPT), _SECONDS)
     marked = [line for line in reply.stdout.splitlines() if line.startswith(_MARK)]
     drivers = (read(line[len(_MARK) :]) for line in marked[:_MAX_DRIVERS])
     return tuple(one for one in drivers if one is not None)

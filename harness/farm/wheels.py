@@ -19,6 +19,7 @@ from email.parser import HeaderParser
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness import spawning
 from harness.errors import ConfigError, RuntimeMissing
 from harness.farm.probe import Probe
 
@@ -224,14 +225,18 @@ def _missing(fetched: Mapping[str, Wheel], site: Site, wanted: RuntimeRequiremen
 def _download(requirements: Sequence[str], site: Site, folder: Path) -> list[Wheel]:
     """Fetch wheels of these requirements with pip, without their own requirements."""
     into = Path(tempfile.mkdtemp(dir=folder))
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    argv = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     argv += ["--no-input", "--no-deps", "--only-binary=:all:", "--dest", str(into)]
     argv += ["--implementation", "cp", "--python-version", "".join(map(str, site.python))]
     for platform in site.platforms:
         argv += ["--platform", platform]
     try:
         reply = subprocess.run(
-            [*argv, *requirements], capture_output=True, timeout=_PIP_SECONDS, check=False
+            [*argv, *requirements],
+            capture_output=True,
+            timeout=_PIP_SECONDS,
+            check=False,
+            env=spawning.environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeMissing(

@@ -49,9 +49,11 @@ from harness.optimize import reference
 from harness.protocols import StopFlag
 from harness.types import (
     DEFAULT_CONDITIONS,
+    DEFAULT_HOST,
     Agreement,
     Cell,
     Conditions,
+    HostLimits,
     Kind,
     Launch,
     LaunchOrder,
@@ -75,6 +77,8 @@ class Bench:
     emit: Emit = ignore
     profile: Profile | None = None
     conditions: Conditions = DEFAULT_CONDITIONS
+    limits: HostLimits = DEFAULT_HOST
+    """The limits of the reference outputs on this host."""
     stop: StopFlag = field(default_factory=threading.Event)
     timing: WaitClock = REAL_TIME
     unchecked: set[str] = field(default_factory=set)
@@ -303,7 +307,10 @@ class Bench:
             self._no_outputs(cell, str(error))
             return None
         kept = assets.cache_folder() / "outputs"
-        expected = reference.host_outputs(file, inputs, keep=kept)
+        how = reference.HostRun(
+            limits=self.limits, build_seconds=variant.build_seconds or 0.0, file=cell.model
+        )
+        expected = reference.host_outputs(file, inputs, keep=kept, how=how)
         agreement = reference.compare(outputs, expected, variant)
         self.emit(OutputsChecked(cell=cell.id, agreement=agreement))
         reason = disagreement(agreement, cell)

@@ -20,9 +20,11 @@ from harness.optimize import build, catalog, reference
 from harness.printable import clipped
 from harness.tflite.compiled import COMPILED_FOR
 from harness.types import (
+    DEFAULT_HOST,
     Cell,
     Device,
     Failure,
+    HostLimits,
     ModelSource,
     Plan,
     Profile,
@@ -203,10 +205,11 @@ def build_all(
     seed: int,
     on_event: Callable[[BuildProgress], None],
     workers: int | None = None,
+    limits: HostLimits = DEFAULT_HOST,
 ) -> Iterator[tuple[build.BuildRequest, Variant | Failure]]:
     """Build every variant in parallel; for one that cannot be built, yield its Failure."""
     for request, result in build.build_all(
-        requests, cache=cache, workers=workers, seed=seed, on_event=on_event
+        requests, cache=cache, workers=workers, seed=seed, limits=limits, on_event=on_event
     ):
         if isinstance(result, HarnessError):
             yield request, Failure(kind=result.kind, reason=str(result))
@@ -230,7 +233,7 @@ def bind(
         if isinstance(variant, Variant) and reference.host_file(variant):
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:
-                checks[key] = _check_inputs(request, variant, inputs, plan.seed)
+                checks[key] = _check_inputs(request, variant, inputs, plan)
             path, flags = checks[key]
         cells.append(
             Cell(
@@ -251,9 +254,11 @@ def bind(
 
 
 def _check_inputs(
-    request: build.BuildRequest, variant: Variant, folder: Path, seed: int
+    request: build.BuildRequest, variant: Variant, folder: Path, plan: Plan
 ) -> tuple[str, tuple[str, ...]]:
-    chosen = reference.check_inputs(request.model, variant, folder, seed=seed)
+    chosen = reference.check_inputs(
+        request.model, variant, folder, seed=plan.seed, limits=plan.host
+    )
     return str(chosen.path), () if chosen.real else ("random_inputs",)
 
 
@@ -276,6 +281,6 @@ def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path
             variant = replace(variant, uncompiled=replace(before, path=kept))
         path = cell.check_inputs
         if path is not None and not Path(path).exists():
-            path, _ = _check_inputs(request, variant, inputs, decided.plan.seed)
+            path, _ = _check_inputs(request, variant, inputs, decided.plan)
         made.append(replace(cell, variant=variant, check_inputs=path))
     return made

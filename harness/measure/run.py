@@ -25,11 +25,13 @@ from harness.optimize import reference
 from harness.protocols import Engine, OpenEngine, StopFlag, Work
 from harness.types import (
     DEFAULT_CONDITIONS,
+    DEFAULT_HOST,
     Agreement,
     Cell,
     Conditions,
     Device,
     Failure,
+    HostLimits,
     Launch,
     LaunchOrder,
     Outcome,
@@ -63,6 +65,7 @@ def run(
     profiles: Mapping[str, Profile],
     done: Done | None = None,
     conditions: Conditions = DEFAULT_CONDITIONS,
+    limits: HostLimits = DEFAULT_HOST,
     engine: Engine | None = None,
 ) -> Iterator[Outcome]:
     """Yield one outcome per cell as soon as it is known; close the sessions at the end.
@@ -87,6 +90,7 @@ def run(
                 profile=profiles.get(session.device.profile),
                 cells=tuple(share),
                 conditions=conditions,
+                limits=limits,
                 done={cell.id: tuple(known.launches.get(cell.id, ())) for cell in share},
             )
         machines[scheduling.machine_of(name, session)].append(work)
@@ -123,6 +127,8 @@ class DeviceWork:
     profile: Profile | None = None
     cells: tuple[Cell, ...]
     conditions: Conditions = DEFAULT_CONDITIONS
+    limits: HostLimits = DEFAULT_HOST
+    """The limits of the reference outputs on this host."""
     done: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
     """Launches that an earlier run stored, by cell id."""
     wait_seconds: float = 0.0
@@ -145,6 +151,7 @@ class DeviceWork:
                     emit=noted,
                     profile=self.profile,
                     conditions=self.conditions,
+                    limits=self.limits,
                     stop=stop,
                 )
                 with bench:

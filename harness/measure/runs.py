@@ -229,6 +229,7 @@ def _measure(started: _Started, options: Options, engine: Engine) -> Run:
         profiles=known_profiles.load_all(),
         done=started.done,
         conditions=started.plan.conditions,
+        limits=started.plan.host,
         engine=engine,
     )
     return Run(started.writer, outcomes, options.progress, started.live)
@@ -247,6 +248,7 @@ def build_variants(decided: prepare.Decided, emit: Emit) -> prepare.Built:
         cache=assets.cache_folder() / "build",
         seed=decided.plan.seed,
         on_event=emit,
+        limits=decided.plan.host,
     )
     return {
         (request.model.name, request.recipe.name, request.target): (request, result)

@@ -35,12 +35,15 @@ def optimize(
     shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     signature: str | None = None,
     allow_flex: bool = False,
+    host: Mapping[str, float | None] | None = None,
+    trust_model: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Build variants of one model into the folder `out`.
 
     `metric` is a key of [data], `shape`, `signature` and `allow_flex` are keys of [[model]]
-    (docs/plans.md). Each file is written as soon as it is built and checked, so an interrupted
+    (docs/plans.md), `host` has the keys of [host]. `trust_model` says that code in the model may run.
+    Each file is written as soon as it is built and checked, so an interrupted
     call keeps the finished ones.
 
     Returns one row per variant: file, sizes, accuracy, agreement; or the reason of the failure.
@@ -63,6 +66,8 @@ def optimize(
             "signature": signature,
             "allow_flex": allow_flex or None,
         },
+        host=host,
+        trust=trust_model,
     )
     decided = prepare.decide(plan, farm_of(None))
     prepare.check(decided)

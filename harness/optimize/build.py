@@ -9,25 +9,29 @@ an outcome's failure.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, HarnessError, RecipeError
 from harness.events import BuildProgress
-from harness.optimize import catalog, data_check, graph
+from harness.optimize import catalog, data_check, graph, workers
 from harness.optimize.cache import Cache, CacheEntry
 from harness.optimize.graph import BuildNode, Chain
 from harness.optimize.schedule import Schedule
-from harness.optimize.targets import edgetpu, gpu
+from harness.optimize.targets import edgetpu
 from harness.optimize.workers import Pool
 from harness.tflite import flatbuffer
 from harness.tflite.compiled import COMPILED_FOR
 from harness.types import (
+    DEFAULT_HOST,
     Agreement,
     Compiled,
+    HostLimits,
     ModelSource,
     Recipe,
     StepCall,
@@ -81,9 +85,16 @@ def own_target(recipe: Recipe, model: ModelSource) -> str | None:
         return catalog.COMPILING[last]
     path = model.path
     if path.suffix.lower() in {".tflite", ".lite"} and path.is_file():
-        data = path.read_bytes()
-        return next((to for name, to in COMPILED_FOR.items() if name.encode() in data), None)
+        return next((to for name, to in COMPILED_FOR.items() if _has(path, name.encode())), None)
     return None
+
+
+def _has(path: Path, word: bytes) -> bool:
+    """Return whether a file has the bytes; the file is not read into memory."""
+    if not path.stat().st_size:
+        return False  # it has no map
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(word) >= 0
 
 
 def with_target_step(recipe: Recipe, target: str) -> Recipe:
@@ -146,6 +157,7 @@ def build_all(
     workers: int | None = None,
     check: bool = True,
     seed: int = 0,
+    limits: HostLimits = DEFAULT_HOST,
     on_event: Callable[[BuildProgress], None] | None = None,
 ) -> Iterator[tuple[BuildRequest, Variant | HarnessError]]:
     """Build every request and yield each as it finishes.
@@ -155,16 +167,15 @@ def build_all(
         cache: Folder of the build cache, shared by every run on this machine.
         workers: Maximum number of processes; never more than cores.
         check: Whether to run every built file on this host (agreement, accuracy, zstd size).
+        limits: Time and memory of each job.
         seed: Seed of random calibration, random check inputs and steps that train.
         on_event: Called with the progress of each stage.
 
     Raises ConfigError if the cache folder cannot be written; every other error is yielded.
     """
     kept = Cache(cache)
-    with Pool(workers) as pool:
-        digests = graph.Digests(
-            lambda source: str(pool.do("stream_digest", {"source": source})["digest"])
-        )
+    with Pool(workers, limits) as pool:
+        digests = graph.Digests(partial(_stream_digest, pool))
         wanted: list[tuple[BuildRequest, Chain]] = []
         for request in requests:
             try:
@@ -175,6 +186,12 @@ def build_all(
             else:
                 wanted.append((request, chain))
         yield from _run(wanted, kept, pool, on_event or _silent)
+
+
+def _stream_digest(pool: Pool, source: str) -> str:
+    order = {"source": source}
+    found = pool.do("stream_digest", order, stage="reading the data", file=source)
+    return str(found["digest"])
 
 
 def _run(
@@ -198,18 +215,21 @@ def _run(
             if failed:
                 yield request, failed[0]
             elif all(key in schedule.entries for key in chain.results):
-                yield request, _checked_for_gpu(_variant(request, chain, schedule.entries))
+                made = _variant(request, chain, schedule.entries)
+                yield request, _checked_for_gpu(made, str(request.model.path), pool.limits)
             else:
                 still.append((request, chain))
         waiting = still
 
 
-def _checked_for_gpu(variant: Variant) -> Variant | HarnessError:
+def _checked_for_gpu(variant: Variant, file: str, limits: HostLimits) -> Variant | HarnessError:
     """Return the variant with notes on the GPU, or the error if a GPU cannot load the file."""
     if variant.target != "gpu":
         return variant
     try:
-        return replace(variant, notes=(*variant.notes, *gpu.fit(variant.path)))
+        order = {"path": str(variant.path)}
+        found = workers.once("gpu_fit", order, limits=limits, stage="the GPU check", file=file)
+        return replace(variant, notes=(*variant.notes, *found["notes"]))
     except HarnessError as error:
         return error
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from harness import text_files
 from harness.errors import ConfigError
+from harness.optimize.beats import BEATS
 from harness.printable import file_name
 from harness.tflite.indices import IndexRange
 from harness.tflite.numeric import Array, sample_shape
@@ -79,6 +80,8 @@ def digest(source: str) -> str | None:
             for file in files(source):
                 total.update(os.fsencode(f"{file.name}\0{_file_digest(file)}\0"))
             return total.hexdigest()
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"data {path}: not a regular file; give an .npz or a folder of .npy")
         return _file_digest(path)
     except ConfigError as error:
         raise ConfigError(
@@ -92,7 +95,8 @@ def digest(source: str) -> str | None:
 def stream_digest(source: str) -> str:
     """Run a generator once and digest its items; in a worker, because it is the user's code."""
     total = hashlib.sha256()
-    for item in islice(_generated(source), GENERATOR_LIMIT):
+    BEATS.start()
+    for item in BEATS.each(islice(_generated(source), GENERATOR_LIMIT)):
         for key, array in sorted(item.items()):
             kept = np.ascontiguousarray(array)
             total.update(f"{key} {kept.dtype} {kept.shape}\0".encode())
@@ -117,10 +121,12 @@ def samples(
         return
     found = False
     count = 0
+    BEATS.start()
     for where, item in items(source):
         for sample in checked(where, item, tensors):
             found = True
             yield sample
+            BEATS.beat()
             count += 1
             if count == GENERATOR_LIMIT and is_generator(source):
                 return
@@ -270,6 +276,11 @@ def reading(file: Path) -> Iterator[None]:
         raise ConfigError(
             f"data {file_name(file)}: cannot be read as .npy or .npz "
             f"({str(error) or type(error).__name__}); write it with numpy.savez(file, x=..., y=...)"
+        ) from error
+    except MemoryError as error:
+        raise ConfigError(
+            f"data {file_name(file)}: its arrays need more memory than work on this host may use; if "
+            "they are meant to, raise host.memory_mb in the plan, or add --host-memory-mb"
         ) from error
 
 

@@ -7,8 +7,9 @@ printed, counted and tested without TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +51,8 @@ class BuildNode:
     """Other nodes whose results fill fields of the order: field to key."""
     stage: str
     """Name for display: `convert`, a step's name, `reference`, `check`."""
+    file: Path
+    """The user's model, for display."""
     model: str
     recipe: str | None
     """None if several recipes share the node."""
@@ -216,9 +219,11 @@ class _Planner:
                 name: self.digests.model(Path(path)) for name, path in (files | programs).items()
             },
             code=_step_digest(type(step), training=training),
+            trust=self.model.trust,
             **_environment(),
         )
         order = {
+            "scan": self._scan(place, files.values()),
             "step": call.name,
             "parameters": parameters | files | programs,
             "data": data,
@@ -261,7 +266,12 @@ class _Planner:
             return place
         settings = self._conversion(place.form)
         key = caches.key(of=place.identity, float=settings, **_environment())
-        order = {**settings, "source": str(self.model.path), "seed": self.seed}
+        order = {
+            **settings,
+            "scan": self._scan(place, ()),
+            "source": str(self.model.path),
+            "seed": self.seed,
+        }
         needs = {"source": place.key} if place.key else {}
         trained = place.form in catalog.TRAINED
         stage = "convert" if trained else "frame"
@@ -276,7 +286,18 @@ class _Planner:
             "signature": self.model.signature,
             "allow_flex": self.model.allow_flex,
             "verify": self.check,
+            "trust": self.model.trust,
         }
+
+    def _scan(self, place: _ChainEnd, files: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the strangers' models that a node loads, each with its form, to scan for code."""
+        if self.model.trust:
+            return []
+        found = [(str(self.model.path), place.form)] if place.key is None else []
+        for file in files:
+            with contextlib.suppress(RecipeError):  # no model
+                found.append((file, convert.source_form(Path(file))))
+        return found
 
     def _reference(self, source: _ChainEnd) -> str:
         path = self._float(source).key
@@ -336,6 +357,7 @@ class _Planner:
             order=order,
             needs=needs,
             stage=stage,
+            file=self.model.path,
             model=self.model.name,
             recipe=None if shared else self.recipe.name,
         )
@@ -422,7 +444,8 @@ def _environment() -> dict[str, Any]:
             versions[name] = None
     folder = Path(__file__).parent
     code = hashlib.sha256()
-    files = [*folder.glob("*.py"), *folder.glob("targets/*.py"), *folder.parent.glob("tflite/*.py")]
+    patterns = ("*.py", "targets/*.py", "trust/*.py", "../tflite/*.py")
+    files = [file for pattern in patterns for file in folder.glob(pattern)]
     for file in sorted(files):
         code.update(file.read_bytes())
     return {"versions": versions, "harness": harness.__version__, "sources": code.hexdigest()}

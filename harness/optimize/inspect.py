@@ -1,13 +1,13 @@
 """Inspect a .tflite file: its content, and the operators that this host's delegate takes.
 
-inspect.inspect(Path("model.tflite")).operators
+inspect.inspect(Path("model.tflite"))["operators"]
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from harness.optimize import workers
 from harness.tflite import flatbuffer, payload, structure
 from harness.tflite.flatbuffer import FileFacts, Signature
 from harness.tflite.structure import Layer
-from harness.types import Delegation, Tensor
+from harness.types import DEFAULT_HOST, Delegation, HostLimits, Tensor
+
+_PACK_SECONDS_PER_MB = 20.0
+"""Added to the deadline of packing, whose time depends on the size alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +68,40 @@ class Inspection:
         }
 
 
-def inspect(path: Path) -> Inspection:
-    """Inspect a .tflite file; only a child process opens it in a runtime.
+def inspect(path: Path, limits: HostLimits = DEFAULT_HOST) -> dict[str, Any]:
+    """Inspect a .tflite file in a child process; return an Inspection as JSON-able values.
+
+    Raises RecipeError if the file cannot be read within the limits.
+    """
+    order = {"path": str(path)}
+    with workers.Pool(1, limits) as pool:
+        found = dict(pool.do("inspect", order, stage="reading it", file=str(path)))
+        try:
+            opened = pool.do("delegation", order, stage="loading it", file=str(path))
+            found["delegation"] = asdict(delegated(opened["nodes"]))
+        except HarnessError as error:
+            found["reason"] = str(error)
+    return found
+
+
+def packed(path: Path, old: Path | None, limits: HostLimits = DEFAULT_HOST) -> dict[str, Any]:
+    """Return the file's size in each codec, and as a delta to `old`, as JSON-able values.
+
+    Raises PayloadError if a file cannot be read.
+    """
+    megabytes = sum(one.stat().st_size for one in (path, old) if one and one.exists()) / 1e6
+    chosen = replace(limits, seconds=limits.seconds + _PACK_SECONDS_PER_MB * megabytes)
+    order = {"path": str(path), "old": str(old) if old else None}
+    return dict(workers.once("pack", order, limits=chosen, stage="packing it", file=str(path)))
+
+
+def contents(path: Path) -> Inspection:
+    """Read a file's content without a runtime; in a worker, because a stranger's file may be huge.
 
     Raises RecipeError if it cannot be read.
     """
     facts = flatbuffer.read(path)
     data = path.read_bytes()
-    delegation, reason = None, None
-    try:
-        found = workers.once("delegation", {"path": str(path)})
-        delegation = delegated(found["nodes"])
-    except HarnessError as error:
-        reason = str(error)
     return Inspection(
         path=path,
         digest=facts.digest,
@@ -95,8 +119,7 @@ def inspect(path: Path) -> Inspection:
         weights=_groups(facts),
         layers=structure.parse(data, path),
         sparsity=facts.sparsity,
-        delegation=delegation,
-        reason=reason,
+        delegation=None,
     )
 
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import aware, catalog, check, convert, folding, promises, quantise, runtime
+from harness.optimize import (
+    aware,
+    catalog,
+    check,
+    convert,
+    folding,
+    promises,
+    quantise,
+    runtime,
+    trust,
+)
 from harness.optimize import data as datasets
+from harness.optimize import inspect as inspection
+from harness.optimize.beats import BEATS
+from harness.optimize.targets import gpu
 from harness.protocols import Artifact, StepData
-from harness.tflite import flatbuffer, indices, payload, rewrite, structure
+from harness.tflite import flatbuffer, indices, payload, rewrite, structure, truncate
 
 Order = Mapping[str, Any]
 _NAMED_WEIGHTS = 3
@@ -52,6 +67,7 @@ def check_data(order: Order) -> dict[str, Any]:
 
 def float_file(order: Order) -> dict[str, Any]:
     """Make the float .tflite of a model: converted by TensorFlow, or framed from a .tflite."""
+    _scan(order, trains=False)
     source, out = Path(order["source"]), Path(order["workdir"]) / "model.tflite"
     if order["form"] == catalog.FINISHED:
         facts = flatbuffer.read(source)
@@ -83,6 +99,7 @@ def trained_ranges(order: Order) -> dict[str, Any]:
 
 def step(order: Order) -> dict[str, Any]:
     """Run one step of a recipe."""
+    _scan(order, trains=True)
     chosen = catalog.known_steps()[order["step"]]
     data = StepData()
     if order["data"]:
@@ -160,6 +177,8 @@ def outputs(order: Order) -> dict[str, Any]:
 
     path = Path(order["path"])
     facts = flatbuffer.read(path)
+    if order["own_data"]:
+        BEATS.start()
     with np.load(order["inputs"], allow_pickle=False) as stored:
         inputs = {tensor.name: stored[tensor.name] for tensor in facts.inputs}
     _save(Path(order["out"]), runtime.run(path, facts, inputs, order["threads"]))
@@ -167,13 +186,46 @@ def outputs(order: Order) -> dict[str, Any]:
 
 
 def samples(order: Order) -> dict[str, Any]:
-    """Write the first samples of the user's data as (n, ...) arrays by tensor name."""
+    """Write the first samples of the user's data as `x.NAME` (n, ...), and their labels as `y.NAME`."""
+    import numpy as np
+
     facts = flatbuffer.read(Path(order["path"]))
-    arrays, _ = datasets.load(
-        order["source"], facts.inputs, limit=order["limit"], seed=order["seed"]
+    found = datasets.samples(order["source"], facts.inputs, seed=order["seed"])
+    taken = list(islice(found, order["limit"]))
+    arrays = datasets.stack(taken, facts.inputs)
+    names = set.intersection(*(set(sample.labels) for sample in taken)) if taken else set()
+    _save(
+        Path(order["out"]),
+        {f"x.{name}": array for name, array in arrays.items()}
+        | {f"y.{name}": np.stack([sample.labels[name] for sample in taken]) for name in names},
     )
-    _save(Path(order["out"]), arrays)
     return {}
+
+
+def inspect(order: Order) -> dict[str, Any]:
+    """Inspect a .tflite file without running it."""
+    return inspection.contents(Path(order["path"])).plain()
+
+
+def pack(order: Order) -> dict[str, Any]:
+    """Return a file's size in each codec and as a delta."""
+    old = Path(order["old"]) if order["old"] else None
+    return payload.payload_report(Path(order["path"]), old).plain()
+
+
+def prefixes(order: Order) -> dict[str, Any]:
+    """Cut a file after each of its operators, and write the prefixes to `workdir`."""
+    folder, made = Path(order["workdir"]), []
+    for prefix in truncate.Graph(Path(order["path"])).prefixes(order["at_most"]):
+        digest = hashlib.sha256(prefix.data).hexdigest()
+        (folder / f"{digest}.tflite").write_bytes(prefix.data)
+        made.append({**asdict(replace(prefix, data=b"")), "data": "", "digest": digest})
+    return {"prefixes": made}
+
+
+def gpu_fit(order: Order) -> dict[str, Any]:
+    """Check from the file alone whether a GPU can run it."""
+    return {"notes": gpu.fit(Path(order["path"]))}
 
 
 def delegation(order: Order) -> dict[str, Any]:
@@ -194,6 +246,10 @@ VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
     "check": check_variant,
     "outputs": outputs,
     "samples": samples,
+    "inspect": inspect,
+    "pack": pack,
+    "prefixes": prefixes,
+    "gpu_fit": gpu_fit,
     "delegation": delegation,
 }
 
@@ -208,6 +264,12 @@ def _conversion(order: Order) -> convert.Order:
         verify=order["verify"],
         seed=order["seed"],
     )
+
+
+def _scan(order: Order, *, trains: bool) -> None:
+    """Refuse a stranger's model with code in it, before it is loaded. Raises Untrusted."""
+    for path, form in order["scan"]:
+        trust.check(Path(path), form, trains=trains)
 
 
 def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:

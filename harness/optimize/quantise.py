@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import library_errors
+from harness.optimize.beats import BEATS
 from harness.tflite import flatbuffer, rewrite
 from harness.tflite.numeric import Array
 
@@ -134,11 +135,18 @@ def _ranges(data: bytes, worker: Any, calibration: Mapping[str, Array]) -> Any: 
         {key: calibration[name][i].reshape(shape) for key, (name, shape) in fed.items()}
         for i in range(count)
     ]
-    keeper.calibrate({rewrite.SIGNATURE: rows}, worker._recipe_manager)  # noqa: SLF001 - as above
+    keeper.calibrate({rewrite.SIGNATURE: _Counted(rows)}, worker._recipe_manager)  # noqa: SLF001 - as above
     return {
         name: {end: np.asarray(value, np.float32) for end, value in found.items()}
         for name, found in keeper.get_model_qsvs().items()
     }
+
+
+class _Counted(list[Any]):
+    """Rows that report progress as the calibrator takes them."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return BEATS.each(super().__iter__())
 
 
 def _sufficient(ranges: object) -> None:

@@ -22,7 +22,7 @@ from harness.optimize import cache, workers
 from harness.optimize import data as datasets
 from harness.tflite import flatbuffer, indices, numeric
 from harness.tflite.numeric import Array
-from harness.types import Agreement, ModelSource, Variant
+from harness.types import DEFAULT_HOST, Agreement, HostLimits, ModelSource, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,13 @@ class CheckInputs:
 
 
 def check_inputs(
-    model: ModelSource, variant: Variant, folder: Path, n: int = 64, seed: int = 0
+    model: ModelSource,
+    variant: Variant,
+    folder: Path,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    limits: HostLimits = DEFAULT_HOST,
 ) -> CheckInputs:
     """Write up to `n` inputs for a variant: from evaluation data, else calibration, else random.
 
@@ -49,19 +55,42 @@ def check_inputs(
         ranges = indices.read(host_file(variant) or variant.path)
         drawn = datasets.random_samples(variant.inputs, n, seed, ranges)
         arrays = datasets.stack(drawn, variant.inputs)
-    elif datasets.is_generator(source):
-        order = {"source": source, "path": str(variant.path), "limit": n, "seed": seed}
-        with tempfile.TemporaryDirectory() as space:
-            out = Path(space) / "samples.npz"
-            workers.once("samples", {**order, "out": str(out)})
-            arrays = load_inputs(out)
     else:
-        arrays, _ = datasets.load(source, variant.inputs, limit=n, seed=seed)
+        arrays = load_samples(source, variant, n, seed=seed, limits=limits).inputs
     taken = as_file_takes(variant, arrays)
     path = folder / f"{cache.key(arrays=_digests(taken))}.npz"
     if not path.exists():
         _write(path, taken)
     return CheckInputs(path=path, real=source is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSamples:
+    """Samples of the user's data: inputs by tensor name and labels by name, each (n, ...)."""
+
+    inputs: Mapping[str, Array]
+    labels: Mapping[str, Array]
+    """The labels that every sample has."""
+
+
+def load_samples(
+    source: str, variant: Variant, n: int, *, seed: int = 0, limits: HostLimits = DEFAULT_HOST
+) -> LoadedSamples:
+    """Read up to `n` samples in a child process, because a data file may claim any size.
+
+    Raises ConfigError for data that does not fit the variant.
+    """
+    with tempfile.TemporaryDirectory() as space:
+        out = Path(space) / "samples.npz"
+        order = {"source": source, "path": str(variant.path), "limit": n, "seed": seed}
+        order |= {"out": str(out)}
+        workers.once("samples", order, limits=limits, stage="reading the data", file=source)
+        arrays = load_inputs(out)
+    parts: dict[str, dict[str, Array]] = {"x": {}, "y": {}}
+    for key, array in arrays.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = array
+    return LoadedSamples(inputs=parts["x"], labels=parts["y"])
 
 
 def load_inputs(path: str | Path) -> dict[str, Array]:
@@ -92,8 +121,29 @@ def host_file(variant: Variant) -> Path | None:
     return variant.uncompiled.path if variant.uncompiled else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRun:
+    """The limits of a run on the host, and what is known of the file."""
+
+    limits: HostLimits = DEFAULT_HOST
+    build_seconds: float = 0.0
+    """The time that the file's build took; ten times of it are added to the deadline."""
+    own_data: bool = False
+    """Whether the inputs are the user's data, so that the deadline is for each of them."""
+    file: str = ""
+    """The user's file, for messages; empty for the path that is run."""
+
+
+DEFAULT_RUN = HostRun()
+
+
 def host_outputs(
-    path: Path, inputs: Mapping[str, Array], threads: int = 1, *, keep: Path | None = None
+    path: Path,
+    inputs: Mapping[str, Array],
+    threads: int = 1,
+    *,
+    keep: Path | None = None,
+    how: HostRun = DEFAULT_RUN,
 ) -> dict[str, Array]:
     """Run inputs, each (n, ...) in the file's own dtype, through the file in a child process.
 
@@ -103,7 +153,7 @@ def host_outputs(
     Raises RecipeError if the file cannot run on this host or crashes the child.
     """
     if keep is None:
-        return _host_outputs(path, inputs, threads)
+        return _host_outputs(path, inputs, threads, how)
     parts = {
         "file": cache.digest(path),
         "inputs": _digests(inputs),
@@ -113,18 +163,27 @@ def host_outputs(
     cached = keep / f"{cache.key(**parts)}.npz"
     with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
         return load_inputs(cached)
-    outputs = _host_outputs(path, inputs, threads)
+    outputs = _host_outputs(path, inputs, threads, how)
     _write(cached, outputs)
     return outputs
 
 
-def _host_outputs(path: Path, inputs: Mapping[str, Array], threads: int) -> dict[str, Array]:
+def _host_outputs(
+    path: Path, inputs: Mapping[str, Array], threads: int, how: HostRun
+) -> dict[str, Array]:
     with tempfile.TemporaryDirectory() as space:
         given, out = Path(space) / "inputs.npz", Path(space) / "outputs.npz"
         with given.open("wb") as file:
             np.savez(file, allow_pickle=False, **inputs)
         order = {"path": str(path), "inputs": str(given), "out": str(out), "threads": threads}
-        workers.once("outputs", order)
+        workers.once(
+            "outputs",
+            order | {"own_data": how.own_data},
+            limits=how.limits,
+            build_seconds=how.build_seconds,
+            stage="the reference outputs",
+            file=how.file or str(path),
+        )
         return load_inputs(out)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import library_errors
+from harness.optimize.beats import BEATS
+from harness.tflite import rewrite
 from harness.tflite.flatbuffer import FileFacts
 from harness.tflite.numeric import Array
 
@@ -20,8 +22,8 @@ _CUSTOM = re.compile(r"unresolved custom op: ([^\s.]+)")
 class Runner:
     """One file in one interpreter; inputs and outputs in the file's own dtypes.
 
-    Raises RecipeError with the runtime's message if it refuses the file or an inference fails, and
-    HarnessError if no runtime is installed.
+    Raises RecipeError with the runtime's message if it refuses the file or an inference fails,
+    MemoryError if it gives none, and HarnessError if no runtime is installed.
     """
 
     def __init__(self, path: Path, facts: FileFacts, threads: int = 1) -> None:
@@ -35,6 +37,8 @@ class Runner:
                 for item in self._interpreter.get_input_details()
             ]
         except (RuntimeError, ValueError) as error:
+            if not str(error).strip():
+                raise MemoryError(rewrite.NO_REASON) from error
             raise RecipeError(f"the runtime refuses the file: {_reason(error)}") from error
 
     def invoke(self, sample: Sequence[Array]) -> list[Array]:
@@ -44,7 +48,10 @@ class Runner:
                 self._interpreter.set_tensor(index, array.reshape(shape))
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
+            if not str(error).strip():
+                raise MemoryError(rewrite.NO_REASON) from error
             raise RecipeError(f"an inference failed: {_reason(error)}") from error
+        BEATS.beat()
         return [
             _without_batch(self._interpreter.get_tensor(item["index"]))
             for item in self._interpreter.get_output_details()

@@ -95,7 +95,16 @@ class Schedule:
                 self._started[key] = _Started(node=node, workspace=workspace, at=time.monotonic())
                 del self._pending[key]
                 self._event(node, "started")
-                self._pool.give(worker, key, node.verb, order, node.stage)
+                self._pool.give(
+                    worker,
+                    key,
+                    node.verb,
+                    order,
+                    stage=node.stage,
+                    file=str(node.file),
+                    trains=node.kind == "training",
+                    extra_seconds=_compiler_seconds(order),
+                )
 
     def _warm(self) -> None:
         """Let a light worker import the quantiser while TensorFlow works on the first model."""
@@ -166,3 +175,9 @@ class Schedule:
                 peak_rss_bytes=peak,
             )
         )
+
+
+def _compiler_seconds(order: Mapping[str, Any]) -> float:
+    """Return the time that a step gives a vendor's compiler, which has its own deadline."""
+    given = order.get("parameters", {})
+    return 1.2 * float(given.get("timeout_seconds", 0)) * int(given.get("tries", 1))

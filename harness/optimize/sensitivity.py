@@ -17,6 +17,7 @@ import numpy as np
 
 from harness.errors import RecipeError
 from harness.optimize import quantise
+from harness.optimize.beats import BEATS
 from harness.optimize.runtime import Runner
 from harness.protocols import StepData
 from harness.stats import binomial_cdf
@@ -228,6 +229,7 @@ class Trials:
         self.selection = selection(
             data, [tensor.name for tensor in facts.inputs], classes=self._classes
         )
+        BEATS.start()  # calibrating was in time, so each of these runs of the same model counts
         self._float = _outputs(source, self.selection.rows)
         self.tolerance = max_drop * self.selection.tolerated
         """The largest allowed loss on the samples that a mix is judged on."""

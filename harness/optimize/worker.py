@@ -1,14 +1,16 @@
 """A build worker: one child process that runs one job after another and reports each result.
 
-    python -m harness.optimize.worker
+    python -P -m harness.optimize.worker
 
 It reads lines {"verb": ..., "order": {...}} from stdin and writes lines {"result": ...} or
-{"error": ...} to the original stdout; the output of libraries goes to stderr. It ends when stdin
-closes, even during a job, so it never outlives its controller.
+{"error": ...} to the original stdout, and {"alive": true} while a job makes progress on the user's
+data; the output of libraries goes to stderr. It ends when stdin closes, even during a job, so it
+never outlives its controller.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -16,23 +18,51 @@ import resource
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import IO, Any
 
 from harness.errors import HarnessError
 from harness.optimize import jobs, library_errors
+from harness.optimize.beats import BEATS
+from harness.tflite import rewrite
 
 
 def main() -> None:
     """Serve jobs until stdin closes."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    BEATS.send = lambda: _write(answers, {"alive": True})
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read_jobs, args=(lines,), daemon=True).start()
     while True:
         job = json.loads(lines.get())
+        BEATS.reset()
+        _limit_address_space(job.get("memory_bytes"))
         answer = _answer(job["verb"], job["order"])
-        answers.write(json.dumps({**answer, "memory": memory()}) + "\n")
-        answers.flush()
+        _limit_address_space(None)
+        _write(answers, {**answer, "memory": memory()})
+
+
+def _write(answers: IO[str], answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+def _limit_address_space(memory_bytes: int | None) -> None:
+    """Allow this much more address space than there is now, or any if None.
+
+    It ends at once what the controller's watch would see up to 50 ms later. TensorFlow reserves more
+    than it uses, so its workers have no such limit.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if memory_bytes is None or "tensorflow" in sys.modules:
+        limit = hard
+    else:
+        # Each thread of a library reserves a stack and an arena.
+        spare = min(max(64_000_000 * (os.cpu_count() or 1), 256_000_000), 4_000_000_000)
+        limit = _status().get("VmSize", 0) + memory_bytes + spare
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def memory() -> dict[str, int]:
@@ -40,14 +70,21 @@ def memory() -> dict[str, int]:
 
     The peak is VmHWM, which starts anew at exec. ru_maxrss does not, and is used only without /proc.
     """
+    found = _status()
+    if found:
+        return {"peak": found["VmHWM"], "now": found["VmRSS"]}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak": peak if sys.platform == "darwin" else peak * 1024, "now": 0}
+
+
+def _status() -> dict[str, int]:
+    """Return this process's peak, resident and virtual memory in bytes; empty without /proc."""
     try:
-        with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 - one line, no path work
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - one line, no path work
             fields = dict(line.split(":", 1) for line in file)
-        kilo = {name: int(fields[name].split()[0]) for name in ("VmHWM", "VmRSS")}
-        return {"peak": kilo["VmHWM"] * 1024, "now": kilo["VmRSS"] * 1024}
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {"peak": peak if sys.platform == "darwin" else peak * 1024, "now": 0}
+        return {name: int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS", "VmSize")}
+    except (OSError, KeyError):
+        return {}
 
 
 def _read_jobs(lines: queue.Queue[str]) -> None:
@@ -61,8 +98,9 @@ def _answer(verb: str, order: dict[str, Any]) -> dict[str, Any]:
         return {"result": jobs.VERBS[verb](order)}
     except HarnessError as error:
         return {"error": {"class": type(error).__name__, "message": str(error)}}
-    except MemoryError:
-        return {"error": {"class": "RecipeError", "message": "the worker ran out of memory"}}
+    except MemoryError as error:
+        message = rewrite.NO_REASON if str(error) == rewrite.NO_REASON else ""
+        return {"error": {"class": "MemoryError", "message": message}}
     except Exception as error:  # noqa: BLE001 - the edge of the process: the controller raises it again
         traceback.print_exc()
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -11,6 +11,8 @@ from typing import Any
 
 from harness.errors import RecipeError
 
+NO_REASON = "the runtime refuses the file without a reason"
+"""The message of a MemoryError: a runtime that gets no memory says nothing."""
 SIGNATURE = "serving_default"
 _IDENTIFIER = b"TFL3"
 _TABLES_BYTES = 1 << 20
@@ -359,6 +361,8 @@ def _propagate(model: Any, where: str, size_bytes: int) -> None:  # noqa: ANN401
         interpreter.allocate_tensors()
         details = interpreter.get_tensor_details()
     except (RuntimeError, ValueError) as error:
+        if not str(error).strip():
+            raise MemoryError(NO_REASON) from error
         raise RecipeError(
             f"{where}: the graph does not accept the chosen shape: {error}"
         ) from error

@@ -41,11 +41,13 @@ from harness.measure.soaking import soak
 from harness.protocols import Engine, StopFlag, Work
 from harness.types import (
     DEFAULT_CONDITIONS,
+    DEFAULT_HOST,
     Agreement,
     Cell,
     Conditions,
     Device,
     Failure,
+    HostLimits,
     LaunchOrder,
     Profile,
 )
@@ -82,6 +84,7 @@ class GateContext:
     profiles: Mapping[str, Profile]
     rules: Rules
     conditions: Conditions = DEFAULT_CONDITIONS
+    limits: HostLimits = DEFAULT_HOST
     timing: WaitClock = REAL_TIME
     engine: Engine | None = None
 
@@ -129,6 +132,7 @@ def _measure(
                 fresh=fresh,
                 rules=context.rules,
                 conditions=context.conditions,
+                limits=context.limits,
                 timing=context.timing,
             )
         machines[scheduling.machine_of(name, session)].append(work)
@@ -163,6 +167,7 @@ class ContestWork:
     """Number of fresh pairs by contest; a contest without an entry is measured for the first time."""
     rules: Rules
     conditions: Conditions = DEFAULT_CONDITIONS
+    limits: HostLimits = DEFAULT_HOST
     timing: WaitClock = REAL_TIME
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
@@ -191,6 +196,7 @@ class ContestWork:
                 emit=emit,
                 profile=self.profile,
                 conditions=self.conditions,
+                limits=self.limits,
                 stop=stop,
                 timing=self.timing,
             )

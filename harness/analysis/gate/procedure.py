@@ -168,6 +168,7 @@ def _build_and_bind(
         cache=assets.cache_folder() / "build",
         seed=plan.seed,
         on_event=emit,
+        limits=plan.host,
     ):
         built[id(request)] = variant
     inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -180,7 +181,11 @@ def _build_and_bind(
         ):
             source = _source(candidate, plan)
             chosen = reference.check_inputs(
-                source, made, assets.cache_folder() / "inputs", seed=plan.seed
+                source,
+                made,
+                assets.cache_folder() / "inputs",
+                seed=plan.seed,
+                limits=plan.host,
             )
             inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
@@ -209,7 +214,7 @@ def _accuracies(
             )
         files = (one.a.model, contest.a.variant.digest, contest.b.variant.digest)
         if files not in known:
-            known[files] = accuracy.row(contest, data)
+            known[files] = accuracy.row(contest, data, plan.host)
         row = known[files]
         if row is not None:
             found[contest.key] = replace(row, key=contest.key)
@@ -285,6 +290,7 @@ class _Recording:
                 profiles=known_profiles.load_all(),
                 rules=self.rules,
                 conditions=self.plan.conditions,
+                limits=self.plan.host,
             )
             yield _RecordedGate(writer=writer, context=context)
             writer.finish()

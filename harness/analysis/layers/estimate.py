@@ -10,12 +10,11 @@ prefix, so the state of the device in that block affects both sides of a differe
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import stats
@@ -33,7 +32,8 @@ from harness.events import Emit, MeasuringStarted, ignore
 from harness.measure import blocks
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session
-from harness.tflite.truncate import MAX_PREFIXES, Graph, Prefix
+from harness.optimize import workers
+from harness.tflite.truncate import MAX_PREFIXES, Prefix
 from harness.types import Cell, Dose, Profile
 
 LAUNCHES = 4
@@ -125,13 +125,13 @@ def _pieces(
         )
 
     pieces = []
-    for prefix in Graph(subject.path).prefixes(at_most):
-        digest = hashlib.sha256(prefix.data).hexdigest()
+    order = {"path": str(subject.path), "at_most": at_most, "workdir": str(folder)}
+    cut = workers.once("prefixes", order, stage="cutting it", file=str(subject.path))
+    for plain in cut["prefixes"]:
+        digest = plain.pop("digest")
         path = folder / f"{digest}.tflite"
-        path.write_bytes(prefix.data)
-        # The file has the bytes now; drop them from memory.
-        without_data = replace(prefix, data=b"")
-        pieces.append(_Piece(cell=cell(f"0-{prefix.last}", path, digest), prefix=without_data))
+        prefix = Prefix(**{**plain, "data": b""})
+        pieces.append(_Piece(cell=cell(f"0-{prefix.last}", path, digest), prefix=prefix))
     pieces.append(_Piece(cell=cell(WHOLE, subject.path, subject.digest), prefix=None))
     return pieces
 

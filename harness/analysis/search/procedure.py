@@ -69,6 +69,7 @@ class PlanTrialRunner:
             seed=self.plan.seed,
             on_event=lambda _: None,
             workers=self.workers,
+            limits=self.plan.host,
         )
         ((_, result),) = list(built)
         return result
@@ -96,6 +97,7 @@ class PlanTrialRunner:
             "path": str(source.path),
             "signature": source.signature,
             "allow_flex": source.allow_flex,
+            "trust": source.trust,
             "shape": {name: list(shape) for name, shape in source.shape.items()} or None,
         }
         tables = {
@@ -108,6 +110,7 @@ class PlanTrialRunner:
                 "seed": self.plan.seed,
             },
             "dose": asdict(self.dose),
+            "host": asdict(self.plan.host),
             "accept": asdict(self.plan.accept),
         }
         lines = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ def work(job: Job, process: int, emit: Emit, is_wanted: Callable[[], bool] = lam
 
 
 def _run_in_processes(job: Job, processes: int, emit: Emit) -> tuple[str, ...]:
+    os.environ["PYTHONSAFEPATH"] = "1"  # a spawned Python imports nothing from the current folder
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
     started = [

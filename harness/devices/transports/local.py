@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from harness import assets
+from harness import assets, spawning
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
 from harness.protocols import MAX_FILE_BYTES, Reply, TransportPlugin
@@ -137,6 +137,7 @@ class LocalChannel:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
+                env=spawning.environment(),
             )
         except (OSError, ValueError) as error:
             message = f"{argv[0]}: cannot be started on this machine: {error}"

@@ -130,7 +130,7 @@ def _call(given: Path, workdir: Path, settings: AotSettings, name: str) -> dict[
         before = os.environ.get("LD_LIBRARY_PATH")
         folder = str(Path(settings.libraries).expanduser().absolute())
         environment["LD_LIBRARY_PATH"] = folder + (f":{before}" if before else "")
-    argv = [sys.executable, "-m", "harness.optimize.targets.aot_call"]
+    argv = [sys.executable, "-P", "-m", "harness.optimize.targets.aot_call"]
     argv += [str(given), str(workdir / "out"), settings.vendor, settings.soc]
     ended = programs.run(
         argv, cwd=workdir, seconds=settings.timeout_seconds, environment=environment

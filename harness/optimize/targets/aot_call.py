@@ -1,6 +1,6 @@
 """The child process of `aot`: compile a model and print the tool's statistics.
 
-    python -m harness.optimize.targets.aot_call MODEL FOLDER VENDOR CHIP
+    python -P -m harness.optimize.targets.aot_call MODEL FOLDER VENDOR CHIP
 
 It is a separate process because the vendors' libraries print, crash and hang.
 """

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import spawning
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramResult:
@@ -36,7 +38,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=cwd,
-        env={**os.environ, **environment} if environment else None,
+        env=spawning.environment(**(environment or {})),
         start_new_session=True,  # its own children must not outlive it
     )
     try:

@@ -107,7 +107,7 @@ def install(transport: FullTransport, device: Device, archive: Path, digest: str
         return path
     part = f"{path}.{secrets.token_hex(4)}.part"
     transport.put(archive, part)
-    reply = transport.run([agent.python, "-c", _FINISH, part, path, wanted], _SECONDS)
+    reply = transport.run(agent.script(_FINISH, part, path, wanted), _SECONDS)
     if reply.exit_code != 0 or b"edge-harness done" not in reply.stdout:
         message = f"{device.name}: the agent did not arrive whole at {path}: {_failure_text(reply)}"
         raise TransferFailed(message)
@@ -116,8 +116,9 @@ def install(transport: FullTransport, device: Device, archive: Path, digest: str
 
 def _inspect(transport: Commands, device: Device, path: str) -> str | None:
     """Return the sha256 of the file at `path` on the device, after checking its Python."""
-    python = AgentOptions.of(device).python
-    reply = transport.run([python, "-c", _INSPECT, path], _SECONDS)
+    agent = AgentOptions.of(device)
+    python = agent.python
+    reply = transport.run(agent.script(_INSPECT, path), _SECONDS)
     if reply.exit_code in {_NOT_FOUND, _NOT_EXECUTABLE}:
         message = (
             f'{device.name}: no Python on the device: tried "{python}" ({_failure_text(reply)}); '

@@ -13,6 +13,19 @@ from harness.errors import ConfigError
 from harness.protocols import Dialect, DialectPlugin, Transport
 from harness.types import Device
 
+# `python -c` would import a json.py of the current folder, which is the user's own with `local:` and
+# the account's home over SSH; an empty or relative entry of PYTHONPATH does the same. Python 2 runs it.
+_NO_CURRENT_FOLDER = """\
+import sys
+sys.path[:] = [one for one in sys.path if one]
+import os
+named = [one for one in os.environ.get("PYTHONPATH", "/").split(os.pathsep) if one[:1] != "/"]
+if named:
+    named = [os.path.abspath(one) for one in named]
+    sys.path[:] = [one for one in sys.path if os.path.abspath(one) not in named]
+del named
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentOptions:
@@ -29,6 +42,10 @@ class AgentOptions:
                 raise ConfigError(
                     f"{key}: {path!r} is not a path; use one such as /var/tmp/edge-harness"
                 )
+
+    def script(self, text: str, *arguments: str) -> list[str]:
+        """Return the command that runs a script which imports nothing from the current folder."""
+        return [self.python, "-c", _NO_CURRENT_FOLDER + text, *arguments]
 
     @classmethod
     def of(cls, device: Device) -> Self:

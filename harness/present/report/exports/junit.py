@@ -27,7 +27,16 @@ from harness.records.table.rows import Measured, rows_of
 Ending = Literal["passed", "failure", "error", "skipped"]
 
 MODEL_FAULTS = (
-    *("inaccurate", "fell_back", "invalid", "rejected", "crashed", "out_of_memory", "not_built"),
+    *(
+        "inaccurate",
+        "fell_back",
+        "invalid",
+        "rejected",
+        "crashed",
+        "out_of_memory",
+        "not_built",
+        "untrusted",
+    ),
 )
 """Statuses that a change of the model can cause and fix; other failures are faults of the lab."""
 
