@@ -341,7 +341,7 @@ def _spec(tf: Any, name: str, shape: Any, dtype: Any, order: Order) -> Any:  # n
             "takes their numbers"
         )
     chosen = order.shape.get(name, order.shape.get("*"))
-    if getattr(shape, "rank", len(tuple(shape)) if shape is not None else None) is None:
+    if tf.TensorShape(shape).rank is None:
         if chosen is None:
             raise RecipeError(
                 f'{order.source}: the input "{name}" has an open number of dimensions; choose them '
