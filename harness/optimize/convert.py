@@ -275,10 +275,11 @@ def trace_keras(tf: Any, model: Any, order: Order) -> Traced:  # noqa: ANN401 - 
             f"{order.source}: the model has no declared inputs (a subclassed model); "
             "save it with model.export(folder) and give that SavedModel"
         )
-    structure = model.input
+    graph = getattr(model, "_functional", None) or model  # a Sequential model of Keras 3 has one
+    structure = graph.input
     inputs = tf.nest.flatten(structure)
     names = tuple(str(item.name).split(":")[0] for item in inputs)
-    outputs = keras_files.output_names(model, len(tf.nest.flatten(model.output)))
+    outputs = keras_files.output_names(graph, len(tf.nest.flatten(graph.output)))
     keras_files.safe_names(model)
 
     def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
@@ -302,6 +303,8 @@ def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped librar
     if version.startswith("2"):
         os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
         import tf_keras as keras
+
+        keras_files.accept_any_name(keras)
     else:
         import keras
     with aware.loading(source, form):
@@ -338,7 +341,7 @@ def _spec(tf: Any, name: str, shape: Any, dtype: Any, order: Order) -> Any:  # n
             "takes their numbers"
         )
     chosen = order.shape.get(name, order.shape.get("*"))
-    if getattr(shape, "rank", len(tuple(shape)) if shape is not None else None) is None:
+    if tf.TensorShape(shape).rank is None:
         if chosen is None:
             raise RecipeError(
                 f'{order.source}: the input "{name}" has an open number of dimensions; choose them '

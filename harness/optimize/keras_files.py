@@ -84,6 +84,24 @@ def not_in_the_file(kind: str, name: str) -> str:
     )
 
 
+def accept_any_name(keras: Any) -> None:  # noqa: ANN401 - untyped library
+    """Let layers of tf_keras have names that TensorFlow refuses for operators.
+
+    Keras 3 allows spaces, umlauts and colons, and the names of the last layers are those of the
+    outputs, so a copy in tf_keras keeps them.
+    """
+    layer = keras.layers.Layer
+    if getattr(layer, "_accepts_any_name", False):
+        return
+    original = layer._name_scope  # noqa: SLF001 - tf_keras has no public way
+
+    def named(self: Any) -> str:  # noqa: ANN401 - untyped library
+        return scope(original(self))
+
+    layer._name_scope = named  # noqa: SLF001 - as above
+    layer._accepts_any_name = True  # noqa: SLF001 - as above
+
+
 def safe_names(model: Any) -> None:  # noqa: ANN401 - untyped library
     """Rename the layers whose names TensorFlow refuses in a graph: spaces, umlauts, colons, ...
 

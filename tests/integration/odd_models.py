@@ -121,7 +121,7 @@ def own_code() -> None:
 def names() -> None:
     net(keras, "Größe 2: groß?", "conv ü", 'a:b "c"', "scores 🙂").save(OUT / "names.keras")
     net(keras, LONG, LONG + "conv", LONG + "act", LONG + "scores").save(OUT / "long.keras")
-    net(tf_keras, "Größe 2", "conv ü", "a:b 'c'", "scores/ä").save(OUT / "names2.h5")
+    net(tf_keras, "Größe 2", "conv/1", "act.2", "scores/3").save(OUT / "names2.h5")
     x = keras.Input((6,), name="größe 1")
     y = keras.Input((6,), name="ä")
     hidden = keras.layers.Dense(4, name="versteckte schicht")(keras.layers.Add()([x, y]))

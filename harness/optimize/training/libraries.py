@@ -30,24 +30,8 @@ def keras() -> Keras:
         import tf_keras
     except ImportError as error:
         raise HarnessError(f"training needs tf-keras ({error}); {_INSTALL}") from error
-    _accept_any_name(tf_keras.layers.Layer)
+    keras_files.accept_any_name(tf_keras)
     return tf_keras
-
-
-def _accept_any_name(layer: Keras) -> None:
-    """Let layers have names that TensorFlow refuses for operators: with spaces, umlauts, colons.
-
-    Keras 3 allows such names, and the names of the last layers are those of the outputs.
-    """
-    if getattr(layer, "_accepts_any_name", False):
-        return
-    original = layer._name_scope  # noqa: SLF001 - tf_keras has no public way
-
-    def scope(self: Keras) -> str:
-        return keras_files.scope(original(self))
-
-    layer._name_scope = scope  # noqa: SLF001 - as above
-    layer._accepts_any_name = True  # noqa: SLF001 - as above
 
 
 def model_optimization() -> Keras:
