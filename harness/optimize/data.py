@@ -80,8 +80,6 @@ def digest(source: str) -> str | None:
             for file in files(source):
                 total.update(os.fsencode(f"{file.name}\0{_file_digest(file)}\0"))
             return total.hexdigest()
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"data {path}: not a regular file; give an .npz or a folder of .npy")
         return _file_digest(path)
     except ConfigError as error:
         raise ConfigError(

@@ -54,7 +54,7 @@ def check_inputs(
     if source is None:
         ranges = indices.read(host_file(variant) or variant.path)
         drawn = datasets.random_samples(variant.inputs, n, seed, ranges)
-        arrays = datasets.stack(drawn, variant.inputs)
+        arrays: Mapping[str, Array] = datasets.stack(drawn, variant.inputs)
     else:
         arrays = load_samples(source, variant, n, seed=seed, limits=limits).inputs
     taken = as_file_takes(variant, arrays)
