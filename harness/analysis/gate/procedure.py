@@ -23,7 +23,6 @@ from harness.measure import prepare, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
 from harness.records import store
-from harness.records.store.codec import encode
 from harness.records.store.journal import appearing
 from harness.records.store.recorder import Recorder
 from harness.types import Device, Failure, Outcome, Plan, Variant
@@ -105,7 +104,9 @@ def gate(
                 noise=lambda evidence: _noise(evidence, live),
             )
             with appearing(recorded.writer.path / document.FILE) as part:
-                part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
+                part.write_text(
+                    document.stored(found, recorded.writer.record.key), encoding="utf-8"
+                )
         return found
     finally:
         sessions.close_all(live)

@@ -127,7 +127,7 @@ def _from_run(run: StoredRun) -> list[Candidate]:
     found: dict[tuple[str, str], Candidate] = {}
     for cell in run.record.cells:
         if isinstance(cell.variant, Variant):
-            kept = run.variants / f"{cell.variant.digest}.tflite"
+            kept = run.kept_file(cell.variant.digest)
             variant = replace(cell.variant, path=kept)
             known = found.get((cell.model, cell.recipe))
             found[cell.model, cell.recipe] = Candidate(

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
-from harness.analysis.gate.document import FILE, Result
+from harness.analysis.gate.document import Result, read
 from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
 from harness.config import limits as checks
 from harness.config import toml_reading
 from harness.errors import StoreError
 from harness.records.store import StoredRun
-from harness.records.store.codec import decode
+from harness.records.store.verify import verified
 from harness.stats import paired
 from harness.types import Cell, Direction, GateRules, Launch
 
@@ -28,15 +28,12 @@ _PEAKS = (
 
 def document(run: StoredRun) -> Mapping[str, Any]:
     """Return the stored document of a gate; raises StoreError if the run is no gate."""
-    try:
-        plain = decode((run.path / FILE).read_bytes())
-    except FileNotFoundError as error:
+    plain = read(run)
+    if plain is None:
         raise StoreError(
             f"run {run.id} is of kind {run.record.kind} and has no verdicts; "
             "`edge-harness runs` lists gates"
-        ) from error
-    except ValueError as error:
-        raise StoreError(f"{run.path / FILE} is damaged: {error}") from error
+        )
     if not isinstance(plain, dict) or "contests" not in plain:
         raise StoreError(f"run {run.id} was stored by an older version and cannot be judged again")
     return plain
@@ -69,8 +66,9 @@ def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
 def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
     """Return the evidence of every contest that was measured.
 
-    Raises StoreError if samples are damaged.
+    Raises StoreError if launches or samples are damaged.
     """
+    _refuse_damaged(run)
     cells = {cell.id: cell for cell in run.record.cells}
     failed = {_key(one) for one in plain["failed"]}
     away = {one["device"] for one in plain["away"]}
@@ -96,6 +94,15 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
             )
         )
     return found
+
+
+def _refuse_damaged(run: StoredRun) -> None:
+    damage = verified(run).damage
+    if damage.cells:
+        reasons = "; ".join(dict.fromkeys(damage.cells.values()))
+        raise StoreError(
+            f"run {run.id} is damaged: {reasons}; restore it from a copy, or measure the gate again"
+        )
 
 
 def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:

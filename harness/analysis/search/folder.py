@@ -22,7 +22,7 @@ from typing import Any
 
 from harness.analysis.search.records import TrialResult
 from harness.errors import StoreError
-from harness.records.store import SEARCHES, new_id
+from harness.records.store import SEARCHES, checksums, new_id
 from harness.records.store.codec import decode, encode
 from harness.records.store.journal import appearing, writing
 from harness.records.store.write import take_lock
@@ -86,7 +86,7 @@ class Folder:
         """
         path = self.path / "trials" / f"{key}.json"
         try:
-            return TrialResult.from_plain(decode(path.read_bytes()))
+            return TrialResult.from_plain(checksums.read_document(path, key, needed=False))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, StoreError) as error:
@@ -100,7 +100,8 @@ class Folder:
 
     def keep(self, trial: TrialResult) -> None:
         """Write the result of a trial."""
-        self._write(self.path / "trials" / f"{trial.key}.json", encode(trial.plain()))
+        path = self.path / "trials" / f"{trial.key}.json"
+        self._write(path, checksums.summed(trial.plain(), trial.key))
 
     def answer(self, plain: object, plans: Sequence[tuple[str, str]]) -> None:
         """Write answer.json and a plan per point; remove the plans of an earlier answer."""

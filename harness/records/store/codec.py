@@ -76,6 +76,9 @@ class RunRecord:
     """Versions of the harness and of the libraries that build and measure variants."""
     kind: str = "run"
     schema: int = SCHEMA
+    key: str = ""
+    """A random text that the checksums of the run's files include, so that files of two runs are
+    told apart; empty in a record from before there were checksums."""
 
     @classmethod
     def new(
@@ -108,6 +111,8 @@ class OutcomeLine:
     cell: str
     """The cell's id."""
     launches: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    """The cell's other launches that were stored by then: those of a failed cell."""
     failure: Failure | None = None
     agreement: Agreement | None = None
     changed: Cell | None = None

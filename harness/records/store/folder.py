@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LATEST = "latest"
 _TRIES = 8
+_KEY_BYTES = 8
 _SHOWN = 5
 _STAMP_LENGTH = len("20261122-082712")
 
@@ -36,11 +37,13 @@ class Store:
         Two concurrent runs never share a folder: if the id is taken, the run gets another id
         (`writer.id`). Raises StoreError if `root` cannot be written.
         """
-        from harness.records.store.codec import dump, encode
-        from harness.records.store.journal import appearing, sync, writing
+        from harness.records.store import checksums
+        from harness.records.store.codec import dump
+        from harness.records.store.journal import appearing, scope, sync, writing
         from harness.records.store.write import RunWriter
 
         self.check_writable()
+        record = replace(record, key=_hex(_KEY_BYTES))
         for _ in range(_TRIES):
             folder = self.root / record.id
             try:
@@ -52,7 +55,8 @@ class Store:
                 record = replace(record, id=f"{record.id.rpartition('-')[0]}-{_hex()}")
                 continue
             with appearing(folder / RECORD) as part:
-                part.write_text(encode(dump(record)) + "\n", encoding="utf-8")
+                text = checksums.summed(dump(record), scope("", RECORD))
+                part.write_text(text + "\n", encoding="utf-8")
             with writing(self.root):
                 sync(self.root)
             return RunWriter(folder, record)
@@ -165,7 +169,7 @@ class Store:
             ) from error
 
 
-def _hex() -> str:
+def _hex(count: int = 3) -> str:
     import secrets
 
-    return secrets.token_hex(3)
+    return secrets.token_hex(count)

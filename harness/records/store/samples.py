@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
+from harness.records.store import checksums
 from harness.records.store.journal import appearing, sync, writing
 from harness.types import Launch
 
@@ -55,8 +56,8 @@ class SamplesWriter:
         self._lock = threading.Lock()
         self._connection = duckdb.connect(config={"threads": 1})
 
-    def write(self, launch: Launch) -> None:
-        """Write the samples of a launch to the disk, completely or not at all.
+    def write(self, launch: Launch) -> str:
+        """Write the samples of a launch to the disk, completely or not at all; return its SHA-256.
 
         Raises StoreError for columns of unequal length, values that are not finite, or a full disk.
         """
@@ -87,9 +88,13 @@ class SamplesWriter:
             self._connection.register("columns", columns)
             self._connection.execute(_copy(launch, self.run_id, part_path))
             self._connection.unregister("columns")
+            return checksums.digest(part_path)
 
-    def merge(self, launch_ids: Collection[str]) -> None:
-        """Merge all files into one; safe to interrupt at any point and to call again."""
+    def merge(self, launch_ids: Collection[str], expect: Callable[[str], None]) -> None:
+        """Merge all files into one; safe to interrupt at any point and to call again.
+
+        `expect` stores the SHA-256 of the merged file, before the file gets its name.
+        """
         own = [path for path in own_files(self.folder) if path.stem in launch_ids]
         if not own:
             return
@@ -101,6 +106,7 @@ class SamplesWriter:
                     f"COPY ({samples} ORDER BY cell, kind, block, launch, series, at_ns) "
                     f"TO {_quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
                 )
+                expect(checksums.digest(part))
             with writing(self.folder):
                 for path in own:
                     path.unlink()

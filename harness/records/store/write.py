@@ -11,18 +11,21 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from harness.errors import StoreError
+from harness.records.store import checksums, contents
 from harness.records.store.codec import OutcomeLine, RunRecord, decode, dump, encode
+from harness.records.store.contents import Contents, RunEnd
 from harness.records.store.journal import Journal, appearing, writing
 from harness.records.store.layout import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS
-from harness.records.store.read import StoredRun
-from harness.records.store.samples import SamplesWriter
+from harness.records.store.read import AGAIN, SAMPLES_DIGEST, StoredRun
+from harness.records.store.samples import MERGED, SamplesWriter
+from harness.records.store.verify import VerifiedRun, verified
 from harness.types import Launch, Outcome, Variant
 
 
@@ -49,20 +52,29 @@ class RunWriter:
             with writing(folder):
                 for name in (SAMPLES, VARIANTS):
                     (folder / name).mkdir(exist_ok=True)
-            self._launches = stack.enter_context(Journal(folder / LAUNCHES))
-            self._outcomes = stack.enter_context(Journal(folder / OUTCOMES))
-            self._log = stack.enter_context(Journal(folder / LOG))
-            run = StoredRun(path=folder, record=record)
-            stored = run.stored_launches()
-            launches = tuple(stored.by_id.values())
+            self._launches = stack.enter_context(Journal(folder / LAUNCHES, record.key))
+            self._outcomes = stack.enter_context(Journal(folder / OUTCOMES, record.key))
+            self._log = stack.enter_context(Journal(folder / LOG, record.key))
+            found = verified(StoredRun(path=folder, record=record))
+            launches = found.launches.without(found.unusable).by_id
+            self._stored: dict[str, dict[str, str]] = defaultdict(dict)
+            for launch in launches.values():
+                line = found.launches.lines[launch.id]
+                self._stored[launch.cell_id][launch.id] = line.sum or ""
+            self._ended = {
+                cell: found.all_outcomes.lines[cell].sum or ""
+                for cell in found.all_outcomes.by_cell
+            }
+            self._contents = _contents_of(found)
+            self._revoke_damaged(found)
+            self._known = set(launches)
             by_cell: dict[str, list[Launch]] = defaultdict(list)
-            for launch in launches:
+            for launch in launches.values():
                 by_cell[launch.cell_id].append(launch)
             self.done = StoredProgress(
-                outcomes={outcome.cell.id: outcome for outcome in run.outcomes(stored)},
+                outcomes=found.outcomes,
                 launches={cell: tuple(items) for cell, items in by_cell.items()},
             )
-            self._known = {launch.id for launch in launches}
             self._samples = SamplesWriter(folder / SAMPLES, record.id)
             stack.callback(self._samples.close)
             self._samples.forget(self._known)
@@ -85,13 +97,16 @@ class RunWriter:
         """
         line = dump(launch)
         with self._lock:
+            self._continue()
             if launch.id in self._known:
                 # The launch is absent until its new line is written: its old line must never
                 # be read with its new samples.
-                self._launches.append({"again": launch.id})
+                self._launches.append({AGAIN: launch.id})
                 self._known.discard(launch.id)
-            self._samples.write(launch)
-            self._launches.append(line)
+                self._stored[launch.cell_id].pop(launch.id, None)
+            digest = self._samples.write(launch)
+            written = self._launches.append({**line, SAMPLES_DIGEST: digest})
+            self._stored[launch.cell_id][launch.id] = written
             self._known.add(launch.id)
 
     def outcome(self, outcome: Outcome) -> None:
@@ -101,22 +116,24 @@ class RunWriter:
             raise StoreError(
                 f"cell {cell.id} ({cell.model}, {cell.device}) is not in run {self.id}"
             )
-        line = OutcomeLine(
-            cell=cell.id,
-            launches=tuple(launch.id for launch in outcome.launches),
-            failure=outcome.failure,
-            agreement=outcome.agreement,
-            changed=None if cell == self._cells[cell.id] else cell,
-        )
-        plain = dump(line)
+        named = tuple(launch.id for launch in outcome.launches)
         with self._lock:
+            line = OutcomeLine(
+                cell=cell.id,
+                launches=named,
+                evidence=tuple(name for name in self._stored[cell.id] if name not in named),
+                failure=outcome.failure,
+                agreement=outcome.agreement,
+                changed=None if cell == self._cells[cell.id] else cell,
+            )
             missing = [name for name in line.launches if name not in self._known]
             if missing:
                 raise StoreError(
                     f"run {self.id}: the outcome of cell {cell.id} names launch {missing[0]}, "
                     "which was never stored"
                 )
-            self._outcomes.append(plain)
+            self._continue()
+            self._ended[cell.id] = self._outcomes.append(dump(line))
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Store an event with the current time."""
@@ -153,9 +170,42 @@ class RunWriter:
         return kept
 
     def finish(self) -> None:
-        """Merge the samples into one file; safe to interrupt at any point and to call again."""
+        """Merge the samples into one file and store that the run has ended.
+
+        It is safe to interrupt at any point and to call again.
+        """
         with self._lock:
-            self._samples.merge(self._known)
+            self._samples.merge(self._known, self._expect)
+            if self._contents.end is None:
+                newest = list(self._contents.merged.items())[-1:]
+                end = RunEnd(
+                    launches={cell: dict(found) for cell, found in self._stored.items() if found},
+                    outcomes=dict(self._ended),
+                )
+                self._write(Contents(merged=dict(newest), end=end))
+
+    def _expect(self, digest: str) -> None:
+        """Store the digest of the samples that are merged now, beside that of the earlier ones."""
+        self._write(Contents(merged={**self._contents.merged, digest: self._launches.count}))
+
+    def _continue(self) -> None:
+        """Store that the run has not ended, before a line is added to it."""
+        if self._contents.end is not None:
+            self._write(replace(self._contents, end=None))
+
+    def _write(self, found: Contents) -> None:
+        contents.write(self.path, self.record.key, found)
+        self._contents = found
+
+    def _revoke_damaged(self, found: VerifiedRun) -> None:
+        """Revoke what is damaged, so that it is measured again; what is intact stays."""
+        for cell in [cell for cell in self._ended if cell in found.damage.own]:
+            self._continue()
+            self._outcomes.append({AGAIN: cell})
+            del self._ended[cell]
+        for name in found.unusable:
+            self._continue()
+            self._launches.append({AGAIN: name})
 
     def close(self) -> None:
         """Close the journals and release the lock; the stored data stays."""
@@ -173,6 +223,15 @@ class RunWriter:
     ) -> None:
         """Close; the samples are merged by :meth:`finish` only."""
         self.close()
+
+
+def _contents_of(found: VerifiedRun) -> Contents:
+    """Return the run's contents; merged samples without a checksum are taken as they are."""
+    merged = found.run.path / SAMPLES / MERGED
+    if found.contents is None and merged.exists():
+        numbers = [line.number for line in found.launches.lines.values()]
+        return Contents(merged={checksums.digest(merged): max(numbers, default=0)})
+    return found.contents or Contents()
 
 
 def take_lock(folder: Path) -> int:
