@@ -38,6 +38,7 @@ NAMES = (
     "gate",
     "lab",
     "faults",
+    "damage",
     "delegation",
     "gpu",
 )

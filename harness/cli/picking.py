@@ -17,7 +17,9 @@ from harness.cli.shared import (
     RunArgument,
     app,
     print_json,
+    print_lines,
 )
+from harness.errors import StoreError
 
 
 class ExportFormat(StrEnum):
@@ -112,7 +114,16 @@ def export(
     from harness.present.report.exports import encoded
 
     damage = DamageReport()
-    text = api.export(run, form.value, output, emulated=emulated, results=results, on_read=damage)
+    try:
+        text = api.export(
+            run, form.value, output, emulated=emulated, results=results, on_read=damage
+        )
+    except StoreError as error:
+        if not damage.has_damaged_rows:
+            raise
+        # Without its damaged rows, the run has nothing that this format can express.
+        print_lines(f"edge-harness: {error}")
+        damage.exit()
     if output is None:
         typer.echo(encoded(text), nl=False)
     else:

@@ -14,6 +14,7 @@ import pytest
 
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
+from harness.records.store import checksums
 
 CLI = [sys.executable, "-m", "harness.cli"]
 QUICK = "[dose]\nlaunches = 1\nwarmup_seconds = 0.05\nmin_seconds = 0.05\n"
@@ -102,7 +103,9 @@ def test_a_real_gate_is_stored_and_shown_with_reasons(tmp_path: Path) -> None:
     assert rows["latency"]["ratio"] == pytest.approx(rows["latency"]["b"] / rows["latency"]["a"])
     assert all(row["reason"] for row in rows.values())
     kept = tmp_path / "results" / document["run"]
-    assert json.loads((kept / "gate.json").read_text()) == document
+    stored = json.loads((kept / "gate.json").read_text())
+    assert len(stored.pop("sum")) == 16
+    assert stored == document
     again = edge(tmp_path, "judge", "latest", "--json", code=document["exit_code"])
     for before, after in zip(document["rows"], again["rows"], strict=True):
         assert {**after, **dict.fromkeys(COMPUTED)} == {**before, **dict.fromkeys(COMPUTED)}
@@ -132,6 +135,9 @@ def test_a_stored_run_is_measured_again_from_its_files_on_the_same_machine_only(
     plain = json.loads(record.read_text())
     plain["devices"]["this-machine"]["facts"]["identity"] = "another"
     record.write_text(json.dumps(plain))
+    assert "run.json is damaged" in edge(tmp_path, *gate, "--measure-identical", code=3)
+    del plain["sum"]
+    record.write_text(checksums.summed(plain, "/run.json"))
     text = edge(tmp_path, *gate, "--measure-identical", code=3)
     assert "which is not the machine behind this-machine" in text
 

@@ -15,7 +15,7 @@ from harness.analysis.gate.contest import Contest, Evidence, quantile, side_valu
 from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.errors import StoreError
-from harness.records.store import StoredRun, checksums
+from harness.records.store import StoredRun, checksums, contents
 from harness.records.store.journal import scope
 from harness.stats import Interval
 
@@ -137,7 +137,9 @@ def read(run: StoredRun) -> Any:  # noqa: ANN401 - JSON
     path = run.path / FILE
     try:
         return checksums.read_document(path, scope(run.record.key, FILE), needed=run.is_checked)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if FILE in contents.lost_documents(contents.read(run.path, run.record.key), run.path):
+            raise StoreError(f"{path} is missing; restore it from a copy") from error
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged: {error}; restore it from a copy") from error

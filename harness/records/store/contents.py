@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.errors import StoreError
 from harness.records.store import checksums
 from harness.records.store.journal import appearing, scope
-from harness.records.store.layout import CONTENTS
+from harness.records.store.layout import CONTENTS, QUANTILES, RECORD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class RunEnd:
     """By cell id and launch id."""
     outcomes: Mapping[str, str] = field(default_factory=dict)
     """The last line of each cell, by cell id."""
+    documents: tuple[str, ...] = ()
+    """The names of further files of the run, such as a gate's verdicts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,18 @@ def read(folder: Path, key: str) -> Contents | None:
         raise StoreError(f"{CONTENTS} cannot be read: {error.strerror or error}") from error
     except (ValueError, StoreError) as error:
         raise StoreError(f"{CONTENTS} is damaged: {error}") from error
+
+
+def lost_documents(found: Contents | None, folder: Path) -> list[str]:
+    """Return the names of the further files that an ended run had and that are missing."""
+    names = found.end.documents if found and found.end else ()
+    return [name for name in names if not (folder / name).exists()]
+
+
+def documents(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files in a run's folder that only their writers know."""
+    own = (RECORD, CONTENTS, QUANTILES)
+    return tuple(sorted(one.name for one in folder.glob("[!.]*.json") if one.name not in own))
 
 
 def write(folder: Path, key: str, contents: Contents) -> None:

@@ -117,6 +117,10 @@ class _Verification:
         self._sentences += [*launches.damage, *self._outcomes.damage]
         self._sentences += dict.fromkeys(self._unusable.values())
         self._sentences += journals.read(run.path / LOG, run.record.key).damage
+        self._sentences += [
+            f"{name} is missing" for name in contents.lost_documents(self._contents, run.path)
+        ]
+        self._mark_lost_journals()
         self._compare_outcomes()
         end = self._contents.end if self._contents else None
         if end is not None:
@@ -201,6 +205,15 @@ class _Verification:
                 yield name, f"{SAMPLES}/{name}.parquet is missing"
 
     # --- which rows -------------------------------------------------------------------------
+
+    def _mark_lost_journals(self) -> None:
+        """Mark every cell if one journal is gone: both are made before the first line of either."""
+        known = {LAUNCHES: self._launches.by_id, OUTCOMES: self._outcomes.by_cell}
+        lost = [name for name in known if not (self._run.path / name).exists()]
+        if any(known.values()) and lost:
+            self._sentences += [f"{name} is missing" for name in lost]
+            for cell_id in self._cells:
+                self._mark(cell_id, f"{' and '.join(lost)} is missing", may_be_bare=True)
 
     def _compare_outcomes(self) -> None:
         """Mark the cells whose outcome names launches that are missing or have no samples."""

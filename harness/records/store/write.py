@@ -181,6 +181,7 @@ class RunWriter:
                 end = RunEnd(
                     launches={cell: dict(found) for cell, found in self._stored.items() if found},
                     outcomes=dict(self._ended),
+                    documents=contents.documents(self.path),
                 )
                 self._write(Contents(merged=dict(newest), end=end))
 

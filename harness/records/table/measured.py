@@ -49,7 +49,7 @@ def read(run: StoredRun) -> Measured:
     found = verified(run)
     intact = found.launches.without(found.unusable)
     by_cell: dict[str, list[Launch]] = {}
-    for launch in intact.by_id.values():
+    for launch in found.launches.by_id.values():
         by_cell.setdefault(launch.cell_id, []).append(launch)
     bare: dict[Place, tuple[Launch, ...]] = {}
     for cell in run.record.cells:
