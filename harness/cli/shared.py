@@ -155,7 +155,7 @@ class DamageReport:
         if left > 0:
             lines = [*lines[: self.MAX_LINES], f"edge-harness: run {run}: {left} more"]
         lines += [f"edge-harness: run {run}: {text}" for text in damage.notes]
-        if not measured.is_checked:
+        if not measured.run.is_checked:
             lines.append(f"edge-harness: run {run} is unchecked: it has no checksums")
         if lines:
             print_lines("\n".join(lines))

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_runs import as_first_version, cell, latencies, launch, measure, record, whole_run
 
-from harness import api
+from harness import api, cli
 from harness.analysis.gate import document, stored
+from harness.cli.picking import ExportFormat
 from harness.errors import StoreError
 from harness.records import table
 from harness.records.store import Store, StoredRun, checksums
@@ -307,6 +308,73 @@ def test_the_junit_file_of_a_damaged_gate_has_an_error(run: StoredRun) -> None:
     assert ET.fromstring(api.export(run.id, "junit", results=root)).attrib["errors"] == "0"
     change_line(run.path / "launches.jsonl", 2, nul)
     assert ET.fromstring(api.export(run.id, "junit", results=root)).attrib["errors"] == "1"
+
+
+COMMANDS = [
+    ("show", "{run}"),
+    ("show", "{run}", "--format", "json"),
+    ("show", "{run}", "--format", "csv"),
+    ("compare", "{run}", "{intact}"),
+    ("compare", "{intact}", "{run}", "--json"),
+    ("pick", "{run}", "--minimize", "latency_p50_ms"),
+    ("pick", "{run}", "--minimize", "size_bytes", "--json"),
+    *(("export", "{run}", "--format", form) for form in ExportFormat),
+    ("export", "{run}", "--format", "junit", "-o", "{folder}/junit.xml"),
+    ("report", "{run}", "-o", "{folder}/page.html"),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_that_used_a_damaged_row_says_so_and_exits_with_1(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    intact, run = whole_run(tmp_path), whole_run(tmp_path, scale=0.5)
+    names = {"run": run, "intact": intact, "folder": tmp_path}
+    argv = [word.format(**names) for word in words]
+    assert edge(argv, tmp_path) == 0
+    assert "damag" not in capsys.readouterr().err
+    change_line(tmp_path / run / "launches.jsonl", 2, nul)
+    assert edge(argv, tmp_path) == 1
+    said = capsys.readouterr().err
+    assert f"run {run} is damaged: launches.jsonl line 2: " in said
+    assert f"launch {cell('float32').id}-timed-1-0 is missing or unreadable" in said
+
+
+def edge(argv: list[str], results: Path) -> int:
+    """Run a command in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["edge-harness", *argv, "--results", str(results)])
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+    assert isinstance(ending.value.code, int)
+    return ending.value.code
+
+
+def test_a_run_of_damaged_rows_only_cannot_be_exported_but_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = whole_run(tmp_path, recipes=("int8",))
+    change_line(tmp_path / run / "launches.jsonl", 2, nul)
+    assert edge(["export", run, "--format", "bmf"], tmp_path) == 1
+    assert "no row that was fully measured" in capsys.readouterr().err
+    (tmp_path / run / "run.json").write_bytes(b"{")
+    assert edge(["show", run], tmp_path) == 3
+
+
+def test_a_command_notes_what_it_dropped_and_what_is_unchecked(
+    old: StoredRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = old.path.parent
+    assert edge(["show", old.id], root) == 0
+    assert f"run {old.id} is unchecked: it has no checksums" in capsys.readouterr().err
+    with Store(root).create(record([cell()])) as writer:
+        writer.launch(launch(cell(), latencies(cell(), 0)))
+        path = writer.path / "launches.jsonl"
+        path.write_bytes(path.read_bytes() + b'{"id":"')
+        assert edge(["show", writer.id], root) == 0
+    assert (
+        "launches.jsonl ends with an incomplete line, which is dropped" in capsys.readouterr().err
+    )
 
 
 # --- what must be right --------------------------------------------------------------------------

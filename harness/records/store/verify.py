@@ -8,8 +8,10 @@ what belongs to it: it names every launch that its cell had.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.errors import StoreError
 from harness.records.store import checksums, contents
@@ -29,7 +31,8 @@ from harness.records.store.read import (
 from harness.records.store.samples import MERGED, own_files
 from harness.types import Cell, Outcome
 
-_TRIES = 3
+_SETTLE_SECONDS = 3.0
+"""How long a run that changes while it is read is read again before it is called damaged."""
 _BARE = "-bare-"
 """Part of the id of every launch without a model."""
 _CELL = re.compile(rb'"cell(?:_id)?":"([0-9a-f]{12})"')
@@ -73,12 +76,13 @@ def verified(run: StoredRun) -> VerifiedRun:
 
     A run that is being written may change between two files; then it is read again.
     """
-    for _ in range(_TRIES):
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
         before = _state(run)
         found = _Verification(run).result()
-        if not found.damage.sentences or _state(run) == before:
+        is_whole = not found.damage.sentences and not found.damage.cells
+        if is_whole or _state(run) == before or time.monotonic() > deadline:
             return found
-    return found
 
 
 def _state(run: StoredRun) -> list[tuple[str, int, int]]:
@@ -189,7 +193,7 @@ class _Verification:
             wanted = self._launches.lines[name].samples_sha256
             if name not in own:
                 in_merged.append(name)
-            elif wanted is not None and checksums.digest(own[name]) != wanted:
+            elif wanted is not None and _digest(own[name]) != wanted:
                 yield name, f"{SAMPLES}/{name}.parquet is damaged: its checksum does not fit"
         if not in_merged:
             return
@@ -197,7 +201,7 @@ class _Verification:
         if not merged.exists():
             yield from ((name, f"{SAMPLES}/{name}.parquet is missing") for name in in_merged)
             return
-        last = (self._contents or Contents()).merged.get(checksums.digest(merged))
+        last = (self._contents or Contents()).merged.get(_digest(merged) or "")
         for name in in_merged:
             if last is None:
                 yield name, f"{SAMPLES}/{MERGED} is damaged: its checksum does not fit"
@@ -232,7 +236,7 @@ class _Verification:
         lines = self._launches.lines
         for cell_id, launches in end.launches.items():
             for name, written in launches.items():
-                if name not in self._launches.by_id or lines[name].sum != written:
+                if name not in self._launches.by_id or (lines[name].sum or "") != written:
                     self._mark(cell_id, lost_launch(name), may_be_bare=_BARE in name)
         for name, launch in self._launches.by_id.items():
             if name not in end.launches.get(launch.cell_id, {}):
@@ -240,7 +244,7 @@ class _Verification:
                 self._mark(launch.cell_id, reason, may_be_bare=_BARE in name)
         for cell_id in self._cells:
             line = self._outcomes.lines.get(cell_id)
-            found = line.sum if line and cell_id in self._outcomes.by_cell else None
+            found = (line.sum or "") if line and cell_id in self._outcomes.by_cell else None
             if found != end.outcomes.get(cell_id):
                 self._mark(cell_id, f"its line in {OUTCOMES} is missing or unreadable")
 
@@ -325,6 +329,16 @@ class _Verification:
             key = (cell.model, *_place(cell), cell.dose.scenario)
             if cell.target not in CPU_TARGETS and key in beside and cell.id not in self._reasons:
                 self._reasons[cell.id] = {"the row of the CPU beside it is damaged": None}
+
+
+def _digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file; None if it was merged or replaced meanwhile."""
+    try:
+        return checksums.digest(path)
+    except StoreError:
+        if path.exists():
+            raise
+        return None
 
 
 def _place(cell: Cell) -> tuple[str, int]:
