@@ -42,24 +42,29 @@ class Reading:
     def against(self, before: Reading, *, has_ended: bool) -> str:
         """Return `error`, `damaged`, `noted`, `same`, `lost` or `SILENT`, for a reading after damage.
 
-        `lost`: rows are pending again. That is right for the end of a journal of a run that has not
-        ended: a run that was killed a moment earlier looks the same.
+        `lost`: rows are pending again, or the gate has no verdict yet. That is right for the end of a
+        journal of a run that has not ended: a run that was killed a moment earlier looks the same.
         """
         if self.error:
             return "error"
-        if self.verdict != before.verdict or len(self.rows) != len(before.rows):
-            return "SILENT"
-        if not has_ended and any(
-            mine["status"] == "pending" != other["status"]
+        is_earlier = False
+        if self.verdict != before.verdict:
+            if has_ended or self.verdict is not None:
+                return "SILENT"
+            is_earlier = True
+        changed = [
+            mine
             for mine, other in zip(self.rows, before.rows, strict=True)
-        ):
-            return "lost"
-        pairs = list(zip(self.rows, before.rows, strict=True))
-        changed = [mine for mine, other in pairs if _plain(mine) != _plain(other)]
-        if any(mine["status"] != "damaged" for mine in changed):
+            if _plain(mine) != _plain(other)
+        ]
+        pending = [] if has_ended else [row for row in changed if row["status"] == "pending"]
+        damaged = [row for row in changed if row["status"] == "damaged"]
+        if len(changed) > len(pending) + len(damaged) or (damaged and not self.said):
             return "SILENT"
-        if changed:
-            return "damaged" if self.said else "SILENT"
+        if damaged:
+            return "damaged"
+        if pending or is_earlier:
+            return "lost"
         return "noted" if self.said else "same"
 
 
@@ -91,18 +96,18 @@ def make(root: Path, *, has_ended: bool = True, scale: float = 1.0) -> Path:
     fast = cell("float32@gpu", target="gpu")
     bad = cell("int16x8", variant=Failure(kind="not_built", reason="no calibration data"))
     with Store(root).create(record([*good, fast, failed, bad, pending])) as writer:
+        writer.outcome(Outcome(cell=failed, failure=Failure(kind="crashed", reason="signal 11")))
+        writer.launch(launch(failed, latencies(failed, 0, 20), flags=("hot_start",)))
+        writer.outcome(Outcome(cell=failed, failure=Failure(kind="crashed", reason="signal 6")))
         for one in good:
-            measure(writer, one, n=20, scale=scale)
-        made = [accelerated(fast, block, scale) for block in range(3)]
+            measure(writer, one, blocks=2, n=20, scale=scale)
+        made = [accelerated(fast, block, scale) for block in range(2)]
         for item in made:
             writer.launch(item)
         writer.outcome(Outcome(cell=fast, launches=tuple(made)))
-        writer.launch(launch(failed, latencies(failed, 0, 20), flags=("hot_start",)))
-        writer.outcome(Outcome(cell=failed, failure=Failure(kind="crashed", reason="signal 11")))
         assert isinstance(bad.variant, Failure)
         writer.outcome(Outcome(cell=bad, failure=bad.variant))
         writer.launch(launch(pending, latencies(pending, 0, 20), flags=("uncontrolled",)))
-        writer.outcome(Outcome(cell=failed, failure=Failure(kind="crashed", reason="signal 6")))
         writer.log({"event": "checked", "cell": good[0].id})
         result = document.Result(baseline="a", candidate="b", away={"third": "no route"})
         gate = document.stored(result, writer.record.key)
