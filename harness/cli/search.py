@@ -46,7 +46,7 @@ def search(
     Example: edge-harness search plan.toml
     """
     from harness import api
-    from harness.errors import Unreachable
+    from harness.errors import HarnessError, Unreachable
 
     searching = api.search(plan, farm=farm, resume=resume, results=results)
     given = {"--farm": farm, "--results": results}
@@ -66,6 +66,9 @@ def search(
     except Unreachable as error:
         print_lines(f"edge-harness: {error}\n{resumption}")
         raise typer.Exit(AWAY) from None
+    except HarnessError as error:
+        error.add_note(resumption)
+        raise
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
 
