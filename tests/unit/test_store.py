@@ -443,7 +443,9 @@ def test_what_was_compiled_is_kept_beside_and_found_again(tmp_path: Path) -> Non
     (again,) = Store(tmp_path / "runs").open("latest").record.cells
     assert again == whole
     request = SimpleNamespace(
-        model=SimpleNamespace(name=whole.model), recipe=SimpleNamespace(name=whole.recipe)
+        model=SimpleNamespace(name=whole.model),
+        recipe=SimpleNamespace(name=whole.recipe),
+        target=whole.target,
     )
     decided: Any = SimpleNamespace(requests=[request])
     (bound,) = prepare.rebind(decided, [again], writer.variants, tmp_path)
