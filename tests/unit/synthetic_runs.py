@@ -184,12 +184,14 @@ def as_first_version(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def whole_run(root: Path, recipes: Sequence[str] = ("float32", "int8"), scale: float = 1.0) -> str:
+def whole_run(
+    root: Path, recipes: Sequence[str] = ("float32", "int8"), scale: float = 1.0, **facts: Any
+) -> str:
     """Write a run: measured cells, a failed one and one that is pending; return its id."""
     good = [cell(recipe) for recipe in recipes]
     bad = cell("int16x8", variant=Failure(kind="not_built", reason="no calibration data"))
     pending = cell("float16")
-    with Store(root).create(record([*good, bad, pending])) as writer:
+    with Store(root).create(record([*good, bad, pending], **facts)) as writer:
         for one in good:
             measure(writer, one, scale=scale)
         assert isinstance(bad.variant, Failure)

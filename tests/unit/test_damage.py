@@ -30,7 +30,7 @@ OLD = Path(__file__).parent / "old_runs"
 
 @pytest.fixture(name="run")
 def _run(tmp_path: Path) -> StoredRun:
-    return Store(tmp_path).open(whole_run(tmp_path))
+    return Store(tmp_path).open(whole_run(tmp_path, call={"plan": "plan.toml"}))
 
 
 def rows_of(run: StoredRun) -> dict[str, table.Row]:
@@ -146,7 +146,10 @@ def test_a_row_that_lost_a_launch_is_damaged_and_names_it(run: StoredRun) -> Non
     row = after["float32"]
     assert (row.status, row["latency_p50_ms"], row["launches"]) == ("damaged", None, None)
     assert f"launch {cell('float32').id}-timed-1-0 is missing or unreadable" in row["reason"]
-    assert f"edge-harness run PLAN --resume {run.id}" in row["reason"]
+    assert row["reason"].endswith(
+        f"restore run {run.id} from a copy, or measure the row again: "
+        f"`edge-harness run plan.toml --resume {run.id}`"
+    )
     for other in ("int8", "int16x8", "float16"):
         assert after[other].plain() == before[other].plain()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import durable
 from harness.errors import StoreError
 from harness.records.store import checksums
 
@@ -163,7 +164,9 @@ class Journal:
         self.path = path
         self._scope = scope(key, path.name)
         with writing(path):
+            durable.point("open", path)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            durable.sync(path.parent)
             found = read(path, key)
             self._size, self.count = found.size_bytes, found.count
             os.ftruncate(self._fd, self._size)
@@ -176,15 +179,18 @@ class Journal:
         """
         text = checksums.summed({**plain, "line": self.count + 1}, self._scope)
         line = (text + "\n").encode()
+        durable.point("append", self.path)
         with writing(self.path):
             try:
                 _write_all(self._fd, line)
+                durable.point("written", self.path)
                 os.fsync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, self._size)
                 raise
         self._size += len(line)
         self.count += 1
+        durable.point("appended", self.path)
         return checksums.sum_of(line[:-1]) or ""
 
     def close(self) -> None:
@@ -220,24 +226,8 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """Yield a `.part` path to write; it replaces `path` atomically and durably, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with writing(path):
-        try:
-            yield part
-            sync(part)
-            part.replace(path)
-            sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file's contents, or a folder's entries, to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with writing(path), durable.replacing(path) as part:
+        yield part
 
 
 def _write_all(fd: int, data: bytes) -> None:

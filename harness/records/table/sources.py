@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import columns, stats
 from harness.devices.delegation import CPU_TARGETS, DelegationVerdict, Timing, judge
+from harness.records.store import continuing
 from harness.records.table.measured import Measured, of_kind
 from harness.records.table.row import DAMAGED, PENDING
 from harness.stats import Interval
@@ -122,11 +123,8 @@ def _of_verdict(name: str) -> Source:
 def _reason(reading: CellReading) -> str | None:
     if reading.damage is not None:
         record = reading.measured.run.record
-        again = (
-            f", or measure the row again with `edge-harness run PLAN --resume {record.id}`"
-            if record.kind == "run"
-            else ""
-        )
+        command = continuing.command(record.id, record.kind, record.call)
+        again = f", or measure the row again: `{command}`" if command else ""
         return f"{reading.damage}; restore run {record.id} from a copy{again}"
     if reading.outcome is None:
         return (
