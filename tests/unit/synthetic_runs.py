@@ -177,7 +177,7 @@ def as_first_version(folder: Path) -> None:
     for path in folder.glob("*.jsonl"):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for line in lines:
-            for key in ("line", "sum", "samples_sha256", "evidence"):
+            for key in ("number", "sum", "samples_sha256", "evidence"):
                 line.pop(key, None)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for name in ("contents.json", "quantiles.json"):

@@ -4,7 +4,7 @@ A line or a document is a JSON object whose last key is `sum`: the first 16 hex 
 of a scope and of the bytes before that key. The scope has the run's key and the file's name, so a
 line of another run or of another file does not fit either.
 
-    {"cell":"3f...","launches":["..."],"line":4,"sum":"0123456789abcdef"}
+    {"cell":"3f...","launches":["..."],"number":4,"sum":"0123456789abcdef"}
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from harness import durable
 from harness.errors import StoreError
 from harness.records.store import checksums
 
+NUMBER = "number"
+"""The key of a line with its number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalLine:
@@ -110,7 +113,7 @@ class _Reading:
         written = checksums.sum_of(line)
         number = self._place
         if written is not None and isinstance(plain, dict):
-            number = int(plain.pop("line", number))
+            number = int(plain.pop(NUMBER, number))
         if number in self._entries:
             self._damage.append(f"{self._name} line {self._place} repeats line {number}")
             return
@@ -177,7 +180,7 @@ class Journal:
         The line is on the disk when this returns. Raises StoreError (a full disk, a value that is
         not JSON); the journal is then unchanged.
         """
-        text = checksums.summed({**plain, "line": self.count + 1}, self._scope)
+        text = checksums.summed({**plain, NUMBER: self.count + 1}, self._scope)
         line = (text + "\n").encode()
         durable.point("append", self.path)
         with writing(self.path):
