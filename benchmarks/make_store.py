@@ -12,12 +12,15 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from harness.records.store import checksums
+
 _FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def copies(source: Path, root: Path, count: int) -> None:
     """Copy a run's folder `count` times into `root`."""
     record = json.loads((source / "run.json").read_text(encoding="utf-8"))
+    del record["sum"]
     files = [path for path in source.rglob("*") if path.is_file() and path.name != "run.json"]
     name = source.name.split("-", 2)[2].rpartition("-")[0]
     for number in range(count):
@@ -28,7 +31,8 @@ def copies(source: Path, root: Path, count: int) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, target)
         copy = {**record, "id": made.name, "created": moment.isoformat(timespec="microseconds")}
-        (made / "run.json").write_text(json.dumps(copy) + "\n", encoding="utf-8")
+        text = checksums.summed(copy, "/run.json")
+        (made / "run.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

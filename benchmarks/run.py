@@ -39,6 +39,7 @@ NAMES = (
     "lab",
     "faults",
     "mutated",
+    "damage",
     "delegation",
     "gpu",
 )

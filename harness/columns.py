@@ -144,7 +144,7 @@ ALL: tuple[Column, ...] = (
     ),
     _text(
         "status",
-        "ok, partial, pending, or the kind of failure",
+        "ok, partial, pending, damaged, or the kind of failure",
         look=Look(title="status", place=70, when="always"),
     ),
     _text("reason", "why the status is not ok"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.api.stored import open_run
+from harness.api.stored import OnRead, ignore_read, read_run
 
 if TYPE_CHECKING:
     from harness.analysis import pick as picking
@@ -22,6 +22,7 @@ def pick(
     anyway: bool = False,
     min_delegated: float | None = None,
     results: Path | None = None,
+    on_read: OnRead = ignore_read,
 ) -> picking.Pick:
     """Return the row of a stored run that is best in a column under constraints.
 
@@ -33,10 +34,9 @@ def pick(
     ConfigError for an invalid column or constraint, StoreError for the run.
     """
     from harness.analysis import pick as picking
-    from harness.records.table.rows import read
 
     return picking.choose_of(
-        read(open_run(selector, results=results)),
+        read_run(selector, results=results, on_read=on_read),
         minimize=minimize,
         maximize=maximize,
         where=where,
@@ -53,6 +53,7 @@ def export(
     *,
     emulated: bool = False,
     results: Path | None = None,
+    on_read: OnRead = ignore_read,
 ) -> str:
     """Return a stored run in another tool's format, and write it to `output` if given.
 
@@ -61,9 +62,9 @@ def export(
     measured row and the run has none.
     """
     from harness.present.report import exports
-    from harness.records.table.rows import read
 
-    text = exports.write(read(open_run(selector, results=results)), form, emulated=emulated)
+    measured = read_run(selector, results=results, on_read=on_read)
+    text = exports.write(measured, form, emulated=emulated)
     if output is not None:
         exports.save(text, output)
     return text

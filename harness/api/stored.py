@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.records import table
+    from harness.records.table.rows import Measured
+
+OnRead = Callable[["Measured"], None]
+"""Is called with every run that is read; `damage` has what is damaged in it."""
+
+
+def ignore_read(measured: Measured) -> None:
+    """Do nothing."""
+    del measured
+
+
+def read_run(
+    selector: str, *, results: Path | None = None, on_read: OnRead = ignore_read
+) -> Measured:
+    """Open, read and verify a stored run; raises StoreError."""
+    from harness.records.table.rows import read
+
+    measured = read(open_run(selector, results=results))
+    on_read(measured)
+    return measured
 
 
 def runs(*, results: Path | None = None) -> list[dict[str, Any]]:
@@ -43,12 +63,12 @@ class ShownRun:
     """The lines below the table: :func:`minutes`, then :func:`places`."""
 
 
-def show(selector: str, *, results: Path | None = None) -> ShownRun:
+def show(selector: str, *, results: Path | None = None, on_read: OnRead = ignore_read) -> ShownRun:
     """Read a stored run once; return its rows and the lines below them."""
     from harness.records.table import minutes, places
-    from harness.records.table.rows import read, rows_of
+    from harness.records.table.rows import rows_of
 
-    measured = read(open_run(selector, results=results))
+    measured = read_run(selector, results=results, on_read=on_read)
     return ShownRun(
         id=measured.run.id,
         rows=rows_of(measured),
@@ -78,22 +98,32 @@ def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
     return table.frame(open_run(selector, results=results))
 
 
-def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[table.Row]:
+def compare(
+    selectors: Sequence[str], *, results: Path | None = None, on_read: OnRead = ignore_read
+) -> list[table.Row]:
     """Compare runs: ratios with intervals, or "below noise"."""
-    from harness.records import table
+    from harness.records.table.compare import compare_measured
 
-    return table.compare([open_run(selector, results=results) for selector in selectors])
+    return compare_measured(
+        [read_run(selector, results=results, on_read=on_read) for selector in selectors]
+    )
 
 
-def report(selector: str, output: Path | None = None, *, results: Path | None = None) -> Path:
+def report(
+    selector: str,
+    output: Path | None = None,
+    *,
+    results: Path | None = None,
+    on_read: OnRead = ignore_read,
+) -> Path:
     """Write one self-contained HTML page of a run; return its path."""
     from harness.present.report import html
 
-    stored = open_run(selector, results=results)
-    target = output or stored.path
+    measured = read_run(selector, results=results, on_read=on_read)
+    target = output or measured.run.path
     if target.is_dir():
         target /= "report.html"
-    html.write(stored, target)
+    html.write_measured(measured, target)
     return target
 
 

@@ -63,6 +63,9 @@ def gate(
             "--thermal", help="Cool as in the profile (gate), or heat first (soak) [the plan's]."
         ),
     ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Finish this interrupted gate of the plan.")
+    ] = None,
     wait: WaitOption = None,
     trust_model: TrustOption = False,
     results: ResultsOption = None,
@@ -85,6 +88,7 @@ def gate(
         devices=device or (),
         measure_identical=measure_identical,
         thermal=thermal.condition if thermal else None,
+        resume=resume,
         results=results,
         wait=wait,
         progress=progress(quiet=as_json),

@@ -19,6 +19,19 @@ from typer.core import TyperCommand, TyperGroup
 class LightCommand(TyperCommand):
     """A command that converts plain values without pydantic."""
 
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
+        """Run the command; typer would lose the notes of Ctrl-C and take EOFError for Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            from harness.cli.shared import print_notes
+
+            print_notes(error)
+            raise
+        except EOFError as error:
+            message = f"unexpected end of a file: {error}"
+            raise RuntimeError(message) from error
+
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
         """Return the parameters with the light conversion."""
         return _lightened(super().get_params(ctx))

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.shared import DONE, NO, JsonOption, ResultsOption, RunArgument, app, print_json
+from harness.cli.shared import (
+    DONE,
+    NO,
+    DamageReport,
+    JsonOption,
+    ResultsOption,
+    RunArgument,
+    app,
+    print_json,
+    print_lines,
+)
+from harness.errors import StoreError
 
 
 class ExportFormat(StrEnum):
@@ -53,13 +64,15 @@ def pick(
 ) -> None:
     """Pick the best row of a run under constraints.
 
-    Print the reason and the probability that it is the best. Exit 1 if no row meets the constraints.
+    Print the reason and the probability that it is the best. Exit 1 if no row meets the constraints,
+    or if a row is damaged.
 
     Example: edge-harness pick latest --where 'accuracy>=0.85' --minimize latency_p50_ms
     """
     from harness import api
     from harness.present import screen
 
+    damage = DamageReport()
     found = api.pick(
         run,
         minimize=minimize,
@@ -69,13 +82,14 @@ def pick(
         anyway=anyway,
         min_delegated=min_delegated,
         results=results,
+        on_read=damage,
     )
     if as_json:
         print_json(found.plain())
     else:
         screen.records(found.shown())
         screen.out(found.reason)
-    raise typer.Exit(DONE if found.winner is not None else NO)
+    damage.exit(DONE if found.winner is not None else NO)
 
 
 @app.command()
@@ -92,15 +106,26 @@ def export(
     ] = False,
     results: ResultsOption = None,
 ) -> None:
-    """Export a run for trends, test reports or step summaries.
+    """Export a run for trends, test reports or step summaries. Exit 1 if a row is damaged.
 
     Example: edge-harness export latest --format junit -o report.xml
     """
     from harness import api
     from harness.present.report.exports import encoded
 
-    text = api.export(run, form.value, output, emulated=emulated, results=results)
+    damage = DamageReport()
+    try:
+        text = api.export(
+            run, form.value, output, emulated=emulated, results=results, on_read=damage
+        )
+    except StoreError as error:
+        if not damage.has_damaged_rows:
+            raise
+        # Without its damaged rows, the run has nothing that this format can express.
+        print_lines(f"edge-harness: {error}")
+        damage.exit()
     if output is None:
         typer.echo(encoded(text), nl=False)
     else:
         typer.echo(f"wrote {output}")
+    damage.exit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,13 +48,14 @@ def search(
     Example: edge-harness search plan.toml
     """
     from harness import api
-    from harness.errors import Unreachable
+    from harness.errors import HarnessError, Unreachable
 
     read = api.read_plan(plan, trust_model=trust_model)
     searching = api.search(read, farm=farm, resume=resume, results=results)
-    resumption = (
-        f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
-    )
+    given = {"--farm": farm, "--results": results}
+    more = [part for name, value in given.items() if value for part in (name, str(value))]
+    command = shlex.join(["edge-harness", "search", str(plan), *more, "--resume", searching.id])
+    resumption = f"finished trials are kept; `{command}` continues"
     if not as_json:
         typer.echo(f"search {searching.id} in {searching.job.folder}", err=True)
     try:
@@ -67,6 +69,9 @@ def search(
     except Unreachable as error:
         print_lines(f"edge-harness: {error}\n{resumption}")
         raise typer.Exit(AWAY) from None
+    except HarnessError as error:
+        error.add_note(resumption)
+        raise
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
 

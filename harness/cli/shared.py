@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.models import CommandFunctionType
@@ -16,6 +16,7 @@ from harness.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
     from harness.api import Run
+    from harness.records.table.rows import Measured
     from harness.types import Outcome
 
 DONE, NO, INCONCLUSIVE, INVALID_INPUT, AWAY, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
@@ -133,17 +134,53 @@ def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported only w
 def finish(run: Run, *, as_json: bool) -> int:
     """Finish a run, print its rows and return the exit code."""
     from harness.present import screen
+    from harness.records.table import DAMAGED
 
     outcomes: list[Outcome] = []
-    with run:
-        outcomes.extend(run)
+    try:
+        with run:
+            outcomes.extend(run)
+    except BaseException as error:
+        if run.resumption:
+            error.add_note(f"finished launches are kept: `{run.resumption}` continues")
+        raise
     rows = run.rows()
     if as_json:
         print_json({"run": run.id, "rows": [row.plain() for row in rows]})
     else:
         screen.table(rows)
         screen.out(run.closing())
-    return DONE if all(outcome.failure is None for outcome in outcomes) else NO
+    is_done = all(outcome.failure is None for outcome in outcomes)
+    return DONE if is_done and all(row.status != DAMAGED for row in rows) else NO
+
+
+class DamageReport:
+    """Prints on stderr what is damaged in the runs that a command reads, and gives its exit code."""
+
+    MAX_LINES = 10
+
+    def __init__(self) -> None:
+        """Start without damage."""
+        self.has_damaged_rows = False
+
+    def __call__(self, measured: Measured) -> None:
+        """Print the damage and the notes of a run that was read."""
+        run, damage = measured.run.id, measured.damage
+        self.has_damaged_rows |= bool(damage.cells)
+        reasons = dict.fromkeys((*damage.sentences, *damage.cells.values()))
+        lines = [f"edge-harness: run {run} is damaged: {text}" for text in reasons]
+        left = len(lines) - self.MAX_LINES
+        if left > 0:
+            lines = [*lines[: self.MAX_LINES], f"edge-harness: run {run}: {left} more"]
+        lines += [f"edge-harness: run {run}: {text}" for text in damage.notes]
+        if not measured.run.is_checked:
+            lines.append(f"edge-harness: run {run} is unchecked: it has no checksums")
+        if lines:
+            print_lines("\n".join(lines))
+
+    def exit(self, code: int = DONE) -> NoReturn:
+        """End the command with its code, or with 1 if a row is damaged."""
+        raise typer.Exit(NO if self.has_damaged_rows else code)
 
 
 def key_question(fingerprint: str | None) -> Callable[[str, str, str], bool]:
@@ -168,6 +205,12 @@ def print_json(document: object) -> None:
 
         text = escaped(text)
     typer.echo(text)
+
+
+def print_notes(error: BaseException) -> None:
+    """Print the notes of an error on stderr, such as the command that continues."""
+    for note in getattr(error, "__notes__", ()):
+        print_lines(note)
 
 
 def print_lines(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.shared import (
+    DamageReport,
     Format,
     FormatOption,
     JsonOption,
@@ -41,14 +42,15 @@ def show(
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the table of a stored run.
+    """Print the table of a stored run. Exit 1 if a row is damaged.
 
     Example: edge-harness show latest --format markdown
     """
     from harness import api
     from harness.present import screen
 
-    found = api.show(run, results=results)
+    damage = DamageReport()
+    found = api.show(run, results=results, on_read=damage)
     match Format.JSON if as_json else form:
         case Format.TABLE:
             screen.table(found.rows)
@@ -63,6 +65,7 @@ def show(
             typer.echo(plain.to_csv(found.rows), nl=False)
         case Format.JSON:
             print_json({"run": found.id, "rows": [row.plain() for row in found.rows]})
+    damage.exit()
 
 
 @app.command()
@@ -72,7 +75,7 @@ def compare(
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare runs, with intervals or "below noise".
+    """Compare runs, with intervals or "below noise". Exit 1 if a row is damaged.
 
     Example: edge-harness compare 20260101-kws latest
     """
@@ -81,7 +84,8 @@ def compare(
     from harness.present.report import markdown, plain
     from harness.records.table import COMPARED
 
-    rows = api.compare(runs_, results=results)
+    damage = DamageReport()
+    rows = api.compare(runs_, results=results, on_read=damage)
     match Format.JSON if as_json else form:
         case Format.TABLE:
             screen.comparison(rows)
@@ -91,6 +95,7 @@ def compare(
             typer.echo(plain.to_csv(rows, COMPARED), nl=False)
         case Format.JSON:
             print_json({"rows": [row.plain() for row in rows]})
+    damage.exit()
 
 
 @app.command()
@@ -101,10 +106,12 @@ def report(
     ] = None,
     results: ResultsOption = None,
 ) -> None:
-    """Write one self-contained HTML page of a run.
+    """Write one self-contained HTML page of a run. Exit 1 if a row is damaged.
 
     Example: edge-harness report latest -o page.html
     """
     from harness import api
 
-    typer.echo(f"wrote {api.report(run, output, results=results)}")
+    damage = DamageReport()
+    typer.echo(f"wrote {api.report(run, output, results=results, on_read=damage)}")
+    damage.exit()

@@ -14,6 +14,7 @@ import pytest
 
 from harness.demo import DATA
 from harness.demo.loopback_sshd import LoopbackSshd
+from harness.records.store import checksums
 
 CLI = [sys.executable, "-m", "harness.cli"]
 QUICK = "[dose]\nlaunches = 1\nwarmup_seconds = 0.05\nmin_seconds = 0.05\n"
@@ -102,7 +103,9 @@ def test_a_real_gate_is_stored_and_shown_with_reasons(tmp_path: Path) -> None:
     assert rows["latency"]["ratio"] == pytest.approx(rows["latency"]["b"] / rows["latency"]["a"])
     assert all(row["reason"] for row in rows.values())
     kept = tmp_path / "results" / document["run"]
-    assert json.loads((kept / "gate.json").read_text()) == document
+    stored = json.loads((kept / "gate.json").read_text())
+    assert len(stored.pop("sum")) == 16
+    assert stored == document
     again = edge(tmp_path, "judge", "latest", "--json", code=document["exit_code"])
     for before, after in zip(document["rows"], again["rows"], strict=True):
         assert {**after, **dict.fromkeys(COMPUTED)} == {**before, **dict.fromkeys(COMPUTED)}
@@ -115,7 +118,7 @@ def test_a_real_gate_is_stored_and_shown_with_reasons(tmp_path: Path) -> None:
     assert {row["status"] for row in shown} == {"ok"}
     (run,) = edge(tmp_path, "runs", "--json", code=0)["runs"]
     assert run["kind"] == "gate"
-    assert "another plan" in edge(tmp_path, "run", plan, "--resume", "latest", code=3)
+    assert "is a gate" in edge(tmp_path, "run", plan, "--resume", "latest", code=3)
 
 
 def test_a_stored_run_is_measured_again_from_its_files_on_the_same_machine_only(
@@ -132,6 +135,9 @@ def test_a_stored_run_is_measured_again_from_its_files_on_the_same_machine_only(
     plain = json.loads(record.read_text())
     plain["devices"]["this-machine"]["facts"]["identity"] = "another"
     record.write_text(json.dumps(plain))
+    assert "run.json is damaged" in edge(tmp_path, *gate, "--measure-identical", code=3)
+    del plain["sum"]
+    record.write_text(checksums.summed(plain, "/run.json"))
     text = edge(tmp_path, *gate, "--measure-identical", code=3)
     assert "which is not the machine behind this-machine" in text
 
@@ -223,3 +229,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert going.returncode == 130, errors
     assert b"Traceback" not in errors
     assert len(lines) >= 4
+    (record,) = (tmp_path / "results").glob("*/run.json")
+    command = "edge-harness gate plan.toml --baseline float32 --candidate int8 --resume"
+    assert f"`{command} {record.parent.name}` continues" in errors.decode()
+    assert "run PLAN" not in errors.decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -167,12 +168,30 @@ def measure(writer: RunWriter, of: Cell, blocks: int = 3, n: int = 100, scale: f
     writer.outcome(Outcome(cell=of, launches=tuple(made)))
 
 
-def whole_run(root: Path, recipes: Sequence[str] = ("float32", "int8"), scale: float = 1.0) -> str:
+def as_first_version(folder: Path) -> None:
+    """Rewrite a run as the first version of the format stored it: without checksums."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for key in ("key", "sum"):
+        record.pop(key, None)
+    (folder / "run.json").write_text(json.dumps(record | {"schema": 1}), encoding="utf-8")
+    for path in folder.glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for line in lines:
+            for key in ("number", "sum", "samples_sha256", "evidence"):
+                line.pop(key, None)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for name in ("contents.json", "quantiles.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def whole_run(
+    root: Path, recipes: Sequence[str] = ("float32", "int8"), scale: float = 1.0, **facts: Any
+) -> str:
     """Write a run: measured cells, a failed one and one that is pending; return its id."""
     good = [cell(recipe) for recipe in recipes]
     bad = cell("int16x8", variant=Failure(kind="not_built", reason="no calibration data"))
     pending = cell("float16")
-    with Store(root).create(record([*good, bad, pending])) as writer:
+    with Store(root).create(record([*good, bad, pending], **facts)) as writer:
         for one in good:
             measure(writer, one, scale=scale)
         assert isinstance(bad.variant, Failure)

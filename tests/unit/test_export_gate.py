@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -10,11 +9,13 @@ import pytest
 import synthetic_runs as synthetic
 
 from harness import api
+from harness.analysis.gate import document
 from harness.analysis.gate.document import FILE, GateRow, Result
 from harness.analysis.gate.findings import Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import judge
 from harness.errors import StoreError
 from harness.measure.pairs import Pair
+from harness.records.store import Store
 
 HOSTILE = 'pi|<b>&"\x1b[31m'
 
@@ -44,8 +45,9 @@ def result(devices: tuple[str, str]) -> Result:
 @pytest.fixture(name="root", params=[("pi", "phone"), (HOSTILE, "phone")], ids=["usual", "hostile"])
 def _root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     run = synthetic.whole_run(tmp_path)
-    text = json.dumps(result(request.param).plain())
-    (tmp_path / run / FILE).write_text(text, encoding="utf-8")
+    stored = Store(tmp_path).open(run)
+    text = document.stored(result(request.param), stored.record.key)
+    (stored.path / FILE).write_text(text, encoding="utf-8")
     return tmp_path
 
 

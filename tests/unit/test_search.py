@@ -262,7 +262,13 @@ def test_a_damaged_record_is_an_error_with_its_file(tmp_path: Path) -> None:
     job = job_of(tmp_path, search_of("int8"))
     searched(job)
     (path,) = (job.folder / "trials").iterdir()
-    for text in ("", "{}", "[1]", "nonsense"):
+    stored = json.loads(path.read_text())
+    del stored["sum"]
+    whole = Folder(path=job.folder).trials()
+    path.write_text(json.dumps(stored))  # as stored before there were checksums
+    assert Folder(path=job.folder).trials() == whole
+    changed = json.dumps(stored | {"number": 7, "sum": "0" * 16}, separators=(",", ":"))
+    for text in ("", "{}", "[1]", "nonsense", changed):
         path.write_text(text)
         with pytest.raises(StoreError, match=path.name):
             Folder(path=job.folder).trials()

@@ -1,6 +1,7 @@
 """The analysis of a selftest, from pairs with a known spread."""
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,19 @@ def test_a_selftest_is_stored_by_device_and_replaced_by_file(
     for made in (first, other, second):
         selftests.keep(made)
     assert selftests.read("one") == (other, second)
-    selftests.path_of("one").write_text("{")
-    with pytest.raises(StoreError, match="run selftest again"):
-        selftests.read("one")
+    path = selftests.path_of("one")
+    text = path.read_text()
+    half_width = f'"half_width":{second.half_width!r}'
+    assert half_width in text
+    for damaged in ("{", text.replace(half_width, '"half_width":0.0')):
+        path.write_text(damaged)
+        with pytest.raises(StoreError, match="is damaged .*run selftest again"):
+            selftests.read("one")
+    # As stored before there were checksums.
+    plain = json.loads(text)
+    del plain["sum"]
+    path.write_text(json.dumps(plain))
+    assert selftests.read("one") == (other, second)
 
 
 def test_the_half_width_that_applies_to_a_contest() -> None:

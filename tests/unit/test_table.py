@@ -9,11 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from synthetic_runs import cell, latencies, launch, measure, record, samples, variant, whole_run
+from synthetic_runs import (
+    as_first_version,
+    cell,
+    latencies,
+    launch,
+    measure,
+    record,
+    samples,
+    variant,
+    whole_run,
+)
 
 from harness.errors import StoreError
 from harness.records import table
-from harness.records.store import Store, StoredRun
+from harness.records.store import Store, StoredRun, checksums
 from harness.records.table import display, minutes
 from harness.records.table.rows import read
 from harness.types import Cell, Covariates, Delegation, Dose, Failure, Launch, Outcome, Warmup
@@ -189,17 +199,24 @@ def test_the_quantile_cache_is_used_and_rebuilt_when_stale(tmp_path: Path) -> No
     assert table.rows(run)[0]["latency_p50_ms"] == 2.0
     plain = json.loads(cache.read_text())
     plain["quantiles"]["launches"][f"{of.id}-timed-0-0"]["p50"] = 7e6
-    cache.write_text(json.dumps(plain))
+    del plain["sum"]
+    changed = checksums.summed(plain, f"{run.record.key}/quantiles.json")
+    cache.write_text(changed)
     assert table.rows(run)[0]["latency_p50_ms"] == 7.0
     for stale in (
         "{",
-        json.dumps(plain | {"formula": 0}),
+        json.dumps(plain),
+        changed.replace("7000000.0", "7000001.0"),
+        *(
+            checksums.summed(plain | part, f"{run.record.key}/quantiles.json")
+            for part in ({"formula": 0}, {"quantiles": 1}, {"launches_sha256": "0"})
+        ),
+        checksums.summed(plain, "another run/quantiles.json"),
         "[]",
-        json.dumps(plain | {"quantiles": 1}),
     ):
         cache.write_text(stale)
         assert table.rows(run)[0]["latency_p50_ms"] == 2.0
-    cache.write_text(json.dumps(plain))
+    cache.write_text(changed)
     with Store(tmp_path).resume(run.id, "0" * 64) as writer:
         writer.launch(launch(of, [4e6], block=1))
     assert table.rows(run)[0]["latency_p50_ms"] == 2.0
@@ -208,12 +225,13 @@ def test_the_quantile_cache_is_used_and_rebuilt_when_stale(tmp_path: Path) -> No
     assert table.rows(run)[0]["latency_p50_ms"] == 2.0
 
 
-def test_damaged_samples_are_an_error_with_the_file(tmp_path: Path) -> None:
+def test_damaged_samples_without_a_checksum_are_an_error_with_the_file(tmp_path: Path) -> None:
     of = cell()
     run = stored(tmp_path, of, [launch(of, [2e6])])
+    as_first_version(run.path)
     next((run.path / "samples").iterdir()).write_bytes(b"not parquet at all")
     with pytest.raises(StoreError, match=r"samples in .*parquet"):
-        table.rows(run)
+        table.rows(Store(tmp_path).open(run.id))
 
 
 def test_compare_puts_the_same_question_side_by_side(tmp_path: Path) -> None:
@@ -298,6 +316,7 @@ def test_an_offline_clock_that_reads_zero_has_no_throughput(tmp_path: Path) -> N
 def test_a_run_from_before_there_were_scenarios_is_single(tmp_path: Path) -> None:
     of = cell()
     run = stored(tmp_path, of, [launch(of, [1e6])])
+    as_first_version(run.path)
     path = run.path / "run.json"
     plain = json.loads(path.read_text())
     for key in ("scenario", "period_ms", "sustained_minutes"):

@@ -14,6 +14,9 @@ from harness.analysis.gate import verdicts
 from harness.analysis.gate.contest import Contest, Evidence, quantile, side_values, summaries
 from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
+from harness.errors import StoreError
+from harness.records.store import StoredRun, checksums, contents
+from harness.records.store.journal import scope
 from harness.stats import Interval
 
 SCHEMA = 1
@@ -119,6 +122,27 @@ class Result:
         ]
         run = f"; run {self.run}" if self.run else ""
         return f"gate {verdict}{figure}; {', '.join([counts, *more])}{run}; exit {self.exit_code}"
+
+
+def stored(result: Result, key: str) -> str:
+    """Return the content of FILE, with a checksum; `key` is the run's."""
+    return checksums.summed(result.plain(), scope(key, FILE)) + "\n"
+
+
+def read(run: StoredRun) -> Any:  # noqa: ANN401 - JSON
+    """Read the document of a stored gate; None if the run has none.
+
+    Raises StoreError if it cannot be read or does not fit its checksum.
+    """
+    path = run.path / FILE
+    try:
+        return checksums.read_document(path, scope(run.record.key, FILE), needed=run.is_checked)
+    except FileNotFoundError as error:
+        if FILE in contents.lost_documents(contents.read(run.path, run.record.key), run.path):
+            raise StoreError(f"{path} is missing; restore it from a copy") from error
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}; restore it from a copy") from error
 
 
 def _key(key: Key) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +17,19 @@ from harness.analysis.gate.findings import Key, Row
 from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, StoreError
 from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
-from harness.measure import prepare, runs, sessions
+from harness.measure import continuity, prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
 from harness.records import store
-from harness.records.store.codec import encode
+from harness.records.store import continuing
 from harness.records.store.journal import appearing
 from harness.records.store.recorder import Recorder
-from harness.types import Device, Failure, Outcome, Plan, Thermal, Variant
+from harness.types import Device, Failure, Outcome, Plan, Variant
+
+SOAK = "soak"
+"""The value of --thermal of a gate that heats its devices first."""
 
 
 def gate(
@@ -38,6 +41,7 @@ def gate(
     devices: Sequence[str] = (),
     measure_identical: bool = False,
     thermal: Thermal | None = None,
+    resume: str | None = None,
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -45,29 +49,45 @@ def gate(
     """Measure a candidate and a baseline on the plan's devices and judge the difference.
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
-    run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
-    plan's: "soak" heats every device to a plateau first. `wait` is that of `run`: how long to wait
-    while another user holds the lease. The launches are a stored run of kind gate.
+    run. Files of the same bytes are measured only with `measure_identical`; `soak` heats every
+    device to a plateau first. `resume` finishes an interrupted gate of the same plan and sides.
+    `wait` is that of `run`: how long to wait while another user holds the lease. The launches are a
+    stored run of kind gate.
 
     Raises ConfigError for invalid input (a side that is none of these, models with different inputs,
-    a baseline from another machine), StoreError for the results folder.
+    a baseline from another machine), StoreError for the results folder, and for a gate to resume
+    whose sides or devices are not as they were.
     """
-    if thermal is not None:
-        plan = replace(plan, conditions=replace(plan.conditions, thermal=thermal))
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     rules = Rules.of(plan)
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
+    call = resuming.call_of(plan, baseline=baseline, candidate=candidate)
+    if soak:
+        call["thermal"] = SOAK
+    begun = stores.open(resume).record if resume else None
+    if begun is not None:
+        continuing.check(begun, _digest("gate", plan), "gate")
+        _check_sides(begun, baseline, candidate, soak=soak)
+        soak = begun.call.get("thermal") == SOAK
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
     contests = _build_and_bind(wanted, plan, progress or ignore)
+    measured = {cell.id for cell in begun.cells} if begun else set()
+    if begun is not None:
+        wanted, contests = _of_the_gate(wanted, contests, measured)
     accuracies = _accuracies(wanted, contests, plan)
     result = Result(
         baseline=baseline,
         candidate=candidate,
         identical=tuple(
-            one for one in contests if not one.failure and one.identical and not measure_identical
+            one
+            for one in contests
+            if not one.failure
+            and one.identical
+            and not measure_identical
+            and one.a.cell.id not in measured
         ),
         failed=tuple(
             (one.key, one.failure.kind, one.failure.reason) for one in contests if one.failure
@@ -79,47 +99,45 @@ def gate(
         for one, contest in zip(wanted, contests, strict=True)
         if contest.key not in settled
     ]
-    try:
-        if remaining:
-            names = {contest.key.device for _, contest in remaining}
-            live = sessions.open_all(
-                [device for device in decided.devices if device.name in names],
-                runs.patience(plan, wait, progress or ignore),
-            )
-            recording = _Recording(
-                kind="gate", plan=plan, live=live, rules=rules, stores=stores, progress=progress
-            )
-            try:
-                result = _judged(recording, remaining, result, accuracies)
-            finally:
-                sessions.close_all(live)
-    finally:
+    if not remaining:
         if progress:
             progress.close()
-    return result
-
-
-def _judged(
-    recording: _Recording,
-    remaining: Sequence[tuple[sides.PlannedContest, Contest]],
-    result: Result,
-    accuracies: Mapping[Key, Row],
-) -> Result:
-    """Measure the contests, judge them and store the result."""
-    live = recording.live
-    _refuse_unlike([one for one, _ in remaining], live)
-    contests = [contest for _, contest in remaining]
-    with recording.started(contests) as recorded:
-        found = judging.gate(
-            recorded.context,
-            contests,
-            replace(result, run=recorded.writer.id),
-            accuracies=accuracies,
-            noise=lambda evidence: _noise(evidence, live),
-        )
-        with appearing(recorded.writer.path / document.FILE) as part:
-            part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
-    return found
+        return result
+    live = sessions.open_all(
+        [d for d in decided.devices if d.name in {contest.key.device for _, contest in remaining}],
+        runs.patience(plan, wait, progress or ignore),
+    )
+    try:
+        _refuse_unlike([one for one, _ in remaining], live)
+        with _recorded(
+            "gate",
+            decided,
+            [contest for _, contest in remaining],
+            live,
+            rules=rules,
+            stores=stores,
+            progress=progress,
+            soak=soak,
+            call=call,
+            resume=resume,
+        ) as recorded:
+            found = judging.gate(
+                recorded.context,
+                [contest for _, contest in remaining],
+                replace(result, run=recorded.writer.id),
+                accuracies=accuracies,
+                noise=lambda evidence: _noise(evidence, live),
+                known=recorded.known,
+            )
+            with appearing(recorded.writer.path / document.FILE) as part:
+                part.write_text(
+                    document.stored(found, recorded.writer.record.key), encoding="utf-8"
+                )
+        return found
+    finally:
+        sessions.close_all(live)
+        if progress:
+            progress.close()
 
 
 def judge(
@@ -168,7 +186,6 @@ def _build_and_bind(
         cache=assets.cache_folder() / "build",
         seed=plan.seed,
         on_event=emit,
-        limits=plan.host,
     ):
         built[id(request)] = variant
     inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -181,11 +198,7 @@ def _build_and_bind(
         ):
             source = _source(candidate, plan)
             chosen = reference.check_inputs(
-                source,
-                made,
-                assets.cache_folder() / "inputs",
-                seed=plan.seed,
-                limits=plan.host,
+                source, made, assets.cache_folder() / "inputs", seed=plan.seed
             )
             inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
@@ -214,7 +227,7 @@ def _accuracies(
             )
         files = (one.a.model, contest.a.variant.digest, contest.b.variant.digest)
         if files not in known:
-            known[files] = accuracy.row(contest, data, plan.host)
+            known[files] = accuracy.row(contest, data)
         row = known[files]
         if row is not None:
             found[contest.key] = replace(row, key=contest.key)
@@ -252,48 +265,125 @@ class _RecordedGate:
 
     writer: store.RunWriter
     context: loop.GateContext
+    known: Mapping[Key, Evidence]
+    """The evidence that an interrupted gate stored."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recording:
-    """What the stored run of a gate or selftest is made of."""
+@contextmanager
+def _recorded(
+    kind: str,
+    decided: prepare.Decided,
+    contests: Sequence[Contest],
+    live: Live,
+    *,
+    rules: Rules,
+    stores: store.Store,
+    progress: Progress | None,
+    thermal: Thermal | None = None,
+    call: Mapping[str, str] | None = None,
+    resume: str | None = None,
+) -> Iterator[_RecordedGate]:
+    """Create or continue the run that stores the launches; merge its samples at the end.
 
-    kind: str
-    plan: Plan
-    live: Live
-    rules: Rules
-    stores: store.Store
-    progress: Progress | None
-
-    @contextmanager
-    def started(self, contests: Sequence[Contest]) -> Iterator[_RecordedGate]:
-        """Create the run that stores the launches; merge its samples at the end."""
-        cells = [side.cell for one in contests for side in (one.a, one.b)]
+    An error gets a note with the command that continues the gate.
+    """
+    plan = decided.plan
+    conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
+    cells = [side.cell for one in contests for side in (one.a, one.b)]
+    digest = _digest(kind, plan)
+    known: Mapping[Key, Evidence] = {}
+    if resume:
+        writer = stores.resume(resume, digest, kind)
+    else:
         record = store.RunRecord.new(
-            plan=self.plan,
+            plan=plan,
             cells=cells,
-            devices=runs.device_records(_devices(self.live), self.live),
-            kind=self.kind,
+            devices=runs.device_records(_devices(live), live),
+            kind=kind,
+            call=call,
         )
-        # Not the plan's own digest: `run --resume` must not continue this run.
-        digest = hashlib.sha256(f"{self.kind} {self.plan.digest}".encode()).hexdigest()
-        with self.stores.create(replace(record, plan_digest=digest)) as writer:
-            for cell in cells:
-                if isinstance(cell.variant, Variant):
-                    writer.keep_variant(cell.variant)
-            emit = _OutcomeEmitter(emit=Recorder(writer, self.progress or ignore))
-            launches = 2 * (self.rules.max_pairs + self.rules.memory_pairs) * len(contests)
-            emit(MeasuringStarted(cells=tuple(cells), launches=launches, at_most=True))
-            context = loop.GateContext(
-                sessions=self.live,
-                emit=emit,
-                profiles=known_profiles.load_all(),
-                rules=self.rules,
-                conditions=self.plan.conditions,
-                limits=self.plan.host,
+        writer = stores.create(replace(record, plan_digest=digest), resuming.variants_of(cells))
+    with writer:
+        if resume:
+            known = _continued(stores, writer, contests, live, hot=conditions.thermal == "soak")
+        emit = _OutcomeEmitter(emit=Recorder(writer, progress or ignore))
+        stored = sum(len(one.readings) for one in known.values())
+        launches = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests) - stored
+        emit(MeasuringStarted(cells=tuple(cells), launches=max(0, launches), at_most=True))
+        context = loop.GateContext(
+            sessions=live,
+            emit=emit,
+            profiles=known_profiles.load_all(),
+            rules=rules,
+            conditions=conditions,
+        )
+        try:
+            yield _RecordedGate(writer=writer, context=context, known=known)
+        except BaseException as error:
+            command = resuming.resumption(writer.record, decided, writer.path.parent)
+            if command:
+                error.add_note(f"finished launches are kept: `{command}` continues")
+            raise
+        writer.finish()
+
+
+def _digest(kind: str, plan: Plan) -> str:
+    """Return the digest of a gate's or selftest's run: `run --resume` must not continue it."""
+    return hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+
+
+def _check_sides(begun: store.RunRecord, baseline: str, candidate: str, *, soak: bool) -> None:
+    """Raise StoreError if a stored gate compares other sides than these, or under other conditions."""
+    given = {"baseline": baseline, "candidate": candidate}
+    if soak:
+        given["thermal"] = SOAK
+    for name, value in given.items():
+        before = begun.call.get(name, "gate" if name == "thermal" else value)
+        if before != value:
+            raise StoreError(
+                f'gate {begun.id} was started with --{name} "{before}", not "{value}"; give the '
+                "same, or start a new gate"
             )
-            yield _RecordedGate(writer=writer, context=context)
-            writer.finish()
+
+
+def _of_the_gate(
+    wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], measured: Collection[str]
+) -> tuple[list[sides.PlannedContest], list[Contest]]:
+    """Return the contests that a gate to resume has: it may have had fewer devices than now.
+
+    Those that it did not measure, because they failed or are identical, stay for the result.
+    """
+    kept = [
+        (one, contest)
+        for one, contest in zip(wanted, contests, strict=True)
+        if contest.a.cell.id in measured or contest.failure or contest.identical
+    ]
+    return [one for one, _ in kept], [contest for _, contest in kept]
+
+
+def _continued(
+    stores: store.Store,
+    writer: store.RunWriter,
+    contests: Sequence[Contest],
+    live: Live,
+    *,
+    hot: bool,
+) -> Mapping[Key, Evidence]:
+    """Return the evidence of the gate to continue; raises StoreError if anything changed since."""
+    names = {contest.key.device for contest in contests}
+    continuity.require_same(writer.record, live, names)
+    known = stored.interrupted(stores.open(writer.id), contests, hot=hot)
+    writer.extend(
+        devices={
+            name: one
+            for name, one in runs.device_records(_devices(live), live).items()
+            if name in names and name not in writer.record.devices
+        }
+    )
+    for contest in contests:
+        for side in (contest.a, contest.b):
+            writer.keep_variant(side.variant)
+    return known
 
 
 def selftest(
@@ -312,10 +402,11 @@ def selftest(
     Raises the device's error if it is away or cannot run the file, StoreError if too few pairs
     count.
     """
-    known = runs.farm_of(farm)
-    name = farms.select_one(known, device, "selftest").name
-    decided = prepare.decide(plans.quick([model], devices=[name], threads=[threads]), known)
-    plan = decided.plan
+    plan = plans.quick([model], devices=[device], threads=[threads])
+    decided = prepare.decide(plan, runs.farm_of(farm))
+    if len(decided.devices) != 1:
+        names = ", ".join(one.name for one in decided.devices)
+        raise ConfigError(f"selftest takes one device at a time; {device} is {names}")
     # A half-width of 0 is never reached, so all 20 pairs are measured.
     rules = Rules(metrics=("latency",), half_width=0.0)
     stores = store.Store(results or assets.results_folder())
@@ -330,10 +421,9 @@ def selftest(
     try:
         if isinstance(session, HarnessError):
             raise session
-        recording = _Recording(
-            kind="selftest", plan=plan, live=live, rules=rules, stores=stores, progress=progress
-        )
-        with recording.started(contests) as recorded:
+        with _recorded(
+            "selftest", decided, contests, live, rules=rules, stores=stores, progress=progress
+        ) as recorded:
             (evidence,) = loop.measure_first(recorded.context, contests)
             record = recorded.writer.record
         if evidence.failure is not None:

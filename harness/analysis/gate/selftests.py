@@ -22,7 +22,8 @@ from harness.analysis.gate.findings import NOISY_HALF_WIDTH, Comparison, Key
 from harness.analysis.gate.verdicts import Verdict
 from harness.errors import StoreError
 from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, Pair, needs_more
-from harness.records.store.codec import decode, dump, encode, load
+from harness.records.store import checksums
+from harness.records.store.codec import dump, load
 from harness.records.store.journal import appearing
 from harness.stats import paired
 
@@ -192,12 +193,12 @@ def read(identity: str) -> tuple[Selftest, ...]:
     """
     path = path_of(identity)
     try:
-        plain: Mapping[str, Any] = decode(path.read_bytes())
+        plain: Mapping[str, Any] = checksums.read_document(path, path.stem, needed=False)
     except FileNotFoundError:
         return ()
     except ValueError as error:
         raise StoreError(
-            f"{path} is not JSON ({error}); remove it and run selftest again"
+            f"{path} is damaged ({error}); remove it and run selftest again"
         ) from error
     return load(_Kept, plain).selftests
 
@@ -212,6 +213,6 @@ def keep(made: Selftest) -> Path:
     path = path_of(made.identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as part:
-        text = encode(dump(_Kept(selftests=(*known, made))))
+        text = checksums.summed(dump(_Kept(selftests=(*known, made))), path.stem)
         part.write_text(text + "\n", encoding="utf-8")
     return path

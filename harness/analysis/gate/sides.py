@@ -20,6 +20,7 @@ from harness.errors import ConfigError, StoreError
 from harness.measure.prepare import Decided
 from harness.optimize import build, catalog
 from harness.records.store import Store, StoredRun
+from harness.records.store.verify import verified
 from harness.tflite.numeric import sample_shape
 from harness.types import (
     Cell,
@@ -129,7 +130,7 @@ def _from_run(run: StoredRun) -> list[Candidate]:
     found: dict[tuple[str, str], Candidate] = {}
     for cell in run.record.cells:
         if isinstance(cell.variant, Variant):
-            kept = run.variants / f"{cell.variant.digest}.tflite"
+            kept = run.kept_file(cell.variant.digest)
             variant = replace(cell.variant, path=kept)
             known = found.get((cell.model, cell.recipe))
             found[cell.model, cell.recipe] = Candidate(
@@ -310,6 +311,10 @@ def _why_run_not_comparable(
     if not cells:
         counts = ", ".join(str(count) for count in sorted({cell.threads for cell in on_device}))
         return f"it was measured with {counts} threads, the plan has {one.threads}"
+    damaged = verified(run).damage.cells
+    for cell in cells:
+        if cell.id in damaged:
+            raise StoreError(f"run {run.id} is damaged: {damaged[cell.id]}; restore it from a copy")
     ids = {cell.id for cell in cells}
     used = sorted({launch.runtime for launch in run.launches() if launch.cell_id in ids})
     if used and current not in used:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +40,10 @@ def of_run(run: StoredRun, only: RowFilter) -> list[Subject]:
     measured = read(run)
     found = []
     for cell in run.record.cells:
+        if cell.id in measured.damage.cells and only.takes(cell):
+            raise StoreError(
+                f"run {run.id} is damaged: {measured.damage.cells[cell.id]}; restore it from a copy"
+            )
         medians = measured.medians(cell.id)
         if medians and only.takes(cell):
             found.append(_subject(measured, cell, medians))
@@ -59,11 +62,7 @@ def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subjec
     run = measured.run
     assert isinstance(cell.variant, Variant)
     single = cell.dose.scenario == "single"
-    path = run.variants / f"{cell.variant.digest}.tflite"
-    if not path.is_file():
-        raise StoreError(f"{path} is missing; copy the run again with its variants")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != cell.variant.digest:
-        raise StoreError(f"{path} is not the file that was measured; copy the run again")
+    path = run.kept_file(cell.variant.digest)
     return Subject(
         run=run.id,
         model=cell.model,

@@ -22,7 +22,7 @@ from typing import Any
 
 from harness.analysis.search.records import TrialResult
 from harness.errors import StoreError
-from harness.records.store import SEARCHES, new_id
+from harness.records.store import SEARCHES, checksums, new_id
 from harness.records.store.codec import decode, encode
 from harness.records.store.journal import appearing, writing
 from harness.records.store.write import take_lock
@@ -47,6 +47,10 @@ class Folder:
     def id(self) -> str:
         """The search's id."""
         return self.path.name
+
+    def record(self) -> dict[str, Any]:
+        """Return search.json; raises StoreError if it cannot be read."""
+        return _record(self.path / RECORD)
 
     @property
     def study(self) -> Path:
@@ -86,7 +90,7 @@ class Folder:
         """
         path = self.path / "trials" / f"{key}.json"
         try:
-            return TrialResult.from_plain(decode(path.read_bytes()))
+            return TrialResult.from_plain(checksums.read_document(path, key, needed=False))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, StoreError) as error:
@@ -100,7 +104,8 @@ class Folder:
 
     def keep(self, trial: TrialResult) -> None:
         """Write the result of a trial."""
-        self._write(self.path / "trials" / f"{trial.key}.json", encode(trial.plain()))
+        path = self.path / "trials" / f"{trial.key}.json"
+        self._write(path, checksums.summed(trial.plain(), trial.key))
 
     def answer(self, plain: object, plans: Sequence[tuple[str, str]]) -> None:
         """Write answer.json and a plan per point; remove the plans of an earlier answer."""
@@ -159,7 +164,14 @@ def resume(results: Path, selector: str, digest: str) -> Folder:
 
 
 def _digest(path: Path) -> str:
+    return str(_record(path)["digest"])
+
+
+def _record(path: Path) -> dict[str, Any]:
     try:
-        return str(decode(path.read_bytes())["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        plain = decode(path.read_bytes())
+        if not isinstance(plain, dict) or "digest" not in plain:
+            raise StoreError(f"{path} is no record of a search; remove that folder")
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}; remove that folder") from error
+    return plain

@@ -33,13 +33,23 @@ def write(run: StoredRun, path: Path) -> None:
     Raises StoreError if the run cannot be read or the page cannot be written, HarnessError if
     jinja2 is missing.
     """
-    text = page(run)
+    write_measured(read(run), path)
+
+
+def write_measured(measured: Measured, path: Path) -> None:
+    """Write the page of a run that is read already; see :func:`write`."""
+    text = page_of(measured)
     with appearing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def page(run: StoredRun) -> str:
     """Return the HTML of a run's page."""
+    return page_of(read(run))
+
+
+def page_of(measured: Measured) -> str:
+    """Return the HTML of the page of a run that is read already."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -53,13 +63,13 @@ def page(run: StoredRun) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(_TEMPLATE).render(_context(run))
+    return environment.get_template(_TEMPLATE).render(_context(measured))
 
 
-def _context(run: StoredRun) -> dict[str, Any]:
+def _context(measured: Measured) -> dict[str, Any]:
     from markupsafe import Markup
 
-    measured = read(run)
+    run = measured.run
     rows = rows_of(measured)
     columns = display.columns(rows)
     drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped by the charts
@@ -101,7 +111,7 @@ def _context(run: StoredRun) -> dict[str, Any]:
         "host": _facts(run.record.host),
         "versions": _facts(run.record.versions),
         "plan": json.dumps(run.record.plan, indent=2, ensure_ascii=False),
-        "damage": [display.clean(line) for line in run.damage()],
+        "damage": [display.clean(line) for line in measured.damage.sentences],
     }
 
 
@@ -137,7 +147,7 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
         if row["status"] in MEASURED and row["latency_p50_ms"] is not None
     }
     drawn: dict[str, str] = {}
-    pooled = _pooled(measured.run)
+    pooled = _pooled(measured)
     by_device: dict[str, list[charts.Box]] = {}
     for cell_id, row in shown.items():
         if cell_id in pooled:
@@ -145,7 +155,7 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
             by_device.setdefault(row["device"], []).append(box)
     for device, boxes in by_device.items():
         drawn[f"box {display.clean(device)}"] = charts.boxes(boxes)
-    curves = _curves(measured.run)
+    curves = _curves(measured)
     for cell_id, row in list(shown.items())[:_MAX_CURVES]:
         if cell_id in curves:
             drawn[f"ecdf {display.name(row)}"] = charts.ecdf(curves[cell_id])
@@ -201,11 +211,12 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
     return display.clean(" ".join(parts))
 
 
-def _pooled(run: StoredRun) -> dict[str, list[float]]:
+def _pooled(measured: Measured) -> dict[str, list[float]]:
     return dict(
-        run.query(
+        measured.run.query(
             "SELECT cell, quantile_cont(value, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM samples "
-            "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell"
+            "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell",
+            measured.intact,
         )
     )
 
@@ -216,13 +227,14 @@ def _box(label: str, quantiles: Sequence[float], medians: Sequence[float]) -> ch
     return charts.Box(label=label, p5=p5, p25=p25, p50=p50, p75=p75, p95=p95, medians=inner)
 
 
-def _curves(run: StoredRun) -> dict[str, list[charts.Curve]]:
+def _curves(measured: Measured) -> dict[str, list[charts.Curve]]:
     """Return each launch's distribution up to its p99; outliers would flatten the curve."""
     shares = [0.99 * index / (_CURVE_POINTS - 1) for index in range(_CURVE_POINTS)]
     found: dict[str, list[charts.Curve]] = {}
-    for cell, values in run.query(
+    for cell, values in measured.run.query(
         f"SELECT cell, quantile_cont(value, {shares}) FROM samples "  # noqa: S608 - our own numbers
-        "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block"
+        "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block",
+        measured.intact,
     ):
         curve = charts.Curve(values=tuple(value / NS_PER_MS for value in values))
         found.setdefault(cell, []).append(curve)

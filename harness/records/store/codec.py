@@ -75,7 +75,14 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the harness and of the libraries that build and measure variants."""
     kind: str = "run"
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of each model of the plan, by name, when the run began."""
+    call: Mapping[str, str] = field(default_factory=dict)
+    """What the command that continues it needs: `plan`, its path; of a gate also its options."""
     schema: int = SCHEMA
+    key: str = ""
+    """A random text that the checksums of the run's files include, so that files of two runs are
+    told apart; empty in a record from before there were checksums."""
 
     @classmethod
     def new(
@@ -85,6 +92,8 @@ class RunRecord:
         cells: Sequence[Cell],
         devices: Mapping[str, DeviceRecord],
         kind: str = "run",
+        sources: Mapping[str, str] | None = None,
+        call: Mapping[str, str] | None = None,
     ) -> RunRecord:
         """Make the record of a run that starts now, on this host."""
         moment = datetime.now(tz=UTC)
@@ -98,6 +107,8 @@ class RunRecord:
             host=_host_facts(),
             versions=_versions(),
             kind=kind,
+            sources=sources or {},
+            call=call or {},
         )
 
 
@@ -108,6 +119,8 @@ class OutcomeLine:
     cell: str
     """The cell's id."""
     launches: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    """The cell's other launches that were stored by then: those of a failed cell."""
     failure: Failure | None = None
     agreement: Agreement | None = None
     changed: Cell | None = None

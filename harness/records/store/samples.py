@@ -7,15 +7,20 @@ made again), its own file is used, so nothing is lost or read twice.
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harness import durable
 from harness.errors import StoreError
-from harness.records.store.journal import appearing, sync, writing
+from harness.records.store import checksums
+from harness.records.store.journal import appearing, writing
 from harness.types import Launch
 
 MERGED = "_merged.parquet"
@@ -33,6 +38,7 @@ COLUMNS: Mapping[str, str] = {
 }
 """The columns of every samples file with their DuckDB types; docs/records.md explains them."""
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -55,8 +61,8 @@ class SamplesWriter:
         self._lock = threading.Lock()
         self._connection = duckdb.connect(config={"threads": 1})
 
-    def write(self, launch: Launch) -> None:
-        """Write the samples of a launch to the disk, completely or not at all.
+    def write(self, launch: Launch) -> str:
+        """Write the samples of a launch to the disk, completely or not at all; return its SHA-256.
 
         Raises StoreError for columns of unequal length, values that are not finite, or a full disk.
         """
@@ -87,9 +93,13 @@ class SamplesWriter:
             self._connection.register("columns", columns)
             self._connection.execute(_copy(launch, self.run_id, part_path))
             self._connection.unregister("columns")
+            return checksums.digest(part_path)
 
-    def merge(self, launch_ids: Collection[str]) -> None:
-        """Merge all files into one; safe to interrupt at any point and to call again."""
+    def merge(self, launch_ids: Collection[str], expect: Callable[[str], None]) -> None:
+        """Merge all files into one; safe to interrupt at any point and to call again.
+
+        `expect` stores the SHA-256 of the merged file, before the file gets its name.
+        """
         own = [path for path in own_files(self.folder) if path.stem in launch_ids]
         if not own:
             return
@@ -101,10 +111,13 @@ class SamplesWriter:
                     f"COPY ({samples} ORDER BY cell, kind, block, launch, series, at_ns) "
                     f"TO {_quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
                 )
+                expect(checksums.digest(part))
             with writing(self.folder):
                 for path in own:
+                    durable.point("unlink", path)
                     path.unlink()
-                sync(self.folder)
+                durable.sync(self.folder)
+                durable.point("unlinked", self.folder)
 
     def forget(self, known: Collection[str]) -> None:
         """Remove the leftovers of a killed writer: files of unknown launches, `.part` files."""
@@ -112,6 +125,7 @@ class SamplesWriter:
             for path in self.folder.iterdir():
                 orphan = path.suffix == ".parquet" and path.name != MERGED
                 if path.suffix == ".part" or (orphan and path.stem not in known):
+                    durable.point("unlink", path)
                     path.unlink()
 
     def close(self) -> None:
@@ -202,4 +216,17 @@ def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise StoreError(f"samples in {path}: {error}") from error
+        text = _plain_text(error)
+        for number in _UNWRITABLE:
+            if os.strerror(number) in text:
+                with writing(path):
+                    raise OSError(number, os.strerror(number)) from error
+        raise StoreError(f"samples in {path}: {text}") from error
+
+
+def _plain_text(error: Exception) -> str:
+    """Return an error of the database in one line; some are JSON with the message in it."""
+    text = str(error).strip()
+    with suppress(ValueError, KeyError, TypeError):
+        text = str(json.loads(text[text.index("{") :])["exception_message"])
+    return " ".join(text.split())

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
+from harness.records.store import checksums
 from harness.records.store import journal as journals
-from harness.records.store.layout import OUTCOMES, RECORD, SCHEMA
-from harness.records.store.text import decode
+from harness.records.store.layout import FIRST_WITH_SUMS, OUTCOMES, RECORD, SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,8 @@ class RunSummary:
     ok: int = 0
     failed: int = 0
     unreadable: str | None = None
+    damaged: str | None = None
+    """The outcomes that cannot be read; their cells count as pending."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON's types, `pending` included."""
@@ -41,7 +43,7 @@ def summarize(folder: Path) -> RunSummary:
     """Summarize a run without its samples; never raises because of the folder's contents."""
     try:
         plain = plain_record(folder)
-        outcomes = journals.read(folder / OUTCOMES)
+        outcomes = journals.read(folder / OUTCOMES, str(plain.get("key", "")))
         cells = plain["cells"]
         failed = {
             line["cell"]: line.get("failure") is not None
@@ -58,6 +60,7 @@ def summarize(folder: Path) -> RunSummary:
             cells=len(cells),
             ok=sum(not bad for bad in failed.values()),
             failed=sum(failed.values()),
+            damaged="; ".join(outcomes.damage) or None,
         )
     except StoreError as error:
         return RunSummary(id=folder.name, path=folder, unreadable=str(error))
@@ -67,14 +70,17 @@ def summarize(folder: Path) -> RunSummary:
 
 
 def plain_record(folder: Path) -> dict[str, Any]:
-    """Read `run.json` and check its version; raises StoreError with the fix."""
+    """Read `run.json` and check its checksum and version; raises StoreError with the fix."""
     path = folder / RECORD
     try:
-        plain = decode(path.read_bytes())
+        text = path.read_bytes().removesuffix(b"\n")
+        plain = checksums.checked(text, journals.scope("", RECORD), needed=False)
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is not a run: it has no {RECORD}") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except checksums.WrongSum as error:
+        raise StoreError(f"{path} is damaged: {error}; restore it from a copy") from error
     except ValueError as error:
         raise StoreError(f"{path} is not JSON: {error}; restore it from a copy") from error
     version = plain.get("schema") if isinstance(plain, dict) else None
@@ -85,6 +91,8 @@ def plain_record(folder: Path) -> dict[str, Any]:
             f"{path} has schema {version}, this edge-harness reads up to {SCHEMA}; "
             "upgrade it: pip install -U edge-harness"
         )
+    if (version >= FIRST_WITH_SUMS or plain.get("key")) and checksums.sum_of(text) is None:
+        raise StoreError(f"{path} is damaged: it has no checksum; restore it from a copy")
     if plain.get("id") != folder.name:
         # A copied run has the id of its new folder.
         plain["id"] = folder.name

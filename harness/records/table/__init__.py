@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING
 
 from harness.records.store import StoredRun
 from harness.records.table.compare import COMPARED, compare
-from harness.records.table.rows import COLUMNS, MEASURED, PENDING, Row, rows
+from harness.records.table.rows import COLUMNS, DAMAGED, MEASURED, PENDING, Row, rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "COMPARED", "MEASURED", "PENDING", "Row", "compare", "frame", "rows"]
+__all__ = [
+    "COLUMNS",
+    "COMPARED",
+    "DAMAGED",
+    "MEASURED",
+    "PENDING",
+    "Row",
+    "compare",
+    "frame",
+    "rows",
+]
 
 
 def frame(run: StoredRun) -> pd.DataFrame:

@@ -38,9 +38,13 @@ def compare(runs: Sequence[StoredRun]) -> list[Row]:
     (:func:`stats.ratio_interval`); if it includes 1, the difference is `below noise`. Rows of
     different runtimes are compared too, and show their runtimes. Raises StoreError for no runs.
     """
-    if not runs:
+    return compare_measured([read(run) for run in runs])
+
+
+def compare_measured(measured: Sequence[Measured]) -> list[Row]:
+    """Compare runs that are read already; see :func:`compare`."""
+    if not measured:
         raise StoreError("compare needs at least one run")
-    measured = [read(run) for run in runs]
     tables = [_by_key(one) for one in measured]
     keys = dict.fromkeys(key for table in tables for key in table)
     return [

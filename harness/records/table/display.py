@@ -37,6 +37,7 @@ FLAGS: Mapping[str, str] = {
     "simulated": "a simulator's numbers",
     "suspect": "the time is implausible for the accelerator: see the reason",
     "thinned": "every second, fourth, ... sample of a long launch is kept, evenly spaced",
+    "unchecked": "stored without checksums: damage that leaves readable text is not noticed",
     "uncontrolled": "the processor's frequency was not pinned",
     "unsteady": "warm-up ended at its cap before latency was steady",
     "wide_weights": "some weights are wider than the recipe's name says: the notes list them",

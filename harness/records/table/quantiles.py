@@ -8,13 +8,13 @@ from typing import Any
 
 from harness import stats
 from harness.errors import StoreError
-from harness.records.store import StoredRun
-from harness.records.store.codec import decode, dump, encode, load
-from harness.records.store.journal import appearing
+from harness.records.store import StoredRun, checksums
+from harness.records.store.codec import dump, load
+from harness.records.store.journal import appearing, scope
 from harness.records.store.layout import QUANTILES
 from harness.records.store.read import StoredLaunches
 
-FORMULA = 3
+FORMULA = 4
 """The version of the formulas; a cache with another version is not used."""
 
 _LAUNCHES = """
@@ -90,16 +90,16 @@ class Quantiles:
 def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
     """Return the run's quantiles, from the cache if it was made from exactly these launches.
 
-    Raises StoreError if a samples file is damaged.
+    A damaged cache is made again. Raises StoreError if a samples file cannot be read.
     """
     cached = _cached(run, launches)
     if cached is not None:
         return cached
     made = compute(run, launches)
-    plain = {"formula": FORMULA, "journal_bytes": launches.size_bytes, "quantiles": dump(made)}
+    plain = {"formula": FORMULA, "launches_sha256": launches.digest, "quantiles": dump(made)}
     try:
         with appearing(run.path / QUANTILES) as part:
-            part.write_text(encode(plain), encoding="utf-8")
+            part.write_text(checksums.summed(plain, _scope(run)), encoding="utf-8")
     except StoreError:
         # On a read-only disk the run is readable without a cache, only slower.
         return made
@@ -148,14 +148,18 @@ def _sustained(
 
 def _cached(run: StoredRun, launches: StoredLaunches) -> Quantiles | None:
     try:
-        plain: Any = decode((run.path / QUANTILES).read_bytes())
+        plain: Any = checksums.read_document(run.path / QUANTILES, _scope(run), needed=True)
     except (OSError, ValueError):
         return None
     if not isinstance(plain, dict) or plain.get("formula") != FORMULA:
         return None
-    if plain.get("journal_bytes") != launches.size_bytes:
+    if plain.get("launches_sha256") != launches.digest:
         return None
     try:
         return load(Quantiles, plain.get("quantiles"))
     except StoreError:
         return None
+
+
+def _scope(run: StoredRun) -> str:
+    return scope(run.record.key, QUANTILES)

@@ -9,6 +9,8 @@ from harness import columns
 from harness.types import Direction
 
 PENDING = "pending"
+DAMAGED = "damaged"
+"""The status of a row whose record has missing or changed parts."""
 MEASURED = ("ok", "partial")
 """The statuses of rows that have numbers."""
 
@@ -53,7 +55,7 @@ class Row(Mapping[str, Any]):
 
     @property
     def status(self) -> str:
-        """`ok`, `partial`, `pending`, or the kind of failure."""
+        """`ok`, `partial`, `pending`, `damaged`, or the kind of failure."""
         return str(self._values["status"])
 
     @property

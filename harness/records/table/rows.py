@@ -9,11 +9,21 @@ from __future__ import annotations
 from harness import columns
 from harness.records.store import StoredRun
 from harness.records.table.measured import Measured, read
-from harness.records.table.row import MEASURED, PENDING, Row
+from harness.records.table.row import DAMAGED, MEASURED, PENDING, Row
 from harness.records.table.sources import SOURCES, CellReading
 from harness.types import Cell
 
-__all__ = ["COLUMNS", "MEASURED", "PENDING", "Measured", "Row", "read", "rows", "rows_of"]
+__all__ = [
+    "COLUMNS",
+    "DAMAGED",
+    "MEASURED",
+    "PENDING",
+    "Measured",
+    "Row",
+    "read",
+    "rows",
+    "rows_of",
+]
 
 COLUMNS = columns.names()
 """The columns of every row, in order; units are in the names, MB is 10^6 bytes."""

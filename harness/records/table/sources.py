@@ -14,8 +14,9 @@ from typing import Any
 from harness import columns, stats
 from harness.devices.delegation import CPU_TARGETS, DelegationVerdict, Timing, judge
 from harness.errors import Inaccurate
+from harness.records.store import continuing
 from harness.records.table.measured import Measured, of_kind
-from harness.records.table.row import PENDING
+from harness.records.table.row import DAMAGED, PENDING
 from harness.stats import Interval
 from harness.types import Cell, Failure, Launch, Variant
 
@@ -44,6 +45,11 @@ class CellReading:
         return self.outcome.failure if self.outcome else None
 
     @property
+    def damage(self) -> str | None:
+        """What the stored row lacks; None if it is whole."""
+        return self.measured.damage.cells.get(self.cell.id)
+
+    @property
     def answered(self) -> bool:
         """Whether there are launches to read."""
         return self.outcome is not None and self.outcome.failure is None
@@ -57,7 +63,9 @@ class CellReading:
 
     @cached_property
     def status(self) -> str:
-        """`ok`, `partial`, `pending`, or the kind of failure."""
+        """`ok`, `partial`, `pending`, `damaged`, or the kind of failure."""
+        if self.damage is not None:
+            return DAMAGED
         if self.outcome is None:
             return PENDING
         if self.failure is not None:
@@ -121,6 +129,11 @@ def _of_verdict(name: str) -> Source:
 
 
 def _reason(reading: CellReading) -> str | None:
+    if reading.damage is not None:
+        record = reading.measured.run.record
+        command = continuing.command(record.id, record.kind, record.call)
+        again = f", or measure the row again: `{command}`" if command else ""
+        return f"{reading.damage}; restore run {record.id} from a copy{again}"
     if reading.outcome is None:
         return (
             "not measured yet: the run is in progress, or was interrupted and continues with "
@@ -258,6 +271,8 @@ def _flags(reading: CellReading) -> list[str]:
                 found.add(f"summary_{launch.summary}")
         if launch.kind == "timed":
             found |= _flags_of_timed(launch)
+    if not reading.measured.is_checked:
+        found.add("unchecked")
     suspect = reading.verdict is not None and reading.verdict.validity == "SUSPECT"
     if suspect and cell.target not in CPU_TARGETS:
         found.add("suspect")

@@ -8,7 +8,7 @@ It conforms to the schema of Jenkins' xUnit plug-in (junit-10.xsd). The result o
 - no fault (pending, unsupported, partly measured without a limit): `skipped`.
 
 A gate's run has one case per judged row instead: a regression is a `failure`, inconclusive is
-`skipped`, and a device that was away is an `error`.
+`skipped`, and a device that was away is an `error`. So is a damaged row, in a run of any kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 from harness.analysis.pick import enough_delegated, key_of
 from harness.present.report.exports import verdicts
 from harness.present.report.exports.entries import details, unique
-from harness.records.table import PENDING, Row, display
+from harness.records.table import DAMAGED, PENDING, Row, display
 from harness.records.table.rows import Measured, rows_of
 
 Ending = Literal["passed", "failure", "error", "skipped"]
@@ -69,7 +69,9 @@ def write(measured: Measured, *, emulated: bool) -> str:
     record = measured.run.record
     gate = verdicts.of(measured.run)
     properties = {"run": record.id, "kind": record.kind, "plan": record.plan_digest}
-    found = cases(measured) if gate is None else judged(gate)
+    found = cases(measured)
+    if gate is not None:
+        found = [*judged(gate), *(case for case in found if case.kind == DAMAGED)]
     return document(found, properties, record.created)
 
 

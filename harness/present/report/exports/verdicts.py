@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.analysis.gate.document import FILE
+from harness.analysis.gate import document
 from harness.columns import NS_PER_MS
 from harness.errors import StoreError
-from harness.records.store.codec import decode
 from harness.records.store.read import StoredRun
 from harness.records.table import display
 
@@ -18,15 +17,13 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
 
     Raises StoreError if the file cannot be read.
     """
-    path = run.path / FILE
-    try:
-        found = decode(path.read_bytes())
-    except FileNotFoundError:
+    found = document.read(run)
+    if found is None:
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}; restore it from a copy") from error
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
-        raise StoreError(f"{path} is not the document of a gate; restore it from a copy")
+        raise StoreError(
+            f"{run.path / document.FILE} is not the document of a gate; restore it from a copy"
+        )
     return found
 
 
