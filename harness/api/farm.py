@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.farm.checks import CheckResult
     from harness.farm.setup import Installation, OnProgress
     from harness.measure import sessions
+    from harness.measure.leases import Patience
     from harness.protocols import Commands, Transport
     from harness.types import Device
 
@@ -101,12 +102,14 @@ def setup(
     runtime: str | None = None,
     dry_run: bool = False,
     farm: farms.Farm | Path | None = None,
+    wait: bool | None = None,
     say: OnProgress = lambda _: None,
 ) -> Installation:
     """Install a runtime on a device, in our folder there; see docs/setup.md.
 
     `runtime` is NAME==VERSION or NAME. Without it, the best runtime that fits the device is
-    installed, if none works there yet. Raises ConfigError, RuntimeMissing if no wheel fits,
+    installed, if none works there yet. `wait` is that of `run`: how long to wait while another user
+    holds the lease; `say` gets a line per step. Raises ConfigError, RuntimeMissing if no wheel fits,
     TransferFailed, and what the connection raises.
     """
     from harness.api.running import read_farm
@@ -116,15 +119,28 @@ def setup(
     from harness.measure import sessions
 
     wanted = RuntimeRequirement.parse(runtime) if runtime else None
-    chosen = farms.select(read_farm(farm), [name])
+    known = read_farm(farm)
+    chosen = farms.select(known, [name])
     if len(chosen) != 1:
         names = ", ".join(one.name for one in chosen)
         raise ConfigError(f"setup takes one device at a time; {name} selects {names}")
-    session = sessions.Session(chosen[0])
+    session = sessions.Session(chosen[0], patience=_patience(wait, say))
     try:
         return install(session, wanted, dry_run=dry_run, on_progress=say)
     finally:
         session.close()
+
+
+def _patience(wait: bool | None, say: OnProgress) -> Patience:  # noqa: FBT001 - as the option
+    """Return the patience of `wait`; `say` gets a line when a wait begins."""
+    from harness.events import Event, Waiting
+    from harness.measure.leases import Patience
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Waiting):
+            say(f"{event.device}: {event.reason}; waiting until it is free")
+
+    return Patience.of_option(wait, on_event)
 
 
 def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device]:
@@ -231,10 +247,13 @@ def add(
     python: str | None = None,
     farm: Path | None = None,
     trust: contact.Trust | None = None,
+    wait: bool | None = None,
+    say: OnProgress = lambda _: None,
 ) -> AddedDevice:
     """Add a device: check its host key, detect its facts, write the farm entry, run the checks.
 
-    Raises HostKeyUnknown if the key is not trusted, ConfigError for an invalid address.
+    The entry is written to `farm`, else to the farm file that a command without a plan reads, else
+    to the user's. `wait` and `say` are those of :func:`setup`. Raises HostKeyUnknown if the key is not trusted, ConfigError for an invalid address.
     """
     from harness.api.running import settle_key
     from harness.config import farm as farms
@@ -247,7 +266,7 @@ def add(
     given["python"] = python
     device = opening.with_options(device, **{key: one for key, one in given.items() if one})
     settle_key(device, trust)
-    live = sessions.Session(device)
+    live = sessions.Session(device, patience=_patience(wait, say))
     try:
         facts = live.facts
     finally:
@@ -259,7 +278,7 @@ def add(
         made = contact.new_profile(facts)
         chosen, profile_file = made.name, contact.write_profile(profiles_folder, made)
     device = replace(device, profile=chosen)
-    farm_file = farm or farms.default_file()
+    farm_file = farm or farms.file_to_write()
     contact.write_device(farm_file, device)
     return AddedDevice(
         device=device,
@@ -275,7 +294,7 @@ def _entry(device: Device, farm: Path | None) -> Device:
     from harness.config import farm as farms
 
     try:
-        known = farms.load(farm or farms.default_file()).devices.get(device.name)
+        known = farms.load(farm or farms.file_to_write()).devices.get(device.name)
     except ConfigError:
         return device
     return known if known and known.address == device.address else device

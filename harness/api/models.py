@@ -27,7 +27,7 @@ def optimize(
 
     Returns one row per variant: file, sizes, accuracy, agreement; or the reason of the failure.
     """
-    from harness.api.running import read_farm
+    from harness.config import farm as farms
     from harness.config import plans
     from harness.events import ignore
     from harness.measure import prepare
@@ -37,11 +37,13 @@ def optimize(
     named = [f"{recipe}@{target}" if target and "@" not in recipe else recipe for recipe in recipes]
     plan = plans.quick(
         [model],
-        devices=["this-machine"],
+        devices=[farms.THIS_MACHINE],
         recipes=named,
         data={"training": training, "calibration": calibration, "evaluation": evaluation},
     )
-    decided = prepare.decide(plan, read_farm(None))
+    # A build is for a target, so no farm file is read.
+    here = farms.Farm(devices={farms.THIS_MACHINE: farms.this_machine()})
+    decided = prepare.decide(plan, here)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for request, result in build_variants(decided, progress or ignore).values():

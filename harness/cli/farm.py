@@ -13,6 +13,7 @@ from harness.cli.shared import (
     NO,
     FarmOption,
     JsonOption,
+    WaitOption,
     YesKeyOption,
     app,
     key_question,
@@ -33,6 +34,7 @@ def add(
         str | None, typer.Option("--python", help="Use this Python on the device.")
     ] = None,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add a device to the farm and run doctor.
@@ -45,7 +47,14 @@ def add(
     from harness.present import screen
 
     added = api.add(
-        uri, name=name, identity=identity, python=python, farm=farm, trust=key_question(yes_key)
+        uri,
+        name=name,
+        identity=identity,
+        python=python,
+        farm=farm,
+        trust=key_question(yes_key),
+        wait=wait,
+        say=print_lines,
     )
     if as_json:
         print_json(added.plain())
@@ -117,6 +126,7 @@ def setup(
         bool, typer.Option("--dry-run", help="Print what would be installed; send nothing.")
     ] = False,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Install a runtime on a device, which needs no internet.
@@ -135,6 +145,7 @@ def setup(
         runtime=runtime,
         dry_run=dry_run,
         farm=farm,
+        wait=wait,
         say=print_lines,
     )
     if as_json:

@@ -162,6 +162,7 @@ def selftest(
         int, typer.Option("--threads", min=1, help="Measure with this many threads.")
     ] = 1,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -174,13 +175,13 @@ def selftest(
     from harness import api
     from harness.present import screen
 
-    chosen = {} if model is None else {"model": model}
     found = api.selftest(
         device,
-        **chosen,
+        model=model,
         threads=threads,
         farm=farm,
         results=results,
+        wait=wait,
         progress=progress(quiet=as_json),
     )
     if as_json:

@@ -15,6 +15,7 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    WaitOption,
     app,
     print_json,
     print_lines,
@@ -62,6 +63,7 @@ def layers(
         ),
     ] = 64,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,6 +88,7 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
+        wait=wait,
         on_event=line,
     )
     line.show("")
@@ -125,6 +128,7 @@ def bisect(
     ] = None,
     farm: FarmOption = None,
     device: DeviceOption = None,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,6 +164,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
+            wait=wait,
             on_event=_print_step,
             progress=lambda: progress(quiet=as_json),
         )
@@ -238,10 +243,12 @@ class _LaunchLine:
         self._started = 0
 
     def __call__(self, event: Event) -> None:
-        from harness.events import LaunchStarted, MeasuringStarted
+        from harness.events import LaunchStarted, MeasuringStarted, Waiting
 
         if isinstance(event, MeasuringStarted):
             self._launches, self._started = event.launches, 0
+        elif isinstance(event, Waiting):
+            print_lines(f"{event.device}: {event.reason}; waiting until it is free")
         elif isinstance(event, LaunchStarted):
             self._started += 1
             cell = event.cell

@@ -15,6 +15,7 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    WaitOption,
     app,
     print_json,
     print_lines,
@@ -35,6 +36,7 @@ def search(
         typer.Option("--resume", help="Continue a search: its id, a prefix, or `latest`."),
     ] = None,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +49,7 @@ def search(
     from harness import api
     from harness.errors import Unreachable
 
-    searching = api.search(plan, farm=farm, resume=resume, results=results)
+    searching = api.search(plan, farm=farm, resume=resume, results=results, wait=wait)
     resumption = (
         f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
     )

@@ -85,7 +85,7 @@ ResultsOption = Annotated[
 FarmOption = Annotated[
     Path | None,
     typer.Option(
-        "--farm", help="Use this farm.toml [beside the plan, then ~/.config/edge-harness]."
+        "--farm", help="Use this farm.toml [beside the plan, here, ~/.config/edge-harness]."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -59,32 +59,24 @@ def gate(
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
-    contests = _build_and_bind(wanted, plan, progress or ignore)
-    accuracies = _accuracies(wanted, contests, plan)
-    result = Result(
-        baseline=baseline,
-        candidate=candidate,
-        identical=tuple(
-            one for one in contests if not one.failure and one.identical and not measure_identical
-        ),
-        failed=tuple(
-            (one.key, one.failure.kind, one.failure.reason) for one in contests if one.failure
-        ),
-    )
-    settled = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
-    remaining = [
-        (one, contest)
-        for one, contest in zip(wanted, contests, strict=True)
-        if contest.key not in settled
-    ]
-    if not remaining:
-        if progress:
-            progress.close()
-        return result
-    live = sessions.open_all(
-        [d for d in decided.devices if d.name in {contest.key.device for _, contest in remaining}],
-        runs.patience(plan, wait, progress or ignore),
-    )
+    with sessions.OpeningSessions(
+        _used(wanted, decided.devices), runs.patience(plan, wait, progress or ignore)
+    ) as opening:
+        contests = _build_and_bind(wanted, plan, progress or ignore)
+        accuracies = _accuracies(wanted, contests, plan)
+        result = _settled(baseline, candidate, contests, measure_identical=measure_identical)
+        done = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
+        remaining = [
+            (one, contest)
+            for one, contest in zip(wanted, contests, strict=True)
+            if contest.key not in done
+        ]
+        if not remaining:
+            opening.abandon()
+            if progress:
+                progress.close()
+            return result
+        live = opening.result(contest.key.device for _, contest in remaining)
     try:
         _refuse_unlike([one for one, _ in remaining], live)
         with _recorded(
@@ -111,6 +103,28 @@ def gate(
         sessions.close_all(live)
         if progress:
             progress.close()
+
+
+def _used(wanted: Sequence[sides.PlannedContest], devices: Sequence[Device]) -> list[Device]:
+    """Return the devices that the contests are measured on."""
+    names = {one.device for one in wanted}
+    return [device for device in devices if device.name in names]
+
+
+def _settled(
+    baseline: str, candidate: str, contests: Sequence[Contest], *, measure_identical: bool
+) -> Result:
+    """Return the result without measuring: contests of identical files, and those that failed."""
+    return Result(
+        baseline=baseline,
+        candidate=candidate,
+        identical=tuple(
+            one for one in contests if not one.failure and one.identical and not measure_identical
+        ),
+        failed=tuple(
+            (one.key, one.failure.kind, one.failure.reason) for one in contests if one.failure
+        ),
+    )
 
 
 def judge(
@@ -281,19 +295,22 @@ def _recorded(
 def selftest(
     device: str,
     *,
-    model: Path = assets.EMBEDDED_MODEL,
+    model: Path | None = None,
     threads: int = 1,
     farm: farms.Farm | Path | None = None,
     results: Path | None = None,
+    wait: bool | None = None,
     progress: Progress | None = None,
 ) -> selftests.Selftest:
     """Measure a file against itself on a device, and return the effects that a gate can see there.
 
-    It is stored for the gate, which shows the half-width and refuses a device that is too noisy.
+    `model` is a .tflite file, by default a small one that is shipped. The result is stored for the
+    gate, which shows the half-width and refuses a device that is too noisy.
 
     Raises the device's error if it is away or cannot run the file, StoreError if too few pairs
     count.
     """
+    model = model or assets.EMBEDDED_MODEL
     plan = plans.quick([model], devices=[device], threads=[threads])
     decided = prepare.decide(plan, runs.farm_of(farm))
     if len(decided.devices) != 1:
@@ -308,7 +325,7 @@ def selftest(
     contests = _build_and_bind(wanted, plan, progress or ignore)
     if contests[0].failure is not None:
         raise ConfigError(f"{model}: {contests[0].failure.reason}")
-    live = sessions.open_all(decided.devices)
+    live = sessions.open_all(decided.devices, runs.patience(plan, wait, progress or ignore))
     session = live[decided.devices[0].name]
     try:
         if isinstance(session, HarnessError):
