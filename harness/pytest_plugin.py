@@ -12,13 +12,14 @@ uses a fixture. docs/pytest.md has the rules: what is skipped, what fails, where
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from harness import columns as columns_of
 
 if TYPE_CHECKING:
     from harness.analysis.gate.document import Result
@@ -59,8 +60,8 @@ class MeasuredRow:
         columns = self.__dict__.get("_columns", {})
         if name in columns:
             return columns[name]
-        near = difflib.get_close_matches(name, columns, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = columns_of.nearest(name)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise AttributeError(f"a row has no column {name!r}{hint}", name=name, obj=self)
 
     def plain(self) -> dict[str, Any]:

@@ -260,7 +260,8 @@ def add(
     from harness.farm import contact
     from harness.measure import sessions
 
-    device = _entry(farms.from_uri(uri, name), farm)
+    farm_file = farm or farms.file_to_write()
+    device = _entry(farms.from_uri(uri, name), farm_file)
     opening.check(device)
     given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
     given["python"] = python
@@ -278,7 +279,6 @@ def add(
         made = contact.new_profile(facts)
         chosen, profile_file = made.name, contact.write_profile(profiles_folder, made)
     device = replace(device, profile=chosen)
-    farm_file = farm or farms.file_to_write()
     contact.write_device(farm_file, device)
     return AddedDevice(
         device=device,
@@ -289,12 +289,12 @@ def add(
     )
 
 
-def _entry(device: Device, farm: Path | None) -> Device:
+def _entry(device: Device, farm: Path) -> Device:
     """Return the farm's entry of a device that is added once more: its keys and files go on to count."""
     from harness.config import farm as farms
 
     try:
-        known = farms.load(farm or farms.file_to_write()).devices.get(device.name)
+        known = farms.load(farm).devices.get(device.name)
     except ConfigError:
         return device
     return known if known and known.address == device.address else device

@@ -1,8 +1,8 @@
 """farm.toml: the user's devices, and the selectors of plans and command lines.
 
 Every command searches in the same order: the given file, `farm.toml` beside the plan, in the current
-folder, in the user's configuration folder. The first one is the only one that is read.
-`this-machine` exists without any file.
+folder, in the user's configuration folder. The first one that has a device is the farm, and the
+others do not count. `this-machine` exists without any file.
 """
 
 from __future__ import annotations
@@ -64,25 +64,38 @@ def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
     if explicit is not None:
         return from_mapping(toml_reading.read(explicit), explicit)
     searched = candidates(beside)
-    path = next((one for one in searched if one.is_file()), None)
+    path, mapping = _find(searched)
     if path is None:
         return Farm(devices={THIS_MACHINE: this_machine()}, searched=searched)
-    farm = from_mapping(toml_reading.read(path), path)
-    return dataclasses.replace(farm, searched=searched)
+    return dataclasses.replace(from_mapping(mapping, path), searched=searched)
 
 
 def candidates(beside: Path | None = None) -> tuple[Path, ...]:
     """Return the farm files to look for without `--farm`, in order; see :func:`load`."""
-    found = [Path.cwd() / FILE_NAME, default_file()]
+    places = [Path.cwd() / FILE_NAME, default_file()]
     if beside is not None:
         folder = beside if beside.is_dir() else beside.parent
-        found.insert(0, folder / FILE_NAME)
-    return tuple({path.resolve(): path for path in reversed(found)}.values())[::-1]
+        places.insert(0, folder / FILE_NAME)
+    first: dict[Path, Path] = {}
+    for path in places:
+        first.setdefault(path.resolve(), path)
+    return tuple(first.values())
 
 
 def file_to_write() -> Path:
     """Return the farm file that commands without a plan read; the user's own if there is none yet."""
-    return next((path for path in candidates() if path.is_file()), default_file())
+    return _find(candidates())[0] or default_file()
+
+
+def _find(searched: Iterable[Path]) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the first file that is not empty, as the one of `init` is, else the first, parsed."""
+    empty: Path | None = None
+    for path in searched:
+        if path.is_file():
+            if mapping := toml_reading.read(path):
+                return path, mapping
+            empty = empty or path
+    return empty, {}
 
 
 def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:
@@ -218,5 +231,7 @@ def _elsewhere(farm: Farm, name: str) -> str:
         except ConfigError:
             continue
         if isinstance(devices, Mapping) and name in devices:
-            return f"; {path} has it, but {farm.path} comes first: use --farm {shlex.quote(str(path))}"
+            return (
+                f"; {path} has it, but {farm.path} comes first: use --farm {shlex.quote(str(path))}"
+            )
     return ""
