@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import columns as columns_of
-
 if TYPE_CHECKING:
     from harness.analysis.gate.document import Result
     from harness.config.farm import Farm
@@ -60,6 +58,8 @@ class MeasuredRow:
         columns = self.__dict__.get("_columns", {})
         if name in columns:
             return columns[name]
+        from harness import columns as columns_of
+
         near = columns_of.nearest(name)
         hint = f"; did you mean {near!r}?" if near else ""
         raise AttributeError(f"a row has no column {name!r}{hint}", name=name, obj=self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,13 @@ class ShownRun:
     rows: list[table.Row]
     lines: list[str]
     """The lines below the table: :func:`minutes`, then :func:`places`."""
+    gate: Mapping[str, Any] | None = None
+    """The document of a gate with its verdict (docs/gate.md); None for other runs."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as `show --format json` prints it."""
+        found: dict[str, Any] = {"run": self.id, "rows": [row.plain() for row in self.rows]}
+        return found if self.gate is None else {**found, "gate": dict(self.gate)}
 
 
 def show(selector: str, *, results: Path | None = None) -> ShownRun:
@@ -49,11 +56,15 @@ def show(selector: str, *, results: Path | None = None) -> ShownRun:
     from harness.records.table.rows import read, rows_of
 
     measured = read(open_run(selector, results=results))
-    return ShownRun(
-        id=measured.run.id,
-        rows=rows_of(measured),
-        lines=[*minutes.lines(measured), *places.lines(measured.run)],
-    )
+    run = measured.run
+    lines = [*minutes.lines(measured), *places.lines(run)]
+    gate: Mapping[str, Any] | None = None
+    if run.record.kind == "gate":
+        from harness.present.report.exports import verdicts
+
+        gate = verdicts.of(run)
+        lines += verdicts.remarks(gate)
+    return ShownRun(id=run.id, rows=rows_of(measured), lines=lines, gate=gate)
 
 
 def places(run: store.StoredRun) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -109,47 +108,14 @@ def judge(
 
 def _print_result(found: Result, *, as_json: bool) -> NoReturn:
     """Print the result of a gate and exit with its code."""
-    from harness.analysis.gate.document import explained
     from harness.present import screen
 
     document = found.plain()
     if as_json:
         print_json(document)
     else:
-        if document["rows"]:
-            screen.records([_shown(row) for row in document["rows"]])
-        for line in explained(found):
-            screen.out(line)
-        screen.out(found.summary())
+        screen.gate(document)
     raise typer.Exit(found.exit_code)
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Format a row of the document for people."""
-    scale = NS_PER_MS if row["unit"] == "ns" else 1
-    unit = "ms" if row["unit"] == "ns" else row["unit"] or ""
-    ratio = row["ratio"]
-    noise = row["device_half_width"]
-    return {
-        "model": row["model"],
-        "recipe": row["recipe"],
-        "device": row["device"],
-        "thr": str(row["threads"]),
-        "metric": row["metric"],
-        "A": _number(row["a"], scale),
-        "B": _number(row["b"], scale),
-        "unit": unit,
-        "ratio": "-" if ratio is None else f"{ratio:.3f}",
-        "95 %": "" if ratio is None else f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}",
-        "pairs": str(row["pairs"] or ""),
-        "verdict": row["verdict"] or "(shown)",
-        "device noise": "" if noise is None else f"+-{noise:.1%}",
-        "labels": [*row["labels"], *row["flags"]],
-    }
-
-
-def _number(value: float | None, scale: float) -> str:
-    return "-" if value is None else f"{value / scale:,.4g}" if scale > 1 else f"{value:,.10g}"
 
 
 @app.command()

@@ -53,16 +53,23 @@ def show(
         case Format.TABLE:
             screen.table(found.rows)
             screen.out("\n".join(found.lines))
+            if found.gate is not None:
+                screen.gate(found.gate)
         case Format.MARKDOWN:
             from harness.present.report import markdown
 
-            typer.echo(markdown.markdown(found.rows, found.lines), nl=False)
+            text = markdown.markdown(found.rows, found.lines)
+            if found.gate is not None:
+                from harness.present.report.exports import summary
+
+                text = f"{summary.judged(found.gate)}{text}"
+            typer.echo(text, nl=False)
         case Format.CSV:
             from harness.present.report import plain
 
             typer.echo(plain.to_csv(found.rows), nl=False)
         case Format.JSON:
-            print_json({"run": found.id, "rows": [row.plain() for row in found.rows]})
+            print_json(found.plain())
 
 
 @app.command()
