@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DONE,
     NO,
@@ -66,7 +67,10 @@ def add(
 
 @app.command()
 def devices(
-    device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Argument(help="Devices [all of the farm].", autocompletion=completion.devices),
+    ] = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Remove our agents, models and runtimes there.")
     ] = False,
@@ -95,7 +99,10 @@ def devices(
 
 @app.command()
 def doctor(
-    device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Argument(help="Devices [all of the farm].", autocompletion=completion.devices),
+    ] = None,
     farm: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +124,9 @@ def doctor(
 
 @app.command()
 def setup(
-    device: Annotated[str, typer.Argument(help="A device of the farm.")],
+    device: Annotated[
+        str, typer.Argument(help="A device of the farm.", autocompletion=completion.device_names)
+    ],
     runtime: Annotated[
         str | None,
         typer.Option("--runtime", help="Install NAME==VERSION as well [default: the best]."),
@@ -156,7 +165,10 @@ def setup(
 
 @app.command()
 def profiles(
-    name: Annotated[str | None, typer.Argument(help="Show this profile in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this profile in full.", autocompletion=completion.profiles),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the device profiles and how each was verified.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import JsonOption, app, print_json
 
 
@@ -59,7 +60,10 @@ def inspect(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Explain the parameters of a step.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Explain the parameters of a step.", autocompletion=completion.steps),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the steps of recipes with their parameters.

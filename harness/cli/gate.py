@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DONE,
     INCONCLUSIVE,
@@ -39,10 +40,19 @@ def gate(
     plan: Annotated[Path, typer.Argument(help="plan.toml")],
     baseline: Annotated[
         str,
-        typer.Option("--baseline", help="Use as A: a file, recipe, runtime:NAME=VERSION or run."),
+        typer.Option(
+            "--baseline",
+            help="Use as A: a file, recipe, runtime:NAME=VERSION or run.",
+            autocompletion=completion.recipes,
+        ),
     ],
     candidate: Annotated[
-        str, typer.Option("--candidate", help="Use as B: the same kinds as for A.")
+        str,
+        typer.Option(
+            "--candidate",
+            help="Use as B: the same kinds as for A.",
+            autocompletion=completion.recipes,
+        ),
     ],
     farm: FarmOption = None,
     device: DeviceOption = None,
@@ -120,7 +130,9 @@ def _print_result(found: Result, *, as_json: bool) -> NoReturn:
 
 @app.command()
 def selftest(
-    device: Annotated[str, typer.Argument(help="A device of the farm.")],
+    device: Annotated[
+        str, typer.Argument(help="A device of the farm.", autocompletion=completion.device_names)
+    ],
     model: Annotated[
         Path | None, typer.Option("--model", help="Measure this .tflite file [the embedded one].")
     ] = None,

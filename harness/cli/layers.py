@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DeviceOption,
     FarmOption,
@@ -34,7 +35,12 @@ _LINE_WIDTH = 79
 
 @app.command()
 def layers(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One or two runs.")],
+    runs_: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN]", help="One or two runs.", autocompletion=completion.runs
+        ),
+    ],
     recipe: Annotated[
         list[str] | None,
         typer.Option("--recipe", help="Time only these recipes; compare them if two."),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DONE,
     NO,
@@ -58,10 +59,16 @@ def demo(results: ResultsOption = None, as_json: JsonOption = False) -> None:
 def bench(
     models: Annotated[list[Path], typer.Argument(help=".tflite files (or models, with --recipe).")],
     on: Annotated[
-        list[str] | None, typer.Option("--on", help="Measure on this URI or device.")
+        list[str] | None,
+        typer.Option(
+            "--on", help="Measure on this URI or device.", autocompletion=completion.devices
+        ),
     ] = None,
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Build with this recipe [as_is].")
+        list[str] | None,
+        typer.Option(
+            "--recipe", help="Build with this recipe [as_is].", autocompletion=completion.steps
+        ),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option("--threads", min=1, help="Use this many threads.")
@@ -115,10 +122,20 @@ def run(
     farm: FarmOption = None,
     device: DeviceOption = None,
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Measure only this recipe; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            help="Measure only this recipe; repeatable.",
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", help="Finish this stored run of the same plan.")
+        str | None,
+        typer.Option(
+            "--resume",
+            help="Finish this stored run of the same plan.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure failed cells again; needs --resume.")
@@ -162,7 +179,12 @@ def run(
 def optimize(
     model: Annotated[Path, typer.Argument(help=".keras, .h5, SavedModel folder or .tflite")],
     recipe: Annotated[
-        list[str], typer.Option("--recipe", help="Build with this recipe; repeatable.")
+        list[str],
+        typer.Option(
+            "--recipe",
+            help="Build with this recipe; repeatable.",
+            autocompletion=completion.steps,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Write the files to this folder.")],
     target: Annotated[

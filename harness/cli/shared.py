@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.models import CommandFunctionType
 
+from harness.cli import completion
 from harness.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ FarmOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DeviceOption = Annotated[
     list[str] | None,
-    typer.Option("--device", help="Use only NAME, profile:P, tag:T or any:N of SELECTOR."),
+    typer.Option(
+        "--device",
+        help="Use only NAME, profile:P, tag:T or any:N of SELECTOR.",
+        autocompletion=completion.devices,
+    ),
 ]
 WaitOption = Annotated[
     bool | None,
@@ -106,7 +111,12 @@ YesKeyOption = Annotated[
 ]
 
 
-RunArgument = Annotated[str, typer.Argument(help="A run's id, a unique prefix, or `latest`.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run's id, a unique prefix, or `latest`.", autocompletion=completion.runs
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="Print in this format.")]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     Format,
     FormatOption,
@@ -74,7 +75,12 @@ def show(
 
 @app.command()
 def compare(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN...]", help="Runs to compare.")],
+    runs_: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN...]", help="Runs to compare.", autocompletion=completion.runs
+        ),
+    ],
     form: FormatOption = Format.TABLE,
     results: ResultsOption = None,
     as_json: JsonOption = False,
