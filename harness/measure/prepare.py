@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness import plugins
 from harness.config import farm as farms
 from harness.config import plans, profiles
 from harness.devices import opening
@@ -74,7 +75,7 @@ def decide(
     """Expand a plan over a farm; `devices` and `recipes` restrict it if they are given.
 
     Raises ConfigError for a selector or a recipe that matches nothing, an unknown step, a wrong
-    parameter, or a device that no installed transport or dialect supports.
+    parameter, or a device that no installed transport or dialect supports, or whose meter is not installed.
     """
     if recipes:
         plan = _only_recipes(plan, recipes)
@@ -97,6 +98,7 @@ def decide(
     known = profiles.load_all()
     for device in chosen.values():
         opening.check(device, known.get(device.profile))
+        _check_meter(device, farm)
     defaults = {device.name: default_target(device, known) for device in chosen.values()}
     return Decided(
         plan=plan,
@@ -104,6 +106,16 @@ def decide(
         combinations=tuple(_with_targets(combinations, defaults)),
         default_targets=defaults,
     )
+
+
+def _check_meter(device: Device, farm: farms.Farm) -> None:
+    """Raise ConfigError if the device's meter is not installed: its energy is wanted."""
+    meters = plugins.names("harness.meters")
+    if device.meter is not None and device.meter not in meters:
+        unknown = plugins.unknown("meter", device.meter, meters)
+        raise ConfigError(
+            f"{farm.name}: device.{device.name}: {unknown}; install its package, or remove the key"
+        )
 
 
 def default_target(device: Device, known: Mapping[str, Profile]) -> str:
