@@ -52,9 +52,16 @@ class Workdir:
         return os.path.join(self.root, "out", digest)
 
     def has(self, digest: str) -> bool:
-        """Return whether a blob exists, and mark it as used now."""
+        """Return whether a blob exists, and mark it as used now.
+
+        What is no readable file is removed, so that the blob can be sent again.
+        """
+        path = self.blob(digest)
         try:
-            os.utime(self.blob(digest))
+            if not stat.S_ISREG(os.lstat(path).st_mode) or not os.access(path, os.R_OK):
+                _clear(path)
+                return False
+            os.utime(path)
         except OSError:
             return False
         self._in_use.add(digest)
@@ -90,6 +97,8 @@ class Workdir:
                 raise AgentFault("transfer_failed", reason.format(part, size, found, digest))
             os.chmod(source, 0o600)
             _sync(source)
+            if os.path.isdir(self.blob(digest)):
+                _clear(self.blob(digest))
             os.replace(source, self.blob(digest))
             _sync(os.path.join(self.root, "blobs"))
         except OSError as error:
@@ -139,6 +148,16 @@ def _remove(path: str) -> int:
     except OSError:
         return 0
     return 1
+
+
+def _clear(path: str) -> None:
+    """Remove a file, a link, or a folder with everything in it."""
+    if not os.path.isdir(path) or os.path.islink(path):
+        _remove(path)
+        return
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: str) -> None:

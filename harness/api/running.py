@@ -44,6 +44,7 @@ def run(
     recipes: Sequence[str] = (),
     resume: str | None = None,
     retry_failed: bool = False,
+    other_device: bool = False,
     results: Path | None = None,
     wait: bool | None = None,
     engine: str = "threads",
@@ -53,14 +54,20 @@ def run(
 
     While another user holds the lease of a device, the run waits 35 s, or with `wait` without limit
     (True) or not at all (False); then the cells of the device are `busy`. Returns an iterator of
-    outcomes. Raises ConfigError (plan, farm, selectors) and StoreError (results folder, resume)
-    before anything is built. If a device is away or a variant cannot be built, its outcomes have a
+    outcomes. `resume` finishes a stored run; a device or a model that is not as it was when the run
+    began is refused, or with `other_device` measured as rows of another device. Raises ConfigError
+    (plan, farm, selectors) and StoreError (results folder, resume) before anything is built. If a device is away or a variant cannot be built, its outcomes have a
     failure.
     """
     plan = read_plan(plan)
     decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
     options = Options(
-        resume=resume, retry_failed=retry_failed, wait=wait, engine=engine, progress=progress
+        resume=resume,
+        retry_failed=retry_failed,
+        other_device=other_device,
+        wait=wait,
+        engine=engine,
+        progress=progress,
     )
     return runs.start(decided, results, options)
 

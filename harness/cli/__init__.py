@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from harness.cli import shared
-from harness.cli.shared import DONE, INTERNAL_ERROR, INTERRUPTED, INVALID_INPUT, print_lines
+from harness.cli.shared import (
+    DONE,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    INVALID_INPUT,
+    print_lines,
+    print_notes,
+)
 
 if TYPE_CHECKING:
     from typer.models import CommandInfo
@@ -88,6 +95,8 @@ def _guarded(*, debug: bool) -> int:
         return DONE
     except HarnessError as error:
         print_lines(traceback.format_exc() if debug else f"edge-harness: {error}")
+        if not debug:
+            print_notes(error)
         return INVALID_INPUT
     except Exception as error:  # noqa: BLE001 - the last handler: every error becomes a line
         print_lines(
@@ -104,7 +113,6 @@ def _guarded(*, debug: bool) -> int:
 
 def _interrupted() -> int:
     typer.echo(
-        "interrupted; finished builds and launches are kept: `run PLAN --resume RUN` continues",
-        err=True,
+        "interrupted; finished builds are kept, and the same command continues from them", err=True
     )
     return INTERRUPTED

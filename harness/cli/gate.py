@@ -63,6 +63,9 @@ def gate(
         Thermal,
         typer.Option("--thermal", help="Cool as in the profile (gate), or heat first (soak)."),
     ] = Thermal.GATE,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Finish this interrupted gate of the plan.")
+    ] = None,
     wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
@@ -84,6 +87,7 @@ def gate(
         devices=device or (),
         measure_identical=measure_identical,
         soak=thermal is Thermal.SOAK,
+        resume=resume,
         results=results,
         wait=wait,
         progress=progress(quiet=as_json),

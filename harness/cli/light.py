@@ -91,6 +91,19 @@ class LightCommand(TyperCommand):
         del limit
         return super().get_short_help_str(limit=1000)
 
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
+        """Run the command; typer would lose the notes of Ctrl-C and take EOFError for Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            from harness.cli.shared import print_notes
+
+            print_notes(error)
+            raise
+        except EOFError as error:
+            message = f"unexpected end of a file: {error}"
+            raise RuntimeError(message) from error
+
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
         """Return the parameters with the light conversion."""
         return _lightened(super().get_params(ctx))

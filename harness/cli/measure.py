@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,9 @@ def demo(results: ResultsOption = None, as_json: JsonOption = False) -> None:
     from harness import api
     from harness import demo as embedded
 
-    with embedded.plan_and_farm() as (plan, farm):
+    with embedded.plan_and_farm() as (path, farm):
+        # Its files are gone after the demo, so no command could continue the run.
+        plan = replace(api.read_plan(path), path=None)
         started = api.run(plan, farm=farm, results=results, progress=progress(quiet=as_json))
         code = finish(started, as_json=as_json)
     typer.echo(f"wrote {api.report(started.id, results=results)}", err=as_json)
@@ -140,6 +143,10 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure failed cells again; needs --resume.")
     ] = False,
+    other_device: Annotated[
+        bool,
+        typer.Option("--other-device", help="Resume on a changed device, as rows of its own."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells; build and measure nothing.")
     ] = False,
@@ -168,6 +175,7 @@ def run(
         recipes=recipe or (),
         resume=resume,
         retry_failed=retry_failed,
+        other_device=other_device,
         results=results,
         wait=wait,
         progress=progress(quiet=as_json),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,9 +51,10 @@ def search(
     from harness.errors import Unreachable
 
     searching = api.search(plan, farm=farm, resume=resume, results=results, wait=wait)
-    resumption = (
-        f"finished trials are kept; edge-harness search {plan} --resume {searching.id} continues"
-    )
+    given = {"--farm": farm, "--results": results}
+    more = [part for name, value in given.items() if value for part in (name, str(value))]
+    command = shlex.join(["edge-harness", "search", str(plan), *more, "--resume", searching.id])
+    resumption = f"finished trials are kept; `{command}` continues"
     if not as_json:
         typer.echo(f"search {searching.id} in {searching.job.folder}", err=True)
     try:

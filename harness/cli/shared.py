@@ -132,8 +132,13 @@ def finish(run: Run, *, as_json: bool) -> int:
     from harness.present import screen
 
     outcomes: list[Outcome] = []
-    with run:
-        outcomes.extend(run)
+    try:
+        with run:
+            outcomes.extend(run)
+    except BaseException as error:
+        if run.resumption:
+            error.add_note(f"finished launches are kept: `{run.resumption}` continues")
+        raise
     rows = run.rows()
     if as_json:
         print_json({"run": run.id, "rows": [row.plain() for row in rows]})
@@ -165,6 +170,12 @@ def print_json(document: object) -> None:
 
         text = escaped(text)
     typer.echo(text)
+
+
+def print_notes(error: BaseException) -> None:
+    """Print the notes of an error on stderr, such as the command that continues."""
+    for note in getattr(error, "__notes__", ()):
+        print_lines(note)
 
 
 def print_lines(text: str) -> None:

@@ -58,6 +58,10 @@ class Decided:
     combinations: tuple[PlannedCell, ...]
     default_targets: Mapping[str, str] = field(default_factory=dict)
     """The target of a recipe without `@target`, by device name."""
+    narrowed: bool = False
+    """Whether options restrict the plan's devices or recipes."""
+    farm: Path | None = None
+    """The farm file."""
 
     @property
     def requests(self) -> list[build.BuildRequest]:
@@ -105,6 +109,8 @@ def decide(
         devices=tuple(chosen.values()),
         combinations=tuple(_with_targets(combinations, defaults)),
         default_targets=defaults,
+        narrowed=bool(devices or recipes),
+        farm=farm.path,
     )
 
 
@@ -222,11 +228,10 @@ def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path
 
     The run measured the kept files, so nothing is built again.
     """
-    requests = {(r.model.name, r.recipe.name): r for r in decided.requests}
+    requests = {(r.model.name, r.recipe.name, r.target): r for r in decided.requests}
     made = []
     for cell in cells:
-        request = requests.get((cell.model, cell.recipe))
-        if request is None or isinstance(cell.variant, Failure):
+        if isinstance(cell.variant, Failure):
             made.append(cell)
             continue
         variant = replace(cell.variant, path=variants / f"{cell.variant.digest}.tflite")
@@ -235,7 +240,8 @@ def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path
             kept = variants / f"{before.digest}.tflite"
             variant = replace(variant, uncompiled=replace(before, path=kept))
         path = cell.check_inputs
-        if path is not None and not Path(path).exists():
-            path, _ = _check_inputs(request, variant, inputs, decided.plan.seed)
+        if path is not None and not reference.is_intact(Path(path)):
+            request = requests.get((cell.model, cell.recipe, cell.target))
+            path = request and _check_inputs(request, variant, inputs, decided.plan.seed)[0]
         made.append(replace(cell, variant=variant, check_inputs=path))
     return made

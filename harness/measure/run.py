@@ -47,6 +47,8 @@ class Done:
 
     launches: Mapping[str, Sequence[Launch]] = field(default_factory=dict)
     """By cell id, without samples."""
+    bare: frozenset[tuple[str, int]] = frozenset()
+    """The devices and numbers of threads that have a bare launch, in whatever cell."""
 
 
 def open_engine(name: str = DEFAULT_ENGINE) -> Engine:
@@ -88,6 +90,7 @@ def run(
                 cells=tuple(share),
                 conditions=conditions,
                 done={cell.id: tuple(known.launches.get(cell.id, ())) for cell in share},
+                bare=tuple(sorted(n for device, n in known.bare if device == name)),
             )
         machines[scheduling.machine_of(name, session)].append(work)
     try:
@@ -125,6 +128,8 @@ class DeviceWork:
     conditions: Conditions = DEFAULT_CONDITIONS
     done: Mapping[str, tuple[Launch, ...]] = field(default_factory=dict)
     """Launches that an earlier run stored, by cell id."""
+    bare: tuple[int, ...] = ()
+    """The numbers of threads of which it stored a bare launch, also in other cells."""
     wait_seconds: float = 0.0
     """How long to wait for the lease of another user if this work opens the session."""
 
@@ -249,7 +254,7 @@ class _Measuring:
             self.bench.recover(error)
 
     def _bare_known(self, cell: Cell) -> bool:
-        return any(
+        return cell.threads in self.work.bare or any(
             launch.kind == "bare" and other.threads == cell.threads
             for other in self.work.cells
             for launch in self.launches.get(other.id, ())
@@ -267,8 +272,11 @@ class _Measuring:
             self.flags[cell.id] = (OUTPUTS_UNCHECKED,)
 
     def _soak(self) -> None:
-        """Heat the device with the first cell that runs until its latency is constant."""
-        if self.work.conditions.thermal != "soak" or not self.live:
+        """Heat the device with the first cell that runs until its latency is constant.
+
+        A resumed run heats it again, unless it has every timed launch already.
+        """
+        if self.work.conditions.thermal != "soak" or not any(map(self._lacks, self.live.values())):
             return
         for cell in list(self.live.values()):
             self._attempt(cell, lambda cell: soak(self.bench, cell, loops=self.loops[cell.id]))
@@ -276,6 +284,11 @@ class _Measuring:
                 break
         for cell_id in self.live:
             self.flags[cell_id] = (*self.flags.get(cell_id, ()), HOT)
+
+    def _lacks(self, cell: Cell) -> bool:
+        """Return whether timed launches of the cell are missing."""
+        have = sum(launch.kind == "timed" for launch in self.launches[cell.id])
+        return have < cell.dose.launches
 
     def _timed(self, turn: blocks.Turn, cell: Cell) -> None:
         have = {(launch.kind, launch.block) for launch in self.launches[cell.id]}

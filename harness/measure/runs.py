@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +15,14 @@ from harness.config import farm as farms
 from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError
 from harness.events import Emit, Event, MeasuringStarted, ignore
-from harness.measure import prepare, sessions
+from harness.measure import continuity, prepare, resuming, sessions
 from harness.measure import run as loop
 from harness.measure.failures import failure_of
 from harness.measure.leases import Patience
 from harness.optimize.build import BuildRequest
 from harness.protocols import Engine
 from harness.records import store, table
+from harness.records.store import continuing
 from harness.records.store.recorder import Recorder
 from harness.types import Cell, Device, Failure, Outcome, Plan, Variant
 
@@ -43,6 +46,8 @@ class Options:
     resume: str | None = None
     """The stored run to resume."""
     retry_failed: bool = False
+    other_device: bool = False
+    """Whether a resumed run may measure on a device that is not as it was, as another device."""
     wait: bool | None = None
     """How long to wait for the lease of another user: None 35 s, True without limit, False not."""
     engine: str = loop.DEFAULT_ENGINE
@@ -67,19 +72,28 @@ class Run(Iterator[Outcome]):
         outcomes: Iterator[Outcome],
         progress: Progress | None,
         live: Live,
+        resumption: str | None = None,
     ) -> None:
         """Take the parts of the run; use :func:`start` to make one."""
+        self.resumption = resumption
+        """The command that continues the run, as it is typed; None for a run without a plan file."""
         self._store = store.Store(writer.path.parent)
         self._writer = writer
         self._outcomes = outcomes
         self._progress = progress
         self._live = live
         self._finished = False
+        self._is_default = writer.path.parent == assets.results_folder()
 
     @property
     def id(self) -> str:
         """The run's id."""
         return self._writer.id
+
+    @property
+    def record(self) -> store.RunRecord:
+        """The run's record."""
+        return self._writer.record
 
     @property
     def path(self) -> Path:
@@ -96,8 +110,12 @@ class Run(Iterator[Outcome]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the devices and close the store."""
-        self.close()
+        """Stop the devices and close the store; an error of the block comes before one of closing."""
+        try:
+            self.close()
+        except HarnessError:
+            if error is None:
+                raise
 
     def __next__(self) -> Outcome:
         """Wait for the next outcome and return it."""
@@ -108,30 +126,50 @@ class Run(Iterator[Outcome]):
             raise
 
     def close(self) -> None:
-        """Stop the devices, merge the samples, release the run's folder."""
+        """Stop the devices, merge the samples, release the run's folder.
+
+        Each step is done even if the one before it fails; raises the first error.
+        """
         if self._finished:
             return
         self._finished = True
-        closer = getattr(self._outcomes, "close", None)
-        if closer:
-            closer()
-        # The loop closes them too, but only if it was started.
-        sessions.close_all(self._live)
-        with self._writer:
-            self._writer.finish()
-        if self._progress:
-            self._progress.close()
+        steps = [
+            getattr(self._outcomes, "close", _nothing),
+            # The loop closes them too, but only if it was started.
+            functools.partial(sessions.close_all, self._live),
+            self._writer.finish,
+            self._writer.close,
+            self._progress.close if self._progress else _nothing,
+        ]
+        errors = [error for step in steps if (error := _error_of(step)) is not None]
+        if errors:
+            raise errors[0]
 
     def closing(self) -> str:
         """Return the text that a command prints at the end: the run's folder and the next commands."""
-        return (
-            f"run {self.id} in {self.path}\n"
-            f"edge-harness report {self.id} writes its page; run PLAN --resume {self.id} continues it"
-        )
+        lines = [f"run {self.id} in {self.path}"]
+        if self.resumption and any(row["status"] == "pending" for row in self.rows()):
+            lines.append(f"`{self.resumption}` measures what is missing")
+        results = () if self._is_default else ("--results", self.path.parent)
+        command = shlex.join(map(str, ("edge-harness", "report", self.id, *results)))
+        return "\n".join([*lines, f"`{command}` writes its page"])
 
     def rows(self) -> list[table.Row]:
         """Return the rows so far, computed from the stored samples."""
         return table.rows(self._store.open(self.id))
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _error_of(step: Callable[[], object]) -> BaseException | None:
+    """Do a step of an ending; return its error, so that the next steps are done too."""
+    try:
+        step()
+    except BaseException as error:  # noqa: BLE001 - the caller raises it
+        return error
+    return None
 
 
 def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Run:
@@ -144,9 +182,19 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     runs = store.Store(folder or assets.results_folder())
     runs.check_writable()
     if options.resume:
-        return _resumed(runs.resume(options.resume, decided.plan.digest), decided, options, engine)
-    if options.retry_failed:
-        raise ConfigError("--retry-failed needs --resume RUN")
+        writer = runs.resume(options.resume, decided.plan.digest)
+        try:
+            return _resumed(writer, decided, options, engine)
+        except BaseException:
+            writer.close()
+            raise
+    for given, name in (
+        (options.retry_failed, "retry-failed"),
+        (options.other_device, "other-device"),
+    ):
+        if given:
+            raise ConfigError(f"--{name} needs --resume RUN")
+    sources = resuming.model_digests(decided)
     waiting = patience(decided.plan, options.wait, options.emit)
     with sessions.OpeningSessions(decided.devices, waiting) as opening:
         # With --no-wait, nothing is built for a device that another user holds.
@@ -156,24 +204,25 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
         live = opening.result()
     try:
         record = store.RunRecord.new(
-            plan=decided.plan, cells=tuple(cells), devices=device_records(decided.devices, live)
+            plan=decided.plan,
+            cells=tuple(cells),
+            devices=device_records(decided.devices, live),
+            sources=sources,
+            call=resuming.call_of(decided.plan),
         )
-        writer = runs.create(record)
-        for cell in cells:
-            if isinstance(cell.variant, Variant):
-                writer.keep_variant(cell.variant)
+        writer = runs.create(record, resuming.variants_of(cells))
+        return _measure(
+            _Started(writer=writer, decided=decided, cells=cells, live=live), options, engine
+        )
     except BaseException:
         sessions.close_all(live)
         raise
-    return _measure(
-        _Started(writer=writer, plan=decided.plan, cells=cells, live=live), options, engine
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Started:
     writer: store.RunWriter
-    plan: Plan
+    decided: prepare.Decided
     cells: Sequence[Cell]
     live: Live
     done: loop.Done = field(default_factory=loop.Done)
@@ -182,39 +231,53 @@ class _Started:
 def _resumed(
     writer: store.RunWriter, decided: prepare.Decided, options: Options, engine: Engine
 ) -> Run:
-    """Resume a stored run: use its cells and kept files, and measure only what is missing."""
-    done = writer.done
-    ended = {
-        cell_id
-        for cell_id, outcome in done.outcomes.items()
-        if outcome.failure is None or not options.retry_failed
-    }
-    inputs = assets.cache_folder() / "inputs"
-    cells = [cell for cell in writer.record.cells if cell.id not in ended]
-    cells = prepare.rebind(decided, cells, writer.path / "variants", inputs)
-    if options.retry_failed and any(isinstance(cell.variant, Failure) for cell in cells):
-        built = build_variants(decided, options.emit)
-        again = {cell.id: cell for cell in prepare.bind(decided, built, inputs)}
-        cells = [again.get(c.id, c) if isinstance(c.variant, Failure) else c for c in cells]
-        for cell in cells:
-            if isinstance(cell.variant, Variant):
-                writer.keep_variant(cell.variant)
-    wanted = {cell.device for cell in cells}
-    live = sessions.open_all(
+    """Resume a stored run: use its cells and kept files, and measure only what is missing.
+
+    Raises StoreError if a model or a device is not as it was, before anything is measured.
+    """
+    record, done = writer.record, writer.done
+    pending = resuming.pending(writer, decided, retry_failed=options.retry_failed)
+    if pending:
+        continuing.check_sources(record.sources, resuming.model_digests(decided), record.id)
+    origins = continuity.farm_names(record)
+    wanted = {origins.get(cell.device, cell.device) for cell in pending}
+    opened = sessions.open_all(
         [d for d in decided.devices if d.name in wanted],
         patience(decided.plan, options.wait, options.emit),
     )
-    known = loop.Done(launches=done.launches)
-    return _measure(
-        _Started(writer=writer, plan=decided.plan, cells=cells, live=live, done=known),
-        options,
-        engine,
-    )
+    try:
+        found = continuity.continued(record, pending, opened, other_device=options.other_device)
+        cells = resuming.with_files(
+            writer,
+            decided,
+            found.cells,
+            retry_failed=options.retry_failed,
+            build=lambda: build_variants(decided, options.emit),
+        )
+        stored = {cell.id: cell for cell in record.cells}
+        writer.extend(cells=[c for c in cells if resuming.is_new(c, stored)], devices=found.devices)
+        known = loop.Done(
+            launches=done.launches,
+            bare=frozenset(
+                (cell.device, cell.threads)
+                for cell in record.cells
+                if any(one.kind == "bare" for one in done.launches.get(cell.id, ()))
+            ),
+        )
+        live = {name: opened[origin] for name, origin in found.names.items()}
+        return _measure(
+            _Started(writer=writer, decided=decided, cells=cells, live=live, done=known),
+            options,
+            engine,
+        )
+    except BaseException:
+        sessions.close_all(opened)
+        raise
 
 
 def _measure(started: _Started, options: Options, engine: Engine) -> Run:
     cells = tuple(started.cells)
-    stored = sum(map(len, started.done.launches.values()))
+    stored = sum(len(started.done.launches.get(cell.id, ())) for cell in cells)
     ahead = sum(c.dose.launches + c.dose.memory_launches for c in cells)
     options.emit(MeasuringStarted(cells=cells, launches=max(0, ahead - stored)))
     outcomes = loop.run(
@@ -223,10 +286,12 @@ def _measure(started: _Started, options: Options, engine: Engine) -> Run:
         Recorder(started.writer, options.emit),
         profiles=known_profiles.load_all(),
         done=started.done,
-        conditions=started.plan.conditions,
+        conditions=started.decided.plan.conditions,
         engine=engine,
     )
-    return Run(started.writer, outcomes, options.progress, started.live)
+    writer = started.writer
+    command = resuming.resumption(writer.record, started.decided, writer.path.parent)
+    return Run(writer, outcomes, options.progress, started.live, command)
 
 
 def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FBT001 - as the option

@@ -1,15 +1,17 @@
 """The build cache: the result of each key is made once and shared by every run on this machine.
 
-    <root>/<key>/entry.json      its facts, and the digest of its file
+    <root>/<key>/entry.json      its facts, the digest of its file, and the digest of both
     <root>/<key>/<file>          a .tflite, a model, arrays
     <root>/tmp/                  unfinished entries
 
-An entry appears whole or not at all: it is written in `tmp` and renamed. `get` verifies the digest,
-and a damaged entry is made again. If two runs make the same entry at once, the first one stays.
+An entry appears whole or not at all: it is written in `tmp`, flushed to the disk and renamed. `get`
+verifies the digests, and a damaged entry is removed and made again. If two runs make the same entry
+at once, the first one stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import durable
 from harness.errors import ConfigError, StoreError
 
 _STALE_SECONDS = 24 * 3600.0
@@ -44,7 +47,7 @@ class Cache:
         self.root = root
         self._tmp = root / "tmp"
         try:
-            self._tmp.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self._tmp)
             writable = os.access(self._tmp, os.W_OK)
         except OSError as error:
             raise ConfigError(
@@ -56,21 +59,29 @@ class Cache:
                 f"cache folder {root} is not writable; set EDGE_HARNESS_CACHE to another folder"
             )
         for left in self._tmp.iterdir():
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if time.time() - left.lstat().st_mtime > _STALE_SECONDS:
+                    durable.remove(left)
 
     def get(self, key: str) -> CacheEntry | None:
-        """Return the entry with its digest verified; None if it is absent or damaged."""
+        """Return the entry with its digests verified; None if it is absent or damaged.
+
+        A damaged entry is removed, so that it is made again.
+        """
         folder = self.root / key
+        if not folder.exists() and not folder.is_symlink():
+            return None
         try:
             record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
             path = folder / record["file"] if record["file"] else None
-            if path is not None and digest(path) != record["digest"]:
-                shutil.rmtree(folder, ignore_errors=True)
-                return None
-            return CacheEntry(key=key, path=path, facts=record["facts"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            whole = record["seal"] == _seal(record)
+            if whole and (path is None or digest(path) == record["digest"]):
+                return CacheEntry(key=key, path=path, facts=record["facts"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        with contextlib.suppress(OSError):
+            durable.remove(folder)
+        return None
 
     def workspace(self) -> Path:
         """Return a new folder for unfinished work; `discard` it when done."""
@@ -95,10 +106,15 @@ class Cache:
                 "digest": digest(folder / made.name) if made else None,
                 "facts": facts,
             }
+            record["seal"] = _seal(record)
             (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
+            durable.sync_tree(folder)
             self._rename(folder, self.root / key)
         except OSError as error:
-            raise StoreError(f"cache {self.root}: {error.strerror or error}") from error
+            raise StoreError(
+                f"cache {self.root}: {key}: {error.strerror or error}; free disk space or give "
+                "write permission there, or set EDGE_HARNESS_CACHE to another folder"
+            ) from error
         finally:
             self.discard(folder)
         kept = self.get(key)
@@ -108,11 +124,17 @@ class Cache:
 
     def _rename(self, folder: Path, final: Path) -> None:
         try:
-            folder.rename(final)
+            durable.move(folder, final)
         except OSError:
-            if self.get(final.name) is None:  # no other run made it: the old entry is incomplete
-                shutil.rmtree(final, ignore_errors=True)
-                folder.rename(final)
+            if self.get(final.name) is None:  # no other run made it: the old entry is damaged
+                durable.remove(final)
+                durable.move(folder, final)
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """Return the digest of an entry's record without its seal, as JSON reads it again."""
+    plain = {name: value for name, value in record.items() if name != "seal"}
+    return key(record=json.loads(json.dumps(plain)))
 
 
 def digest(path: Path) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import re
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,12 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import RecipeError
+from harness import durable
+from harness.errors import ConfigError, RecipeError, StoreError
 from harness.optimize import cache, workers
 from harness.optimize import data as datasets
 from harness.tflite import flatbuffer, numeric
 from harness.tflite.numeric import Array
 from harness.types import Agreement, ModelSource, Variant
+
+_KEY = re.compile(r"[0-9a-f]{40}")
+"""The name of a file of inputs: the key of its arrays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +62,37 @@ def check_inputs(
         arrays, _ = datasets.load(source, variant.inputs, limit=n, seed=seed)
     taken = as_file_takes(variant, arrays)
     path = folder / f"{cache.key(arrays=_digests(taken))}.npz"
-    if not path.exists():
-        _write(path, taken)
+    if not is_intact(path):
+        try:
+            durable.keep(path, _packed(taken))
+        except OSError as error:
+            raise ConfigError(
+                f"cache folder {folder}: {path.name}: {error.strerror or error}; free disk space "
+                "there, or set EDGE_HARNESS_CACHE to another folder"
+            ) from error
     return CheckInputs(path=path, real=source is not None)
 
 
+def is_intact(path: Path) -> bool:
+    """Return whether a file that `check_inputs` wrote is there and unchanged."""
+    try:
+        load_inputs(path)
+    except StoreError:
+        return False
+    return True
+
+
 def load_inputs(path: str | Path) -> dict[str, Array]:
-    """Read the arrays that `check_inputs` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
+    """Read the arrays that `check_inputs` wrote; raises StoreError if they are gone or damaged."""
+    path = Path(path)
+    arrays = _unpacked(durable.read(path))
+    named_by_content = _KEY.fullmatch(path.stem)
+    if arrays is None or (named_by_content and path.stem != cache.key(arrays=_digests(arrays))):
+        raise StoreError(
+            f"{path}: the inputs of the check before timing are missing or damaged; the same command "
+            "makes them again"
+        )
+    return arrays
 
 
 def as_file_takes(variant: Variant, real_inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,7 +123,7 @@ def host_outputs(
     """Run inputs, each (n, ...) in the file's own dtype, through the file in a child process.
 
     Returns each output as (n, ...) by tensor name, in the file's own dtype. `keep` is a folder that
-    caches the outputs by file, inputs, runtime and threads.
+    caches the outputs by file, inputs, runtime and threads; a damaged file there is made again.
 
     Raises RecipeError if the file cannot run on this host or crashes the child.
     """
@@ -109,10 +136,12 @@ def host_outputs(
         "threads": threads,
     }
     cached = keep / f"{cache.key(**parts)}.npz"
-    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
-        return load_inputs(cached)
+    known = _unpacked(durable.read_sealed(cached))
+    if known is not None:
+        return known
     outputs = _host_outputs(path, inputs, threads)
-    _write(cached, outputs)
+    with contextlib.suppress(OSError):  # a full disk costs the next run the time, nothing else
+        durable.keep_sealed(cached, _packed(outputs))
     return outputs
 
 
@@ -133,12 +162,22 @@ def _digests(arrays: Mapping[str, Array]) -> dict[str, str]:
     }
 
 
-def _write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays so that the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    Path(file.name).replace(path)
+def _packed(arrays: Mapping[str, Array]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _unpacked(data: bytes | None) -> dict[str, Array] | None:
+    """Return the arrays of an .npz; None if it is absent or damaged."""
+    if data is None:
+        return None
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return dict(stored)
+    # A damaged file can raise anything that zipfile, zlib and numpy's parser raise.
+    except Exception:  # noqa: BLE001
+        return None
 
 
 def compare(

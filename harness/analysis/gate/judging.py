@@ -24,6 +24,7 @@ def gate(
     *,
     accuracies: Mapping[Key, Row] | None = None,
     noise: Callable[[Evidence], float | None] = lambda _: None,
+    known: Mapping[Key, Evidence] | None = None,
 ) -> Result:
     """Measure the contests and return `result` with their rows and verdicts.
 
@@ -36,8 +37,9 @@ def gate(
         result: The known part: names, contests that are identical or failed.
         accuracies: Rows of the accuracy on the host, by key.
         noise: Returns the half-width at 20 pairs from a device's selftest that fits the evidence.
+        known: The evidence that an interrupted gate stored, by key.
     """
-    found = {one.contest.key: one for one in loop.measure_first(context, contests)}
+    found = {one.contest.key: one for one in loop.measure_first(context, contests, known)}
     first = _FirstLook.of(found, context.rules, accuracies or {}, noise)
     fresh = loop.measure_fresh(context, _to_confirm(context, first, found))
     found |= {one.contest.key: one for one in fresh}

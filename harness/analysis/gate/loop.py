@@ -92,9 +92,16 @@ class GateContext:
                 session.close()
 
 
-def measure_first(context: GateContext, contests: Sequence[Contest]) -> Iterator[Evidence]:
-    """Measure every contest once; yield its evidence when it ends."""
-    yield from _measure(context, [Evidence(contest=one) for one in contests], {})
+def measure_first(
+    context: GateContext, contests: Sequence[Contest], known: Mapping[Key, Evidence] | None = None
+) -> Iterator[Evidence]:
+    """Measure every contest once; yield its evidence when it ends.
+
+    `known` is the evidence that an interrupted gate stored: its blocks are not measured again.
+    """
+    stored = known or {}
+    found = [stored.get(one.key) or Evidence(contest=one) for one in contests]
+    yield from _measure(context, found, {})
 
 
 def measure_fresh(
@@ -219,10 +226,13 @@ class _RunningContest:
                 fixed_performance=bench.held.fixed_performance,
             )
             if fresh is None:
-                self._prepare()
+                if self._lacks_blocks():
+                    self._prepare()
                 self._first()
             else:
-                self.loops = self._loops_before()
+                if self.evidence.dose is None and self._lacks(fresh, CONFIRMING):
+                    self._set_dose()
+                self.loops = self._loops_before() or self.loops
                 self._again(fresh)
         except (TransportError, LeaseError) as error:
             last = max((one.launch.block for one in self.evidence.readings), default=None)
@@ -251,18 +261,24 @@ class _RunningContest:
                 self.evidence = replace(self.evidence, failure=failure)
                 return
             self._check(side)
-        inference_ns = self._pilot(contest.a)
-        dose = contest.a.cell.dose
-        if bench.session.dialect.can.samples:
-            self.loops = blocks.inner_loop(inference_ns, dose.scenario)
-        if contest.stretch:
-            dose = blocks.stretched(dose, inference_ns)
-        self.evidence = replace(self.evidence, dose=dose)
+        self._set_dose()
+        self.loops = self._loops_before() or self.loops
         self._memory(self.rules.memory_pairs, 0)
         if bench.conditions.thermal == "soak":
             soak(bench, contest.a.cell, loops=self.loops, runtime=contest.a.runtime)
             self.deadline = self._clock() + self.rules.budget_seconds
             self.evidence = replace(self.evidence, hot=True)
+
+    def _set_dose(self) -> None:
+        """Choose the inner loop and the dose of timed launches from a pilot."""
+        contest = self.evidence.contest
+        inference_ns = self._pilot(contest.a)
+        dose = contest.a.cell.dose
+        if self.bench.session.dialect.can.samples:
+            self.loops = blocks.inner_loop(inference_ns, dose.scenario)
+        if contest.stretch:
+            dose = blocks.stretched(dose, inference_ns)
+        self.evidence = replace(self.evidence, dose=dose)
 
     def _pilot(self, side: Side) -> float:
         """Return the longer time per inference of two short launches, ns."""
@@ -294,6 +310,8 @@ class _RunningContest:
                 self.bench.emit(NotMeasured(cell=cell.id, what="memory", reason=reason))
             return
         for block in self._turns(count, start):
+            if self._has(block, "memory"):
+                continue
             for turn in block:
                 order = replace(blocks.memory(turn.cell, turn.block), position=turn.position)
                 self._launch(turn.cell, order)
@@ -305,19 +323,12 @@ class _RunningContest:
         if self.evidence.failure is not None:
             return
         rules = self.rules
-        judged = [metric for metric in LAUNCH_METRICS if metric in rules.metrics]
-        max_pairs = rules.max_pairs if judged else FIRST_PAIRS
-        for count, block in enumerate(self._turns(max_pairs, 0), start=1):
-            self._block(block)
-            if not any(
-                needs_more(
-                    pairs(self.evidence, metric),
-                    max_pairs=max_pairs,
-                    half_width=rules.half_width,
-                )
-                for metric in judged or ["latency"]
-            ):
+        for count, block in enumerate(self._turns(self._max_pairs, 0), start=1):
+            if self._has(block, "timed"):
+                continue
+            if not self._needs_more():
                 return
+            self._block(block)
             if self._clock() >= self.deadline:
                 if count < FIRST_PAIRS:
                     reason = (
@@ -326,9 +337,47 @@ class _RunningContest:
                     self.evidence = replace(self.evidence, cut_short=reason)
                 return
 
+    @property
+    def _judged(self) -> list[str]:
+        return [metric for metric in LAUNCH_METRICS if metric in self.rules.metrics]
+
+    @property
+    def _max_pairs(self) -> int:
+        return self.rules.max_pairs if self._judged else FIRST_PAIRS
+
+    def _needs_more(self) -> bool:
+        """Return whether the stop rule wants another block."""
+        return any(
+            needs_more(
+                pairs(self.evidence, metric),
+                max_pairs=self._max_pairs,
+                half_width=self.rules.half_width,
+            )
+            for metric in self._judged or ["latency"]
+        )
+
+    def _lacks_blocks(self) -> bool:
+        """Return whether first blocks are missing: all of them, unless a gate is resumed."""
+        timed = [one for one in self.evidence.readings if one.launch.kind == "timed"]
+        return not timed or (self._needs_more() and self._lacks(self._max_pairs, 0))
+
+    def _lacks(self, count: int, start: int) -> bool:
+        return not all(self._has(block, "timed") for block in self._turns(count, start))
+
+    def _has(self, block: Sequence[blocks.Turn], kind: str) -> bool:
+        """Return whether a resumed gate has both launches of a block."""
+        have = {
+            one.launch.cell_id
+            for one in self.evidence.readings
+            if one.launch.kind == kind and one.launch.block == block[0].block
+        }
+        return have == {cell.id for cell in self.order_cells}
+
     def _again(self, count: int) -> None:
         """Measure this many fresh blocks, fewer if the time is up."""
         for block in self._turns(count, CONFIRMING):
+            if self._has(block, "timed"):
+                continue
             self._block(block)
             if self._clock() >= self.deadline:
                 return
@@ -370,7 +419,7 @@ class _RunningContest:
         if failure is not None:
             raise _Unfit(failure)
 
-    def _loops_before(self) -> int:
-        """Return the inner loop of the first pairs."""
+    def _loops_before(self) -> int | None:
+        """Return the inner loop of the first pairs; None before them."""
         timed = [one.launch for one in self.evidence.readings if one.launch.kind == "timed"]
-        return timed[0].inner_loop if timed else 1
+        return timed[0].inner_loop if timed else None

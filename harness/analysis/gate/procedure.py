@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,9 @@ from harness.analysis.gate.findings import Key, Row
 from harness.config import farm as farms
 from harness.config import plans
 from harness.config import profiles as known_profiles
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, StoreError
 from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
-from harness.measure import prepare, runs, sessions
+from harness.measure import continuity, prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
 from harness.records import store
@@ -38,6 +38,7 @@ def gate(
     devices: Sequence[str] = (),
     measure_identical: bool = False,
     soak: bool = False,
+    resume: str | None = None,
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -46,16 +47,21 @@ def gate(
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
     run. Files of the same bytes are measured only with `measure_identical`; `soak` heats every
-    device to a plateau first. `wait` is that of `run`: how long to wait while another user holds
-    the lease. The launches are a stored run of kind gate.
+    device to a plateau first. `resume` finishes an interrupted gate of the same plan and sides.
+    `wait` is that of `run`: how long to wait while another user holds the lease. The launches are a
+    stored run of kind gate.
 
     Raises ConfigError for invalid input (a side that is none of these, models with different inputs,
-    a baseline from another machine), StoreError for the results folder.
+    a baseline from another machine), StoreError for the results folder, and for a gate to resume
+    whose sides or devices are not as they were.
     """
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     rules = Rules.of(plan)
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
+    call = resuming.call_of(plan, baseline=baseline, candidate=candidate)
+    if resume:
+        _check_sides(stores.open(resume), baseline, candidate)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
@@ -81,13 +87,15 @@ def gate(
         _refuse_unlike([one for one, _ in remaining], live)
         with _recorded(
             "gate",
-            plan,
+            decided,
             [contest for _, contest in remaining],
             live,
             rules=rules,
             stores=stores,
             progress=progress,
             soak=soak,
+            call=call,
+            resume=resume,
         ) as recorded:
             found = judging.gate(
                 recorded.context,
@@ -95,6 +103,7 @@ def gate(
                 replace(result, run=recorded.writer.id),
                 accuracies=accuracies,
                 noise=lambda evidence: _noise(evidence, live),
+                known=recorded.known,
             )
             with appearing(recorded.writer.path / document.FILE) as part:
                 part.write_text(encode(found.plain()) + "\n", encoding="utf-8")
@@ -252,12 +261,14 @@ class _RecordedGate:
 
     writer: store.RunWriter
     context: loop.GateContext
+    known: Mapping[Key, Evidence]
+    """The evidence that an interrupted gate stored."""
 
 
 @contextmanager
 def _recorded(
     kind: str,
-    plan: Plan,
+    decided: prepare.Decided,
     contests: Sequence[Contest],
     live: Live,
     *,
@@ -265,22 +276,37 @@ def _recorded(
     stores: store.Store,
     progress: Progress | None,
     soak: bool = False,
+    call: Mapping[str, str] | None = None,
+    resume: str | None = None,
 ) -> Iterator[_RecordedGate]:
-    """Create the run that stores the launches; merge its samples at the end."""
+    """Create or continue the run that stores the launches; merge its samples at the end.
+
+    An error gets a note with the command that continues the gate.
+    """
+    plan = decided.plan
+    conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
     cells = [side.cell for one in contests for side in (one.a, one.b)]
-    record = store.RunRecord.new(
-        plan=plan, cells=cells, devices=runs.device_records(_devices(live), live), kind=kind
-    )
     # Not the plan's own digest: `run --resume` must not continue this run.
     digest = hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
-    with stores.create(replace(record, plan_digest=digest)) as writer:
-        for cell in cells:
-            if isinstance(cell.variant, Variant):
-                writer.keep_variant(cell.variant)
+    known: Mapping[Key, Evidence] = {}
+    if resume:
+        writer = stores.resume(resume, digest, kind)
+    else:
+        record = store.RunRecord.new(
+            plan=plan,
+            cells=cells,
+            devices=runs.device_records(_devices(live), live),
+            kind=kind,
+            call=call,
+        )
+        writer = stores.create(replace(record, plan_digest=digest), resuming.variants_of(cells))
+    with writer:
+        if resume:
+            known = _continued(stores, writer, contests, live, hot=conditions.thermal == "soak")
         emit = _OutcomeEmitter(emit=Recorder(writer, progress or ignore))
-        launches = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests)
-        emit(MeasuringStarted(cells=tuple(cells), launches=launches, at_most=True))
-        conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
+        stored = sum(len(one.readings) for one in known.values())
+        launches = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests) - stored
+        emit(MeasuringStarted(cells=tuple(cells), launches=max(0, launches), at_most=True))
         context = loop.GateContext(
             sessions=live,
             emit=emit,
@@ -288,8 +314,51 @@ def _recorded(
             rules=rules,
             conditions=conditions,
         )
-        yield _RecordedGate(writer=writer, context=context)
+        try:
+            yield _RecordedGate(writer=writer, context=context, known=known)
+        except BaseException as error:
+            command = resuming.resumption(writer.record, decided, writer.path.parent)
+            if command:
+                error.add_note(f"finished launches are kept: `{command}` continues")
+            raise
         writer.finish()
+
+
+def _check_sides(run: store.StoredRun, baseline: str, candidate: str) -> None:
+    """Raise StoreError if a stored gate compares other sides than these."""
+    known = run.record.call
+    for name, given in (("baseline", baseline), ("candidate", candidate)):
+        before = known.get(name, given)
+        if before != given:
+            raise StoreError(
+                f'gate {run.id} was started with --{name} "{before}", not "{given}"; give the same '
+                "sides, or start a new gate"
+            )
+
+
+def _continued(
+    stores: store.Store,
+    writer: store.RunWriter,
+    contests: Sequence[Contest],
+    live: Live,
+    *,
+    hot: bool,
+) -> Mapping[Key, Evidence]:
+    """Return the evidence of the gate to continue; raises StoreError if anything changed since."""
+    names = {contest.key.device for contest in contests}
+    continuity.require_same(writer.record, live, names)
+    known = stored.interrupted(stores.open(writer.id), contests, hot=hot)
+    writer.extend(
+        devices={
+            name: one
+            for name, one in runs.device_records(_devices(live), live).items()
+            if name in names and name not in writer.record.devices
+        }
+    )
+    for contest in contests:
+        for side in (contest.a, contest.b):
+            writer.keep_variant(side.variant)
+    return known
 
 
 def selftest(
@@ -331,7 +400,7 @@ def selftest(
         if isinstance(session, HarnessError):
             raise session
         with _recorded(
-            "selftest", plan, contests, live, rules=rules, stores=stores, progress=progress
+            "selftest", decided, contests, live, rules=rules, stores=stores, progress=progress
         ) as recorded:
             (evidence,) = loop.measure_first(recorded.context, contests)
             record = recorded.writer.record

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
@@ -11,7 +12,7 @@ from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
 from harness.config import limits as checks
 from harness.config import toml_reading
 from harness.errors import StoreError
-from harness.records.store import StoredRun
+from harness.records.store import StoredRun, continuing
 from harness.records.store.codec import decode
 from harness.stats import paired
 from harness.types import Cell, Direction, GateRules, Launch
@@ -31,6 +32,11 @@ def document(run: StoredRun) -> Mapping[str, Any]:
     try:
         plain = decode((run.path / FILE).read_bytes())
     except FileNotFoundError as error:
+        command = continuing.command(run.id, run.record.kind, run.record.call)
+        if run.record.kind == "gate" and command:
+            raise StoreError(
+                f"gate {run.id} was interrupted before its verdict; `{command}` finishes it"
+            ) from error
         raise StoreError(
             f"run {run.id} is of kind {run.record.kind} and has no verdicts; "
             "`edge-harness runs` lists gates"
@@ -96,6 +102,51 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
             )
         )
     return found
+
+
+def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> dict[Key, Evidence]:
+    """Return the evidence that an interrupted gate has, by key, without blocks that lack a side.
+
+    `hot` is whether the gate soaks its devices. Raises StoreError if a side is not the file that the
+    gate measured.
+    """
+    cells = {cell.id: cell for cell in run.record.cells}
+    agreements = {one.cell.id: one.agreement for one in run.outcomes() if one.agreement}
+    readings, launches = _readings(run), run.launches()
+    found = {}
+    for contest in contests:
+        for side in (contest.a, contest.b):
+            _require_same_file(run, cells, side)
+        a, b = contest.a.cell, contest.b.cell
+        own = [item for one in launches for item in _readings_of(one, a, b, readings)]
+        found[contest.key] = Evidence(
+            contest=contest,
+            readings=tuple(_in_whole_blocks(own)),
+            hot=hot and bool(own),
+            agreements={id_: agreements[id_] for id_ in (a.id, b.id) if id_ in agreements},
+        )
+    return found
+
+
+def _require_same_file(run: StoredRun, cells: Mapping[str, Cell], side: Side) -> None:
+    before = cells.get(side.cell.id)
+    known = getattr(before.variant, "digest", None) if before else None
+    if known != side.variant.digest:
+        had = f"it measured {known[:12]}" if known else "it did not measure that"
+        raise StoreError(
+            f"gate {run.id}: {side.cell.recipe} of {side.cell.model} is now the file "
+            f"{side.variant.digest[:12]}, and {had}; put the file back as it was, or start a new gate"
+        )
+
+
+def _in_whole_blocks(found: Sequence[Reading]) -> Iterator[Reading]:
+    """Yield the readings of blocks that have both sides; the others are measured again."""
+    sides: dict[tuple[str, int], set[SideName]] = defaultdict(set)
+    for one in found:
+        sides[one.launch.kind, one.launch.block].add(one.side)
+    for one in found:
+        if len(sides[one.launch.kind, one.launch.block]) > 1:
+            yield one
 
 
 def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:

@@ -48,6 +48,10 @@ class Folder:
         """The search's id."""
         return self.path.name
 
+    def record(self) -> dict[str, Any]:
+        """Return search.json; raises StoreError if it cannot be read."""
+        return _record(self.path / RECORD)
+
     @property
     def study(self) -> Path:
         """Path of the study."""
@@ -159,7 +163,14 @@ def resume(results: Path, selector: str, digest: str) -> Folder:
 
 
 def _digest(path: Path) -> str:
+    return str(_record(path)["digest"])
+
+
+def _record(path: Path) -> dict[str, Any]:
     try:
-        return str(decode(path.read_bytes())["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        plain = decode(path.read_bytes())
+        if not isinstance(plain, dict) or "digest" not in plain:
+            raise StoreError(f"{path} is no record of a search; remove that folder")
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}; remove that folder") from error
+    return plain

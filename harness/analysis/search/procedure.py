@@ -5,7 +5,9 @@ Each trial is a build and, if its result can still be on the front, a run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,19 @@ from harness.errors import (
     HostKeyUnknown,
     LeaseError,
     RuntimeMissing,
+    StoreError,
     TransferFailed,
     Unreachable,
 )
 from harness.events import Emit, ignore
 from harness.farm import toml_text
-from harness.measure import prepare, runs
-from harness.optimize import build
+from harness.measure import continuity, prepare, runs
+from harness.optimize import build, cache
 from harness.optimize.workers import available_cores
 from harness.records import store as stores
+from harness.records.store import continuing
+from harness.records.store.summaries import plain_record
+from harness.records.store.write import take_lock
 from harness.types import Device, Dose, Failure, ModelSource, Plan, Recipe, Variant
 
 LAUNCHES = 2
@@ -76,17 +82,61 @@ class PlanTrialRunner:
         return result
 
     def measure(self, recipe: Recipe) -> Mapping[str, Any]:
-        """Run the recipe's own plan as a stored run; raises Unreachable if the device is away."""
+        """Run the recipe's own plan as a stored run; continue it if an earlier start has begun it.
+
+        Raises Unreachable if the device is away, ConfigError if it is not as it was for the trials
+        before.
+        """
         text = self.plan_text(recipe)
         plan = plans.from_mapping(toml_reading.parse(text, "trial"), self.base, "trial")
         decided = prepare.decide(plan, self.farm)
-        with runs.start(decided, self.results, runs.Options(wait=self.wait)) as going:
+        begun = self._begun(plan)
+        options = runs.Options(resume=begun, retry_failed=begun is not None, wait=self.wait)
+        with runs.start(decided, self.results, options) as going:
+            self._require_same_device(going)
             for _ in going:
                 pass
         (row,) = going.rows()
         if row["status"] in _AWAY:
             raise Unreachable(f"{self.device.name}: {row['status']}: {row['reason']}")
         return row
+
+    def _begun(self, plan: Plan) -> str | None:
+        """Return the run of this plan that a killed search left, finished or not; None if none.
+
+        Runs of the trials that have a result, and runs from before the search, are not opened.
+        """
+        folder = searching.Folder(path=self.base.parent)
+        known = {trial.run for trial in folder.trials()}
+        kept = stores.Store(self.results)
+        for run_id in kept.ids(since=folder.id):
+            if run_id in known:
+                continue
+            with suppress(StoreError):
+                if plain_record(self.results / run_id).get("plan_digest") == plan.digest:
+                    # A run that another process writes is not ours.
+                    os.close(take_lock(self.results / run_id))
+                    return run_id
+        return None
+
+    def _require_same_device(self, going: runs.Run) -> None:
+        """Raise ConfigError if an earlier trial of this search was measured on another device."""
+        folder = searching.Folder(path=self.base.parent)
+        before = next((trial.run for trial in folder.trials() if trial.run), None)
+        if before is None:
+            return
+        with suppress(StoreError):  # its run may be removed
+            first = stores.Store(self.results).open(before).record
+            now = going.record.devices.get(self.device.name)
+            was = first.devices.get(self.device.name)
+            if was is not None and now is not None and now.facts is not None:
+                found = continuity.differences(was, now.device, now.facts)
+                if found:
+                    raise ConfigError(
+                        f"search {folder.id}: {self.device.name} is not as it was for the trials "
+                        f"before: {'; '.join(found)}; continue it on the device as it was, or start "
+                        "a new search"
+                    )
 
     def plan_text(self, recipe: Recipe) -> str:
         """Return the plan.toml of this recipe alone; paths are absolute, so it can be copied."""
@@ -184,7 +234,7 @@ def search(
     kept = (results or assets.results_folder()).resolve()
     stores.Store(kept).check_writable()
     source = searches.model_of(plan).source
-    folder = _folder(kept, plan, source.name, resume)
+    folder = _folder(kept, plan, resume)
     processes = searching.allowed(wanted.processes)
     notes = [] if processes == wanted.processes else [_fewer(processes, wanted.processes)]
     runner = PlanTrialRunner(
@@ -210,11 +260,19 @@ def search(
     return Searching(job=job, processes=processes, notes=tuple(notes))
 
 
-def _folder(runs: Path, plan: Plan, model: str, resume: str | None) -> searching.Folder:
+def _folder(runs: Path, plan: Plan, resume: str | None) -> searching.Folder:
+    source = searches.model_of(plan).source
+    sources = {source.name: cache.digest(source.path)} if source.path.exists() else {}
     if resume:
-        return searching.resume(runs, resume, plan.digest)
-    record = {"plan": plan.text, "plan_path": str(plan.path) if plan.path else None}
-    return searching.create(runs, model=model, digest=plan.digest, record=record)
+        folder = searching.resume(runs, resume, plan.digest)
+        continuing.check_sources(folder.record().get("sources", {}), sources, folder.id)
+        return folder
+    record = {
+        "plan": plan.text,
+        "plan_path": str(plan.path) if plan.path else None,
+        "sources": sources,
+    }
+    return searching.create(runs, model=source.name, digest=plan.digest, record=record)
 
 
 def _dose(plan: Plan) -> Dose:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import durable
 from harness.analysis.search import columns
 from harness.analysis.search.folder import ASKING, Folder
 from harness.analysis.search.records import Job, TrialResult
@@ -48,7 +49,12 @@ class Study:
         """Draw the next trial; None if enough are done or under way."""
         with self._folder.locked(ASKING):
             begun = self.done() + len(self._in_state("RUNNING"))
-            return None if begun >= self.wanted or self._is_exhausted() else self._study.ask()
+            if begun >= self.wanted or self._is_exhausted():
+                return None
+            durable.point("ask", self._folder.study)
+            trial = self._study.ask()
+            durable.point("asked", self._folder.study)
+            return trial
 
     @property
     def wanted(self) -> int:
@@ -65,6 +71,7 @@ class Study:
         from optuna.trial import TrialState
 
         search = self._job.search
+        durable.point("tell", self._folder.study)
         trial.set_user_attr(_VIOLATIONS, [_violation(result, name) for name in columns.RULES])
         if result.status == "failed":
             self._study.tell(trial, state=TrialState.FAIL)
@@ -72,6 +79,7 @@ class Study:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, [result.values[name] for name in search.objectives])
+        durable.point("told", self._folder.study)
 
     def begin(self) -> None:
         """Queue the trials that a killed process left open and those that precede the sampler.

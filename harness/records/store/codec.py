@@ -75,6 +75,10 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the harness and of the libraries that build and measure variants."""
     kind: str = "run"
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of each model of the plan, by name, when the run began."""
+    call: Mapping[str, str] = field(default_factory=dict)
+    """What the command that continues it needs: `plan`, its path; of a gate, `baseline`, `candidate`."""
     schema: int = SCHEMA
 
     @classmethod
@@ -85,6 +89,8 @@ class RunRecord:
         cells: Sequence[Cell],
         devices: Mapping[str, DeviceRecord],
         kind: str = "run",
+        sources: Mapping[str, str] | None = None,
+        call: Mapping[str, str] | None = None,
     ) -> RunRecord:
         """Make the record of a run that starts now, on this host."""
         moment = datetime.now(tz=UTC)
@@ -98,6 +104,8 @@ class RunRecord:
             host=_host_facts(),
             versions=_versions(),
             kind=kind,
+            sources=sources or {},
+            call=call or {},
         )
 
 

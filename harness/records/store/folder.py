@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import StoreError
-from harness.records.store.layout import RECORD, SEARCHES
+from harness.records.store.layout import SEARCHES
 from harness.records.store.summaries import RunSummary, plain_record, summarize
 
 if TYPE_CHECKING:
     from harness.records.store.codec import RunRecord
     from harness.records.store.read import StoredRun
     from harness.records.store.write import RunWriter
+    from harness.types import Variant
 
 _LATEST = "latest"
-_TRIES = 8
 _SHOWN = 5
 _STAMP_LENGTH = len("20261122-082712")
 
@@ -30,33 +29,17 @@ class Store:
         """Use `root`; it is created with the first run."""
         self.root = root
 
-    def create(self, record: RunRecord) -> RunWriter:
-        """Make a run's folder with its record and return its writer.
+    def create(self, record: RunRecord, variants: Iterable[Variant] = ()) -> RunWriter:
+        """Make a run's folder with the files of its variants and its record; return its writer.
 
-        Two concurrent runs never share a folder: if the id is taken, the run gets another id
-        (`writer.id`). Raises StoreError if `root` cannot be written.
+        The folder appears complete or not at all. Two concurrent runs never share a folder: if the
+        id is taken, the run gets another id (`writer.id`). Raises StoreError if `root` cannot be
+        written, or if a variant's file is gone or changed.
         """
-        from harness.records.store.codec import dump, encode
-        from harness.records.store.journal import appearing, sync, writing
-        from harness.records.store.write import RunWriter
+        from harness.records.store import creation
 
         self.check_writable()
-        for _ in range(_TRIES):
-            folder = self.root / record.id
-            try:
-                with writing(folder):
-                    folder.mkdir()
-            except StoreError as error:
-                if not isinstance(error.__cause__, FileExistsError):
-                    raise
-                record = replace(record, id=f"{record.id.rpartition('-')[0]}-{_hex()}")
-                continue
-            with appearing(folder / RECORD) as part:
-                part.write_text(encode(dump(record)) + "\n", encoding="utf-8")
-            with writing(self.root):
-                sync(self.root)
-            return RunWriter(folder, record)
-        raise StoreError(f"{self.root}: no free name for a run after {_TRIES} tries")
+        return creation.create(self.root, record, variants)
 
     def check_writable(self) -> None:
         """Create the folder and write to it as a test, before a long run; raises StoreError."""
@@ -79,20 +62,17 @@ class Store:
 
         return open_folder(self.root / self._find(selector))
 
-    def resume(self, selector: str, plan_digest: str) -> RunWriter:
+    def resume(self, selector: str, plan_digest: str, kind: str = "run") -> RunWriter:
         """Open a run to continue it; `writer.done` has what is stored already.
 
-        Raises StoreError if the run was started with another plan or another process is writing it.
+        Raises StoreError if the run is of another kind, if it was started with another plan, or if
+        another process is writing it.
         """
+        from harness.records.store.continuing import check
         from harness.records.store.write import RunWriter
 
         run = self.open(selector)
-        if run.record.plan_digest != plan_digest:
-            raise StoreError(
-                f"run {run.id} was made from another plan (digest {run.record.plan_digest[:12]}, "
-                f"this one has {plan_digest[:12]}); start a new run, or use the plan of the run, "
-                f"which is in {run.path / RECORD}"
-            )
+        check(run, plan_digest, kind)
         return RunWriter(run.path, run.record)
 
     def runs(self) -> list[RunSummary]:
@@ -103,6 +83,10 @@ class Store:
             key=lambda run: (run.id[:_STAMP_LENGTH], run.created or "", run.id),
             reverse=True,
         )
+
+    def ids(self, since: str = "") -> list[str]:
+        """List the ids of runs, oldest first; with `since`, from the time in that id on."""
+        return [name for name in self._names() if name[:_STAMP_LENGTH] >= since[:_STAMP_LENGTH]]
 
     def _find(self, selector: str) -> str:
         names = self._names()
@@ -163,9 +147,3 @@ class Store:
                 f"{self.root}: cannot be read: {error.strerror or error}; choose another folder "
                 "with --results"
             ) from error
-
-
-def _hex() -> str:
-    import secrets
-
-    return secrets.token_hex(3)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import durable
 from harness.errors import StoreError
 from harness.records.store.text import decode, encode
 
@@ -58,7 +59,9 @@ class Journal:
         """Open or create the file and remove a partial last line."""
         self.path = path
         with writing(path):
+            durable.point("open", path)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            durable.sync(path.parent)
             self._size = read(path).size_bytes
             os.ftruncate(self._fd, self._size)
 
@@ -68,14 +71,17 @@ class Journal:
         Raises StoreError (a full disk, a value that is not JSON); the journal is then unchanged.
         """
         line = (encode(plain) + "\n").encode()
+        durable.point("append", self.path)
         with writing(self.path):
             try:
                 _write_all(self._fd, line)
+                durable.point("written", self.path)
                 os.fsync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, self._size)
                 raise
         self._size += len(line)
+        durable.point("appended", self.path)
 
     def close(self) -> None:
         """Close the file; appending again is an error."""
@@ -110,24 +116,8 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """Yield a `.part` path to write; it replaces `path` atomically and durably, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with writing(path):
-        try:
-            yield part
-            sync(part)
-            part.replace(path)
-            sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file's contents, or a folder's entries, to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with writing(path), durable.replacing(path) as part:
+        yield part
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -7,15 +7,19 @@ made again), its own file is used, so nothing is lost or read twice.
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harness import durable
 from harness.errors import StoreError
-from harness.records.store.journal import appearing, sync, writing
+from harness.records.store.journal import appearing, writing
 from harness.types import Launch
 
 MERGED = "_merged.parquet"
@@ -33,6 +37,7 @@ COLUMNS: Mapping[str, str] = {
 }
 """The columns of every samples file with their DuckDB types; docs/records.md explains them."""
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -103,8 +108,10 @@ class SamplesWriter:
                 )
             with writing(self.folder):
                 for path in own:
+                    durable.point("unlink", path)
                     path.unlink()
-                sync(self.folder)
+                durable.sync(self.folder)
+                durable.point("unlinked", self.folder)
 
     def forget(self, known: Collection[str]) -> None:
         """Remove the leftovers of a killed writer: files of unknown launches, `.part` files."""
@@ -112,6 +119,7 @@ class SamplesWriter:
             for path in self.folder.iterdir():
                 orphan = path.suffix == ".parquet" and path.name != MERGED
                 if path.suffix == ".part" or (orphan and path.stem not in known):
+                    durable.point("unlink", path)
                     path.unlink()
 
     def close(self) -> None:
@@ -202,4 +210,17 @@ def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise StoreError(f"samples in {path}: {error}") from error
+        text = _plain_text(error)
+        for number in _UNWRITABLE:
+            if os.strerror(number) in text:
+                with writing(path):
+                    raise OSError(number, os.strerror(number)) from error
+        raise StoreError(f"samples in {path}: {text}") from error
+
+
+def _plain_text(error: Exception) -> str:
+    """Return an error of the database in one line; some are JSON with the message in it."""
+    text = str(error).strip()
+    with suppress(ValueError, KeyError, TypeError):
+        text = str(json.loads(text[text.index("{") :])["exception_message"])
+    return " ".join(text.split())

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import shutil
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import durable
 from harness.errors import StoreError
-from harness.records.store.codec import OutcomeLine, RunRecord, decode, dump, encode
+from harness.records.store import kept
+from harness.records.store.codec import (
+    DeviceRecord,
+    OutcomeLine,
+    RunRecord,
+    decode,
+    dump,
+    encode,
+)
 from harness.records.store.journal import Journal, appearing, writing
-from harness.records.store.layout import LAUNCHES, LOCK, LOG, OUTCOMES, SAMPLES, VARIANTS
+from harness.records.store.layout import (
+    LAUNCHES,
+    LOCK,
+    LOG,
+    OUTCOMES,
+    RECORD,
+    SAMPLES,
+    VARIANTS,
+)
 from harness.records.store.read import StoredRun
 from harness.records.store.samples import SamplesWriter
-from harness.types import Launch, Outcome, Variant
+from harness.types import Cell, Launch, Outcome, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +53,17 @@ class StoredProgress:
 class RunWriter:
     """Writes one run; use it in a `with` block. Several threads may call its methods."""
 
-    def __init__(self, folder: Path, record: RunRecord) -> None:
-        """Take the run's lock and open its journals; raises StoreError if another process has it."""
+    def __init__(self, folder: Path, record: RunRecord, lock: int | None = None) -> None:
+        """Take the run's lock and open its journals; raises StoreError if another process has it.
+
+        `lock` is the run's lock if this process has it already.
+        """
         self.path = folder
         self.record = record
         self._lock = threading.Lock()
         self._cells = {cell.id: cell for cell in record.cells}
         with ExitStack() as stack:
-            stack.callback(os.close, take_lock(folder))
+            stack.callback(os.close, take_lock(folder) if lock is None else lock)
             with writing(folder):
                 for name in (SAMPLES, VARIANTS):
                     (folder / name).mkdir(exist_ok=True)
@@ -124,33 +142,32 @@ class RunWriter:
             self._log.append({"at": _now(), **event})
 
     def keep_variant(self, variant: Variant) -> Path:
-        """Copy a variant's file into the run, once per digest, and return the path of the copy.
+        """Copy a variant's file into the run, and return the path of the copy; see :func:`kept.keep`.
 
         The file that a vendor's compiler took as input is copied too. Raises StoreError if a file
         is gone or no longer has its digest.
         """
-        if variant.uncompiled is not None:
-            self._keep(variant.uncompiled.path, variant.uncompiled.digest)
-        return self._keep(variant.path, variant.digest)
-
-    def _keep(self, path: Path, digest: str) -> Path:
-        """Copy the file; a link would change if the user overwrites the original."""
-        kept = self.variants / f"{digest}.tflite"
         with self._lock:
-            if kept.exists():
-                return kept
-            if not path.is_file():
-                raise StoreError(f"{path} is gone; build it again before it is measured")
-            with appearing(kept) as part:
-                shutil.copyfile(path, part)
-                with part.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != digest:
-                    raise StoreError(
-                        f"{path} changed while it was in use: its digest is {found}, "
-                        f"not {digest}; build it again"
-                    )
-        return kept
+            return kept.keep(self.variants, variant)
+
+    def extend(
+        self, *, cells: Iterable[Cell] = (), devices: Mapping[str, DeviceRecord] | None = None
+    ) -> None:
+        """Add cells and devices to `run.json`, or replace those with the same id or name.
+
+        The files of the cells' variants are kept first. Raises StoreError.
+        """
+        with self._lock:
+            by_id = {**self._cells, **{cell.id: cell for cell in cells}}
+            known = {**self.record.devices, **(devices or {})}
+            record = replace(self.record, cells=tuple(by_id.values()), devices=known)
+            if record == self.record:
+                return
+            for cell in by_id.values():
+                if cell != self._cells.get(cell.id) and isinstance(cell.variant, Variant):
+                    kept.keep(self.variants, cell.variant)
+            write_record(self.path, record)
+            self.record, self._cells = record, by_id
 
     def finish(self) -> None:
         """Merge the samples into one file; safe to interrupt at any point and to call again."""
@@ -181,6 +198,7 @@ def take_lock(folder: Path) -> int:
     The system releases it when the process ends. Raises StoreError naming the process that has it.
     """
     path = folder / LOCK
+    durable.point("lock", path)
     with writing(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -192,10 +210,21 @@ def take_lock(folder: Path) -> int:
             f"run {folder.name} is being written by {holder}; wait for it to end, or stop it"
         ) from error
     text = encode({"process": os.getpid(), "host": socket.gethostname(), "since": _now()})
-    with writing(path):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, text.encode(), 0)
+    try:
+        with writing(path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, text.encode(), 0)
+    except StoreError:
+        os.close(fd)
+        raise
+    durable.point("locked", path)
     return fd
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write or replace a run's record; raises StoreError."""
+    with appearing(folder / RECORD) as part:
+        part.write_text(encode(dump(record)) + "\n", encoding="utf-8")
 
 
 def _holder(fd: int) -> str:

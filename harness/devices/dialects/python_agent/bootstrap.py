@@ -80,6 +80,9 @@ with open(part, "rb") as file:
         sys.exit("sha256 is " + found)
     os.fsync(file.fileno())
 os.chmod(part, 0o600)
+if os.path.isdir(path) and not os.path.islink(path):
+    import shutil
+    shutil.rmtree(path)
 os.replace(part, path)
 folder = os.open(os.path.dirname(path), os.O_RDONLY)
 os.fsync(folder)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import assets
+from harness import assets, durable
+from harness.errors import ConfigError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
@@ -18,17 +18,25 @@ _FORM = b"a zip of the modules as they are"
 
 
 def agent_zip() -> tuple[Path, str]:
-    """Return the zip of the Linux agent and its digest; pack it if it is not cached.
+    """Return the zip of the Linux agent and its digest; the file is written if it is not as packed.
 
     The same sources give the same digest everywhere, and the same bytes with the same zlib, because
     names are sorted and times are fixed. The file is `<cache>/agents/<digest>.zip`. Its members are deflated,
-    so the device's Python needs zlib, as the agent itself does.
+    so the device's Python needs zlib, as the agent itself does. Raises ConfigError if the cache cannot
+    be written.
     """
     sources = _sources(assets.agents() / "python_tflite")
     digest = _digest(sources)
     target = assets.cache_folder() / "agents" / f"{digest}.zip"
-    if not target.is_file():
-        _write(sources, target)
+    packed = _pack(sources)
+    if durable.read(target) != packed:
+        try:
+            durable.keep(target, packed)
+        except OSError as error:
+            raise ConfigError(
+                f"cache folder {target.parent}: {error.strerror or error}; free disk space there, or "
+                "set EDGE_HARNESS_CACHE to another folder"
+            ) from error
     return target, digest
 
 
@@ -44,18 +52,13 @@ def _digest(sources: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _write(sources: Mapping[str, bytes], target: Path) -> None:
-    """Write the zip atomically: two controllers may start at the same time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=target.parent, prefix=".agent-")
-    try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, text in sources.items():
-                entry = zipfile.ZipInfo(name, _EPOCH)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = _MODE
-                entry.create_system = 3
-                archive.writestr(entry, text, compresslevel=9)
-        Path(part).replace(target)
-    finally:
-        Path(part).unlink(missing_ok=True)
+def _pack(sources: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in sources.items():
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = _MODE
+            entry.create_system = 3
+            archive.writestr(entry, text, compresslevel=9)
+    return packed.getvalue()

@@ -1,0 +1,75 @@
+"""Whether a stored run may be continued, and the command that continues it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.errors import StoreError
+from harness.records.store.layout import RECORD
+from harness.records.store.read import StoredRun
+
+_AN = {"run": "a run", "gate": "a gate", "selftest": "a selftest"}
+
+
+def command(
+    run_id: str, kind: str, call: Mapping[str, str], options: Mapping[str, str] | None = None
+) -> str | None:
+    """Return the command that continues a run, as it is typed; None if there is none.
+
+    `call` is that of the record. `options` are further options of the command, by name, as
+    `--results`.
+    """
+    verb: list[str] = []
+    if kind == "run" and "plan" in call:
+        verb = ["run", call["plan"]]
+    elif kind == "gate" and {"plan", "baseline", "candidate"} <= set(call):
+        sides = ["--baseline", call["baseline"], "--candidate", call["candidate"]]
+        verb = ["gate", call["plan"], *sides]
+    if not verb:
+        return None
+    more = [part for name, value in (options or {}).items() for part in (name, value)]
+    return shlex.join(["edge-harness", *verb, *more, "--resume", run_id])
+
+
+def check(run: StoredRun, plan_digest: str, kind: str) -> None:
+    """Raise StoreError, with the way out, if a command of this kind and plan cannot continue the run."""
+    record = run.record
+    if record.kind != kind:
+        other = command(run.id, record.kind, record.call)
+        way = f"`{other}` continues it" if other else "start it again"
+        raise StoreError(
+            f"run {run.id} is {_AN.get(record.kind, record.kind)}, which "
+            f"`edge-harness {kind} --resume` cannot continue; {way}"
+        )
+    if record.plan_digest != plan_digest:
+        raise StoreError(
+            f"run {run.id} was made from another plan (digest {record.plan_digest[:12]}, "
+            f"this one has {plan_digest[:12]}); start a new run, or use the plan of the run, "
+            f"which is in {run.path / RECORD}"
+        )
+
+
+def check_sources(record_sources: Mapping[str, str], now: Mapping[str, str], run_id: str) -> None:
+    """Raise StoreError if a model's file changed since the run began.
+
+    Models of which either digest is unknown are not compared.
+    """
+    for name, digest in now.items():
+        before = record_sources.get(name, digest)
+        if before != digest:
+            raise StoreError(
+                f"run {run_id}: model {name} changed since the run began (sha256 {before[:12]}, now "
+                f"{digest[:12]}); start a new run, or put the model back as it was"
+            )
+
+
+def path_text(path: Path | None) -> str | None:
+    """Return a path as it is typed: relative to the current folder if it is in it."""
+    if path is None:
+        return None
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
