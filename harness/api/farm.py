@@ -124,6 +124,7 @@ def setup(
     if len(chosen) != 1:
         names = ", ".join(one.name for one in chosen)
         raise ConfigError(f"setup takes one device at a time; {name} selects {names}")
+    say(f"{chosen[0].name} of {known.name}")
     session = sessions.Session(chosen[0], patience=_patience(wait, say))
     try:
         return install(session, wanted, dry_run=dry_run, on_progress=say)

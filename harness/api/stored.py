@@ -97,14 +97,21 @@ def compare(selectors: Sequence[str], *, results: Path | None = None) -> list[ta
 
 
 def report(selector: str, output: Path | None = None, *, results: Path | None = None) -> Path:
-    """Write one self-contained HTML page of a run; return its path."""
-    from harness.present.report import html
+    """Write one self-contained HTML page of a run; return its path.
+
+    Without `output` the page is in the run's folder; a folder gets `report.html`. Raises ConfigError
+    if `output` cannot be written, StoreError for the run or its folder.
+    """
+    from harness.present.report import exports, html
 
     stored = open_run(selector, results=results)
     target = output or stored.path
     if target.is_dir():
         target /= "report.html"
-    html.write(stored, target)
+    if output is None:
+        html.write(stored, target)
+    else:
+        exports.save(html.page(stored), target)
     return target
 
 

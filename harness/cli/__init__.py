@@ -78,6 +78,7 @@ def _name(command: CommandInfo) -> str:
 
 
 def _guarded(*, debug: bool) -> int:
+    from harness.cli.wording import in_options
     from harness.errors import HarnessError
 
     command = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -94,7 +95,8 @@ def _guarded(*, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except HarnessError as error:
-        print_lines(traceback.format_exc() if debug else f"edge-harness: {error}")
+        text = f"edge-harness: {in_options(str(error))}"
+        print_lines(traceback.format_exc() if debug else text)
         if not debug:
             print_notes(error)
         return INVALID_INPUT

@@ -88,7 +88,9 @@ def devices(
 
     if clean:
         _clean(device or (), farm, as_json=as_json)
-    found = api.devices(device or (), farm=farm)
+    known = api.read_farm(farm)
+    print_lines(f"devices of {known.name}")
+    found = api.devices(device or (), farm=known)
     if as_json:
         print_json({"devices": found})
     else:
@@ -113,6 +115,7 @@ def doctor(
     from harness import api
     from harness.present import screen
 
+    print_lines(f"devices of {api.read_farm(farm).name}")
     found = api.doctor(device or (), farm=farm)
     if as_json:
         print_json({name: [check.plain() for check in checks] for name, checks in found.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,9 @@ def init(folder: Annotated[Path, typer.Argument(help="Write into this folder.")]
 
     for path in plans.init(folder):
         typer.echo(f"wrote {path}")
+    if folder.resolve() != Path.cwd():
+        # Commands without a plan read the farm of the current folder.
+        typer.echo(f"next: `{shlex.join(['cd', str(folder)])}`, where all commands find them")
 
 
 @app.command()

@@ -161,8 +161,8 @@ def bisect(
             )
         else:
             raise ConfigError(
-                "bisect searches files (--files GOOD.tflite ... BAD.tflite) or commits "
-                "(--git GOOD..BAD --path model.tflite)"
+                f"bisect searches files (`edge-harness bisect {plan} --files good.tflite bad.tflite`) "
+                f"or commits (`edge-harness bisect {plan} --git v1..main --path model.tflite`)"
             )
         found = api.bisect(
             plan,

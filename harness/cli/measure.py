@@ -23,6 +23,7 @@ from harness.cli.shared import (
     finish,
     key_question,
     print_json,
+    print_lines,
     progress,
 )
 
@@ -85,6 +86,9 @@ def bench(
     period_ms: Annotated[
         float | None, typer.Option("--period-ms", help="Start a stream's frames at this period.")
     ] = None,
+    training: Annotated[
+        str | None, typer.Option("--training", help="Train with this .npz.")
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option("--calibration", help="Calibrate with this .npz, or `random`.")
     ] = None,
@@ -109,7 +113,7 @@ def bench(
         recipes=recipe or ["as_is"],
         threads=threads or [1],
         dose={"launches": launches, "scenario": scenario and str(scenario), "period_ms": period_ms},
-        data={"calibration": calibration, "evaluation": evaluation},
+        data={"training": training, "calibration": calibration, "evaluation": evaluation},
         farm=farm,
         trust=key_question(yes_key),
         results=results,
@@ -162,7 +166,10 @@ def run(
     from harness.present import screen
 
     if dry_run:
-        cells = api.decide(plan, farm=farm, devices=device or (), recipes=recipe or ())
+        read = api.read_plan(plan)
+        known = api.read_farm(farm, read)
+        print_lines(f"devices of {known.name}")
+        cells = api.decide(read, farm=known, devices=device or (), recipes=recipe or ())
         if as_json:
             print_json({"cells": cells})
         else:

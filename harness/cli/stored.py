@@ -25,14 +25,21 @@ def runs(results: ResultsOption = None, as_json: JsonOption = False) -> None:
 
     Example: edge-harness runs
     """
-    from harness import api
+    from harness import api, assets
     from harness.present import screen
 
     found = api.runs(results=results)
     if as_json:
         print_json({"runs": found})
-    else:
+    elif found:
         screen.records(found)
+    else:
+        folder = results or assets.results_folder()
+        screen.out(
+            f"no runs in {folder}"
+            if folder.is_dir()
+            else f"there is no folder {folder}, so no runs"
+        )
 
 
 @app.command()

@@ -222,7 +222,8 @@ def _selectors(devices: Collection[Device]) -> list[str]:
 def _elsewhere(farm: Farm, name: str) -> str:
     """Return a hint for an unknown device: it is an address, or another farm file has it."""
     if "@" in name:
-        return f"; an address is written ssh://{name}"
+        uri = shlex.quote(f"ssh://{name}")
+        return f"; an address is written {uri}, and `edge-harness add {uri}` adds it to the farm"
     for path in farm.searched:
         if path == farm.path or not path.is_file():
             continue

@@ -5,6 +5,7 @@ Deciding contacts no device and builds nothing, so a dry run prints exactly what
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,7 +90,8 @@ def decide(
         if not model.recipes:
             raise ConfigError(
                 f"model {model.source.name}: the plan has only a [search] "
-                "(`edge-harness search`); to run it, name recipes in run.recipes"
+                f"(`{shlex.join(['edge-harness', 'search', str(plan.path or 'plan.toml')])}`); to "
+                "run it, name recipes in run.recipes"
             )
         for recipe in model.recipes:
             catalog.check(recipe)

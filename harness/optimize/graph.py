@@ -217,7 +217,7 @@ class _Planner:
         if source is None:
             random = ' (or "random" for variants that are measured for latency only)'
             raise RecipeError(
-                f"{step} needs {need} data: give the key {need} in [data]"
+                f"{step} needs {need} data: give {need} in [data] of the plan, or --{need} FILE"
                 f"{random if need == 'calibration' else ''}"
             )
         return source

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import columns, stats
 from harness.devices.delegation import CPU_TARGETS, DelegationVerdict, Timing, judge
+from harness.records.store import continuing
 from harness.records.table.measured import Measured, of_kind
 from harness.records.table.row import PENDING
 from harness.stats import Interval
@@ -114,10 +115,11 @@ def _of_verdict(name: str) -> Source:
 
 def _reason(reading: CellReading) -> str | None:
     if reading.outcome is None:
-        return (
-            "not measured yet: the run is in progress, or was interrupted and continues with "
-            f"--resume {reading.measured.run.id}"
-        )
+        run = reading.measured.run
+        options = continuing.results_option(run.path.parent)
+        command = continuing.command(run.id, run.record.kind, run.record.call, options)
+        way = f"; `{command}` continues it" if command else ""
+        return f"not measured yet: the run is in progress, or was interrupted{way}"
     if reading.failure is not None:
         return reading.failure.reason
     return reading.verdict.reason if reading.verdict and reading.status != "ok" else None
