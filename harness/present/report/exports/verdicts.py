@@ -35,7 +35,7 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
 def remarks(gate: Mapping[str, Any] | None) -> list[str]:
     """Return what the rows of a gate's run show beside its verdict; `gate` is None without one."""
     if gate is None:
-        return ["this gate has no verdict: it is under way, or was interrupted"]
+        return ["this gate has no verdict: it is in progress, or was interrupted"]
     judged = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
     if judged <= {_MEDIAN}:
         return []
