@@ -69,7 +69,7 @@ def steps(_: typer.Context) -> Iterable[str]:
 @_completion
 def recipes(ctx: typer.Context) -> Iterable[str]:
     """Return the recipes of the plan if one is given, else the names of the steps."""
-    plan = _path(ctx, "plan")
+    plan = _plan(ctx)
     if plan is None:
         return _steps()
     from harness import api
@@ -95,7 +95,13 @@ def _steps() -> Iterable[str]:
 def _farm(ctx: typer.Context) -> Any:  # noqa: ANN401 - a farm, which is imported only when it is used
     from harness.config import farm
 
-    return farm.load(_path(ctx, "farm"), _path(ctx, "plan"))
+    return farm.load(_path(ctx, "farm"), _plan(ctx))
+
+
+def _plan(ctx: typer.Context) -> Path | None:
+    """Return the plan that was typed already; before a value of an option it is an extra argument."""
+    extra = next((Path(word) for word in ctx.args if word.endswith(".toml")), None)
+    return _path(ctx, "plan") or extra
 
 
 def _path(ctx: typer.Context, name: str) -> Path | None:

@@ -260,7 +260,9 @@ class OpeningSessions:
     def abandon(self) -> None:
         """End the waiting, and close the sessions."""
         self._patience.over.set()
-        self._live.add_done_callback(lambda done: close_all(done.result()))
+        self._live.add_done_callback(
+            lambda done: None if done.exception() else close_all(done.result())
+        )
 
     def __enter__(self) -> Self:
         """Return the object itself."""

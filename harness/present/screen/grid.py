@@ -137,6 +137,8 @@ def folded(text: str, width: int, indent: str = "") -> list[str]:
         if line.strip():
             lines.append(line)
         room = indent[: max(0, width - 2)] if lines else line
+        if cells(piece) <= width < cells(room + piece):
+            room = ""
         *parts, line = _parts(piece, width - cells(room))
         lines += [room + part for part in parts]
         line = room + line

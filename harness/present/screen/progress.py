@@ -38,7 +38,7 @@ _PLAIN_EVERY_SECONDS = 10.0
 _SLOW = "convert"
 """The stage that runs TensorFlow, which takes tens of seconds."""
 
-_STAGES = {"frame": "reading the .tflite", "convert": "conversion"}
+_STAGES = {"frame": "reading the .tflite"}
 """Names of stages for people; the others are steps, or `check`."""
 
 
