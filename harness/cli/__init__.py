@@ -95,7 +95,7 @@ def _guarded(*, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except HarnessError as error:
-        text = f"edge-harness: {in_options(str(error))}"
+        text = f"edge-harness: {in_options(str(error), _options(command))}"
         print_lines(traceback.format_exc() if debug else text)
         if not debug:
             print_notes(error)
@@ -111,6 +111,13 @@ def _guarded(*, debug: bool) -> int:
     if code == INTERRUPTED:  # typer's return value for Ctrl-C
         return _interrupted()
     return code if isinstance(code, int) else DONE
+
+
+def _options(name: str) -> set[str]:
+    """Return the options of a command that is registered."""
+    group: Any = typer.main.get_command(shared.app)
+    command = group.commands.get(name)
+    return {option for one in command.params for option in one.opts} if command else set()
 
 
 def _interrupted() -> int:

@@ -17,6 +17,7 @@ from harness.devices import opening
 from harness.errors import ConfigError, HarnessError
 from harness.events import BuildProgress
 from harness.optimize import build, catalog, reference
+from harness.records.store import continuing
 from harness.types import (
     Cell,
     Device,
@@ -88,10 +89,11 @@ def decide(
         plan = replace(plan, models=tuple(replace(m, devices=tuple(devices)) for m in plan.models))
     for model in plan.models:
         if not model.recipes:
+            path = continuing.path_text(plan.path) or "plan.toml"
             raise ConfigError(
                 f"model {model.source.name}: the plan has only a [search] "
-                f"(`{shlex.join(['edge-harness', 'search', str(plan.path or 'plan.toml')])}`); to "
-                "run it, name recipes in run.recipes"
+                f"(`{shlex.join(['edge-harness', 'search', path])}`); to run it, name recipes in "
+                "run.recipes"
             )
         for recipe in model.recipes:
             catalog.check(recipe)

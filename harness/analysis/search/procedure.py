@@ -163,7 +163,8 @@ class PlanTrialRunner:
             "accept": asdict(self.plan.accept),
         }
         lines = [
-            "# A point of a search. `edge-harness run` on this file builds and measures it again:",
+            "# A point of a search. This command in its folder builds and measures it again, with the",
+            "# name of this file:",
             f"# edge-harness run FILE{farm}",
         ]
         for name, table in tables.items():
