@@ -189,7 +189,10 @@ def profiles(
     else:
         screen.records(
             [
-                {key: row[key] for key in ("name", "title", "arch", "targets", "verified")}
+                {
+                    **{key: row[key] for key in ("name", "title", "arch", "targets")},
+                    "verified": _without_run(row["verified"]),
+                }
                 for row in found
             ]
         )
@@ -208,6 +211,12 @@ def _clean(names: Sequence[str], farm: Path | None, *, as_json: bool) -> NoRetur
             done = f"{freed / 1e6:.1f} MB removed" if freed is not None else row["reason"]
             screen.out(f"{row['name']}: {done}")
     raise typer.Exit(NO if any(row["reason"] for row in found) else DONE)
+
+
+def _without_run(verified: str) -> str:
+    """Shorten `hardware (RUN, DATE)` to `hardware DATE`; the profile in full has the run."""
+    how, _, proof = verified.partition(" (")
+    return f"{how} {proof.rstrip(')').rpartition(', ')[2]}".strip()
 
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:

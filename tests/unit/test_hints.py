@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -210,3 +211,23 @@ def test_errors_of_a_command_line_name_options(message: str, expected: str) -> N
     options = {"--period-ms", "--scenario", "--calibration", "--on", "--threads"}
     assert in_options(message, options) == expected
     assert not in_options(message, ()).startswith("--") or "twice" in expected
+
+
+def test_runs_says_what_is_missing(tmp_path: Path, typed: Callable[[str], tuple[int, str]]) -> None:
+    assert typed("edge-harness runs --results nowhere") == (
+        0,
+        "there is no folder nowhere, so no runs\n",
+    )
+    (tmp_path / "runs").mkdir()
+    assert typed("edge-harness runs") == (0, f"no runs in {tmp_path / 'runs'}\n")
+    assert json.loads(typed("edge-harness runs --json")[1]) == {"runs": []}
+
+
+def test_no_default_of_the_api_is_a_path_of_this_machine() -> None:
+    from harness import api
+
+    for name in api.__all__:
+        found = getattr(api, name)
+        if callable(found) and not isinstance(found, type):
+            for parameter in inspect.signature(found).parameters.values():
+                assert not isinstance(parameter.default, Path), (name, parameter)
