@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.config.farm import Farm
 
 Completion = Callable[[typer.Context, str], list[str]]
 
@@ -92,7 +95,7 @@ def _steps() -> Iterable[str]:
     return plugins.names("harness.steps")
 
 
-def _farm(ctx: typer.Context) -> Any:  # noqa: ANN401 - a farm, which is imported only when it is used
+def _farm(ctx: typer.Context) -> Farm:
     from harness.config import farm
 
     return farm.load(_path(ctx, "farm"), _plan(ctx))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 _PREFIX = "command line: "
 """The name of such a plan in errors (harness.config.plans.quick)."""
 
-_TABLES = {
+_TABLES: Mapping[str, Mapping[str, str | None]] = {
     "run": {"recipes": "recipe", "devices": "on", "threads": "threads"},
     "dose": dict.fromkeys(("launches", "scenario", "period_ms")),
     "data": dict.fromkeys(("training", "calibration", "evaluation", "metric")),

@@ -29,7 +29,7 @@ def test_init_and_add_agree_about_the_farm(tmp_path: Path, order: str) -> None:
     for cwd in (project, tmp_path):
         found = edge(home, "run", plan, "--dry-run", code=None, cwd=cwd)
         assert f"devices of {written}" in found
-        assert "board" in found.partition("devices of")[2]
+        assert "board" in found.partition("devices of")[0]
         assert "unknown device" not in found
     shown = edge(home, "devices", cwd=project)
     assert f"devices of {written}" in shown

@@ -147,7 +147,7 @@ def folded(text: str, width: int, indent: str = "") -> list[str]:
 
 def _pieces(text: str, width: int) -> list[str]:
     """Split a text into words; a command in backquotes that is longer than a line is split too."""
-    found = []
+    found: list[str] = []
     for word in _WORD.findall(text):
         found += [word] if cells(word) <= width else word.split(" ")
     return found
