@@ -1,9 +1,10 @@
 """Files that survive a kill and a power cut: they appear whole or not at all, and are checked when read.
 
 The order of the durable writes is part of a record's format (docs/records.md). Each write passes
-named points before and after it. With the variable EDGE_HARNESS_FAULT_POINTS set to `N:FILE`, this
-process appends the name of each point that it passes to FILE and kills itself at the N-th; with 0 it
-only appends. tests/integration/test_fault_points.py kills a controller at every point.
+named points before and after it. With the variable EDGE_HARNESS_FAULT_POINTS set to `WHERE:FILE`, this
+process appends the name of each point that it passes to FILE, and kills itself at the WHERE-th point
+or at the first of that name; with 0 it only appends. benchmarks/fault_points.py kills a controller at
+every point.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def point(what: str, path: Path) -> None:
 
 def _pass(wanted: str, name: str) -> None:
     global _passed  # noqa: PLW0603 - the count of one process
-    number, _, file = wanted.partition(":")
+    where, _, file = wanted.partition(":")
     with _lock:
         _passed += 1
         with Path(file).open("a", encoding="utf-8") as log:
             log.write(f"{name}\n")
-        if _passed == int(number):
+        if where in {name, str(_passed)}:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -48,7 +48,7 @@ def search(
     Example: edge-harness search plan.toml
     """
     from harness import api
-    from harness.errors import Unreachable
+    from harness.errors import HarnessError, Unreachable
 
     searching = api.search(plan, farm=farm, resume=resume, results=results, wait=wait)
     given = {"--farm": farm, "--results": results}
@@ -68,6 +68,9 @@ def search(
     except Unreachable as error:
         print_lines(f"edge-harness: {error}\n{resumption}")
         raise typer.Exit(AWAY) from None
+    except HarnessError as error:
+        error.add_note(resumption)
+        raise
     _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
 

@@ -17,6 +17,7 @@ from harness.events import CellEnded, Event, LaunchEnded, LaunchStarted, Outputs
 from harness.measure import run as loop
 from harness.measure.leases import Patience
 from harness.measure.sessions import Session
+from harness.measure.soaking import SOAKING
 from harness.optimize import reference
 from harness.testing import FakeDialect, FakeTransport
 from harness.tflite import flatbuffer
@@ -24,6 +25,7 @@ from harness.types import (
     Accept,
     Agreement,
     Cell,
+    Conditions,
     Device,
     DeviceFacts,
     Dose,
@@ -411,3 +413,25 @@ def test_a_killed_look_for_runtimes_is_made_again() -> None:
     session = Session(device, transport=FakeTransport, dialect=lambda _, d: Killed(d))
     session.close()
     assert Killed.asked == 2
+
+
+def test_a_resumed_run_is_not_heated_if_nothing_is_left_to_time() -> None:
+    hot = Conditions(thermal="soak")
+    one = cell("a")
+    watch = Watch()
+    list(loop.run([one], {"d": session()}, watch, profiles=PROFILES, conditions=hot))
+    soaked = [order for order in watch.started if order.block == SOAKING]
+    assert soaked
+    for missing, heats in ((0, False), (1, True)):
+        kept = [launch for launch in watch.launches if launch.kind == "timed"][missing:]
+        rest = [launch for launch in watch.launches if launch.kind != "timed"]
+        again = Watch()
+        done = loop.Done(launches={one.id: [*rest, *kept]})
+        list(loop.run([one], {"d": session()}, again, profiles=PROFILES, done=done, conditions=hot))
+        assert any(order.block == SOAKING for order in again.started) is heats
+
+
+def test_the_bare_launch_of_a_cell_that_has_ended_is_not_made_again() -> None:
+    for bare, count in ((frozenset({("d", 1)}), 0), (frozenset({("d", 2)}), 1), (frozenset(), 1)):
+        _, watch = measure([cell("b")], {"d": session()}, loop.Done(bare=bare))
+        assert [launch.kind for launch in watch.launches].count("bare") == count

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -300,6 +301,64 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     Store(tmp_path).resume("latest", "0" * 64).close()
 
 
+def test_a_run_appears_with_its_files_and_its_record_or_not_at_all(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    file = tmp_path / "model.tflite"
+    file.write_bytes(b"model")
+    digest = hashlib.sha256(b"model").hexdigest()
+    one = cell(variant=variant(path=file, digest=digest))
+    with Store(root).create(record([one]), [built(one)]) as writer:
+        assert (writer.variants / f"{digest}.tflite").read_bytes() == b"model"
+        assert (writer.path / "run.json").exists()
+    lost = cell(variant=variant(path=tmp_path / "gone", digest=digest))
+    with pytest.raises(StoreError, match="is gone"):
+        Store(root).create(record([lost], id="20991231-000000-x-abc123"), [built(lost)])
+    assert [item.name for item in root.iterdir()] == [writer.id]
+
+
+def test_folders_of_killed_controllers_are_no_runs_and_are_removed_a_day_later(
+    tmp_path: Path,
+) -> None:
+    old, new = tmp_path / ".20200101-000000-x-aaaaaa.part", tmp_path / ".20990101-000000-x.part"
+    for left in (old, new):
+        left.mkdir()
+        (left / "lock").touch()
+    os.utime(old, (0, 0))
+    assert Store(tmp_path).runs() == []
+    Store(tmp_path).create(record([cell()])).close()
+    assert new.exists()
+    assert not old.exists()
+    assert len(Store(tmp_path).runs()) == 1
+
+
+def test_a_run_can_get_cells_and_devices_later(tmp_path: Path) -> None:
+    first, second = cell("int8"), cell("int8", device="pi-abc123", variant=built_failure())
+    with Store(tmp_path).create(record([first])) as writer:
+        known = writer.record.devices["pi"]
+        writer.extend(cells=[second], devices={"pi-abc123": known})
+        writer.outcome(Outcome(cell=second, failure=Failure(kind="crashed", reason="why")))
+    run = Store(tmp_path).open("latest")
+    assert run.record.cells == (first, second)
+    assert run.record.devices == {"pi": known, "pi-abc123": known}
+    assert [outcome.cell.device for outcome in run.outcomes()] == ["pi-abc123"]
+
+
+def built_failure() -> Failure:
+    return Failure(kind="not_built", reason="why")
+
+
+def test_a_damaged_kept_file_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "model.tflite"
+    file.write_bytes(b"model")
+    made = variant(path=file, digest=hashlib.sha256(b"model").hexdigest())
+    with Store(tmp_path / "runs").create(record([cell()]), [made]) as writer:
+        kept = writer.variants / f"{made.digest}.tflite"
+        for damaged in (b"", b"modem"):
+            kept.write_bytes(damaged)
+            assert writer.keep_variant(made) == kept
+            assert kept.read_bytes() == b"model"
+
+
 def test_runs_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
     same = record([cell()])
     ids: list[str] = []
@@ -352,8 +411,6 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
 
 
 def test_variants_are_kept_by_digest(tmp_path: Path) -> None:
-    import hashlib
-
     source = tmp_path / "a file.tflite"
     source.write_bytes(b"model")
     made = variant(path=source, digest=hashlib.sha256(b"model").hexdigest())
@@ -370,8 +427,6 @@ def test_variants_are_kept_by_digest(tmp_path: Path) -> None:
 
 
 def test_what_was_compiled_is_kept_beside_and_found_again(tmp_path: Path) -> None:
-    import hashlib
-
     from harness.measure import prepare
 
     made, given = tmp_path / "made", tmp_path / "given"
@@ -388,7 +443,9 @@ def test_what_was_compiled_is_kept_beside_and_found_again(tmp_path: Path) -> Non
     (again,) = Store(tmp_path / "runs").open("latest").record.cells
     assert again == whole
     request = SimpleNamespace(
-        model=SimpleNamespace(name=whole.model), recipe=SimpleNamespace(name=whole.recipe)
+        model=SimpleNamespace(name=whole.model),
+        recipe=SimpleNamespace(name=whole.recipe),
+        target=whole.target,
     )
     decided: Any = SimpleNamespace(requests=[request])
     (bound,) = prepare.rebind(decided, [again], writer.variants, tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +23,14 @@ from harness.measure import continuity, prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
 from harness.records import store
+from harness.records.store import continuing
 from harness.records.store.codec import encode
 from harness.records.store.journal import appearing
 from harness.records.store.recorder import Recorder
 from harness.types import Device, Failure, Outcome, Plan, Variant
+
+SOAK = "soak"
+"""The value of --thermal of a gate that heats its devices first."""
 
 
 def gate(
@@ -60,8 +64,13 @@ def gate(
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
     call = resuming.call_of(plan, baseline=baseline, candidate=candidate)
-    if resume:
-        _check_sides(stores.open(resume), baseline, candidate)
+    if soak:
+        call["thermal"] = SOAK
+    begun = stores.open(resume).record if resume else None
+    if begun is not None:
+        continuing.check(begun, _digest("gate", plan), "gate")
+        _check_sides(begun, baseline, candidate, soak=soak)
+        soak = begun.call.get("thermal") == SOAK
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
@@ -69,8 +78,13 @@ def gate(
         _used(wanted, decided.devices), runs.patience(plan, wait, progress or ignore)
     ) as opening:
         contests = _build_and_bind(wanted, plan, progress or ignore)
+        measured = {cell.id for cell in begun.cells} if begun else set()
+        if begun is not None:
+            wanted, contests = _of_the_gate(wanted, contests, measured)
         accuracies = _accuracies(wanted, contests, plan)
-        result = _settled(baseline, candidate, contests, measure_identical=measure_identical)
+        result = _settled(
+            baseline, candidate, contests, measured, measure_identical=measure_identical
+        )
         done = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
         remaining = [
             (one, contest)
@@ -121,14 +135,27 @@ def _used(wanted: Sequence[sides.PlannedContest], devices: Sequence[Device]) -> 
 
 
 def _settled(
-    baseline: str, candidate: str, contests: Sequence[Contest], *, measure_identical: bool
+    baseline: str,
+    candidate: str,
+    contests: Sequence[Contest],
+    measured: Collection[str],
+    *,
+    measure_identical: bool,
 ) -> Result:
-    """Return the result without measuring: contests of identical files, and those that failed."""
+    """Return the result without measuring: contests of identical files, and those that failed.
+
+    `measured` are the cells that an interrupted gate measured.
+    """
     return Result(
         baseline=baseline,
         candidate=candidate,
         identical=tuple(
-            one for one in contests if not one.failure and one.identical and not measure_identical
+            one
+            for one in contests
+            if not one.failure
+            and one.identical
+            and not measure_identical
+            and one.a.cell.id not in measured
         ),
         failed=tuple(
             (one.key, one.failure.kind, one.failure.reason) for one in contests if one.failure
@@ -286,8 +313,7 @@ def _recorded(
     plan = decided.plan
     conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
     cells = [side.cell for one in contests for side in (one.a, one.b)]
-    # Not the plan's own digest: `run --resume` must not continue this run.
-    digest = hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+    digest = _digest(kind, plan)
     known: Mapping[Key, Evidence] = {}
     if resume:
         writer = stores.resume(resume, digest, kind)
@@ -324,16 +350,38 @@ def _recorded(
         writer.finish()
 
 
-def _check_sides(run: store.StoredRun, baseline: str, candidate: str) -> None:
-    """Raise StoreError if a stored gate compares other sides than these."""
-    known = run.record.call
-    for name, given in (("baseline", baseline), ("candidate", candidate)):
-        before = known.get(name, given)
-        if before != given:
+def _digest(kind: str, plan: Plan) -> str:
+    """Return the digest of a gate's or selftest's run: `run --resume` must not continue it."""
+    return hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+
+
+def _check_sides(begun: store.RunRecord, baseline: str, candidate: str, *, soak: bool) -> None:
+    """Raise StoreError if a stored gate compares other sides than these, or under other conditions."""
+    given = {"baseline": baseline, "candidate": candidate}
+    if soak:
+        given["thermal"] = SOAK
+    for name, value in given.items():
+        before = begun.call.get(name, "gate" if name == "thermal" else value)
+        if before != value:
             raise StoreError(
-                f'gate {run.id} was started with --{name} "{before}", not "{given}"; give the same '
-                "sides, or start a new gate"
+                f'gate {begun.id} was started with --{name} "{before}", not "{value}"; give the '
+                "same, or start a new gate"
             )
+
+
+def _of_the_gate(
+    wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], measured: Collection[str]
+) -> tuple[list[sides.PlannedContest], list[Contest]]:
+    """Return the contests that a gate to resume has: it may have had fewer devices than now.
+
+    Those that it did not measure, because they failed or are identical, stay for the result.
+    """
+    kept = [
+        (one, contest)
+        for one, contest in zip(wanted, contests, strict=True)
+        if contest.a.cell.id in measured or contest.failure or contest.identical
+    ]
+    return [one for one, _ in kept], [contest for _, contest in kept]
 
 
 def _continued(

@@ -29,7 +29,7 @@ from harness.errors import (
 )
 from harness.events import Emit, ignore
 from harness.farm import toml_text
-from harness.measure import continuity, prepare, runs
+from harness.measure import continuity, prepare, runs, sessions
 from harness.optimize import build, cache
 from harness.optimize.workers import available_cores
 from harness.records import store as stores
@@ -84,8 +84,7 @@ class PlanTrialRunner:
     def measure(self, recipe: Recipe) -> Mapping[str, Any]:
         """Run the recipe's own plan as a stored run; continue it if an earlier start has begun it.
 
-        Raises Unreachable if the device is away, ConfigError if it is not as it was for the trials
-        before.
+        Raises Unreachable if the device is away, StoreError if it is not the one that began the run.
         """
         text = self.plan_text(recipe)
         plan = plans.from_mapping(toml_reading.parse(text, "trial"), self.base, "trial")
@@ -93,7 +92,6 @@ class PlanTrialRunner:
         begun = self._begun(plan)
         options = runs.Options(resume=begun, retry_failed=begun is not None, wait=self.wait)
         with runs.start(decided, self.results, options) as going:
-            self._require_same_device(going)
             for _ in going:
                 pass
         (row,) = going.rows()
@@ -118,25 +116,6 @@ class PlanTrialRunner:
                     os.close(take_lock(self.results / run_id))
                     return run_id
         return None
-
-    def _require_same_device(self, going: runs.Run) -> None:
-        """Raise ConfigError if an earlier trial of this search was measured on another device."""
-        folder = searching.Folder(path=self.base.parent)
-        before = next((trial.run for trial in folder.trials() if trial.run), None)
-        if before is None:
-            return
-        with suppress(StoreError):  # its run may be removed
-            first = stores.Store(self.results).open(before).record
-            now = going.record.devices.get(self.device.name)
-            was = first.devices.get(self.device.name)
-            if was is not None and now is not None and now.facts is not None:
-                found = continuity.differences(was, now.device, now.facts)
-                if found:
-                    raise ConfigError(
-                        f"search {folder.id}: {self.device.name} is not as it was for the trials "
-                        f"before: {'; '.join(found)}; continue it on the device as it was, or start "
-                        "a new search"
-                    )
 
     def plan_text(self, recipe: Recipe) -> str:
         """Return the plan.toml of this recipe alone; paths are absolute, so it can be copied."""
@@ -236,6 +215,8 @@ def search(
     stores.Store(kept).check_writable()
     source = searches.model_of(plan).source
     folder = _folder(kept, plan, resume)
+    if resume:
+        _require_same_device(folder, stores.Store(kept), chosen[0])
     processes = searching.allowed(wanted.processes)
     notes = [] if processes == wanted.processes else [_fewer(processes, wanted.processes)]
     runner = PlanTrialRunner(
@@ -274,6 +255,24 @@ def _folder(runs: Path, plan: Plan, resume: str | None) -> searching.Folder:
         "sources": sources,
     }
     return searching.create(runs, model=source.name, digest=plan.digest, record=record)
+
+
+def _require_same_device(folder: searching.Folder, kept: stores.Store, device: Device) -> None:
+    """Raise StoreError if the device is not the one that measured the search's trials.
+
+    A device that is away is not compared: the next trial cannot be measured on it either.
+    """
+    measured = next((trial.run for trial in folder.trials() if trial.run in kept.ids()), None)
+    if measured is None:
+        return
+    record = kept.open(measured).record
+    live = sessions.open_all([device])
+    try:
+        continuity.require_same(record, live, [device.name])
+    except StoreError as error:
+        raise StoreError(f"search {folder.id}: {error}") from error
+    finally:
+        sessions.close_all(live)
 
 
 def _dose(plan: Plan) -> Dose:

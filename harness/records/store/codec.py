@@ -78,7 +78,7 @@ class RunRecord:
     sources: Mapping[str, str] = field(default_factory=dict)
     """The sha256 of each model of the plan, by name, when the run began."""
     call: Mapping[str, str] = field(default_factory=dict)
-    """What the command that continues it needs: `plan`, its path; of a gate, `baseline`, `candidate`."""
+    """What the command that continues it needs: `plan`, its path; of a gate also its options."""
     schema: int = SCHEMA
 
     @classmethod

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from harness import assets
 from harness.errors import StoreError
+from harness.records.store.codec import RunRecord
 from harness.records.store.layout import RECORD
-from harness.records.store.read import StoredRun
 
 _AN = {"run": "a run", "gate": "a gate", "selftest": "a selftest"}
 
@@ -26,8 +26,8 @@ def command(
     if kind == "run" and "plan" in call:
         verb = ["run", call["plan"]]
     elif kind == "gate" and {"plan", "baseline", "candidate"} <= set(call):
-        sides = ["--baseline", call["baseline"], "--candidate", call["candidate"]]
-        verb = ["gate", call["plan"], *sides]
+        given = [n for n in ("baseline", "candidate", "thermal") if n in call]
+        verb = ["gate", call["plan"], *[part for n in given for part in (f"--{n}", call[n])]]
     if not verb:
         return None
     more = [part for name, value in (options or {}).items() for part in (name, value)]
@@ -39,21 +39,20 @@ def results_option(results: Path) -> dict[str, str]:
     return {} if results == assets.results_folder() else {"--results": str(results)}
 
 
-def check(run: StoredRun, plan_digest: str, kind: str) -> None:
+def check(record: RunRecord, plan_digest: str, kind: str) -> None:
     """Raise StoreError, with the way out, if a command of this kind and plan cannot continue the run."""
-    record = run.record
     if record.kind != kind:
-        other = command(run.id, record.kind, record.call)
+        other = command(record.id, record.kind, record.call)
         way = f"`{other}` continues it" if other else "start it again"
         raise StoreError(
-            f"run {run.id} is {_AN.get(record.kind, record.kind)}, which "
+            f"run {record.id} is {_AN.get(record.kind, record.kind)}, which "
             f"`edge-harness {kind} --resume` cannot continue; {way}"
         )
     if record.plan_digest != plan_digest:
         raise StoreError(
-            f"run {run.id} was made from another plan (digest {record.plan_digest[:12]}, "
+            f"run {record.id} was made from another plan (digest {record.plan_digest[:12]}, "
             f"this one has {plan_digest[:12]}); start a new run, or use the plan of the run, "
-            f"which is in {run.path / RECORD}"
+            f"which is in its {RECORD}"
         )
 
 

@@ -73,7 +73,7 @@ class Store:
         from harness.records.store.write import RunWriter
 
         run = self.open(selector)
-        check(run, plan_digest, kind)
+        check(run.record, plan_digest, kind)
         return RunWriter(run.path, run.record)
 
     def runs(self) -> list[RunSummary]:

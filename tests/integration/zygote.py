@@ -1,0 +1,170 @@
+"""The command in forked processes: start-up is paid once, so that hundreds of kills are quick.
+
+Run as a program, it imports the harness, reads an order per line (JSON: argv, env, cwd, out, err) and
+answers each with the wait status of a forked process that ran the command. The device is a fake one
+with the address `fakeboard:`; its launches take no time and always give the same samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+HERE = Path(__file__).resolve().parent
+BOARD = """
+from harness.protocols import Capabilities
+from harness.testing import FakeDialect, FakeTransport
+from harness.types import Runtime
+
+
+def open_board(device):
+    return FakeTransport(device)
+
+
+def open_dialect(transport, device):
+    kinds = frozenset({"timed", "memory", "bare"})
+    facts = {"identity": "one", **dict(tag.split("=") for tag in device.tags)}
+    if "runtime" in facts:
+        facts["runtimes"] = (Runtime(name="fake", version=facts.pop("runtime")),)
+    for name in {"cores", "usable_cores"} & set(facts):
+        facts[name] = int(facts[name])
+    return FakeDialect(
+        device,
+        noise=0.004,
+        facts=facts,
+        can=Capabilities(launches=kinds, infers=False, places=True),
+    )
+"""
+"""A transport and a dialect, installed as somebody else's plug-in; tags `fact=value` are the facts of the board."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How a forked command ended."""
+
+    code: int
+    """The exit code; negative: the signal."""
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Zygote:
+    """The parent of the forked commands."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+
+    def edge(self, home: Path, *words: object, **env: str) -> Done:
+        out, err = self._folder / "out", self._folder / "err"
+        order = {
+            "argv": ["edge-harness", *map(str, words)],
+            "env": {"EDGE_HARNESS_RESULTS": str(home / "results"), **env},
+            "cwd": str(home),
+            "out": str(out),
+            "err": str(err),
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        done = Done(
+            code=os.waitstatus_to_exitcode(status), out=out.read_text(), err=err.read_text()
+        )
+        assert "Traceback" not in done.err, done.err
+        return done
+
+
+@contextlib.contextmanager
+def zygote(folder: Path) -> Iterator[Zygote]:
+    """Start one; its configuration, cache and plug-in are in `folder`."""
+    site = folder / "site"
+    info = site / "fakeboard-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "fakeboard.py").write_text(BOARD)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakeboard\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[harness.transports]\nfakeboard = fakeboard:open_board\n"
+        "[harness.dialects]\nfakeboard = fakeboard:open_dialect\n"
+    )
+    environment = {
+        **os.environ,
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "EDGE_HARNESS_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(site), str(HERE.parents[1])]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "zygote.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield Zygote(process, folder)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(timeout=60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _main() -> None:
+    import importlib
+
+    for name in (
+        *("harness.cli.measure", "harness.cli.gate", "harness.cli.search", "harness.cli.stored"),
+        *("harness.api.running", "harness.api.gating", "harness.api.searching", "numpy"),
+        *("harness.api.stored", "harness.present.screen", "harness.testing", "duckdb", "optuna"),
+        *("fakeboard", "pydantic", "optuna.storages", "sqlalchemy", "alembic"),
+    ):
+        importlib.import_module(name)
+    answers: IO[str] = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _run(order)
+        _, status = os.waitpid(child, 0)
+        answers.write(f"{status}\n")
+        answers.flush()
+
+
+def _run(order: dict[str, Any]) -> None:
+    """Run the command in this forked process."""
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.update(order["env"])
+        os.chdir(order["cwd"])
+        for number, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
+            flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(name, flags, 0o644), number)
+        sys.argv = order["argv"]
+        from harness.cli import main
+
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _main()
