@@ -62,7 +62,7 @@ def test_the_lowest_row_wins_with_a_reason() -> None:
 )
 def test_what_is_not_the_best_is_not_called_the_best(option: str, column: str, word: str) -> None:
     if column != "threads":
-        with pytest.raises(ConfigError, match=r"better; use --\w+ \w+, or add --anyway"):
+        with pytest.raises(ConfigError, match=r"better; use --\w+ \w+, or --anyway"):
             choose(ROWS, launches(0.01), **{option: column})
     pick = choose(ROWS, launches(0.01), **{option: column}, anyway=True)
     texts = [pick.reason, *(one.why for one in pick.rows), *(row[""] for row in pick.shown())]

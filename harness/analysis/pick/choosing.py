@@ -223,7 +223,7 @@ def _directed(
         direction = "lower" if objective.is_maximized else "higher"
         raise ConfigError(
             f"{objective.option} {objective.column}: {direction} {name} is better; use "
-            f"--{other} {objective.column}, or add --anyway for the worst"
+            f"--{other} {objective.column}, or --anyway for the worst"
         )
     return replace(objective, is_best=directions == {wanted})
 
