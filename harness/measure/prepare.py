@@ -246,6 +246,8 @@ def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path
         path = cell.check_inputs
         if path is not None and not reference.is_intact(Path(path)):
             request = requests.get((cell.model, cell.recipe, cell.target))
-            path = request and _check_inputs(request, variant, inputs, decided.plan.seed)[0]
+            path = None
+            if request is not None:
+                path, _ = _check_inputs(request, variant, inputs, decided.plan.seed)
         made.append(replace(cell, variant=variant, check_inputs=path))
     return made

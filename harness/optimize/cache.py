@@ -47,6 +47,7 @@ class Cache:
         self.root = root
         self._tmp = root / "tmp"
         try:
+            durable.make_folder(root)
             durable.make_folder(self._tmp)
             writable = os.access(self._tmp, os.W_OK)
         except OSError as error:

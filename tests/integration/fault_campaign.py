@@ -124,7 +124,7 @@ class Campaign:
         if self.kind == "search":
             begun = list(self._results.glob("searches/*/search.json"))
         else:
-            begun = list(self._results.glob("*/run.json"))
+            begun = list(self._results.glob("[!.]*/run.json"))
         if len(begun) > 1:
             return Done(code=70, out="", err="several records")
         if begun:
@@ -168,7 +168,7 @@ class Campaign:
             "twice": [name for name, count in self._counts().items() if count > 1],
             "samples": sorted(samples),
             "answer": self._answer(document),
-            "left": sorted(path.name for path in self._results.rglob("*/**/*.part")),
+            "left": sorted(path.name for path in self._results.glob("[!.]*/**/*.part")),
         }
 
     def _counts(self) -> Counter[str]:

@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_things_whole(home: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert "--resume" in errors
+    assert f"`edge-harness run plan.toml --resume {journal.parent.name}` continues" in errors
     row = edge(home, "show", journal.parent.name, "--json")["rows"][0]
     assert row["status"] == "pending"
     assert row["latency_p50_ms"] is None

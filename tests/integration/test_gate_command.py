@@ -115,7 +115,7 @@ def test_a_real_gate_is_stored_and_shown_with_reasons(tmp_path: Path) -> None:
     assert {row["status"] for row in shown} == {"ok"}
     (run,) = edge(tmp_path, "runs", "--json", code=0)["runs"]
     assert run["kind"] == "gate"
-    assert "another plan" in edge(tmp_path, "run", plan, "--resume", "latest", code=3)
+    assert "is a gate" in edge(tmp_path, "run", plan, "--resume", "latest", code=3)
 
 
 def test_a_stored_run_is_measured_again_from_its_files_on_the_same_machine_only(
@@ -223,3 +223,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert going.returncode == 130, errors
     assert b"Traceback" not in errors
     assert len(lines) >= 4
+    (record,) = (tmp_path / "results").glob("*/run.json")
+    command = "edge-harness gate plan.toml --baseline float32 --candidate int8 --resume"
+    assert f"`{command} {record.parent.name}` continues" in errors.decode()
+    assert "run PLAN" not in errors.decode()
