@@ -8,6 +8,7 @@ json have these names in this order. Units are in the names, and MB is 10^6 byte
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -430,6 +431,25 @@ def get(name: str) -> Column:
 def names() -> tuple[str, ...]:
     """Return the names of all columns, in order."""
     return tuple(by_name())
+
+
+def nearest(name: str) -> str | None:
+    """Return the column that a wrong name probably means; None if none is near.
+
+    A column's title in tables counts (`p50 ms`), a part of its name (`p50`), and a misspelling.
+    """
+    import difflib
+
+    wanted = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    titles = {
+        re.sub(r"[^a-z0-9]+", "_", one.look.title.lower()): one.name for one in ALL if one.look
+    }
+    if wanted in titles:
+        return titles[wanted]
+    starts = [known for known in names() if wanted and known.startswith(wanted)]
+    parts = [known for known in names() if wanted and f"_{wanted}_" in f"_{known}_"]
+    near = difflib.get_close_matches(wanted, names(), n=1)
+    return next(iter([*starts, *parts, *near]), None)
 
 
 def exported(form: str) -> Iterator[tuple[str, Column]]:

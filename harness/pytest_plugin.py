@@ -12,7 +12,6 @@ uses a fixture. docs/pytest.md has the rules: what is skipped, what fails, where
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +58,10 @@ class MeasuredRow:
         columns = self.__dict__.get("_columns", {})
         if name in columns:
             return columns[name]
-        near = difflib.get_close_matches(name, columns, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        from harness import columns as columns_of
+
+        near = columns_of.nearest(name)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise AttributeError(f"a row has no column {name!r}{hint}", name=name, obj=self)
 
     def plain(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from wire import AgentFault, write_line
 
 Entry = Dict[str, Optional[str]]
 ORDER = ("ai_edge_litert", "tflite_runtime", "tensorflow")
-_FIX = "`edge-harness setup` or pip install ai-edge-litert for {}"
+_FIX = "`edge-harness setup` or, on the device, `{} -m pip install ai-edge-litert`"
 
 
 class Runtime:

@@ -38,6 +38,7 @@ class GateOracle:
     farm: farms.Farm | Path | None = None
     devices: Sequence[str] = ()
     results: Path | None = None
+    wait: bool | None = None
     progress: Callable[[], Progress | None] = lambda: None
 
     def __call__(self, baseline: Path, candidate: Path, max_pairs: int) -> GateAnswer:
@@ -53,6 +54,7 @@ class GateOracle:
                 farm=self.farm,
                 devices=self.devices,
                 results=self.results,
+                wait=self.wait,
                 progress=self.progress(),
             )
         except (ConfigError, RecipeError) as error:
@@ -74,20 +76,21 @@ def bisect(
     farm: farms.Farm | Path | None = None,
     devices: Sequence[str] = (),
     results: Path | None = None,
+    wait: bool | None = None,
     on_event: Emit = ignore,
     progress: Callable[[], Progress | None] = lambda: None,
 ) -> BisectResult:
     """Find the first point that is worse than the first one, with the plan's gate as the oracle.
 
     `points` is a `harness.analysis.bisect.ModelFiles` or comes from the context of
-    :func:`bisect_commits`. Each gate is a stored run; `oracle` replaces the gate. `on_event` gets a
+    :func:`bisect_commits`. Each gate is a stored run; `oracle` replaces the gate. `wait` is that of `run`. `on_event` gets a
     `harness.analysis.bisect.BisectStep` per answer.
 
     Raises ConfigError for a plan or ends that cannot be used, and the errors of a gate.
     """
     read = read_plan(plan)
     chosen = oracle or GateOracle(
-        plan=read, farm=farm, devices=devices, results=results, progress=progress
+        plan=read, farm=farm, devices=devices, results=results, wait=wait, progress=progress
     )
     return search(points, chosen, max_pairs=Rules.of(read).max_pairs, emit=on_event)
 

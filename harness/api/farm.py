@@ -12,14 +12,16 @@ from harness.devices import opening
 
 if TYPE_CHECKING:
     from harness.config import farm as farms
-    from harness.farm.adding import AddedDevice, add
+    from harness.farm.adding import AddedDevice
     from harness.farm.checks import CheckResult
+    from harness.farm.contact import Trust
     from harness.farm.setup import Installation, OnProgress
+    from harness.measure.leases import Patience
     from harness.types import Device
 else:
     from harness import lazy
 
-    __getattr__, _ = lazy.attributes("harness.farm", {"adding": ("AddedDevice", "add")})
+    __getattr__, _ = lazy.attributes("harness.farm", {"adding": ("AddedDevice",)})
 
 __all__ = ["AddedDevice", "add", "clean", "devices", "doctor", "profiles", "setup"]
 
@@ -50,26 +52,59 @@ def clean(
     return [cleaning.clean_device(device) for device in _chosen(names, farm)]
 
 
+def add(
+    uri: str,
+    *,
+    name: str | None = None,
+    identity: str | None = None,
+    python: str | None = None,
+    farm: Path | None = None,
+    trust: Trust | None = None,
+    wait: bool | None = None,
+    say: OnProgress = lambda _: None,
+) -> AddedDevice:
+    """Add a device: check its host key, detect its facts, write the farm entry, run the checks.
+
+    See :func:`harness.farm.adding.add`; `wait` and `say` are those of :func:`setup`.
+    """
+    from harness.farm import adding
+
+    return adding.add(
+        uri,
+        name=name,
+        identity=identity,
+        python=python,
+        farm=farm,
+        trust=trust,
+        patience=_patience(wait, say),
+    )
+
+
 def setup(
     name: str,
     *,
     runtime: str | None = None,
     dry_run: bool = False,
     farm: farms.Farm | Path | None = None,
+    wait: bool | None = None,
     say: OnProgress = lambda _: None,
 ) -> Installation:
     """Install a runtime on a device, in our folder there; see docs/setup.md.
 
     `runtime` is NAME==VERSION or NAME. Without it, the best runtime that fits the device is
-    installed, if none works there yet. Raises ConfigError, RuntimeMissing if no wheel fits,
+    installed, if none works there yet. `wait` is that of `run`: how long to wait while another user
+    holds the lease; `say` gets a line per step. Raises ConfigError, RuntimeMissing if no wheel fits,
     TransferFailed, and what the connection raises.
     """
     from harness.api.running import read_farm
     from harness.config import farm as farms
     from harness.farm.setup import install_on
 
-    device = farms.select_one(read_farm(farm), name, "setup")
-    return install_on(device, runtime, dry_run=dry_run, on_progress=say)
+    known = read_farm(farm)
+    device = farms.select_one(known, name, "setup")
+    say(f"{device.name} of {known.name}")
+    patience = _patience(wait, say)
+    return install_on(device, runtime, dry_run=dry_run, on_progress=say, patience=patience)
 
 
 def doctor(
@@ -92,6 +127,18 @@ def profiles(name: str | None = None) -> list[dict[str, Any]]:
     """Return the shipped and the user's profiles, or the one with this name."""
     known = [known_profiles.get(name)] if name else list(known_profiles.load_all().values())
     return [asdict(profile) for profile in known]
+
+
+def _patience(wait: bool | None, say: OnProgress) -> Patience:  # noqa: FBT001 - as the option
+    """Return the patience of `wait`; `say` gets a line when a wait begins."""
+    from harness.events import Event, Waiting
+    from harness.measure.leases import Patience
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Waiting):
+            say(f"{event.device}: {event.reason}; waiting until it is free")
+
+    return Patience.of_option(wait, on_event)
 
 
 def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device]:

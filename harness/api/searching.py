@@ -19,9 +19,10 @@ def search(
     farm: farms.Farm | Path | None = None,
     resume: str | None = None,
     results: Path | None = None,
+    wait: bool | None = None,
 ) -> Searching:
     """Prepare the search of a plan's [search]: a new one, or a stored one of the same plan.
 
     See :func:`harness.analysis.search.procedure.search`; `plan` may also be the path of a plan.toml.
     """
-    return procedure.search(read_plan(plan), farm=farm, resume=resume, results=results)
+    return procedure.search(read_plan(plan), farm=farm, resume=resume, results=results, wait=wait)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,13 @@ class ShownRun:
     rows: list[table.Row]
     lines: list[str]
     """The lines below the table: :func:`minutes`, then :func:`places`."""
+    gate: Mapping[str, Any] | None = None
+    """The document of a gate with its verdict (docs/gate.md); None for other runs."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as `show --format json` prints it."""
+        found: dict[str, Any] = {"run": self.id, "rows": [row.plain() for row in self.rows]}
+        return found if self.gate is None else {**found, "gate": dict(self.gate)}
 
 
 def show(selector: str, *, results: Path | None = None, on_read: OnRead = ignore_read) -> ShownRun:
@@ -69,11 +76,15 @@ def show(selector: str, *, results: Path | None = None, on_read: OnRead = ignore
     from harness.records.table.rows import rows_of
 
     measured = read_run(selector, results=results, on_read=on_read)
-    return ShownRun(
-        id=measured.run.id,
-        rows=rows_of(measured),
-        lines=[*minutes.lines(measured), *places.lines(measured.run)],
-    )
+    run = measured.run
+    lines = [*minutes.lines(measured), *places.lines(run)]
+    gate: Mapping[str, Any] | None = None
+    if run.record.kind == "gate":
+        from harness.present.report.exports import verdicts
+
+        gate = verdicts.of(run)
+        lines += verdicts.remarks(gate)
+    return ShownRun(id=run.id, rows=rows_of(measured), lines=lines, gate=gate)
 
 
 def places(run: store.StoredRun) -> list[str]:
@@ -116,14 +127,21 @@ def report(
     results: Path | None = None,
     on_read: OnRead = ignore_read,
 ) -> Path:
-    """Write one self-contained HTML page of a run; return its path."""
-    from harness.present.report import html
+    """Write one self-contained HTML page of a run; return its path.
+
+    Without `output` the page is in the run's folder; a folder gets `report.html`. Raises ConfigError
+    if `output` cannot be written, StoreError for the run or its folder.
+    """
+    from harness.present.report import exports, html
 
     measured = read_run(selector, results=results, on_read=on_read)
     target = output or measured.run.path
     if target.is_dir():
         target /= "report.html"
-    html.write_measured(measured, target)
+    if output is None:
+        html.write_measured(measured, target)
+    else:
+        exports.save(html.page_of(measured), target)
     return target
 
 

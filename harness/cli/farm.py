@@ -8,11 +8,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DONE,
     NO,
     FarmOption,
     JsonOption,
+    WaitOption,
     YesKeyOption,
     app,
     key_question,
@@ -33,6 +35,7 @@ def add(
         str | None, typer.Option("--python", help="Use this Python on the device.")
     ] = None,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add a device to the farm and run doctor.
@@ -45,7 +48,14 @@ def add(
     from harness.present import screen
 
     added = api.add(
-        uri, name=name, identity=identity, python=python, farm=farm, trust=key_question(yes_key)
+        uri,
+        name=name,
+        identity=identity,
+        python=python,
+        farm=farm,
+        trust=key_question(yes_key),
+        wait=wait,
+        say=print_lines,
     )
     if as_json:
         print_json(added.plain())
@@ -57,7 +67,10 @@ def add(
 
 @app.command()
 def devices(
-    device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Argument(help="Devices [all of the farm].", autocompletion=completion.devices),
+    ] = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Remove our agents, models and runtimes there.")
     ] = False,
@@ -75,7 +88,9 @@ def devices(
 
     if clean:
         _clean(device or (), farm, as_json=as_json)
-    found = api.devices(device or (), farm=farm)
+    known = api.read_farm(farm)
+    print_lines(f"devices of {known.name}")
+    found = api.devices(device or (), farm=known)
     if as_json:
         print_json({"devices": found})
     else:
@@ -86,7 +101,10 @@ def devices(
 
 @app.command()
 def doctor(
-    device: Annotated[list[str] | None, typer.Argument(help="Devices [all of the farm].")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Argument(help="Devices [all of the farm].", autocompletion=completion.devices),
+    ] = None,
     farm: FarmOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -97,6 +115,7 @@ def doctor(
     from harness import api
     from harness.present import screen
 
+    print_lines(f"devices of {api.read_farm(farm).name}")
     found = api.doctor(device or (), farm=farm)
     if as_json:
         print_json({name: [check.plain() for check in checks] for name, checks in found.items()})
@@ -108,7 +127,9 @@ def doctor(
 
 @app.command()
 def setup(
-    device: Annotated[str, typer.Argument(help="A device of the farm.")],
+    device: Annotated[
+        str, typer.Argument(help="A device of the farm.", autocompletion=completion.device_names)
+    ],
     runtime: Annotated[
         str | None,
         typer.Option("--runtime", help="Install NAME==VERSION as well [default: the best]."),
@@ -117,6 +138,7 @@ def setup(
         bool, typer.Option("--dry-run", help="Print what would be installed; send nothing.")
     ] = False,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Install a runtime on a device, which needs no internet.
@@ -135,6 +157,7 @@ def setup(
         runtime=runtime,
         dry_run=dry_run,
         farm=farm,
+        wait=wait,
         say=print_lines,
     )
     if as_json:
@@ -145,7 +168,10 @@ def setup(
 
 @app.command()
 def profiles(
-    name: Annotated[str | None, typer.Argument(help="Show this profile in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this profile in full.", autocompletion=completion.profiles),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the device profiles and how each was verified.
@@ -163,7 +189,10 @@ def profiles(
     else:
         screen.records(
             [
-                {key: row[key] for key in ("name", "title", "arch", "targets", "verified")}
+                {
+                    **{key: row[key] for key in ("name", "title", "arch", "targets")},
+                    "verified": _without_run(row["verified"]),
+                }
                 for row in found
             ]
         )
@@ -182,6 +211,12 @@ def _clean(names: Sequence[str], farm: Path | None, *, as_json: bool) -> NoRetur
             done = f"{freed / 1e6:.1f} MB removed" if freed is not None else row["reason"]
             screen.out(f"{row['name']}: {done}")
     raise typer.Exit(NO if any(row["reason"] for row in found) else DONE)
+
+
+def _without_run(verified: str) -> str:
+    """Shorten `hardware (RUN, DATE)` to `hardware DATE`; the profile in full has the run."""
+    how, _, proof = verified.partition(" (")
+    return f"{how} {proof.rstrip(')').rpartition(', ')[2]}".strip()
 
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     HostMemoryOption,
     HostSecondsOption,
@@ -29,6 +31,9 @@ def init(folder: Annotated[Path, typer.Argument(help="Write into this folder.")]
 
     for path in plans.init(folder):
         typer.echo(f"wrote {path}")
+    if folder.resolve() != Path.cwd():
+        # Commands without a plan read the farm of the current folder.
+        typer.echo(f"next: `{shlex.join(['cd', str(folder)])}`, where all commands find them")
 
 
 @app.command()
@@ -71,7 +76,10 @@ def inspect(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Explain the parameters of a step.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Explain the parameters of a step.", autocompletion=completion.steps),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the steps of recipes with their parameters.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DONE,
     INCONCLUSIVE,
@@ -35,11 +35,13 @@ class ThermalChoice(StrEnum):
 
     GATE = "gate"
     SOAK = "soak"
+    NONE = "none"
 
     @property
     def condition(self) -> Thermal:
         """The value of `[run] thermal` with the same meaning."""
-        return "cool" if self is ThermalChoice.GATE else "soak"
+        words: dict[str, Thermal] = {"gate": "cool", "soak": "soak", "none": "none"}
+        return words[self.value]
 
 
 @app.command()
@@ -47,10 +49,19 @@ def gate(
     plan: Annotated[Path, typer.Argument(help="plan.toml")],
     baseline: Annotated[
         str,
-        typer.Option("--baseline", help="Use as A: a file, recipe, runtime:NAME=VERSION or run."),
+        typer.Option(
+            "--baseline",
+            help="Use as A: a file, recipe, runtime:NAME=VERSION or run.",
+            autocompletion=completion.recipes,
+        ),
     ],
     candidate: Annotated[
-        str, typer.Option("--candidate", help="Use as B: the same kinds as for A.")
+        str,
+        typer.Option(
+            "--candidate",
+            help="Use as B: the same kinds as for A.",
+            autocompletion=completion.recipes,
+        ),
     ],
     farm: FarmOption = None,
     device: DeviceOption = None,
@@ -60,7 +71,7 @@ def gate(
     thermal: Annotated[
         ThermalChoice | None,
         typer.Option(
-            "--thermal", help="Cool as in the profile (gate), or heat first (soak) [the plan's]."
+            "--thermal", help="Cool first (gate), heat first (soak), or neither [the plan's]."
         ),
     ] = None,
     resume: Annotated[
@@ -123,52 +134,21 @@ def judge(
 
 def _print_result(found: Result, *, as_json: bool) -> NoReturn:
     """Print the result of a gate and exit with its code."""
-    from harness.analysis.gate.document import explained
     from harness.present import screen
 
     document = found.plain()
     if as_json:
         print_json(document)
     else:
-        if document["rows"]:
-            screen.records([_shown(row) for row in document["rows"]])
-        for line in explained(found):
-            screen.out(line)
-        screen.out(found.summary())
+        screen.gate(document)
     raise typer.Exit(found.exit_code)
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Format a row of the document for people."""
-    scale = NS_PER_MS if row["unit"] == "ns" else 1
-    unit = "ms" if row["unit"] == "ns" else row["unit"] or ""
-    ratio = row["ratio"]
-    noise = row["device_half_width"]
-    return {
-        "model": row["model"],
-        "recipe": row["recipe"],
-        "device": row["device"],
-        "thr": str(row["threads"]),
-        "metric": row["metric"],
-        "A": _number(row["a"], scale),
-        "B": _number(row["b"], scale),
-        "unit": unit,
-        "ratio": "-" if ratio is None else f"{ratio:.3f}",
-        "95 %": "" if ratio is None else f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}",
-        "pairs": str(row["pairs"] or ""),
-        "verdict": row["verdict"] or "(shown)",
-        "device noise": "" if noise is None else f"+-{noise:.1%}",
-        "labels": [*row["labels"], *row["flags"]],
-    }
-
-
-def _number(value: float | None, scale: float) -> str:
-    return "-" if value is None else f"{value / scale:,.4g}" if scale > 1 else f"{value:,.10g}"
 
 
 @app.command()
 def selftest(
-    device: Annotated[str, typer.Argument(help="A device of the farm.")],
+    device: Annotated[
+        str, typer.Argument(help="A device of the farm.", autocompletion=completion.device_names)
+    ],
     model: Annotated[
         Path | None, typer.Option("--model", help="Measure this .tflite file [the embedded one].")
     ] = None,
@@ -176,6 +156,7 @@ def selftest(
         int, typer.Option("--threads", min=1, help="Measure with this many threads.")
     ] = 1,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,13 +169,13 @@ def selftest(
     from harness import api
     from harness.present import screen
 
-    chosen = {} if model is None else {"model": model}
     found = api.selftest(
         device,
-        **chosen,
+        model=model,
         threads=threads,
         farm=farm,
         results=results,
+        wait=wait,
         progress=progress(quiet=as_json),
     )
     if as_json:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DeviceOption,
     FarmOption,
     JsonOption,
     ResultsOption,
     TrustOption,
+    WaitOption,
     app,
     print_json,
     print_lines,
@@ -34,7 +36,12 @@ _LINE_WIDTH = 79
 
 @app.command()
 def layers(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN]", help="One or two runs.")],
+    runs_: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN]", help="One or two runs.", autocompletion=completion.runs
+        ),
+    ],
     recipe: Annotated[
         list[str] | None,
         typer.Option("--recipe", help="Time only these recipes; compare them if two."),
@@ -63,6 +70,7 @@ def layers(
         ),
     ] = 64,
     farm: FarmOption = None,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,6 +95,7 @@ def layers(
         at_most=at_most,
         farm=farm,
         results=results,
+        wait=wait,
         on_event=line,
     )
     line.show("")
@@ -127,6 +136,7 @@ def bisect(
     farm: FarmOption = None,
     device: DeviceOption = None,
     trust_model: TrustOption = False,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -153,8 +163,8 @@ def bisect(
             )
         else:
             raise ConfigError(
-                "bisect searches files (--files GOOD.tflite ... BAD.tflite) or commits "
-                "(--git GOOD..BAD --path model.tflite)"
+                f"bisect searches files (`edge-harness bisect {plan} --files good.tflite bad.tflite`) "
+                f"or commits (`edge-harness bisect {plan} --git v1..main --path model.tflite`)"
             )
         found = api.bisect(
             api.read_plan(plan, trust_model=trust_model),
@@ -162,6 +172,7 @@ def bisect(
             farm=farm,
             devices=device or (),
             results=results,
+            wait=wait,
             on_event=_print_step,
             progress=lambda: progress(quiet=as_json),
         )
@@ -240,10 +251,12 @@ class _LaunchLine:
         self._started = 0
 
     def __call__(self, event: Event) -> None:
-        from harness.events import LaunchStarted, MeasuringStarted
+        from harness.events import LaunchStarted, MeasuringStarted, Waiting
 
         if isinstance(event, MeasuringStarted):
             self._launches, self._started = event.launches, 0
+        elif isinstance(event, Waiting):
+            print_lines(f"{event.device}: {event.reason}; waiting until it is free")
         elif isinstance(event, LaunchStarted):
             self._started += 1
             cell = event.cell

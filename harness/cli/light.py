@@ -1,4 +1,4 @@
-"""Convert texts, paths and choices of the command line without pydantic.
+"""Commands and their help: plain values are converted without pydantic, and help fits the terminal.
 
 typer converts every value with pydantic, also values that are not given, and its import takes as
 long as `edge-harness --help`. Plain values are converted here exactly as typer does; typer converts
@@ -8,16 +8,88 @@ all others and reports invalid ones.
 from __future__ import annotations
 
 import os
+import shutil
+import textwrap
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
+
+_MAX_WIDTH = 80
+_MIN_WIDTH = 20
+_MIN_TEXT_WIDTH = 40
+"""Explanations of options stand beside them if they have this width, else below them."""
+
+_BELOW = 4
+
+# typer may bundle click or use the installed one, so get click's classes from typer's.
+_HelpFormatter: Any = typer.Context.formatter_class
+
+
+class NarrowFormatter(_HelpFormatter):  # type: ignore[misc]  # from typer's bundled click, or click
+    """Formats help in at most the terminal's width, also of a narrow one, without breaking words."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - click's own
+        """Take the width of the terminal."""
+        columns = min(shutil.get_terminal_size().columns, _MAX_WIDTH)
+        super().__init__(**{**options, "width": max(columns - 2, _MIN_WIDTH)})
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs, folded between words."""
+        margin = " " * self.current_indent
+        folded = [
+            "\n".join(_folded(paragraph, self.width, margin)) for paragraph in text.split("\n\n")
+        ]
+        self.write("\n\n".join(folded) + "\n")
+
+    def write_dl(
+        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write names with their explanations: beside them, or below them if that is too narrow."""
+        margin = " " * self.current_indent
+        column = min(max((len(name) for name, _ in rows), default=0), col_max) + col_spacing
+        is_beside = self.width - len(margin) - column >= _MIN_TEXT_WIDTH
+        indent = margin + " " * (column if is_beside else _BELOW)
+        for name, explanation in rows:
+            lines = _folded(explanation, self.width, indent)
+            if is_beside and lines and len(name) <= column - col_spacing:
+                lines[0] = f"{margin}{name:<{column}}{lines[0].lstrip()}"
+            elif len(margin + name) <= self.width:
+                lines.insert(0, margin + name)
+            else:
+                lines = [*_folded(name.replace("|", " | "), self.width, margin), *lines]
+            self.write("".join(f"{line}\n" for line in lines))
+
+
+def _folded(text: str, width: int, margin: str) -> list[str]:
+    """Fold a paragraph between words, not at hyphens: a command is copied as it stands."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+class _Context(typer.Context):
+    formatter_class = NarrowFormatter
 
 
 class LightCommand(TyperCommand):
     """A command that converts plain values without pydantic."""
+
+    context_class = _Context
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the first sentence of the help, never cut."""
+        del limit
+        return super().get_short_help_str(limit=1000)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
         """Run the command; typer would lose the notes of Ctrl-C and take EOFError for Ctrl-C."""
@@ -39,6 +111,8 @@ class LightCommand(TyperCommand):
 
 class LightGroup(TyperGroup):
     """A group that converts the plain values of its own options without pydantic."""
+
+    context_class = _Context
 
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
         """Return the parameters with the light conversion."""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import completion
 from harness.cli.option_names import naming_options, read_shape
 from harness.cli.shared import (
     DONE,
@@ -26,6 +27,7 @@ from harness.cli.shared import (
     finish,
     key_question,
     print_json,
+    print_lines,
     progress,
 )
 
@@ -65,10 +67,16 @@ def demo(results: ResultsOption = None, as_json: JsonOption = False) -> None:
 def bench(
     models: Annotated[list[Path], typer.Argument(help=".tflite files (or models, with --recipe).")],
     on: Annotated[
-        list[str] | None, typer.Option("--on", help="Measure on this URI or device.")
+        list[str] | None,
+        typer.Option(
+            "--on", help="Measure on this URI or device.", autocompletion=completion.devices
+        ),
     ] = None,
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Build with this recipe [as_is].")
+        list[str] | None,
+        typer.Option(
+            "--recipe", help="Build with this recipe [as_is].", autocompletion=completion.steps
+        ),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option("--threads", min=1, help="Use this many threads.")
@@ -81,6 +89,9 @@ def bench(
     ] = None,
     period_ms: Annotated[
         float | None, typer.Option("--period-ms", help="Start a stream's frames at this period.")
+    ] = None,
+    training: Annotated[
+        str | None, typer.Option("--training", help="Train with this .npz.")
     ] = None,
     calibration: Annotated[
         str | None, typer.Option("--calibration", help="Calibrate with this .npz, or `random`.")
@@ -114,7 +125,7 @@ def bench(
                 "scenario": scenario and str(scenario),
                 "period_ms": period_ms,
             },
-            data={"calibration": calibration, "evaluation": evaluation},
+            data={"training": training, "calibration": calibration, "evaluation": evaluation},
             host={"seconds": host_seconds, "memory_mb": host_memory_mb},
             trust_model=trust_model,
             farm=farm,
@@ -132,10 +143,20 @@ def run(
     farm: FarmOption = None,
     device: DeviceOption = None,
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", help="Measure only this recipe; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            help="Measure only this recipe; repeatable.",
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", help="Finish this stored run of the same plan.")
+        str | None,
+        typer.Option(
+            "--resume",
+            help="Finish this stored run of the same plan.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure failed cells again; needs --resume.")
@@ -160,9 +181,12 @@ def run(
     from harness.present import screen
 
     if dry_run:
+        read = api.read_plan(plan)
+        known = api.read_farm(farm, read)
+        print_lines(f"devices of {known.name}")
         cells = api.decide(
-            plan,
-            farm=farm,
+            read,
+            farm=known,
             devices=device or (),
             recipes=recipe or (),
             resume=resume,
@@ -197,7 +221,12 @@ def run(
 def optimize(
     model: Annotated[Path, typer.Argument(help=".keras, .h5, SavedModel folder or .tflite")],
     recipe: Annotated[
-        list[str], typer.Option("--recipe", help="Build with this recipe; repeatable.")
+        list[str],
+        typer.Option(
+            "--recipe",
+            help="Build with this recipe; repeatable.",
+            autocompletion=completion.steps,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Write the files to this folder.")],
     target: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DONE,
     NO,
@@ -38,14 +39,28 @@ class ExportFormat(StrEnum):
 def pick(
     run: RunArgument,
     minimize: Annotated[
-        str | None, typer.Option("--minimize", help="Minimize a column that is better if lower.")
+        str | None,
+        typer.Option(
+            "--minimize",
+            help="Minimize a column that is better if lower.",
+            autocompletion=completion.columns,
+        ),
     ] = None,
     maximize: Annotated[
-        str | None, typer.Option("--maximize", help="Maximize a column that is better if higher.")
+        str | None,
+        typer.Option(
+            "--maximize",
+            help="Maximize a column that is better if higher.",
+            autocompletion=completion.columns,
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="Require 'COLUMN<=VALUE' (also < >= > == !=); repeatable."),
+        typer.Option(
+            "--where",
+            help="Require 'COLUMN<=VALUE' (also < >= > == !=); repeatable.",
+            autocompletion=completion.columns,
+        ),
     ] = None,
     emulated: Annotated[
         bool, typer.Option("--emulated", help="Include emulated and simulated rows.")

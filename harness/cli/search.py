@@ -17,6 +17,7 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     TrustOption,
+    WaitOption,
     app,
     print_json,
     print_lines,
@@ -38,6 +39,7 @@ def search(
     ] = None,
     farm: FarmOption = None,
     trust_model: TrustOption = False,
+    wait: WaitOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +53,7 @@ def search(
     from harness.errors import HarnessError, Unreachable
 
     read = api.read_plan(plan, trust_model=trust_model)
-    searching = api.search(read, farm=farm, resume=resume, results=results)
+    searching = api.search(read, farm=farm, resume=resume, results=results, wait=wait)
     given = {"--farm": farm, "--results": results}
     more = [part for name, value in given.items() if value for part in (name, str(value))]
     command = shlex.join(["edge-harness", "search", str(plan), *more, "--resume", searching.id])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.models import CommandFunctionType
 
+from harness.cli import completion
 from harness.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
@@ -86,13 +87,17 @@ ResultsOption = Annotated[
 FarmOption = Annotated[
     Path | None,
     typer.Option(
-        "--farm", help="Use this farm.toml [beside the plan, then ~/.config/edge-harness]."
+        "--farm", help="Use this farm.toml [beside the plan, here, ~/.config/edge-harness]."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DeviceOption = Annotated[
     list[str] | None,
-    typer.Option("--device", help="Use only NAME, profile:P, tag:T or any:N of SELECTOR."),
+    typer.Option(
+        "--device",
+        help="Use only NAME, profile:P, tag:T or any:N of SELECTOR.",
+        autocompletion=completion.devices,
+    ),
 ]
 WaitOption = Annotated[
     bool | None,
@@ -120,7 +125,12 @@ HostMemoryOption = Annotated[
 ]
 
 
-RunArgument = Annotated[str, typer.Argument(help="A run's id, a unique prefix, or `latest`.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run's id, a unique prefix, or `latest`.", autocompletion=completion.runs
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="Print in this format.")]
 
 

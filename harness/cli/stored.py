@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import completion
 from harness.cli.shared import (
     DamageReport,
     Format,
@@ -25,14 +26,21 @@ def runs(results: ResultsOption = None, as_json: JsonOption = False) -> None:
 
     Example: edge-harness runs
     """
-    from harness import api
+    from harness import api, assets
     from harness.present import screen
 
     found = api.runs(results=results)
     if as_json:
         print_json({"runs": found})
-    else:
+    elif found:
         screen.records(found)
+    else:
+        folder = results or assets.results_folder()
+        screen.out(
+            f"no runs in {folder}"
+            if folder.is_dir()
+            else f"there is no folder {folder}, so no runs"
+        )
 
 
 @app.command()
@@ -55,22 +63,34 @@ def show(
         case Format.TABLE:
             screen.table(found.rows)
             screen.out("\n".join(found.lines))
+            if found.gate is not None:
+                screen.gate(found.gate)
         case Format.MARKDOWN:
             from harness.present.report import markdown
 
-            typer.echo(markdown.markdown(found.rows, found.lines), nl=False)
+            text = markdown.markdown(found.rows, found.lines)
+            if found.gate is not None:
+                from harness.present.report.exports import summary
+
+                text = f"{summary.judged(found.gate)}{text}"
+            typer.echo(text, nl=False)
         case Format.CSV:
             from harness.present.report import plain
 
             typer.echo(plain.to_csv(found.rows), nl=False)
         case Format.JSON:
-            print_json({"run": found.id, "rows": [row.plain() for row in found.rows]})
+            print_json(found.plain())
     damage.exit()
 
 
 @app.command()
 def compare(
-    runs_: Annotated[list[str], typer.Argument(metavar="RUN [RUN...]", help="Runs to compare.")],
+    runs_: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN...]", help="Runs to compare.", autocompletion=completion.runs
+        ),
+    ],
     form: FormatOption = Format.TABLE,
     results: ResultsOption = None,
     as_json: JsonOption = False,

@@ -1,7 +1,8 @@
 """farm.toml: the user's devices, and the selectors of plans and command lines.
 
-The search order is: the given file, `farm.toml` beside the plan, the one in the user's
-configuration folder. `this-machine` exists without any file.
+Every command searches in the same order: the given file, `farm.toml` beside the plan, in the current
+folder, in the user's configuration folder. The first one that has a device is the farm, and the
+others do not count. `this-machine` exists without any file.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +40,16 @@ class Farm:
     """By name, in the order of the file."""
     path: Path | None = None
     """The file; None if there is none."""
+    searched: tuple[Path, ...] = ()
+    """The files that were looked for, in order; empty if the file was given."""
 
     @property
     def name(self) -> str:
-        """The farm's name in errors."""
-        return str(self.path) if self.path else f"(no {FILE_NAME} found)"
+        """The farm's name in errors: its file, or where no file was found."""
+        if self.path is not None:
+            return str(self.path)
+        looked = f", looked for {' and '.join(map(str, self.searched))}" if self.searched else ""
+        return f"(no {FILE_NAME} found{looked})"
 
 
 def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
@@ -55,10 +62,41 @@ def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
     Raises:
         ConfigError: with the file, the key, and the known keys or allowed values.
     """
-    path = explicit if explicit is not None else _find(beside)
+    if explicit is not None:
+        return from_mapping(toml_reading.read(explicit), explicit)
+    searched = candidates(beside)
+    path, mapping = _find(searched)
     if path is None:
-        return Farm(devices={THIS_MACHINE: this_machine()})
-    return from_mapping(toml_reading.read(path), path)
+        return Farm(devices={THIS_MACHINE: this_machine()}, searched=searched)
+    return dataclasses.replace(from_mapping(mapping, path), searched=searched)
+
+
+def candidates(beside: Path | None = None) -> tuple[Path, ...]:
+    """Return the farm files to look for without `--farm`, in order; see :func:`load`."""
+    places = [Path.cwd() / FILE_NAME, default_file()]
+    if beside is not None:
+        folder = beside if beside.is_dir() else beside.parent
+        places.insert(0, folder / FILE_NAME)
+    first: dict[Path, Path] = {}
+    for path in places:
+        first.setdefault(path.resolve(), path)
+    return tuple(first.values())
+
+
+def file_to_write() -> Path:
+    """Return the farm file that commands without a plan read; the user's own if there is none yet."""
+    return _find(candidates())[0] or default_file()
+
+
+def _find(searched: Iterable[Path]) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the first file that is not empty, as the one of `init` is, else the first, parsed."""
+    empty: Path | None = None
+    for path in searched:
+        if path.is_file():
+            if mapping := toml_reading.read(path):
+                return path, mapping
+            empty = empty or path
+    return empty, {}
 
 
 def from_mapping(mapping: Mapping[str, Any], path: Path) -> Farm:
@@ -155,8 +193,7 @@ def _matching(farm: Farm, selector: str, busy: Collection[str]) -> list[Device]:
     found = _named(farm.devices.values(), inner)
     if not found:
         unknown = plugins.unknown("device", inner, _selectors(farm.devices.values()))
-        hint = f"; an address is written ssh://{inner}" if "@" in inner else ""
-        raise ConfigError(f"{farm.name}: {unknown}{hint}")
+        raise ConfigError(f"{farm.name}: {unknown}{_elsewhere(farm, inner)}")
     if count is None:
         return found
     if len(found) < count:
@@ -193,9 +230,20 @@ def _selectors(devices: Collection[Device]) -> list[str]:
     return sorted(known)
 
 
-def _find(beside: Path | None) -> Path | None:
-    candidates = [default_file()]
-    if beside is not None:
-        folder = beside if beside.is_dir() else beside.parent
-        candidates.insert(0, folder / FILE_NAME)
-    return next((path for path in candidates if path.is_file()), None)
+def _elsewhere(farm: Farm, name: str) -> str:
+    """Return a hint for an unknown device: it is an address, or another farm file has it."""
+    if "@" in name:
+        uri = shlex.quote(f"ssh://{name}")
+        return f"; an address is written {uri}, and `edge-harness add {uri}` adds it to the farm"
+    for path in farm.searched:
+        if path == farm.path or not path.is_file():
+            continue
+        try:
+            devices = toml_reading.read(path).get("device", {})
+        except ConfigError:
+            continue
+        if isinstance(devices, Mapping) and name in devices:
+            return (
+                f"; {path} has it, but {farm.path} comes first: use --farm {shlex.quote(str(path))}"
+            )
+    return ""

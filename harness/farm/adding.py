@@ -16,6 +16,7 @@ from harness.farm import contact, doctor
 from harness.farm.checks import CheckResult
 from harness.farm.contact import Trust
 from harness.measure import sessions
+from harness.measure.leases import Patience
 from harness.types import Device, DeviceFacts
 
 
@@ -68,21 +69,24 @@ def add(
     python: str | None = None,
     farm: Path | None = None,
     trust: Trust | None = None,
+    patience: Patience | None = None,
 ) -> AddedDevice:
     """Add a device: check its host key, detect its facts, write the farm entry, run the checks.
 
-    Raises HostKeyUnknown if the key is not trusted, ConfigError for an invalid address.
+    The entry is written to `farm`, else to the farm file that a command without a plan reads, else
+    to the user's. `patience` is for a device whose lease another user holds. Raises HostKeyUnknown
+    if the key is not trusted, ConfigError for an invalid address.
     """
-    device = _entry(farms.from_uri(uri, name), farm)
+    farm_file = farm or farms.file_to_write()
+    device = _entry(farms.from_uri(uri, name), farm_file)
     opening.check(device)
     given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
     given["python"] = python
     device = opening.with_options(device, **{key: one for key, one in given.items() if one})
     contact.settle_key(device, trust)
-    facts = _facts(device)
+    facts = _facts(device, patience)
     profile, profile_file = _profile(facts)
     device = replace(device, profile=profile)
-    farm_file = farm or farms.default_file()
     contact.write_device(farm_file, device)
     return AddedDevice(
         device=device,
@@ -93,8 +97,8 @@ def add(
     )
 
 
-def _facts(device: Device) -> DeviceFacts:
-    live = sessions.Session(device)
+def _facts(device: Device, patience: Patience | None) -> DeviceFacts:
+    live = sessions.Session(device, patience=patience)
     try:
         return live.facts
     finally:
@@ -110,10 +114,10 @@ def _profile(facts: DeviceFacts) -> tuple[str, Path | None]:
     return made.name, contact.write_profile(assets.config_folder() / "profiles", made)
 
 
-def _entry(device: Device, farm: Path | None) -> Device:
+def _entry(device: Device, farm: Path) -> Device:
     """Return the farm's entry of a device that is added again, so that its other keys are kept."""
     try:
-        known = farms.load(farm or farms.default_file()).devices.get(device.name)
+        known = farms.load(farm).devices.get(device.name)
     except ConfigError:
         return device
     return known if known and known.address == device.address else device

@@ -24,6 +24,7 @@ from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, survey
 from harness.farm.probe import Probe, probe_python
 from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
+from harness.measure.leases import Patience
 from harness.measure.sessions import Session
 from harness.types import Device, DeviceFacts, Runtime
 
@@ -173,11 +174,16 @@ def install(
 
 
 def install_on(
-    device: Device, runtime: str | None, *, dry_run: bool, on_progress: OnProgress
+    device: Device,
+    runtime: str | None,
+    *,
+    dry_run: bool,
+    on_progress: OnProgress,
+    patience: Patience | None = None,
 ) -> Installation:
     """Connect to a device and install `runtime` (NAME or NAME==VERSION) there; see `install`."""
     wanted = RuntimeRequirement.parse(runtime) if runtime else None
-    session = Session(device)
+    session = Session(device, patience=patience)
     try:
         return install(session, wanted, dry_run=dry_run, on_progress=on_progress)
     finally:
@@ -233,7 +239,7 @@ def _fetch(
         has = f"its NumPy {site.numpy} does not fit" if site.numpy else "it has none"
         raise RuntimeMissing(
             f"{dut.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
-            f"install the system's own, `{numpy_fix(dut).text}`, and run setup again"
+            f"install the system's own, `{numpy_fix(dut).text}`, then `edge-harness setup {dut.device.name}`"
         ) from error
 
 

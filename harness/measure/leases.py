@@ -5,6 +5,7 @@ The dialect keeps the lease itself on the device (`protocols.Leasing`); this mod
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from harness.protocols import Dialect, Leasing
 from harness.types import PATIENCE_SECONDS
 
 _POLL_SECONDS = 2.0
+DEAD_HOLDER_SECONDS = 35.0
+"""Slightly longer than a lease lasts after its holder died, so that short runs can follow at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,29 @@ class Patience:
     """Set it to end all waiting."""
     away_seconds: float = PATIENCE_SECONDS
     """Wait at most this long for a device that answered once and went away."""
+    working: threading.Event = field(default_factory=threading.Event)
+    """Set it while there is other work to do, as builds: a wait does not end before it is cleared."""
+    advice: str = ""
+    """What the user can do if the patience runs out; commands with the option `--wait` say so."""
+
+    @classmethod
+    def of_option(
+        cls,
+        wait: bool | None,  # noqa: FBT001 - as the option
+        emit: Emit = ignore,
+        away_seconds: float = PATIENCE_SECONDS,
+    ) -> Patience:
+        """Return the patience of `--wait` (True, without limit), `--no-wait`, or neither (35 s)."""
+        seconds = {None: DEAD_HOLDER_SECONDS, True: math.inf, False: 0.0}[wait]
+        return cls(
+            seconds, emit, away_seconds=away_seconds, advice="; wait for it with the option --wait"
+        )
+
+    def is_over(self, deadline: float) -> bool:
+        """Whether a wait until `deadline` (monotonic) must end."""
+        if self.over.is_set():
+            return True
+        return time.monotonic() >= deadline and not (self.seconds and self.working.is_set())
 
 
 def wait_until_free(dialect: Dialect, device: str, patience: Patience) -> None:
@@ -38,10 +64,10 @@ def wait_until_free(dialect: Dialect, device: str, patience: Patience) -> None:
     deadline = time.monotonic() + patience.seconds
     reported = False
     while (other := dialect.holder()) is not None and not other.is_this:
-        if time.monotonic() >= deadline or patience.over.is_set():
+        if patience.is_over(deadline):
             raise LeaseError(
                 f"{device}: {other.name} has this device, for {other.seconds:.0f} s "
-                "more unless renewed; try again then, or wait for it (--wait)",
+                f"more unless renewed{patience.advice}",
                 other.name,
             )
         if not reported:
@@ -65,7 +91,7 @@ def hold(dialect: Dialect, device: str, patience: Patience) -> None:
             dialect.hold()
         except LeaseError:
             # Another user took the lease after the wait.
-            if time.monotonic() >= deadline:
+            if patience.is_over(deadline):
                 raise
         else:
             return

@@ -5,6 +5,7 @@ Deciding contacts no device and builds nothing, so a dry run prints exactly what
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.events import BuildProgress
 from harness.measure.failures import failure_of, unsupported
 from harness.optimize import build, catalog, reference
 from harness.printable import clipped
+from harness.records.store import continuing
 from harness.tflite.compiled import COMPILED_FOR
 from harness.types import (
     DEFAULT_HOST,
@@ -87,7 +89,7 @@ def decide(
     """Expand a plan over a farm; `devices` and `recipes` restrict it if they are given.
 
     Raises ConfigError for a selector or a recipe that matches nothing, an unknown step, a wrong
-    parameter, or a device that no installed transport or dialect supports.
+    parameter, or a device that no installed transport or dialect supports, or whose meter is not installed.
     """
     if recipes:
         plan = _only_recipes(plan, recipes)
@@ -95,9 +97,11 @@ def decide(
         plan = replace(plan, models=tuple(replace(m, devices=tuple(devices)) for m in plan.models))
     for model in plan.models:
         if not model.recipes:
+            path = continuing.path_text(plan.path) or "plan.toml"
             raise ConfigError(
                 f"model {model.source.name}: the plan has only a [search] "
-                "(`edge-harness search`); to run it, name recipes in run.recipes"
+                f"(`{shlex.join(['edge-harness', 'search', path])}`); to run it, name recipes in "
+                "run.recipes"
             )
         for recipe in model.recipes:
             catalog.check(recipe)
@@ -113,6 +117,7 @@ def decide(
         combinations += plans.combinations(replace(plan, models=(model,)), selected)
     for device in chosen.values():
         opening.check(device, known.get(device.profile))
+        _check_meter(device, farm)
     defaults = {device.name: default_target(device, known) for device in chosen.values()}
     return Decided(
         plan=plan,
@@ -164,6 +169,16 @@ def _check_size(plan: Plan, cells: int) -> None:
     bounds.check_count(f"{name}: cells", cells, bounds.MAX_CELLS)
     launches = cells * (plan.dose.launches + plan.dose.memory_launches)
     bounds.check_count(f"{name}: launches of all cells", launches, bounds.MAX_LAUNCHES)
+
+
+def _check_meter(device: Device, farm: farms.Farm) -> None:
+    """Raise ConfigError if the device's meter is not installed: its energy is wanted."""
+    meters = plugins.names("harness.meters")
+    if device.meter is not None and device.meter not in meters:
+        unknown = plugins.unknown("meter", device.meter, meters)
+        raise ConfigError(
+            f"{farm.name}: device.{device.name}: {unknown}; install its package, or remove the key"
+        )
 
 
 def default_target(device: Device, known: Mapping[str, Profile]) -> str:

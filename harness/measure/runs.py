@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +21,12 @@ from harness.measure import continuity, prepare, resuming, sessions
 from harness.measure import run as loop
 from harness.measure.failures import failure_of
 from harness.measure.leases import Patience
+from harness.optimize.build import BuildRequest
 from harness.protocols import Engine
 from harness.records import store, table
 from harness.records.store import continuing
 from harness.records.store.recorder import Recorder
-from harness.types import Cell, Device, Outcome, Plan
-
-DEAD_HOLDER_SECONDS = 35.0
-"""Slightly longer than a lease lasts after its holder died, so that short runs can follow at once."""
-
+from harness.types import Cell, Device, Failure, Outcome, Plan, Variant
 
 Live = Mapping[str, sessions.Session | HarnessError]
 
@@ -198,9 +194,13 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     _refuse_without_resume(options)
     prepare.check(decided)
     sources = resuming.model_digests(decided)
-    built = build_variants(decided, options.emit)
-    cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
-    live = sessions.open_all(decided.devices, patience(decided.plan, options.wait, options.emit))
+    waiting = patience(decided.plan, options.wait, options.emit)
+    with sessions.OpeningSessions(decided.devices, waiting) as opening:
+        # With --no-wait, nothing is built for a device that another user holds.
+        busy = opening.busy() if options.wait is False else {}
+        built = build_variants(decided, options.emit, busy)
+        cells = prepare.bind(decided, built, assets.cache_folder() / "inputs")
+        live = opening.result()
     try:
         record = store.RunRecord.new(
             plan=decided.plan,
@@ -296,23 +296,38 @@ def _measure(started: _Started, options: Options, engine: Engine) -> Run:
 
 def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FBT001 - as the option
     """Return how long to wait: for a lease by `wait`, for a device that is away by the plan."""
-    seconds = {None: DEAD_HOLDER_SECONDS, True: math.inf, False: 0.0}[wait]
-    return Patience(seconds, emit, away_seconds=plan.patience_seconds)
+    return Patience.of_option(wait, emit, plan.patience_seconds)
 
 
-def build_variants(decided: prepare.Decided, emit: Emit) -> prepare.Built:
-    """Build the variants of a decided plan, each build once; for a failed one return its Failure."""
+def build_variants(
+    decided: prepare.Decided, emit: Emit, busy: Mapping[str, HarnessError] | None = None
+) -> prepare.Built:
+    """Build the variants of a decided plan, each build once; for a failed one return its Failure.
+
+    What only the devices of `busy` need is not built; its Failure is the error of one of them.
+    """
+    errors = busy or {}
+    needed = {item.build for item in decided.combinations if item.device.name not in errors}
+    requests = {_key(request): request for request in decided.requests}
     built = prepare.build_all(
-        decided.requests,
+        [request for key, request in requests.items() if key in needed],
         cache=assets.cache_folder() / "build",
         seed=decided.plan.seed,
         on_event=emit,
         limits=decided.plan.host,
     )
-    return {
-        (request.model.name, request.recipe.name, request.target): (request, result)
-        for request, result in built
+    found: dict[prepare.BuildKey, tuple[BuildRequest, Variant | Failure]] = {
+        _key(request): (request, result) for request, result in built
     }
+    for item in decided.combinations:
+        if item.build not in needed:
+            failure = failure_of(errors[item.device.name])
+            found.setdefault(item.build, (requests[item.build], failure))
+    return found
+
+
+def _key(request: BuildRequest) -> prepare.BuildKey:
+    return request.model.name, request.recipe.name, request.target
 
 
 def device_records(devices: Iterable[Device], live: Live) -> dict[str, store.DeviceRecord]:

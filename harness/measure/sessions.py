@@ -9,10 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 from weakref import WeakValueDictionary
 
 from harness.devices import opening
-from harness.errors import ConfigError, Crashed, HarnessError, InternalError, Unreachable
+from harness.errors import (
+    ConfigError,
+    Crashed,
+    HarnessError,
+    InternalError,
+    LeaseError,
+    Unreachable,
+)
+from harness.events import Note
 from harness.measure import leases
 from harness.measure.leases import Patience
 from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
@@ -20,6 +30,8 @@ from harness.types import Device, DeviceFacts, Push
 
 _log = logging.getLogger(__name__)
 _MAX_BREAKS = 4
+_RETRY_AFTER_SECONDS = 10.0
+"""A device that could not be reached is tried again if this long was built meanwhile."""
 _OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
 """Sessions of this process by ticket, so that picklable work can refer to one."""
 
@@ -187,8 +199,12 @@ def open_all(
     devices: Iterable[Device],
     patience: Patience | None = None,
     opener: Callable[[Device], Session] | None = None,
+    on_failure: Callable[[Device, HarnessError], None] = lambda _, __: None,
 ) -> dict[str, Session | HarnessError]:
-    """Connect to all devices at once with `opener`; for a device that fails, return its error."""
+    """Connect to all devices at once with `opener`; for a device that fails, return its error.
+
+    `on_failure` is called with each error as soon as it happens, from several threads.
+    """
     wanted = list(devices)
     patience = patience or Patience()
 
@@ -196,6 +212,7 @@ def open_all(
         try:
             return opener(device) if opener else Session(device, patience=patience)
         except HarnessError as error:
+            on_failure(device, error)
             return error
         except Exception as error:  # noqa: BLE001 - a bug in a plug-in ends only its own device
             return InternalError.of(error)
@@ -207,6 +224,77 @@ def open_all(
             # On Ctrl-C the pool waits for its threads, so end their waiting.
             patience.over.set()
             raise
+
+
+class OpeningSessions:
+    """Connects to devices in the background, while the caller builds variants.
+
+        with OpeningSessions(devices, patience) as opening:
+            ...
+            live = opening.result()
+
+    A device that another user holds is reported at once, and is waited for at least until `result` is
+    called. A device that cannot be reached is reported at once too, and `result` tries it once more.
+    If the block ends with an error, the waiting ends and the sessions are closed.
+    """
+
+    def __init__(self, devices: Iterable[Device], patience: Patience) -> None:
+        """Start to connect."""
+        self._devices = tuple(devices)
+        self._patience = patience
+        self._started = time.monotonic()
+        patience.working.set()
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._live = self._pool.submit(open_all, self._devices, patience, on_failure=self._report)
+
+    def _report(self, device: Device, error: HarnessError) -> None:
+        if self._patience.working.is_set() and isinstance(error, Unreachable):
+            reason = f"{error}; it is tried again when everything is built"
+            self._patience.emit(Note(device=device.name, reason=reason))
+
+    def busy(self) -> dict[str, LeaseError]:
+        """Wait for the connections, and return the devices that other users hold, with the errors."""
+        found = self._live.result()
+        return {name: one for name, one in found.items() if isinstance(one, LeaseError)}
+
+    def result(self, names: Iterable[str] | None = None) -> dict[str, Session | HarnessError]:
+        """Return a session per device, or its error; as :func:`open_all`.
+
+        Sessions of devices that are not among `names` are closed and left out.
+        """
+        self._patience.working.clear()
+        live = self._live.result()
+        if names is not None:
+            wanted = set(names)
+            close_all({name: one for name, one in live.items() if name not in wanted})
+            live = {name: one for name, one in live.items() if name in wanted}
+        if time.monotonic() - self._started > _RETRY_AFTER_SECONDS:
+            away = [d for d in self._devices if isinstance(live.get(d.name), Unreachable)]
+            live |= open_all(away, self._patience)
+        return live
+
+    def abandon(self) -> None:
+        """End the waiting, and close the sessions."""
+        self._patience.over.set()
+        self._live.add_done_callback(
+            lambda done: None if done.exception() else close_all(done.result())
+        )
+
+    def __enter__(self) -> Self:
+        """Return the object itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the waiting; after an error close the sessions, too."""
+        if error is not None:
+            self.abandon()
+        self._patience.working.clear()
+        self._pool.shutdown()
 
 
 def close_all(live: Mapping[str, Session | HarnessError]) -> None:

@@ -76,8 +76,11 @@ def test_everybody_is_told_who_has_a_device(
         "devices"
     ]
     assert row["status"] == "busy"
+    assert "--wait" not in row["reason"]  # `devices` does not have it
     for words in (
-        ("setup", "board"),
+        ("setup", "board", "--no-wait"),
+        ("selftest", "board", "--no-wait"),
+        ("add", own_sshd.uri, "--name", "board", "--no-wait"),
         (
             "gate",
             plan,
@@ -89,7 +92,9 @@ def test_everybody_is_told_who_has_a_device(
             "--no-wait",
         ),
     ):
-        assert me in edge(tmp_path, *words, "--farm", farm, code=None).replace("\n", " ")
+        output = edge(tmp_path, *words, "--farm", farm, code=None).replace("\n", " ")
+        assert me in output
+        assert words[0] == "gate" or "wait for it with the option --wait" in output
 
     taken.release()
     ran = edge(tmp_path, "run", "--farm", farm, plan, "--json")

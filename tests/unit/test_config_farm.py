@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import farm
+from harness.config.templates import TEMPLATE_FARM
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.ssh.options import SshOptions
 from harness.errors import ConfigError
@@ -37,6 +38,8 @@ SMALL = '[device.a]\nprofile="linux_x86_64"\naddress="local:"\n'
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -72,6 +75,45 @@ def test_a_farm_is_found_in_the_promised_order(tmp_path: Path) -> None:
     assert farm.load(explicit, tmp_path / "project").path == explicit
     with pytest.raises(ConfigError, match="there is no such file"):
         farm.load(tmp_path / "none.toml", tmp_path / "project")
+    here = written(tmp_path / "here")
+    assert farm.load().path == here
+    assert farm.load(beside=tmp_path / "nowhere" / "plan.toml").path == here
+    assert farm.load(beside=tmp_path / "project" / "plan.toml").path == beside
+
+
+def test_a_file_without_devices_hides_no_other(tmp_path: Path) -> None:
+    own = written(tmp_path / "config" / "edge-harness")
+    empty = written(tmp_path / "here", TEMPLATE_FARM)
+    assert farm.load().path == own
+    assert farm.load(beside=tmp_path / "here").path == own
+    assert farm.file_to_write() == own
+    own.unlink()
+    assert farm.load().path == empty
+    assert farm.file_to_write() == empty
+    empty.unlink()
+    assert farm.file_to_write() == own
+
+
+def test_only_the_file_that_is_found_must_be_valid(tmp_path: Path) -> None:
+    written(tmp_path / "config" / "edge-harness", "not toml")
+    here = written(tmp_path / "here", SMALL)
+    assert farm.load().path == here
+    here.unlink()
+    with pytest.raises(ConfigError, match="edge-harness/farm.toml: not valid TOML"):
+        farm.load()
+
+
+def test_an_unknown_device_names_the_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as none:
+        farm.select(farm.load(), ["pi"])
+    looked = (tmp_path / "here" / "farm.toml", tmp_path / "config" / "edge-harness" / "farm.toml")
+    assert all(str(path) in str(none.value) for path in looked)
+    own = written(tmp_path / "config" / "edge-harness")
+    here = written(tmp_path / "here", SMALL)
+    with pytest.raises(ConfigError) as found:
+        farm.select(farm.load(), ["pi-a"])
+    assert str(found.value).startswith(f"{here}: unknown device")
+    assert f"{own} has it, but {here} comes first: use --farm {own}" in str(found.value)
 
 
 def test_devices_are_read_whole(tmp_path: Path) -> None:

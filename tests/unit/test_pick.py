@@ -52,6 +52,24 @@ def test_the_lowest_row_wins_with_a_reason() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "column", "word"),
+    [
+        ("minimize", "accuracy", "lowest"),
+        ("maximize", "latency_p50_ms", "highest"),
+        ("minimize", "threads", "lowest"),
+    ],
+)
+def test_what_is_not_the_best_is_not_called_the_best(option: str, column: str, word: str) -> None:
+    if column != "threads":
+        with pytest.raises(ConfigError, match=r"better; use --\w+ \w+, or --anyway"):
+            choose(ROWS, launches(0.01), **{option: column})
+    pick = choose(ROWS, launches(0.01), **{option: column}, anyway=True)
+    texts = [pick.reason, *(one.why for one in pick.rows), *(row[""] for row in pick.shown())]
+    assert not any("best" in text for text in texts)
+    assert any(word in text for text in texts)
+
+
 def test_a_constraint_is_hard() -> None:
     pick = choose(ROWS, launches(0.01), minimize="latency_p50_ms", where=["accuracy>=0.905"])
     assert pick.winner is INT16
@@ -144,7 +162,17 @@ def test_text_columns_and_names_across_devices() -> None:
     [
         ("acuracy>=0.9", "did you mean 'accuracy'"),
         ("zzz>=0.9", "columns are: run, model"),
-        ("latency_p50_ms<=10ms", "units are in the column's name"),
+        ("p50>=0.9", "did you mean 'latency_p50_ms'"),
+        ("latency_p50_ms<=10ms", "so write latency_p50_ms<=10$"),
+        ("latency_p50_ms<=0.5 s", "so write latency_p50_ms<=500$"),
+        ("latency_p50_ms<=90%", "units are in the column's name$"),
+        ("latency_p50_ms<=fast", "units are in the column's name$"),
+        ("accuracy>=90%", "so write accuracy>=0.9$"),
+        ("accuracy>=90 %", "so write accuracy>=0.9$"),
+        ("accuracy>=0,85", "so write accuracy>=0.85$"),
+        ("size_bytes<=100kB", "so write size_bytes<=100000$"),
+        ("peak_rss_mb<=1 GB", "so write peak_rss_mb<=1000$"),
+        ("size_bytes<=3 apples", "units are in the column's name$"),
         ("latency_p50_ms<=nan", "is not a number"),
         ("accuracy=0.9", "write COLUMN<=VALUE"),
         ("accuracy=>0.9", "write COLUMN<=VALUE"),

@@ -67,13 +67,12 @@ def test_into_a_pipe_nothing_is_left_out(rows: list[table.Row]) -> None:
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
 def test_a_narrow_terminal_loses_the_least_columns_first(rows: list[table.Row], width: int) -> None:
     text = printed(rows, width)
-    body = text[: text.index("kws int16x8 on pi: not_built")]
-    grid = [line for line in body.splitlines() if not line.startswith("not shown")]
-    assert max(map(len, grid)) <= width
+    assert max(map(len, text.splitlines())) <= width
     assert "p50" in text
     if width < 100:
         assert re.search(
-            r"not shown because the terminal is too narrow: model MB, first ms, load ms", text
+            r"not shown because the terminal is too narrow: model MB, first ms, load ms",
+            " ".join(text.split()),
         )
 
 

@@ -198,7 +198,7 @@ def test_a_recipe_name_of_the_plan_is_replaced_by_its_chain(folder: Path) -> Non
 
 def test_a_plan_that_only_searches_cannot_be_run(folder: Path) -> None:
     plan = plan_of(folder, 'space = ["int8"]')
-    with pytest.raises(ConfigError, match=r"`edge-harness search`.*run.recipes"):
+    with pytest.raises(ConfigError, match=r"`edge-harness search plan\.toml`.*run\.recipes"):
         prepare.decide(plan, farm.load(None, folder))
 
 

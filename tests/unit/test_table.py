@@ -110,13 +110,15 @@ def test_memory_is_of_its_own_launches(tmp_path: Path) -> None:
 def test_a_failed_row_has_nulls_and_its_reason(tmp_path: Path) -> None:
     of = cell()
     failure = Failure(kind="crashed", reason="signal 11 in launch 2")
-    with Store(tmp_path).create(record([of, cell("float16")])) as writer:
+    called = record([of, cell("float16")], call={"plan": "a plan.toml"})
+    with Store(tmp_path).create(called) as writer:
         measure(writer, of)
         writer.outcome(Outcome(cell=of, failure=failure))
     failed, pending = table.rows(Store(tmp_path).open("latest"))
     assert (failed["status"], failed["reason"]) == ("crashed", "signal 11 in launch 2")
     assert pending["status"] == "pending"
-    assert "--resume" in pending["reason"]
+    command = f"edge-harness run 'a plan.toml' --results {tmp_path} --resume {called.id}"
+    assert f"`{command}` continues it" in pending["reason"]
     known = {"run", "model", "recipe", "variant", "target", "device", "threads", "status", "reason"}
     known |= {"size_bytes", "size_zstd_bytes", "accuracy_host", "flags", "scenario"}
     for row in (failed, pending):
@@ -249,6 +251,11 @@ def test_compare_puts_the_same_question_side_by_side(tmp_path: Path) -> None:
     assert [row["difference"] for row in sides["int8"]] == [None, "below noise", "slower"]
     assert sides["int8"][0]["ratio"] is None
     assert sides["int8"][2]["ratio"] == pytest.approx(1.6)
+    for row in (sides["int8"][1], sides["int8"][2]):
+        # The ratio is that of the numbers beside it.
+        shown = row["latency_p50_ms"] / sides["int8"][0]["latency_p50_ms"]
+        assert row["ratio"] == pytest.approx(shown)
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
     assert sides["dynamic"][0]["status"] == "absent"
     assert sides["dynamic"][2]["ratio"] is None
     assert sides["int16x8"][0]["status"] == "not_built"

@@ -23,6 +23,9 @@ SCHEMA = 1
 FILE = "gate.json"
 """Name of the document in the run's folder."""
 
+SAME_BYTES = "bytes"
+"""The metric of a row whose sides are the same bytes."""
+
 NOT_RUN, INCONCLUSIVE, AWAY = 3, 2, 4
 _WORST = (
     Verdict.REGRESSION,
@@ -100,28 +103,35 @@ class Result:
 
     def summary(self) -> str:
         """Write the verdict, its numbers and the exit code in one line."""
-        verdict = self.verdict or ("FAILED" if self.failed else "AWAY")
-        worst = next((row for row in self.judged if row.verdict == self.verdict), None)
-        figure = ""
-        if worst is not None and worst.ratio is not None:
-            figure = (
-                f": {worst.metric} {worst.ratio.estimate:.3f}x "
-                f"({worst.ratio.low:.3f}-{worst.ratio.high:.3f}, {worst.pairs} pairs)"
-            )
-        elif worst is not None:
-            figure = f": {worst.metric}"
-        counts = f"{len(self.judged)} rows judged"
-        more = [
-            f"{len(found)} {text}"
-            for found, text in (
-                ((*self.identical, *self.kept), "identical, not measured"),
-                (self.failed, "could not be run"),
-                (self.away, "devices away"),
-            )
-            if found
-        ]
-        run = f"; run {self.run}" if self.run else ""
-        return f"gate {verdict}{figure}; {', '.join([counts, *more])}{run}; exit {self.exit_code}"
+        return summary(self.plain())
+
+
+def summary(plain: Mapping[str, Any]) -> str:
+    """Write the verdict of a document, its numbers and the exit code in one line."""
+    verdict = plain["verdict"] or ("FAILED" if plain["failed"] else "AWAY")
+    same = [row for row in plain["rows"] if row["metric"] == SAME_BYTES]
+    judged = [row for row in plain["rows"] if row["judged"] and row["metric"] != SAME_BYTES]
+    worst = next((row for row in judged if row["verdict"] == verdict), None)
+    figure = ""
+    if worst is not None and worst["ratio"] is not None:
+        figure = (
+            f": {worst['metric']} {worst['ratio']:.3f}x "
+            f"({worst['ratio_low']:.3f}-{worst['ratio_high']:.3f}, {worst['pairs']} pairs)"
+        )
+    elif worst is not None:
+        figure = f": {worst['metric']}"
+    more = [
+        f"{len(found)} {text}"
+        for found, text in (
+            (same, "identical, not measured"),
+            (plain["failed"], "could not be run"),
+            (plain["away"], "devices away"),
+        )
+        if found
+    ]
+    counts = ", ".join([f"{len(judged)} rows judged", *more])
+    run = f"; run {plain['run']}" if plain["run"] else ""
+    return f"gate {verdict}{figure}; {counts}{run}; exit {plain['exit_code']}"
 
 
 def stored(result: Result, key: str) -> str:
@@ -233,13 +243,13 @@ def _same(contest: Contest) -> dict[str, Any]:
     """Return the row of a contest whose sides are the same bytes."""
     judged = Judged(
         key=contest.key,
-        metric="bytes",
+        metric=SAME_BYTES,
         verdict=Verdict.EQUIVALENT,
         reason="baseline and candidate are the same bytes (sha256 "
         f"{contest.a.variant.digest[:12]}), not measured; --measure-identical measures them",
         confirmed=False,
     )
-    row = verdicts.Exact(key=contest.key, metric="bytes", a=0.0, b=0.0)
+    row = verdicts.Exact(key=contest.key, metric=SAME_BYTES, a=0.0, b=0.0)
     plain = _plain(GateRow(row=row, judged=judged, is_judged=True))
     size = contest.a.variant.size_bytes
     return {**plain, "a": size, "b": size, "unit": "B"}
@@ -247,7 +257,11 @@ def _same(contest: Contest) -> dict[str, Any]:
 
 def explained(result: Result) -> Sequence[str]:
     """Return a line with the reason for every row, every absent device and every failure."""
-    plain = result.plain()
+    return reasons(result.plain())
+
+
+def reasons(plain: Mapping[str, Any]) -> list[str]:
+    """Return the lines of :func:`explained` for a document."""
     lines = []
     for row in plain["rows"]:
         name = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"

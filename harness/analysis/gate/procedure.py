@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,21 @@ from harness.analysis.gate import accuracy, document, judging, loop, selftests, 
 from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
+from harness.analysis.gate.recording import GateRecording, digest
 from harness.config import farm as farms
 from harness.config import plans
-from harness.config import profiles as known_profiles
 from harness.errors import ConfigError, HarnessError, StoreError
-from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
-from harness.measure import continuity, prepare, resuming, runs, sessions
+from harness.events import Emit, ignore
+from harness.measure import prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
 from harness.records import store
 from harness.records.store import continuing
 from harness.records.store.journal import appearing
-from harness.records.store.recorder import Recorder
-from harness.types import Device, Failure, Outcome, Plan, Variant
+from harness.types import Device, Failure, Plan, Thermal, Variant
 
-SOAK = "soak"
-"""The value of --thermal of a gate that heats its devices first."""
+OPTION_OF_THERMAL: Mapping[Thermal, str] = {"cool": "gate", "soak": "soak", "none": "none"}
+"""The value of `--thermal` for each thermal condition."""
 
 
 def gate(
@@ -49,36 +46,148 @@ def gate(
     """Measure a candidate and a baseline on the plan's devices and judge the difference.
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
-    run. Files of the same bytes are measured only with `measure_identical`; `soak` heats every
-    device to a plateau first. `resume` finishes an interrupted gate of the same plan and sides.
-    `wait` is that of `run`: how long to wait while another user holds the lease. The launches are a
-    stored run of kind gate.
+    run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
+    plan's: "soak" heats every device to a plateau first. `resume` finishes an interrupted gate of
+    the same plan and sides. `wait` is that of `run`: how long to wait while another user holds the
+    lease. The launches are a stored run of kind gate.
 
     Raises ConfigError for invalid input (a side that is none of these, models with different inputs,
     a baseline from another machine), StoreError for the results folder, and for a gate to resume
     whose sides or devices are not as they were.
     """
-    decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
-    rules = Rules.of(plan)
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
-    call = resuming.call_of(plan, baseline=baseline, candidate=candidate)
-    if soak:
-        call["thermal"] = SOAK
+    given = {"baseline": baseline, "candidate": candidate}
+    if thermal is not None:
+        given["thermal"] = OPTION_OF_THERMAL[thermal]
     begun = stores.open(resume).record if resume else None
     if begun is not None:
-        continuing.check(begun, _digest("gate", plan), "gate")
-        _check_sides(begun, baseline, candidate, soak=soak)
-        soak = begun.call.get("thermal") == SOAK
+        continuing.check(begun, digest("gate", plan), "gate")
+        _check_sides(begun, given)
+        given |= {"thermal": begun.call["thermal"]} if "thermal" in begun.call else {}
+    plan = _under(plan, given.get("thermal"))
+    decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
-    contests = _build_and_bind(wanted, plan, progress or ignore)
-    measured = {cell.id for cell in begun.cells} if begun else set()
-    if begun is not None:
-        wanted, contests = _of_the_gate(wanted, contests, measured)
-    accuracies = _accuracies(wanted, contests, plan)
-    result = Result(
+    try:
+        with sessions.OpeningSessions(
+            _used(wanted, decided.devices), runs.patience(plan, wait, progress or ignore)
+        ) as opening:
+            contests = _build_and_bind(wanted, plan, progress or ignore)
+            measured = {cell.id for cell in begun.cells} if begun else set()
+            if begun is not None:
+                wanted, contests = _of_the_gate(wanted, contests, measured)
+            accuracies = _accuracies(wanted, contests, plan)
+            result = _settled(
+                baseline, candidate, contests, measured, measure_identical=measure_identical
+            )
+            done = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
+            remaining = [
+                (one, contest)
+                for one, contest in zip(wanted, contests, strict=True)
+                if contest.key not in done
+            ]
+            if not remaining:
+                opening.abandon()
+                return result
+            live = opening.result(contest.key.device for _, contest in remaining)
+        recording = GateRecording(
+            kind="gate",
+            decided=decided,
+            live=live,
+            rules=Rules.of(plan),
+            stores=stores,
+            progress=progress,
+            call=resuming.call_of(plan, **given),
+            resume=resume,
+        )
+        try:
+            return _judged(recording, remaining, result, accuracies)
+        finally:
+            sessions.close_all(live)
+    finally:
+        if progress:
+            progress.close()
+
+
+def _under(plan: Plan, option: str | None) -> Plan:
+    """Return the plan with the thermal condition of `--thermal`; None leaves the plan's."""
+    if option is None:
+        return plan
+    thermal = next(name for name, word in OPTION_OF_THERMAL.items() if word == option)
+    return replace(plan, conditions=replace(plan.conditions, thermal=thermal))
+
+
+def _judged(
+    recording: GateRecording,
+    remaining: Sequence[tuple[sides.PlannedContest, Contest]],
+    result: Result,
+    accuracies: Mapping[Key, Row],
+) -> Result:
+    """Measure the contests, judge them and store the result."""
+    live = recording.live
+    _refuse_unlike([one for one, _ in remaining], live)
+    contests = [contest for _, contest in remaining]
+    with recording.started(contests) as recorded:
+        found = judging.gate(
+            recorded.context,
+            contests,
+            replace(result, run=recorded.writer.id),
+            accuracies=accuracies,
+            noise=lambda evidence: _noise(evidence, live),
+            known=recorded.known,
+        )
+        with appearing(recorded.writer.path / document.FILE) as part:
+            part.write_text(document.stored(found, recorded.writer.record.key), encoding="utf-8")
+    return found
+
+
+def _check_sides(begun: store.RunRecord, given: Mapping[str, str]) -> None:
+    """Raise StoreError if a stored gate compares other sides, or under other conditions."""
+    for name, value in given.items():
+        before = begun.call.get(name, "the plan's" if name == "thermal" else value)
+        if before != value:
+            raise StoreError(
+                f'gate {begun.id} was started with --{name} "{before}", not "{value}"; give the '
+                "same, or start a new gate"
+            )
+
+
+def _of_the_gate(
+    wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], measured: Collection[str]
+) -> tuple[list[sides.PlannedContest], list[Contest]]:
+    """Return the contests that a gate to resume has: it may have had fewer devices than now.
+
+    Those that it did not measure, because they failed or are identical, stay for the result.
+    """
+    kept = [
+        (one, contest)
+        for one, contest in zip(wanted, contests, strict=True)
+        if contest.a.cell.id in measured or contest.failure or contest.identical
+    ]
+    return [one for one, _ in kept], [contest for _, contest in kept]
+
+
+def _used(wanted: Sequence[sides.PlannedContest], devices: Sequence[Device]) -> list[Device]:
+    """Return the devices that the contests are measured on."""
+    names = {one.device for one in wanted}
+    return [device for device in devices if device.name in names]
+
+
+def _settled(
+    baseline: str,
+    candidate: str,
+    contests: Sequence[Contest],
+    measured: Collection[str],
+    *,
+    measure_identical: bool,
+) -> Result:
+    """Return the result without measuring: contests of identical files, and those that failed.
+
+    `measured` are the cells that an interrupted gate measured.
+    """
+    return Result(
         baseline=baseline,
         candidate=candidate,
         identical=tuple(
@@ -93,51 +202,6 @@ def gate(
             (one.key, one.failure.kind, one.failure.reason) for one in contests if one.failure
         ),
     )
-    settled = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
-    remaining = [
-        (one, contest)
-        for one, contest in zip(wanted, contests, strict=True)
-        if contest.key not in settled
-    ]
-    if not remaining:
-        if progress:
-            progress.close()
-        return result
-    live = sessions.open_all(
-        [d for d in decided.devices if d.name in {contest.key.device for _, contest in remaining}],
-        runs.patience(plan, wait, progress or ignore),
-    )
-    try:
-        _refuse_unlike([one for one, _ in remaining], live)
-        with _recorded(
-            "gate",
-            decided,
-            [contest for _, contest in remaining],
-            live,
-            rules=rules,
-            stores=stores,
-            progress=progress,
-            soak=soak,
-            call=call,
-            resume=resume,
-        ) as recorded:
-            found = judging.gate(
-                recorded.context,
-                [contest for _, contest in remaining],
-                replace(result, run=recorded.writer.id),
-                accuracies=accuracies,
-                noise=lambda evidence: _noise(evidence, live),
-                known=recorded.known,
-            )
-            with appearing(recorded.writer.path / document.FILE) as part:
-                part.write_text(
-                    document.stored(found, recorded.writer.record.key), encoding="utf-8"
-                )
-        return found
-    finally:
-        sessions.close_all(live)
-        if progress:
-            progress.close()
 
 
 def judge(
@@ -186,6 +250,7 @@ def _build_and_bind(
         cache=assets.cache_folder() / "build",
         seed=plan.seed,
         on_event=emit,
+        limits=plan.host,
     ):
         built[id(request)] = variant
     inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -198,7 +263,11 @@ def _build_and_bind(
         ):
             source = _source(candidate, plan)
             chosen = reference.check_inputs(
-                source, made, assets.cache_folder() / "inputs", seed=plan.seed
+                source,
+                made,
+                assets.cache_folder() / "inputs",
+                seed=plan.seed,
+                limits=plan.host,
             )
             inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
@@ -227,7 +296,7 @@ def _accuracies(
             )
         files = (one.a.model, contest.a.variant.digest, contest.b.variant.digest)
         if files not in known:
-            known[files] = accuracy.row(contest, data)
+            known[files] = accuracy.row(contest, data, plan.host)
         row = known[files]
         if row is not None:
             found[contest.key] = replace(row, key=contest.key)
@@ -246,167 +315,29 @@ def _refuse_unlike(wanted: Sequence[sides.PlannedContest], live: Live) -> None:
             raise ConfigError(reason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OutcomeEmitter:
-    """Emits the outcomes of both cells when their contest ends."""
-
-    emit: Emit
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, loop.ContestEnded):
-            for outcome in _outcomes(event.evidence):
-                self.emit(CellEnded(outcome=outcome))
-        self.emit(event)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RecordedGate:
-    """A gate and the stored run that it writes."""
-
-    writer: store.RunWriter
-    context: loop.GateContext
-    known: Mapping[Key, Evidence]
-    """The evidence that an interrupted gate stored."""
-
-
-@contextmanager
-def _recorded(
-    kind: str,
-    decided: prepare.Decided,
-    contests: Sequence[Contest],
-    live: Live,
-    *,
-    rules: Rules,
-    stores: store.Store,
-    progress: Progress | None,
-    thermal: Thermal | None = None,
-    call: Mapping[str, str] | None = None,
-    resume: str | None = None,
-) -> Iterator[_RecordedGate]:
-    """Create or continue the run that stores the launches; merge its samples at the end.
-
-    An error gets a note with the command that continues the gate.
-    """
-    plan = decided.plan
-    conditions = replace(plan.conditions, thermal="soak") if soak else plan.conditions
-    cells = [side.cell for one in contests for side in (one.a, one.b)]
-    digest = _digest(kind, plan)
-    known: Mapping[Key, Evidence] = {}
-    if resume:
-        writer = stores.resume(resume, digest, kind)
-    else:
-        record = store.RunRecord.new(
-            plan=plan,
-            cells=cells,
-            devices=runs.device_records(_devices(live), live),
-            kind=kind,
-            call=call,
-        )
-        writer = stores.create(replace(record, plan_digest=digest), resuming.variants_of(cells))
-    with writer:
-        if resume:
-            known = _continued(stores, writer, contests, live, hot=conditions.thermal == "soak")
-        emit = _OutcomeEmitter(emit=Recorder(writer, progress or ignore))
-        stored = sum(len(one.readings) for one in known.values())
-        launches = 2 * (rules.max_pairs + rules.memory_pairs) * len(contests) - stored
-        emit(MeasuringStarted(cells=tuple(cells), launches=max(0, launches), at_most=True))
-        context = loop.GateContext(
-            sessions=live,
-            emit=emit,
-            profiles=known_profiles.load_all(),
-            rules=rules,
-            conditions=conditions,
-        )
-        try:
-            yield _RecordedGate(writer=writer, context=context, known=known)
-        except BaseException as error:
-            command = resuming.resumption(writer.record, decided, writer.path.parent)
-            if command:
-                error.add_note(f"finished launches are kept: `{command}` continues")
-            raise
-        writer.finish()
-
-
-def _digest(kind: str, plan: Plan) -> str:
-    """Return the digest of a gate's or selftest's run: `run --resume` must not continue it."""
-    return hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
-
-
-def _check_sides(begun: store.RunRecord, baseline: str, candidate: str, *, soak: bool) -> None:
-    """Raise StoreError if a stored gate compares other sides than these, or under other conditions."""
-    given = {"baseline": baseline, "candidate": candidate}
-    if soak:
-        given["thermal"] = SOAK
-    for name, value in given.items():
-        before = begun.call.get(name, "gate" if name == "thermal" else value)
-        if before != value:
-            raise StoreError(
-                f'gate {begun.id} was started with --{name} "{before}", not "{value}"; give the '
-                "same, or start a new gate"
-            )
-
-
-def _of_the_gate(
-    wanted: Sequence[sides.PlannedContest], contests: Sequence[Contest], measured: Collection[str]
-) -> tuple[list[sides.PlannedContest], list[Contest]]:
-    """Return the contests that a gate to resume has: it may have had fewer devices than now.
-
-    Those that it did not measure, because they failed or are identical, stay for the result.
-    """
-    kept = [
-        (one, contest)
-        for one, contest in zip(wanted, contests, strict=True)
-        if contest.a.cell.id in measured or contest.failure or contest.identical
-    ]
-    return [one for one, _ in kept], [contest for _, contest in kept]
-
-
-def _continued(
-    stores: store.Store,
-    writer: store.RunWriter,
-    contests: Sequence[Contest],
-    live: Live,
-    *,
-    hot: bool,
-) -> Mapping[Key, Evidence]:
-    """Return the evidence of the gate to continue; raises StoreError if anything changed since."""
-    names = {contest.key.device for contest in contests}
-    continuity.require_same(writer.record, live, names)
-    known = stored.interrupted(stores.open(writer.id), contests, hot=hot)
-    writer.extend(
-        devices={
-            name: one
-            for name, one in runs.device_records(_devices(live), live).items()
-            if name in names and name not in writer.record.devices
-        }
-    )
-    for contest in contests:
-        for side in (contest.a, contest.b):
-            writer.keep_variant(side.variant)
-    return known
-
-
 def selftest(
     device: str,
     *,
-    model: Path = assets.EMBEDDED_MODEL,
+    model: Path | None = None,
     threads: int = 1,
     farm: farms.Farm | Path | None = None,
     results: Path | None = None,
+    wait: bool | None = None,
     progress: Progress | None = None,
 ) -> selftests.Selftest:
     """Measure a file against itself on a device, and return the effects that a gate can see there.
 
-    It is stored for the gate, which shows the half-width and refuses a device that is too noisy.
+    `model` is a .tflite file, by default a small one that is shipped. The result is stored for the
+    gate, which shows the half-width and refuses a device that is too noisy.
 
     Raises the device's error if it is away or cannot run the file, StoreError if too few pairs
     count.
     """
-    plan = plans.quick([model], devices=[device], threads=[threads])
-    decided = prepare.decide(plan, runs.farm_of(farm))
-    if len(decided.devices) != 1:
-        names = ", ".join(one.name for one in decided.devices)
-        raise ConfigError(f"selftest takes one device at a time; {device} is {names}")
+    model = model or assets.EMBEDDED_MODEL
+    farm_file = runs.farm_of(farm)
+    name = farms.select_one(farm_file, device, "selftest").name
+    plan = plans.quick([model], devices=[name], threads=[threads])
+    decided = prepare.decide(plan, farm_file)
     # A half-width of 0 is never reached, so all 20 pairs are measured.
     rules = Rules(metrics=("latency",), half_width=0.0)
     stores = store.Store(results or assets.results_folder())
@@ -416,14 +347,20 @@ def selftest(
     contests = _build_and_bind(wanted, plan, progress or ignore)
     if contests[0].failure is not None:
         raise ConfigError(f"{model}: {contests[0].failure.reason}")
-    live = sessions.open_all(decided.devices)
+    live = sessions.open_all(decided.devices, runs.patience(plan, wait, progress or ignore))
     session = live[decided.devices[0].name]
     try:
         if isinstance(session, HarnessError):
             raise session
-        with _recorded(
-            "selftest", decided, contests, live, rules=rules, stores=stores, progress=progress
-        ) as recorded:
+        recording = GateRecording(
+            kind="selftest",
+            decided=decided,
+            live=live,
+            rules=rules,
+            stores=stores,
+            progress=progress,
+        )
+        with recording.started(contests) as recorded:
             (evidence,) = loop.measure_first(recorded.context, contests)
             record = recorded.writer.record
         if evidence.failure is not None:
@@ -441,31 +378,6 @@ def selftest(
         sessions.close_all(live)
         if progress:
             progress.close()
-
-
-def _devices(live: Live) -> list[Device]:
-    return [one.device for one in live.values() if isinstance(one, sessions.Session)]
-
-
-def _outcomes(evidence: Evidence) -> list[Outcome]:
-    """Return the outcomes of both cells of a contest."""
-    contest, made = evidence.contest, []
-    for name, side in (("baseline", contest.a), ("candidate", contest.b)):
-        launches = evidence.launches("baseline" if name == "baseline" else "candidate")
-        failure = evidence.failure
-        if evidence.away is not None:
-            failure = Failure(kind="unreachable", reason=evidence.away)
-        elif failure is None and not launches:
-            failure = Failure(kind="unreachable", reason=evidence.cut_short or "nothing measured")
-        made.append(
-            Outcome(
-                cell=side.cell,
-                launches=() if failure else launches,
-                failure=failure,
-                agreement=evidence.agreements.get(side.cell.id),
-            )
-        )
-    return made
 
 
 def _noise(evidence: Evidence, live: Live) -> float | None:

@@ -101,7 +101,7 @@ def analyse(
         why = evidence.cut_short or "blocks were dropped for their covariates"
         raise StoreError(
             f"{key.device}: only {len(used)} of at least {FIRST_PAIRS} pairs count ({why}); "
-            "check the device (edge-harness doctor) and try again"
+            f"check the device (`edge-harness doctor {key.device}`) and try again"
         )
     differences = paired.log_ratios([pair.a for pair in used], [pair.b for pair in used])
     spread = paired.deviation(differences)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
-from harness.analysis.gate.document import Result, read
+from harness.analysis.gate.document import SAME_BYTES, Result, read
 from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
 from harness.config import limits as checks
 from harness.config import toml_reading
@@ -65,7 +65,7 @@ def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
         run=run.id,
         away={one["device"]: one["reason"] for one in plain["away"]},
         failed=tuple((_key(one), one["kind"], one["reason"]) for one in plain["failed"]),
-        kept=tuple(row for row in plain["rows"] if row["metric"] == "bytes"),
+        kept=tuple(row for row in plain["rows"] if row["metric"] == SAME_BYTES),
     )
 
 

@@ -16,6 +16,7 @@ from harness.devices import opening
 from harness.errors import ConfigError
 from harness.events import Emit, ignore
 from harness.measure.bench import Bench
+from harness.measure.leases import Patience
 from harness.measure.runs import farm_of
 from harness.measure.sessions import Session
 from harness.records import store
@@ -49,13 +50,14 @@ def layers(
     at_most: int = MAX_PREFIXES,
     farm: farms.Farm | Path | None = None,
     results: Path | None = None,
+    wait: bool | None = None,
     on_event: Emit = ignore,
 ) -> LayersFound:
     """Measure the operator times of one or two stored runs' files on their devices.
 
     With `benchmark_model` (a binary for the device), or one in the device's PATH, the times are the
     tool's; else they are estimated from truncated graphs, at most `at_most` per file. The device is
-    the run's, or the farm's device of that name. `on_event` gets a MeasuringStarted per device and a
+    the run's, or the farm's device of that name. `wait` is that of `run`. `on_event` gets a MeasuringStarted per device and a
     LaunchStarted per launch.
 
     Raises ConfigError if two runs are not comparable or another machine answers at the device's
@@ -72,7 +74,9 @@ def layers(
     for number, (run, subject) in enumerate(chosen):
         entry = _device_of(run, subject.device, farm)
         devices.setdefault((entry.device.name, entry.device.address), entry).numbers.append(number)
-    settings = _Settings(tool=benchmark_model, launches=launches, at_most=at_most, emit=on_event)
+    settings = _Settings(
+        tool=benchmark_model, launches=launches, at_most=at_most, wait=wait, emit=on_event
+    )
     found: dict[int, Layers] = {}
     for entry in devices.values():
         measured = _measure(entry, [chosen[number][1] for number in entry.numbers], settings)
@@ -98,6 +102,7 @@ class _Settings:
     tool: Path | None
     launches: int | None
     at_most: int
+    wait: bool | None
     emit: Emit
 
 
@@ -114,12 +119,12 @@ def _measure(
 ) -> list[Layers]:
     device = entry.device
     profile = profiles.load_all().get(device.profile)
-    session = Session(device)
+    session = Session(device, patience=Patience.of_option(settings.wait, settings.emit))
     try:
         if entry.identity is not None and session.facts.identity != entry.identity:
             raise ConfigError(
                 f"{device.name}: another machine answers at {device.address} than the run was made "
-                "on; measure there first: edge-harness run"
+                "on; run the plan there first"
             )
         binary = tool.find(session, settings.tool)
         is_supported = all(subject.target in tool.TARGETS for subject in chosen)

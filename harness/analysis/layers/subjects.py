@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import stats
 from harness.analysis.layers.operators import Subject
 from harness.errors import ConfigError, StoreError
-from harness.records.store import StoredRun
+from harness.records.store import StoredRun, continuing
 from harness.records.table.rows import Measured, read
 from harness.types import Cell, Variant
 
@@ -53,9 +54,16 @@ def of_run(run: StoredRun, only: RowFilter) -> list[Subject]:
         known = ", ".join(dict.fromkeys(cell.recipe for cell in run.record.cells))
         raise ConfigError(
             f"run {run.id} has no measured row {which} (its recipes: {known}; "
-            f"edge-harness show {run.id} lists the rows)"
+            f"`{_show(run)}` lists the rows)"
         )
     return found
+
+
+def _show(run: StoredRun) -> str:
+    options = continuing.results_option(run.path.parent)
+    return shlex.join(
+        ["edge-harness", "show", run.id, *(x for one in options.items() for x in one)]
+    )
 
 
 def _subject(measured: Measured, cell: Cell, medians: Sequence[float]) -> Subject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import columns
@@ -46,6 +46,15 @@ class _Objective:
 
     column: str
     is_maximized: bool
+    is_best: bool = False
+    """Whether the lowest or highest value is the best one: the column has that direction."""
+
+    @property
+    def extreme(self) -> str:
+        """What the chosen row is: `best`, or only `lowest` or `highest`."""
+        if self.is_best:
+            return "best"
+        return "highest" if self.is_maximized else "lowest"
 
     @property
     def option(self) -> str:
@@ -73,7 +82,9 @@ class RankedRow:
     row: Mapping[str, Any]
     qualifies: bool
     why: str
-    """Why it does not qualify, or its rank: `best`, `24 % above the best`."""
+    """Why it does not qualify, or its rank: `best`, `24 % above the best`.
+
+    `lowest` or `highest` instead of `best` if the column has no direction or the other one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +98,8 @@ class Pick:
     rows: tuple[RankedRow, ...]
     column: str
     """The column that was minimised or maximised."""
+    extreme: str = "best"
+    """What the winner is: `best`; `lowest` or `highest` if the column does not have that direction."""
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form; each row has `qualifies` and `why` beside its columns."""
@@ -102,7 +115,7 @@ class Pick:
         shown = (*KEY, *(() if self.column in KEY else (self.column,)))
         return [
             {
-                "": "best" if one.row is self.winner else "in" if one.qualifies else "out",
+                "": self.extreme if one.row is self.winner else "in" if one.qualifies else "out",
                 **{name: one.row[name] for name in shown},
                 "why": one.why,
             }
@@ -144,7 +157,7 @@ def choose(
     exceptions = _Exceptions(emulated=emulated, partial=frozenset(partial))
     obstacles = [_obstacle(row, constraints, objective, exceptions) for row in rows]
     qualifying = [row for row, obstacle in zip(rows, obstacles, strict=True) if obstacle is None]
-    _check_direction(objective, qualifying or rows, anyway=anyway)
+    objective = _directed(objective, qualifying or rows, anyway=anyway)
     if not qualifying:
         return Pick(
             winner=None,
@@ -169,6 +182,7 @@ def choose(
             for row, obstacle in zip(rows, obstacles, strict=True)
         ),
         column=objective.column,
+        extreme=objective.extreme,
     )
 
 
@@ -184,12 +198,12 @@ def _objective(minimize: str | None, maximize: str | None) -> _Objective:
     return objective
 
 
-def _check_direction(
+def _directed(
     objective: _Objective, rows: Sequence[Mapping[str, Any]], *, anyway: bool
-) -> None:
-    """Refuse the worse direction of a column, and values of different metrics.
+) -> _Objective:
+    """Return the objective, and whether it asks for the best; the rows' metric may decide that.
 
-    Raises ConfigError.
+    Raises ConfigError for values of different metrics, and unless `anyway` for the worse direction.
     """
     column = columns.get(objective.column)
     known = [row for row in rows if row.get(objective.column) is not None]
@@ -202,7 +216,8 @@ def _check_direction(
     directions: set[Direction | None] = {better(row, objective.column) for row in known} or {
         column.better
     }
-    if ("lower" if objective.is_maximized else "higher") in directions and not anyway:
+    wanted: Direction = "higher" if objective.is_maximized else "lower"
+    if directions - {wanted, None} and not anyway:
         name = ", ".join(map(str, metrics)) if column.by_metric and metrics else objective.column
         other = "minimize" if objective.is_maximized else "maximize"
         direction = "lower" if objective.is_maximized else "higher"
@@ -210,6 +225,7 @@ def _check_direction(
             f"{objective.option} {objective.column}: {direction} {name} is better; use "
             f"--{other} {objective.column}, or --anyway for the worst"
         )
+    return replace(objective, is_best=directions == {wanted})
 
 
 def _obstacle(
@@ -323,26 +339,27 @@ def _reason(
 
     share = f"{probability:.2f}" if probability < MAX_SHOWN else f"over {MAX_SHOWN}"
     unsettled = "" if probability >= SETTLED else "not settled: "
-    return f"{found}; {unsettled}the probability of being the best is {share}"
+    return f"{found}; {unsettled}the probability of being the {objective.extreme} is {share}"
 
 
 def _rank(row: Mapping[str, Any], winner: Mapping[str, Any], objective: _Objective) -> str:
     best, value = objective.value(winner), objective.value(row)
+    of = f"the {objective.extreme}"
     if row is winner:
-        return "best"
+        return objective.extreme
     if value == best:
         return "the same"
     if objective.is_maximized:
         return (
-            f"{1 - value / best:.1%} below the best"
+            f"{1 - value / best:.1%} below {of}"
             if best > 0
-            else f"{_number(best - value)} below the best"
+            else f"{_number(best - value)} below {of}"
         )
     if best > 0 and value / best < _MIN_FACTOR:
-        return f"{value / best - 1:.1%} above the best"
+        return f"{value / best - 1:.1%} above {of}"
     if best > 0:
-        return f"{value / best:,.1f} times the best"
-    return f"{_number(value - best)} above the best"
+        return f"{value / best:,.1f} times {of}"
+    return f"{_number(value - best)} above {of}"
 
 
 def _none_reason(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import re
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import columns
+from harness.columns import Column
 from harness.errors import ConfigError
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -22,6 +22,19 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 _CONSTRAINT = re.compile(r"\s*(?P<column>\w+)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<value>.*?)\s*")
+_WITH_UNIT = re.compile(r"(?P<number>[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?)\s*(?P<unit>\S*)")
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_BYTES = {
+    "bytes": 1.0,
+    "B": 1.0,
+    "kB": 1e3,
+    "KB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "KiB": 2.0**10,
+    "MiB": 2.0**20,
+    "GiB": 2.0**30,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,24 +84,44 @@ def parse_constraint(text: str) -> Constraint:
         if sign not in {"==", "!="}:
             raise ConfigError(f"--where {text!r}: {column} is text, compared with == or != only")
         return Constraint(column=column, sign=sign, value=value.strip("\"'"))
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    number = _float(value)
     if not math.isfinite(number):
+        meant = _without_unit(value, columns.get(column))
+        written = "" if meant is None else f", so write {column}{sign}{meant:.15g}"
         raise ConfigError(
-            f"--where {text!r}: {value!r} is not a number; units are in the column's name, "
-            f"so write {column}{sign}1.5"
+            f"--where {text!r}: {value!r} is not a number; units are in the column's name{written}"
         )
     return Constraint(column=column, sign=sign, value=number)
 
 
 def check_column(column: str, option: str) -> None:
     """Raise ConfigError, with the nearest name, for a column that rows do not have."""
-    names = columns.names()
-    if column in names:
+    if column in columns.names():
         return
-    starts = [known for known in names if column and known.startswith(column)]
-    near = starts or difflib.get_close_matches(column, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(names)}"
+    near = columns.nearest(column)
+    hint = f"did you mean {near!r}?" if near else f"columns are: {', '.join(columns.names())}"
     raise ConfigError(f"{option}: unknown column {column!r}; {hint}")
+
+
+def _float(text: str) -> float:
+    """Return a number; NaN for other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _without_unit(text: str, column: Column) -> float | None:
+    """Return the number that a value with a unit means in the column's own unit; None if unclear."""
+    found = _WITH_UNIT.fullmatch(text)
+    if found is None:
+        return None
+    number, unit = _float(found["number"].replace(",", ".")), found["unit"]
+    if not unit:
+        return number
+    if unit == "%":
+        return number / 100 if column.unit == "" else None
+    for scales in (_SECONDS, _BYTES):
+        if unit in scales and column.unit in scales:
+            return number * scales[unit] / scales[column.unit]
+    return number if unit == column.unit else None

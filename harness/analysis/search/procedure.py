@@ -63,6 +63,8 @@ class PlanTrialRunner:
     workers: int
     default_target: str = build.DEFAULT_TARGET
     """Target of a recipe without `@target`, from the device."""
+    wait: bool | None = None
+    """How long to wait for the lease of another user, as for a run."""
 
     def build(self, recipe: Recipe) -> Variant | Failure:
         """Build with the build cache and its workers."""
@@ -89,7 +91,7 @@ class PlanTrialRunner:
         plan = plans.from_mapping(toml_reading.parse(text, "trial"), self.base, "trial")
         decided = prepare.decide(plan, self.farm)
         begun = self._begun(plan)
-        options = runs.Options(resume=begun, retry_failed=begun is not None)
+        options = runs.Options(resume=begun, retry_failed=begun is not None, wait=self.wait)
         with runs.start(decided, self.results, options) as going:
             for _ in going:
                 pass
@@ -143,7 +145,8 @@ class PlanTrialRunner:
             "accept": asdict(self.plan.accept),
         }
         lines = [
-            "# A point of a search. `edge-harness run` on this file builds and measures it again:",
+            "# A point of a search. This command in its folder builds and measures it again, with the",
+            "# name of this file:",
             f"# edge-harness run FILE{farm}",
         ]
         for name, table in tables.items():
@@ -192,10 +195,11 @@ def search(
     farm: farms.Farm | Path | None = None,
     resume: str | None = None,
     results: Path | None = None,
+    wait: bool | None = None,
 ) -> Searching:
     """Prepare a new search of a plan's [search], or resume a stored one of the same plan.
 
-    `resume` is a search's id, a prefix of it, or `latest`. Raises ConfigError for an invalid plan,
+    `resume` is a search's id, a prefix of it, or `latest`; `wait` is that of `run`. Raises ConfigError for an invalid plan,
     farm, recipe or parameter, StoreError for the results folder, HarnessError if Optuna is not
     installed; all before anything is built.
     """
@@ -228,6 +232,7 @@ def search(
         dose=_dose(plan),
         workers=max(1, available_cores() // processes),
         default_target=prepare.default_target(chosen[0], profiles),
+        wait=wait,
     )
     job = searching.Job(
         folder=folder.path,

@@ -88,6 +88,7 @@ def _context(measured: Measured) -> dict[str, Any]:
             for row in rows
         ],
         "reasons": display.explained(rows),
+        "evidence": display.evidence(rows),
         "legend": [
             *display.legend(rows, flags=False).splitlines(),
             *minutes.lines(measured),
@@ -111,7 +112,30 @@ def _context(measured: Measured) -> dict[str, Any]:
         "host": _facts(run.record.host),
         "versions": _facts(run.record.versions),
         "plan": json.dumps(run.record.plan, indent=2, ensure_ascii=False),
+        "gate": _gate(run),
         "damage": [display.clean(line) for line in measured.damage.sentences],
+    }
+
+
+def _gate(run: StoredRun) -> dict[str, Any] | None:
+    """Return the verdict of a gate's run: the comparisons, the reasons, and the sides' names."""
+    if run.record.kind != "gate":
+        return None
+    from harness.analysis.gate.document import reasons, summary
+    from harness.present.report.exports import verdicts
+
+    found = verdicts.of(run)
+    remarks = verdicts.remarks(found)
+    if found is None:
+        return {"verdict": "no verdict", "rows": [], "reasons": [], "about": remarks}
+    sides = f"A: {found['baseline']}; B: {found['candidate']}"
+    return {
+        "verdict": found["verdict"] or "no verdict",
+        "rows": [
+            {key: display.clean(text) for key, text in row.items()} for row in verdicts.table(found)
+        ],
+        "reasons": [display.clean(line) for line in reasons(found)],
+        "about": [display.clean(line) for line in (sides, summary(found), *remarks)],
     }
 
 

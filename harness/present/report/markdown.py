@@ -19,7 +19,12 @@ def markdown(rows: Sequence[Row], places: Sequence[str] = ()) -> str:
         [[column.text(row) for column in columns] for row in rows],
         [column.numeric for column in columns],
     )
-    for text in (*display.explained(rows), *display.legend(rows).splitlines(), *places):
+    for text in (
+        *display.explained(rows),
+        *display.evidence(rows),
+        *display.legend(rows).splitlines(),
+        *places,
+    ):
         lines += ["", escape(text)]
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harness import lazy
 
 if TYPE_CHECKING:
+    from harness.present.screen.gates import gate
     from harness.present.screen.printing import CheckLine, checks, inspection, out, record, records
     from harness.present.screen.progress import ScreenProgress
     from harness.present.screen.tables import comparison, table
@@ -14,6 +15,7 @@ else:
     __getattr__, __dir__ = lazy.attributes(
         __name__,
         {
+            "gates": ("gate",),
             "printing": ("CheckLine", "checks", "inspection", "out", "record", "records"),
             "progress": ("ScreenProgress",),
             "tables": ("comparison", "table"),
@@ -25,6 +27,7 @@ __all__ = [
     "ScreenProgress",
     "checks",
     "comparison",
+    "gate",
     "inspection",
     "out",
     "record",

@@ -10,6 +10,8 @@ from harness.present.screen import grid
 from harness.printable import clean
 
 _LONG_TEXT = 60
+_CHECK_INDENT = " " * len("  fail  ")
+_MIN_DETAIL = 20
 
 _STYLES = {
     "ok": "green",
@@ -77,28 +79,40 @@ def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = N
     """Print the checks of every device, with the details and fixes that they have."""
     stream = sys.stdout if file is None else file
     styled = grid.has_styles(stream)
+    width = grid.terminal_width(stream)
+    available = None if width is None else max(_MIN_DETAIL, width - len(_CHECK_INDENT))
     for device, made in found.items():
         name = clean(device)
         grid.print_line(grid.style(name, "bold") if styled else name, stream)
         for check in made:
             plain = check.plain()
             status = f"{clean(check.status):5}"
-            if styled:
-                status = grid.style(status, status_style(check.status))
-            line = f"  {status} {clean(plain.pop('name', ''))}"
+            line = clean(plain.pop("name", ""))
             if detail := plain.pop("detail", None):
                 line += f": {clean(detail)}"
-            grid.print_line(line, stream)
+            first, *rest = grid.folded(line, available) if available else [line]
+            shown = grid.style(status, status_style(check.status)) if styled else status
+            grid.print_line(f"  {shown} {first}", stream)
+            for part in rest:
+                grid.print_line(_CHECK_INDENT + part, stream)
             if fix := plain.get("mend"):
+                # Not folded: a command is copied as it stands.
                 grid.print_line(f"          fix: {clean(fix)}", stream)
 
 
-def out(text: str, *, file: IO[str] | None = None) -> None:
-    """Print lines of text, each cleaned, in characters that the stream can encode."""
+def out(text: str, *, file: IO[str] | None = None, width: int | None = None) -> None:
+    """Print lines of text, each cleaned, in characters that the stream can encode.
+
+    On a terminal, or with `width`, a long line is folded between words.
+    """
     stream = sys.stdout if file is None else file
+    available = width or grid.terminal_width(stream)
     for line in text.splitlines():
         indent = line[: len(line) - len(line.lstrip(" "))]
-        stream.write(grid.carried(indent + clean(line.strip()), stream) + "\n")
+        whole = indent + clean(line.strip())
+        parts = [whole] if available is None else grid.folded(whole, available, indent + "  ")
+        for part in parts:
+            stream.write(grid.carried(part, stream) + "\n")
     stream.flush()
 
 

@@ -38,6 +38,9 @@ _PLAIN_EVERY_SECONDS = 10.0
 _SLOW = "convert"
 """The stage that runs TensorFlow, which takes tens of seconds."""
 
+_STAGES = {"frame": "reading the .tflite"}
+"""Names of stages for people; the others are steps, or `check`."""
+
 
 class ScreenProgress:
     """Shows the progress of a run; receives events from several threads.
@@ -56,6 +59,7 @@ class ScreenProgress:
         self._launches = 0
         self._bound = ""
         self._medians: dict[str, list[float]] = {}
+        self._reported: set[tuple[str, str, str]] = set()
         self._printed_at = time.monotonic()
         self._live: Live | None = None
         self._task: TaskID | None = None
@@ -85,7 +89,9 @@ class ScreenProgress:
         took = "" if seconds is None else f" in {seconds:.1f} s"
         endings = {"started": "...", "done": f" done{took}", "cached": " from the cache"}
         name = f"{event.model} {event.recipe or ''}".strip()
-        self._print(f"{name}: {event.stage}{endings.get(status, f' {status}')}")
+        self._print(
+            f"{name}: {_STAGES.get(event.stage, event.stage)}{endings.get(status, f' {status}')}"
+        )
 
     def measuring(self, event: MeasuringStarted) -> None:
         """Start counting the cells and the launches."""
@@ -165,13 +171,16 @@ class ScreenProgress:
             self._print(f"{device}: {text}")
 
     def not_measured(self, event: NotMeasured) -> None:
-        """Show what could not be measured of a cell."""
-        if self._quiet:
-            return
+        """Show what could not be measured: once per device and reason, not for each of its cells."""
         cell = self._cells.get(event.cell)
-        name = _name(cell) if cell else clean(event.cell)
+        device = clean(cell.device if cell else event.cell)
+        with self._lock:
+            known = (device, event.what, event.reason) in self._reported
+            self._reported.add((device, event.what, event.reason))
+        if known or self._quiet:
+            return
         what = event.what if event.what == "outputs" else f"{event.what} launches"
-        self._print(f"{name}: no {clean(what)}: {clean(event.reason)}")
+        self._print(f"{device}: no {clean(what)}: {clean(event.reason)}")
 
     def close(self) -> None:
         """Remove the live line; may be called again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import IO, Any
 
 from harness.present.screen import grid
@@ -11,11 +11,17 @@ from harness.present.screen.printing import out, status_style
 from harness.records.table import Row, display
 from harness.records.table.display import TableColumn
 
+_MAIN_RANK = 1
+"""Columns up to this rank are the answer: they are never left out."""
+
+_NAMED_ONCE = ("model", "device")
+
 
 def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None = None) -> None:
     """Print the rows of a run in the terminal's width, and why some have no numbers.
 
-    Columns that do not fit are left out by rank and named below the table. To a pipe or a file all
+    Columns that do not fit are left out by rank and named below the table; if the rest is still too
+    wide, a model or device that is the same in every row is named there too. To a pipe or a file all
     columns are printed.
     """
     if not rows:
@@ -23,30 +29,28 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
         return
     stream = sys.stdout if file is None else file
     available = width or grid.terminal_width(stream)
-    columns = display.columns(rows)
-    texts = {column.title: [display.clean(column.text(row)) for row in rows] for column in columns}
-    shown, hidden = list(columns), list[TableColumn]()
+    columns = [(column, _printed(column, rows)) for column in display.columns(rows)]
+    hidden: list[str] = []
     if available is not None:
-        needed = {
-            title: grid.GAP + max(map(grid.cells, (title, *column)))
-            for title, column in texts.items()
-        }
-        shown, hidden = _fitting(columns, needed, available + grid.GAP)
-    printed = [
-        grid.GridColumn(
-            title=column.title,
-            texts=texts[column.title],
-            numeric=column.numeric,
-            style=status_style if column.title == "status" else None,
-        )
-        for column in shown
+        columns, hidden = _fitting(columns, available)
+    grid.write([column for _, column in columns], stream, available)
+    lines = [
+        *hidden,
+        *display.explained(rows),
+        *display.evidence(rows),
+        *display.legend(rows).splitlines(),
     ]
-    grid.write(printed, stream, available)
-    if hidden:
-        names = ", ".join(column.title for column in hidden)
-        out(f"not shown because the terminal is too narrow: {names}", file=file)
-    for line in display.explained(rows):
-        out(line, file=file)
+    for line in lines:
+        out(line, file=file, width=available)
+
+
+def _printed(column: TableColumn, rows: Sequence[Row]) -> grid.GridColumn:
+    return grid.GridColumn(
+        title=column.title,
+        texts=[display.clean(column.text(row)) for row in rows],
+        numeric=column.numeric,
+        style=status_style if column.title == "status" else None,
+    )
 
 
 def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
@@ -80,17 +84,40 @@ def comparison(rows: Sequence[Row], *, file: IO[str] | None = None) -> None:
     ]
     stream = sys.stdout if file is None else file
     grid.write(columns, stream, grid.terminal_width(stream))
+    out(
+        "ratio: p50 over that of the first run; 95 %: its interval from the launches of both runs, "
+        "not paired",
+        file=file,
+    )
 
 
-def _fitting(
-    columns: Iterable[TableColumn], needed: Mapping[str, int], width: int
-) -> tuple[list[TableColumn], list[TableColumn]]:
-    """Leave columns out, highest rank first, until the rest fits; texts may still be folded."""
-    shown, hidden = list(columns), list[TableColumn]()
-    while sum(needed[column.title] for column in shown) > width:
-        most = max(shown, key=lambda column: column.rank)
-        if most.rank == 0:
+_Columns = list[tuple[TableColumn, grid.GridColumn]]
+
+
+def _fitting(columns: _Columns, width: int) -> tuple[_Columns, list[str]]:
+    """Leave columns out until the rest fits; also return the lines that name them.
+
+    First those of a rank above 1, highest first; then the model and the device if they are the same
+    in every row. The rest is folded.
+    """
+    shown, left_out = list(columns), list[str]()
+    while _width(shown) > width:
+        most = max(shown, key=lambda one: one[0].rank)
+        if most[0].rank <= _MAIN_RANK:
             break
         shown.remove(most)
-        hidden.append(most)
-    return shown, hidden
+        left_out.append(most[0].title)
+    same = []
+    for one in list(shown):
+        column, printed = one
+        if _width(shown) > width and column.title in _NAMED_ONCE and len(set(printed.texts)) == 1:
+            shown.remove(one)
+            same.append(f"{column.title} {printed.texts[0]}")
+    lines = [f"in every row: {', '.join(same)}"] if same else []
+    if left_out:
+        lines.append(f"not shown because the terminal is too narrow: {', '.join(left_out)}")
+    return shown, lines
+
+
+def _width(columns: _Columns) -> int:
+    return sum(printed.width for _, printed in columns) + grid.GAP * (len(columns) - 1)

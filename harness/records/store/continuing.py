@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness import assets
 from harness.errors import StoreError
 from harness.records.store.codec import RunRecord
 from harness.records.store.layout import RECORD
@@ -31,6 +32,11 @@ def command(
         return None
     more = [part for name, value in (options or {}).items() for part in (name, value)]
     return shlex.join(["edge-harness", *verb, *more, "--resume", run_id])
+
+
+def results_option(results: Path) -> dict[str, str]:
+    """Return the option that names a folder of runs, for `options`; empty for the default folder."""
+    return {} if results == assets.results_folder() else {"--results": str(results)}
 
 
 def check(record: RunRecord, plan_digest: str, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,9 +114,16 @@ class Store:
         near = difflib.get_close_matches(selector, names, n=_SHOWN, cutoff=0.4)
         hint = f"; did you mean: {', '.join(near)}" if near else ""
         raise StoreError(
-            f'no run "{selector}" in {self.root}{hint} (edge-harness runs lists them; '
+            f'no run "{selector}" in {self.root}{hint} (`{self._command("runs")}` lists them; '
             "--results chooses another folder)"
         )
+
+    def _command(self, name: str) -> str:
+        """Return a command of this folder of runs, as it is typed."""
+        from harness.records.store.continuing import results_option
+
+        options = [part for pair in results_option(self.root).items() for part in pair]
+        return shlex.join(["edge-harness", name, *options])
 
     def _latest(self, names: Sequence[str]) -> str:
         """Return the newest run; the record's time decides between runs of the same second."""
@@ -132,8 +140,8 @@ class Store:
             readable.append((created, name))
         if not readable:
             raise StoreError(
-                f"no runs in {self.root}: make one with `edge-harness demo` or "
-                "`edge-harness run PLAN`, or choose another folder with --results"
+                f"no runs in {self.root}: `{self._command('demo')}` makes one, and --results chooses "
+                "another folder"
             )
         return max(readable)[1]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness import columns as columns_of
@@ -58,6 +58,8 @@ class TableColumn:
 
     column: Column
     look: Look
+    of_device: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """For `flags`: those of all rows of a device, which :func:`legend` has once per device."""
 
     @property
     def title(self) -> str:
@@ -78,7 +80,8 @@ class TableColumn:
         """Format the row's value."""
         column, value = self.column, row[self.column.name]
         if column.kind == "list":
-            return clean(" ".join(value))
+            common = self.of_device.get(row["device"], ())
+            return clean(" ".join(one for one in value if one not in common))
         if column.of is not None:
             whole = row[column.of]
             return NOTHING if value is None or whole is None else f"{value}/{whole}"
@@ -154,7 +157,9 @@ def _all() -> tuple[TableColumn, ...]:
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
     """Choose the columns to show: by each column's `when`, those that differ or have values."""
     chosen = []
-    for column in _all():
+    of_device = device_flags(rows)
+    for known in _all():
+        column = replace(known, of_device=of_device) if known.column.kind == "list" else known
         texts = {column.text(row) for row in rows}
         keep = {
             "always": True,
@@ -167,16 +172,31 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
 
 
 def explained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Explain why rows have no numbers or only some of them, one line per reason.
+    """Explain why rows have no numbers, only some of them, or doubtful ones, one line per reason."""
+    return _by_reason(
+        (row, row["reason"] or (row["verdict_reason"] if row["verdict"] == "SUSPECT" else None))
+        for row in rows
+    )
 
-    If a row targets an accelerator, every row has a line with what ran where and the evidence.
+
+def evidence(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what ran where in the valid rows and the evidence, one line per reason.
+
+    Empty if no row targets an accelerator.
     """
+    if all(row["target"] in CPU_TARGETS for row in rows):
+        return []
+    return _by_reason(
+        (row, row["verdict_reason"])
+        for row in rows
+        if not row["reason"] and row["verdict"] == "VALID"
+    )
+
+
+def _by_reason(reasons: Iterable[tuple[Mapping[str, Any], str | None]]) -> list[str]:
+    """Return one line per status and reason, with the rows that have it; rows without are left out."""
     same: dict[tuple[str, str], list[str]] = {}
-    accelerated = any(row["target"] not in CPU_TARGETS for row in rows)
-    for row in rows:
-        # If there is an accelerator, valid rows show their evidence too.
-        known = row["verdict_reason"] if accelerated or row["verdict"] == "SUSPECT" else None
-        reason = row["reason"] or known
+    for row, reason in reasons:
         if reason:
             status = row["status"]
             if row["verdict"] is not None:
@@ -193,6 +213,27 @@ def name(row: Mapping[str, Any]) -> str:
     """Return a row's name: model, recipe, device, and threads if more than one."""
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
     return clean(f"{row['model']} {row['recipe']} on {row['device']}{threads}")
+
+
+def device_flags(rows: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """Return, by device, the flags that all its measured rows have; only if these are several."""
+    found: dict[str, list[frozenset[str]]] = {}
+    for row in rows:
+        if row["status"] in MEASURED:
+            found.setdefault(row["device"], []).append(frozenset(row["flags"]))
+    return {
+        device: common
+        for device, sets in found.items()
+        if len(sets) > 1 and (common := frozenset.intersection(*sets))
+    }
+
+
+def device_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line with the flags of all rows of a device; devices with the same flags share it."""
+    devices: dict[str, list[str]] = {}
+    for device, flags in device_flags(rows).items():
+        devices.setdefault(", ".join(map(clean, sorted(flags))), []).append(clean(device))
+    return [f"every row of {', '.join(names)}: {flags}" for flags, names in devices.items()]
 
 
 def flag_meanings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -215,6 +256,7 @@ def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
     scenarios = {row["scenario"] for row in rows}
     lines += [meaning for name, meaning in SCENARIOS.items() if name in scenarios]
     lines += _accuracy_legend(rows)
+    lines += device_lines(rows)
     meanings = flag_meanings(rows) if flags else {}
     lines += [f"{flag}: {meaning}" for flag, meaning in meanings.items() if meaning]
     return "\n".join(lines)

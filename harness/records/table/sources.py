@@ -135,10 +135,11 @@ def _reason(reading: CellReading) -> str | None:
         again = f", or measure the row again: `{command}`" if command else ""
         return f"{reading.damage}; restore run {record.id} from a copy{again}"
     if reading.outcome is None:
-        return (
-            "not measured yet: the run is in progress, or was interrupted and continues with "
-            f"--resume {reading.measured.run.id}"
-        )
+        run = reading.measured.run
+        options = continuing.results_option(run.path.parent)
+        command = continuing.command(run.id, run.record.kind, run.record.call, options)
+        way = f"; `{command}` continues it" if command else ""
+        return f"not measured yet: the run is in progress, or was interrupted{way}"
     if reading.failure is not None:
         return reading.failure.reason
     return reading.verdict.reason if reading.verdict and reading.status != "ok" else None

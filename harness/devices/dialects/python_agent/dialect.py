@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import shlex
 import tempfile
 import time
 from collections.abc import Collection, Mapping
@@ -345,7 +346,10 @@ class JsonLinesDialect:
             return fields
         if event != "error":
             raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
-        reason = f"{self._device.name}: {fields.reason('reason')}"
+        # The agent does not know the device's name in the farm.
+        named = shlex.join(["edge-harness", "setup", self._device.name])
+        text = fields.reason("reason").replace("`edge-harness setup`", f"`{named}`")
+        reason = f"{self._device.name}: {text}"
         if fields.text("kind") == LeaseError.kind:
             self._end_renewal()
         raise _ERRORS.get(fields.text("kind"), AgentError)(reason)

@@ -9,6 +9,7 @@ only rows that were measured on a device (:mod:`harness.present.report.exports.e
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Protocol
 
@@ -49,11 +50,25 @@ def write(measured: Measured, form: str, *, emulated: bool = False) -> str:
 
 
 def save(text: str, path: Path) -> None:
-    """Write an export to a file; raises ConfigError if the file cannot be written."""
+    """Write an export to a file, completely or not at all; raises ConfigError if that fails."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigError(
+            f"-o {path}: there is no folder {folder}; `{shlex.join(['mkdir', '-p', str(folder)])}` "
+            "makes it"
+        )
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.part")
     try:
-        path.write_bytes(encoded(text))
+        if path.exists() and not path.is_file():
+            path.write_bytes(encoded(text))  # such as /dev/stdout
+            return
+        part.write_bytes(encoded(text))
+        part.replace(path)
     except OSError as error:
         raise ConfigError(f"-o {path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def encoded(text: str) -> bytes:

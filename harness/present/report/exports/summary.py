@@ -26,7 +26,7 @@ def write(measured: Measured, *, emulated: bool) -> str:
     del emulated
     gate = verdicts.of(measured.run)
     if gate is not None:
-        return _judged(gate)
+        return judged(gate)
     rows = rows_of(measured)
     heading = f"### {_heading(rows)}\n\n"
     shown = len(rows)
@@ -37,21 +37,9 @@ def write(measured: Measured, *, emulated: bool) -> str:
     return text
 
 
-def _judged(gate: Mapping[str, Any]) -> str:
+def judged(gate: Mapping[str, Any]) -> str:
     """Write a gate's verdict, one row per comparison, and the reasons, regressions first."""
-    rows = [
-        {
-            "model": row["model"],
-            "recipe": row["recipe"],
-            "device": row["device"],
-            "metric": row["metric"],
-            "A": verdicts.side(row, "a"),
-            "B": verdicts.side(row, "b"),
-            "B / A (95 %)": verdicts.interval(row),
-            "verdict": row["verdict"] or "shown",
-        }
-        for row in gate["rows"]
-    ]
+    rows = verdicts.table(gate)
     sides = f"A {escape(gate['baseline'])}, B {escape(gate['candidate'])}"
     lines = [f"### edge-harness gate: {gate['verdict'] or 'no verdict'}", "", sides, ""]
     if rows:

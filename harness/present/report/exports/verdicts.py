@@ -11,6 +11,8 @@ from harness.errors import StoreError
 from harness.records.store.read import StoredRun
 from harness.records.table import display
 
+_MEDIAN = 0.5
+
 
 def of(run: StoredRun) -> Mapping[str, Any] | None:
     """Return the gate's document; None for a run of another kind or an interrupted gate.
@@ -25,6 +27,45 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
             f"{run.path / document.FILE} is not the document of a gate; restore it from a copy"
         )
     return found
+
+
+def remarks(gate: Mapping[str, Any] | None) -> list[str]:
+    """Return what the rows of a gate's run show beside its verdict; `gate` is None without one."""
+    if gate is None:
+        return ["this gate has no verdict: it is in progress, or was interrupted"]
+    judged = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
+    if judged <= {_MEDIAN}:
+        return []
+    names = " and ".join(f"p{quantile * 100:g}" for quantile in sorted(judged))
+    line = (
+        f"the gate judged the {names} of each launch, in pairs of A and B; the p50 of the rows is "
+        "the median of all launches of one side, so its ratio is another one"
+    )
+    return [line]
+
+
+def metric(row: Mapping[str, Any]) -> str:
+    """Return the metric of a row, for latency with the quantile of a launch that was judged."""
+    quantile = row.get("quantile")
+    name = str(row["metric"])
+    return name if quantile is None else f"{name} p{quantile * 100:g}"
+
+
+def table(gate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a gate's document for people: the comparison, its numbers and its verdict."""
+    return [
+        {
+            "model": row["model"],
+            "recipe": row["recipe"],
+            "device": row["device"],
+            "metric": metric(row),
+            "A": side(row, "a"),
+            "B": side(row, "b"),
+            "B / A (95 %)": interval(row),
+            "verdict": row["verdict"] or "shown",
+        }
+        for row in gate["rows"]
+    ]
 
 
 def side(row: Mapping[str, Any], name: str) -> str:

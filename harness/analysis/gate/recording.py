@@ -1,0 +1,157 @@
+"""The stored run of a gate or selftest: created, or continued after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from harness.analysis.gate import loop, stored
+from harness.analysis.gate.contest import Contest, Evidence, Rules
+from harness.analysis.gate.findings import Key
+from harness.config import profiles as known_profiles
+from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
+from harness.measure import continuity, prepare, resuming, runs, sessions
+from harness.measure.runs import Live, Progress
+from harness.records import store
+from harness.records.store.recorder import Recorder
+from harness.types import Device, Failure, Outcome, Plan
+
+
+def digest(kind: str, plan: Plan) -> str:
+    """Return the digest of a gate's or selftest's run: `run --resume` must not continue it."""
+    return hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedGate:
+    """A gate and the stored run that it writes."""
+
+    writer: store.RunWriter
+    context: loop.GateContext
+    known: Mapping[Key, Evidence]
+    """The evidence that an interrupted gate stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRecording:
+    """Makes the stored run of a gate or selftest, or continues the run `resume`."""
+
+    kind: str
+    decided: prepare.Decided
+    live: Live
+    rules: Rules
+    stores: store.Store
+    progress: Progress | None
+    call: Mapping[str, str] = field(default_factory=dict)
+    """What the command that continues the run needs."""
+    resume: str | None = None
+
+    @contextmanager
+    def started(self, contests: Sequence[Contest]) -> Iterator[RecordedGate]:
+        """Open the run that stores the launches; merge its samples at the end.
+
+        An error gets a note with the command that continues the gate.
+        """
+        plan = self.decided.plan
+        cells = [side.cell for one in contests for side in (one.a, one.b)]
+        known: Mapping[Key, Evidence] = {}
+        with self._writer(contests) as writer:
+            if self.resume:
+                known = self._continued(writer, contests)
+            emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore))
+            readings = sum(len(one.readings) for one in known.values())
+            launches = 2 * (self.rules.max_pairs + self.rules.memory_pairs) * len(contests)
+            ahead = max(0, launches - readings)
+            emit(MeasuringStarted(cells=tuple(cells), launches=ahead, at_most=True))
+            context = loop.GateContext(
+                sessions=self.live,
+                emit=emit,
+                profiles=known_profiles.load_all(),
+                rules=self.rules,
+                conditions=plan.conditions,
+                limits=plan.host,
+            )
+            try:
+                yield RecordedGate(writer=writer, context=context, known=known)
+            except BaseException as error:
+                command = resuming.resumption(writer.record, self.decided, writer.path.parent)
+                if command:
+                    error.add_note(f"finished launches are kept: `{command}` continues")
+                raise
+            writer.finish()
+
+    def _writer(self, contests: Sequence[Contest]) -> store.RunWriter:
+        plan = self.decided.plan
+        if self.resume:
+            return self.stores.resume(self.resume, digest(self.kind, plan), self.kind)
+        cells = [side.cell for one in contests for side in (one.a, one.b)]
+        record = store.RunRecord.new(
+            plan=plan,
+            cells=cells,
+            devices=runs.device_records(_devices(self.live), self.live),
+            kind=self.kind,
+            call=self.call,
+        )
+        record = replace(record, plan_digest=digest(self.kind, plan))
+        return self.stores.create(record, resuming.variants_of(cells))
+
+    def _continued(
+        self, writer: store.RunWriter, contests: Sequence[Contest]
+    ) -> Mapping[Key, Evidence]:
+        """Return the evidence of the gate to continue; raises StoreError if anything changed since."""
+        hot = self.decided.plan.conditions.thermal == "soak"
+        names = {contest.key.device for contest in contests}
+        continuity.require_same(writer.record, self.live, names)
+        known = stored.interrupted(self.stores.open(writer.id), contests, hot=hot)
+        writer.extend(
+            devices={
+                name: one
+                for name, one in runs.device_records(_devices(self.live), self.live).items()
+                if name in names and name not in writer.record.devices
+            }
+        )
+        for contest in contests:
+            for side in (contest.a, contest.b):
+                writer.keep_variant(side.variant)
+        return known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeEmitter:
+    """Emits the outcomes of both cells when their contest ends."""
+
+    emit: Emit
+
+    def __call__(self, event: Event) -> None:
+        """Emit the event, and the outcomes of a contest that ended before it."""
+        if isinstance(event, loop.ContestEnded):
+            for outcome in _outcomes(event.evidence):
+                self.emit(CellEnded(outcome=outcome))
+        self.emit(event)
+
+
+def _devices(live: Live) -> list[Device]:
+    return [one.device for one in live.values() if isinstance(one, sessions.Session)]
+
+
+def _outcomes(evidence: Evidence) -> list[Outcome]:
+    """Return the outcomes of both cells of a contest."""
+    contest, made = evidence.contest, []
+    for name, side in (("baseline", contest.a), ("candidate", contest.b)):
+        launches = evidence.launches("baseline" if name == "baseline" else "candidate")
+        failure = evidence.failure
+        if evidence.away is not None:
+            failure = Failure(kind="unreachable", reason=evidence.away)
+        elif failure is None and not launches:
+            failure = Failure(kind="unreachable", reason=evidence.cut_short or "nothing measured")
+        made.append(
+            Outcome(
+                cell=side.cell,
+                launches=() if failure else launches,
+                failure=failure,
+                agreement=evidence.agreements.get(side.cell.id),
+            )
+        )
+    return made

@@ -1,0 +1,75 @@
+"""The verdict of a gate's run in `show` and on the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from synthetic_runs import cell, measure, record
+from test_export_gate import result
+
+from harness import api
+from harness.analysis.gate.document import FILE
+from harness.present import screen
+from harness.present.report import markdown
+from harness.present.report.exports import summary
+
+
+@pytest.fixture(name="root")
+def _root(tmp_path: Path) -> Path:
+    """A gate's run with a judged quantile of 0.25."""
+    from harness.records.store import Store
+
+    of = cell("int8")
+    with Store(tmp_path).create(record([of], kind="gate")) as writer:
+        measure(writer, of)
+        writer.finish()
+        plain = result(("pi", "phone")).plain()
+        for row in plain["rows"]:
+            row["quantile"] = 0.25 if row["metric"] == "latency" else None
+        (writer.path / FILE).write_text(json.dumps({**plain, "run": writer.id}), encoding="utf-8")
+    return tmp_path
+
+
+def test_show_prints_the_verdict_and_the_judged_quantile(root: Path) -> None:
+    shown = api.show("latest", results=root)
+    assert shown.gate is not None
+    assert shown.plain()["gate"]["verdict"] == "REGRESSION"
+    stream = io.StringIO()
+    screen.gate(shown.gate, file=stream)
+    text = stream.getvalue()
+    assert re.search(r"int8 +pi +1 +latency p25 +", text)
+    assert re.search(r"gate REGRESSION: size 1\.200x .*exit 3\n$", text)
+    assert "size: REGRESSION: larger" in text
+    assert any("the gate judged the p25 of each launch" in line for line in shown.lines)
+    written = summary.judged(shown.gate) + markdown.markdown(shown.rows, shown.lines)
+    assert "gate: REGRESSION" in written
+    assert "latency p25" in written
+
+
+def test_the_page_has_the_verdict(root: Path) -> None:
+    page = api.report("latest", results=root).read_text(encoding="utf-8")
+    assert "<h2>Verdict: REGRESSION</h2>" in page
+    assert "latency p25" in page
+    assert "A: main.tflite; B: branch.tflite" in page
+    assert "the gate judged the p25 of each launch" in page
+
+
+def test_a_gate_without_a_verdict_says_so(root: Path) -> None:
+    (run,) = api.runs(results=root)
+    (root / run["id"] / FILE).unlink()
+    shown = api.show("latest", results=root)
+    assert shown.gate is None
+    assert any("this gate has no verdict" in line for line in shown.lines)
+    assert "this gate has no verdict" in api.report("latest", results=root).read_text()
+
+
+def test_the_summary_of_a_document_is_that_of_its_result() -> None:
+    from harness.analysis.gate import document
+
+    made = result(("pi", "phone"))
+    assert document.summary(made.plain()) == made.summary()
+    assert document.reasons(made.plain()) == list(document.explained(made))
