@@ -6,7 +6,7 @@
 |---|---|
 | batch norm after a Dense, a transposed or a one-dimensional convolution | part of its weights |
 | any other batch norm that is not directly after a convolution | a depthwise 1x1 convolution |
-| ReLU after one of these layers, or after a convolution without a batch norm | its activation |
+| ReLU after one of these, or after a convolution of one dimension | its activation |
 | Conv1D, DepthwiseConv1D, SeparableConv1D, Conv1DTranspose, MaxPooling1D | two dimensions, width 1 |
 
 The library takes a batch norm after Conv2D, DepthwiseConv2D and SeparableConv2D itself. It accepts
@@ -39,7 +39,6 @@ _CHANNELS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "SeparableConv1D": ("pointwise_kernel", (-1,)),
 }
 """Layers that absorb a batch norm: the weight, and its axes that make up the output channels."""
-_WITH_RELU = (*_CHANNELS, "Conv2D", "DepthwiseConv2D")
 _FLAT = {
     "Conv1D": "Conv2D",
     "Conv1DTranspose": "Conv2DTranspose",
@@ -158,8 +157,8 @@ class _Changes:
 
     def relu(self, layer: Keras) -> None:
         """Make a ReLU the activation of a layer that has none."""
-        kind = type(layer).__name__
-        if layer.name not in self.alone and not (kind in _WITH_RELU and _is_linear(layer)):
+        flat = type(layer).__name__ in _FLAT and _is_linear(layer)
+        if not flat and layer.name not in self.alone and layer.name not in self.folded:
             return
         end = next((gone for gone, into in self.gone.items() if into == layer.name), layer.name)
         after = self.graph.only_reader(end)

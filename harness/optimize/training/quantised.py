@@ -86,10 +86,45 @@ def _emulated(model: Keras, preserve: Preserve) -> Keras:
     quantization = libraries.model_optimization().quantization.keras
     try:
         annotated = quantization.quantize_annotate_model(carry.again(model))
-        with quantization.quantize_scope():
+        with quantization.quantize_scope(), _rounding_before_relu():
             return quantization.quantize_apply(annotated, _scheme(preserve))
     except _ERRORS as error:
         raise RecipeError(_refusal(model, str(error))) from error
+
+
+@contextlib.contextmanager
+def _rounding_before_relu() -> Iterator[None]:
+    """Let the weights of a layer before a ReLU be rounded in training, as those of other layers are.
+
+    The library exempts such a layer from every simulated rounding, to keep the ReLU fused with it.
+    """
+    libraries.model_optimization()
+    from tensorflow_model_optimization.python.core.quantization.keras import (
+        quantize_aware_activation,
+        utils,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_transforms,
+    )
+
+    kind = default_8bit_transforms.LayerReLUQuantize
+    kept = kind.replacement
+
+    def replacement(transform: Keras, matched: Keras) -> Keras:
+        before = matched.input_layers[0].layer
+        if before["class_name"] == "Add":
+            return kept(transform, matched)
+        if before["config"].get("activation") == "linear":
+            before["config"]["activation"] = utils.serialize_activation(
+                quantize_aware_activation.NoOpActivation(), use_legacy_format=True
+            )
+        return matched
+
+    kind.replacement = replacement
+    try:
+        yield
+    finally:
+        kind.replacement = kept
 
 
 def _scheme(preserve: Preserve) -> Keras:
