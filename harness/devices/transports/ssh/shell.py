@@ -1,0 +1,53 @@
+"""The command text for a login shell that may be any: sh, bash, zsh, ksh, csh, tcsh, fish.
+
+Each of these has its own rules for quotes, and csh has more: no newline within quotes, `!` is history
+even within single quotes, a word has at most 1,023 bytes. So the script travels encoded, in words of
+letters, digits and plain punctuation between single quotes, which all of them pass on unchanged. Only
+the `sh` that they start decodes it, with its own printf.
+"""
+
+from __future__ import annotations
+
+import shlex
+import string
+from collections.abc import Sequence
+
+MARK = b"edge-harness-pid "
+"""Starts the line that the script prints first, on stdout and stderr, with its process number."""
+
+START = b"edge-harness-start\n"
+"""The line of stdin after which the process's own input begins."""
+
+POSIX_SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "busybox"})
+"""Login shells that read the same command text as sh."""
+
+_PLAIN = frozenset(f"{string.ascii_letters}{string.digits} #&()*+,-./:;<=>?@[]^_{{|}}~".encode())
+_WORD_BYTES = 500
+_DECODE = 'IFS=; set -- "$(printf "$*")"; unset IFS; eval "$1"'
+# The lead newline ends a prompt that a start-up file printed without one.
+_PRINT_MARK = 'printf "\\n{0}%s\\n" "$$"; printf "\\n{0}%s\\n" "$$" >&2\n'.format(MARK.decode())
+# Until the start line everything is dropped: it was meant for a start-up file that reads.
+_DROP_LEAD = f"while IFS= read -r x; do [ \"$x\" = '{START.decode().strip()}' ] && break; done\n"
+
+
+def encoded(script: str) -> str:
+    """Return the command that runs a script of sh, whatever shell reads the command."""
+    text = "".join(
+        chr(byte) if byte in _PLAIN else f"\\{byte:03o}"
+        for byte in script.encode(errors="surrogateescape")
+    )
+    words = [text[at : at + _WORD_BYTES] for at in range(0, len(text), _WORD_BYTES)]
+    quoted = " ".join(f"'{word}'" for word in words)
+    return f"exec sh -c '{_DECODE}' sh {quoted}"
+
+
+def started(argv: Sequence[str], *, reads: bool, keeps_shell: bool) -> str:
+    """Return the command that prints the mark and runs `argv`.
+
+    A process that `reads` gets its stdin after the line START; any other has an empty one. If the
+    shell is kept, a signal becomes an exit code (128+N): SSH libraries do not report signals.
+    """
+    run = '"$@"' if reads else '"$@" </dev/null'
+    run = f"{run}; exit $?" if keeps_shell else f"exec {run}"
+    lead = _PRINT_MARK + _DROP_LEAD * reads
+    return encoded(f"{lead}set -- {shlex.join(argv)}\n{run}")
