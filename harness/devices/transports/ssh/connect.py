@@ -19,6 +19,7 @@ from harness.addresses import without_password
 from harness.devices.transports.ssh import settings as ssh_config
 from harness.devices.transports.ssh.auth import LoginRefused, OfferedKeys
 from harness.devices.transports.ssh.bounds import NONSENSE, BoundedPackets, BoundedTransport
+from harness.devices.transports.ssh.certificates import SUFFIX
 from harness.devices.transports.ssh.keys import HostKey, KeySeen, KnownHosts, KnownHostsPolicy
 from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.proxy import FirstSocket
@@ -195,9 +196,9 @@ def _transport_factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable a
         offered = tuple(options.ciphers)
         first = tuple(cipher for cipher in _CIPHERS if cipher in offered)
         options.ciphers = first + tuple(cipher for cipher in offered if cipher not in first)
-        types = tuple(options.key_types)
-        known_types = tuple(name for name in known.types() if name in types)
-        options.key_types = known_types + tuple(n for n in types if n not in known_types)
+        wanted, types = known.types(), tuple(options.key_types)
+        first_types = tuple(name for name in wanted if name.removesuffix(SUFFIX) in types)
+        transport.host_key_algorithms = tuple(dict.fromkeys((*first_types, *types)))
         return transport
 
     return make

@@ -29,6 +29,7 @@ from harness.types import Device
 
 _KEYGEN_SECONDS = 10.0
 _MAX_DAMAGED = 3
+_KRL_MAGIC = b"SSHKRL\n\0"
 _CERTIFIED = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -186,7 +187,21 @@ class KnownHosts:
 
 
 def _is_in_revocation_list(path: Path, blob: bytes) -> bool:
-    """Ask ssh-keygen, which knows both forms of the file: public keys, or a KRL."""
+    """Return whether a file of RevokedHostKeys has a key: one public key per line, or a KRL."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"{path}: RevokedHostKeys cannot be checked: {error.strerror or error}"
+        raise ConfigError(message) from error
+    if data.startswith(_KRL_MAGIC):
+        return _is_in_krl(path, blob)
+    lines = data.decode("utf-8", "replace").splitlines()
+    key = base64.b64encode(blob).decode()
+    return any(key in line.split() for line in lines if not line.lstrip().startswith("#"))
+
+
+def _is_in_krl(path: Path, blob: bytes) -> bool:
+    """Ask ssh-keygen; raises ConfigError if it does not answer."""
     keygen = shutil.which("ssh-keygen")
     kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii", "replace")
     if keygen is None:
