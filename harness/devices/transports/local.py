@@ -10,6 +10,7 @@ processes, and a Ctrl-C for the controller does not reach it.
 
 from __future__ import annotations
 
+import getpass
 import os
 import selectors
 import shutil
@@ -259,4 +260,8 @@ def _default_options() -> dict[str, str]:
     return {"python": sys.executable, "workdir": str(assets.cache_folder() / "device")}
 
 
-LOCAL = TransportPlugin(open=open_local, dialect_options=_default_options)
+def _account(_: Device) -> str:
+    return getpass.getuser()
+
+
+LOCAL = TransportPlugin(open=open_local, dialect_options=_default_options, account=_account)

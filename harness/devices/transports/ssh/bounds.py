@@ -60,7 +60,6 @@ class BoundedTransport(paramiko.Transport):
         MSG_CHANNEL_EXTENDED_DATA: _bounded(_handlers[MSG_CHANNEL_EXTENDED_DATA]),
     }
 
-
     host_key_algorithms: tuple[str, ...] = ()
     """The signature algorithms of host keys to offer, in this order; paramiko's own if empty."""
 

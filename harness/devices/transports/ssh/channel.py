@@ -26,7 +26,7 @@ from harness.devices.transports.streams import (
     SEND_STALL_SECONDS,
     ProcessStream,
 )
-from harness.devices.transports.tail import OUTPUT_BYTES
+from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, TransportError, Unreachable
 
 _CHUNK = 1 << 18
@@ -69,6 +69,9 @@ class SshChannel(ProcessStream):
         self._where = where
         self._lead = bytearray()
         self._pid: int | None = None
+        self._keep = keep
+        self._has_errors = False
+        """Whether stderr is the process's own by now."""
         self._reads = reads
         self._unsent = b""
         """What stdin gets before the process's own input."""
@@ -76,7 +79,6 @@ class SshChannel(ProcessStream):
         self._command = shell.started(argv, reads=reads, keeps_shell=bool(keep))
         self._left = _MAX_AGAIN if reads else 1
         self._again_at = time.monotonic() + _AGAIN_SECONDS
-        self._has_started = False
         try:
             self._channel = transport.open_session(timeout=_OPEN_SECONDS)
         except _BROKEN as error:
@@ -106,12 +108,10 @@ class SshChannel(ProcessStream):
         if not data:
             return
         deadline = deadline or time.monotonic() + SEND_STALL_SECONDS
-        if not self._has_started:
-            while self._pid is None and not self._ended and not self.closed:
-                self._pump(deadline)
-            self._has_started = True
-            data = self._unsent + shell.START + data
-        view = memoryview(data)
+        while self._pid is None and not self._ended and not self.closed:
+            self._pump(deadline)
+        view = memoryview(self._unsent + data)
+        self._unsent = b""
         while view:
             try:
                 sent = 0 if self.closed else self._channel.send(bytes(view[:_SEND_BYTES]))
@@ -142,18 +142,17 @@ class SshChannel(ProcessStream):
             return max(left, _AGAIN_SECONDS * (not self._left))
         self._left -= 1
         self._again_at += _AGAIN_SECONDS
-        self._unsent += self._command.encode() + b"\n"
-        with suppress(*_BROKEN):
-            while self._unsent and self._channel.send_ready():
-                self._unsent = self._unsent[self._channel.send(self._unsent[:_SEND_BYTES]) :]
+        self._send_ahead(self._command.encode() + b"\n")
         if not self._reads:
             self._close_stdin()
         return _AGAIN_SECONDS
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the connection is still open; the process may have ended."""
-        return bool(self._transport.is_active())
+    def _send_ahead(self, data: bytes) -> None:
+        """Send what comes before the process's own input, as far as the window allows."""
+        self._unsent += data
+        with suppress(*_BROKEN):
+            while self._unsent and self._channel.send_ready():
+                self._unsent = self._unsent[self._channel.send(self._unsent[:_SEND_BYTES]) :]
 
     def read(self, deadline: float) -> bytes:
         """Return at least one byte, or b"" at the end; see protocols.Channel.read."""
@@ -161,12 +160,6 @@ class SshChannel(ProcessStream):
         if not data and not self._channel.eof_received and not self._transport.is_active():
             raise Unreachable(self._gone())
         return data
-
-    def errors(self) -> bytes:
-        """Return the tail of stderr so far, without what a start-up file wrote before the mark."""
-        text = super().errors()
-        found = _MARK.search(text)
-        return text[found.end() :] if found else text
 
     def wait(self, deadline: float) -> int:
         """Return the exit code (128+N after signal N)."""
@@ -209,6 +202,7 @@ class SshChannel(ProcessStream):
             out += self._channel.recv(_CHUNK)
         if self._channel.recv_stderr_ready():
             self._tail.add(self._channel.recv_stderr(_CHUNK))
+            self._drop_noise()
         more = self._channel.recv_ready() or self._channel.recv_stderr_ready()
         self._ended = ended and not more
         if self._pid is None:
@@ -219,12 +213,25 @@ class SshChannel(ProcessStream):
             )
         return True
 
+    def _drop_noise(self) -> None:
+        """Drop what a start-up file wrote to stderr, once the mark has arrived there too."""
+        if self._has_errors:
+            return
+        text = self._tail.read()
+        found = _MARK.search(text)
+        if found:
+            self._has_errors = True
+            self._tail = Tail(self._keep) if self._keep else Tail()
+            self._tail.add(text[found.end() :])
+
     def _find_mark(self, *, ended: bool) -> None:
         """Drop everything up to the marked line; hold output back until the mark arrives."""
         found = _MARK.search(self._lead)
         if found:
             self._pid = int(found[1])
             self._ready += self._lead[found.end() :]
+            if self._reads:
+                self._send_ahead(shell.START)
             if self._is_finished:
                 self._close_stdin()
         elif len(self._lead) > _NOISE_BYTES or (ended and self._channel.eof_received):

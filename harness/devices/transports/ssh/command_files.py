@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -83,14 +84,11 @@ class CommandFiles:
                 deadline = time.monotonic() + STALL_SECONDS + size / MIN_BYTES_PER_SECOND
                 folder = posixpath.dirname(destination) or "."
                 with self._script(_STORE, destination, folder) as stream:
-                    try:
+                    # If `cat` cannot write, it ends early and says why.
+                    with suppress(Unreachable):
                         while data := file.read(_COPY_BYTES):
                             stream.send(data, deadline)
                             sent += len(data)
-                    except Unreachable:
-                        # If `cat` could not write, it has ended and says why.
-                        if not stream.is_connected:
-                            raise
                     stream.finish_sending()
                     output = self._output(stream, deadline + _FINISH_SECONDS)
                 file.seek(0)
@@ -114,12 +112,7 @@ class CommandFiles:
             with os.fdopen(handle, "w+b") as file:
                 with self._script(_FETCH, source) as stream:
                     stream.finish_sending()
-                    left = max_bytes
-                    while data := stream.read(deadline):
-                        left -= len(data)
-                        if left < 0:
-                            raise ValueError(f"it holds more than {max_bytes} bytes")
-                        file.write(data)
+                    _receive(stream, file, max_bytes, deadline)
                     _succeeded(stream, deadline)
                     errors = stream.errors()
                 file.seek(0)
@@ -153,6 +146,15 @@ class CommandFiles:
 
     def _progress(self, source: Path, destination: str, sent: int, size: int) -> str:
         return f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}"
+
+
+def _receive(stream: SshChannel, file: IO[bytes], max_bytes: int, deadline: float) -> None:
+    left = max_bytes
+    while data := stream.read(deadline):
+        left -= len(data)
+        if left < 0:
+            raise ValueError(f"it holds more than {max_bytes} bytes")
+        file.write(data)
 
 
 def _succeeded(stream: SshChannel, deadline: float) -> None:

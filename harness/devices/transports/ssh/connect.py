@@ -10,12 +10,10 @@ import logging
 import socket
 from contextlib import ExitStack
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import fabric
 import paramiko
 
-from harness.addresses import without_password
 from harness.devices.transports.ssh import settings as ssh_config
 from harness.devices.transports.ssh.auth import LoginRefused, OfferedKeys
 from harness.devices.transports.ssh.bounds import NONSENSE, BoundedPackets, BoundedTransport
@@ -24,8 +22,8 @@ from harness.devices.transports.ssh.keys import HostKey, KeySeen, KnownHosts, Kn
 from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.proxy import FirstSocket
 from harness.devices.transports.ssh.pulse import Pulse, WatchedSocket
-from harness.devices.transports.ssh.settings import HostSettings, JumpHost
-from harness.errors import ConfigError, HarnessError, HostKeyUnknown, Unreachable
+from harness.devices.transports.ssh.settings import HostSettings
+from harness.errors import HarnessError, HostKeyUnknown, Unreachable
 from harness.types import Device
 
 CONNECT_SECONDS = 10.0
@@ -34,29 +32,6 @@ CHANNEL_SECONDS = 15.0
 # AES-GCM encrypts and authenticates in one pass: a third faster than paramiko's first choice.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _HINT = "check that the device is on, on the network and that its sshd runs"
-
-
-def parse(address: str, name: str) -> JumpHost:
-    """Read an address; raises ConfigError with the device and the expected form."""
-    form = "ssh://user@host:port"
-    shown = without_password(address)
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError:
-        # The message of urlsplit may contain part of a password with a slash or a colon.
-        raise ConfigError(f'{name}: address "{shown}": no port or host; write {form}') from None
-    if parts.scheme != "ssh" or not parts.hostname:
-        raise ConfigError(f'{name}: address "{shown}" is not of the form {form}')
-    if parts.password is not None:
-        message = f"{name}: no password in an address; run `ssh-copy-id` once, then write {form}"
-        raise ConfigError(message)
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ConfigError(f'{name}: address "{shown}" has more than {form}')
-    host = parts.netloc.rpartition("@")[2]
-    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    user = unquote(parts.username) if parts.username else None
-    return JumpHost(host=unquote(host), user=user, port=port)
 
 
 class Connection:
@@ -68,7 +43,7 @@ class Connection:
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").propagate = False
         self._device = device
-        route = ssh_config.route(device, parse(device.address, device.name))
+        route = ssh_config.route(device, ssh_config.parse(device))
         self._pulses: list[Pulse] = []
         self._hops: list[fabric.Connection] = []
         self._first: FirstSocket | None = None

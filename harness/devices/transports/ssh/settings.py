@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import getpass
-import glob
 import hashlib
 import os
 import re
@@ -20,7 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from harness.addresses import without_password
 from harness.devices.transports.ssh.options import SshOptions
 from harness.errors import ConfigError, Unreachable
 from harness.types import Device
@@ -115,6 +116,43 @@ class JumpHost:
     host: str
     user: str | None = None
     port: int | None = None
+
+
+def parse(device: Device) -> JumpHost:
+    """Read a device's address; raises ConfigError with the device and the expected form."""
+    form = "ssh://user@host:port"
+    address, name = device.address, device.name
+    shown = without_password(address)
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        # The message of urlsplit may contain part of a password with a slash or a colon.
+        raise ConfigError(f'{name}: address "{shown}": no port or host; write {form}') from None
+    if parts.scheme != "ssh" or not parts.hostname:
+        raise ConfigError(f'{name}: address "{shown}" is not of the form {form}')
+    if parts.password is not None:
+        message = f"{name}: no password in an address; run `ssh-copy-id` once, then write {form}"
+        raise ConfigError(message)
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError(f'{name}: address "{shown}" has more than {form}')
+    host = parts.netloc.rpartition("@")[2]
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    user = unquote(parts.username) if parts.username else None
+    return JumpHost(host=unquote(host), user=user, port=port)
+
+
+def account(device: Device) -> str:
+    """Return the account that logs in to a device; raises as `resolve` does."""
+    target = parse(device)
+    return target.user or _user(target.host, target.port, SshOptions.of(device).ssh_config)
+
+
+@functools.lru_cache(maxsize=64)
+def _user(host: str, port: int | None, ssh_config: Path | None) -> str:
+    options = {"ssh_config": str(ssh_config)} if ssh_config else {}
+    device = Device(name=host, profile="", address="ssh:", transport_options=options)
+    return resolve(device, JumpHost(host=host, port=port)).user
 
 
 def route(device: Device, target: JumpHost) -> tuple[HostSettings, ...]:
@@ -293,7 +331,7 @@ def _refuse_include(device: Device, file: Path) -> None:
         for name in names:
             folder = "/etc/ssh" if file == _SYSTEM else "~/.ssh"
             pattern = Path(folder).expanduser() / Path(name).expanduser()
-            if glob.glob(str(pattern)):
+            if any(Path("/").glob(str(pattern).lstrip("/"))):
                 raise ConfigError(
                     f"{device.name}: {file} has `Include {name}`, which is read only if OpenSSH's "
                     "`ssh` is installed on this host (`sudo apt-get install openssh-client`)"
@@ -307,7 +345,7 @@ def _settings(device: Device, target: JumpHost, values: Values) -> HostSettings:
     port = int(first.get("port") or _PORT)
     alias = _given(first.get("hostkeyalias"))
     jump = _given(first.get("proxyjump")) or ""
-    tokens = _tokens(target.host, host, user, port, alias or target.host, jump)
+    tokens = _tokens(target.host, {"h": host, "p": str(port), "r": user}, alias, jump)
     expand = functools.partial(_expand, device, tokens)
     identities = _paths(values.get("identityfile", ()), expand)
     defaults = tuple(Path.home() / ".ssh" / name for name in _DEFAULT_KEYS)
@@ -410,22 +448,22 @@ def _proxy(value: str | None, expand: Callable[[str], str]) -> str | None:
     return expand(given) if given else None
 
 
-def _tokens(name: str, host: str, user: str, port: int, alias: str, jump: str) -> Mapping[str, str]:
+def _tokens(
+    name: str, target: Mapping[str, str], alias: str | None, jump: str
+) -> Mapping[str, str]:
     local = socket.gethostname()
-    identity = f"{local}{host}{port}{user}"
+    identity = f"{local}{target['h']}{target['p']}{target['r']}{jump}"
     return {
+        **target,
         "%": "%",
-        "C": hashlib.sha1(f"{identity}{jump}".encode(), usedforsecurity=False).hexdigest(),
+        "C": hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest(),
         "d": str(Path.home()),
-        "h": host,
         "i": str(os.getuid()),
         "j": jump,
-        "k": alias,
+        "k": alias or name,
         "L": local.partition(".")[0],
         "l": local,
         "n": name,
-        "p": str(port),
-        "r": user,
         "u": getpass.getuser(),
     }
 

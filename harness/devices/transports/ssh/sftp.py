@@ -192,4 +192,5 @@ def _too_slow(guard: TimeLimit) -> OSError:
 
 
 def error_text(error: BaseException) -> str:
+    """Return the text of a library's error, or its name if it has none."""
     return str(error) or type(error).__name__

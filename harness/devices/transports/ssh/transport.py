@@ -8,8 +8,8 @@
     ssh_config = "~/.ssh/config"
 
 The transport checks the host keys of the device and of every jump host, and connecting never accepts
-a new key (docs/ssh.md). Files travel by SFTP, or by commands if the server has none; commands travel on channels of
-one connection. A dead link is detected within 10 s.
+a new key (docs/ssh.md). Files travel by SFTP, or by commands if the server has none. All use channels of one
+connection. A dead link is detected within 10 s.
 """
 
 from __future__ import annotations
@@ -45,11 +45,14 @@ class SshTransport:
         self._sessions: OpenStreams[SshChannel] = OpenStreams()
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What doctor should report of this connection: what works in another way, or not at all."""
-        slow = (self._commands.why,) if self._commands else ()
-        unused = tuple(f"not used of ssh_config: {one}" for one in self._connection.unused)
-        return (*slow, *unused)
+    def no_sftp(self) -> str | None:
+        """Why files travel by commands; None if they travel by SFTP, or none has travelled yet."""
+        return self._commands.why if self._commands else None
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Settings of ssh_config that would change something and are not honoured."""
+        return self._connection.unused
 
     def put(self, source: Path, destination: str) -> None:
         """Copy a file (0600) to exactly `destination`, creating its folder (0700).
