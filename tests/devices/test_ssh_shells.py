@@ -167,4 +167,6 @@ def test_the_text_of_a_command_has_only_letters_that_every_shell_keeps(text: str
     typed = shell.started(["echo", text], reads=True, keeps_shell=False)
     assert typed.isascii()
     assert not set('!\n\t`$"') & set(typed.removeprefix(f"exec sh -c '{shell._DECODE}'"))
-    assert max(len(word) for word in typed.split("'")) <= 500
+    words = typed.split("'")
+    assert max(len(word) for word in words) <= 1000, "csh allows 1,023 bytes"
+    assert not [word for word in words if word.endswith("\\")], "fish reads it with the quote"

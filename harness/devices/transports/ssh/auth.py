@@ -13,7 +13,7 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.agent import AgentKey, AgentSSH
 from paramiko.auth_strategy import InMemoryPrivateKey, SourceResult
-from paramiko.pkey import PublicBlob
+from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from harness.devices.transports.ssh.bounds import NONSENSE
 from harness.devices.transports.ssh.certificates import Certificate
@@ -24,7 +24,7 @@ _AGENT_SECONDS = 60.0
 
 _UNREADABLE = (
     paramiko.SSHException,
-    paramiko.UnknownKeyType,
+    UnknownKeyType,
     OSError,
     ValueError,
     UnsupportedAlgorithm,
@@ -136,11 +136,11 @@ class OfferedKeys:
         for path in self._files:
             if public[path] in in_agent:
                 continue
-            key = self._load(path)
-            if key is None:
+            loaded = self._load(path)
+            if loaded is None:
                 is_locked = is_locked or path.exists()
                 continue
-            yield from self._with_certificates(path, key)
+            yield from self._with_certificates(path, loaded)
         if is_locked and self._only:
             # Which key an encrypted file has is not known if it has no .pub file beside it.
             for key in agent_keys:

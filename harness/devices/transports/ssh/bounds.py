@@ -66,8 +66,7 @@ class BoundedTransport(paramiko.Transport):
     @property
     def preferred_keys(self) -> tuple[str, ...]:
         """Return what the key exchange offers; paramiko puts certificates last, after every key."""
-        usual: tuple[str, ...] = super().preferred_keys
-        return self.host_key_algorithms or usual
+        return self.host_key_algorithms or tuple(super().preferred_keys)
 
 
 class BoundedSftp(paramiko.SFTPClient):

@@ -13,6 +13,7 @@ from typing import Self
 
 import paramiko
 from paramiko.message import Message
+from paramiko.pkey import UnknownKeyType
 
 from harness.devices.transports.ssh.bounds import NONSENSE
 
@@ -124,7 +125,7 @@ class Certificate:
             kind = Message(self.authority_blob).get_text()
             key = paramiko.PKey.from_type_string(kind, self.authority_blob)
             return bool(key.verify_ssh_sig(self.signed, Message(self.signature)))
-        except (paramiko.SSHException, paramiko.UnknownKeyType, *NONSENSE):
+        except (paramiko.SSHException, UnknownKeyType, *NONSENSE):
             return False
 
 

@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.sftp import MIN_BYTES_PER_SECOND, STALL_SECONDS
@@ -148,7 +149,7 @@ class CommandFiles:
         return f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}"
 
 
-def _receive(stream: SshChannel, file: IO[bytes], max_bytes: int, deadline: float) -> None:
+def _receive(stream: SshChannel, file: BufferedIOBase, max_bytes: int, deadline: float) -> None:
     left = max_bytes
     while data := stream.read(deadline):
         left -= len(data)
@@ -165,7 +166,7 @@ def _succeeded(stream: SshChannel, deadline: float) -> None:
         raise OSError(text or f"the command ended with {code}")
 
 
-def _compare(output: bytes, file: IO[bytes]) -> None:
+def _compare(output: bytes, file: BufferedIOBase) -> None:
     """Compare the device's digest with that of `file`; raises ValueError if they differ."""
     found = _FOUND.search(output)
     if found is None:

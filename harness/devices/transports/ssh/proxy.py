@@ -32,8 +32,8 @@ class FirstSocket:
         try:
             self._process = subprocess.Popen(
                 [shell, "-c", f"exec {settings.proxy_command}"],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=self._errors,
                 start_new_session=True,
             )

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from harness.addresses import without_password
@@ -310,7 +311,7 @@ def _by_paramiko(device: Device, target: JumpHost, path: Path | None) -> Values:
         except (paramiko.SSHException, OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{device.name}: ssh_config cannot be read: {error}") from error
     try:
-        found = dict(config.lookup(target.host))
+        found: dict[str, Any] = dict(config.lookup(target.host))
     except (paramiko.SSHException, KeyError, ValueError) as error:
         raise ConfigError(f"{device.name}: ssh_config cannot be read: {error}") from error
     if target.user:

@@ -8,6 +8,7 @@ the `sh` that they start decodes it, with its own printf.
 
 from __future__ import annotations
 
+import re
 import shlex
 import string
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ POSIX_SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "bu
 """Login shells that read the same command text as sh."""
 
 _PLAIN = frozenset(f"{string.ascii_letters}{string.digits} #&()*+,-./:;<=>?@[]^_{{|}}~".encode())
-_WORD_BYTES = 500
+# No word ends within an escape: to fish, a backslash before the closing quote is more than itself.
+_WORDS = re.compile(r"(?:\\\d{3}|[^\\]){1,200}")
 _DECODE = 'IFS=; set -- "$(printf "$*")"; unset IFS; eval "$1"'
 # The lead newline ends a prompt that a start-up file printed without one.
 _PRINT_MARK = 'printf "\\n{0}%s\\n" "$$"; printf "\\n{0}%s\\n" "$$" >&2\n'.format(MARK.decode())
@@ -36,8 +38,7 @@ def encoded(script: str) -> str:
         chr(byte) if byte in _PLAIN else f"\\{byte:03o}"
         for byte in script.encode(errors="surrogateescape")
     )
-    words = [text[at : at + _WORD_BYTES] for at in range(0, len(text), _WORD_BYTES)]
-    quoted = " ".join(f"'{word}'" for word in words)
+    quoted = " ".join(f"'{word}'" for word in _WORDS.findall(text))
     return f"exec sh -c '{_DECODE}' sh {quoted}"
 
 
