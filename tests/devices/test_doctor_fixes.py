@@ -676,9 +676,9 @@ def test_a_revoked_host_key_is_not_to_be_trusted(tmp_path: Path) -> None:
         assert found.fix is not None
         assert (found.fix.kind.id, found.fix.command) == ("new-host-key", None)
         # `add` does not offer to trust it either.
+        command = f"edge-harness add {faulty.device.address} --name faulty --farm '{faulty.farm}'"
         with pytest.raises(AssertionError, match="REVOKED"):
-            address = faulty.device.address
-            faulty.type(f"edge-harness add {address} --name faulty --farm '{faulty.farm}'", "y\n")
+            faulty.type(command, "y\n")
 
 
 def test_a_folder_of_another_user_in_ours_is_not_removed(tmp_path: Path) -> None:

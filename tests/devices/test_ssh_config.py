@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, available, loopback_sshd
 from harness.devices import opening
+from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.ssh import known_hosts, settings
+from harness.devices.transports.ssh.certificates import Certificate
 from harness.devices.transports.ssh.connect import host_key
 from harness.devices.transports.ssh.keys import trust
 from harness.devices.transports.ssh.known_hosts import HostNames
@@ -388,6 +390,29 @@ def test_a_certificate_for_an_alias(home: Path, tmp_path: Path) -> None:
         host.works()
 
 
+@given(st.binary(max_size=300), st.integers(0, 200))
+def test_any_certificate_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "certificates"
+    if not folder.exists():
+        folder.mkdir()
+        make_key(folder / "ca")
+        make_key(folder / "key")
+        keygen("-s", folder / "ca", "-I", "x", "-h", "-n", "board", folder / "key.pub")
+    blob = base64.b64decode((folder / "key-cert.pub").read_text().split()[1])
+    assert Certificate.read(blob).fault("board") is None
+    assert Certificate.read(blob).fault("elsewhere") is not None
+    for damaged in (noise, blob[:at] + noise, blob[:at] + noise + blob[at + len(noise) :]):
+        if damaged == blob:
+            continue
+        try:
+            found = Certificate.read(damaged)
+        except ValueError:
+            continue
+        assert found.fault("board") is not None
+
+
 # --- ssh_config ----------------------------------------------------------------------------------
 
 
@@ -426,14 +451,13 @@ def test_a_canonical_name(host: Host) -> None:
     host.refused("the name cannot be resolved")
 
 
-@pytest.mark.parametrize("name", ["%d", "%h", "%n", "%p", "%r", "%u", "%L", "%%", "${KEY_NAME}"])
+@pytest.mark.parametrize("name", ["%h", "%n", "%p", "%r", "%u", "%L", "%%", "${KEY_NAME}"])
 def test_tokens_in_an_identity(name: str, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY_NAME", "from the environment")
     import getpass
 
     folder = host.folder / "keys"
     values = {
-        "%d": str(host.folder / "home").strip("/").replace("/", "-"),
         "%h": "127.0.0.1",
         "%n": "board",
         "%p": str(host.server.port),
@@ -443,8 +467,6 @@ def test_tokens_in_an_identity(name: str, host: Host, monkeypatch: pytest.Monkey
         "%%": "%",
         "${KEY_NAME}": "from the environment",
     }
-    if name == "%d":
-        pytest.skip("ssh takes the home folder from the account")
     folder.mkdir()
     path = folder / f"id {values[name]}"
     path.write_bytes(host.server.identity.read_bytes())
@@ -559,6 +581,43 @@ def test_without_openssh_what_cannot_be_read_is_refused_by_name(
     assert f"has `Include {part}`, which is read only if OpenSSH" in str(host.error())
     host.config.write_text("Include /no/such/file\n" + part.read_text())
     assert host.error() is None
+
+
+def test_the_files_of_home_count(host: Host, home: Path) -> None:
+    """OpenSSH takes the home folder from the account; HOME comes first here, as in every other file."""
+    (home / ".ssh").mkdir()
+    (home / ".ssh" / "known_hosts").write_text(host.known.read_text())
+    (home / ".ssh" / "id_ed25519").write_bytes(host.server.identity.read_bytes())
+    (home / ".ssh" / "id_ed25519").chmod(0o600)
+    (home / ".ssh" / "config").write_text(
+        f"Host board\nHostName 127.0.0.1\nPort {host.server.port}\nUser {host.server.user}\n"
+    )
+    open_ssh(Device(name="b", profile="p", address="ssh://board")).close()
+
+
+@pytest.mark.parametrize(
+    ("address", "lines", "name"),
+    [
+        ("ssh://pi@board", ["User other"], "edge-harness-pi"),
+        ("ssh://board", ["User other"], "edge-harness-other"),
+        ("ssh://board", ['User "LAB\\\\ann marie"'], "edge-harness-LAB_ann_marie"),
+    ],
+)
+def test_the_default_work_folder_is_one_per_account(
+    host: Host, address: str, lines: list[str], name: str
+) -> None:
+    host.configure(*lines, User="")
+    device = Device(
+        name="b",
+        profile="p",
+        address=address,
+        transport_options={"ssh_config": str(host.config)},
+    )
+    settings._user.cache_clear()
+    assert opening.workdir(device) == f"/var/tmp/{name}"
+    assert AgentOptions.of(device).workdir == f"/var/tmp/{name}"
+    named = opening.with_options(device, workdir="/var/tmp/edge-harness")
+    assert AgentOptions.of(named).workdir == "/var/tmp/edge-harness"
 
 
 # --- keys ----------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ SHELLS = {
     "dash": ("dash", ".profile", ""),
     "zsh": ("zsh", ".zshenv", 'printf "zsh "\n'),
     "ksh": ("ksh", ".kshrc", ""),
-    "csh": ("tcsh", ".cshrc", 'echo -n "csh "\nset prompt="% "\n'),
+    "bsd-csh": ("csh", ".cshrc", 'echo -n "csh "\nset prompt="% "\n'),
     "tcsh": ("tcsh", ".tcshrc", 'echo -n "tcsh "\nalias sh echo no\nset echo\n'),
     "fish": ("fish", ".config/fish/config.fish", 'printf "fish "\n'),
 }
@@ -153,6 +153,9 @@ def test_a_login_shell(name: str, tmp_path: Path) -> None:
         transport = open_ssh(started.device)
         try:
             speaks(transport)
+            # Longer than a word of csh, and cut at every place.
+            text = "".join(AWKWARD) * 200
+            assert transport.run(["printf", "%s", text], 20.0).stdout.decode() == text
             started.home.joinpath("sent").write_bytes(os.urandom(100_000))
             there = f"/home/pi/it's a !file {name}"
             transport.put(started.home / "sent", there)
