@@ -137,6 +137,7 @@ KNOWN = {
     "a list with an exclusion of others": ["!other,[127.*]:{port} {key}"],
     "hashed": ["{hash} {key}"],
     "hashed without a port": ["{plainhash} {key}"],
+    "an authority with tabs": ["@cert-authority\t*.corp.example\t{other}", "{name}\t{key}"],
     "an authority of others": ["@cert-authority *.corp.example {other}", "{name} {key}"],
     "a revoked key of others": ["@revoked * {other}", "{name} {key}"],
     "damaged lines": [
@@ -207,7 +208,9 @@ def test_damaged_lines_are_named_if_the_key_is_not_found(host: Host) -> None:
     assert f"(not readable: {host.known}:2, {host.known}:3)" in host.refused("is not in")
 
 
-@pytest.mark.parametrize("marked", ["@revoked {name} {key}", "@revoked * {key}"])
+@pytest.mark.parametrize(
+    "marked", ["@revoked {name} {key}", "@revoked * {key}", "@revoked\t127.*,{name}\t{key} why"]
+)
 def test_a_revoked_key_is_refused_even_if_it_is_known(marked: str, host: Host) -> None:
     host.known_lines(*lines_of(host, ["{name} {key}", marked]))
     error = host.refused("REVOKED")

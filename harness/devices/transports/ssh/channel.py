@@ -35,7 +35,10 @@ _SEND_BYTES = 1 << 15
 
 # Not 0 and not 1: `kill -9 -1` would kill every process of the account.
 _MARK = re.compile(rb"^" + shell.MARK + rb"([2-9]|[1-9]\d{1,9})\n", re.MULTILINE)
-_NOISE_BYTES = 64 * 1024
+_MARK_BYTES = 64
+_NOISE_BYTES = 1 << 20
+"""A login that prints more before the command starts never ends printing."""
+
 _SHOWN = 400
 _OPEN_SECONDS = 15.0
 _AGAIN_SECONDS = 1.0
@@ -68,6 +71,7 @@ class SshChannel(ProcessStream):
         self._transport = transport
         self._where = where
         self._lead = bytearray()
+        self._searched = 0
         self._pid: int | None = None
         self._keep = keep
         self._has_errors = False
@@ -226,7 +230,9 @@ class SshChannel(ProcessStream):
 
     def _find_mark(self, *, ended: bool) -> None:
         """Drop everything up to the marked line; hold output back until the mark arrives."""
-        found = _MARK.search(self._lead)
+        # Only the new output, and a mark that was cut in two.
+        found = _MARK.search(self._lead, max(0, self._searched - _MARK_BYTES))
+        self._searched = len(self._lead)
         if found:
             self._pid = int(found[1])
             self._ready += self._lead[found.end() :]

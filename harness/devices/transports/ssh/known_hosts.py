@@ -110,10 +110,8 @@ def read(path: Path, names: HostNames) -> tuple[list[KnownKey], list[int]]:
 
 
 def _parse(text: str) -> _Line | None:
-    marker = ""
-    if text.startswith("@"):
-        marker, _, text = text.partition(" ") if " " in text else text.partition("\t")
-    fields = text.split(None, 3)
+    fields = text.split(None, 4)
+    marker = fields.pop(0) if text.startswith("@") else ""
     if marker not in _MARKERS or len(fields) < len(("names", "type", "key")):
         return None
     names, kind, key = fields[:3]
