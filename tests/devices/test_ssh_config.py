@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import missing
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from harness.demo.loopback_sshd import SFTP, LoopbackSshd, available, loopback_sshd
@@ -298,6 +299,7 @@ def test_five_thousand_hashed_lines_take_no_time(host: Host) -> None:
     assert host.error() is None
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.text("ab*?!.,", max_size=6), max_size=4), st.text("ab.", min_size=1, max_size=6))
 def test_patterns_match_as_their_regular_expressions_do(patterns: list[str], name: str) -> None:
     import re
@@ -314,6 +316,7 @@ def test_patterns_match_as_their_regular_expressions_do(patterns: list[str], nam
     assert known_hosts.matches(name, text) == wanted
 
 
+@hypothesis_settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_file_can_be_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any known_hosts"
@@ -393,6 +396,7 @@ def test_a_certificate_for_an_alias(home: Path, tmp_path: Path) -> None:
         host.works()
 
 
+@hypothesis_settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 200))
 def test_any_certificate_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int
