@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,13 @@ import pytest
 from conftest import missing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standins.boards import PRIVATE_ETC, USER, Board, board
+from standins.boards import PRIVATE_ETC, USER, Board, board, dropbear_board
 
+from harness import api
+from harness.config.farm import Farm
+from harness.demo import DATA
 from harness.demo.loopback_sshd import SFTP
+from harness.devices import opening
 from harness.devices.transports.ssh import channel, shell
 from harness.devices.transports.ssh.transport import SshTransport, open_ssh
 from harness.errors import AgentSilent
@@ -126,7 +131,7 @@ def test_a_command_is_killed_behind_any_start_up_file(name: str, tmp_path: Path)
     with account(tmp_path, {".bashrc": text}) as noisy:
         transport = open_ssh(noisy.device)
         with pytest.raises(AgentSilent, match="gave no answer"):
-            transport.run(["sh", "-c", "echo $$ > /home/pi/pid; sleep 60"], 3.0)
+            transport.run(["sh", "-c", "echo $$ > /home/pi/pid; sleep 60"], 2.0)
         pid = int(noisy.as_root("cat /home/pi/pid"))
         deadline = time.monotonic() + 10
         while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
@@ -167,6 +172,33 @@ def test_a_login_shell(name: str, tmp_path: Path) -> None:
             assert (started.home / "back").read_bytes() == (started.home / "sent").read_bytes()
         finally:
             transport.close()
+
+
+def test_a_run_on_a_board_with_dropbear_and_tcsh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole job over a server without SFTP, with a login shell of another kind."""
+    program = shutil.which("tcsh")
+    if program is None:
+        missing("no tcsh: apt-get install tcsh")
+    monkeypatch.setenv("EDGE_HARNESS_CACHE", str(tmp_path / "cache"))
+    script = PRIVATE_ETC + f"sed -i '/^root:/s#:[^:]*$#:{program}#' /etc/passwd\n"
+    script += f"echo {program} >> /etc/shells\n"
+    script += "mount -t tmpfs none $(dirname $(readlink -f /usr/lib/sftp-server))\n"
+    plan = tmp_path / "plan.toml"
+    shutil.copy(DATA / "digits.tflite", tmp_path)
+    plan.write_text(
+        '[model]\nname="digits"\npath="digits.tflite"\n'
+        '[run]\nrecipes=["as_is"]\ndevices=["faulty"]\npin=false\nthermal="none"\n'
+        "[dose]\nlaunches=1\nmin_seconds=0.1\nmin_inferences=5\n"
+    )
+    with dropbear_board(tmp_path / "board", script) as started:
+        device = opening.with_options(started.device, python=sys.executable)
+        farm = Farm(devices={device.name: device})
+        with api.run(plan, farm=farm, results=tmp_path / "results") as run:
+            (outcome,) = list(run)
+    assert outcome.failure is None, outcome.failure
+    assert outcome.launches
 
 
 @settings(deadline=None)
