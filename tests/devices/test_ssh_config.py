@@ -210,7 +210,7 @@ def test_damaged_lines_are_named_if_the_key_is_not_found(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "marked", ["@revoked {name} {key}", "@revoked * {key}", "@revoked\t127.*,{name}\t{key} why"]
+    "marked", ["@revoked {name} {key}", "@revoked * {key}", "@revoked  127.*,{name}\t{key} why"]
 )
 def test_a_revoked_key_is_refused_even_if_it_is_known(marked: str, host: Host) -> None:
     host.known_lines(*lines_of(host, ["{name} {key}", marked]))
@@ -693,6 +693,20 @@ def test_only_the_named_key_of_an_agent(host: Host, agent: Callable[..., Path]) 
     host.configure(f'IdentityAgent "{sock}"', "IdentitiesOnly yes", IdentityFile=f'"{named}"')
     host.works()
     host.configure(f'IdentityAgent "{sock}"', IdentityFile=f'"{named}"')
+    host.works()
+
+
+def test_an_encrypted_key_that_the_agent_holds(host: Host, agent: Callable[..., Path]) -> None:
+    others = [host.folder / f"other-{number}" for number in range(7)]
+    for other in others:
+        make_key(other)
+    locked = host.folder / "locked"
+    locked.write_bytes(host.server.identity.read_bytes())
+    locked.chmod(0o600)
+    sock = agent(*others, locked)
+    keygen("-p", "-P", "", "-N", "secret", "-f", locked)
+    # Without a .pub file: OpenSSH reads the public half of the private file.
+    host.configure(f'IdentityAgent "{sock}"', "IdentitiesOnly yes", IdentityFile=f'"{locked}"')
     host.works()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.agent import AgentKey, AgentSSH
 from paramiko.auth_strategy import InMemoryPrivateKey, SourceResult
+from paramiko.message import Message
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from harness.devices.transports.ssh.bounds import NONSENSE
@@ -22,6 +24,8 @@ from harness.devices.transports.ssh.settings import HostSettings
 _AGENT_SECONDS = 60.0
 """How long the SSH agent may take to answer; a security key waits for a touch."""
 
+_PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----"
+_MAX_KEY_BYTES = 1 << 16
 _UNREADABLE = (
     paramiko.SSHException,
     UnknownKeyType,
@@ -142,7 +146,7 @@ class OfferedKeys:
                 continue
             yield from self._with_certificates(path, loaded)
         if is_locked and self._only:
-            # Which key an encrypted file has is not known if it has no .pub file beside it.
+            # Which key an encrypted file of another format has is not known.
             for key in agent_keys:
                 if key not in named:
                     yield Offer(label=f"agent key {key.comment or key.get_name()}", key=key)
@@ -213,17 +217,33 @@ class LoginRefused(Exception):
 
 
 def _public_blob(path: Path) -> bytes | None:
-    """Return the public key of an identity: of `PATH.pub`, or of PATH itself if it is public."""
+    """Return the public key of an identity: of `PATH.pub`, or of PATH itself; None if it has none.
+
+    OpenSSH's private keys have it in front, in plain text even if they are encrypted.
+    """
     for place in (Path(f"{path}.pub"), path):
-        with suppress(*_UNREADABLE, IndexError):
-            if place.stat().st_size < 1 << 16:
-                fields = place.read_text(encoding="utf-8").split(None, 2)
-                blob = PublicBlob.from_string(" ".join(fields[:2])).key_blob
-                return bytes(blob)
+        with suppress(*_UNREADABLE, *NONSENSE):
+            if place.stat().st_size > _MAX_KEY_BYTES:
+                continue
+            text = place.read_text(encoding="utf-8")
+            if text.startswith(_PRIVATE):
+                return _public_part(text)
+            fields = text.split(None, 2)
+            return bytes(PublicBlob.from_string(" ".join(fields[:2])).key_blob)
     return None
 
 
+def _public_part(text: str) -> bytes:
+    """Read the public key of a private key in OpenSSH's format (PROTOCOL.key)."""
+    body = base64.b64decode("".join(text.split("-----")[2].split()))
+    message = Message(body.removeprefix(b"openssh-key-v1\0"))
+    for _ in ("cipher", "derivation", "its options"):
+        message.get_binary()
+    message.get_int()  # the number of keys
+    return bytes(message.get_binary())
+
+
 def _certified(path: Path) -> Certificate | None:
-    with suppress(*_UNREADABLE, IndexError):
+    with suppress(*_UNREADABLE, *NONSENSE):
         return Certificate.read(PublicBlob.from_file(str(path)).key_blob)
     return None

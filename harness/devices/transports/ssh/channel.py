@@ -65,7 +65,8 @@ class SshChannel(ProcessStream):
     ) -> None:
         """Start the process; with `keep`, keep up to that many bytes of stderr and the exit code.
 
-        A process that does not read has an empty stdin.
+        A process that does not read has an empty stdin. One that reads starts when the stream is
+        first read or written.
         """
         super().__init__(argv, keep)
         self._transport = transport
