@@ -716,14 +716,14 @@ def test_keys_that_were_not_offered_are_not_listed_as_tried(
     others = [host.folder / f"other-{number}" for number in range(9)]
     for other in others:
         make_key(other)
-    locked = host.folder / "locked"
+    locked = host.folder / "it is locked"
     keygen("-t", "ed25519", "-N", "secret", "-f", locked)
     lines = [f'IdentityFile "{one}"' for one in (locked, *others, host.folder / "gone")]
     host.configure(*lines, IdentityFile="")
     error = host.refused("refused the login")
     tried = error.partition("keys tried: ")[2].partition("; not tried: ")
     assert [one.strip() for one in tried[0].split(",")] == [str(one) for one in others[:6]]
-    assert f"{locked} (encrypted: `ssh-add {locked}`)" in tried[2]
+    assert f"{locked} (encrypted: `ssh-add '{locked}'`)" in tried[2]
     assert f"{others[6]} (the server had closed the connection)" in tried[2]
     assert f"{host.folder / 'gone'} (missing)" in tried[2]
     assert "MaxAuthTries" in error

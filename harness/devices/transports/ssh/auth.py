@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -183,7 +184,7 @@ class OfferedKeys:
             if self._reports_missing:
                 self.not_offered.append(f"{path} (missing)")
         except (paramiko.PasswordRequiredException, TypeError):
-            self.not_offered.append(f"{path} (encrypted: `ssh-add {path}`)")
+            self.not_offered.append(f"{path} (encrypted: `ssh-add {shlex.quote(str(path))}`)")
         except _UNREADABLE as error:
             self.not_offered.append(f"{path} (unreadable: {error})")
         return None

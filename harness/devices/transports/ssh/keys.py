@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -292,17 +293,18 @@ class KnownHostsPolicy(paramiko.MissingHostKeyPolicy):
         return (
             f"{shown.host}: the {self._what()} key {shown.label} is not in {files}{damaged}"
             f"{certificate}; "
-            f"`edge-harness add {self.uri}` shows it and asks whether to trust it"
+            f"`edge-harness add {shlex.quote(self.uri)}` shows it and asks whether to trust it"
         )
 
     def _changed(self, shown: HostKey, old: KnownKey) -> str:
         label = f"{fingerprint(old.blob)} ({short_type(old.type)})"
-        sudo = "" if os.access(old.path, os.W_OK) else "sudo "
+        sudo = [] if os.access(old.path, os.W_OK) else ["sudo"]
+        argv = [*sudo, "ssh-keygen", "-R", shown.host, "-f", str(old.path)]
         return (
             f"{shown.host}: the {self._what()} key has CHANGED: {old.where} has {label}, the host "
             f"shows {shown.label}. An attacker may be intercepting the connection; if the host was "
-            f"set up again, remove the old line with `{sudo}ssh-keygen -R '{shown.host}' "
-            f"-f '{old.path}'`, then `edge-harness add {self.uri}`"
+            f"set up again, remove the old line with `{shlex.join(argv)}`, then "
+            f"`edge-harness add {shlex.quote(self.uri)}`"
         )
 
     def _revoked(self, shown: HostKey, where: str) -> str:
