@@ -48,7 +48,7 @@ format: $(MARK)-dev
 	$(BIN)/ruff check --fix
 
 # What tests run that pip does not bring, as program:packages of Debian. Installed where that is possible, else one clear line.
-TOOLS := gcc:gcc+libc6-dev sshd:openssh-server dropbear:dropbear-bin busybox:busybox-static sudo:sudo faketime:faketime ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static
+TOOLS := gcc:gcc+libc6-dev sshd:openssh-server dropbear:dropbear-bin zsh:zsh ksh:ksh tcsh:tcsh bsd-csh:csh fish:fish busybox:busybox-static sudo:sudo faketime:faketime ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static
 LAB_TOOLS := qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
 install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command -v "$${tool%%:*}" >/dev/null || packages="$$packages $${tool\#\#*:}"; done; \
 	packages=$$(echo "$$packages" | tr + ' '); \

@@ -15,13 +15,16 @@ from harness.types import Device
 
 
 @contextmanager
-def device(folder: Path) -> Iterator[Device]:
-    """Start the server below `folder`; gives a device that nothing was ever copied to."""
+def device(folder: Path, extra: str = sshd.SFTP) -> Iterator[Device]:
+    """Start the server below `folder`; gives a device that nothing was ever copied to.
+
+    `extra` is the start of its configuration; without the SFTP line files travel by commands.
+    """
     if not sshd.available():
         raise NotAsked("OpenSSH's server is not installed (apt-get install openssh-server)")
     home = folder / "server"
-    home.mkdir()
-    with sshd.loopback_sshd(home) as server:
+    home.mkdir(parents=True)
+    with sshd.loopback_sshd(home, extra) as server:
         yield Device(
             name="loopback",
             profile=f"linux_{platform.machine()}",

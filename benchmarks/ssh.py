@@ -1,4 +1,4 @@
-"""SSH on loopback: a command, a message to the agent, a big file, the same file again."""
+"""SSH on loopback: a command, a message to the agent, a big file, the same file again, no SFTP."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from benchmarks.figure import Figure
 from benchmarks.relay import Relay
 from harness.devices import opening
 from harness.devices.transports.ssh.options import SshOptions
+from harness.devices.transports.ssh.transport import open_ssh
 from harness.measure.sessions import Session
 from harness.types import Device
 
 EXEC_MS = 10.0
 MESSAGE_MS = 1.0
 PUSH_RATIO = 0.8
+COMMANDS_RATIO = 0.3
 PUSH_BYTES = 100_000_000
 SMALL_TALK_BYTES = 4096
 """What asking whether a file is there may take on the wire, SSH's own framing included."""
@@ -45,6 +47,7 @@ def figures() -> Iterator[Figure]:
             finally:
                 session.close()
             yield _again(device, folder)
+            yield _by_commands(device, folder)
 
 
 def _exec(session: Session) -> Figure:
@@ -165,6 +168,40 @@ def _again(device: Device, folder: Path) -> Figure:
         holds=first > PUSH_BYTES and resent == 0,
         against=f"the first push, {first} B on the wire",
         detail=f"asking whether it is there took {second} B",
+    )
+
+
+def _by_commands(device: Device, folder: Path) -> Figure:
+    """Files by commands, as to a board without SFTP, and by SFTP; the two alternate."""
+    source, there = folder / "by-commands", folder / "arrived"
+    source.write_bytes(os.urandom(PUSH_BYTES))
+    os.sync()
+    sftp: list[float] = []
+    commands: list[float] = []
+    back: list[float] = []
+    with server.device(folder / "without sftp", extra="") as other:
+        ways = [(open_ssh(device), sftp), (open_ssh(other), commands)]
+        for turn in range(ROUNDS):
+            for transport, times in ways if turn % 2 else reversed(ways):
+                times.extend(_times(lambda one=transport: one.put(source, str(there)), 1))
+                there.unlink()
+        slow = ways[1][0]
+        slow.put(source, str(there))
+        back += _times(lambda: slow.get(str(there), folder / "back"), ROUNDS)
+        why = slow.no_sftp
+        for transport, _ in ways:
+            transport.close()
+    assert why is not None
+    speeds = [PUSH_BYTES / 1e6 / statistics.median(one) for one in (commands, sftp, back)]
+    return Figure(
+        name="ssh.push_without_sftp",
+        value=speeds[0] / speeds[1],
+        unit="x",
+        bound=f">= {COMMANDS_RATIO}",
+        holds=speeds[0] / speeds[1] >= COMMANDS_RATIO,
+        against=f"SFTP's speed in the same run, {speeds[1]:.0f} MB/s",
+        detail=f"{speeds[0]:.0f} MB/s with the digest on both sides, back {speeds[2]:.0f} MB/s, "
+        f"medians of {ROUNDS}",
     )
 
 

@@ -140,6 +140,9 @@ class TransportPlugin:
     for the default (harness.devices.opening.DEFAULT_DIALECT)."""
     dialect_options: Callable[[], Mapping[str, Any]] = dict
     """Returns defaults of the dialect's options that differ from the dialect's own defaults."""
+    account: Callable[[Device], str] | None = None
+    """Returns the account that commands run as, without connecting. Dialects give each account a
+    default folder of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ TEMPLATE_FARM = """\
 # identity = "~/.ssh/id_ed25519"         # ssh_config, agents and jump hosts work as in OpenSSH
 # known_hosts = "~/.ssh/known_hosts"     # must have the device's key; an unknown key is refused
 # python = "/usr/bin/python3"            # on the device
-# workdir = "/var/tmp/edge-harness"      # on the device
+# workdir = "/srv/edge-harness"          # on the device; else /var/tmp/edge-harness-ACCOUNT
 # tags = ["lab-a"]
 # dialect = "json_lines"                 # the protocol of its agent, if neither profile nor address has it
 """

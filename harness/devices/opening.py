@@ -76,7 +76,10 @@ def dialect_options(device: Device, profile: Profile | None = None) -> object | 
 
 def workdir(device: Device, profile: Profile | None = None) -> str | None:
     """Return the dialect's folder for files on the device; None if it keeps no files."""
-    found = getattr(dialect_options(device, profile), "workdir", None)
+    kind = dialect_plugin(dialect_name(device, profile)).options
+    # A class may know a default of the device's own.
+    of = getattr(kind, "of", None)
+    found = getattr(of(device) if of else dialect_options(device, profile), "workdir", None)
     return None if found is None else str(found)
 
 

@@ -170,6 +170,7 @@ def check(
     """Make a check of a function; the name and the first docstring line become `name` and `finds`."""
 
     def make(function: Callable[[DeviceUnderTest], CheckResult]) -> Check:
+        """Make the check of this function."""
         return Check(
             name=function.__name__,
             finds=(function.__doc__ or "").partition("\n")[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.errors import HarnessError
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip
 from harness.farm.device_under_test import DeviceUnderTest
-from harness.farm.linux import packages, sftp, workdir
+from harness.farm.linux import packages, workdir
 from harness.farm.probe import NoPython, probe_python
 from harness.protocols import Leasing
 
@@ -109,7 +109,7 @@ def read_other_pythons(answer: bytes) -> tuple[str, ...]:
 @check(
     needs=("reachable",),
     unless_failed=("host_key", "commands", "python"),
-    fixes=(*workdir.FIXES, *sftp.FIXES, LOOK_AGENT),
+    fixes=(*workdir.FIXES, LOOK_AGENT),
 )
 def agent(dut: DeviceUnderTest) -> CheckResult:
     """The agent starts and reports the facts of the device."""

@@ -19,7 +19,7 @@ _TRIAL_BYTES = 100_000
 _COMMAND_SECONDS = 30.0
 _ROUND_TRIPS = 3
 _SLOW_SECONDS = 0.5
-_NO_SFTP = "no SFTP there"
+_REVOKED = "is REVOKED by"
 _NOISE = "another program prints on the SFTP channel"
 
 REACH = FixKind(
@@ -29,6 +29,11 @@ REACH = FixKind(
 )
 TRUST_KEY = FixKind(id="trust-key", does="Verify the host key and trust it")
 FORGET_KEY = FixKind(id="forget-key", does="Forget the old host key and trust the new one")
+NEW_HOST_KEY = FixKind(
+    id="new-host-key",
+    does="Give the device a new host key",
+    by_hand="who revoked the key decides; trusting it would be the fault",
+)
 SHELL = FixKind(id="login-shell", does="Give the account a login shell")
 ALLOW_COMMANDS = FixKind(
     id="allow-commands", does="Remove the forced command, or use another account"
@@ -51,6 +56,8 @@ def reachable(dut: DeviceUnderTest) -> CheckResult:
         return ok(f"{device.address} answers")
     except HarnessError as error:
         return fail(str(error), dut.by_hand(REACH, _reach_advice(dut)))
+    if unused := dut.unused_settings:
+        return ok(f"{device.address}; not used of ssh_config: {'; '.join(unused)}")
     return ok(device.address)
 
 
@@ -60,7 +67,7 @@ def _reach_advice(dut: DeviceUnderTest) -> str:
     return "connect it, or correct its address in the farm file"
 
 
-@check(needs=("reachable",), fixes=(TRUST_KEY, FORGET_KEY))
+@check(needs=("reachable",), fixes=(TRUST_KEY, FORGET_KEY, NEW_HOST_KEY))
 def host_key(dut: DeviceUnderTest) -> CheckResult:
     """The host key matches the known one."""
     if not dut.is_ssh:
@@ -68,8 +75,11 @@ def host_key(dut: DeviceUnderTest) -> CheckResult:
     if dut.key_problem is None:
         return ok("known")
     device, found = dut.device, str(dut.key_problem)
+    if _REVOKED in found:
+        advice = "ask who keeps the list of revoked keys; the device needs a new host key"
+        return fail(found, dut.by_hand(NEW_HOST_KEY, advice))
     trust = dut.by_harness(TRUST_KEY, "add", device.address, "--name", device.name)
-    forget = re.search(r"`(ssh-keygen -R [^`]+)`", found)
+    forget = re.search(r"`((?:sudo )?ssh-keygen -R [^`]+)`", found)
     if forget is None:
         return fail(found, trust)
     command = f"{forget[1]} && {trust.command}"
@@ -96,7 +106,7 @@ def _commands_fix(dut: DeviceUnderTest, found: str) -> Fix:
         command = "usermod -s /bin/sh USER"
         text = f"as root on the device: {command} (USER is {name})"
         return Fix(kind=SHELL, root_command=command, text=text)
-    advice = f"remove the forced command, or use another account; {probe} must print nothing"
+    advice = f"remove the forced command, or use another account; then {probe} ends with 0"
     return dut.by_hand(ALLOW_COMMANDS, advice)
 
 
@@ -128,7 +138,7 @@ def files(dut: DeviceUnderTest) -> CheckResult:
             dut.files.put(source, remote)
             dut.files.get(remote, back, _TRIAL_BYTES)
         except HarnessError as error:
-            dut.files_fix = _files_fix(dut, str(error))
+            dut.files_fix = workdir.fix(dut)
             return fail(str(error), dut.files_fix)
         finally:
             if dut.has_commands:
@@ -138,10 +148,9 @@ def files(dut: DeviceUnderTest) -> CheckResult:
             found = f"a file that was sent to {dut.agent.workdir} came back changed"
             dut.files_fix = workdir.fix(dut)
             return fail(found, dut.files_fix)
-    return ok(f"arrive in {dut.agent.workdir} and come back unchanged")
-
-
-def _files_fix(dut: DeviceUnderTest, found: str) -> Fix:
-    if _NO_SFTP in found:
-        return sftp.fix(dut, has_noise=_NOISE in found)
-    return workdir.fix(dut)
+    found = f"arrive in {dut.agent.workdir} and come back unchanged"
+    if (why := dut.no_sftp) is None:
+        return ok(found)
+    found += f", by commands: {why}"
+    fix = sftp.fix(dut, has_noise=_NOISE in why)
+    return warn(found, fix) if fix else ok(found)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from harness.config import farm as farms
 from harness.devices import abilities, opening
 from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.transports.ssh import shell
 from harness.devices.transports.ssh.options import SshOptions
 from harness.errors import HostKeyUnknown
 from harness.farm.checks import Fix, FixKind
@@ -59,6 +60,16 @@ class DeviceUnderTest:
         return isinstance(self.transport, Files)
 
     @property
+    def no_sftp(self) -> str | None:
+        """Why files travel by commands instead of SFTP; None if they do not."""
+        return getattr(self.transport, "no_sftp", None)
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Settings of ssh_config that the transport does not honour."""
+        return tuple(getattr(self.transport, "unused_settings", ()))
+
+    @property
     def commands(self) -> Commands:
         """Return the transport to run commands; for checks that need `commands`."""
         assert self.transport is not None
@@ -87,7 +98,14 @@ class DeviceUnderTest:
         """Return the command for this host that runs `command` on the device."""
         if not self.is_ssh:
             return command
-        return shlex.join([*self._ssh_argv(), command])
+        typed = command if self.has_posix_shell else shell.encoded(command)
+        return shlex.join([*self._ssh_argv(), typed])
+
+    @property
+    def has_posix_shell(self) -> bool:
+        """Whether the account's login shell reads a command as sh does; csh and fish do not."""
+        name = self.system.login_shell if self.system else ""
+        return not name or name in shell.POSIX_SHELLS
 
     def by_command(self, kind: FixKind, command: str, note: str = "") -> Fix:
         """Make a fix from a command for the account of the farm entry."""

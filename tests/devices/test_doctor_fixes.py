@@ -550,6 +550,41 @@ def test_a_stock_sshd_whose_sftp_server_is_missing(tmp_path: Path) -> None:
         _valid(faulty)
 
 
+@executes("sshd-sftp")
+def test_an_sshd_whose_included_files_configure_sftp(tmp_path: Path) -> None:
+    parts = tmp_path / "sshd_config.d"
+    parts.mkdir()
+    (parts / "10-other.conf").write_text("MaxSessions 50\n")
+    included = parts / "20-sftp.conf"
+    included.write_text("# ours\nsubsystem  SFTP /usr/lib/gone\nX11Forwarding no\n")
+    included.chmod(0o640)
+    stock = f"Include {parts}/*.conf\nSubsystem other /bin/cat\n"
+    # OpenSSH takes a second line of the same subsystem for an error only in one file.
+    stock += "Match User nobody\n    AllowTcpForwarding no\n"
+    with board(tmp_path / "b", config="", stock=stock) as faulty:
+        fix(faulty, "files", "sshd-sftp")
+        _valid(faulty)
+        assert included.read_text() == "# ours\nX11Forwarding no\n"
+        assert included.stat().st_mode & 0o777 == 0o640
+        assert sorted(one.name for one in parts.iterdir()) == ["10-other.conf", "20-sftp.conf"]
+        assert "Subsystem other" in (tmp_path / "b" / "sshd_config").read_text()
+
+
+def test_a_refused_change_leaves_the_included_files_as_they_were(tmp_path: Path) -> None:
+    included = tmp_path / "part.conf"
+    included.write_text("Subsystem sftp /usr/lib/gone\n")
+    with board(tmp_path / "b", config="", stock=f"Include {included}\n") as faulty:
+        found = faulty.examine()["files"]
+        config = tmp_path / "b" / "sshd_config"
+        broken = config.read_text() + "Nonsense yes\n"
+        config.write_text(broken)
+        with pytest.raises(AssertionError, match="Nonsense"):
+            faulty.execute(found.fix)
+        assert config.read_text() == broken
+        assert included.read_text() == "Subsystem sftp /usr/lib/gone\n"
+        assert [one.name for one in tmp_path.glob("part*")] == ["part.conf"]
+
+
 def test_a_change_that_sshd_refuses_is_not_applied(tmp_path: Path) -> None:
     with board(tmp_path, config="") as faulty:
         found = faulty.examine()["files"]
@@ -559,7 +594,7 @@ def test_a_change_that_sshd_refuses_is_not_applied(tmp_path: Path) -> None:
         with pytest.raises(AssertionError, match="Nonsense"):
             faulty.execute(found.fix)
         assert config.read_text() == broken
-        assert faulty.examine()["files"].status == "fail"
+        assert faulty.examine()["files"].status == "warn"
 
 
 @executes("sshd-sftp")
@@ -619,14 +654,64 @@ def test_dropbear_without_sftp(tmp_path: Path) -> None:
     assert log.read_text() == "update\ninstall -y openssh-sftp-server\n"
 
 
-def test_dropbear_without_a_known_package(tmp_path: Path) -> None:
-    with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0]) as faulty:
+def test_dropbear_without_a_known_package_takes_files_by_commands(tmp_path: Path) -> None:
+    without = "mount --bind /dev/null /usr/bin/apt-get\n"
+    with dropbear_board(tmp_path, DROPBEAR.rpartition("mount --bind")[0] + without) as faulty:
+        found = faulty.examine()
+        assert found["files"].status == "ok"
+        assert "come back unchanged, by commands: no SFTP there" in found["files"].found
+        assert found["agent"].status == "ok"
         dut = surveyed(faulty)
-        dut.system = _without_tools(dut)
-        found = sftp.fix(dut, has_noise=False)
-    assert found.kind is sftp.ADD_SFTP
-    assert found.command is None
-    assert "sshd_config" not in found.text
+        assert sftp.fix(dut, has_noise=False) is None
+
+
+def test_a_revoked_host_key_is_not_to_be_trusted(tmp_path: Path) -> None:
+    with board(tmp_path) as faulty:
+        known = Path(str(SshOptions.of(faulty.device).known_hosts))
+        key = " ".join(known.read_text().split()[1:3])
+        known.write_text(f"{known.read_text()}@revoked * {key}\n")
+        found = faulty.examine()["host_key"]
+        assert found.status == "fail"
+        assert f"is REVOKED by {known}:2" in found.found
+        assert found.fix is not None
+        assert (found.fix.kind.id, found.fix.command) == ("new-host-key", None)
+        # `add` does not offer to trust it either.
+        command = f"edge-harness add {faulty.device.address} --name faulty --farm '{faulty.farm}'"
+        with pytest.raises(AssertionError, match="REVOKED"):
+            faulty.type(command, "y\n")
+
+
+def test_a_folder_of_another_user_in_ours_is_not_removed(tmp_path: Path) -> None:
+    script = (
+        "mkdir -m 700 {work}/blobs && touch {work}/blobs/theirs && chown -R 4712:4712 {work}/blobs"
+    )
+    with board(tmp_path, script) as faulty:
+        found = fix(faulty, "agent", "own-workdir")
+        assert "belongs to another user" in found.found
+        assert (tmp_path / "work" / "blobs" / "theirs").stat().st_uid == 4712
+        shutil.rmtree(AgentOptions.of(faulty.now()).workdir)
+
+
+@executes("set-governor", "swapoff")
+@pytest.mark.parametrize("shell", ["tcsh", "fish"])
+def test_a_fix_is_typed_for_another_login_shell(tmp_path: Path, shell: str) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        missing(f"no {shell}: apt-get install {shell}")
+    login = f"sed -i '/^root:/s#:[^:]*$#:{program}#' /etc/passwd\n"
+    login += f"echo {program} >> /etc/shells\nmount -t tmpfs none /root\n"
+    with board(tmp_path, PRIVATE_ETC + login + GOVERNORS) as faulty:
+        assert faulty.examine()["commands"].status == "ok", faulty.examine()["commands"]
+        dut = surveyed(faulty)
+        assert dut.system is not None
+        assert dut.system.login_shell == shell
+        # For sh only: a variable of its own, a redirection and a quoted newline.
+        look = dut.by_command(
+            linux.SWAPOFF, 'a=\'it is\n!!\'; [ -n "$a" ] 2>/dev/null && echo "$a"'
+        )
+        assert "it is\n!!" in faulty.execute(look)
+        found = fix(faulty, "governor", "set-governor")
+        assert found.fix is not None
 
 
 @executes("trust-key")

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import missing
 
-from harness.demo.loopback_sshd import SFTP, LoopbackSshd, loopback_sshd
+from harness.demo.loopback_sshd import INSTALL, SFTP, LoopbackSshd, available, loopback_sshd
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
@@ -23,13 +24,23 @@ On = Callable[[LoopbackSshd], Device]
 AWKWARD = "mödel 'one' \"two\" $HOME;`x`.part"
 
 
-@pytest.fixture(params=["local", "ssh"])
+@pytest.fixture(scope="session")
+def without_sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSshd]:
+    """A server to which files travel by commands."""
+    if not available():
+        missing(INSTALL)
+    with loopback_sshd(tmp_path_factory.mktemp("without sftp"), extra="") as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "ssh", "ssh without sftp"])
 def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
     before = set(threading.enumerate())
-    if request.param == "local":
-        opened: Transport = open_local(
-            Device(name="here", profile="linux_x86_64", address="local:")
-        )
+    if request.param == "ssh without sftp":
+        device_on = request.getfixturevalue("device_on")
+        opened: Transport = open_ssh(device_on(request.getfixturevalue("without_sftp")))
+    elif request.param == "local":
+        opened = open_local(Device(name="here", profile="linux_x86_64", address="local:"))
     else:
         opened = open_ssh(request.getfixturevalue("ssh_device"))
     yield opened

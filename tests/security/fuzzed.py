@@ -65,6 +65,15 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     ),
     "harness/devices/transports/ssh/transport.py": ("security/test_fuzz.py::test_what_df_says",),
     "harness/devices/transports/ssh/channel.py": ("security/test_fuzz.py::test_the_marked_line",),
+    "harness/devices/transports/ssh/certificates.py": (
+        "devices/test_ssh_config.py::test_any_certificate_is_read_or_refused",
+    ),
+    "harness/devices/transports/ssh/command_files.py": (
+        "security/test_fuzz.py::test_what_a_device_says_of_a_file",
+    ),
+    "harness/devices/transports/ssh/known_hosts.py": (
+        "devices/test_ssh_config.py::test_any_file_can_be_read",
+    ),
     "agents/python_tflite/agent.py": ("security/test_fuzz.py::test_requests_of_any_shape",),
     "agents/python_tflite/lease.py": ("security/test_fuzz.py::test_a_lease_of_any_bytes",),
     "agents/python_tflite/sysfs.py": (
@@ -76,6 +85,9 @@ FUZZERS: dict[str, tuple[str, ...]] = {
 """By module: fuzz tests, as FILE::TEST under tests/."""
 
 NOT_A_DEVICE: dict[str, str] = {
+    "harness/devices/transports/streams.py": "passes bytes on and reads none",
+    "harness/devices/transports/ssh/keys.py": "ssh-keygen of this machine",
+    "harness/devices/transports/ssh/settings.py": "ssh -G of this machine",
     "harness/analysis/search/answers.py": "reads trials of ours",
     "harness/analysis/bisect/commits.py": "git of this machine",
     "harness/farm/wheels.py": "pip of this machine",

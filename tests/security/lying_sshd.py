@@ -27,14 +27,36 @@ _ANSWERS = (cMSG_CHANNEL_SUCCESS, cMSG_CHANNEL_FAILURE)
 
 
 def honest(channel: paramiko.Channel, command: str) -> None:
-    """Run a command after reading its stdin to the end."""
-    stdin = b""
-    while data := channel.recv(1 << 16):
-        stdin += data
-    done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, check=False)
-    channel.sendall(done.stdout)
-    channel.sendall_stderr(done.stderr)
-    channel.send_exit_status(done.returncode)
+    """Run a command; its streams are the channel's."""
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+
+    def pump(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
+        with suppress(OSError):
+            while data := read(1 << 16):
+                write(data)
+
+    def feed() -> None:
+        pump(channel.recv, process.stdin.write)
+        with suppress(OSError):
+            process.stdin.close()
+
+    threading.Thread(target=feed, daemon=True).start()
+    errors = threading.Thread(target=pump, args=(process.stderr.read, channel.sendall_stderr))
+    errors.start()
+    pump(process.stdout.read, channel.sendall)
+    errors.join()
+    process.stdout.close()
+    process.stderr.close()
+    channel.send_exit_status(process.wait())
 
 
 def marked(then: Exec) -> Exec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from harness.devices.dialects.python_agent import answers, bootstrap
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect
 from harness.devices.transports.ssh import channel as ssh_channel
+from harness.devices.transports.ssh import command_files
 from harness.devices.transports.ssh.transport import SshTransport
 from harness.errors import HarnessError
 from harness.farm import cleaning, contact, setup
@@ -285,6 +287,13 @@ def test_what_df_says(digits: str, noise: str) -> None:
 def test_the_marked_line(noise: bytes, digits: str) -> None:
     found = ssh_channel._MARK.search(noise + b"\nedge-harness-pid " + digits.encode() + b"\nrest")
     assert found is None or 1 < int(found[1]) < 10**10
+
+
+@given(st.binary(max_size=100), st.sampled_from(["sha256", "sha1", "md5", "size", "x"]), DIGITS)
+def test_what_a_device_says_of_a_file(noise: bytes, kind: str, digits: str) -> None:
+    said = noise + f"\nedge-harness-digest {kind} {digits}\n".encode(errors="replace") + noise
+    with suppress(ValueError):
+        command_files._compare(said, io.BytesIO(b"the file"))
 
 
 # --- logs, records --------------------------------------------------------------------------------

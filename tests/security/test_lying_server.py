@@ -23,7 +23,7 @@ from harness.devices.transports.ssh import (
     channel as ssh_channel,
 )
 from harness.devices.transports.ssh import (
-    transport as ssh,
+    sftp as ssh_sftp,
 )
 from harness.devices.transports.ssh.transport import SshTransport, open_ssh
 from harness.errors import (
@@ -139,8 +139,11 @@ def test_who_sends_more_than_there_is_room_for_is_cut_off(
 
 def test_a_request_that_is_never_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh_channel, "_OPEN_SECONDS", 1.0)
-    monkeypatch.setattr(ssh, "CHANNEL_SECONDS", 1.0)
-    with lying_sshd(tmp_path, Lies(answers_requests=False, sftp=Files)) as device:
+    monkeypatch.setattr(ssh_sftp, "CHANNEL_SECONDS", 1.0)
+    lies = Lies(
+        exec=lambda c, _: c.status_event.wait(30) and None, answers_requests=False, sftp=Files
+    )
+    with lying_sshd(tmp_path, lies) as device:
         transport = open_ssh(device)
         with pytest.raises(AgentSilent, match="no answer to the request"):
             transport.run(["true"], 5.0)
@@ -292,8 +295,8 @@ SPEECHES = {
 def test_an_sftp_server_that_speaks_nonsense(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Callable[[], int]
 ) -> None:
-    monkeypatch.setattr(ssh, "_STALL_SECONDS", 1.0)
-    monkeypatch.setattr(ssh, "CHANNEL_SECONDS", 1.0)
+    monkeypatch.setattr(ssh_sftp, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(ssh_sftp, "CHANNEL_SECONDS", 1.0)
     with lying_sshd(tmp_path, Lies(subsystem=SPEECHES[name])) as device:
         transport = open_ssh(device)
         began = time.monotonic()

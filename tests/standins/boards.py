@@ -227,7 +227,7 @@ def board(
 
 @contextmanager
 def dropbear_board(folder: Path, mounts: str) -> Iterator[Board]:
-    """Start dropbear with its own mounts; /root has only the login key."""
+    """Start dropbear with its own mounts; /root has only the login key, and Python if it is there."""
     dropbear = shutil.which("dropbear", path="/usr/sbin:/usr/bin")
     if os.geteuid() != 0 or dropbear is None:
         missing("dropbear needs root here, and: apt-get install dropbear-bin")
@@ -238,10 +238,13 @@ def dropbear_board(folder: Path, mounts: str) -> Iterator[Board]:
     (public,) = (line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 "))
     (folder / "host_key.pub").write_text(public)
     login = """
+mkdir {tree}/python && mount --bind PREFIX {tree}/python
 mount -t tmpfs -o mode=700 none /root
+[ -e PREFIX ] || {{ mkdir -p PREFIX && mount --bind {tree}/python PREFIX; }}
 mkdir -m 700 /root/.ssh && cp {key} /root/.ssh/authorized_keys
 chmod 600 /root/.ssh/authorized_keys
 """
+    login = login.replace("PREFIX", shlex.quote(sys.base_prefix))
     key = shlex.quote(str(folder / "dropbear_key"))
     server = f"{dropbear} -F -E -s -m -r {key} -P {folder}/pid -p 127.0.0.1:{port}"
     with _served(folder, login + mounts, server, port) as pid:

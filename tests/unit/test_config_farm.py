@@ -123,7 +123,7 @@ def test_devices_are_read_whole(tmp_path: Path) -> None:
     assert SshOptions.of(device).identity == tmp_path / "keys" / "id_ed25519"
     assert SshOptions.of(device).known_hosts == tmp_path / "home" / "known"
     assert AgentOptions.of(device).python == "python3"
-    assert AgentOptions.of(device).workdir == "/var/tmp/edge-harness"
+    assert AgentOptions.of(device).workdir == "/var/tmp/edge-harness-pi", "one per account"
     assert found.devices["pi-b"].meter_options == {"bus": 1, "rails": ["5V"]}
 
 

@@ -64,7 +64,6 @@ EXECUTED_BY = {
 """Kind of fix: the test that executes it on a real fault."""
 
 BY_HAND = {
-    "any-sftp",
     "any-workdir",
     "bring-python",
     "cooling",
@@ -76,6 +75,7 @@ BY_HAND = {
     "gpu-setup",
     "look-agent",
     "make-room",
+    "new-host-key",
     "newer-system",
     "numpy-by-hand",
     "other-driver",

@@ -10,6 +10,7 @@ processes, and a Ctrl-C for the controller does not reach it.
 
 from __future__ import annotations
 
+import getpass
 import os
 import selectors
 import shutil
@@ -22,19 +23,23 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from harness import assets, spawning
-from harness.devices.transports.tail import OUTPUT_BYTES, Tail
+from harness.devices.transports.streams import (
+    END_GRACE_SECONDS,
+    SEND_STALL_SECONDS,
+    OpenStreams,
+    ProcessStream,
+    run_to_end,
+)
+from harness.devices.transports.tail import OUTPUT_BYTES
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
 from harness.protocols import MAX_FILE_BYTES, Reply, TransportPlugin
 from harness.types import Device
 
 _CHUNK = 1 << 18
 _COPY_BYTES = 1 << 20
-_SEND_STALL_SECONDS = 60.0
-_END_GRACE_SECONDS = 2.0
 # A missing program gives exit code 127 and a line on stderr, as over SSH, not an exception. With exec
 # no shell stays, and the shell interprets no argument.
 _EXEC = ("/bin/sh", "-c", 'exec "$@"', "sh")
@@ -45,7 +50,7 @@ class LocalTransport:
 
     def __init__(self) -> None:
         """Start with no process."""
-        self._channels: list[LocalChannel] = []
+        self._channels: OpenStreams[LocalChannel] = OpenStreams()
 
     def put(self, source: Path, destination: str) -> None:
         """Copy a file to exactly `destination`; see protocols.Files.put."""
@@ -87,48 +92,25 @@ class LocalTransport:
         Raises AgentSilent when the deadline passes (the command and its children are killed) and
         TransportError when it writes more than 8 MiB.
         """
-        started = time.monotonic()
-        deadline = started + timeout_seconds
-        with LocalChannel(argv, keep=OUTPUT_BYTES + 1) as channel:
-            stdout = bytearray()
-            # A command that ends without reading its input is judged by its exit code.
-            with suppress(Unreachable):
-                channel.send(stdin or b"", deadline)
-            channel.finish_sending()
-            while data := channel.read(deadline):
-                stdout += data
-                if max(len(stdout), len(channel.errors())) > OUTPUT_BYTES:
-                    message = f"{argv[0]}: wrote more than {OUTPUT_BYTES} bytes and was killed"
-                    raise TransportError(message)
-            exit_code = channel.wait(deadline)
-            return Reply(
-                argv=tuple(argv),
-                exit_code=exit_code,
-                stdout=bytes(stdout),
-                stderr=channel.errors(),
-                seconds=time.monotonic() - started,
-            )
+        return run_to_end(
+            lambda: LocalChannel(argv, keep=OUTPUT_BYTES + 1), argv, timeout_seconds, stdin
+        )
 
     def talk(self, argv: Sequence[str]) -> LocalChannel:
         """Start a process and return the stream to it."""
-        channel = LocalChannel(argv)
-        self._channels = [one for one in self._channels if not one.closed]
-        self._channels.append(channel)
-        return channel
+        return self._channels.add(LocalChannel(argv))
 
     def close(self) -> None:
         """End every process started by `talk`."""
-        for channel in self._channels:
-            channel.close()
-        self._channels.clear()
+        self._channels.close()
 
 
-class LocalChannel:
+class LocalChannel(ProcessStream):
     """The stream to one process: stdin and stdout. Every wait also drains stderr."""
 
     def __init__(self, argv: Sequence[str], keep: int | None = None) -> None:
         """Start the process in its own session; keep up to `keep` bytes of stderr."""
-        self._argv = tuple(argv)
+        super().__init__(argv, keep)
         try:
             self._process = subprocess.Popen(
                 [*_EXEC, *argv],
@@ -147,32 +129,15 @@ class LocalChannel:
         assert stdout is not None
         assert stderr is not None
         self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
-        self._tail = Tail(keep) if keep else Tail()
-        self._ready = bytearray()
-        self._ended = False
         self._selector = selectors.DefaultSelector()
         for stream in (stdout, stderr):
             os.set_blocking(stream.fileno(), False)
             self._selector.register(stream, selectors.EVENT_READ)
         os.set_blocking(stdin.fileno(), False)
-        self.closed = False
-
-    def __enter__(self) -> Self:
-        """Return itself: the process ends with the block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the process; after an exception without waiting."""
-        self.close(grace_seconds=0.0 if error else _END_GRACE_SECONDS)
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
         """Write all of `data`; raises Unreachable if the process no longer reads."""
-        deadline = deadline or time.monotonic() + _SEND_STALL_SECONDS
+        deadline = deadline or time.monotonic() + SEND_STALL_SECONDS
         view = memoryview(data)
         while view and not self.closed:
             try:
@@ -195,26 +160,6 @@ class LocalChannel:
         """Close the process's stdin."""
         self._stdin.close()
 
-    def read(self, deadline: float) -> bytes:
-        """Return at least one byte, or b"" at the end; see protocols.Channel.read."""
-        while not self._ready and not self._ended:
-            if self.closed:
-                raise Unreachable(self._gone())
-            moved = self._drain(max(0.0, deadline - time.monotonic()))
-            late = time.monotonic() >= deadline
-            # Output that has arrived counts; endless output on stderr is not an answer.
-            if late and not (moved and (self._ready or self._ended)):
-                raise AgentSilent(self._silent())
-        data = bytes(self._ready)
-        self._ready.clear()
-        return data
-
-    def errors(self) -> bytes:
-        """Return the tail of stderr so far."""
-        if not self.closed:
-            self._drain(0)
-        return self._tail.read()
-
     def wait(self, deadline: float) -> int:
         """Return the exit code; 128+N after signal N, as a shell and sshd report it."""
         while self._selector.get_map():
@@ -225,7 +170,7 @@ class LocalChannel:
             raise AgentSilent(self._silent()) from error
         return code if code >= 0 else 128 - code
 
-    def close(self, grace_seconds: float = _END_GRACE_SECONDS) -> None:
+    def close(self, grace_seconds: float = END_GRACE_SECONDS) -> None:
         """Close stdin, wait `grace_seconds`, then kill the process and its session; never raises."""
         if self.closed:
             return
@@ -244,12 +189,6 @@ class LocalChannel:
         self._selector.close()
         self._stdout.close()
         self._stderr.close()
-
-    def _pump(self, deadline: float) -> None:
-        """Read available output; raises AgentSilent after the deadline, even if more arrives."""
-        self._drain(max(0.0, deadline - time.monotonic()))
-        if time.monotonic() >= deadline:
-            raise AgentSilent(self._silent())
 
     def _drain(self, seconds: float) -> bool:
         """Read output, waiting at most `seconds`; returns False if there was none."""
@@ -322,4 +261,8 @@ def _default_options() -> dict[str, str]:
     return {"python": sys.executable, "workdir": str(assets.cache_folder() / "device")}
 
 
-LOCAL = TransportPlugin(open=open_local, dialect_options=_default_options)
+def _account(_: Device) -> str:
+    return getpass.getuser()
+
+
+LOCAL = TransportPlugin(open=open_local, dialect_options=_default_options, account=_account)

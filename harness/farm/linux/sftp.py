@@ -1,8 +1,8 @@
 """Choose the fix for an SSH server without SFTP.
 
 A stock sshd_config has a `Subsystem sftp` line, but its program may be missing. A second such line
-makes the file invalid, and so does one below `Match`. So the fix removes the existing lines, puts one
-line first, and replaces the file only after `sshd -t` has accepted the new one.
+makes the file invalid, and so does one below `Match`. So the fix removes the existing lines, also from
+the files that it includes, puts one line first, and keeps the change only if `sshd -t` accepts it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ _CONFIG = "/etc/ssh/sshd_config"
 
 SSHD_SFTP = FixKind(id="sshd-sftp", does="Configure the built-in SFTP of OpenSSH's sshd")
 INSTALL_SFTP = FixKind(id="install-sftp", does="Install the SFTP server that dropbear starts")
-ADD_SFTP = FixKind(
-    id="any-sftp",
-    does="Configure SFTP in the SSH server",
-    by_hand="doctor cannot configure this SSH server",
-)
 SILENCE = FixKind(id="silence-login", does="Silence the output before the SFTP server starts")
 
-FIXES = (SSHD_SFTP, INSTALL_SFTP, ADD_SFTP, SILENCE)
+FIXES = (SSHD_SFTP, INSTALL_SFTP, SILENCE)
 
 
-def fix(dut: DeviceUnderTest, *, has_noise: bool) -> Fix:
-    """Choose the fix for missing SFTP; `has_noise` means that other output replaces the protocol."""
+def fix(dut: DeviceUnderTest, *, has_noise: bool) -> Fix | None:
+    """Choose the fix for missing SFTP; None if doctor knows none for this server.
+
+    `has_noise` means that other output replaces the protocol.
+    """
     system = dut.system
     server = system.server if system else None
     if has_noise and system and system.is_forced:
@@ -41,21 +39,31 @@ def fix(dut: DeviceUnderTest, *, has_noise: bool) -> Fix:
         return dut.by_hand(SILENCE, advice)
     if server and server.name == "sshd" and server.program:
         return dut.as_root(SSHD_SFTP, _edit_config(server, server.program))
-    if server and server.name == "dropbear":
-        install = packages.install(system, "sftp")
-        if install:
-            return dut.as_root(INSTALL_SFTP, install)
-        advice = "install OpenSSH's program sftp-server at the path where dropbear expects it"
-        return dut.by_hand(ADD_SFTP, advice)
-    advice = f"use an SSH server with SFTP; OpenSSH needs the line `{LINE}` once in {_CONFIG}"
-    return dut.by_hand(ADD_SFTP, advice)
+    install = packages.install(system, "sftp") if server and server.name == "dropbear" else None
+    return dut.as_root(INSTALL_SFTP, install) if install else None
+
+
+# Included files are edited in place, because only there `sshd -t` sees them; if it refuses, `undo` puts
+# them back, and the file itself was not touched yet.
+_EDIT = (
+    'f={config}; s="^[[:space:]]*subsystem[[:space:]]*sftp"; e=',
+    'undo() {{ for o in $e; do cat "$o.old" > "$o"; rm "$o.old"; done; rm -f "$f.new"; exit 1; }}',
+    "cd /etc/ssh",
+    'for o in $(sed -n "s/^[[:space:]]*[Ii][Nn][Cc][Ll][Uu][Dd][Ee][[:space:]]*//p" "$f")',
+    'do if [ -f "$o" ] && grep -iq "$s" "$o"',
+    'then cp -p "$o" "$o.old" && e="$e $o" && {{ grep -iv "$s" "$o.old" > "$o"',
+    "test $? -le 1; }} || undo; fi; done",
+    '{{ echo {line}; grep -iv "$s" "$f"',
+    'test $? -le 1; }} > "$f.new" && {sshd} -t -f "$f.new" && cat "$f.new" > "$f" || undo',
+    'for o in $e; do rm "$o.old"; done; rm "$f.new"; kill -HUP {pid}',
+)
 
 
 def _edit_config(server: SshServer, sshd: str) -> str:
-    path = server.config or _CONFIG
-    script = (
-        f'f={shlex.quote(path)}; {{ echo {LINE}; grep -iv "^[[:space:]]*subsystem[[:space:]]*sftp" "$f"; '
-        f'test $? -le 1; }} > "$f.new" && {sshd} -t -f "$f.new" && cp "$f.new" "$f" '
-        f'&& rm "$f.new" && kill -HUP {server.pid}'
+    script = "; ".join(_EDIT).format(
+        config=shlex.quote(server.config or _CONFIG),
+        line=LINE,
+        sshd=shlex.quote(sshd),
+        pid=server.pid,
     )
     return f"{{sudo}}sh -c {shlex.quote(script)}"

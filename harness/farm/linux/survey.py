@@ -42,6 +42,7 @@ section date; date +%s
 section uname; uname -s; uname -r; uname -m
 section os-release; cat /etc/os-release || cat /usr/lib/os-release
 section user; id -u; id -un
+section shell; echo "$SHELL"
 section tools
 for tool in apt-get dnf microdnf yum apk zypper pacman opkg sudo timedatectl; do
     command -v "$tool" >/dev/null && echo "$tool"
@@ -182,6 +183,8 @@ class System:
     tools: frozenset[str] = frozenset()
     uid: int | None = None
     user: str = ""
+    login_shell: str = ""
+    """The name of the account's shell: `bash`, `tcsh`, ..."""
     clock_offset_seconds: float | None = None
     """The device's clock minus this host's, exact to half a second plus the time of the answer."""
     libc: str | None = None
@@ -263,6 +266,7 @@ def read(answer: bytes, now: float) -> System | None:
         tools=frozenset(_text(line) for line in sections.get("tools", ())),
         uid=_whole(user[0]),
         user=user[1] if _ACCOUNT.fullmatch(user[1]) else "",
+        login_shell=_text("".join(sections.get("shell", ())[:1])).rpartition("/")[2],
         clock_offset_seconds=_offset(sections.get("date", ()), now),
         libc=_libc(sections.get("libc", ())),
         cores=next((n for n in map(_whole, sections.get("cores", ())) if n), None),

@@ -10,6 +10,8 @@ from harness.farm.linux.folders import other_workdir
 
 _FOLDERS = ("agents", "blobs", "incoming", "out", "runtimes")
 
+_THEIRS = "belongs to another user"
+
 CHMOD = FixKind(id="chmod-workdir", does="Let the account use its own work folder again")
 MAKE_FOLDER = FixKind(id="make-workdir", does="Create the work folder")
 OWN_FOLDER = FixKind(id="own-workdir", does="Set a work folder that belongs to the account")
@@ -32,7 +34,8 @@ def fix(dut: DeviceUnderTest, error: str = "") -> Fix:
     """
     workdir = dut.agent.workdir
     for name in _FOLDERS:
-        if f"{workdir}/{name} " in error + " ":
+        # A folder of another user within ours is theirs too.
+        if f"{workdir}/{name} " in error + " " and _THEIRS not in error:
             return dut.by_command(REMOVE_PART, f"rm -rf -- {shlex.quote(f'{workdir}/{name}')}")
     state = dut.system.workdir if dut.system else None
     if state is None:

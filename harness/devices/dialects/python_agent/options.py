@@ -5,9 +5,12 @@ This module is separate from the dialect, so that reading a farm file does not l
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Self
 
+from harness import plugins
 from harness.devices import options
 from harness.errors import ConfigError
 from harness.protocols import Dialect, DialectPlugin, Transport
@@ -33,7 +36,10 @@ class AgentOptions:
 
     python: str = "python3"
     workdir: str = "/var/tmp/edge-harness"  # noqa: S108 - survives a reboot; made 0700
-    """The folder for the agent, models and runtimes."""
+    """The folder for the agent, models and runtimes.
+
+    If a device does not set it, the name gets the account's: other accounts have their own.
+    """
 
     def __post_init__(self) -> None:
         """Refuse an invalid path, and one that a command would take for an option."""
@@ -50,7 +56,20 @@ class AgentOptions:
     @classmethod
     def of(cls, device: Device) -> Self:
         """Return the options of a device; raises ConfigError for an invalid key or value."""
-        return options.read(cls, device.dialect_options, device.name)
+        made = options.read(cls, device.dialect_options, device.name)
+        if "workdir" in device.dialect_options:
+            return made
+        account = _account(device)
+        return dataclasses.replace(made, workdir=f"{made.workdir}-{account}") if account else made
+
+
+def _account(device: Device) -> str:
+    """Return the account on the device, as part of a file name; empty if it is not known."""
+    scheme = device.address.partition(":")[0]
+    if scheme not in plugins.names("harness.transports"):
+        return ""
+    account = getattr(plugins.load("harness.transports", scheme), "account", None)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", account(device)) if account else ""
 
 
 def _open(transport: Transport, device: Device) -> Dialect:

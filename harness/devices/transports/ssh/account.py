@@ -39,7 +39,7 @@ def refusal(transport: paramiko.Transport, where: str, command: str, output: byt
         return NoShell(
             f"{where}: the account may only transfer files (SFTP) and runs no commands; log in as "
             "another user, or remove `ForceCommand internal-sftp` for this one from its `Match` block "
-            "in /etc/ssh/sshd_config there and reload sshd"
+            "in /etc/ssh/sshd_config there, check the file with `sudo sshd -t`, and reload sshd"
         )
     if output.strip():
         answered = output[:_SHOWN].decode(errors="replace")
@@ -47,7 +47,7 @@ def refusal(transport: paramiko.Transport, where: str, command: str, output: byt
             f"{where}: the account did not run {command} but answered {answered!r}: a forced command "
             "or a login script runs instead; log in with another key, or remove "
             '`command="..."` from the line of this key in ~/.ssh/authorized_keys there, or '
-            "`ForceCommand` from its sshd_config"
+            "`ForceCommand` from its sshd_config (check it with `sudo sshd -t` before you reload sshd)"
         )
     return NoShell(
         f"{where}: the account did not run {command} and printed nothing: its shell is /bin/false or "

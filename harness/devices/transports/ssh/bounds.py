@@ -51,7 +51,7 @@ def _bounded(take: Callable[[Any, Message], None]) -> Callable[[Any, Message], N
 
 
 class BoundedTransport(paramiko.Transport):
-    """A transport that keeps at most a channel's window of unread data."""
+    """A transport that keeps at most a channel's window of unread data, and orders host keys."""
 
     _handlers: Any = paramiko.Transport._channel_handler_table  # type: ignore[attr-defined]  # noqa: SLF001 - no public access
     _channel_handler_table: ClassVar[dict[int, Any]] = {
@@ -59,6 +59,14 @@ class BoundedTransport(paramiko.Transport):
         MSG_CHANNEL_DATA: _bounded(_handlers[MSG_CHANNEL_DATA]),
         MSG_CHANNEL_EXTENDED_DATA: _bounded(_handlers[MSG_CHANNEL_EXTENDED_DATA]),
     }
+
+    host_key_algorithms: tuple[str, ...] = ()
+    """The signature algorithms of host keys to offer, in this order; paramiko's own if empty."""
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        """Return what the key exchange offers; paramiko puts certificates last, after every key."""
+        return self.host_key_algorithms or tuple(super().preferred_keys)
 
 
 class BoundedSftp(paramiko.SFTPClient):

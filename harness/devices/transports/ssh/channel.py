@@ -1,44 +1,57 @@
 """One process on an SSH server: stdin, stdout, stderr, exit code, and how it is ended.
 
-A command runs under `sh -c`, which first prints its process number on a marked line. The mark separates
-the output of a login script from the command's own output, and shows that no forced command ran instead.
-The number is needed to kill the process at a deadline, because sshd lets it run on.
+A command runs in a `sh` that first prints its process number on a marked line (:mod:`.shell`). The mark
+separates the output of a start-up file from the command's own output, and shows that no forced command
+ran instead. The number is needed to kill the process at a deadline, because sshd lets it run on.
+
+A start-up file may read a line (`read answer`), or replace the shell (`exec zsh`), which then reads
+commands from stdin. So if the mark does not come, the command is also sent as a line of stdin: it answers
+the `read`, or the other shell runs it. The process itself never sees that line.
 """
 
 from __future__ import annotations
 
 import re
 import selectors
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 import paramiko
 
-from harness.devices.transports.ssh import account
+from harness.devices.transports.ssh import account, shell
 from harness.devices.transports.ssh.bounds import NONSENSE, TimeLimit
+from harness.devices.transports.streams import (
+    END_GRACE_SECONDS,
+    SEND_STALL_SECONDS,
+    ProcessStream,
+)
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
 from harness.errors import AgentSilent, TransportError, Unreachable
 
 _CHUNK = 1 << 18
+_SEND_BYTES = 1 << 15
+"""An SSH packet has at most 32 KiB."""
+
 # Not 0 and not 1: `kill -9 -1` would kill every process of the account.
-_MARK = re.compile(rb"^edge-harness-pid ([2-9]|[1-9]\d{1,9})\n", re.MULTILINE)
-_NOISE_BYTES = 64 * 1024
+_MARK = re.compile(rb"^" + shell.MARK + rb"([2-9]|[1-9]\d{1,9})\n", re.MULTILINE)
+_MARK_BYTES = 64
+_NOISE_BYTES = 1 << 20
+"""A login that prints more before the command starts never ends printing."""
+
 _SHOWN = 400
-# The shell stays, so that a signal becomes an exit code (128+N): SSH libraries do not report signals.
-_KEEP_SHELL = 'echo "edge-harness-pid $$"; "$@"; exit $?'
-_REPLACE_SHELL = 'echo "edge-harness-pid $$"; exec "$@"'
 _OPEN_SECONDS = 15.0
-_SEND_STALL_SECONDS = 60.0
+_AGAIN_SECONDS = 1.0
+"""After this long without the mark, the command is sent to stdin, and again: a file may read twice."""
+
+_MAX_AGAIN = 10
 _SEND_SLICE_SECONDS = 0.05
-_END_GRACE_SECONDS = 2.0
 _STATUS_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 _BROKEN = (paramiko.SSHException, OSError, EOFError, *NONSENSE)
 
 
-class SshChannel:
+class SshChannel(ProcessStream):
     """The stream to one process; see protocols.Channel for the verbs."""
 
     def __init__(
@@ -47,19 +60,30 @@ class SshChannel:
         argv: Sequence[str],
         where: str,
         keep: int | None = None,
+        *,
+        reads: bool = True,
     ) -> None:
-        """Start the process; with `keep`, keep up to that many bytes of stderr and the exit code."""
+        """Start the process; with `keep`, keep up to that many bytes of stderr and the exit code.
+
+        A process that does not read has an empty stdin. One that reads starts when the stream is
+        first read or written.
+        """
+        super().__init__(argv, keep)
         self._transport = transport
-        self._argv = tuple(argv)
         self._where = where
-        self._tail = Tail(keep) if keep else Tail()
         self._lead = bytearray()
-        self._ready = bytearray()
+        self._searched = 0
         self._pid: int | None = None
-        self._ended = False
-        self.closed = False
-        script = _KEEP_SHELL if keep else _REPLACE_SHELL
-        command = shlex.join(["exec", "sh", "-c", script, "sh", *argv])
+        self._keep = keep
+        self._has_errors = False
+        """Whether stderr is the process's own by now."""
+        self._reads = reads
+        self._unsent = b""
+        """What stdin gets before the process's own input."""
+        self._is_finished = not reads
+        self._command = shell.started(argv, reads=reads, keeps_shell=bool(keep))
+        self._left = _MAX_AGAIN if reads else 1
+        self._again_at = time.monotonic() + _AGAIN_SECONDS
         try:
             self._channel = transport.open_session(timeout=_OPEN_SECONDS)
         except _BROKEN as error:
@@ -70,7 +94,7 @@ class SshChannel:
         guard = TimeLimit(_OPEN_SECONDS, self._channel)
         try:
             with guard:
-                self._channel.exec_command(command)
+                self._channel.exec_command(self._command)
         except _BROKEN as error:
             self._channel.close()
             if not transport.is_active():
@@ -86,11 +110,16 @@ class SshChannel:
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
         """Write all of `data`; raises Unreachable if the process no longer reads."""
-        deadline = deadline or time.monotonic() + _SEND_STALL_SECONDS
-        view = memoryview(data)
+        if not data:
+            return
+        deadline = deadline or time.monotonic() + SEND_STALL_SECONDS
+        while self._pid is None and not self._ended and not self.closed:
+            self._pump(deadline)
+        view = memoryview(self._unsent + data)
+        self._unsent = b""
         while view:
             try:
-                sent = 0 if self.closed else self._channel.send(bytes(view[:_CHUNK]))
+                sent = 0 if self.closed else self._channel.send(bytes(view[:_SEND_BYTES]))
             except TimeoutError:
                 # The window is full: the process may be waiting for us to read its output.
                 self._pump(deadline, wait=False)
@@ -102,31 +131,40 @@ class SshChannel:
             view = view[sent:]
 
     def finish_sending(self) -> None:
-        """Close the process's stdin."""
+        """Close the process's stdin, as soon as it has started."""
+        self._is_finished = True
+        if self._pid is not None:
+            self._close_stdin()
+
+    def _close_stdin(self) -> None:
         with suppress(*_BROKEN):
             self._channel.shutdown_write()
 
+    def _send_command(self) -> float:
+        """Send the command to stdin if it is time; returns the seconds until the next time."""
+        left = self._again_at - time.monotonic()
+        if left > 0 or not self._left:
+            return max(left, _AGAIN_SECONDS * (not self._left))
+        self._left -= 1
+        self._again_at += _AGAIN_SECONDS
+        self._send_ahead(self._command.encode() + b"\n")
+        if not self._reads:
+            self._close_stdin()
+        return _AGAIN_SECONDS
+
+    def _send_ahead(self, data: bytes) -> None:
+        """Send what comes before the process's own input, as far as the window allows."""
+        self._unsent += data
+        with suppress(*_BROKEN):
+            while self._unsent and self._channel.send_ready():
+                self._unsent = self._unsent[self._channel.send(self._unsent[:_SEND_BYTES]) :]
+
     def read(self, deadline: float) -> bytes:
         """Return at least one byte, or b"" at the end; see protocols.Channel.read."""
-        while not self._ready and not self._ended:
-            if self.closed:
-                raise Unreachable(self._gone())
-            moved = self._drain(max(0.0, deadline - time.monotonic()))
-            late = time.monotonic() >= deadline
-            # Output that has arrived counts; endless output on stderr is not an answer.
-            if late and not (moved and (self._ready or self._ended)):
-                raise AgentSilent(self._silent())
-        data = bytes(self._ready)
-        self._ready.clear()
+        data = super().read(deadline)
         if not data and not self._channel.eof_received and not self._transport.is_active():
             raise Unreachable(self._gone())
         return data
-
-    def errors(self) -> bytes:
-        """Return the tail of stderr so far."""
-        if not self.closed:
-            self._drain(0)
-        return self._tail.read()
 
     def wait(self, deadline: float) -> int:
         """Return the exit code (128+N after signal N)."""
@@ -139,11 +177,11 @@ class SshChannel:
             raise Unreachable(self._gone())
         return code
 
-    def close(self, grace_seconds: float = _END_GRACE_SECONDS) -> None:
+    def close(self, grace_seconds: float = END_GRACE_SECONDS) -> None:
         """Close stdin, wait `grace_seconds`, then kill the process and its group; never raises."""
         if self.closed:
             return
-        self.finish_sending()
+        self._close_stdin()
         grace = time.monotonic() + grace_seconds
         with suppress(AgentSilent, TransportError):
             while not self._ended:
@@ -155,14 +193,10 @@ class SshChannel:
         with suppress(*_BROKEN):
             self._channel.close()
 
-    def _pump(self, deadline: float, *, wait: bool = True) -> None:
-        """Read available output; raises AgentSilent after the deadline, even if more arrives."""
-        self._drain(max(0.0, deadline - time.monotonic()) if wait else 0.0)
-        if time.monotonic() >= deadline:
-            raise AgentSilent(self._silent())
-
     def _drain(self, seconds: float) -> bool:
         """Read output, waiting at most `seconds`; returns False if there was none."""
+        if self._pid is None and not self.closed:
+            seconds = min(seconds, self._send_command())
         if not self._selector.select(seconds):
             return False
         # Checked before reading, so that output that arrived before the end is still read.
@@ -173,6 +207,7 @@ class SshChannel:
             out += self._channel.recv(_CHUNK)
         if self._channel.recv_stderr_ready():
             self._tail.add(self._channel.recv_stderr(_CHUNK))
+            self._drop_noise()
         more = self._channel.recv_ready() or self._channel.recv_stderr_ready()
         self._ended = ended and not more
         if self._pid is None:
@@ -183,12 +218,29 @@ class SshChannel:
             )
         return True
 
+    def _drop_noise(self) -> None:
+        """Drop what a start-up file wrote to stderr, once the mark has arrived there too."""
+        if self._has_errors:
+            return
+        text = self._tail.read()
+        found = _MARK.search(text)
+        if found:
+            self._has_errors = True
+            self._tail = Tail(self._keep) if self._keep else Tail()
+            self._tail.add(text[found.end() :])
+
     def _find_mark(self, *, ended: bool) -> None:
         """Drop everything up to the marked line; hold output back until the mark arrives."""
-        found = _MARK.search(self._lead)
+        # Only the new output, and a mark that was cut in two.
+        found = _MARK.search(self._lead, max(0, self._searched - _MARK_BYTES))
+        self._searched = len(self._lead)
         if found:
             self._pid = int(found[1])
             self._ready += self._lead[found.end() :]
+            if self._reads:
+                self._send_ahead(shell.START)
+            if self._is_finished:
+                self._close_stdin()
         elif len(self._lead) > _NOISE_BYTES or (ended and self._channel.eof_received):
             output = bytes(self._lead[:_SHOWN]) or self._tail.read()[-_SHOWN:]
             # If a signal ended the process, sshd sends no status, and paramiko leaves it at -1.
@@ -206,7 +258,11 @@ class SshChannel:
             killer = self._transport.open_session(timeout=_KILL_SECONDS)
             try:
                 with TimeLimit(_KILL_SECONDS, killer):
-                    killer.exec_command(f"kill -9 -{self._pid}")
+                    command = shell.encoded(f"kill -9 -{self._pid}")
+                    killer.exec_command(command)
+                    # For a start-up file that reads, as above.
+                    killer.sendall(command.encode() + b"\n")
+                    killer.shutdown_write()
                     killer.status_event.wait(_KILL_SECONDS)
             finally:
                 killer.close()

@@ -1,35 +1,29 @@
-"""Open a connection: address, ssh_config, jump hosts, host keys, authentication.
+"""Open a connection: address, jump hosts, host keys, authentication.
 
-fabric resolves names, users, ports, identities and jump hosts from ssh_config. This module makes the
-sockets, checks the host key of every hop and chooses the ciphers.
+:mod:`.settings` resolves the address by ssh_config. This module makes the sockets, checks the host key of
+every hop and chooses the ciphers; fabric opens the hops.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import fabric
 import paramiko
-from paramiko.config import SSHConfig
 
-from harness.addresses import without_password
+from harness.devices.transports.ssh import settings as ssh_config
 from harness.devices.transports.ssh.auth import LoginRefused, OfferedKeys
 from harness.devices.transports.ssh.bounds import NONSENSE, BoundedPackets, BoundedTransport
-from harness.devices.transports.ssh.keys import (
-    HostKey,
-    KeySeen,
-    KnownHosts,
-    KnownHostsPolicy,
-    files_of,
-)
+from harness.devices.transports.ssh.certificates import SUFFIX
+from harness.devices.transports.ssh.keys import HostKey, KeySeen, KnownHosts, KnownHostsPolicy
 from harness.devices.transports.ssh.options import SshOptions
-from harness.devices.transports.ssh.pulse import Pulse, WatchedSocket, open_socket
-from harness.errors import ConfigError, HarnessError, Unreachable
+from harness.devices.transports.ssh.proxy import FirstSocket
+from harness.devices.transports.ssh.pulse import Pulse, WatchedSocket
+from harness.devices.transports.ssh.settings import HostSettings
+from harness.errors import HarnessError, HostKeyUnknown, Unreachable
 from harness.types import Device
 
 CONNECT_SECONDS = 10.0
@@ -38,37 +32,6 @@ CHANNEL_SECONDS = 15.0
 # AES-GCM encrypts and authenticates in one pass: a third faster than paramiko's first choice.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _HINT = "check that the device is on, on the network and that its sshd runs"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """The parts of `ssh://user@host:port`; ssh_config may give the missing ones."""
-
-    host: str
-    user: str | None
-    port: int | None
-
-
-def parse(address: str, name: str) -> Address:
-    """Read an address; raises ConfigError with the device and the expected form."""
-    form = "ssh://user@host:port"
-    shown = without_password(address)
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError:
-        # The message of urlsplit may contain part of a password with a slash or a colon.
-        raise ConfigError(f'{name}: address "{shown}": no port or host; write {form}') from None
-    if parts.scheme != "ssh" or not parts.hostname:
-        raise ConfigError(f'{name}: address "{shown}" is not of the form {form}')
-    if parts.password is not None:
-        message = f"{name}: no password in an address; run `ssh-copy-id` once, then write {form}"
-        raise ConfigError(message)
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ConfigError(f'{name}: address "{shown}" has more than {form}')
-    host = parts.netloc.rpartition("@")[2]
-    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return Address(unquote(host), unquote(parts.username) if parts.username else None, port)
 
 
 class Connection:
@@ -80,22 +43,23 @@ class Connection:
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").propagate = False
         self._device = device
-        self._target = _resolve(device)
+        route = ssh_config.route(device, ssh_config.parse(device))
         self._pulses: list[Pulse] = []
-        self._first: socket.socket | None = None
-        try:
-            hops = list(_hops(self._target))
-            for hop in hops:
-                self._open(hop, device, probe=probe, jump=hop is not hops[-1])
-        except BaseException:
-            self.close()
-            raise
-        self.transport: paramiko.Transport = self._target.transport
-        self.label = f"{self._target.user}@{self._target.host}:{self._target.port}"
+        self._hops: list[fabric.Connection] = []
+        self._first: FirstSocket | None = None
+        self.unused = tuple(dict.fromkeys(text for hop in route for text in hop.unused))
+        """Settings of ssh_config that this transport does not honour."""
+        with ExitStack() as opened:
+            opened.callback(self.close)
+            for hop in route:
+                self._open(hop, probe=probe, jump=hop is not route[-1])
+            opened.pop_all()
+        self.transport: paramiko.Transport = self._hops[-1].transport
+        self.label = route[-1].label
 
     def close(self) -> None:
         """Close every hop, the target first; never raises."""
-        for hop in reversed(list(_hops(self._target))):
+        for hop in reversed(self._hops):
             # Not hop.close(): it leaves the thread of a broken connection running.
             transport = hop.client.get_transport()
             hop.client.close()
@@ -107,12 +71,17 @@ class Connection:
             pulse.end()
         self._pulses.clear()
 
-    def _open(self, hop: Any, device: Device, *, probe: bool, jump: bool) -> None:  # noqa: ANN401
-        known = KnownHosts(hop.host, int(hop.port), files_of(device, hop.ssh_config))
-        policy = KnownHostsPolicy(known, device.address, jump=jump, probe=probe)
-        hop.client.set_missing_host_key_policy(policy)
-        # ConnectTimeout of ssh_config, if it is set.
-        seconds = float(hop.connect_timeout or CONNECT_SECONDS)
+    def _open(self, settings: HostSettings, *, probe: bool, jump: bool) -> None:
+        device = self._device
+        known = KnownHosts(device, settings)
+        identity = SshOptions.of(device).identity
+        keys = OfferedKeys(settings, identity.expanduser() if identity else None)
+        seconds = settings.connect_timeout_seconds or CONNECT_SECONDS
+        where = f"{device.name}: {settings.label}" + " (jump host)" * jump
+        hop = _hop(settings, keys, self._hops[-1] if self._hops else None)
+        hop.client.set_missing_host_key_policy(
+            KnownHostsPolicy(known, device.address, jump=jump, probe=probe)
+        )
         hop.connect_kwargs = {
             # Shorter than connect_timeout: when that passes, paramiko continues as if connected.
             "banner_timeout": 0.8 * seconds,
@@ -121,29 +90,44 @@ class Connection:
             "transport_factory": _transport_factory(known),
         }
         hop.connect_timeout = seconds
-        where = f"{device.name}: {hop.user}@{hop.host}:{hop.port}"
-        if jump:
-            where += " (jump host)"
+        self._hops.append(hop)
         try:
-            if not hop.gateway:
-                self._first = open_socket(hop.host, int(hop.port), seconds)
-                hop.connect_kwargs["sock"] = self._first
+            if self._first is None:
+                self._first = FirstSocket(settings, seconds)
+                hop.connect_kwargs["sock"] = self._first.sock
             hop.open()
             if not hop.transport.is_authenticated():
                 message = f"{where} asks for a second factor; only keys are offered"
-                raise Unreachable(message)
+                raise Unreachable(message + self._unused_note())
+        except HostKeyUnknown as error:
+            raise HostKeyUnknown(f"{error}{self._unused_note()}") from None
         except (HarnessError, KeySeen):
             raise
         except LoginRefused as error:
-            tried = ", ".join(error.tried) or "none found"
             message = (
-                f"{where} refused the login of {error.user}; keys tried: {tried}; install a key "
+                f"{where} refused the login of {error.user}; {error.keys}; install a key "
                 "there with `ssh-copy-id`, or set `identity` in the farm file to the right key"
             )
-            raise Unreachable(message) from error
+            raise Unreachable(message + self._unused_note()) from error
         except (paramiko.SSHException, OSError, EOFError, *NONSENSE) as error:
-            raise Unreachable(f"{where}: {_reason(error, seconds)}; {_HINT}") from error
+            reason = self._proxy_reason(settings) or _reason(error, seconds)
+            message = f"{where}: {reason}; {_HINT}{self._unused_note()}"
+            raise Unreachable(message) from error
         self._pulses.append(Pulse(hop.transport))
+
+    def _unused_note(self) -> str:
+        """Return a note for an error about settings that `ssh` would have used."""
+        if not self.unused:
+            return ""
+        return f". Not used of ssh_config: {'; '.join(self.unused)} (docs/ssh.md)"
+
+    def _proxy_reason(self, settings: HostSettings) -> str:
+        """Return the reason of a failure through a proxy command; empty if there is none."""
+        if settings.proxy_command is None:
+            return ""
+        errors = self._first.errors() if self._first else ""
+        shown = f", which printed: {errors}" if errors else ""
+        return f"no SSH server answered through ProxyCommand `{settings.proxy_command}`{shown}"
 
 
 def host_key(device: Device) -> HostKey:
@@ -160,45 +144,24 @@ def host_key(device: Device) -> HostKey:
     raise Unreachable(f"{device.name}: {device.address} showed no host key")
 
 
-def _resolve(device: Device) -> Any:  # noqa: ANN401 - fabric has no types
-    address = parse(device.address, device.name)
-    # lazy: fabric's own configuration files (some of them Python) must not be read.
-    config = fabric.Config(lazy=True)
-    given = SshOptions.of(device)
-    path = given.ssh_config.expanduser() if given.ssh_config else None
-    if path is not None:
-        config.set_runtime_ssh_path(str(path))
-    try:
-        config.load_ssh_config()
-        config.authentication.strategy_class = OfferedKeys
-        config.authentication.identities = [str(given.identity)] if given.identity else []
-        ssh_config: SSHConfig = config.base_ssh_config
-        jump = ssh_config.lookup(address.host).get("proxyjump", "")
-        return fabric.Connection(
-            host=address.host,
-            user=address.user,
-            port=address.port,
-            config=config,
-            gateway=False if jump.lower() == "none" else None,
-        )
-    except FileNotFoundError as error:
-        raise ConfigError(f"{device.name}: ssh_config {path} does not exist") from error
-    except (paramiko.SSHException, OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{device.name}: ssh_config cannot be read: {error}") from error
-    except RecursionError as error:
-        message = f"{device.name}: ssh_config has a circle of jump hosts for {address.host}"
-        raise ConfigError(message) from error
-
-
-def _hops(target: Any) -> Iterator[Any]:  # noqa: ANN401 - fabric.Connection
-    """Yield the connections in the order they are opened: jump hosts first."""
-    if isinstance(target.gateway, fabric.Connection):
-        yield from _hops(target.gateway)
-    yield target
+def _hop(
+    settings: HostSettings, keys: OfferedKeys, gateway: fabric.Connection | None
+) -> fabric.Connection:
+    """Make fabric's connection to one host; it must not read any configuration itself."""
+    config = fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig())
+    config.authentication.strategy_class = keys.for_fabric
+    return fabric.Connection(
+        host=settings.host,
+        user=settings.user,
+        port=settings.port,
+        config=config,
+        gateway=gateway or False,
+    )
 
 
 def _transport_factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable as SSHClient.connect takes
     def make(sock: Any, disabled_algorithms: Any = None) -> paramiko.Transport:  # noqa: ANN401
+        """Make the transport over `sock`, as SSHClient.connect asks for it."""
         transport = BoundedTransport(
             WatchedSocket(sock),  # type: ignore[arg-type]  # anything with recv, send, close
             disabled_algorithms=disabled_algorithms,
@@ -208,9 +171,9 @@ def _transport_factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable a
         offered = tuple(options.ciphers)
         first = tuple(cipher for cipher in _CIPHERS if cipher in offered)
         options.ciphers = first + tuple(cipher for cipher in offered if cipher not in first)
-        types = tuple(options.key_types)
-        known_types = tuple(name for name in known.types() if name in types)
-        options.key_types = known_types + tuple(n for n in types if n not in known_types)
+        wanted, types = known.types(), tuple(options.key_types)
+        first_types = tuple(name for name in wanted if name.removesuffix(SUFFIX) in types)
+        transport.host_key_algorithms = tuple(dict.fromkeys((*first_types, *types)))
         return transport
 
     return make

@@ -2,7 +2,7 @@
 
 If the device has `known_hosts`, only this file is read. Otherwise the known hosts come from our own
 store (`known_hosts` in our configuration folder) and from the files of ssh_config
-(`UserKnownHostsFile`), or from `~/.ssh/known_hosts`. Connecting never adds a key.
+(`UserKnownHostsFile`, `GlobalKnownHostsFile`). Connecting never adds a key.
 """
 
 from __future__ import annotations
@@ -10,21 +10,37 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import shlex
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import paramiko
-from paramiko.hostkeys import HostKeys, InvalidHostKey
 
 from harness import assets
+from harness.devices.transports.ssh import known_hosts
+from harness.devices.transports.ssh.certificates import SUFFIX, Certificate
+from harness.devices.transports.ssh.known_hosts import AUTHORITY, REVOKED, HostNames, KnownKey
 from harness.devices.transports.ssh.options import SshOptions
+from harness.devices.transports.ssh.settings import HostSettings
 from harness.errors import ConfigError, HostKeyUnknown
 from harness.types import Device
 
-_DEFAULT_PORT = 22
+_KEYGEN_SECONDS = 10.0
+_MAX_DAMAGED = 3
+_KRL_MAGIC = b"SSHKRL\n\0"
+_CERTIFIED = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+"""Keys whose certificates are accepted, in OpenSSH's order."""
+
 _SHORT = {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}
 
 
@@ -78,13 +94,10 @@ def store_of(device: Device) -> Path:
     return given.expanduser() if given else own_store()
 
 
-def files_of(device: Device, ssh_config: Mapping[str, Any]) -> tuple[Path, ...]:
+def files_of(device: Device, settings: HostSettings) -> tuple[Path, ...]:
     """List the known_hosts files that apply to this device, existing or not."""
     given = SshOptions.of(device).known_hosts
-    if given:
-        return (given.expanduser(),)
-    user = str(ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
-    return (own_store(), *(Path(name.strip('"')).expanduser() for name in user))
+    return (given.expanduser(),) if given else (own_store(), *settings.known_hosts)
 
 
 def trust(device: Device, key: HostKey) -> Path:
@@ -107,39 +120,111 @@ def trust(device: Device, key: HostKey) -> Path:
 
 
 class KnownHosts:
-    """The known keys of one host, each with its file."""
+    """What the known_hosts files say about one host."""
 
-    def __init__(self, host: str, port: int, files: tuple[Path, ...]) -> None:
+    def __init__(self, device: Device, settings: HostSettings) -> None:
         """Read the files; a missing file counts as empty.
 
-        Raises ConfigError if one cannot be read.
+        Raises ConfigError if the device's own file cannot be read; like OpenSSH, the others are then
+        left out, and an error about the host's key names them.
         """
-        self.name = host if port == _DEFAULT_PORT else f"[{host}]:{port}"
-        self.files = files
-        self.keys: list[tuple[Path, paramiko.PKey]] = []
-        for path in files:
-            hosts = HostKeys()
+        self.settings = settings
+        self.names = HostNames.of(settings.host, settings.port, settings.host_key_alias)
+        self.files = files_of(device, settings)
+        self.unread: list[str] = []
+        """Files and lines (`FILE:LINE`) that cannot be read."""
+        found: list[KnownKey] = []
+        for path in self.files:
             try:
-                with suppress(FileNotFoundError):
-                    hosts.load(str(path))
-            except (OSError, UnicodeDecodeError, InvalidHostKey) as error:
-                message = f"{path}: the known hosts cannot be read: {error}"
-                raise ConfigError(message) from error
-            found = hosts.lookup(self.name)
-            if found is not None:
-                self.keys += [(path, key) for key in found.values()]
+                keys, damaged = known_hosts.read(path, self.names)
+            except OSError as error:
+                if SshOptions.of(device).known_hosts:
+                    message = f"{path}: the known hosts cannot be read: {error.strerror or error}"
+                    raise ConfigError(message) from error
+                self.unread.append(f"{path} ({error.strerror or error})")
+            else:
+                found += keys
+                self.unread += [f"{path}:{number}" for number in damaged]
+        self.keys = [one for one in found if not one.marker]
+        self.authorities = [one for one in found if one.marker == AUTHORITY]
+        self.revoked = [one for one in found if one.marker == REVOKED]
 
     def types(self) -> tuple[str, ...]:
         """List the signature algorithms of the known keys, so that the server shows one of these keys."""
-        wanted: list[str] = []
-        for _, key in self.keys:
-            name = key.get_name()
-            wanted += ["rsa-sha2-512", "rsa-sha2-256"] if name == "ssh-rsa" else [name]
+        wanted = [name + SUFFIX for name in _CERTIFIED] if self.authorities else []
+        # The keys under the exact name first.
+        for one in sorted(self.keys, key=lambda one: not one.is_exact):
+            is_rsa = one.type == "ssh-rsa"
+            wanted += ["rsa-sha2-512", "rsa-sha2-256"] if is_rsa else [one.type]
         return tuple(dict.fromkeys(wanted))
 
-    def holds(self, key: paramiko.PKey) -> bool:
+    def holds(self, blob: bytes) -> bool:
         """Return whether exactly this key is known."""
-        return any(known.asbytes() == key.asbytes() for _, known in self.keys)
+        return any(one.blob == blob for one in self.keys)
+
+    def other(self) -> KnownKey | None:
+        """Return a key under the exact name; None if no key has that name."""
+        return next((one for one in self.keys if one.is_exact), None)
+
+    def certifies(self, certificate: Certificate) -> str | None:
+        """Return why a certificate is not accepted; None if it is."""
+        blob = certificate.authority_blob
+        if not any(one.blob == blob for one in self.authorities):
+            return f"no {AUTHORITY} line for this host has its authority {fingerprint(blob)}"
+        return certificate.fault(self.names.plain)
+
+    def revocation(self, blobs: tuple[bytes, ...]) -> str | None:
+        """Return where a key, or the authority of its certificate, is revoked; None if it is not.
+
+        Raises ConfigError if `RevokedHostKeys` cannot be checked: then no key is accepted.
+        """
+        for one in self.revoked:
+            if one.blob in blobs:
+                return f"{one.where} ({REVOKED})"
+        path = self.settings.revoked_host_keys
+        if path is not None and any(_is_in_revocation_list(path, blob) for blob in blobs):
+            return f"{path} (RevokedHostKeys)"
+        return None
+
+
+def _is_in_revocation_list(path: Path, blob: bytes) -> bool:
+    """Return whether a file of RevokedHostKeys has a key: one public key per line, or a KRL."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"{path}: RevokedHostKeys cannot be checked: {error.strerror or error}"
+        raise ConfigError(message) from error
+    if data.startswith(_KRL_MAGIC):
+        return _is_in_krl(path, blob)
+    lines = data.decode("utf-8", "replace").splitlines()
+    key = base64.b64encode(blob).decode()
+    return any(key in line.split() for line in lines if not line.lstrip().startswith("#"))
+
+
+def _is_in_krl(path: Path, blob: bytes) -> bool:
+    """Ask ssh-keygen; raises ConfigError if it does not answer."""
+    keygen = shutil.which("ssh-keygen")
+    kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii", "replace")
+    if keygen is None:
+        raise ConfigError(
+            f"{path}: RevokedHostKeys of ssh_config is checked with ssh-keygen, which is not "
+            "installed on this host: `sudo apt-get install openssh-client`"
+        )
+    with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+        file.write(f"{kind} {base64.b64encode(blob).decode()}\n")
+        file.flush()
+        argv = [keygen, "-Q", "-f", str(path), file.name]
+        reply = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_KEYGEN_SECONDS,
+            check=False,
+        )
+    output = (reply.stdout + reply.stderr).decode(errors="replace")
+    if reply.returncode and "REVOKED" not in output.upper():
+        raise ConfigError(f"{path}: RevokedHostKeys cannot be checked: {output.strip()[-200:]}")
+    return bool(reply.returncode)
 
 
 class KnownHostsPolicy(paramiko.MissingHostKeyPolicy):
@@ -162,38 +247,70 @@ class KnownHostsPolicy(paramiko.MissingHostKeyPolicy):
         key: paramiko.PKey,
     ) -> None:
         """Check the key that the server showed."""
-        held = self.known.holds(key)
+        blob = key.asbytes()
+        held = self.known.holds(blob)
         shown = HostKey(
-            host=self.known.name,
+            host=self.known.names.exact,
             type=key.get_name(),
-            base64=base64.b64encode(key.asbytes()).decode(),
+            base64=base64.b64encode(blob).decode(),
             known=held,
             jump=self.jump,
         )
-        if not held and self.known.keys:
-            raise HostKeyUnknown(self._changed(shown))
+        authority, fault = self._certificate(key)
+        if where := self.known.revocation((blob, *authority)):
+            raise HostKeyUnknown(self._revoked(shown, where))
+        held = held or (bool(authority) and fault is None)
+        old = self.known.other()
+        if not held and old is not None:
+            raise HostKeyUnknown(self._changed(shown, old))
         if self.probe and not (held and self.jump):
-            raise KeySeen(shown)
+            raise KeySeen(replace(shown, known=held))
         if not held:
-            raise HostKeyUnknown(self._unknown(shown))
+            raise HostKeyUnknown(self._unknown(shown, fault))
 
-    def _unknown(self, shown: HostKey) -> str:
-        what = "jump host" if self.jump else "host"
+    def _certificate(self, key: paramiko.PKey) -> tuple[tuple[bytes, ...], str | None]:
+        """Return the authority of the key's certificate, and why the certificate is not accepted."""
+        public = getattr(key, "public_blob", None)
+        if public is None:
+            return (), None
+        try:
+            certificate = Certificate.read(public.key_blob)
+        except ValueError as error:
+            return (), str(error)
+        if certificate.key_blob != key.asbytes():
+            return (), "the certificate is for another key"
+        return (certificate.authority_blob,), self.known.certifies(certificate)
+
+    def _what(self) -> str:
+        return "jump host" if self.jump else "host"
+
+    def _unknown(self, shown: HostKey, fault: str | None) -> str:
         files = " or ".join(str(path) for path in self.known.files)
+        certificate = f" and its certificate is not accepted: {fault}" if fault else ""
+        unread = self.known.unread
+        more = f" and {len(unread) - _MAX_DAMAGED} more" * (len(unread) > _MAX_DAMAGED)
+        damaged = f" (not readable: {', '.join(unread[:_MAX_DAMAGED])}{more})" if unread else ""
         return (
-            f"{shown.host}: the {what} key {shown.label} is not in {files}; "
-            f"`edge-harness add {self.uri}` shows it and asks whether to trust it"
+            f"{shown.host}: the {self._what()} key {shown.label} is not in {files}{damaged}"
+            f"{certificate}; "
+            f"`edge-harness add {shlex.quote(self.uri)}` shows it and asks whether to trust it"
         )
 
-    def _changed(self, shown: HostKey) -> str:
-        path, old = self.known.keys[0]
-        label = f"{fingerprint(old.asbytes())} ({short_type(old.get_name())})"
-        what = "jump host" if self.jump else "host"
+    def _changed(self, shown: HostKey, old: KnownKey) -> str:
+        label = f"{fingerprint(old.blob)} ({short_type(old.type)})"
+        sudo = [] if os.access(old.path, os.W_OK) else ["sudo"]
+        argv = [*sudo, "ssh-keygen", "-R", shown.host, "-f", str(old.path)]
         return (
-            f"{shown.host}: the {what} key has CHANGED: {path} has {label}, the host shows "
-            f"{shown.label}. An attacker may be intercepting the connection; if the host was set up "
-            f"again, remove the old line with `ssh-keygen -R '{shown.host}' -f '{path}'`, then "
-            f"`edge-harness add {self.uri}`"
+            f"{shown.host}: the {self._what()} key has CHANGED: {old.where} has {label}, the host "
+            f"shows {shown.label}. An attacker may be intercepting the connection; if the host was "
+            f"set up again, remove the old line with `{shlex.join(argv)}`, then "
+            f"`edge-harness add {shlex.quote(self.uri)}`"
+        )
+
+    def _revoked(self, shown: HostKey, where: str) -> str:
+        return (
+            f"{shown.host}: the {self._what()} key {shown.label} is REVOKED by {where}: whoever has "
+            "this key may pretend to be the host. Ask who keeps that file; the host needs a new key"
         )
 
 

@@ -17,7 +17,7 @@ from harness.types import Device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshOptions:
-    """Files on this host; ssh_config, agents and jump hosts work as in OpenSSH."""
+    """Files on this host; ssh_config, agents and jump hosts work as in OpenSSH (docs/ssh.md)."""
 
     identity: Path | None = None
     """The private key to offer."""
@@ -45,4 +45,10 @@ def _open(device: Device) -> Transport:
     return open_ssh(device)
 
 
-SSH = TransportPlugin(open=_open, options=SshOptions)
+def _account(device: Device) -> str:
+    from harness.devices.transports.ssh.settings import account
+
+    return account(device)
+
+
+SSH = TransportPlugin(open=_open, options=SshOptions, account=_account)

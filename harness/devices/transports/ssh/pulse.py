@@ -7,7 +7,6 @@ answer. This also detects a frozen server, and a dead link behind a jump host.
 from __future__ import annotations
 
 import errno
-import socket
 import threading
 import time
 from typing import Any
@@ -119,10 +118,3 @@ class Pulse(threading.Thread):
         """Stop pinging; call it after the transport is closed."""
         self._stopping.set()
         self.join(2.0)
-
-
-def open_socket(host: str, port: int, timeout_seconds: float) -> socket.socket:
-    """Connect with TCP_NODELAY: without it, an exec waits 40 ms for a delayed acknowledgement."""
-    sock = socket.create_connection((host, port), timeout=timeout_seconds)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
