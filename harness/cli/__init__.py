@@ -86,7 +86,6 @@ def _name(command: CommandInfo) -> str:
 
 
 def _guarded(*, debug: bool) -> int:
-    from harness.cli.wording import in_options
     from harness.errors import HarnessError
 
     command = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -106,8 +105,7 @@ def _guarded(*, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except HarnessError as error:
-        text = f"edge-harness: {in_options(str(error), _options(command))}"
-        print_lines(traceback.format_exc() if debug else text)
+        print_lines(traceback.format_exc() if debug else f"edge-harness: {error}")
         if not debug:
             print_notes(error)
         return INVALID_INPUT
@@ -145,13 +143,6 @@ def _fault(error: Exception, *, debug: bool) -> int:
         "(--debug shows the traceback; please report it)"
     )
     return INTERNAL_ERROR
-
-
-def _options(name: str) -> set[str]:
-    """Return the options of a command that is registered."""
-    group: Any = typer.main.get_command(shared.app)
-    command = group.commands.get(name)
-    return {option for one in command.params for option in one.opts} if command else set()
 
 
 def _interrupted() -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from harness.cli import completion
+from harness.cli.option_names import naming_options
 from harness.cli.shared import (
     DONE,
     INCONCLUSIVE,
@@ -169,15 +170,16 @@ def selftest(
     from harness import api
     from harness.present import screen
 
-    found = api.selftest(
-        device,
-        model=model,
-        threads=threads,
-        farm=farm,
-        results=results,
-        wait=wait,
-        progress=progress(quiet=as_json),
-    )
+    with naming_options([model] if model else []):
+        found = api.selftest(
+            device,
+            model=model,
+            threads=threads,
+            farm=farm,
+            results=results,
+            wait=wait,
+            progress=progress(quiet=as_json),
+        )
     if as_json:
         print_json(found.plain())
     else:

@@ -19,8 +19,10 @@ _OWN_NAMES = "give each its own name"
 _KEYS = {"run.recipes": "--recipe", "run.devices": "--on", "run.threads": "--threads"}
 _MODEL = re.compile(r"\bmodel(?:\[(\d+)\])?\.(path|name|shape|signature|allow_flex)\b[\w.\[\]*]*")
 _LIST = re.compile(r"\b(run\.(?:recipes|devices|threads))(?:\[\d+\])?")
-_TABLE = re.compile(r"\b(?:dose|data)\.([a-z_]+)")
-_WRITTEN = re.compile(r'\b(scenario|period_ms|metric) = "?([\w.]+)"?')
+_OPTIONS = "launches|scenario|period_ms|training|calibration|evaluation|metric"
+_TABLE = re.compile(rf"\b(?:dose|data)\.({_OPTIONS})\b(?:\[\d+\])?")
+_WRITTEN = re.compile(r'\b(launches|scenario|period_ms|metric) = "?([\w.]+)"?')
+_TWICE = re.compile(r"means the same as number \d+ of that list")
 
 
 @contextmanager
@@ -52,6 +54,7 @@ def option_names(message: str, models: Sequence[Path]) -> str:
     place = _TABLE.sub(lambda match: _option(match[1]), place)
     rest = _TABLE.sub(lambda match: _option(match[1]), rest)
     rest = _WRITTEN.sub(lambda match: f"{_option(match[1])} {match[2]}", rest)
+    rest = _TWICE.sub("the same value is given twice", rest)
     return f"{place}{colon}{rest}".replace(_OWN_NAMES, "give each file once, or rename one")
 
 

@@ -18,7 +18,6 @@ import typer
 from synthetic_runs import cell, measure, record
 
 from harness.cli import COMMANDS
-from harness.cli.wording import in_options
 from harness.demo import DATA
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect
 from harness.errors import RuntimeMissing
@@ -183,34 +182,6 @@ def test_setup_in_an_agents_message_names_the_device() -> None:
 
 
 _FIX = "`edge-harness setup` or, on the device, `/usr/bin/python3 -m pip install ai-edge-litert`"
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        (
-            "command line: dose.period_ms: a stream needs one, such as period_ms = 33.3",
-            "--period-ms: a stream needs one, such as --period-ms 33.3",
-        ),
-        (
-            'command line: dose.period_ms: only scenario = "stream" has one',
-            "--period-ms: only --scenario stream has one",
-        ),
-        ("command line: model[0].path: there is no file x", "there is no file x"),
-        ("command line: data.calibration: no file", "--calibration: no file"),
-        ("command line: run.devices[1]: x", "--on: x"),
-        (
-            "command line: run.threads[1]: means the same as number 0 of that list",
-            "--threads: the same value is given twice",
-        ),
-        ("command line: dose.max_seconds: x", "dose.max_seconds: x"),
-        ("plan.toml: run.devices[1]: x", "plan.toml: run.devices[1]: x"),
-    ],
-)
-def test_errors_of_a_command_line_name_options(message: str, expected: str) -> None:
-    options = {"--period-ms", "--scenario", "--calibration", "--on", "--threads"}
-    assert in_options(message, options) == expected
-    assert not in_options(message, ()).startswith("--") or "twice" in expected
 
 
 def test_runs_says_what_is_missing(tmp_path: Path, typed: Callable[[str], tuple[int, str]]) -> None:

@@ -26,8 +26,16 @@ MODELS = [Path("a.tflite"), Path("b.keras")]
         ("data.evaluation: is a pipe", "--evaluation: is a pipe"),
         ('data.metric: unknown metric "f1"', '--metric: unknown metric "f1"'),
         ('run.recipes[0]: recipe "x("', '--recipe: recipe "x("'),
-        ("run.devices[1]: means the same", "--on: means the same"),
+        (
+            "run.devices[1]: means the same as number 1 of that list",
+            "--on: the same value is given twice",
+        ),
         ("run.threads: must be at least 1", "--threads: must be at least 1"),
+        (
+            "dose.period_ms: a stream needs one, such as period_ms = 33.3",
+            "--period-ms: a stream needs one, such as --period-ms 33.3",
+        ),
+        ("dose.max_seconds: x", "dose.max_seconds: x"),
         ("dose.launches: must be at least 1", "--launches: must be at least 1"),
         (
             'dose.period_ms: only scenario = "stream" has one',
@@ -35,7 +43,7 @@ MODELS = [Path("a.tflite"), Path("b.keras")]
         ),
         (
             "dose.period_ms (9.0) must not be longer than dose.max_seconds (1)",
-            "--period-ms (9.0) must not be longer than --max-seconds (1)",
+            "--period-ms (9.0) must not be longer than dose.max_seconds (1)",
         ),
         (
             'model: two models have the name "a" (one is x); give each its own name',
