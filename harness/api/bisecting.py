@@ -13,6 +13,7 @@ from harness.analysis.bisect.commits import Commits
 from harness.analysis.bisect.search import PointVerdict
 from harness.analysis.gate.contest import Rules
 from harness.analysis.gate.document import Result, explained
+from harness.api.arguments import AnyPath, Several
 from harness.api.gating import gate
 from harness.api.running import Progress, read_plan
 from harness.config import farm as farms
@@ -35,9 +36,9 @@ class GateOracle:
     """Runs the gate of a plan; more pairs get more time."""
 
     plan: Plan
-    farm: farms.Farm | Path | None = None
-    devices: Sequence[str] = ()
-    results: Path | None = None
+    farm: farms.Farm | AnyPath | None = None
+    devices: Several[str] = ()
+    results: AnyPath | None = None
     wait: bool | None = None
     progress: Callable[[], Progress | None] = lambda: None
 
@@ -69,13 +70,13 @@ def _answer(result: Result) -> GateAnswer:
 
 
 def bisect(
-    plan: Plan | Path | str,
+    plan: Plan | AnyPath,
     points: Points,
     *,
     oracle: Oracle | None = None,
-    farm: farms.Farm | Path | None = None,
-    devices: Sequence[str] = (),
-    results: Path | None = None,
+    farm: farms.Farm | AnyPath | None = None,
+    devices: Several[str] = (),
+    results: AnyPath | None = None,
     wait: bool | None = None,
     on_event: Emit = ignore,
     progress: Callable[[], Progress | None] = lambda: None,

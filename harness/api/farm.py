@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.api import arguments
+from harness.api.arguments import AnyPath, Several
 from harness.config import profiles as known_profiles
 from harness.devices import opening
 
@@ -27,7 +29,7 @@ __all__ = ["AddedDevice", "add", "clean", "devices", "doctor", "profiles", "setu
 
 
 def devices(
-    names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
+    names: Several[str] = (), *, farm: farms.Farm | AnyPath | None = None
 ) -> list[dict[str, Any]]:
     """Return one row per device with its status and facts; without names, all of the farm.
 
@@ -41,7 +43,7 @@ def devices(
 
 
 def clean(
-    names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
+    names: Several[str] = (), *, farm: farms.Farm | AnyPath | None = None
 ) -> list[dict[str, Any]]:
     """Remove our agents, models and runtimes from devices; without names, from all of the farm.
 
@@ -56,9 +58,9 @@ def add(
     uri: str,
     *,
     name: str | None = None,
-    identity: str | None = None,
+    identity: AnyPath | None = None,
     python: str | None = None,
-    farm: Path | None = None,
+    farm: AnyPath | None = None,
     trust: Trust | None = None,
     wait: bool | None = None,
     say: OnProgress = lambda _: None,
@@ -72,9 +74,9 @@ def add(
     return adding.add(
         uri,
         name=name,
-        identity=identity,
+        identity=None if identity is None else os.fspath(identity),
         python=python,
-        farm=farm,
+        farm=arguments.optional_path(farm),
         trust=trust,
         patience=_patience(wait, say),
     )
@@ -85,7 +87,7 @@ def setup(
     *,
     runtime: str | None = None,
     dry_run: bool = False,
-    farm: farms.Farm | Path | None = None,
+    farm: farms.Farm | AnyPath | None = None,
     wait: bool | None = None,
     say: OnProgress = lambda _: None,
 ) -> Installation:
@@ -108,14 +110,14 @@ def setup(
 
 
 def doctor(
-    names: Sequence[str] = (), *, farm: farms.Farm | Path | None = None
+    names: Several[str] = (), *, farm: farms.Farm | AnyPath | None = None
 ) -> dict[str, list[CheckResult]]:
     """Return the checks of each device; without names, of all devices of the farm."""
     from harness.api.running import read_farm
     from harness.farm.doctor import examine_entry
 
     known = read_farm(farm)
-    is_named = isinstance(farm, Path)
+    is_named = isinstance(farm, str | os.PathLike)
     chosen = _chosen(names, known)
     _refuse_alone(chosen)
     return {
@@ -141,12 +143,14 @@ def _patience(wait: bool | None, say: OnProgress) -> Patience:  # noqa: FBT001 -
     return Patience.of_option(wait, on_event)
 
 
-def _chosen(names: Sequence[str], farm: farms.Farm | Path | None) -> list[Device]:
+def _chosen(names: Several[str], farm: farms.Farm | AnyPath | None) -> list[Device]:
     from harness.api.running import read_farm
     from harness.config import farm as farms
 
     known = read_farm(farm)
-    return list(farms.select(known, names)) if names else list(known.devices.values())
+    return (
+        list(farms.select(known, arguments.texts(names))) if names else list(known.devices.values())
+    )
 
 
 def _refuse_alone(chosen: Sequence[Device]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import os
 
 from harness.analysis.gate import procedure
 from harness.analysis.gate.document import Result
-from harness.analysis.gate.procedure import judge, selftest
-from harness.api.running import Progress, read_plan
+from harness.analysis.gate.selftests import Selftest
+from harness.api import arguments
+from harness.api.arguments import AnyPath, Several
+from harness.api.running import Progress, read_farm, read_plan
 from harness.config import farm as farms
 from harness.types import Plan, Thermal
 
@@ -16,16 +17,16 @@ __all__ = ["gate", "judge", "selftest"]
 
 
 def gate(
-    plan: Plan | Path | str,
+    plan: Plan | AnyPath,
     *,
-    baseline: str,
-    candidate: str,
-    farm: farms.Farm | Path | None = None,
-    devices: Sequence[str] = (),
+    baseline: AnyPath,
+    candidate: AnyPath,
+    farm: farms.Farm | AnyPath | None = None,
+    devices: Several[str] = (),
     measure_identical: bool = False,
     thermal: Thermal | None = None,
     resume: str | None = None,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -33,16 +34,52 @@ def gate(
 
     See :func:`harness.analysis.gate.procedure.gate`; `plan` may also be the path of a plan.toml.
     """
+    read = read_plan(plan)
     return procedure.gate(
-        read_plan(plan),
-        baseline=baseline,
-        candidate=candidate,
-        farm=farm,
-        devices=devices,
+        read,
+        baseline=os.fspath(baseline),
+        candidate=os.fspath(candidate),
+        farm=read_farm(farm, read),
+        devices=arguments.texts(devices),
         measure_identical=measure_identical,
         thermal=thermal,
         resume=resume,
-        results=results,
+        results=arguments.optional_path(results),
+        wait=wait,
+        progress=progress,
+    )
+
+
+def judge(
+    run: str,
+    *,
+    margin: float | None = None,
+    min_effect: float | None = None,
+    results: AnyPath | None = None,
+) -> Result:
+    """Judge a stored gate again; see :func:`harness.analysis.gate.procedure.judge`."""
+    return procedure.judge(
+        run, margin=margin, min_effect=min_effect, results=arguments.optional_path(results)
+    )
+
+
+def selftest(
+    device: str,
+    *,
+    model: AnyPath | None = None,
+    threads: int = 1,
+    farm: farms.Farm | AnyPath | None = None,
+    results: AnyPath | None = None,
+    wait: bool | None = None,
+    progress: Progress | None = None,
+) -> Selftest:
+    """Measure a file against itself; see :func:`harness.analysis.gate.procedure.selftest`."""
+    return procedure.selftest(
+        device,
+        model=arguments.optional_path(model),
+        threads=threads,
+        farm=read_farm(farm),
+        results=arguments.optional_path(results),
         wait=wait,
         progress=progress,
     )

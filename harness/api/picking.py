@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.api import arguments
+from harness.api.arguments import AnyPath, Several
 from harness.api.stored import OnRead, ignore_read, read_run
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ def pick(
     *,
     minimize: str | None = None,
     maximize: str | None = None,
-    where: Sequence[str] = (),
+    where: Several[str] = (),
     emulated: bool = False,
     anyway: bool = False,
     min_delegated: float | None = None,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     on_read: OnRead = ignore_read,
 ) -> picking.Pick:
     """Return the row of a stored run that is best in a column under constraints.
@@ -39,7 +39,7 @@ def pick(
         read_run(selector, results=results, on_read=on_read),
         minimize=minimize,
         maximize=maximize,
-        where=where,
+        where=arguments.texts(where),
         emulated=emulated,
         anyway=anyway,
         min_delegated=min_delegated,
@@ -49,10 +49,10 @@ def pick(
 def export(
     selector: str,
     form: str,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     *,
     emulated: bool = False,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     on_read: OnRead = ignore_read,
 ) -> str:
     """Return a stored run in another tool's format, and write it to `output` if given.
@@ -66,5 +66,5 @@ def export(
     measured = read_run(selector, results=results, on_read=on_read)
     text = exports.write(measured, form, emulated=emulated)
     if output is not None:
-        exports.save(text, output)
+        exports.save(text, arguments.path(output))
     return text

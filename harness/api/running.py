@@ -2,63 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from harness.api import arguments
+from harness.api.arguments import AnyPath, Several
 from harness.config import farm as farms
 from harness.config import plans
 from harness.farm import contact
 from harness.measure import prepare, runs
-from harness.measure.runs import Options, Progress, Run
+from harness.measure.runs import Options, Progress
 from harness.types import Plan
 
 __all__ = ["Progress", "Run", "bench", "decide", "read_farm", "read_plan", "run"]
 
-read_farm = runs.farm_of
+
+class Run(runs.Run):
+    """A run in progress that prints as its table, also in a notebook.
+
+    See :class:`harness.measure.runs.Run`.
+    """
+
+    def __str__(self) -> str:
+        """Return the table so far and where the run is stored."""
+        from harness.present import notebook
+
+        return notebook.text(self.rows(), [f"run {self.id} in {self.path}"])
+
+    def _repr_html_(self) -> str:
+        """Return the table so far for a notebook."""
+        from harness.present import notebook
+
+        return notebook.html(self.rows(), [f"run {self.id} in {self.path}"])
 
 
-def read_plan(plan: Plan | Path | str, *, trust_model: bool = False) -> Plan:
+def read_farm(farm: farms.Farm | AnyPath | None, plan: Plan | None = None) -> farms.Farm:
+    """Find and read the farm file in the order of docs/plans.md; a Farm is returned unchanged."""
+    given = farm if isinstance(farm, farms.Farm) else arguments.optional_path(farm)
+    return runs.farm_of(given, plan)
+
+
+def read_plan(plan: Plan | AnyPath, *, trust_model: bool = False) -> Plan:
     """Read a plan.toml; a Plan is returned unchanged. `trust_model` trusts all its models."""
-    read = plan if isinstance(plan, Plan) else plans.load(Path(plan))
+    read = plan if isinstance(plan, Plan) else plans.load(arguments.path(plan))
     if not trust_model:
         return read
     trusted = (replace(one, source=replace(one.source, trust=True)) for one in read.models)
     return replace(read, models=tuple(trusted))
 
 
+def _decided(
+    plan: Plan | AnyPath,
+    farm: farms.Farm | AnyPath | None,
+    devices: Several[str],
+    recipes: Several[str],
+) -> prepare.Decided:
+    read = read_plan(plan)
+    return prepare.decide(
+        read,
+        read_farm(farm, read),
+        devices=arguments.texts(devices),
+        recipes=arguments.texts(recipes),
+    )
+
+
 def decide(
-    plan: Plan | Path | str,
+    plan: Plan | AnyPath,
     *,
-    farm: farms.Farm | Path | None = None,
-    devices: Sequence[str] = (),
-    recipes: Sequence[str] = (),
+    farm: farms.Farm | AnyPath | None = None,
+    devices: Several[str] = (),
+    recipes: Several[str] = (),
     resume: str | None = None,
     retry_failed: bool = False,
-    results: Path | None = None,
+    results: AnyPath | None = None,
 ) -> list[dict[str, Any]]:
     """Return the cells of a plan as plain rows, without building or measuring anything.
 
     Each has its foreseen status: `planned`, or the kind of failure with the reason. Raises ConfigError
     and StoreError for everything that `run` refuses with these arguments.
     """
-    plan = read_plan(plan)
-    decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
+    decided = _decided(plan, farm, devices, recipes)
     options = Options(resume=resume, retry_failed=retry_failed)
-    return runs.dry_run(decided, results, options)
+    return runs.dry_run(decided, arguments.optional_path(results), options)
 
 
 def run(
-    plan: Plan | Path | str,
+    plan: Plan | AnyPath,
     *,
-    farm: farms.Farm | Path | None = None,
-    devices: Sequence[str] = (),
-    recipes: Sequence[str] = (),
+    farm: farms.Farm | AnyPath | None = None,
+    devices: Several[str] = (),
+    recipes: Several[str] = (),
     resume: str | None = None,
     retry_failed: bool = False,
     other_device: bool = False,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     wait: bool | None = None,
     engine: str = "threads",
     progress: Progress | None = None,
@@ -72,8 +110,7 @@ def run(
     (plan, farm, selectors) and StoreError (results folder, resume) before anything is built. If a device is away or a variant cannot be built, its outcomes have a
     failure.
     """
-    plan = read_plan(plan)
-    decided = prepare.decide(plan, read_farm(farm, plan), devices=devices, recipes=recipes)
+    decided = _decided(plan, farm, devices, recipes)
     options = Options(
         resume=resume,
         retry_failed=retry_failed,
@@ -82,22 +119,22 @@ def run(
         engine=engine,
         progress=progress,
     )
-    return runs.start(decided, results, options)
+    return runs.start(decided, arguments.optional_path(results), options, Run)
 
 
 def bench(
-    models: Sequence[Path],
+    models: Several[AnyPath],
     *,
-    on: Sequence[str] = ("this-machine",),
-    recipes: Sequence[str] = ("as_is",),
-    threads: Sequence[int] = (1,),
+    on: Several[str] = "this-machine",
+    recipes: Several[str] = "as_is",
+    threads: Several[int] = 1,
     dose: Mapping[str, Any] | None = None,
     data: Mapping[str, str | None] | None = None,
     host: Mapping[str, float | None] | None = None,
     trust_model: bool = False,
-    farm: farms.Farm | Path | None = None,
+    farm: farms.Farm | AnyPath | None = None,
     trust: contact.Trust | None = None,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -108,7 +145,7 @@ def bench(
     """
     known = read_farm(farm)
     names = []
-    for selector in on:
+    for selector in arguments.texts(on):
         if ":" in selector and not selector.startswith(("profile:", "tag:", "any:")):
             device = farms.from_uri(selector)
             contact.settle_key(device, trust)
@@ -117,10 +154,10 @@ def bench(
         else:
             names.append(selector)
     plan = plans.quick(
-        models,
+        arguments.paths(models),
         devices=names,
-        recipes=recipes,
-        threads=threads,
+        recipes=arguments.texts(recipes),
+        threads=arguments.numbers(threads),
         dose=dose,
         data=data,
         host=host,

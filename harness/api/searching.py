@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harness.analysis.search import procedure
 from harness.analysis.search.procedure import PlanTrialRunner, Searching
-from harness.api.running import read_plan
+from harness.api import arguments
+from harness.api.arguments import AnyPath
+from harness.api.running import read_farm, read_plan
 from harness.config import farm as farms
 from harness.types import Plan
 
@@ -14,15 +14,22 @@ __all__ = ["PlanTrialRunner", "Searching", "search"]
 
 
 def search(
-    plan: Plan | Path | str,
+    plan: Plan | AnyPath,
     *,
-    farm: farms.Farm | Path | None = None,
+    farm: farms.Farm | AnyPath | None = None,
     resume: str | None = None,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     wait: bool | None = None,
 ) -> Searching:
     """Prepare the search of a plan's [search]: a new one, or a stored one of the same plan.
 
     See :func:`harness.analysis.search.procedure.search`; `plan` may also be the path of a plan.toml.
     """
-    return procedure.search(read_plan(plan), farm=farm, resume=resume, results=results, wait=wait)
+    read = read_plan(plan)
+    return procedure.search(
+        read,
+        farm=read_farm(farm, read),
+        resume=resume,
+        results=arguments.optional_path(results),
+        wait=wait,
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import assets
+from harness.api import arguments
+from harness.api.arguments import AnyPath, Several
 from harness.records import store
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def ignore_read(measured: Measured) -> None:
 
 
 def read_run(
-    selector: str, *, results: Path | None = None, on_read: OnRead = ignore_read
+    selector: str, *, results: AnyPath | None = None, on_read: OnRead = ignore_read
 ) -> Measured:
     """Open, read and verify a stored run; raises StoreError."""
     from harness.records.table.rows import read
@@ -36,17 +38,17 @@ def read_run(
     return measured
 
 
-def runs(*, results: Path | None = None) -> list[dict[str, Any]]:
+def runs(*, results: AnyPath | None = None) -> list[dict[str, Any]]:
     """List the stored runs, newest first."""
     return [summary.plain() for summary in _store(results).runs()]
 
 
-def open_run(selector: str, *, results: Path | None = None) -> store.StoredRun:
+def open_run(selector: str, *, results: AnyPath | None = None) -> store.StoredRun:
     """Open a stored run by id, unique prefix or `latest`; raises StoreError."""
     return _store(results).open(selector)
 
 
-def rows(selector: str, *, results: Path | None = None) -> list[table.Row]:
+def rows(selector: str, *, results: AnyPath | None = None) -> list[table.Row]:
     """Return the rows of a stored run; the columns are `harness.records.table.COLUMNS`."""
     from harness.records import table
 
@@ -69,8 +71,22 @@ class ShownRun:
         found: dict[str, Any] = {"run": self.id, "rows": [row.plain() for row in self.rows]}
         return found if self.gate is None else {**found, "gate": dict(self.gate)}
 
+    def __str__(self) -> str:
+        """Return the table and the lines below it."""
+        from harness.present import notebook
 
-def show(selector: str, *, results: Path | None = None, on_read: OnRead = ignore_read) -> ShownRun:
+        return notebook.text(self.rows, self.lines)
+
+    def _repr_html_(self) -> str:
+        """Return the table and the lines below it for a notebook."""
+        from harness.present import notebook
+
+        return notebook.html(self.rows, self.lines)
+
+
+def show(
+    selector: str, *, results: AnyPath | None = None, on_read: OnRead = ignore_read
+) -> ShownRun:
     """Read a stored run once; return its rows and the lines below them."""
     from harness.records.table import minutes, places
     from harness.records.table.rows import rows_of
@@ -102,7 +118,7 @@ def minutes(run: store.StoredRun) -> list[str]:
     return table_minutes.lines(read(run))
 
 
-def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
+def load(selector: str, *, results: AnyPath | None = None) -> pd.DataFrame:
     """Return a run's rows as a pandas frame."""
     from harness.records import table
 
@@ -110,21 +126,24 @@ def load(selector: str, *, results: Path | None = None) -> pd.DataFrame:
 
 
 def compare(
-    selectors: Sequence[str], *, results: Path | None = None, on_read: OnRead = ignore_read
+    selectors: Several[str], *, results: AnyPath | None = None, on_read: OnRead = ignore_read
 ) -> list[table.Row]:
     """Compare runs: ratios with intervals, or "below noise"."""
     from harness.records.table.compare import compare_measured
 
     return compare_measured(
-        [read_run(selector, results=results, on_read=on_read) for selector in selectors]
+        [
+            read_run(selector, results=results, on_read=on_read)
+            for selector in arguments.texts(selectors)
+        ]
     )
 
 
 def report(
     selector: str,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     *,
-    results: Path | None = None,
+    results: AnyPath | None = None,
     on_read: OnRead = ignore_read,
 ) -> Path:
     """Write one self-contained HTML page of a run; return its path.
@@ -135,7 +154,7 @@ def report(
     from harness.present.report import exports, html
 
     measured = read_run(selector, results=results, on_read=on_read)
-    target = output or measured.run.path
+    target = arguments.optional_path(output) or measured.run.path
     if target.is_dir():
         target /= "report.html"
     if output is None:
@@ -145,5 +164,5 @@ def report(
     return target
 
 
-def _store(results: Path | None) -> store.Store:
-    return store.Store(results or assets.results_folder())
+def _store(results: AnyPath | None) -> store.Store:
+    return store.Store(arguments.optional_path(results) or assets.results_folder())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from harness import assets
 from harness.config import farm as farms
@@ -161,6 +161,9 @@ class Run(Iterator[Outcome]):
         return table.rows(self._store.open(self.id))
 
 
+R = TypeVar("R", bound=Run)
+
+
 def _nothing() -> None:
     """Do nothing."""
 
@@ -174,8 +177,10 @@ def _error_of(step: Callable[[], object]) -> BaseException | None:
     return None
 
 
-def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Run:
+def start(decided: prepare.Decided, folder: Path | None, options: Options, kind: type[R]) -> R:
     """Build every variant, connect to the devices and start measuring; or resume a stored run.
+
+    Returns a Run of this kind.
 
     Raises ConfigError and StoreError before anything is built. If a device is away or a variant
     cannot be built, its outcomes have a failure.
@@ -187,7 +192,7 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
     if options.resume:
         writer = runs.resume(options.resume, decided.plan.digest)
         try:
-            return _resumed(writer, decided, options, engine)
+            return _resumed(writer, decided, options, engine, kind)
         except BaseException:
             writer.close()
             raise
@@ -211,7 +216,10 @@ def start(decided: prepare.Decided, folder: Path | None, options: Options) -> Ru
         )
         writer = runs.create(record, resuming.variants_of(cells))
         return _measure(
-            _Started(writer=writer, decided=decided, cells=cells, live=live), options, engine
+            _Started(writer=writer, decided=decided, cells=cells, live=live),
+            options,
+            engine,
+            kind,
         )
     except BaseException:
         sessions.close_all(live)
@@ -228,8 +236,12 @@ class _Started:
 
 
 def _resumed(
-    writer: store.RunWriter, decided: prepare.Decided, options: Options, engine: Engine
-) -> Run:
+    writer: store.RunWriter,
+    decided: prepare.Decided,
+    options: Options,
+    engine: Engine,
+    kind: type[R],
+) -> R:
     """Resume a stored run: use its cells and kept files, and measure only what is missing.
 
     Raises StoreError if a model or a device is not as it was, before anything is measured.
@@ -268,13 +280,14 @@ def _resumed(
             _Started(writer=writer, decided=decided, cells=cells, live=live, done=known),
             options,
             engine,
+            kind,
         )
     except BaseException:
         sessions.close_all(opened)
         raise
 
 
-def _measure(started: _Started, options: Options, engine: Engine) -> Run:
+def _measure(started: _Started, options: Options, engine: Engine, kind: type[R]) -> R:
     cells = tuple(started.cells)
     stored = sum(len(started.done.launches.get(cell.id, ())) for cell in cells)
     ahead = sum(c.dose.launches + c.dose.memory_launches for c in cells)
@@ -291,7 +304,7 @@ def _measure(started: _Started, options: Options, engine: Engine) -> Run:
     )
     writer = started.writer
     command = resuming.resumption(writer.record, started.decided, writer.path.parent)
-    return Run(writer, outcomes, options.progress, started.live, command)
+    return kind(writer, outcomes, options.progress, started.live, command)
 
 
 def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FBT001 - as the option
