@@ -77,8 +77,9 @@ def regular(path: Path) -> BufferedReader:
     other = kind(mode)
     if other is not None:
         os.close(handle)
-        reason = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else f"is {other}, not a file"
-        raise ConfigError(f"{file_name(path)}: cannot be read: {reason}")
+        directory = f"cannot be read: {os.strerror(errno.EISDIR)}"
+        reason = directory if stat.S_ISDIR(mode) else f"is {other}, not a file"
+        raise ConfigError(f"{file_name(path)}: {reason}")
     return os.fdopen(handle, "rb")
 
 
