@@ -52,7 +52,8 @@ def check_inputs(
     chosen = [model.data.evaluation, model.data.calibration]
     source = next((item for item in chosen if item and item != datasets.RANDOM), None)
     if source is None:
-        arrays = datasets.stack(datasets.random_samples(variant.inputs, n, seed), variant.inputs)
+        drawn = datasets.random_samples(variant.inputs, n, seed)
+        arrays: Mapping[str, Array] = datasets.stack(drawn, variant.inputs)
     else:
         arrays = load_samples(source, variant, n, seed=seed, limits=limits).inputs
     taken = as_file_takes(variant, arrays)

@@ -204,10 +204,10 @@ class Pool:
             busy, worker.busy = worker.busy, False
             ticket = worker.ticket
             if line is None:
-                error = RecipeError(self._failure(worker))
+                failure = RecipeError(self._failure(worker))
                 self._end(worker)
                 if busy:
-                    return JobResult(ticket=ticket, error=error)
+                    return JobResult(ticket=ticket, error=failure)
                 continue
             answer = json.loads(line)
             if answer["memory"]["now"] > _RETIRE_BYTES or worker.stopped is not None:
