@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
             plain.save(folder / f"{name}_plain.{suffix}")
             bad.save(folder / f"bad_{name}_lambda.{suffix}")
             nested.save(folder / f"bad_{name}_nested.{suffix}")
-        plain.export(str(folder / f"{name}_export"), verbose=False)
+        plain.export(str(folder / f"{name}_export"))
     given = tf_keras.Input((4,))
     operators = tf.nn.softmax(tf.concat([given * 2.0, tf.math.exp(given)], axis=1))
     tf_keras.Model(given, operators).save(folder / "k2_operators.h5")

@@ -57,7 +57,8 @@ def test_a_step_that_trains_and_a_teacher_are_refused_too(folder: Path, tmp_path
         ("bad_k2_lambda.h5", "qat"),
         ("k2_plain.h5", f'distill(teacher="{folder / "bad_k3_lambda.h5"}")'),
     ):
-        edge(tmp_path, "optimize", folder / model, "--recipe", recipe, *words, code=1)
+        built = edge(tmp_path, "optimize", folder / model, "--recipe", recipe, *words, code=1)
+        assert [row["status"] for row in built["variants"]] == ["untrusted"]
         assert not (folder / "ran").exists()
 
 

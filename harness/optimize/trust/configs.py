@@ -50,7 +50,7 @@ _MAX_ARGUMENTS = 255
 _NODE_OPERATOR = re.compile(r"""\bop\s*:\s*["'](\w+)["']""")
 _MAX_DEPTH = 200
 
-EXPORT = "or save it without the code: model.export(folder) writes a SavedModel"
+EXPORT = "model.export(folder) writes a SavedModel without it"
 
 
 class TooDeep(ValueError):
