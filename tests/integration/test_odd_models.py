@@ -68,6 +68,7 @@ REFUSED = {
     "frozen.pb": "a graph alone",
 }
 """Models that are refused, with a part of the message."""
+QUANTISED = [("mixed.keras", "int8"), ("stateful2.h5", "dynamic"), ("tokens.keras", "int8")]
 NAMES = {
     "names.keras": (["image"], None),
     "outputs.keras": (["größe 1", "ä"], ["box", "wörter"]),
@@ -97,7 +98,7 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
         named["rankless"], name="rankless shaped", shape={"x": (1, 4)}
     )
     wanted = [(model, "float32") for model in named.values()]
-    wanted += [(named[name], "int8") for name in ("mixed.keras", "stateful2.h5", "tokens.keras")]
+    wanted += [(named[name], recipe) for name, recipe in QUANTISED]
     wanted += [(named["outputs.keras"], recipe) for recipe in POST_TRAINING[1:]]
     wanted += [
         (named[name], "prune_filters(epochs=0) > float16")
@@ -145,9 +146,9 @@ def test_no_message_has_a_traceback_or_advice_for_programmers(results: Results) 
             assert gone not in text
 
 
-@pytest.mark.parametrize("name", ["mixed.keras", "stateful2.h5", "tokens.keras"])
-def test_int8_of_it_works(results: Results, name: str) -> None:
-    found = variant(results[name, "int8"])
+@pytest.mark.parametrize(("name", "recipe"), QUANTISED)
+def test_a_quantised_form_of_it_works(results: Results, name: str, recipe: str) -> None:
+    found = variant(results[name, recipe])
 
     assert found.agreement is not None
     assert found.agreement.relative_error < 0.2
