@@ -173,7 +173,7 @@ def _data(material: Material) -> str | None:
 
 
 def _notes(facts: FileFacts, ranges: Mapping[str, IndexRange], *, small: bool) -> tuple[str, ...]:
-    found = ("checked on random inputs: the plan gives no data",)
+    found: tuple[str, ...] = ("checked on random inputs: the plan gives no data",)
     if small:
         found += ("random integers are 0 or 1: on large ones the model's outputs are not finite",)
     return (*found, *datasets.describe_ranges(facts.inputs, ranges))

@@ -497,13 +497,13 @@ def _same_as_source(
         for tensor in facts.outputs
     ]
     shaped = [a.reshape(b.shape) for a, b in zip(ours, reference, strict=True)]
-    error = numeric.agreement(shaped, reference, classes=False).relative_error
+    apart = numeric.agreement(shaped, reference, classes=False).relative_error
     if traced.plain and traced.plain.widened:
         max_error = max(max_error, _MAX_HALF_ERROR)
-    if not error <= max_error:
+    if not apart <= max_error:
         raise RecipeError(
             f"{order.source}: the outputs of the converted file differ from the model's "
-            f"(relative error {error:.3g} on random inputs, at most {max_error})"
+            f"(relative error {apart:.3g} on random inputs, at most {max_error})"
             + (_STATE_IN_USE if traced.plain and traced.plain.stateful else "")
         )
     return ()

@@ -162,8 +162,8 @@ class _Finder:
         inputs: Sequence[int],
     ) -> _Fault | None:
         """Check the operands of one operator that index something."""
-        for operand in _STRUCTURE.get(kind, ()):
-            if operand < len(inputs) and inputs[operand] in flow.followed:
+        for place in _STRUCTURE.get(kind, ()):
+            if place < len(inputs) and inputs[place] in flow.followed:
                 return _Fault(of=f"{kind}, a size", known=False)
         operand = _INDEX_OPERAND.get(kind)
         if operand is None or operand >= len(inputs) or inputs[operand] not in flow.followed:
@@ -292,7 +292,7 @@ Spans = Sequence[_Span | None]
 _BOOLEAN = _Span(low=0, high=1)
 
 
-def _nothing(spans: Spans) -> _Span | None:
+def _nothing(spans: Spans) -> None:
     del spans
 
 
