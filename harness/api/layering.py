@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness.analysis.layers import procedure
-from harness.tflite.truncate import MAX_PREFIXES
 from harness.analysis.layers.procedure import LayersFound
 from harness.analysis.layers.subjects import RowFilter
 from harness.api import arguments
@@ -11,6 +10,7 @@ from harness.api.arguments import AnyPath, Several
 from harness.api.running import read_farm
 from harness.config import farm as farms
 from harness.events import Emit, ignore
+from harness.tflite.truncate import MAX_PREFIXES
 
 __all__ = ["LayersFound", "layers"]
 

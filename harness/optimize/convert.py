@@ -39,6 +39,8 @@ _STATE_IN_USE = (
     ": it uses state that the same inference has changed; make the state an input and an output of "
     "the model"
 )
+_ENDS = {"Placeholder"}
+"""Operators that are named beside the unsupported one that they feed."""
 _LOOKUPS = ("LookupTable", "HashTable", "MutableHashTable", "String", "Regex", "AsString")
 """Operators of layers that read text or look it up."""
 
@@ -218,7 +220,11 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
     names = tuple(sorted(takes))  # a SavedModel keeps them in a map, whose order changes
     gives = tuple(sorted(signature.structured_outputs))
 
+    frozen = plain_graph.without_references(signature)
+
     def call(*arrays: Any) -> list[Any]:  # noqa: ANN401 - tensors
+        if frozen is not None:  # in the order of the sorted names, inputs and outputs
+            return list(tf.nest.flatten(frozen(*arrays)))
         outputs = signature(**dict(zip(names, arrays, strict=True)))
         return [outputs[key] for key in gives]
 
@@ -407,7 +413,9 @@ def _refusal(text: str, order: Order) -> str:
     """Name the unsupported operators; the converter's own text is pages long."""
     flex = _listed(r"TF Select ops:([^\n]*)", text)
     custom = _listed(r"Custom ops:([^\n]*)", text)
-    named = sorted({*flex, *custom, *re.findall(r"'tf\.(\w+)' op is neither", text)})
+    named = sorted(
+        {*flex, *custom, *re.findall(r"'tf\.(\w+)' op is (?:neither|illegal)", text)} - _ENDS
+    )
     if not named:
         return (
             f"{order.source}: TFLiteConverter refuses the model ({library_errors.brief(text)}); its "
@@ -436,7 +444,12 @@ def _listed(pattern: str, text: str) -> list[str]:
 
 def _check_weights(traced: Traced, facts: flatbuffer.FileFacts, order: Order) -> None:
     """Refuse a file with far fewer parameters than its model: it has lost its weights."""
-    captured = [variable.shape.num_elements() or 0 for variable in traced.function.variables]
+    states = {id(variable) for variable in _states(traced)}
+    captured = [
+        variable.shape.num_elements() or 0
+        for variable in traced.function.variables
+        if id(variable) not in states
+    ]
     arrived = sum(weight.elements for weight in facts.weights)
     if arrived < _MIN_WEIGHT_SHARE * sum(captured):
         raise RecipeError(
@@ -484,13 +497,13 @@ def _same_as_source(
         for tensor in facts.outputs
     ]
     shaped = [a.reshape(b.shape) for a, b in zip(ours, reference, strict=True)]
-    difference = numeric.agreement(shaped, reference, classes=False).relative_error
+    apart = numeric.agreement(shaped, reference, classes=False).relative_error
     if traced.plain and traced.plain.widened:
         max_error = max(max_error, _MAX_HALF_ERROR)
-    if not difference <= max_error:
+    if not apart <= max_error:
         raise RecipeError(
             f"{order.source}: the outputs of the converted file differ from the model's "
-            f"(relative error {difference:.3g} on random inputs, at most {max_error})"
+            f"(relative error {apart:.3g} on random inputs, at most {max_error})"
             + (_STATE_IN_USE if traced.plain and traced.plain.stateful else "")
         )
     return ()

@@ -21,6 +21,8 @@ _FRAME = re.compile(
     r"|: note: called from$|\*$"
 )
 """Lines of a traceback: Python's, AutoGraph's, and those of the converter's locations."""
+_SAID = re.compile(r"^(?:\S+\.py|<unknown>):\d+(?::\d+)?: (?:error|warning): (.*)$")
+_MARK = re.compile(r"^\s*\^~*\s*$")
 _CODE = re.compile(r"^\s{4,}\S")
 """A source line after a traceback's `File "..."`."""
 _PLACE = re.compile(
@@ -78,13 +80,19 @@ def cut(text: str, limit: int = LIMIT) -> str:
 
 
 def _without_frames(lines: list[str]) -> list[str]:
-    """Leave out a traceback's lines: the frames, and the source lines below each."""
+    """Leave out a traceback's lines: the frames, and the source lines below each.
+
+    The converter writes the error itself in front of the first frame: `FILE:1:2: error: the cause`.
+    """
     kept: list[str] = []
     inside = False
-    for line in lines:
-        if _FRAME.search(line):
+    for line, after in zip(lines, [*lines[1:], ""], strict=False):
+        said = _SAID.match(line)
+        if said:
+            kept.append(said[1])
+        if said or _FRAME.search(line):
             inside = True
-        elif not (inside and _CODE.match(line)):
+        elif not (inside and _CODE.match(line)) and not _MARK.match(after):
             inside = False
             kept.append(line)
     return kept

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _ASSIGNS = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "Assign")
+_REFERENCES = ("Variable", "VariableV2")
 _CONDITIONS = ("If", "StatelessIf", "Case", "StatelessCase")
 """Operators whose first input is the choice; the others are the arguments of what they call."""
 _PREFIX = "plain_"
@@ -50,6 +51,18 @@ def make(tf: Any, function: Any) -> PlainGraph | None:  # noqa: ANN401 - untyped
     if widened:
         function = _in_float32(tf, function, kinds)
     return PlainGraph(function=function, widened=tuple(widened), stateful=stateful)
+
+
+def without_references(function: Any) -> Any:  # noqa: ANN401 - untyped library
+    """Return a function of TensorFlow 1 with constants for its variables; None if it has none.
+
+    Variables of TensorFlow 1 are nodes of the graph, not objects that a converter can read.
+    """
+    if not any(node.op in _REFERENCES for node in function.graph.as_graph_def().node):
+        return None
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function, lower_control_flow=False)
 
 
 def _kinds(tf: Any) -> dict[int, str]:  # noqa: ANN401 - untyped library
@@ -92,11 +105,12 @@ def _assigned(function: Any, graph: Any) -> tuple[str, ...]:  # noqa: ANN401 - u
     handles = [
         outer for outer, inner in function.graph.captures if inner.name.split(":")[0] in names
     ]
-    return tuple(
+    found = [
         variable.name.split(":")[0]
         for variable in function.graph.variables
         if any(variable.handle is handle for handle in handles)
-    )
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _written(nodes: Any, functions: Mapping[str, set[int]]) -> set[str]:  # noqa: ANN401 - NodeDefs

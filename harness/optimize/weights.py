@@ -38,7 +38,13 @@ _FOUR = 4
 
 
 def configure(
-    source: Path, *, bits: int, granularity: str | int, algorithm: str, arithmetic: Arithmetic
+    source: Path,
+    *,
+    bits: int,
+    granularity: str | int,
+    algorithm: str,
+    arithmetic: Arithmetic,
+    min_elements: int = 0,
 ) -> Callable[[Any], None]:
     """Set the quantiser's recipe for one float file.
 
@@ -50,6 +56,8 @@ def configure(
             `integer`: the runtime returns garbage for blocks that are widened first.
         algorithm: The choice of a scale: a key of ALGORITHMS.
         arithmetic: The arithmetic of all other operators.
+        min_elements: Operators with fewer weights keep them in float; only for `integer` arithmetic
+            by channel.
 
     Raises RecipeError for a choice that the quantiser does not have.
     """
@@ -73,6 +81,10 @@ def configure(
             key = ALGORITHMS["min_max" if kind in _WITHOUT_MSE else algorithm]
             width = bits if kind in _FOUR_BITS[arithmetic] else 8
             operation = TFLOperationName(kind)
+            if min_elements:
+                config = _dynamic(width, min_elements)
+                worker.update_quantization_recipe(".*", operation, config, algorithm_key=key)
+                continue
             if granularity == "channel" or kind not in _BLOCKS:
                 add[arithmetic](".*", operation, width, algorithm_key=key)
                 continue
@@ -118,6 +130,20 @@ def flags(out: Path, bits: int) -> tuple[str, ...]:
         for layer in structure.read(out)
     )
     return (widths.FLAG,) if wide else ()
+
+
+def _dynamic(bits: int, min_elements: int) -> Any:  # noqa: ANN401 - untyped library
+    """Return the quantiser's dynamic configuration with a smallest number of weights."""
+    from ai_edge_quantizer import qtyping
+
+    return qtyping.OpQuantizationConfig(
+        weight_tensor_config=qtyping.TensorQuantizationConfig(
+            num_bits=bits, granularity=qtyping.QuantGranularity.CHANNELWISE
+        ),
+        compute_precision=qtyping.ComputePrecision.INTEGER,
+        explicit_dequantize=False,
+        min_weight_elements=min_elements,
+    )
 
 
 def _uneven(source: Path, granularity: str | int) -> Sequence[Operator]:

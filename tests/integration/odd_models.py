@@ -58,10 +58,10 @@ def half() -> None:
 
 
 def stateful() -> None:
-    made = recurrent(keras, "LSTM", stateful=True)
-    made.save(OUT / "stateful.keras")
-    made.export(OUT / "stateful_saved", verbose=False)
-    recurrent(tf_keras, "GRU", stateful=True).save(OUT / "stateful2.h5")
+    recurrent(keras, "LSTM", stateful=True).save(OUT / "stateful.keras")
+    made = recurrent(tf_keras, "GRU", stateful=True)
+    made.save(OUT / "stateful2.h5")
+    tf.saved_model.save(made, str(OUT / "stateful_saved"))
 
     class Counter(tf.Module):
         def __init__(self) -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.tensorflow
 HERE = Path(__file__).resolve().parent
 RANDOM = DataSource(calibration="random")
 POST_TRAINING = ("float32", "float16", "dynamic", "weight_only", "int8", 'int8(io="float")')
+CUT = "prune_filters(epochs=0, multiple=1) > float16"
 Results = dict[tuple[str, str], Variant | HarnessError]
 
 WORKS = {
@@ -68,6 +69,7 @@ REFUSED = {
     "frozen.pb": "a graph alone",
 }
 """Models that are refused, with a part of the message."""
+QUANTISED = [("mixed.keras", "int8"), ("stateful2.h5", "dynamic"), ("tokens.keras", "int8")]
 NAMES = {
     "names.keras": (["image"], None),
     "outputs.keras": (["größe 1", "ä"], ["box", "wörter"]),
@@ -97,11 +99,10 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
         named["rankless"], name="rankless shaped", shape={"x": (1, 4)}
     )
     wanted = [(model, "float32") for model in named.values()]
-    wanted += [(named[name], "int8") for name in ("mixed.keras", "stateful2.h5", "tokens.keras")]
+    wanted += [(named[name], recipe) for name, recipe in QUANTISED]
     wanted += [(named["outputs.keras"], recipe) for recipe in POST_TRAINING[1:]]
     wanted += [
-        (named[name], "prune_filters(epochs=0) > float16")
-        for name in ("mixed.keras", "mixed2.h5", "names.keras", "outputs.keras")
+        (named[name], CUT) for name in ("mixed.keras", "mixed2.h5", "names.keras", "outputs.keras")
     ]
     requests = [
         build.BuildRequest(model=model, recipe=recipes.parse(recipe), target="xnnpack")
@@ -145,9 +146,9 @@ def test_no_message_has_a_traceback_or_advice_for_programmers(results: Results) 
             assert gone not in text
 
 
-@pytest.mark.parametrize("name", ["mixed.keras", "stateful2.h5", "tokens.keras"])
-def test_int8_of_it_works(results: Results, name: str) -> None:
-    found = variant(results[name, "int8"])
+@pytest.mark.parametrize(("name", "recipe"), QUANTISED)
+def test_a_quantised_form_of_it_works(results: Results, name: str, recipe: str) -> None:
+    found = variant(results[name, recipe])
 
     assert found.agreement is not None
     assert found.agreement.relative_error < 0.2
@@ -163,7 +164,7 @@ def test_inputs_and_outputs_keep_their_names(results: Results, name: str) -> Non
         assert [tensor.name for tensor in found.outputs] == outputs
 
 
-@pytest.mark.parametrize("recipe", [*POST_TRAINING, "prune_filters(epochs=0) > float16"])
+@pytest.mark.parametrize("recipe", [*POST_TRAINING, CUT])
 def test_every_recipe_keeps_the_names_of_the_outputs(results: Results, recipe: str) -> None:
     found = variant(results["outputs.keras", recipe])
 
@@ -174,4 +175,4 @@ def test_every_recipe_keeps_the_names_of_the_outputs(results: Results, recipe: s
 
 @pytest.mark.parametrize("name", ["mixed.keras", "mixed2.h5", "names.keras"])
 def test_steps_on_trained_models_take_it(results: Results, name: str) -> None:
-    variant(results[name, "prune_filters(epochs=0) > float16"])
+    variant(results[name, CUT])

@@ -2,6 +2,7 @@
 
 recipes = ["dynamic"]
 recipes = ["dynamic(bits=4)"]
+recipes = ["dynamic(min_elements=1024)"]   # as TFLiteConverter does
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ class Dynamic:
     summary = "int8 or int4 weights, activations quantised at run time"
     parameters: tuple[Parameter, ...] = (
         Parameter(name="bits", type="8 | 4", default=8, help="bits of a weight"),
+        Parameter(
+            name="min_elements",
+            type="integer 0..1000000",
+            default=0,
+            help="layers with fewer weights stay in float; 1024 is what TFLiteConverter does",
+        ),
         widths.int8(),
     )
     takes: tuple[str, ...] = ("float_tflite",)
@@ -51,10 +58,11 @@ class Dynamic:
             granularity="channel",
             algorithm="min_max",
             arithmetic="integer",
+            min_elements=parameters["min_elements"],
         )
         quantise.quantise(source.path, out, configure)
         notes: tuple[str, ...] = source.notes
-        if bits == _FOUR:
+        if bits == _FOUR or parameters["min_elements"]:
             notes += weights.notes(
                 self.name, out, bits=bits, granularity="channel", arithmetic="integer"
             )
@@ -62,5 +70,5 @@ class Dynamic:
         return Artifact(path=out, form=self.gives, notes=notes, flags=flags)
 
     def promises(self, parameters: Mapping[str, Any]) -> tuple[Promise, ...]:
-        """Promise the share of weights in 8 bits."""
-        return widths.promises(parameters)
+        """Promise the share of weights in 8 bits, unless small layers are to stay in float."""
+        return () if parameters["min_elements"] else widths.promises(parameters)
