@@ -84,7 +84,15 @@ def convert_aware(order: Order, out: Path, *, io: str) -> tuple[str, ...]:
     Raises as `convert`, and RecipeError for a model whose ends have no trained ranges.
     """
     tf = _tensorflow()
-    traced = _load(tf, order)
+    try:
+        traced = _load(tf, order)
+    except RecipeError as error:
+        if order.form != "keras":
+            raise
+        raise RecipeError(
+            f"{error}; tf-keras does not read back a .keras file of a quantisation-aware model: "
+            "save it as .h5 or as a SavedModel"
+        ) from error
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if io == "int8":
