@@ -98,8 +98,9 @@ def convert_aware(order: Order, out: Path, *, io: str) -> tuple[str, ...]:
     if io == "int8":
         converter.inference_input_type = converter.inference_output_type = tf.int8
     data = run(converter, order)
+    outputs = [name.removeprefix(aware.PREFIX) for name in traced.outputs]
     out.write_bytes(
-        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
+        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=outputs)
     )
     facts = flatbuffer.read(out)
     _check_weights(traced, facts, order)
@@ -358,8 +359,8 @@ def _same_as_source(
     ]
     if not all(np.isfinite(array).all() for array in reference):
         return ("the source model's own outputs on random inputs are not finite",)
-    fed = {tensor.name: numeric.quantise(arrays[tensor.name], tensor) for tensor in facts.inputs}
-    answers = runtime.run(path, facts, fed)
+    given = {tensor.name: numeric.quantise(arrays[tensor.name], tensor) for tensor in facts.inputs}
+    answers = runtime.run(path, facts, given)
     ours = [
         numeric.dequantise(answers[tensor.name], tensor).astype(np.float64)
         for tensor in facts.outputs

@@ -135,7 +135,6 @@ BUILT = [
     ("rolled", "dynamic"),
     ("rolled", "float16"),
     ("split", "int8"),
-    ("split", "int16x8"),
     ("uncommon", "int8"),
     ("volume", "int8(min_int8=0)"),
     *((name, "int8") for name in AWARE),
@@ -219,7 +218,6 @@ def test_the_ways_out_compute_the_model(
 
     assert found.agreement is not None
     assert found.agreement.relative_error < 0.1
-    assert structure.int8_share(structure.read(found.path)) > 0.9
 
 
 @pytest.mark.parametrize(("name", "text"), [case for case in BUILT if case[0] in AWARE])
