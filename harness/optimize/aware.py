@@ -18,6 +18,8 @@ FORM = "quantisation_aware"
 """The form of a model with trained ranges, whatever its file is."""
 FAKE_QUANT = "FAKE_QUANT"
 """The operator of a .tflite that rounds in float."""
+PREFIX = "quant_"
+"""The library puts this before the name of a layer that it wraps."""
 _WRAPPED = (b'"QuantizeWrapperV2"', b'"QuantizeWrapper"', b'"QuantizeLayer"')
 _ANNOTATED = (b'"QuantizeAnnotate"',)
 _NODES = (b"FakeQuantWithMinMax", b"fake_quant_with_min_max")

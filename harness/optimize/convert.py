@@ -100,14 +100,23 @@ def convert_aware(order: Order, out: Path, *, io: str) -> tuple[str, ...]:
     Raises as `convert`, and RecipeError for a model whose ends have no trained ranges.
     """
     tf = _tensorflow()
-    traced = _load(tf, order)
+    try:
+        traced = _load(tf, order)
+    except RecipeError as error:
+        if order.form != "keras":
+            raise
+        raise RecipeError(
+            f"{error}; tf-keras does not read back a .keras file of a quantisation-aware model: "
+            "save it as .h5 or as a SavedModel"
+        ) from error
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function])
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if io == "int8":
         converter.inference_input_type = converter.inference_output_type = tf.int8
     data = run(converter, order)
+    outputs = [name.removeprefix(aware.PREFIX) for name in traced.outputs]
     out.write_bytes(
-        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=traced.outputs)
+        rewrite.frame(data, where=order.source.name, inputs=traced.inputs, outputs=outputs)
     )
     facts = flatbuffer.read(out)
     _check_weights(traced, facts, order)

@@ -30,7 +30,8 @@ _UNITS = {
 _NAME_LENGTH = 80
 _NAMED = 8
 _WIDTHS = {"int8_share": 8, "float16_share": 16}
-"""Measures of the share of weights within a width, in bits."""
+"""Measures of the share of weights within a width, in bits. A constant of zeros alone, such as the
+first state of a loop, is no weight."""
 _SHARES = ("sparsity", *_WIDTHS)
 _OVER_ALL = (*_WIDTHS, "elements")
 """Measures over all selected layers together; the others apply to each layer."""
@@ -147,6 +148,7 @@ def _applies(layer: Layer, promise: Promise) -> bool:
     return (
         layer.elements >= promise.min_elements
         and layer.operator not in promise.except_operators
+        and not (promise.measure in _WIDTHS and layer.zeros == layer.elements)
         and (not promise.operators or layer.operator in promise.operators)
         and re.search(promise.names, layer.name) is not None
     )

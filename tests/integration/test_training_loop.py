@@ -63,6 +63,15 @@ def judged(activation, labels, units=3):
     return [made.kind, made.from_logits]
 
 first, result, loss, momenta = trained(epochs=12, patience=2, learning_rate=0.5)
+with fit.prepared(1) as place:
+    model = models.load(SOURCE)
+    task = fit.task(model, StepData(training={"x": X, "y": Y}, seed=1), fit.settings({**DEFAULTS, "epochs": 40}), place)
+    fit.fit(model, task)
+    again = [[w.tolist() for w in model.get_weights()]]
+    before = fit.evaluate(model, task)[0]
+    broken = fit.slower(task, 5.0)
+    worse = fit.fit(model, broken)
+    worst = [w.tolist() for w in model.get_weights()]
 frozen = tf_keras.models.load_model(str(PATH), compile=False).layers[1].get_weights()[0]
 NAN = X.copy(); NAN[:, 0] = 1e38
 mirrored = trained(choose=TWO, epochs=25, learning_rate=0.02, validation=0.3)
@@ -70,6 +79,8 @@ print(json.dumps({
     "same": trained()[0] == trained()[0],
     "other": trained()[0] == trained(seed=2)[0],
     "stopped": [result.epochs, result.best],
+    "worse": [worse.best, worse.notes[0], worse.loss == before],
+    "kept": worst == again[0],
     "restored": [result.loss, loss],
     "momenta": momenta,
     "moved": float(np.abs(np.array(first[0]) - frozen).max()),
@@ -110,6 +121,17 @@ def test_it_stops_early_with_the_best_weights(facts: dict[str, Any]) -> None:
     assert best <= epochs <= 12
     assert epochs == 12 or epochs == best + 2
     assert facts["restored"][0] == pytest.approx(facts["restored"][1])
+
+
+def test_weights_from_before_training_are_kept_if_no_epoch_is_better(
+    facts: dict[str, Any],
+) -> None:
+    best, note, same_loss = facts["worse"]
+
+    assert best == 0
+    assert "none better than before training" in note
+    assert same_loss
+    assert facts["kept"] is True
 
 
 def test_frozen_layers_learn_and_momenta_are_restored(facts: dict[str, Any]) -> None:

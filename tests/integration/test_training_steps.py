@@ -52,8 +52,8 @@ net(4, 7).save(f"{out}/seven.keras")
 
 i = keras.Input((8, 8, 1), name="image")
 x = layers.Conv2D(4, 3)(i)
-x = layers.BatchNormalization(name="late")(layers.ReLU()(x))
-keras.Model(i, layers.Dense(10)(layers.Flatten()(x))).save(f"{out}/late.keras")
+x = layers.PReLU(name="slopes")(x)
+keras.Model(i, layers.Dense(10)(layers.Flatten()(x))).save(f"{out}/slopes.keras")
 x = layers.GlobalAveragePooling2D()(layers.DepthwiseConv2D(3, depth_multiplier=10)(i))
 keras.Model(i, layers.Softmax()(x)).save(f"{out}/depthwise.keras")
 
@@ -91,7 +91,7 @@ REFUSED = {
     ("net", 'distill(teacher="seven.keras")'): "(10,)",
     ("net", 'prune(pattern="2:4", sparsity=0.7)'): "has a sparsity of 0.5",
     ("net", "qat(batch=1000)"): "fewer than a batch of 1000",
-    ("late", "qat"): 'the layer "late" (BatchNormalization): put it directly after',
+    ("slopes", "qat"): 'the layer "slopes" (PReLU): use ReLU or LeakyReLU',
     ("depthwise", "prune"): "no layer of this model can be pruned",
     ("depthwise", "cluster"): "no layer of this model has more than 16",
     ("own", "prune"): "Could not locate class 'Own'",

@@ -8,10 +8,11 @@
 | any other batch norm that is not directly after a convolution | a depthwise 1x1 convolution |
 | ReLU after one of these, or after a convolution of one dimension | its activation |
 | Conv1D, DepthwiseConv1D, SeparableConv1D, Conv1DTranspose, MaxPooling1D | two dimensions, width 1 |
+| SeparableConv1D, SeparableConv2D | a depthwise and a 1x1 convolution |
 
-The library takes a batch norm after Conv2D, DepthwiseConv2D and SeparableConv2D itself. It accepts
-one after Dense too, but the converter then finds no range between the two and leaves the dense layer
-in float.
+The library takes a batch norm after a convolution of two dimensions itself. It accepts one after
+Dense too, but the converter then finds no range between the two and leaves the dense layer in float.
+The library also divides a separable convolution, into layers whose names may be taken already.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _FLAT = {
     "MaxPooling1D": "MaxPooling2D",
 }
 """Layers of one dimension, and the same in two."""
+_SEPARABLE = "SeparableConv2D"
 _SIZES = ("kernel_size", "strides", "dilation_rate", "pool_size")
 _ONE_DIMENSION, _TWO_DIMENSIONS = 3, 4
 """Ranks of tensors with one and with two dimensions of positions: batch and channels included."""
@@ -150,7 +152,7 @@ class _Changes:
         if maker is not None and kind in _CHANNELS and fold:
             self.folded[maker.name] = _affine(layer)
             self.gone[layer.name] = maker.name
-            self.counts["folded into its layer"] += 1
+            self.counts["folded into the layer before"] += 1
         elif len(shape) <= _TWO_DIMENSIONS and shape[1:-1].count(None) <= 1:
             self.alone[layer.name] = _affine(layer)
             self.counts["written as a convolution"] += 1
@@ -168,6 +170,9 @@ class _Changes:
 
     def pieces(self, layer: Keras) -> list[Piece]:
         """Return the layers in place of one; none if it stays."""
+        return [part for piece in self._chain(layer) for part in _divided(piece)]
+
+    def _chain(self, layer: Keras) -> list[Piece]:
         name, kind = layer.name, type(layer).__name__
         if name in self.gone:
             return [_identity(name)]
@@ -175,7 +180,7 @@ class _Changes:
             return self._convolution(layer)
         if kind in _FLAT and self.graph.calls[name] == 1 and _has_two_dimensions(layer):
             return _flattened(layer, self._changed(layer))
-        if name in self.folded or name in self.with_relu:
+        if name in self.folded or name in self.with_relu or kind == _SEPARABLE:
             return [self._changed(layer)]
         return []
 
@@ -188,7 +193,7 @@ class _Changes:
     def _changed(self, layer: Keras) -> Piece:
         """Return the layer with its batch norm and its activation."""
         kind, config = type(layer).__name__, dict(layer.get_config())
-        weights = {name: array for name, array in _weights(layer) if array is not None}
+        weights = _weights(layer)
         affine = self.folded.get(layer.name)
         if affine is not None:
             name, axes = _CHANNELS[kind]
@@ -255,11 +260,10 @@ def _affine(layer: Keras) -> _Affine:
     return _Affine(scale=scale, shift=beta - mean * scale)
 
 
-def _weights(layer: Keras) -> Iterator[tuple[str, Array | None]]:
-    for name in ("kernel", "depthwise_kernel", "pointwise_kernel", "bias"):
-        variable = getattr(layer, name, None)
-        if variable is not None:
-            yield name, variable.numpy()
+def _weights(layer: Keras) -> dict[str, Array]:
+    names = ("kernel", "depthwise_kernel", "pointwise_kernel", "bias")
+    found = {name: getattr(layer, name, None) for name in names}
+    return {name: variable.numpy() for name, variable in found.items() if variable is not None}
 
 
 def _is_linear(layer: Keras) -> bool:
@@ -290,7 +294,8 @@ def _has_two_dimensions(layer: Keras) -> bool:
 def _flattened(layer: Keras, changed: Piece) -> list[Piece]:
     """Return a one-dimensional layer in two dimensions, of width 1."""
     config = dict(changed.config)
-    before, shape = [], layer.input_shape
+    before: list[Piece] = []
+    shape = layer.input_shape
     if config.get("padding") == "causal":
         (size,), (step,) = _tuple(config["kernel_size"]), _tuple(config["dilation_rate"])
         padding = (step * (size - 1), 0)
@@ -335,6 +340,33 @@ def _between_reshapes(
         inner,
         _reshape(made.name, narrow),
     ]
+
+
+def _divided(piece: Piece) -> list[Piece]:
+    """Return a separable convolution as its two convolutions; any other layer unchanged."""
+    if piece.kind != _SEPARABLE:
+        return [piece]
+    config, weights = piece.config, dict(piece.weights)
+    shared = ("kernel_size", "strides", "padding", "data_format", "dilation_rate")
+    first = Piece(
+        name=f"{piece.name}_depthwise",
+        kind="DepthwiseConv2D",
+        config={
+            **{name: config[name] for name in (*shared, "depth_multiplier")},
+            "use_bias": False,
+        },
+        weights={"depthwise_kernel": weights.pop("depthwise_kernel")},
+    )
+    second = Piece(
+        name=piece.name,
+        kind="Conv2D",
+        config={
+            **{name: config[name] for name in ("filters", "data_format", "activation", "use_bias")},
+            "kernel_size": (1, 1),
+        },
+        weights={"kernel": weights.pop("pointwise_kernel"), **weights},
+    )
+    return [first, second]
 
 
 def _reshape(name: str, shape: tuple[Any, ...]) -> Piece:

@@ -27,6 +27,8 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "Power": operator.pow,
 }
 """Arithmetic that Keras 3 writes into a graph as operations, not layers."""
+_RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
+"""Config keys that have another name in tf_keras, by class."""
 _HARD = ("hard_sigmoid", "hard_silu", "hard_swish")
 
 
@@ -74,7 +76,9 @@ def make(operation: Keras, name: str) -> ConvertedLayer:
     if not _is_layer(operation):
         return ConvertedLayer(call=_arithmetic(operation, name), source=operation)
     kind = _class(operation)
+    renamed = _RENAMED.get(kind.__name__, {})
     config = plain_config(operation.get_config())
+    config = {renamed.get(key, key): value for key, value in config.items()}
     config["name"] = name
     hard = config.get("activation") if config.get("activation") in _HARD else None
     if hard and type(operation).__name__ == "Activation":
