@@ -319,9 +319,9 @@ def test_a_run_appears_with_its_files_and_its_record_or_not_at_all(tmp_path: Pat
 def test_folders_of_killed_controllers_are_no_runs_and_are_removed_a_day_later(
     tmp_path: Path,
 ) -> None:
-    old, new = tmp_path / ".20200101-000000-x-aaaaaa.part", tmp_path / ".20990101-000000-x.part"
+    old, new = (tmp_path / ".new" / f"{year}0101-000000-x-aaaaaa" for year in (2020, 2099))
     for left in (old, new):
-        left.mkdir()
+        left.mkdir(parents=True)
         (left / "lock").touch()
     os.utime(old, (0, 0))
     assert Store(tmp_path).runs() == []

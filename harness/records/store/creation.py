@@ -1,7 +1,7 @@
 """Make a run's folder so that it appears complete: files of the variants, record, then its name.
 
-A controller that is killed before the last step leaves a hidden folder, `.<id>.part`. Readers ignore
-it, and a later run removes it when it is a day old.
+A controller that is killed before the last step leaves `.new/<id>`. Readers ignore it, and a later run
+removes it when it is a day old.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from harness.types import Variant
 
 _TRIES = 8
 _STALE_SECONDS = 24 * 3600.0
+_NEW = ".new"
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
@@ -44,13 +45,14 @@ def create(root: Path, record: RunRecord, variants: Iterable[Variant]) -> RunWri
 
 def _create(root: Path, record: RunRecord, variants: Iterable[Variant]) -> RunWriter | None:
     """Make the folder; None if its name is taken."""
-    part, folder = root / f".{record.id}.part", root / record.id
+    part, folder = root / _NEW / record.id, root / record.id
     durable.point("make", part)
     try:
         with writing(part):
-            part.mkdir()
+            part.mkdir(parents=True)
     except StoreError as error:
-        if isinstance(error.__cause__, FileExistsError):
+        # Another run may have the id, or may have removed the empty folder of new runs just now.
+        if isinstance(error.__cause__, FileExistsError | FileNotFoundError):
             return None
         raise
     durable.point("made", part)
@@ -70,7 +72,10 @@ def _create(root: Path, record: RunRecord, variants: Iterable[Variant]) -> RunWr
         os.close(lock)
         with contextlib.suppress(OSError):
             durable.remove(part)
+            part.parent.rmdir()
         raise
+    with contextlib.suppress(OSError):
+        part.parent.rmdir()
     return RunWriter(folder, record, lock)
 
 
@@ -88,7 +93,7 @@ def _renamed(part: Path, folder: Path) -> bool:
 
 def _remove_unfinished(root: Path) -> None:
     """Remove the folders of killed controllers that are older than a day; never raises."""
-    for left in root.glob(".*.part"):
+    for left in (root / _NEW).glob("*"):
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > _STALE_SECONDS and not _is_locked(left):
                 durable.remove(left)
