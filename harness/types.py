@@ -126,6 +126,10 @@ class Profile:
     notes: str = ""
 
 
+UNKNOWN_PROFILE = "unknown"
+"""The profile of a device that was named by its address and has not been contacted yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One entry of the user's farm.toml."""
@@ -146,6 +150,11 @@ class Device:
     """Options by target, which override those of the profile: `{ edgetpu = { device = "usb:1" } }`."""
     meter: str | None = None
     meter_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def selector(self) -> str:
+        """How a command line selects it: by name, or by address if no farm file has it."""
+        return self.address if self.profile == UNKNOWN_PROFILE else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,7 @@ def setup(
 ) -> Installation:
     """Install a runtime on a device, in our folder there; see docs/setup.md.
 
-    `runtime` is NAME==VERSION or NAME. Without it, the best runtime that fits the device is
+    `name` is a device of the farm, or an address. `runtime` is NAME==VERSION or NAME. Without it, the best runtime that fits the device is
     installed, if none works there yet. `wait` is that of `run`: how long to wait while another user
     holds the lease; `say` gets a line per step. Raises ConfigError, RuntimeMissing if no wheel fits,
     TransferFailed, and what the connection raises.
@@ -102,7 +102,7 @@ def setup(
     from harness.config import farm as farms
     from harness.farm.setup import install_on
 
-    known = read_farm(farm)
+    known, (name,) = farms.with_addresses(read_farm(farm), [name])
     device = farms.select_one(known, name, "setup")
     say(f"{device.name} of {known.name}")
     patience = _patience(wait, say)
@@ -147,10 +147,8 @@ def _chosen(names: Several[str], farm: farms.Farm | AnyPath | None) -> list[Devi
     from harness.api.running import read_farm
     from harness.config import farm as farms
 
-    known = read_farm(farm)
-    return (
-        list(farms.select(known, arguments.texts(names))) if names else list(known.devices.values())
-    )
+    known, chosen = farms.with_addresses(read_farm(farm), arguments.texts(names))
+    return farms.select(known, chosen) if chosen else list(known.devices.values())
 
 
 def _refuse_alone(chosen: Sequence[Device]) -> None:

@@ -143,16 +143,11 @@ def bench(
     `dose`, `data` and `host` have the keys of [dose], [data] and [host]; a key with the value None
     is ignored. `trust_model` says that code in the models may run.
     """
-    known = read_farm(farm)
-    names = []
-    for selector in arguments.texts(on):
-        if ":" in selector and not selector.startswith(("profile:", "tag:", "any:")):
-            device = farms.from_uri(selector)
-            contact.settle_key(device, trust)
-            known = farms.with_device(known, device)
-            names.append(device.name)
-        else:
-            names.append(selector)
+    selectors = arguments.texts(on)
+    known, names = farms.with_addresses(read_farm(farm), selectors)
+    for selector, name in zip(selectors, names, strict=True):
+        if selector != name:
+            contact.settle_key(known.devices[name], trust)
     plan = plans.quick(
         arguments.paths(models),
         devices=names,

@@ -128,7 +128,10 @@ def doctor(
 @app.command()
 def setup(
     device: Annotated[
-        str, typer.Argument(help="A device of the farm.", autocompletion=completion.device_names)
+        str,
+        typer.Argument(
+            help="A device of the farm, or a URI.", autocompletion=completion.device_names
+        ),
     ],
     runtime: Annotated[
         str | None,

@@ -21,12 +21,10 @@ from harness import assets, plugins
 from harness.config import entries, paths, profiles, toml_reading
 from harness.errors import ConfigError
 from harness.printable import clipped, file_name
-from harness.types import Device
+from harness.types import UNKNOWN_PROFILE, Device
 
 THIS_MACHINE = "this-machine"
 FILE_NAME = "farm.toml"
-UNKNOWN_PROFILE = "unknown"
-"""The profile of a device that was given by its address only and has not been contacted yet."""
 
 _ANY = re.compile(r"any:(\d{1,6}) +of +(.+)")
 _MACHINES = {"arm64": "aarch64", "AMD64": "x86_64"}
@@ -152,6 +150,23 @@ def from_uri(uri: str, name: str | None = None) -> Device:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", parts.hostname or parts.path).strip("-.") + port
     entries.check_name(name, "name")
     return entries.completed(Device(name=name, profile=UNKNOWN_PROFILE, address=uri))
+
+
+def with_addresses(farm: Farm, selectors: Iterable[str]) -> tuple[Farm, list[str]]:
+    """Add the devices that are selected by their address; return the farm and all selectors.
+
+    An address that an entry of the farm has selects that entry, with its options.
+    """
+    known, names = farm, []
+    for selector in selectors:
+        if ":" not in selector or selector.startswith(("profile:", "tag:", "any:")):
+            names.append(selector)
+            continue
+        entry = next((one for one in farm.devices.values() if one.address == selector), None)
+        device = entry or from_uri(selector)
+        known = with_device(known, device)
+        names.append(device.name)
+    return known, names
 
 
 def select(farm: Farm, selectors: Iterable[str], busy: Collection[str] = ()) -> list[Device]:

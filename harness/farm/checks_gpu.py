@@ -68,7 +68,7 @@ def gpu(dut: DeviceUnderTest) -> CheckResult:
         advice = f"install another version of the GPU's driver; {log} may show the cause"
         return fail(str(error), dut.by_hand(OTHER_DRIVER, advice))
     except (FellBack, ModelRejected) as error:
-        command = f"edge-harness setup {dut.device.name} --runtime ai_edge_litert==VERSION"
+        command = f"edge-harness setup {dut.device.selector} --runtime ai_edge_litert==VERSION"
         advice = f"try another version of the runtime: {command}"
         return fail(str(error), dut.by_hand(GPU_RUNTIME, advice))
     adapter = made.adapter

@@ -111,7 +111,7 @@ def _xnnpack_fix(dut: DeviceUnderTest) -> Fix:
     if missing:
         command = " && ".join(f"{{sudo}}{_MOUNT[folder]}" for folder in missing)
         return dut.as_root(MOUNT_KERNEL, command)
-    command = f"edge-harness setup {dut.device.name} --runtime ai_edge_litert==VERSION"
+    command = f"edge-harness setup {dut.device.selector} --runtime ai_edge_litert==VERSION"
     look = dut.remote_command("cat /proc/cpuinfo /sys/devices/system/cpu/present")
     advice = f"try another version of the runtime ({command}); {look} must list the processors"
     return dut.by_hand(OTHER_RUNTIME, advice)

@@ -239,7 +239,7 @@ def _fetch(
         has = f"its NumPy {site.numpy} does not fit" if site.numpy else "it has none"
         raise RuntimeMissing(
             f"{dut.device.name}: the package index has no NumPy for 32-bit Arm, and {has}; "
-            f"install the system's own, `{numpy_fix(dut).text}`, then `edge-harness setup {dut.device.name}`"
+            f"install the system's own, `{numpy_fix(dut).text}`, then `edge-harness setup {dut.device.selector}`"
         ) from error
 
 

@@ -98,11 +98,12 @@ def test_offline_counts_what_gets_done(launched: Callable[..., Launch]) -> None:
     assert launch.inferences == block * len(latency)
     assert 2_000_000 < statistics.median(latency.value) * block < 50_000_000
     spent = sum(value * count for value, count in zip(latency.value, latency.count, strict=True))
-    # The bounds are one inference before and one after. They are wide: other work also falls between
-    # inferences, and counting blocks instead of inferences would be off by the size of a block.
-    both = sorted((p50, single()))
-    assert 0.5 * both[0] < spent / launch.inferences < 4.0 * both[1]
+    # Counting blocks instead of inferences would be off by the size of a block. On a busy machine
+    # other work falls between inferences, so there is no upper bound.
     assert block > 8
+    assert spent / launch.inferences > p50 / block * 2
+    cpu_share = launch.cpu_share or 1.0
+    assert spent / launch.inferences * cpu_share < p50 * block / 2
 
 
 def test_sustained_lasts_its_minutes(launched: Callable[..., Launch]) -> None:
@@ -124,10 +125,23 @@ def test_a_scenario_that_is_not_served(
         launched(**{"scenario": "stream", "period_ms": 5.0, **change})
 
 
-def test_a_long_launch_is_thinned_evenly() -> None:
+class TickingClock:
+    """Stands for the module `time`: a clock that goes on by 1 us at each reading."""
+
+    def __init__(self) -> None:
+        self._now = itertools.count(0, 1_000)
+
+    def perf_counter_ns(self) -> int:
+        return next(self._now)
+
+    thread_time_ns = process_time_ns = perf_counter_ns
+
+
+def test_a_long_launch_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     timing = agent_module("timing")
+    monkeypatch.setattr(timing, "time", TickingClock())
     done = itertools.count()
-    dose = asdict(Dose(scenario="sustained", sustained_minutes=0.4 / 60))
+    dose = asdict(Dose(scenario="sustained", sustained_minutes=0.8 / 60))
     found = timing.measure(lambda: next(done), dose, 1, 1_000, 1)
     kept = len(found["taken"])
     assert "thinned" in found["flags"]
@@ -136,9 +150,8 @@ def test_a_long_launch_is_thinned_evenly() -> None:
     # Every 2^n-th sample from first to last is kept, so all parts of the launch weigh the same.
     stride = 2 ** round(math.log2(found["inferences"] / kept))
     assert kept == math.ceil(found["inferences"] / stride)
-    middle = found["at"][0] + 0.2e9
-    first = sum(at < middle for at in found["at"])
-    assert 0.2 < first / (kept - first) < 5
+    steps = {after - before for before, after in itertools.pairwise(found["at"])}
+    assert max(steps) - min(steps) <= 2_000
 
 
 def test_frames_that_never_ran_are_missed() -> None:

@@ -347,7 +347,7 @@ class JsonLinesDialect:
         if event != "error":
             raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
         # The agent does not know the device's name in the farm.
-        named = shlex.join(["edge-harness", "setup", self._device.name])
+        named = shlex.join(["edge-harness", "setup", self._device.selector])
         text = fields.reason("reason").replace("`edge-harness setup`", f"`{named}`")
         reason = f"{self._device.name}: {text}"
         if fields.text("kind") == LeaseError.kind:
