@@ -90,7 +90,7 @@ def inspect(file: Path, *, host: Mapping[str, float | None] | None = None) -> di
     from harness.config import plans
     from harness.optimize import inspect as inspector
 
-    return inspector.inspect(file, plans.host_limits(host))
+    return inspector.inspect(file, plans.host_limits(host)).plain()
 
 
 def payload(
