@@ -128,9 +128,9 @@ def sources(folder: Path) -> list[bytes]:
 
 
 def _bytes(data: bytes, draw: random.Random) -> bytes:
-    """Change up to 16 bytes; the tables are at the end of the file, the weights before them."""
+    """Change up to 3 bytes; the tables are at the end of the file, the weights before them."""
     made = bytearray(data)
-    for _ in range(draw.randint(1, 16)):
+    for _ in range(draw.randint(1, 3)):
         tables = draw.random() < 0.7
         place = draw.randrange(max(0, len(made) - 6_000) if tables else 8, len(made))
         made[place] = draw.randrange(256)
@@ -232,7 +232,7 @@ def through(folder: Path, file: Path, command: str) -> Ended:
             process.kill()
             code = None
     said = (home / "err").read_text("utf-8", "replace")
-    return Ended(
+    ended = Ended(
         file=file.name,
         command=command,
         seconds=time.monotonic() - started,
@@ -240,3 +240,10 @@ def through(folder: Path, file: Path, command: str) -> Ended:
         peak_bytes=max(peaks.values(), default=0),
         traceback="Traceback" in said,
     )
+    print(
+        f"{ended.file} {ended.command}: exit {ended.code}, {ended.seconds:.1f} s, "
+        f"{ended.peak_bytes / 1e6:.0f} MB",
+        file=sys.stderr,
+        flush=True,
+    )
+    return ended

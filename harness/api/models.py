@@ -59,7 +59,7 @@ def inspect(file: AnyPath, *, host: Mapping[str, float | None] | None = None) ->
     from harness.config import plans
     from harness.optimize import inspect as inspector
 
-    return inspector.inspect(arguments.path(file), plans.host_limits(host))
+    return inspector.inspect(arguments.path(file), plans.host_limits(host)).plain()
 
 
 def payload(

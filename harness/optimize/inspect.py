@@ -1,6 +1,6 @@
 """Inspect a .tflite file: its content, and the operators that this host's delegate takes.
 
-inspect.inspect(Path("model.tflite"))["operators"]
+inspect.inspect(Path("model.tflite")).operators
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness import decoding
 from harness.devices.delegation import GraphNode, graph_walk
 from harness.errors import HarnessError
 from harness.optimize import workers
@@ -68,20 +69,20 @@ class Inspection:
         }
 
 
-def inspect(path: Path, limits: HostLimits = DEFAULT_HOST) -> dict[str, Any]:
-    """Inspect a .tflite file in a child process; return an Inspection as JSON-able values.
+def inspect(path: Path, limits: HostLimits = DEFAULT_HOST) -> Inspection:
+    """Inspect a .tflite file in a child process.
 
     Raises RecipeError if the file cannot be read within the limits.
     """
     order = {"path": str(path)}
     with workers.Pool(1, limits) as pool:
-        found = dict(pool.do("inspect", order, stage="reading it", file=str(path)))
+        plain = pool.do("inspect", order, stage="reading it", file=str(path))
+        found = decoding.decode(Inspection, plain)
         try:
             opened = pool.do("delegation", order, stage="loading it", file=str(path))
-            found["delegation"] = asdict(delegated(opened["nodes"]))
+            return replace(found, delegation=delegated(opened["nodes"]))
         except HarnessError as error:
-            found["reason"] = str(error)
-    return found
+            return replace(found, reason=str(error))
 
 
 def packed(path: Path, old: Path | None, limits: HostLimits = DEFAULT_HOST) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def samples(order: Order) -> dict[str, Any]:
 
 def inspect(order: Order) -> dict[str, Any]:
     """Inspect a .tflite file without running it."""
-    return inspection.contents(Path(order["path"])).plain()
+    return asdict(inspection.contents(Path(order["path"]))) | {"path": order["path"]}
 
 
 def pack(order: Order) -> dict[str, Any]:

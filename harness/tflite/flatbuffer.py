@@ -279,7 +279,7 @@ class FlatbufferReader:
         quantization = tensor.Quantization()
         scales = _floats(quantization.ScaleAsNumpy()) if quantization else []
         zeros = ints(quantization.ZeroPointAsNumpy()) if quantization else []
-        one = len(scales) == 1
+        one = len(scales) == 1 and math.isfinite(scales[0])
         return Tensor(
             name=text(tensor.Name()),
             shape=tuple(shape),

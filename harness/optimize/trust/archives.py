@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from harness.errors import RecipeError
+from harness.errors import HarnessError, RecipeError
 from harness.optimize.trust import configs
 
 _CONFIG_BYTES = 64 << 20
@@ -137,8 +137,13 @@ def arrays(path: Path) -> Iterator[str]:
 
 def _hdf5(path: Path) -> Iterator[str]:
     """Check the configs of an HDF5 file, and that all its data is in the file itself."""
-    import h5py  # type: ignore[import-untyped]
-
+    try:
+        import h5py  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise HarnessError(
+            f"reading this model needs h5py, which comes with TensorFlow ({error}); "
+            "pip install 'edge-harness[tensorflow]'"
+        ) from error
     with h5py.File(path, "r") as file:
         for name in _CONFIG_ATTRIBUTES:
             text = file.attrs.get(name)
