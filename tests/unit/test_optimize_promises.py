@@ -151,8 +151,9 @@ def promised(name: str, **parameters: Any) -> list[tuple[str, Promise]]:
 @pytest.mark.parametrize("name", [name for name in NARROW if name != "mixed"])
 def test_a_file_that_is_mostly_float_is_refused_with_its_layers(name: str) -> None:
     layers = [
-        layer("small", "FULLY_CONNECTED", dtype="int8", shape=(10, 10)),
-        layer("dense/MatMul", "FULLY_CONNECTED", shape=(10, 50)),
+        layer("small", "FULLY_CONNECTED", dtype="int8", shape=(10, 10), zeros=0),
+        layer("dense/MatMul", "FULLY_CONNECTED", shape=(10, 50), zeros=0),
+        layer("first state", "WHILE", shape=(9, 100), zeros=900),
         layer("volume", "CONV_3D", shape=(10, 300)),
         layer("slopes", "PRELU", shape=(900, 10)),
     ]
@@ -166,6 +167,7 @@ def test_a_file_that_is_mostly_float_is_refused_with_its_layers(name: str) -> No
     assert "the file has 2.778 %; wider: volume (CONV_3D, 3,000 weights, float32), " in text
     assert "dense/MatMul (FULLY_CONNECTED, 500 weights, float32); use another recipe" in text
     assert "slopes" not in text
+    assert "first state" not in text
     allowed = f"min_{NARROW[name].removesuffix('_share')}"
     assert f"{name}({allowed}=0.02) accepts the file" in text
     relaxed = promised(name, **{allowed: 0.02})
