@@ -33,6 +33,7 @@ NAMES = (
     "recipes",
     "large_build",
     "mixed",
+    "dynamic",
     "structured",
     "techniques",
     "gate",

@@ -14,7 +14,7 @@ from shared_data import is_made, shared_file
 from harness.errors import ConfigError, HarnessError, RecipeError
 from harness.events import BuildProgress
 from harness.optimize import build, inspect, reference, workers
-from harness.tflite import flatbuffer
+from harness.tflite import flatbuffer, structure
 from harness.types import DataSource, ModelSource, Recipe, StepCall, Variant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +115,26 @@ def test_int8_can_keep_float_ends(cache: Path) -> None:
     assert found.inputs[0].dtype == found.outputs[0].dtype == "float32"
     assert found.accuracy is not None
     assert found.accuracy > 0.97
+
+
+def test_dynamic_can_leave_small_layers_in_float(cache: Path, variants: dict[str, Variant]) -> None:
+    found = variant(built(digits(), step("dynamic", min_elements=1024), cache=cache)["dynamic"])
+    layers = structure.read(found.path)
+
+    assert {layer.dtype for layer in layers if layer.elements < 1024} == {"float32"}
+    assert {layer.dtype for layer in layers if layer.elements >= 1024} == {"int8"}
+    assert found.agreement is not None
+    assert variants["dynamic"].agreement is not None
+    assert found.agreement.relative_error < variants["dynamic"].agreement.relative_error
+    assert any("weights in float32, not int8" in note for note in found.notes)
+
+
+def test_float_ends_keep_their_names(cache: Path) -> None:
+    found = variant(built(digits(), step("int8", io="float"), cache=cache)["int8"])
+    plain = variant(built(digits(), "float32", cache=cache)["float32"])
+
+    assert [tensor.name for tensor in found.outputs] == [tensor.name for tensor in plain.outputs]
+    assert [tensor.name for tensor in found.inputs] == [tensor.name for tensor in plain.inputs]
 
 
 def test_a_second_build_comes_from_the_cache(cache: Path, variants: dict[str, Variant]) -> None:
@@ -351,10 +371,12 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes | str) -> None:
 
 def test_other_paths_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "model.xyz").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     for name, message in [
         ("none.tflite", "no such model"),
-        ("model.onnx", "unknown kind"),
+        ("model.onnx", "an ONNX model"),
+        ("model.xyz", "unknown kind"),
         ("folder", "saved_model.pb"),
     ]:
         model = replace(digits(), path=tmp_path / name)

@@ -37,6 +37,17 @@ fused["PartitionedCall:", "c@d"]) at fused["PartitionedCall:", "e"])): failed to
 /somewhere/harness/optimize/convert.py:244:1: note: called from
 <unknown>:0: note: see current operation: %5 = "tf.Einsum"(%1, %2) : (tensor<1xf32>) -> tensor<1xf32>
 """
+ILLEGAL = """/somewhere/polymorphic_function.py:696:1: error: 'tf.VariableV2' op is illegal in a pipeline
+    self._concrete_variable_creation_fn = tracing_compilation.trace_function(
+^
+/somewhere/func_graph.py:310:1: note: called from
+  traced_func_graph = func_graph_module.func_graph_from_py_func(
+^
+/somewhere/harness/optimize/convert.py:222:1: note: called from
+        outputs = signature(**dict(zip(names, arrays, strict=True)))
+^
+<unknown>:0: error: tfl-prepare-tf pass failed.
+"""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +56,7 @@ fused["PartitionedCall:", "c@d"]) at fused["PartitionedCall:", "e"])): failed to
         (KERAS_3, "Could not locate class 'Gate'."),
         (KERAS_2, "Unknown layer: 'Gate'."),
         (CALL, "scale must be positive, not -1.0"),
+        (ILLEGAL, "'tf.VariableV2' op is illegal in a pipeline tfl-prepare-tf pass failed."),
         (CONVERTER, "failed to legalize operation 'tf.Einsum'"),
     ],
 )
