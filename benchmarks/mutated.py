@@ -26,8 +26,8 @@ from benchmarks.figure import Figure
 SEED = 20261130
 FILES, LANES = 300, 2
 HOST_SECONDS, HOST_MEMORY_MB = 20, 1_000
-SPARE_SECONDS = 40.0
-"""For the start of processes, and for a device's own launches."""
+BOUND_SECONDS = 2 * HOST_SECONDS + 40.0
+"""Two recipes may each meet the limit; the rest is for processes to start, and a device's launches."""
 SPARE_BYTES = max(HOST_MEMORY_MB * 100_000, 256_000_000)
 KILL_SECONDS = 300.0
 LIMITS = ("--host-seconds", HOST_SECONDS, "--host-memory-mb", HOST_MEMORY_MB)
@@ -74,8 +74,8 @@ def of(ended: Sequence[Ended]) -> Iterator[Figure]:
         name="mutated files: slowest",
         value=slowest.seconds,
         unit="s",
-        bound=f"<= {HOST_SECONDS + SPARE_SECONDS:.0f} s",
-        holds=slowest.seconds <= HOST_SECONDS + SPARE_SECONDS and slowest.code is not None,
+        bound=f"<= {BOUND_SECONDS:.0f} s",
+        holds=slowest.seconds <= BOUND_SECONDS and slowest.code is not None,
         against=against,
         detail=f"{slowest.command} of {slowest.file}, exit {slowest.code}",
     )
