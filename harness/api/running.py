@@ -18,10 +18,10 @@ from harness.types import Plan
 __all__ = ["Progress", "Run", "bench", "decide", "read_farm", "read_plan", "run"]
 
 
-class Run(runs.Run):
+class Run(runs.RunInProgress):
     """A run in progress that prints as its table, also in a notebook.
 
-    See :class:`harness.measure.runs.Run`.
+    See :class:`harness.measure.runs.RunInProgress`.
     """
 
     def __str__(self) -> str:

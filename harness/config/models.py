@@ -154,9 +154,6 @@ def _check_model(path: Path, where: str) -> None:
         known = f": {what}" if what else f"; models are {_FORMS}"
         raise ConfigError(f'{where}: "{file_name(path)}" is not a model{known}')
     file = kinds.saved_model(path) or path
-    if not (file.is_file() or file.is_dir()):
-        # A pipe would be waited for.
-        raise ConfigError(f'{where}: "{file_name(file)}" is not a regular file')
     _check_kind(file, where)
     try:
         with file.open("rb"):

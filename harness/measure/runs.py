@@ -61,7 +61,7 @@ class Options:
         return self.progress or ignore
 
 
-class Run(Iterator[Outcome]):
+class RunInProgress(Iterator[Outcome]):
     """A run in progress: iterate over it for the outcomes; each is stored before it is yielded.
 
     Closing it early (leaving its `with` block, Ctrl-C) stops the devices and keeps what is stored;
@@ -161,7 +161,7 @@ class Run(Iterator[Outcome]):
         return table.rows(self._store.open(self.id))
 
 
-R = TypeVar("R", bound=Run)
+R = TypeVar("R", bound=RunInProgress)
 
 
 def _nothing() -> None:
@@ -180,7 +180,7 @@ def _error_of(step: Callable[[], object]) -> BaseException | None:
 def start(decided: prepare.Decided, folder: Path | None, options: Options, kind: type[R]) -> R:
     """Build every variant, connect to the devices and start measuring; or resume a stored run.
 
-    Returns a Run of this kind.
+    Returns a run of this class.
 
     Raises ConfigError and StoreError before anything is built. If a device is away or a variant
     cannot be built, its outcomes have a failure.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from inspect import getsourcefile
@@ -223,7 +223,7 @@ class _Planner:
             **_environment(),
         )
         order = {
-            "scan": self._scan(place, files.values()),
+            "loads": self._loads(place, files.values()),
             "step": call.name,
             "parameters": parameters | files | programs,
             "data": data,
@@ -244,10 +244,16 @@ class _Planner:
         """Add the int8 file of a quantisation-aware model, with the ranges that it was trained with."""
         if aware.FORM not in catalog.known_steps()[call.name].takes:
             raise RecipeError(aware.refusal(call.name, self.model.path.name))
-        settings = self._conversion(convert.source_form(self.model.path))
+        form = convert.source_form(self.model.path)
+        settings = self._conversion(form)
         settings["io"] = catalog.parameters(call).get("io", "int8")
         key = caches.key(of=place.identity, trained_ranges=settings, **_environment())
-        order = {**settings, "source": str(self.model.path), "seed": self.seed}
+        order = {
+            **settings,
+            "loads": self._loads(replace(place, form=form), ()),
+            "source": str(self.model.path),
+            "seed": self.seed,
+        }
         self._add(key, "trained_ranges", order, {}, call.name, kind="tensorflow")
         return _ChainEnd(form=catalog.FINISHED, key=key, identity=key)
 
@@ -268,7 +274,7 @@ class _Planner:
         key = caches.key(of=place.identity, float=settings, **_environment())
         order = {
             **settings,
-            "scan": self._scan(place, ()),
+            "loads": self._loads(place, ()),
             "source": str(self.model.path),
             "seed": self.seed,
         }
@@ -289,15 +295,13 @@ class _Planner:
             "trust": self.model.trust,
         }
 
-    def _scan(self, place: _ChainEnd, files: Iterable[str]) -> list[tuple[str, str]]:
-        """Return the strangers' models that a node loads, each with its form, to scan for code."""
-        if self.model.trust:
-            return []
+    def _loads(self, place: _ChainEnd, files: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the strangers' models that a node loads: `path`, `form` and `trust`."""
         found = [(str(self.model.path), place.form)] if place.key is None else []
         for file in files:
             with contextlib.suppress(RecipeError):  # no model
                 found.append((file, convert.source_form(Path(file))))
-        return found
+        return [{"path": path, "form": form, "trust": self.model.trust} for path, form in found]
 
     def _reference(self, source: _ChainEnd) -> str:
         path = self._float(source).key

@@ -16,6 +16,7 @@ from harness.optimize import (
     check,
     convert,
     folding,
+    keras_files,
     promises,
     quantise,
     runtime,
@@ -92,6 +93,7 @@ def float_file(order: Order) -> dict[str, Any]:
 
 def trained_ranges(order: Order) -> dict[str, Any]:
     """Make the int8 .tflite of a quantisation-aware model with the ranges that it has."""
+    _scan(order, trains=False)
     out = Path(order["workdir"]) / "model.tflite"
     notes = convert.convert_aware(_conversion(order), out, io=order["io"])
     return {**_made(out), "notes": list(notes), "flags": []}
@@ -268,8 +270,13 @@ def _conversion(order: Order) -> convert.Order:
 
 def _scan(order: Order, *, trains: bool) -> None:
     """Refuse a stranger's model with code in it, before it is loaded. Raises Untrusted."""
-    for path, form in order["scan"]:
-        trust.check(Path(path), form, trains=trains)
+    for model in order["loads"]:
+        path = Path(model["path"])
+        if model["trust"]:
+            keras_files.TRUSTED.add(path)
+        else:
+            keras_files.TRUSTED.discard(path)
+            trust.check(path, model["form"], trains=trains)
 
 
 def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:

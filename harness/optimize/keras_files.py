@@ -27,6 +27,8 @@ _UNKNOWN = re.compile(
 )
 """How both libraries say that the file names code that they do not have."""
 _MAX_CLASSES = 16
+TRUSTED: set[Path] = set()
+"""Files whose code the user trusts in this process; Keras refuses the code of all others."""
 _KERAS_CLASSES = ("Functional", "Model", "Sequential")
 
 
@@ -46,7 +48,11 @@ def load(keras: Any, source: Path, form: str, **options: Any) -> Any:  # noqa: A
     for _ in range(_MAX_CLASSES):
         try:
             return keras.models.load_model(
-                str(source), compile=False, custom_objects=stand_ins, **options
+                str(source),
+                compile=False,
+                custom_objects=stand_ins,
+                safe_mode=source not in TRUSTED,
+                **options,
             )
         except (ValueError, TypeError, AttributeError, ImportError, KeyError) as error:
             named = unknown(str(error))

@@ -35,6 +35,11 @@ def main(folder: Path) -> None:
         plain = library.Model(given, layers.Dense(2, activation="relu")(given))
         given = library.Input((4,))
         bad = library.Model(given, layers.Dense(2)(layers.Lambda(leave, output_shape=(4,))(given)))
+        given = library.Input((4,))
+        # The file holds the compiled code of a lambda; here with the path of the mark in it.
+        anonymous = eval(f"lambda x: (open({mark!r}, 'a').write('x'), x)[1]")
+        anonymous = layers.Lambda(anonymous, output_shape=(4,))
+        dumped = library.Model(given, layers.Dense(2)(anonymous(given)))
         inner = library.Sequential([library.Input((4,)), layers.Lambda(leave, output_shape=(4,))])
         given = library.Input((4,))
         nested = library.Model(given, layers.Dense(2)(inner(given)))
@@ -42,6 +47,7 @@ def main(folder: Path) -> None:
             plain.save(folder / f"{name}_plain.{suffix}")
             bad.save(folder / f"bad_{name}_lambda.{suffix}")
             nested.save(folder / f"bad_{name}_nested.{suffix}")
+            dumped.save(folder / f"bad_{name}_dumped.{suffix}")
         plain.export(str(folder / f"{name}_export"))
     given = tf_keras.Input((4,))
     operators = tf.nn.softmax(tf.concat([given * 2.0, tf.math.exp(given)], axis=1))
@@ -50,11 +56,22 @@ def main(folder: Path) -> None:
     plain.save(str(folder / "k2_saved"))
     bad = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Lambda(leave)])
     bad.save(str(folder / "bad_k2_saved"))
+    aware(leave).save(folder / "bad_k2_aware.h5")
     tensorflow(folder, mark)
     before = folder / "old"
     tensorflow_1(before, writes=None)
     tensorflow_1(folder / "bad_old", writes=mark)
     Path(mark).unlink(missing_ok=True)
+
+
+def aware(leave: Any) -> Any:
+    """Make a quantisation-aware model with a Lambda after it."""
+    from tensorflow_model_optimization.quantization.keras import quantize_model
+
+    layers = [tf_keras.Input((4,)), tf_keras.layers.Dense(4, activation="relu")]
+    made = quantize_model(tf_keras.Sequential(layers))
+    given = tf_keras.Input((4,))
+    return tf_keras.Model(given, tf_keras.layers.Lambda(leave, output_shape=(4,))(made(given)))
 
 
 class Plain(tf.Module):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from edge_command import edge
 
@@ -40,9 +41,20 @@ def test_a_model_passes_if_and_only_if_it_has_no_code(folder: Path) -> None:
             trust.check(path, form, trains=True)
 
 
-@pytest.mark.parametrize("name", ["bad_k2_lambda.h5", "bad_k3_nested.h5", "bad_initialises"])
-def test_the_command_refuses_it_and_nothing_runs(folder: Path, tmp_path: Path, name: str) -> None:
-    words = ("--recipe", "float32", "--out", "o", "--json")
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("bad_k2_lambda.h5", "float32"),
+        ("bad_k3_nested.h5", "int8"),
+        ("bad_k3_dumped.keras", "float32"),
+        ("bad_initialises", "float32"),
+        ("bad_k2_aware.h5", "int8"),
+    ],
+)
+def test_the_command_refuses_it_and_nothing_runs(
+    folder: Path, tmp_path: Path, name: str, recipe: str
+) -> None:
+    words = ("--recipe", recipe, "--calibration", "random", "--out", "o", "--json")
     (row,) = edge(tmp_path, "optimize", folder / name, *words, code=1)["variants"]
     assert row["status"] == "untrusted"
     assert name in row["reason"]
@@ -51,8 +63,9 @@ def test_the_command_refuses_it_and_nothing_runs(folder: Path, tmp_path: Path, n
 
 
 def test_a_step_that_trains_and_a_teacher_are_refused_too(folder: Path, tmp_path: Path) -> None:
-    data = Path(__file__).resolve().parents[2] / "harness" / "demo" / "data"
-    words = ("--training", data / "digits_training.npz", "--out", "o", "--json")
+    data = tmp_path / "training.npz"
+    np.savez(data, x=np.zeros((16, 4), np.float32), y=np.arange(16) % 2)
+    words = ("--training", data, "--out", "o", "--json")
     for model, recipe in (
         ("bad_k2_lambda.h5", "qat"),
         ("k2_plain.h5", f'distill(teacher="{folder / "bad_k3_lambda.h5"}")'),
@@ -62,8 +75,12 @@ def test_a_step_that_trains_and_a_teacher_are_refused_too(folder: Path, tmp_path
         assert not (folder / "ran").exists()
 
 
-def test_a_trusted_model_is_built(folder: Path, tmp_path: Path) -> None:
-    model, mark = folder / "bad_k2_lambda.h5", folder / "ran"
+@pytest.mark.parametrize(
+    "name",
+    ["bad_k2_lambda.h5", "bad_k2_dumped.keras", "bad_k3_dumped.h5", "bad_k3_dumped.keras"],
+)
+def test_a_trusted_model_is_built(folder: Path, tmp_path: Path, name: str) -> None:
+    model, mark = folder / name, folder / "ran"
     words = ("--recipe", "float32", "--out", "o", "--json")
     (row,) = edge(tmp_path, "optimize", model, *words, "--trust-model")["variants"]
     assert row["status"] == "ok"

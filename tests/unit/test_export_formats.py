@@ -322,7 +322,7 @@ def test_the_command_writes_a_file_or_stdout(tmp_path: Path) -> None:
     written = CliRunner().invoke(app, [*common, "junit", "-o", str(target)])
     assert written.output == f"wrote {target}\n"
     assert target.read_bytes() == shown.stdout_bytes
-    with pytest.raises(ConfigError, match="nowhere.*No such file"):
+    with pytest.raises(ConfigError, match="there is no folder .*nowhere; `mkdir -p"):
         api.export("latest", "csv", tmp_path / "nowhere" / "x", results=tmp_path / "runs")
     with pytest.raises(ConfigError, match="unknown format 'xlsx'"):
         api.export("latest", "xlsx", results=tmp_path / "runs")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from harness.analysis.gate.document import FILE
 from harness.present import screen
 from harness.present.report import markdown
 from harness.present.report.exports import summary
+from harness.records.store import checksums
 
 
 @pytest.fixture(name="root")
@@ -30,7 +30,8 @@ def _root(tmp_path: Path) -> Path:
         plain = result(("pi", "phone")).plain()
         for row in plain["rows"]:
             row["quantile"] = 0.25 if row["metric"] == "latency" else None
-        (writer.path / FILE).write_text(json.dumps({**plain, "run": writer.id}), encoding="utf-8")
+        text = checksums.summed({**plain, "run": writer.id}, f"{writer.record.key}/{FILE}")
+        (writer.path / FILE).write_text(text, encoding="utf-8")
     return tmp_path
 
 

@@ -120,7 +120,9 @@ def test_a_tflite_that_rounds_in_float_is_refused(tmp_path: Path) -> None:
     path = made.write(tmp_path / "rounds.tflite", [x], [y])
 
     with pytest.raises(RecipeError, match=r"quantisation-aware .*FAKE_QUANT.* SavedModel"):
-        jobs.float_file({"source": str(path), "workdir": str(tmp_path), "form": "tflite"})
+        jobs.float_file(
+            {"source": str(path), "workdir": str(tmp_path), "form": "tflite", "loads": []}
+        )
 
 
 @settings(max_examples=50)

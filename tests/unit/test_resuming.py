@@ -13,7 +13,7 @@ from synthetic_runs import cell, record, variant
 
 from harness.errors import StoreError
 from harness.measure import continuity, prepare, resuming
-from harness.measure.runs import Run
+from harness.measure.runs import RunInProgress
 from harness.measure.sessions import Session
 from harness.records.store import DeviceRecord, RunRecord, Store, continuing
 from harness.testing import FakeDialect, FakeTransport
@@ -135,7 +135,7 @@ def test_a_run_is_released_even_if_its_devices_cannot_be_stopped(tmp_path: Path)
             raise OSError("the device cannot be stopped")
 
     progress = _Progress()
-    run = Run(Store(tmp_path).create(record([cell()])), outcomes(), progress, {})
+    run = RunInProgress(Store(tmp_path).create(record([cell()])), outcomes(), progress, {})
     next(run)
     with pytest.raises(OSError, match="cannot be stopped"):
         run.close()

@@ -92,7 +92,7 @@ class PlanTrialRunner:
         decided = prepare.decide(plan, self.farm)
         begun = self._begun(plan)
         options = runs.Options(resume=begun, retry_failed=begun is not None, wait=self.wait)
-        with runs.start(decided, self.results, options, runs.Run) as going:
+        with runs.start(decided, self.results, options, runs.RunInProgress) as going:
             for _ in going:
                 pass
         (row,) = going.rows()
