@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import hmac
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import missing
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -319,10 +320,22 @@ def test_patterns_match_as_their_regular_expressions_do(patterns: list[str], nam
 @hypothesis_settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_file_can_be_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    assume(data[:2] not in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE})
     path = tmp_path_factory.getbasetemp() / "any known_hosts"
     path.write_bytes(data + b"\nboard ssh-ed25519 AAAAC3NzaC1lZDI1NTE5\n")
     keys, _ = known_hosts.read(path, HostNames.of("board", 22, None))
     assert keys[-1].type == "ssh-ed25519"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_known_hosts_of_any_editor(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "known_hosts"
+    lines = ["board ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "board\tssh-rsa\tAAAAB3NzaC1yc2E=", ""]
+    path.write_bytes(end.join(lines).encode(encoding))
+    keys, damaged = known_hosts.read(path, HostNames.of("board", 22, None))
+    assert [one.type for one in keys] == ["ssh-ed25519", "ssh-rsa"]
+    assert damaged == []
 
 
 # --- certificates of hosts -----------------------------------------------------------------------

@@ -196,7 +196,7 @@ def _is_in_revocation_list(path: Path, blob: bytes) -> bool:
         raise ConfigError(message) from error
     if data.startswith(_KRL_MAGIC):
         return _is_in_krl(path, blob)
-    lines = data.decode("utf-8", "replace").splitlines()
+    lines = data.decode("utf-8-sig", "replace").splitlines()
     key = base64.b64encode(blob).decode()
     return any(key in line.split() for line in lines if not line.lstrip().startswith("#"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,13 +70,19 @@ class _Line:
     key: str
 
 
+def _text(data: bytes) -> str:
+    """Decode a file that an editor or PowerShell may have written; other bytes stay damaged lines."""
+    is_wide = data[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+    return data.decode("utf-16" if is_wide else "utf-8-sig", "replace")
+
+
 def read(path: Path, names: HostNames) -> tuple[list[KnownKey], list[int]]:
     """Return the keys of a host in a file, and the numbers of the lines that cannot be read.
 
     A missing file has no keys. Raises OSError for a file that cannot be read.
     """
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        text = _text(path.read_bytes())
     except FileNotFoundError:
         return [], []
     keys: list[KnownKey] = []
