@@ -183,7 +183,8 @@ def run(
     if dry_run:
         read = api.read_plan(plan)
         known = api.read_farm(farm, read)
-        print_lines(f"devices of {known.name}")
+        if known.path is not None:
+            print_lines(f"devices of {known.name}")
         cells = api.decide(
             read,
             farm=known,

@@ -102,7 +102,8 @@ def test_samples_over_the_line_come_as_a_file(
     dialect: JsonLinesDialect, kws: Path, order: LaunchOrder, workdir: Path
 ) -> None:
     dialect.deploy({order.variant_digest: kws})
-    launch = dialect.launch(replace(order, dose=replace(SHORT, min_inferences=40_000)))
+    dose = replace(SHORT, min_inferences=40_000, max_seconds=120.0)
+    launch = dialect.launch(replace(order, dose=dose))
     assert len(launch.samples[0]) >= 40_000
     assert all(map(math.isfinite, launch.samples[0].value))
     assert not list((workdir / "out").iterdir())
