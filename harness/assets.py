@@ -1,14 +1,21 @@
-"""Paths of device_profiles/ and agents/, in a checkout or a wheel, and of the user's folders."""
+"""Where this installation is: its files, its Python, and the user's folders."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 
 EMBEDDED_MODEL = _HERE / "demo" / "data" / "digits.tflite"
 """A small shipped model: doctor launches it, and selftest measures it by default."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra into the Python that runs this."""
+    return shlex.join([sys.executable, "-m", "pip", "install", f"edge-harness[{extra}]"])
 
 
 def _asset(name: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import assets
 from harness.errors import ConfigError, HarnessError
 from harness.printable import clipped
 
@@ -82,6 +83,6 @@ def _loaded(point: EntryPoint) -> Any:  # noqa: ANN401 - as load
     except ImportError as error:
         message = (
             f"{point.name} needs a package that is not installed ({error}); "
-            "pip install 'edge-harness[all]' installs it"
+            f"{assets.install_command('all')} installs it"
         )
         raise HarnessError(message) from error

@@ -19,7 +19,7 @@ from email.parser import HeaderParser
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness import spawning
+from harness import assets, spawning
 from harness.errors import ConfigError, RuntimeMissing
 from harness.farm.probe import Probe
 
@@ -182,7 +182,7 @@ def fetch(wanted: RuntimeRequirement, site: Site, folder: Path) -> tuple[Wheel, 
     if lacking:
         raise ConfigError(
             f"setup fetches wheels with pip and packaging; {sys.executable} lacks "
-            f"{' and '.join(lacking)}: pip install 'edge-harness[light]'"
+            f"{' and '.join(lacking)}: {assets.install_command('light')}"
         )
     if not site.platforms:
         raise RuntimeMissing(f"wheels of {wanted.requirement} need glibc ({site})")

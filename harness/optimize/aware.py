@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 
 FORM = "quantisation_aware"
@@ -77,7 +78,7 @@ def loading(path: Path, form: str) -> Iterator[None]:
     except ImportError as error:
         raise HarnessError(
             f"{path.name} has layers of tensorflow-model-optimization, which is not installed "
-            f"({error}); pip install 'edge-harness[train]'"
+            f"({error}); {assets.install_command('train')}"
         ) from error
     with tfmot.quantization.keras.quantize_scope():
         yield

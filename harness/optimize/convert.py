@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import aware, keras_files, library_errors, plain_graph, runtime
 from harness.optimize import data as datasets
@@ -173,7 +174,7 @@ def _tensorflow() -> Any:  # noqa: ANN401 - untyped library
     except ImportError as error:
         raise HarnessError(
             f"this model needs TensorFlow, which is not installed ({error}); "
-            "pip install 'edge-harness[tensorflow]'"
+            f"{assets.install_command('tensorflow')}"
         ) from error
     return tf
 

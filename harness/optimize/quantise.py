@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import library_errors
 from harness.optimize.beats import BEATS
@@ -179,5 +180,5 @@ def _with_install_hint() -> Iterator[None]:
     except ImportError as error:
         raise HarnessError(
             f"quantising needs ai-edge-quantizer, which is not installed ({error}); "
-            "pip install 'edge-harness[light]'"
+            f"{assets.install_command('light')}"
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import library_errors
 from harness.optimize.beats import BEATS
@@ -102,6 +103,6 @@ def _interpreter(path: Path, threads: int) -> Any:  # noqa: ANN401 - untyped lib
     except ImportError as error:
         raise HarnessError(
             f"running {path.name} on this host needs ai-edge-litert ({error}); "
-            "pip install 'edge-harness[light]'"
+            f"{assets.install_command('light')}"
         ) from error
     return Interpreter(str(path), num_threads=threads)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 from harness.tflite.compiled import COMPILED_FOR, EDGETPU
 from harness.types import Tensor
@@ -189,7 +190,7 @@ def _schema() -> Any:  # noqa: ANN401 - a generated module without types
     except ImportError as error:
         raise HarnessError(
             f"reading a .tflite file needs ai-edge-litert ({error}); "
-            "pip install 'edge-harness[light]'"
+            f"{assets.install_command('light')}"
         ) from error
     return schema_py_generated
 

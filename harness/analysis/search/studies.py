@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import durable
+from harness import assets, durable
 from harness.analysis.search import columns
 from harness.analysis.search.folder import ASKING, Folder
 from harness.analysis.search.records import Job, TrialResult
@@ -183,7 +183,7 @@ def _library() -> Any:  # noqa: ANN401 - a module
     except ImportError as error:
         raise HarnessError(
             f"search needs optuna, which is not installed ({error}); "
-            "pip install 'edge-harness[search]'"
+            f"{assets.install_command('search')}"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

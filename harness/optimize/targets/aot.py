@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness import assets
 from harness.errors import RecipeError
 from harness.optimize.targets import programs
 from harness.optimize.targets.compilers import PACKAGES as PACKAGES  # noqa: PLC0414 - also offered here
@@ -63,7 +64,7 @@ def chips(vendor: str) -> list[str]:
     except ImportError as error:
         raise RecipeError(
             f"ai-edge-litert has no ahead-of-time compilation for {vendor} here ({error}); "
-            "pip install 'edge-harness[light]'"
+            f"{assets.install_command('light')}"
         ) from error
     return [one.value for one in target.SocModel if one.value != "ALL"]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 from harness.optimize.training.libraries import Keras
 from harness.optimize.training.rebuild import Array, Piece, functional, rebuild
@@ -354,7 +355,7 @@ def _tucker(kernel: Array, ranks: Ranks) -> tuple[Array, Array, Array]:
         from tensorly.decomposition import partial_tucker
     except ImportError as error:
         raise HarnessError(
-            f"decompose needs tensorly ({error}); pip install 'edge-harness[train]'"
+            f"decompose needs tensorly ({error}); {assets.install_command('train')}"
         ) from error
     (core, (before, after)), _ = partial_tucker(kernel, rank=list(ranks), modes=[2, 3])
     return np.asarray(core), np.asarray(before), np.asarray(after)

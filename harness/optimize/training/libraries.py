@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from harness import assets
 from harness.errors import HarnessError
 from harness.optimize import keras_files
 
 Keras = Any
 """An object of TensorFlow or Keras, which have no types."""
 
-_INSTALL = "pip install 'edge-harness[train]'"
+_INSTALL = assets.install_command("train")
 
 
 def tensorflow() -> Keras:

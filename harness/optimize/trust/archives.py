@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from harness import assets
 from harness.errors import HarnessError, RecipeError
 from harness.optimize.trust import configs
 
@@ -142,7 +143,7 @@ def _hdf5(path: Path) -> Iterator[str]:
     except ImportError as error:
         raise HarnessError(
             f"reading this model needs h5py, which comes with TensorFlow ({error}); "
-            "pip install 'edge-harness[tensorflow]'"
+            f"{assets.install_command('tensorflow')}"
         ) from error
     with h5py.File(path, "r") as file:
         for name in _CONFIG_ATTRIBUTES:

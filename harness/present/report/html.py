@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import assets
 from harness.columns import NS_PER_MS
 from harness.errors import HarnessError
 from harness.present.report import charts
@@ -54,7 +55,7 @@ def page_of(measured: Measured) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise HarnessError(
-            "the HTML page needs jinja2, which is not installed; pip install 'edge-harness[report]'"
+            f"the HTML page needs jinja2, which is not installed; {assets.install_command('report')}"
         ) from error
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -115,7 +115,11 @@ def _fitting(columns: _Columns, width: int) -> tuple[_Columns, list[str]]:
             same.append(f"{column.title} {printed.texts[0]}")
     lines = [f"in every row: {', '.join(same)}"] if same else []
     if left_out:
-        lines.append(f"not shown because the terminal is too narrow: {', '.join(left_out)}")
+        titles = [column.title for column, _ in columns if column.title in left_out]
+        lines.append(
+            f"not shown because the terminal is too narrow: {', '.join(titles)} (`edge-harness show "
+            "latest --format markdown` has every column)"
+        )
     return shown, lines
 
 

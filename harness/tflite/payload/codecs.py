@@ -16,6 +16,7 @@ import lzma
 import zlib
 from typing import Protocol
 
+from harness import assets
 from harness.errors import PayloadError
 from harness.plugins import unknown
 from harness.tflite.payload.huffman import Huffman
@@ -181,7 +182,7 @@ def get(name: str) -> Codec:
         raise PayloadError(unknown("codec", name, _ALL))
     if not is_installed(name):
         raise PayloadError(
-            f"{name} needs the package {_PACKAGES[name]}; pip install 'edge-harness[light]'"
+            f"{name} needs the package {_PACKAGES[name]}; {assets.install_command('light')}"
         )
     return _ALL[name]
 
