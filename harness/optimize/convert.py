@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, RecipeError
-from harness.optimize import runtime
+from harness.optimize import runtime, trust
 from harness.tflite import flatbuffer, numeric, rewrite
 from harness.types import Tensor
 
@@ -203,7 +203,7 @@ def load_keras(source: Path, form: str) -> Any:  # noqa: ANN401 - untyped librar
         import tf_keras as keras
     else:
         import keras
-    return keras.models.load_model(str(source), compile=False)
+    return keras.models.load_model(str(source), compile=False, safe_mode=not trust.is_given())
 
 
 def _keras_version(path: Path, form: str) -> str:

@@ -190,6 +190,7 @@ class _Planner:
         )
         order = {
             "scan": self._scan(place, files.values()),
+            "trust": self.model.trust,
             "step": call.name,
             "parameters": parameters | files | programs,
             "data": data,

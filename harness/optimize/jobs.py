@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from harness.protocols import Artifact, StepData
 from harness.tflite import flatbuffer, payload, rewrite, structure, truncate
 
 Order = Mapping[str, Any]
+Job = Callable[[Order], dict[str, Any]]
 _NAMED_WEIGHTS = 3
 _NAME_LENGTH = 60
 
@@ -206,11 +208,22 @@ def delegation(order: Order) -> dict[str, Any]:
     return {"nodes": [_node(node) for node in runner.operators()]}
 
 
-VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
+def _run_trusted(job: Job) -> Job:
+    """Wrap a job that loads models: its order says whether the user trusts them."""
+
+    @wraps(job)
+    def run(order: Order) -> dict[str, Any]:
+        with trust.given(trusted=order["trust"]):
+            return job(order)
+
+    return run
+
+
+VERBS: dict[str, Job] = {
     "warm": warm,
     "stream_digest": stream_digest,
-    "float_file": float_file,
-    "step": step,
+    "float_file": _run_trusted(float_file),
+    "step": _run_trusted(step),
     "reference": reference,
     "check": check_variant,
     "outputs": outputs,

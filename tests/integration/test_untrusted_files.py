@@ -62,8 +62,9 @@ def test_a_step_that_trains_and_a_teacher_are_refused_too(folder: Path, tmp_path
         assert not (folder / "ran").exists()
 
 
-def test_a_trusted_model_is_built(folder: Path, tmp_path: Path) -> None:
-    model, mark = folder / "bad_k2_lambda.h5", folder / "ran"
+@pytest.mark.parametrize("name", ["bad_k2_lambda.h5", "bad_k3_lambda.keras"])
+def test_a_trusted_model_is_built(folder: Path, tmp_path: Path, name: str) -> None:
+    model, mark = folder / name, folder / "ran"
     words = ("--recipe", "float32", "--out", "o", "--json")
     (row,) = edge(tmp_path, "optimize", model, *words, "--trust-model")["variants"]
     assert row["status"] == "ok"
