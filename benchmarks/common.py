@@ -127,7 +127,11 @@ def status_bytes(pid: int, field: str) -> int | None:
 def children(pid: int) -> list[int]:
     """Every living descendant of a process."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    for task in tasks:
         try:
             words = task.read_text().split()
         except (FileNotFoundError, ProcessLookupError):

@@ -223,7 +223,8 @@ class _Planner:
             **_environment(),
         )
         order = {
-            "loads": self._loads(place, files.values()),
+            "scan": self._scan(place, files.values()),
+            "trust": self.model.trust,
             "step": call.name,
             "parameters": parameters | files | programs,
             "data": data,
@@ -250,7 +251,7 @@ class _Planner:
         key = caches.key(of=place.identity, trained_ranges=settings, **_environment())
         order = {
             **settings,
-            "loads": self._loads(replace(place, form=form), ()),
+            "scan": self._scan(replace(place, form=form), ()),
             "source": str(self.model.path),
             "seed": self.seed,
         }
@@ -274,7 +275,7 @@ class _Planner:
         key = caches.key(of=place.identity, float=settings, **_environment())
         order = {
             **settings,
-            "loads": self._loads(place, ()),
+            "scan": self._scan(place, ()),
             "source": str(self.model.path),
             "seed": self.seed,
         }
@@ -295,13 +296,15 @@ class _Planner:
             "trust": self.model.trust,
         }
 
-    def _loads(self, place: _ChainEnd, files: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the strangers' models that a node loads: `path`, `form` and `trust`."""
+    def _scan(self, place: _ChainEnd, files: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the strangers' models that a node loads, each with its form, to scan for code."""
+        if self.model.trust:
+            return []
         found = [(str(self.model.path), place.form)] if place.key is None else []
         for file in files:
             with contextlib.suppress(RecipeError):  # no model
                 found.append((file, convert.source_form(Path(file))))
-        return [{"path": path, "form": form, "trust": self.model.trust} for path, form in found]
+        return found
 
     def _reference(self, source: _ChainEnd) -> str:
         path = self._float(source).key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from harness.optimize import (
     check,
     convert,
     folding,
-    keras_files,
     promises,
     quantise,
     runtime,
@@ -30,6 +30,7 @@ from harness.protocols import Artifact, StepData
 from harness.tflite import flatbuffer, indices, payload, rewrite, structure, truncate
 
 Order = Mapping[str, Any]
+Job = Callable[[Order], dict[str, Any]]
 _NAMED_WEIGHTS = 3
 _SMALL = "small"
 """Entry of the float file's outputs: they are those of random integers of 0 and 1."""
@@ -237,13 +238,24 @@ def delegation(order: Order) -> dict[str, Any]:
     return {"nodes": [_node(node) for node in runner.operators()]}
 
 
-VERBS: dict[str, Callable[[Order], dict[str, Any]]] = {
+def _run_trusted(job: Job) -> Job:
+    """Wrap a job that loads models: its order says whether the user trusts them."""
+
+    @wraps(job)
+    def run(order: Order) -> dict[str, Any]:
+        with trust.given(trusted=order["trust"]):
+            return job(order)
+
+    return run
+
+
+VERBS: dict[str, Job] = {
     "warm": warm,
     "stream_digest": stream_digest,
     "check_data": check_data,
-    "float_file": float_file,
-    "trained_ranges": trained_ranges,
-    "step": step,
+    "float_file": _run_trusted(float_file),
+    "trained_ranges": _run_trusted(trained_ranges),
+    "step": _run_trusted(step),
     "reference": reference,
     "check": check_variant,
     "outputs": outputs,
@@ -270,13 +282,8 @@ def _conversion(order: Order) -> convert.Order:
 
 def _scan(order: Order, *, trains: bool) -> None:
     """Refuse a stranger's model with code in it, before it is loaded. Raises Untrusted."""
-    for model in order["loads"]:
-        path = Path(model["path"])
-        if model["trust"]:
-            keras_files.TRUSTED.add(path)
-        else:
-            keras_files.TRUSTED.discard(path)
-            trust.check(path, model["form"], trains=trains)
+    for path, form in order["scan"]:
+        trust.check(Path(path), form, trains=trains)
 
 
 def _refuse_quantised(facts: flatbuffer.FileFacts) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecipeError
-from harness.optimize import library_errors
+from harness.optimize import library_errors, trust
 
 _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 """A name that TensorFlow takes for the operators of a layer."""
@@ -27,8 +27,6 @@ _UNKNOWN = re.compile(
 )
 """How both libraries say that the file names code that they do not have."""
 _MAX_CLASSES = 16
-TRUSTED: set[Path] = set()
-"""Files whose code the user trusts in this process; Keras refuses the code of all others."""
 _KERAS_CLASSES = ("Functional", "Model", "Sequential")
 
 
@@ -51,7 +49,7 @@ def load(keras: Any, source: Path, form: str, **options: Any) -> Any:  # noqa: A
                 str(source),
                 compile=False,
                 custom_objects=stand_ins,
-                safe_mode=source not in TRUSTED,
+                safe_mode=not trust.is_given(),
                 **options,
             )
         except (ValueError, TypeError, AttributeError, ImportError, KeyError) as error:

@@ -25,9 +25,8 @@ SPEC = [tf.TensorSpec((1, 4), tf.float32)]
 def main(folder: Path) -> None:
     mark = str(folder / "ran")
 
-    def leave(x: Any, mark: str = mark) -> Any:
-        open(mark, "a").write("x")  # noqa: PTH123, SIM115 - the function travels alone
-        return x
+    # Keras 3 keeps a function by its name, and only a lambda as code, without default arguments.
+    leave = eval(f"lambda x: (open({mark!r}, 'a').write('x'), x)[1]")
 
     for name, library in (("k2", tf_keras), ("k3", keras)):
         layers = library.layers

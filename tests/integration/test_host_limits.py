@@ -205,3 +205,14 @@ def test_a_process_tree_is_found_and_ended() -> None:
     while processes.resident_bytes([child]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "command", ["bench", "optimize", "inspect", "run", "gate", "search", "bisect"]
+)
+def test_every_command_that_takes_a_model_has_the_options(command: str, tmp_path: Path) -> None:
+    text = edge(tmp_path, command, "--help")
+    assert "--trust-model" in text
+    if command in {"bench", "optimize", "inspect"}:
+        assert "--host-seconds" in text
+        assert "--host-memory-mb" in text

@@ -419,3 +419,15 @@ def test_each_kind_of_operator_is_refused(name: str) -> None:
 )
 def test_operators_that_only_compute_pass(name: str) -> None:
     assert operators.refusal(name) is None
+
+
+def test_a_plan_is_trusted_as_a_whole(tmp_path: Path) -> None:
+    from harness import api
+
+    graphs.chain(tmp_path / "m.tflite", ["ADD"])
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[model]\npath = "m.tflite"\n[run]\nrecipes = ["as_is"]\n')
+    assert not api.read_plan(plan).models[0].source.trust
+    assert api.read_plan(plan, trust_model=True).models[0].source.trust
+    plan.write_text('[model]\npath = "m.tflite"\ntrust = true\n[run]\nrecipes = ["as_is"]\n')
+    assert api.read_plan(plan).models[0].source.trust

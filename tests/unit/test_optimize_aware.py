@@ -121,7 +121,7 @@ def test_a_tflite_that_rounds_in_float_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RecipeError, match=r"quantisation-aware .*FAKE_QUANT.* SavedModel"):
         jobs.float_file(
-            {"source": str(path), "workdir": str(tmp_path), "form": "tflite", "loads": []}
+            {"source": str(path), "workdir": str(tmp_path), "form": "tflite", "scan": []}
         )
 
 

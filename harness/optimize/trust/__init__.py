@@ -10,6 +10,8 @@ docs/security.md lists what is covered. The caller decides whether the user trus
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,24 @@ _WAY_OUT = (
     "if you trust whoever made the file, add --trust-model, or trust = true to its [[model]] in "
     "the plan"
 )
+
+
+_GIVEN: ContextVar[bool] = ContextVar("trust", default=False)
+
+
+@contextmanager
+def given(*, trusted: bool) -> Iterator[None]:
+    """Say for a block whether the user trusts its models; Keras's own safe mode follows it."""
+    token = _GIVEN.set(trusted)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def is_given() -> bool:
+    """Return whether the user trusts the model at hand."""
+    return _GIVEN.get()
 
 
 def check(path: Path, form: str, *, trains: bool = False) -> None:
