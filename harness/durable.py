@@ -10,6 +10,7 @@ every point.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 FAULT_POINTS = "EDGE_HARNESS_FAULT_POINTS"
@@ -114,6 +116,18 @@ def remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def opened(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes.
+
+    Raises OSError, also for a pipe or a device, for which reading might wait without end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
 # --- files of a cache ----------------------------------------------------------------------------
 
 
@@ -145,24 +159,26 @@ def keep(path: Path, data: bytes) -> None:
 def read(path: Path) -> bytes | None:
     """Read a cache's file; None if it is absent, no file or unreadable: it is then made again."""
     try:
-        return path.read_bytes()
+        with opened(path) as file:
+            return file.read()
     except OSError:
         return None
 
 
 def keep_sealed(path: Path, data: bytes) -> None:
     """Write a cache's file with its digest, as :func:`keep`."""
-    keep(path, data + _seal(data))
+    keep(path, data + _seal(path, data))
 
 
 def read_sealed(path: Path) -> bytes | None:
     """Read what :func:`keep_sealed` wrote; None if it is absent, incomplete or changed."""
     whole = read(path) or b""
     data, seal = whole[:-_SEAL_BYTES], whole[-_SEAL_BYTES:]
-    return data if seal == _seal(data) else None
+    return data if seal == _seal(path, data) else None
 
 
-def _seal(data: bytes) -> bytes:
+def _seal(path: Path, data: bytes) -> bytes:
+    """Return the digest of a file's name and data: one file in another's place does not fit."""
     import hashlib
 
-    return _SEAL + hashlib.sha256(data).hexdigest().encode()
+    return _SEAL + hashlib.sha256(os.fsencode(path.name) + b"\0" + data).hexdigest().encode()

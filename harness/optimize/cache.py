@@ -73,9 +73,9 @@ class Cache:
         if not folder.exists() and not folder.is_symlink():
             return None
         try:
-            record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            record = json.loads((durable.read(folder / "entry.json") or b"").decode())
             path = folder / record["file"] if record["file"] else None
-            whole = record["seal"] == _seal(record)
+            whole = record["seal"] == _seal(key, record)
             if whole and (path is None or digest(path) == record["digest"]):
                 return CacheEntry(key=key, path=path, facts=record["facts"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -107,7 +107,7 @@ class Cache:
                 "digest": digest(folder / made.name) if made else None,
                 "facts": facts,
             }
-            record["seal"] = _seal(record)
+            record["seal"] = _seal(key, record)
             (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
             durable.sync_tree(folder)
             self._rename(folder, self.root / key)
@@ -132,10 +132,10 @@ class Cache:
                 durable.move(folder, final)
 
 
-def _seal(record: Mapping[str, Any]) -> str:
-    """Return the digest of an entry's record without its seal, as JSON reads it again."""
+def _seal(of: str, record: Mapping[str, Any]) -> str:
+    """Return the digest of an entry's key and of its record without the seal, as JSON reads it."""
     plain = {name: value for name, value in record.items() if name != "seal"}
-    return key(record=json.loads(json.dumps(plain)))
+    return key(of=of, record=json.loads(json.dumps(plain)))
 
 
 def digest(path: Path) -> str:
@@ -145,7 +145,7 @@ def digest(path: Path) -> str:
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
             total.update(os.fsencode(f"{file.relative_to(path)}\0{digest(file)}\0"))
         return total.hexdigest()
-    with path.open("rb") as opened:
+    with durable.opened(path) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

@@ -486,7 +486,8 @@ def _same_as_source(
     for small in (False, True):
         drawn = datasets.random_samples(facts.inputs, _PROBES, order.seed, ranges, small=small)
         fed = {
-            tensor.name: column.astype(tensor.dtype)
+            # Of a quantised input, the model itself takes the real values.
+            tensor.name: column.astype(tensor.dtype if tensor.scale is None else np.float32)
             for tensor, column in zip(
                 facts.inputs, datasets.stack(drawn, facts.inputs).values(), strict=True
             )

@@ -1,6 +1,7 @@
 """A damaged cache costs the time to make it again: never a number, an error or a file that is sent."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,11 @@ def replace_by_folder(path: Path) -> None:
     (path / "something").write_text("x")
 
 
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def make_unreadable(path: Path) -> None:
     """Also for root: a link to itself."""
     path.unlink()
@@ -64,7 +70,7 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-DAMAGES = (empty, cut, flip, replace_by_folder, make_unreadable, remove)
+DAMAGES = (empty, cut, flip, replace_by_folder, replace_by_pipe, make_unreadable, remove)
 
 
 def files(cache: Path, kind: str) -> list[Path]:
@@ -138,4 +144,18 @@ def test_files_in_place_of_the_folders_of_the_cache_are_replaced(
     cache.mkdir()
     for kind in set(KINDS) - {"device"}:
         (cache / kind).write_text("x")
+    assert row_of(home, cache) == first
+
+
+@pytest.mark.parametrize("pattern", ["build/*", "build/*/entry.json", "outputs/*", "inputs/*"])
+def test_an_entry_in_the_place_of_another_is_not_used(
+    home: Path, first: dict[str, Any], pattern: str
+) -> None:
+    cache = home / f"cache {pattern.replace('/', ' ').replace('*', '')}"
+    assert row_of(home, cache) == first
+    places = sorted(path for path in cache.glob(pattern) if path.name not in {"tmp", ".tmp"})
+    for path in places:
+        path.rename(path.with_name(f"{path.name}.moved"))
+    for path, target in zip(places, [*places[1:], places[0]], strict=True):
+        path.with_name(f"{path.name}.moved").rename(target)
     assert row_of(home, cache) == first

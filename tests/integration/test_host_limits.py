@@ -35,7 +35,7 @@ def test_a_file_that_never_ends_is_a_failed_row(tmp_path: Path, command: str) ->
     assert row["status"] == "not_built"
     assert str(model) in row["reason"]
     assert "--host-seconds" in row["reason"]
-    assert time.monotonic() - started < 100
+    assert time.monotonic() - started < 200
 
 
 @pytest.mark.parametrize("command", ["bench", "optimize", "inspect"])
@@ -149,7 +149,7 @@ def test_a_limit_outside_its_bounds_is_refused(key: str, value: float) -> None:
 def test_a_pipe_is_no_model_and_no_data(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.tflite")
     os.mkfifo(tmp_path / "x.npz")
-    with pytest.raises(ConfigError, match="not a regular file"):
+    with pytest.raises(ConfigError, match="is a pipe, not a file"):
         plans.quick([tmp_path / "m.tflite"], ["this-machine"])
     with pytest.raises(ConfigError, match="not a regular file"):
         datasets.digest(str(tmp_path / "x.npz"))

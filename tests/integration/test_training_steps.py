@@ -94,7 +94,7 @@ REFUSED = {
     ("slopes", "qat"): 'the layer "slopes" (PReLU): use ReLU or LeakyReLU',
     ("depthwise", "prune"): "no layer of this model can be pruned",
     ("depthwise", "cluster"): "no layer of this model has more than 16",
-    ("own", "prune"): "Could not locate class 'Own'",
+    ("own", "prune"): 'the class "Own" is not part of Keras',
     ("exported", "prune"): "give the .keras or .h5 file",
 }
 

@@ -63,6 +63,13 @@ BAD: dict[str, Any] = {
         layer("Dense", note=marshal.dumps((lambda x: x).__code__).decode("latin-1"))
     ),
     "code in the compiled part": {**model(DENSE), "compile_config": {"loss": CODE}},
+    "code in the compiled part of a model inside": model(
+        {**layer("Sequential", layers=[]), "compile_config": {"loss": layer("Evil", "evil")}}
+    ),
+    "a function in the training part of a model inside": model(
+        layer("Dense", inner={"training_config": {"loss": function("os", "system")}})
+    ),
+    "code in base64 as Python reads it": model(layer("Dense", note=f"-{CODE[:9]}-\n{CODE[9:]}")),
     "a pickle": model(layer("Dense", note=PICKLE)),
     "a saved model inside": model(layer("TFSMLayer", filepath="/tmp/m")),
     "a torch module": model(layer("TorchModuleWrapper", module="...")),

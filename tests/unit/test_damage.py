@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -584,3 +586,54 @@ def test_sustained_minutes_of_a_damaged_row_are_not_shown(tmp_path: Path) -> Non
     assert len(api.show(writer.id, results=tmp_path).lines) == 2
     change_line(writer.path / "launches.jsonl", 2, nul)
     assert len(api.show(writer.id, results=tmp_path).lines) == 1
+
+
+# --- files that are not what they seem -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "neighbour"), [("p[1]", "p1"), ("a?b", "axb"), ("a*", "ab")])
+def test_samples_of_a_path_that_is_a_pattern_are_its_own(
+    tmp_path: Path, name: str, neighbour: str
+) -> None:
+    """DuckDB reads a path with `*`, `?` or `[` as a pattern."""
+    for folder, scale in ((name, 1.0), (neighbour, 10.0)):
+        whole_run(tmp_path / folder, scale=scale)
+    (path,) = (one for one in (tmp_path / name).iterdir() if one.is_dir())
+    (other,) = (one for one in (tmp_path / neighbour).iterdir() if one.is_dir())
+    other.rename(other.with_name(path.name))
+    kept = table.rows(Store(tmp_path / name).open(path.name))
+    for quantiles in tmp_path.rglob("quantiles.json"):
+        quantiles.unlink()
+    found = table.rows(Store(tmp_path / name).open(path.name))
+    assert [row.plain() for row in found] == [row.plain() for row in kept]
+    p50 = [row["latency_p50_ms"] for row in found if row.status == "ok"]
+    others = table.rows(Store(tmp_path / neighbour).open(path.name))
+    assert p50 == pytest.approx(
+        [row["latency_p50_ms"] / 10 for row in others if row.status == "ok"]
+    )
+
+
+def test_a_run_without_both_journals_lost_its_launches(run: StoredRun) -> None:
+    for name in ("contents.json", "launches.jsonl", "outcomes.jsonl"):
+        (run.path / name).unlink()
+    rows = rows_of(run)
+    assert {row.status for row in rows.values()} == {"damaged"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("run.json", "launches.jsonl", "outcomes.jsonl", "log.jsonl"),
+        *("contents.json", "quantiles.json", "samples/_merged.parquet"),
+    ],
+)
+def test_a_pipe_in_a_run_is_not_waited_for(run: StoredRun, name: str) -> None:
+    path = run.path / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with contextlib.suppress(StoreError):
+        rows = rows_of(run)
+        assert name in {"quantiles.json", "log.jsonl", "contents.json"} or any(
+            row.status == "damaged" for row in rows.values()
+        )

@@ -69,8 +69,10 @@ class _Replay:
         self._graph(source, tensors)
         outputs = [tensors[id(tensor)] for tensor in source.outputs]
         given = outputs[0] if len(outputs) == 1 else outputs
-        if isinstance(source.output, Mapping) and len(outputs) > 1:
-            given = _packed(source.output, outputs)  # its keys are the names of the outputs
+        # A Sequential model of Keras 3 has no `output` of its own.
+        structure = getattr(source, "output", None)
+        if isinstance(structure, Mapping) and len(outputs) > 1:
+            given = _packed(structure, outputs)  # its keys are the names of the outputs
         self._replayed.model = self._keras.Model(inputs, given, name=source.name)
         for made in self._made.values():
             made.carry_weights()

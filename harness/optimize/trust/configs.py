@@ -44,6 +44,8 @@ _COMPILED = ("compile_config", "training_config")
 _MARSHALLED = re.compile(r"\s*(?:4w|Yw)[A-Za-z0-9+/\s]{30,}=*\s*")
 """Base64 of Python's marshalled code: its first byte is 0xE3 or 0x63."""
 _PICKLED = re.compile(r"\s*gA[I-V][A-Za-z0-9+/\s]{30,}=*\s*")
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+"""What Python leaves out when it decodes base64."""
 _CODE_TYPES = (0xE3, 0x63)
 _MIN_CODE = 40
 _MAX_ARGUMENTS = 255
@@ -100,7 +102,9 @@ class _Walk:
         if self._revived and not compiled:
             yield from _files(table, name)
         for key, item in table.items():
-            yield from self.value(item, name, depth + 1, compiled=compiled or key in _COMPILED)
+            # Below the model, an object with this key would be compiled, which imports its classes.
+            is_compiled = depth == 0 and key in _COMPILED
+            yield from self.value(item, name, depth + 1, compiled=compiled or is_compiled)
 
     def _object(self, table: Mapping[str, Any], kind: str, name: str) -> Iterator[str]:
         """Check one object: its class, and the module that it is imported from."""
@@ -195,6 +199,7 @@ def _is_code(text: str) -> bool:
     """Return whether a text is marshalled code or a pickle: raw, or in base64."""
     if len(text) > _MIN_CODE and text[0] in "\xe3c" and text[2:5] == "\x00\x00\x00":
         return True  # as Keras wrote it before 2.1, one letter a byte
+    text = _NO_BASE64.sub("", text)
     if _PICKLED.fullmatch(text):
         return _decoded(text)[:1] == b"\x80"
     if _MARSHALLED.fullmatch(text) is None:
@@ -206,6 +211,7 @@ def _is_code(text: str) -> bool:
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode("".join(text[:200].split())[:64])
+        head = text[:64]
+        return base64.b64decode(head[: len(head) // 4 * 4])
     except (binascii.Error, ValueError):
         return b""

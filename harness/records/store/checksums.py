@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import durable
 from harness.errors import StoreError
 from harness.records.store.text import decode, encode
 
@@ -63,13 +64,15 @@ def checked(text: bytes, scope: str, *, needed: bool) -> Any:  # noqa: ANN401 - 
 
 def read_document(path: Path, scope: str, *, needed: bool) -> Any:  # noqa: ANN401 - JSON
     """Read a file that has one document; raises OSError, and ValueError as :func:`checked`."""
-    return checked(path.read_bytes().removesuffix(b"\n"), scope, needed=needed)
+    with durable.opened(path) as file:
+        text = file.read()
+    return checked(text.removesuffix(b"\n"), scope, needed=needed)
 
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal; raises StoreError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with durable.opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -77,7 +77,8 @@ def read(path: Path, key: str = "") -> JournalText:
     StoreError if the file cannot be read at all.
     """
     try:
-        data = path.read_bytes()
+        with durable.opened(path) as file:
+            data = file.read()
     except FileNotFoundError:
         return JournalText()
     except OSError as error:

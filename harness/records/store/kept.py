@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness import durable
 from harness.errors import StoreError
 from harness.records.store.journal import appearing
 from harness.types import Variant
@@ -56,5 +57,5 @@ def _copy(path: Path, kept: Path, digest: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with durable.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

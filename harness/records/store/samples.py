@@ -24,6 +24,7 @@ from harness.records.store.journal import appearing, writing
 from harness.types import Launch
 
 MERGED = "_merged.parquet"
+_PATTERN = re.compile(r"([*?\[])")
 COLUMNS: Mapping[str, str] = {
     "run": "VARCHAR",
     "cell": "VARCHAR",
@@ -138,6 +139,11 @@ def own_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if path.name != MERGED)
 
 
+def _quoted_path(path: Path) -> str:
+    """Quote a path for DuckDB, which reads a pattern: other runs' files must not match."""
+    return _quote(_PATTERN.sub(r"[\1]", str(path)))
+
+
 def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
     """Return a SELECT of all samples of these launches, each once, with the COLUMNS."""
     names = ", ".join(_quote(name) for name in COLUMNS)
@@ -145,13 +151,13 @@ def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
     own = [path for path in own_files(folder) if path.stem in launch_ids]
     parts = []
     if own:
-        files = ", ".join(_quote(str(path)) for path in own)
+        files = ", ".join(map(_quoted_path, own))
         parts.append(f"SELECT {names} FROM read_parquet([{files}])")  # noqa: S608 - quoted
     in_merged = sorted(set(launch_ids) - {path.stem for path in own})
     if in_merged and (folder / MERGED).exists():
         wanted = ", ".join(_quote(launch_id) for launch_id in in_merged)
         parts.append(
-            f"SELECT {names} FROM read_parquet({_quote(str(folder / MERGED))}) "  # noqa: S608
+            f"SELECT {names} FROM read_parquet({_quoted_path(folder / MERGED)}) "  # noqa: S608
             f"WHERE launch IN ({wanted})"
         )
     if not parts:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import durable
 from harness.errors import StoreError
 from harness.records.store import checksums
 from harness.records.store import journal as journals
@@ -73,7 +74,8 @@ def plain_record(folder: Path) -> dict[str, Any]:
     """Read `run.json` and check its checksum and version; raises StoreError with the fix."""
     path = folder / RECORD
     try:
-        text = path.read_bytes().removesuffix(b"\n")
+        with durable.opened(path) as file:
+            text = file.read().removesuffix(b"\n")
         plain = checksums.checked(text, journals.scope("", RECORD), needed=False)
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is not a run: it has no {RECORD}") from error

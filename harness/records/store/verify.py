@@ -214,7 +214,9 @@ class _Verification:
         """Mark every cell if one journal is gone: both are made before the first line of either."""
         known = {LAUNCHES: self._launches.by_id, OUTCOMES: self._outcomes.by_cell}
         lost = [name for name in known if not (self._run.path / name).exists()]
-        if any(known.values()) and lost:
+        folder = self._run.path / SAMPLES
+        has_begun = any(known.values()) or (folder / MERGED).exists() or bool(own_files(folder))
+        if has_begun and lost:
             self._sentences += [f"{name} is missing" for name in lost]
             for cell_id in self._cells:
                 self._mark(cell_id, f"{' and '.join(lost)} is missing", may_be_bare=True)

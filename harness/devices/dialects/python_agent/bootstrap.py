@@ -60,11 +60,14 @@ for name in ("", "agents", "blobs", "incoming", "out", "runtimes"):
         trouble = "%s belongs to another user (uid %d)" % (folder, facts.st_uid)
     elif facts.st_mode & 63:
         os.chmod(folder, 448)
+found = None
 try:
-    with open(path, "rb") as file:
-        found = hashlib.sha256(file.read()).hexdigest()
+    # Reading a pipe in its place would wait without end.
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
 except (IOError, OSError):
-    found = None
+    pass
 answer = {"python": list(sys.version_info[:3]), "sha256": found, "trouble": trouble}
 print("edge-harness " + json.dumps(answer))
 """
