@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import server
 from benchmarks.common import ROOT, digest
 from benchmarks.figure import Figure
-from harness.api.farm import EMBEDDED_MODEL
+from harness.assets import EMBEDDED_MODEL
 from harness.devices import opening
 from harness.measure.sessions import Session
 from harness.protocols import Leasing

@@ -29,7 +29,7 @@ def attributes(
     def find(name: str) -> Any:  # noqa: ANN401 - any attribute
         if name not in modules:
             message = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(message, name=name, obj=sys.modules[package])
+            raise AttributeError(message, name=name, obj=sys.modules.get(package))
         found = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
         # The next access finds it without this function.
         setattr(sys.modules[package], name, found)

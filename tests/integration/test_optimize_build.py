@@ -174,7 +174,7 @@ def test_progress_has_seconds_and_memory(tmp_path: Path) -> None:
     built(digits(), "int8", cache=tmp_path, on_event=events.append)
 
     done = {event.stage: event for event in events if event.status == "done"}
-    assert set(done) == {"frame", "data", "int8", "reference", "check"}
+    assert set(done) == {"frame", "int8", "reference", "check"}
     for event in done.values():
         assert event.seconds is not None
         assert 0 < (event.peak_rss_bytes or 0) < 300e6

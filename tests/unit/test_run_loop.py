@@ -468,7 +468,10 @@ def test_a_bug_in_one_plug_in_ends_its_own_device_only(verb: str) -> None:
         assert failure.reason.endswith("a bug in the program or a plug-in")
 
 
-def test_a_resumed_run_is_not_heated_if_nothing_is_left_to_time() -> None:
+def test_a_resumed_run_is_not_heated_if_nothing_is_left_to_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("harness.measure.thermal.MAX_SOAK_SECONDS", 0.05)
     hot = Conditions(thermal="soak")
     one = cell("a")
     watch = Watch()
