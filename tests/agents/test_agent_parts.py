@@ -296,7 +296,7 @@ def test_a_traceback_from_the_zip_has_the_line_numbers_of_the_sources() -> None:
     source = packing.assets.agents() / "python_tflite" / "digests.py"
     place = re.search(r'\.zip/digests\.py", line (\d+), in of_file', stderr)
     assert place is not None, stderr
-    assert "open(path" in source.read_text().splitlines()[int(place[1]) - 1]
+    assert "isfile(path" in source.read_text().splitlines()[int(place[1]) - 1]
 
 
 def test_the_agent_needs_nothing_of_its_folder(tmp_path: Path) -> None:

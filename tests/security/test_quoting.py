@@ -107,7 +107,7 @@ def test_names_of_devices_are_names(name: str, tmp_path: Path) -> None:
         farms.load(farm)
 
 
-MODEL_NAMES = ("a..b", "$(touch pwned) a'b\\\"c con<b>", "-x")
+MODEL_NAMES = ("a..b", "$(touch pwned) a'b\\\"c con<b>", "x -rf")
 
 
 def test_names_of_models_stay_in_the_runs_folder(tmp_path: Path) -> None:
