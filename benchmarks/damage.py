@@ -1,4 +1,4 @@
-"""Damage the files of stored runs: how many changes of a row nobody is told of (0 is promised).
+"""Damage the files of stored runs: how many changed rows go unreported (0 is promised).
 
 1,000 single bits are flipped over all files of a run that has ended, and as many over one that has
 not. Then come larger damages of every file: cut, emptied, deleted, blocks of zeros, lines deleted,

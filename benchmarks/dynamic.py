@@ -1,7 +1,7 @@
 """`dynamic` against TFLiteConverter's dynamic-range quantisation, on small models of several kinds.
 
 The converter leaves weights of fewer than 1,024 elements in float; ai-edge-quantizer, which makes
-our files, does not unless it is told to. With `min_elements = 1024` both files are equally far from
+our files, does not by default. With `min_elements = 1024` both files are equally far from
 the float file. Distances are ||file - float|| / ||float|| over 100 digits, with XNNPACK.
 """
 
@@ -131,8 +131,8 @@ def row(folder: Path, kind: str) -> tuple[float, float, float]:
     theirs = folder / f"{kind}.converter"
     found.append(distance(outputs(theirs), truth))
     sizes.append(theirs.stat().st_size)
-    told = "  ".join(f"{a:.5f} {b:,} B" for a, b in zip(found, sizes, strict=True))
-    print(f"{kind:>14}: {told}", file=sys.stderr)
+    shown = "  ".join(f"{a:.5f} {b:,} B" for a, b in zip(found, sizes, strict=True))
+    print(f"{kind:>14}: {shown}", file=sys.stderr)
     return found[0], found[1], found[2]
 
 

@@ -429,7 +429,7 @@ def _refusal(text: str, order: Order) -> str:
     if not named:
         return (
             f"{order.source}: TFLiteConverter refuses the model ({library_errors.brief(text)}); its "
-            "operators cannot be told from that: leave out layers until it converts to find the one"
+            "operators cannot be identified from that: leave out layers until it converts to find the one"
         )
     looks_up = [name for name in named if name.startswith(_LOOKUPS)]
     if looks_up:
