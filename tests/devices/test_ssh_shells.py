@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import paramiko
 import pytest
 from conftest import missing
 from hypothesis import given, settings
@@ -24,8 +25,10 @@ from harness.demo import DATA
 from harness.demo.loopback_sshd import SFTP
 from harness.devices import opening
 from harness.devices.transports.ssh import channel, shell
+from harness.devices.transports.ssh.account import NoShell
+from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.transport import SshTransport, open_ssh
-from harness.errors import AgentSilent
+from harness.errors import AgentSilent, Unreachable
 
 AWKWARD = [
     "a b",
@@ -199,6 +202,61 @@ def test_a_run_on_a_board_with_dropbear_and_tcsh(
             (outcome,) = list(run)
     assert outcome.failure is None, outcome.failure
     assert outcome.launches
+
+
+def test_sessions_that_dropbear_closes_at_once_are_opened_again(tmp_path: Path) -> None:
+    """dropbear closes a session that is opened while another process of the connection ends."""
+    script = "mount -t tmpfs none $(dirname $(readlink -f /usr/lib/sftp-server))\n"
+    (tmp_path / "sent").write_bytes(b"hello")
+    with dropbear_board(tmp_path / "board", script) as started:
+        for _ in range(25):
+            transport = open_ssh(started.device)
+            try:
+                # The end of the SFTP server that is not there, and then sessions for commands.
+                transport.put(tmp_path / "sent", "/root/sent")
+            finally:
+                transport.close()
+
+
+class _ClosedSession:
+    """A session that the server closes before it answers the request."""
+
+    def exec_command(self, command: str) -> None:
+        raise paramiko.SSHException("Channel is not open")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _ClosingServer:
+    """A connection whose sessions are closed at once, and which breaks after `breaks_after` of them."""
+
+    def __init__(self, breaks_after: int = 1000) -> None:
+        self.sessions = 0
+        self._breaks_after = breaks_after
+
+    def open_session(self, timeout: float) -> _ClosedSession:
+        self.sessions += 1
+        return _ClosedSession()
+
+    def is_active(self) -> bool:
+        return self.sessions < self._breaks_after
+
+    def join(self, timeout: float) -> None:
+        """No thread to wait for."""
+
+
+@pytest.mark.parametrize(
+    ("breaks_after", "error", "sessions"),
+    [(1000, NoShell, 4), (2, Unreachable, 2), (1, Unreachable, 1)],
+)
+def test_a_session_that_never_opens_is_told_from_a_broken_connection(
+    breaks_after: int, error: type[Exception], sessions: int
+) -> None:
+    server = _ClosingServer(breaks_after)
+    with pytest.raises(error):
+        SshChannel(server, ["true"], "a board")  # type: ignore[arg-type]
+    assert server.sessions == sessions
 
 
 @settings(deadline=None)

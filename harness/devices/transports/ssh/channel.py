@@ -41,6 +41,8 @@ _NOISE_BYTES = 1 << 20
 
 _SHOWN = 400
 _OPEN_SECONDS = 15.0
+_OPEN_ATTEMPTS = 4
+_OPEN_AGAIN_SECONDS = 0.1
 _AGAIN_SECONDS = 1.0
 """After this long without the mark, the command is sent to stdin, and again: a file may read twice."""
 
@@ -84,29 +86,53 @@ class SshChannel(ProcessStream):
         self._command = shell.started(argv, reads=reads, keeps_shell=bool(keep))
         self._left = _MAX_AGAIN if reads else 1
         self._again_at = time.monotonic() + _AGAIN_SECONDS
-        try:
-            self._channel = transport.open_session(timeout=_OPEN_SECONDS)
-        except _BROKEN as error:
-            if not transport.is_active():
-                raise Unreachable(self._gone()) from error
-            message = f"{where}: no session for {argv[0]} ({error}); see MaxSessions of its sshd"
-            raise Unreachable(message) from error
-        guard = TimeLimit(_OPEN_SECONDS, self._channel)
-        try:
-            with guard:
-                self._channel.exec_command(self._command)
-        except _BROKEN as error:
-            self._channel.close()
-            if not transport.is_active():
-                raise Unreachable(self._gone()) from error
-            if guard.over:
-                late = f"{where}: no answer to the request to run {argv[0]} within {_OPEN_SECONDS:.0f} s"
-                raise AgentSilent(late) from error
-            message = f"{where}: the account runs no commands ({error}); it needs a shell"
-            raise account.NoShell(message) from error
+        self._channel = self._started()
         self._channel.settimeout(_SEND_SLICE_SECONDS)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._channel.fileno(), selectors.EVENT_READ)
+
+    def _started(self) -> paramiko.Channel:
+        """Open a session and request the command in it.
+
+        dropbear closes a session that is opened while another process of the connection ends: the
+        request is never answered, nothing was started, and it is made again.
+        """
+        for left in reversed(range(_OPEN_ATTEMPTS)):
+            guard: TimeLimit | None = None
+            channel: paramiko.Channel | None = None
+            try:
+                channel = self._transport.open_session(timeout=_OPEN_SECONDS)
+                guard = TimeLimit(_OPEN_SECONDS, channel)
+                with guard:
+                    channel.exec_command(self._command)
+            except _BROKEN as error:
+                if channel is not None:
+                    channel.close()
+                over = guard is not None and guard.over
+                if left and not over and self._stays_open():
+                    continue
+                raise self._not_started(error, opened=channel is not None, over=over) from error
+            return channel
+        raise AssertionError("the last attempt returns or raises")
+
+    def _stays_open(self) -> bool:
+        """Wait before the next attempt; returns whether the connection is still there after it."""
+        # paramiko closes the channels of a broken connection before it calls it inactive.
+        self._transport.join(_OPEN_AGAIN_SECONDS)
+        return self._transport.is_active()
+
+    def _not_started(self, error: BaseException, *, opened: bool, over: bool) -> Exception:
+        name = self._argv[0]
+        if not self._stays_open():
+            return Unreachable(self._gone())
+        if not opened:
+            message = f"{self._where}: no session for {name} ({error}); see MaxSessions of its sshd"
+            return Unreachable(message)
+        if over:
+            late = f"{self._where}: no answer to the request to run {name} within {_OPEN_SECONDS:.0f} s"
+            return AgentSilent(late)
+        message = f"{self._where}: the account runs no commands ({error}); it needs a shell"
+        return account.NoShell(message)
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
         """Write all of `data`; raises Unreachable if the process no longer reads."""
