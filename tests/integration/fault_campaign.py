@@ -20,6 +20,7 @@ from zygote import Done, Zygote
 from harness.demo import DATA
 from harness.durable import FAULT_POINTS
 from harness.records.store import Store, StoredRun
+from harness.records.store.creation import NEW
 
 Kind = Literal["run", "gate", "search"]
 FARM = '[device.board]\nprofile = "linux_x86_64"\naddress = "fakeboard:1"\ndialect = "fakeboard"\n'
@@ -168,7 +169,9 @@ class Campaign:
             "twice": [name for name, count in self._counts().items() if count > 1],
             "samples": sorted(samples),
             "answer": self._answer(document),
-            "left": sorted(path.name for path in self._results.glob("[!.]*/**/*.part")),
+            "left": sorted(
+                path.name for path in self._results.rglob("*.part") if NEW not in path.parts
+            ),
         }
 
     def _counts(self) -> Counter[str]:

@@ -6,10 +6,13 @@ trials/KEY.json    one trial's result; written atomically
 points/*.toml      a plan per point of the front
 answer.json        the last result that was computed
 locks/             a lock per recipe, one for measuring, one for drawing
+
+A new search is made in `<results>/searches/.new/<id>/` and then renamed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tomllib
@@ -20,9 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness import durable
 from harness.analysis.search.records import TrialResult
 from harness.errors import StoreError
-from harness.records.store import SEARCHES, checksums, new_id
+from harness.records.store import SEARCHES, checksums, creation, new_id
 from harness.records.store.codec import decode, encode
 from harness.records.store.journal import appearing, writing
 from harness.records.store.write import take_lock
@@ -127,12 +131,20 @@ class Folder:
 def create(results: Path, *, model: str, digest: str, record: dict[str, Any]) -> Folder:
     """Make the folder of a new search; raises StoreError if it cannot be written."""
     now = datetime.now(tz=UTC)
-    folder = Folder(path=(results / SEARCHES / new_id([model], now)).resolve())
-    with writing(folder.path):
-        for name in ("trials", "points", "locks"):
-            (folder.path / name).mkdir(parents=True)
+    root = (results / SEARCHES).resolve()
+    creation.remove_unfinished(root)
+    name = new_id([model], now)
+    part = Folder(path=root / creation.NEW / name)
+    with writing(part.path):
+        for inner in ("trials", "points", "locks"):
+            (part.path / inner).mkdir(parents=True)
     about = {"format": _FORMAT, "created": now.isoformat(timespec="seconds"), "digest": digest}
-    folder._write(folder.path / RECORD, encode({**about, **record}))  # noqa: SLF001 - its own module
+    part._write(part.path / RECORD, encode({**about, **record}))  # noqa: SLF001 - its own module
+    folder = Folder(path=root / name)
+    with writing(folder.path):
+        durable.move(part.path, folder.path)
+    with contextlib.suppress(OSError):
+        part.path.parent.rmdir()
     return folder
 
 

@@ -26,13 +26,14 @@ from harness.types import Variant
 
 _TRIES = 8
 _STALE_SECONDS = 24 * 3600.0
-_NEW = ".new"
+NEW = ".new"
+"""Name of the folder of unfinished folders."""
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
 def create(root: Path, record: RunRecord, variants: Iterable[Variant]) -> RunWriter:
     """Make a run's folder in `root`; see :meth:`Store.create`. Raises StoreError."""
-    _remove_unfinished(root)
+    remove_unfinished(root)
     files = list(variants)
     record = replace(record, key=os.urandom(8).hex())
     for _ in range(_TRIES):
@@ -45,7 +46,7 @@ def create(root: Path, record: RunRecord, variants: Iterable[Variant]) -> RunWri
 
 def _create(root: Path, record: RunRecord, variants: Iterable[Variant]) -> RunWriter | None:
     """Make the folder; None if its name is taken."""
-    part, folder = root / _NEW / record.id, root / record.id
+    part, folder = root / NEW / record.id, root / record.id
     durable.point("make", part)
     try:
         with writing(part):
@@ -91,9 +92,9 @@ def _renamed(part: Path, folder: Path) -> bool:
     return True
 
 
-def _remove_unfinished(root: Path) -> None:
+def remove_unfinished(root: Path) -> None:
     """Remove the folders of killed controllers that are older than a day; never raises."""
-    for left in (root / _NEW).glob("*"):
+    for left in (root / NEW).glob("*"):
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > _STALE_SECONDS and not _is_locked(left):
                 durable.remove(left)
