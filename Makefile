@@ -71,8 +71,11 @@ lab-system: system
 test-data: $(MARK)-dev
 	@$(BIN)/python tests/shared_data.py || $(BIN)/python tests/make_data.py
 
+# A worker per core; the tests of one file share what they set up. `make test PARALLEL=` for one process.
+PARALLEL ?= --numprocesses=auto --dist=loadfile
+
 test: $(MARK)-dev system test-data
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-lab: $(MARK)-dev lab-system test-data
 	$(BIN)/python -m pytest -m 'lab or not lab' tests/lab $(ARGS)

@@ -643,30 +643,37 @@ def test_the_default_work_folder_is_one_per_account(
 # --- keys ----------------------------------------------------------------------------------------
 
 
+NO_KEYS = 1
+"""Exit code of `ssh-add -l` for an agent without keys; 2 is no agent."""
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Start SSH agents that hold these keys."""
-    started: list[int] = []
+    processes: list[subprocess.Popen[bytes]] = []
 
     def start(*keys: Path) -> Path:
-        sock = tmp_path / f"agent-{len(started)}"
+        sock = tmp_path / f"agent-{len(processes)}"
         process = subprocess.Popen(
             ["ssh-agent", "-D", "-a", str(sock)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        started.append(process.pid)
+        processes.append(process)
+        environment = {**os.environ, "SSH_AUTH_SOCK": str(sock)}
         deadline = time.monotonic() + 10
-        while not sock.exists() and time.monotonic() < deadline:
+        # Its socket exists a moment before it listens.
+        while time.monotonic() < deadline:
+            argv = ["ssh-add", "-l"]
+            done = subprocess.run(argv, check=False, env=environment, capture_output=True)
+            if done.returncode == NO_KEYS:
+                break
             time.sleep(0.01)
         if keys:
-            environment = {**os.environ, "SSH_AUTH_SOCK": str(sock)}
             argv = ["ssh-add", "-q", *map(str, keys)]
             subprocess.run(argv, check=True, env=environment, capture_output=True)
-        processes.append(process)
         return sock
 
-    processes: list[subprocess.Popen[bytes]] = []
     yield start
     for process in processes:
         process.terminate()

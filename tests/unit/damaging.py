@@ -39,11 +39,14 @@ class Reading:
     error: str = ""
     """The only line, if the run cannot be read."""
 
-    def against(self, before: Reading, *, has_ended: bool) -> str:
+    def against(
+        self, before: Reading, *, has_ended: bool, earlier: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """Return `error`, `damaged`, `noted`, `same`, `lost` or `SILENT`, for a reading after damage.
 
-        `lost`: rows are pending again, or the gate has no verdict yet. That is right for the end of a
-        journal of a run that has not ended: a run that was killed a moment earlier looks the same.
+        `lost`: rows are pending again or as they were `earlier`, or the gate has no verdict yet. That is
+        right for the end of a journal of a run that has not ended: a run that was killed a moment
+        earlier looks the same.
         """
         if self.error:
             return "error"
@@ -57,7 +60,11 @@ class Reading:
             for mine, other in zip(self.rows, before.rows, strict=True)
             if _plain(mine) != _plain(other)
         ]
-        pending = [] if has_ended else [row for row in changed if row["status"] == "pending"]
+        pending = [
+            row
+            for row in changed
+            if not has_ended and (row["status"] == "pending" or row in earlier)
+        ]
         damaged = [row for row in changed if row["status"] == "damaged"]
         if len(changed) > len(pending) + len(damaged) or (damaged and not self.said):
             return "SILENT"
@@ -143,8 +150,20 @@ class Campaign:
         self.before = look(run)
         assert not self.before.said, self.before
         self._intact = {path: path.read_bytes() for path in files(run)}
+        self._earlier = [] if self._has_ended else self._earlier_rows()
         self.seen: Counter[str] = Counter()
         self.silent: list[str] = []
+
+    def _earlier_rows(self) -> list[Mapping[str, Any]]:
+        """Return the rows that the run had after each of its outcomes."""
+        journal = self._run / "outcomes.jsonl"
+        lines = journal.read_bytes().splitlines(keepends=True)
+        rows: list[Mapping[str, Any]] = []
+        for count in range(len(lines)):
+            journal.write_bytes(b"".join(lines[:count]))
+            rows += look(self._run).rows
+        self.restore()
+        return rows
 
     @property
     def files(self) -> list[Path]:
@@ -156,7 +175,8 @@ class Campaign:
         damage()
         if not cached:
             (self._run / "quantiles.json").unlink(missing_ok=True)
-        seen = look(self._run).against(self.before, has_ended=self._has_ended)
+        after = look(self._run)
+        seen = after.against(self.before, has_ended=self._has_ended, earlier=self._earlier)
         self.seen[seen] += 1
         if seen == "SILENT":
             self.silent.append(name)

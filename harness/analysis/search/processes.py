@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness import errors
@@ -21,6 +22,7 @@ from harness.optimize import workers
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+_SAFE_PATH = "PYTHONSAFEPATH"
 _POLL_SECONDS, _LAST_POLL_SECONDS = 0.5, 0.1
 _END_SECONDS = 30.0
 """Time for an interrupted process to release its device and end its workers."""
@@ -60,7 +62,6 @@ def work(job: Job, process: int, emit: Emit, is_wanted: Callable[[], bool] = lam
 
 
 def _run_in_processes(job: Job, processes: int, emit: Emit) -> tuple[str, ...]:
-    os.environ["PYTHONSAFEPATH"] = "1"  # a spawned Python imports nothing from the current folder
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
     started = [
@@ -69,8 +70,9 @@ def _run_in_processes(job: Job, processes: int, emit: Emit) -> tuple[str, ...]:
     ]
     failures: list[HarnessError] = []
     try:
-        for process in started:
-            process.start()
+        with _safe_path():
+            for process in started:
+                process.start()
         while not failures and any(process.is_alive() for process in started):
             _pass_on(reports, emit, failures, _POLL_SECONDS)
         while _pass_on(reports, emit, failures, _LAST_POLL_SECONDS):
@@ -86,6 +88,20 @@ def _run_in_processes(job: Job, processes: int, emit: Emit) -> tuple[str, ...]:
         for number, process in enumerate(started)
         if process.exitcode
     )
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let a Python that is spawned in this block import nothing from the current folder."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _pass_on(reports: Any, emit: Emit, failures: list[HarnessError], seconds: float) -> bool:  # noqa: ANN401 - a queue of another process
