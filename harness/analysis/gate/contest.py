@@ -15,6 +15,7 @@ from typing import Literal
 
 from harness import columns, stats
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
+from harness.analysis.gate.noise import DeviceNoise
 from harness.devices.delegation import CPU_TARGETS, disagreement, judge
 from harness.errors import ConfigError
 from harness.measure.pairs import (
@@ -165,6 +166,8 @@ class Evidence:
     hot: bool = False
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
     """Agreements with the host by cell id."""
+    noise: DeviceNoise | None = None
+    """The device's selftest, as it was when the gate was judged first."""
 
     def launches(self, side: SideName) -> tuple[Launch, ...]:
         """Return a side's launches in the order of measurement."""
@@ -248,13 +251,10 @@ def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple
     return tuple(made)
 
 
-def rows(
-    evidence: Evidence, rules: Rules, *, noise: float | None = None, accuracy: Row | None = None
-) -> list[Row]:
+def rows(evidence: Evidence, rules: Rules, *, accuracy: Row | None = None) -> list[Row]:
     """Return a row per metric of a contest, in the order of METRICS.
 
-    `noise` is the device's half-width at 20 pairs from its selftest (latency only); `accuracy` is
-    the row of the accuracy on the host, if there is evaluation data.
+    `accuracy` is the row of the accuracy on the host, if there is evaluation data.
     """
     made: list[Row] = []
     for metric in METRICS:
@@ -263,16 +263,17 @@ def rows(
         elif metric == "accuracy":
             made += [accuracy] if accuracy is not None else []
         else:
-            row = comparison(evidence, metric, noise=noise)
+            row = comparison(evidence, metric)
             if row.pairs or metric in rules.metrics:
                 made.append(row)
     return made
 
 
-def comparison(
-    evidence: Evidence, metric: str, *, noise: float | None = None, confirming: bool = False
-) -> Comparison:
-    """Return the row of a metric that is measured in pairs."""
+def comparison(evidence: Evidence, metric: str, *, confirming: bool = False) -> Comparison:
+    """Return the row of a metric that is measured in pairs: the first ones, or the fresh ones.
+
+    The device's noise concerns the first pairs of latency only.
+    """
     kinds = summaries(evidence.readings) if metric == "latency" else [None]
     unlike = "launches report their latency in different ways: " + ", ".join(
         kind or "every inference" for kind in kinds
@@ -288,7 +289,7 @@ def comparison(
             *(f"summary_{kind}" for kind in kinds if kind),
         ),
         cut_short=evidence.cut_short or (unlike if len(kinds) > 1 else None),
-        device_half_width=noise if metric == "latency" else None,
+        noise=evidence.noise if metric == "latency" and not confirming else None,
     )
 
 

@@ -16,6 +16,7 @@ from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.errors import StoreError
 from harness.records.store import StoredRun, checksums, contents
+from harness.records.store.codec import dump
 from harness.records.store.journal import scope
 from harness.stats import Interval
 
@@ -216,6 +217,7 @@ def _contest(evidence: Evidence) -> dict[str, Any]:
         "pinned_mhz": evidence.pinned_mhz,
         "fixed_performance": evidence.fixed_performance,
         "hot": evidence.hot,
+        "selftest": None if evidence.noise is None else dump(evidence.noise),
     }
 
 
@@ -267,6 +269,7 @@ def reasons(plain: Mapping[str, Any]) -> list[str]:
         name = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
         verdict = row["verdict"] or "shown, not judged"
         lines.append(f"{name}: {verdict}: {row['reason']}")
+    lines += unused_selftests(plain)
     lines += [f"{one['device']}: away: {one['reason']}" for one in plain["away"]]
     lines += [
         f"{one['model']} {one['recipe']} on {one['device']}: could not be run: "
@@ -274,3 +277,14 @@ def reasons(plain: Mapping[str, Any]) -> list[str]:
         for one in plain["failed"]
     ]
     return lines
+
+
+def unused_selftests(plain: Mapping[str, Any]) -> list[str]:
+    """Return a line for each selftest that does not apply to its contest, with the reason."""
+    found = [(one, one.get("selftest")) for one in plain["contests"]]
+    return [
+        f"{one['model']} {one['recipe']} on {one['device']}: the selftest of "
+        f"{str(known['created'])[:10]} does not count: {known['unfit']}"
+        for one, known in found
+        if known and known["unfit"]
+    ]

@@ -21,7 +21,6 @@ from harness.analysis.gate.findings import (
     CONSTANT,
     EQUIVALENCE,
     HOT,
-    NOISY_HALF_WIDTH,
     SKEWED,
     TOO_NOISY,
     Accuracy,
@@ -32,6 +31,7 @@ from harness.analysis.gate.findings import (
     Row,
     find,
 )
+from harness.analysis.gate.noise import NOISY_HALF_WIDTH
 from harness.measure.pairs import MAX_PAIRS, Pair, discard_reason, needs_more
 from harness.stats import Interval, paired
 
