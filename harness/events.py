@@ -186,7 +186,10 @@ class Pushed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirming(Event):
-    """A gate found a row worse and measures fresh pairs of it."""
+    """A gate found a row worse and measures fresh pairs of it.
+
+    `launches` are those that it adds to the rows before it: rows of a contest share their launches.
+    """
 
     name: ClassVar[str] = "confirming"
     row: str

@@ -214,6 +214,8 @@ def _contest(evidence: Evidence) -> dict[str, Any]:
         "a": evidence.contest.a.cell.id,
         "b": evidence.contest.b.cell.id,
         "cut_short": evidence.cut_short,
+        "fresh_cut_short": evidence.fresh_cut_short,
+        "seconds": round(evidence.seconds, 3),
         "pinned_mhz": evidence.pinned_mhz,
         "fixed_performance": evidence.fixed_performance,
         "hot": evidence.hot,

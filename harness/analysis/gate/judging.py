@@ -14,6 +14,7 @@ from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, 
 from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.noise import DeviceNoise
+from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
 
@@ -99,12 +100,14 @@ class _FirstLook:
 
 def _to_confirm(
     context: loop.GateContext, first: _FirstLook, found: Mapping[Key, Evidence]
-) -> list[tuple[Evidence, int]]:
+) -> list[tuple[Evidence, FreshPairs]]:
     """Return the number of fresh pairs per contest to confirm, and emit a Confirming per row."""
-    counts: dict[Key, int] = {}
+    counts: dict[Key, FreshPairs] = {}
     for one in first.to_confirm:
-        counts[one.key] = max(counts.get(one.key, 0), verdicts.pairs_to_confirm(one))
-        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=2 * counts[one.key]))
+        before = counts.get(one.key, FreshPairs())
+        counts[one.key] = wanted = before.also(one.metric, verdicts.pairs_to_confirm(one))
+        more = wanted.launches - before.launches
+        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=more))
     return [(found[key], count) for key, count in counts.items()]
 
 

@@ -101,6 +101,8 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
                     for reading in _readings_of(launch, a, b, readings)
                 ),
                 cut_short=one["cut_short"],
+                fresh_cut_short=one.get("fresh_cut_short"),
+                seconds=one.get("seconds", 0.0),
                 pinned_mhz=one["pinned_mhz"],
                 fixed_performance=one["fixed_performance"],
                 hot=one["hot"],
