@@ -115,9 +115,10 @@ def summary(plain: Mapping[str, Any]) -> str:
     worst = next((row for row in judged if row["verdict"] == verdict), None)
     figure = ""
     if worst is not None and worst["ratio"] is not None:
+        count = f", {counted(worst)}" if counted(worst) else ""
         figure = (
             f": {worst['metric']} {worst['ratio']:.3f}x "
-            f"({worst['ratio_low']:.3f}-{worst['ratio_high']:.3f}, {worst['pairs']} pairs)"
+            f"({worst['ratio_low']:.3f}-{worst['ratio_high']:.3f}{count})"
         )
     elif worst is not None:
         figure = f": {worst['metric']}"
@@ -133,6 +134,13 @@ def summary(plain: Mapping[str, Any]) -> str:
     counts = ", ".join([f"{len(judged)} rows judged", *more])
     run = f"; run {plain['run']}" if plain["run"] else ""
     return f"gate {verdict}{figure}; {counts}{run}; exit {plain['exit_code']}"
+
+
+def counted(row: Mapping[str, Any]) -> str:
+    """Write what a row counts: pairs, or inputs for accuracy; empty for an exact number."""
+    number = row["pairs"]
+    noun = "pair" if row["counts"] is None else "input"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}" if number else ""
 
 
 def stored(result: Result, key: str) -> str:
@@ -194,6 +202,7 @@ def _plain(one: GateRow) -> dict[str, Any]:
         else None,
         "confirmed": judged.confirmed,
         "fresh": _fresh(judged.fresh),
+        "seconds": None if isinstance(one.row, Comparison) else one.row.seconds,
         "device_half_width": one.row.device_half_width if isinstance(one.row, Comparison) else None,
         "labels": list(judged.labels),
         "flags": evidence.flags() if evidence and measured else [],

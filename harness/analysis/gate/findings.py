@@ -79,6 +79,8 @@ class Exact:
     b: float
     better: Direction = "lower"
     labels: tuple[str, ...] = ()
+    seconds: float | None = None
+    """How long it took to evaluate, on the host; None for a number that is only read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,8 @@ class Accuracy:
     neither: int
     metric: str = "accuracy"
     labels: tuple[str, ...] = ()
+    seconds: float | None = None
+    """How long it took to evaluate both files, on the host."""
 
 
 Row = Comparison | Exact | Accuracy

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from harness.analysis.gate import loop, verdicts
 from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
 from harness.analysis.gate.document import GateRow, Result
-from harness.analysis.gate.findings import Key, Row
+from harness.analysis.gate.findings import Accuracy, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
@@ -149,7 +149,9 @@ def _judge(rules: Rules, found: Sequence[Row]) -> list[Judged]:
 def _shown_only(rules: Rules, row: Row) -> Judged:
     """Return the numbers of a row that does not count for the verdict."""
     judged = _judge(rules, [row])[0]
-    reason = f"gate.metrics does not have it; {judged.pairs} pairs" if judged.pairs else ""
+    noun = "input" if isinstance(row, Accuracy) else "pair"
+    count = f"{judged.pairs} {noun}{'' if judged.pairs == 1 else 's'}"
+    reason = f"gate.metrics does not have it; {count}" if judged.pairs else ""
     if judged.ratio is not None:
         low, high = judged.ratio.low - 1, judged.ratio.high - 1
         reason = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {reason}"

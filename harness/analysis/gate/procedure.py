@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -287,7 +288,10 @@ def _accuracies(
             )
         files = (one.a.model, contest.a.variant.digest, contest.b.variant.digest)
         if files not in known:
-            known[files] = accuracy.row(contest, data, plan.host)
+            began = time.monotonic()
+            made = accuracy.row(contest, data, plan.host)
+            seconds = round(time.monotonic() - began, 3)
+            known[files] = None if made is None else replace(made, seconds=seconds)
         row = known[files]
         if row is not None:
             found[contest.key] = replace(row, key=contest.key)

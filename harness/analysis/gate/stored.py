@@ -183,10 +183,24 @@ def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:
         if row["counts"] is None:
             # In older documents the metric of such a row is an error, which is better lower.
             better: Direction = "higher" if row.get("better") == "higher" else "lower"
-            found[key] = Exact(key=key, metric="accuracy", a=row["a"], b=row["b"], better=better)
+            found[key] = Exact(
+                key=key,
+                metric="accuracy",
+                a=row["a"],
+                b=row["b"],
+                better=better,
+                seconds=row.get("seconds"),
+            )
         else:
             both, only_a, only_b, neither = row["counts"]
-            found[key] = Accuracy(key=key, both=both, only_a=only_a, only_b=only_b, neither=neither)
+            found[key] = Accuracy(
+                key=key,
+                both=both,
+                only_a=only_a,
+                only_b=only_b,
+                neither=neither,
+                seconds=row.get("seconds"),
+            )
     return found
 
 
