@@ -50,6 +50,15 @@ class BuildProgress(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOpened(Event):
+    """The run that stores the launches exists: new, or continued."""
+
+    name: ClassVar[str] = "run"
+    run: str
+    """Its id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringStarted(Event):
     """Measuring starts; has the cells and the number of launches to make."""
 

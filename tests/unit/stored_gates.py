@@ -55,8 +55,9 @@ def store(
 ) -> dict[str, Any]:
     """Store a gate of one contest; return its document, or that of no gate without a verdict."""
     one = contest()
+    used = rules or Rules(metrics=("latency", "size", "accuracy"))
     record = synthetic.record(
-        [one.a.cell, one.b.cell], kind="gate", plan={"gate": {"metrics": ["latency", "size"]}}
+        [one.a.cell, one.b.cell], kind="gate", plan={"gate": {"metrics": list(used.metrics)}}
     )
     call = {"plan": "plan.toml", "baseline": "a.tflite", "candidate": "b.tflite"}
     blocks = (*range(pairs), *range(CONFIRMING, CONFIRMING + fresh))
@@ -72,7 +73,7 @@ def store(
         result = judging.judge_again(
             [evidence],
             Result(baseline="a.tflite", candidate="b.tflite", run=writer.id),
-            rules=rules or Rules(metrics=("latency", "size", "accuracy")),
+            rules=used,
             accuracies={} if accuracy is None else {one.key: accuracy},
         )
         text = document.stored(result, writer.record.key)

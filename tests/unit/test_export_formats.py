@@ -105,19 +105,22 @@ def test_github_entries_are_smaller_is_better_and_keep_the_comment_whole(root: P
 
 
 SCHEMA: dict[str, tuple[set[str], set[str], set[str]]] = {
-    # element: required attributes, other attributes, children (junit-10.xsd)
+    # element: required attributes, other attributes, children; what Jenkins' junit-10.xsd allows
     "testsuites": (set(), {"name", "time", "tests", "failures", "errors"}, {"testsuite"}),
     "testsuite": (
         {"name", "tests", "failures", "errors"},
-        {"time", "skipped", "timestamp", "hostname"},
-        {"properties", "testcase"},
+        {
+            *("group", "time", "skipped", "timestamp", "hostname", "id", "package", "file"),
+            *("log", "url"),
+        },
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
     ),
     "properties": (set(), set(), {"property"}),
     "property": ({"name", "value"}, set(), set()),
     "testcase": (
         {"name"},
-        {"time", "classname"},
-        {"failure", "error", "skipped", "system-out"},
+        {"time", "classname", "group"},
+        {"failure", "error", "skipped", "system-out", "system-err"},
     ),
     "failure": (set(), {"type", "message"}, set()),
     "error": (set(), {"type", "message"}, set()),
@@ -134,7 +137,10 @@ def check_junit(text: str) -> ET.Element:
         assert required <= set(element.attrib) <= required | others
         assert {child.tag for child in element} <= children
         if "time" in element.attrib:
-            assert re.fullmatch(r"[0-9]*(\.[0-9]*)?", element.attrib["time"])
+            assert re.fullmatch(
+                r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]*)?", element.attrib["time"]
+            )
+            assert element.attrib["time"] not in ("", ".")
     for suite in tree:
         cases = suite.findall("testcase")
         assert int(suite.attrib["tests"]) == len(cases)

@@ -11,7 +11,7 @@ from harness.analysis.gate import loop, stored
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
 from harness.analysis.gate.findings import Key
 from harness.config import profiles as known_profiles
-from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
+from harness.events import CellEnded, Emit, Event, MeasuringStarted, RunOpened, ignore
 from harness.measure import continuity, prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.records import store
@@ -61,6 +61,7 @@ class GateRecording:
             if self.resume:
                 known = self._continued(writer, contests)
             emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore))
+            emit(RunOpened(run=writer.id))
             each = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
             ahead = sum(max(0, each - _first_readings(known.get(one.key))) for one in contests)
             emit(MeasuringStarted(cells=tuple(cells), launches=ahead, at_most=True))

@@ -250,13 +250,13 @@ def document(found: Sequence[Case], properties: dict[str, str], created: str) ->
         attributes = {
             "name": _name_text(suite),
             "hostname": _name_text(suite),
-            "timestamp": _text(created),
+            "timestamp": _name_text(created),
             "skipped": str(_count(inside, "skipped")),
         }
         element = ET.SubElement(root, "testsuite", attributes | _counts(inside))
         table = ET.SubElement(element, "properties")
         for key, value in properties.items():
-            ET.SubElement(table, "property", name=key, value=_text(value))
+            ET.SubElement(table, "property", name=key, value=_name_text(value))
         names = unique(f"{_name_text(case.group)}\n{_name_text(case.name)}" for case in inside)
         for case, whole in zip(inside, names, strict=True):
             _add(element, case, whole.partition("\n")[2])
