@@ -104,7 +104,7 @@ class CiReporting:
             message = str(error) if isinstance(error, HarnessError) else stopped
             report = ci.of_error(self._command, message, _now(), file=file)
         elif self.document is not None:
-            report = ci.of_gate(self.document, file=file)
+            report = ci.of_gate(self.document, _now(), file=file)
         elif self.checks is not None:
             report = ci.of_checks(self.checks, _now(), file=file)
         else:

@@ -84,7 +84,7 @@ def test_the_gravest_of_a_gate_come_first(tmp_path: Path) -> None:
 
 
 def test_failures_devices_away_and_warnings_of_a_gate_are_annotated() -> None:
-    found = parsed(ci.of_gate(result(("pi", "phone")).plain()))
+    found = parsed(ci.of_gate(result(("pi", "phone")).plain(), "now"))
     titles = [title for _, title, _ in found]
     assert titles[0].startswith("title=REGRESSION%3A kws int8 on pi%2C size")
     assert "title=third was away" in titles
@@ -144,7 +144,11 @@ def test_junit_is_valid_whatever_a_device_says(text: str, tmp_path: Path) -> Non
     checks = {f"pi{text[:80]}": [{"name": text, "status": "fail", "detail": text, "mend": text}]}
     gate = result((f"pi{text[:80]}", "phone")).plain()
     gate["failed"][0]["reason"] = gate["rows"][2]["reason"] = text
-    for report in (ci.of_checks(checks, text), ci.of_gate(gate), ci.of_error("gate", text, text)):
+    for report in (
+        ci.of_checks(checks, text),
+        ci.of_gate(gate, text),
+        ci.of_error("gate", text, text),
+    ):
         tree = check_junit(report.junit)
         assert len(report.junit) < 700_000
         assert max(len(value) for one in tree.iter() for value in one.attrib.values()) <= 1024

@@ -56,10 +56,13 @@ def _incomplete(run: StoredRun) -> str:
     return f"it was stopped{without}, and what was measured is kept{way}"
 
 
-def of_gate(gate: Mapping[str, Any], *, file: str | None = None) -> CiReport:
-    """Report the document of a gate that stored no run, because it measured nothing."""
+def of_gate(gate: Mapping[str, Any], created: str, *, file: str | None = None) -> CiReport:
+    """Report the document of a gate that stored no run, because it measured nothing.
+
+    `created` is the time, ISO 8601.
+    """
     return CiReport(
-        junit=junit.document(junit.judged(gate), {"kind": "gate"}, ""),
+        junit=junit.document(junit.judged(gate), {"kind": "gate"}, created),
         summary=summary.judged(gate),
         annotations=tuple(github.of_gate(gate, file)),
     )
