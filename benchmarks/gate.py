@@ -7,14 +7,16 @@ the usual rules say of the very same launches: how often each says slower.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.common import COMMAND, KEYWORD_INT8, KEYWORD_MODEL, Done, need, run, stack
+from benchmarks.common import COMMAND, KEYWORD_INT8, KEYWORD_MODEL, ROOT, Done, need, run, stack
 from benchmarks.figure import Figure
 from benchmarks.gate_replay import Shares, nights, read, replay
 from benchmarks.stored_gate import store_a_gate
@@ -39,6 +41,7 @@ def figures() -> Iterator[Figure]:
     yield _alarms("keyword, both cores busy", replay(loaded), 0.01)
     yield _power("keyword, both cores busy, +5 %", replay(loaded, scale=1.05), 0.90)
     yield _nights()
+    yield _small_confirmed()
     yield from _one_gate()
     yield from _edit_to_verdict()
     yield _analysis()
@@ -98,6 +101,35 @@ def _nights() -> Figure:
         holds=red <= 0.01 * len(found),
         against=f"nights with a first verdict of REGRESSION: {first / len(found):.1%}",
         detail=f"{len(found)} nights of 600 cells, confirmation included",
+    )
+
+
+def _small_confirmed() -> Figure:
+    """Time a gate of a 50 us model and a candidate twice as slow, to the confirmed verdict."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from standins import graphs
+
+    with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder:
+        sides = [
+            graphs.chain(Path(folder) / f"{name}.tflite", ["TANH"] * count, (1, 2048))
+            for name, count in (("small", 112), ("twice", 224))
+        ]
+        plan = _plan(Path(folder), sides[0], "as_is")
+        words = ["--baseline", sides[0], "--candidate", sides[1], "--json"]
+        load = os.getloadavg()[0]
+        done = _gate(plan, words)
+    document = json.loads(done.stdout)
+    row = next(one for one in document["rows"] if one["metric"] == "latency")
+    verdict = f"{row['verdict']}{', confirmed' if row['confirmed'] else ''}"
+    return Figure(
+        name="gate.50 us model, confirmed regression",
+        value=done.seconds,
+        unit="s",
+        bound="at most 90 s at a load under 2, REGRESSION confirmed",
+        holds=done.seconds <= 90 and verdict == "REGRESSION, confirmed",
+        against=f"load {load:.1f} at its start",
+        detail=f"{verdict}: {row['a'] / 1e3:.0f} us and {row['b'] / 1e3:.0f} us, {row['pairs']} pairs "
+        f"and {row['fresh']['pairs'] if row['fresh'] else 0} fresh ones",
     )
 
 

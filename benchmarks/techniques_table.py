@@ -113,7 +113,7 @@ def _half_width(row: Mapping[str, str]) -> str:
     """Write the interval as `edge-harness show` does."""
     from harness.records.table import display
 
-    ends = ("latency_p50_low_ms", "latency_p50_high_ms")
+    ends = ("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms")
     return display.half_width({key: float(row[key]) for key in ends})
 
 

@@ -50,6 +50,15 @@ class BuildProgress(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOpened(Event):
+    """The run that stores the launches exists: new, or continued."""
+
+    name: ClassVar[str] = "run"
+    run: str
+    """Its id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringStarted(Event):
     """Measuring starts; has the cells and the number of launches to make."""
 
@@ -186,7 +195,10 @@ class Pushed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirming(Event):
-    """A gate found a row worse and measures fresh pairs of it."""
+    """A gate found a row worse and measures fresh pairs of it.
+
+    `launches` are those that it adds to the rows before it: rows of a contest share their launches.
+    """
 
     name: ClassVar[str] = "confirming"
     row: str

@@ -31,6 +31,10 @@ _LEASES = tempfile.TemporaryDirectory(prefix="edge-harness-test-leases-")
 if "EDGE_HARNESS_LEASES" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["EDGE_HARNESS_LEASES"] = _LEASES.name
 
+# The commands under test report to the CI system that runs them; here only a test's own one.
+for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(_name, None)
+
 
 def missing(reason: str) -> None:
     """Skip for a missing tool, or fail where CI=true promises that it is there."""

@@ -9,11 +9,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from harness.cli import completion
+from harness.cli.ci import CiOptions, CiReporting
 from harness.cli.shared import (
     DONE,
     NO,
     FarmOption,
+    GithubOption,
     JsonOption,
+    JUnitOption,
+    SummaryOption,
     WaitOption,
     YesKeyOption,
     app,
@@ -106,6 +110,9 @@ def doctor(
         typer.Argument(help="Devices [all of the farm].", autocompletion=completion.devices),
     ] = None,
     farm: FarmOption = None,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    github: GithubOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check the devices and show the commands that fix failed checks.
@@ -115,10 +122,14 @@ def doctor(
     from harness import api
     from harness.present import screen
 
-    print_lines(f"devices of {api.read_farm(farm).name}")
-    found = api.doctor(device or (), farm=farm)
+    options = CiOptions(junit=junit, summary=summary, github=github)
+    with CiReporting("doctor", options=options) as reporting:
+        print_lines(f"devices of {api.read_farm(farm).name}")
+        found = api.doctor(device or (), farm=farm)
+        plain = {name: [check.plain() for check in checks] for name, checks in found.items()}
+        reporting.checks = plain
     if as_json:
-        print_json({name: [check.plain() for check in checks] for name, checks in found.items()})
+        print_json(plain)
     else:
         screen.checks(found)
     failed = any(check.status == "fail" for checks in found.values() for check in checks)

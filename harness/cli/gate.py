@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from harness.cli import completion
+from harness.cli.ci import CiOptions, CiReporting
 from harness.cli.option_names import naming_options
 from harness.cli.shared import (
     DONE,
     INCONCLUSIVE,
     DeviceOption,
     FarmOption,
+    GithubOption,
     JsonOption,
+    JUnitOption,
     ResultsOption,
     RunArgument,
+    SummaryOption,
     TrustOption,
     WaitOption,
     app,
@@ -80,6 +84,9 @@ def gate(
     ] = None,
     wait: WaitOption = None,
     trust_model: TrustOption = False,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    github: GithubOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,19 +99,22 @@ def gate(
     """
     from harness import api
 
-    found = api.gate(
-        api.read_plan(plan, trust_model=trust_model),
-        baseline=baseline,
-        candidate=candidate,
-        farm=farm,
-        devices=device or (),
-        measure_identical=measure_identical,
-        thermal=thermal.condition if thermal else None,
-        resume=resume,
-        results=results,
-        wait=wait,
-        progress=progress(quiet=as_json),
-    )
+    options = CiOptions(junit=junit, summary=summary, github=github)
+    with CiReporting("gate", options=options, plan=plan, results=results) as reporting:
+        found = api.gate(
+            api.read_plan(plan, trust_model=trust_model),
+            baseline=baseline,
+            candidate=candidate,
+            farm=farm,
+            devices=device or (),
+            measure_identical=measure_identical,
+            thermal=thermal.condition if thermal else None,
+            resume=resume,
+            results=results,
+            wait=wait,
+            progress=reporting.watching(progress(quiet=as_json)),
+        )
+        reporting.document = found.plain()
     _print_result(found, as_json=as_json)
 
 

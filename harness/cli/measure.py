@@ -10,16 +10,20 @@ from typing import Annotated
 import typer
 
 from harness.cli import completion
+from harness.cli.ci import CiOptions, CiReporting
 from harness.cli.option_names import naming_options, read_shape
 from harness.cli.shared import (
     DONE,
     NO,
     DeviceOption,
     FarmOption,
+    GithubOption,
     HostMemoryOption,
     HostSecondsOption,
     JsonOption,
+    JUnitOption,
     ResultsOption,
+    SummaryOption,
     TrustOption,
     WaitOption,
     YesKeyOption,
@@ -170,6 +174,9 @@ def run(
     ] = False,
     wait: WaitOption = None,
     trust_model: TrustOption = False,
+    junit: JUnitOption = None,
+    summary: SummaryOption = None,
+    github: GithubOption = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -203,19 +210,23 @@ def run(
                     place = f"{cell['model']} {cell['recipe']} on {cell['device']}"
                     screen.out(f"{place}: {cell['status']}: {cell['reason']}")
         raise typer.Exit(NO if any(cell["reason"] for cell in cells) else DONE)
-    started = api.run(
-        api.read_plan(plan, trust_model=trust_model),
-        farm=farm,
-        devices=device or (),
-        recipes=recipe or (),
-        resume=resume,
-        retry_failed=retry_failed,
-        other_device=other_device,
-        results=results,
-        wait=wait,
-        progress=progress(quiet=as_json),
-    )
-    raise typer.Exit(finish(started, as_json=as_json))
+    options = CiOptions(junit=junit, summary=summary, github=github)
+    with CiReporting("run", options=options, plan=plan, results=results) as reporting:
+        started = api.run(
+            api.read_plan(plan, trust_model=trust_model),
+            farm=farm,
+            devices=device or (),
+            recipes=recipe or (),
+            resume=resume,
+            retry_failed=retry_failed,
+            other_device=other_device,
+            results=results,
+            wait=wait,
+            progress=progress(quiet=as_json),
+        )
+        reporting.run_id = started.id
+        code = finish(started, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -106,6 +106,19 @@ WaitOption = Annotated[
         help="Wait for another user's lease without limit, or do not wait [35 s].",
     ),
 ]
+JUnitOption = Annotated[
+    Path | None, typer.Option("--junit", help="Write JUnit XML to this file, also if stopped.")
+]
+SummaryOption = Annotated[
+    Path | None, typer.Option("--summary", help="Write a Markdown summary to this file.")
+]
+GithubOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--github/--no-github",
+        help="Write GitHub's annotations and job summary, or not [in GitHub Actions].",
+    ),
+]
 YesKeyOption = Annotated[
     str | None,
     typer.Option("--yes-key", help="Trust the host key with this fingerprint (SHA256:...)."),

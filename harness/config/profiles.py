@@ -30,6 +30,12 @@ def load_named(names: Collection[str], extra: Path | None = None) -> dict[str, P
     return {name: load(path) for name, path in _files(extra).items() if name in names}
 
 
+def verified(name: str) -> str | None:
+    """Return how a profile was verified; None if there is no such profile."""
+    known = load_named({name}).get(name)
+    return known.verified if known else None
+
+
 def _files(extra: Path | None) -> dict[str, Path]:
     own = extra if extra is not None else assets.config_folder() / "profiles"
     folders = (assets.profiles(), own)

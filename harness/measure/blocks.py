@@ -85,6 +85,18 @@ def stretched(dose: Dose, inference_ns: float) -> Dose:
     return replace(dose, min_seconds=max(dose.min_seconds, wanted))
 
 
+def seconds(dose: Dose, inference_ns: float) -> float:
+    """Return about how long a launch of this dose warms up and measures, s."""
+    inference = inference_ns * 1e-9
+    warm_up = max(dose.warmup_seconds, dose.warmup_min_inferences * inference)
+    if dose.scenario == "sustained":
+        measured = dose.sustained_minutes * 60.0
+    else:
+        each = dose.period_ms * 1e-3 if dose.period_ms is not None else inference
+        measured = min(max(dose.min_seconds, dose.min_inferences * each), dose.max_seconds)
+    return min(warm_up, dose.warmup_max_seconds) + measured
+
+
 def fastest(launch: Launch) -> float | None:
     """Return the shortest inference of a memory launch, ns; None if it reported no inferences."""
     times = [value for part in launch.samples if part.series == "pilot" for value in part.value]

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from harness.config import profiles
 from harness.errors import StoreError
 from harness.measure.sessions import Session
 from harness.records.store import DeviceRecord, RunRecord
@@ -116,7 +117,11 @@ def _same(
     own = {one: entry for one, entry in record.devices.items() if known[one] == name}
     found = {one: differences(entry, session.device, session.facts) for one, entry in own.items()}
     same = [one for one, reasons in found.items() if not reasons]
-    present = DeviceRecord(device=session.device, facts=session.facts)
+    present = DeviceRecord(
+        device=session.device,
+        facts=session.facts,
+        verified=profiles.verified(session.device.profile),
+    )
     if same:
         return same, {one: present for one in same if own[one].facts is None}
     alias = f"{name}-{_fingerprint(session.facts)}"

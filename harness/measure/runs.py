@@ -352,6 +352,7 @@ def device_records(devices: Iterable[Device], live: Live) -> dict[str, store.Dev
             device=device,
             facts=None if isinstance(session, HarnessError) else session.facts,
             failure=failure_of(session) if isinstance(session, HarnessError) else None,
+            verified=known_profiles.verified(device.profile),
         )
     return made
 

@@ -57,6 +57,6 @@ def test_a_run_of_each_scenario(tmp_path: Path, dose: str, column: str) -> None:
 
 def test_a_gate_has_time_for_its_sustained_launches(tmp_path: Path) -> None:
     dose = 'scenario = "sustained"\nsustained_minutes = 0.5'
-    with pytest.raises(ConfigError, match="6 pairs of sustained launches take 360 s"):
+    with pytest.raises(ConfigError, match="10 that confirm a regression take at least 960 s"):
         Rules.of(plans.load(plan(tmp_path, dose)))
-    assert Rules.of(plans.load(plan(tmp_path, dose, "budget_seconds = 400"))).budget_seconds == 400
+    assert Rules.of(plans.load(plan(tmp_path, dose, "budget_seconds = 960"))).budget_seconds == 960

@@ -17,13 +17,13 @@ import pytest
 import synthetic_runs as synthetic
 from typer.testing import CliRunner
 
-from harness import api
+from harness import api, columns
 from harness.cli import app
 from harness.cli.picking import ExportFormat
 from harness.errors import ConfigError, StoreError
 from harness.present.report.exports import FORMATS, entries, summary
 from harness.records.store import Store
-from harness.records.table import COLUMNS
+from harness.records.table import COLUMNS, display
 from harness.types import Accept, Delegation, Failure, Outcome
 
 HOSTILE = "<b>&\"'`|@all\x1b[31m\n日本/%2F]]>\x00\u202e=1"
@@ -99,25 +99,28 @@ def test_github_entries_are_smaller_is_better_and_keep_the_comment_whole(root: P
         assert all(isinstance(entry[key], str) for key in entry if key != "value")
         assert not set("`|\n") & set(entry["name"])
         assert "accuracy" not in entry["name"]
-    assert document[0]["range"].startswith("± ")
+    assert re.fullmatch(r"±\d+\.\d%", document[0]["range"])
     assert document[0]["value"] == pytest.approx(measured(root)[0]["latency_p50_ms"])
     assert "launches: 3" in document[0]["extra"]
 
 
 SCHEMA: dict[str, tuple[set[str], set[str], set[str]]] = {
-    # element: required attributes, other attributes, children (junit-10.xsd)
+    # element: required attributes, other attributes, children; what Jenkins' junit-10.xsd allows
     "testsuites": (set(), {"name", "time", "tests", "failures", "errors"}, {"testsuite"}),
     "testsuite": (
         {"name", "tests", "failures", "errors"},
-        {"time", "skipped", "timestamp", "hostname"},
-        {"properties", "testcase"},
+        {
+            *("group", "time", "skipped", "timestamp", "hostname", "id", "package", "file"),
+            *("log", "url"),
+        },
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
     ),
     "properties": (set(), set(), {"property"}),
     "property": ({"name", "value"}, set(), set()),
     "testcase": (
         {"name"},
-        {"time", "classname"},
-        {"failure", "error", "skipped", "system-out"},
+        {"time", "classname", "group"},
+        {"failure", "error", "skipped", "system-out", "system-err"},
     ),
     "failure": (set(), {"type", "message"}, set()),
     "error": (set(), {"type", "message"}, set()),
@@ -134,7 +137,10 @@ def check_junit(text: str) -> ET.Element:
         assert required <= set(element.attrib) <= required | others
         assert {child.tag for child in element} <= children
         if "time" in element.attrib:
-            assert re.fullmatch(r"[0-9]*(\.[0-9]*)?", element.attrib["time"])
+            assert re.fullmatch(
+                r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]*)?", element.attrib["time"]
+            )
+            assert element.attrib["time"] not in ("", ".")
     for suite in tree:
         cases = suite.findall("testcase")
         assert int(suite.attrib["tests"]) == len(cases)
@@ -326,3 +332,44 @@ def test_the_command_writes_a_file_or_stdout(tmp_path: Path) -> None:
         api.export("latest", "csv", tmp_path / "nowhere" / "x", results=tmp_path / "runs")
     with pytest.raises(ConfigError, match="unknown format 'xlsx'"):
         api.export("latest", "xlsx", results=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("launches", [3, 5, 6, 8, 60])
+def test_no_format_puts_a_value_outside_its_interval(launches: int, tmp_path: Path) -> None:
+    """Launches of two modes: their geometric mean is far from their median."""
+    of = synthetic.cell("int8")
+    with Store(tmp_path).create(synthetic.record([of])) as writer:
+        made = [
+            synthetic.launch(of, [(435e3, 600e3)[block % 5 == 0]] * 40, block)
+            for block in range(launches)
+        ]
+        for one in made:
+            writer.launch(one)
+        writer.outcome(Outcome(cell=of, launches=tuple(made)))
+        writer.finish()
+    (row,) = api.rows("latest", results=tmp_path)
+    low, value, high = (row[f"latency_p50{end}_ms"] for end in ("_low", "", "_high"))
+    assert low <= value <= high
+    (bmf,) = document_of(tmp_path, "bmf").values()
+    latency = bmf["latency"]
+    assert latency["lower_value"] <= latency["value"] <= latency["upper_value"]
+    (line,) = csv.DictReader(io.StringIO(text_of(tmp_path, "csv")))
+    assert float(line["latency_p50_low_ms"]) <= value <= float(line["latency_p50_high_ms"])
+    shown = display.half_width(row)
+    farther = max(high / value, value / low) - 1
+    assert shown == f"±{100 * farther:.1f}%"
+    assert document_of(tmp_path, "github")[0]["range"] == shown
+    assert shown in text_of(tmp_path, "summary")
+    assert shown in text_of(tmp_path, "junit")
+    assert shown in api.report("latest", results=tmp_path).read_text(encoding="utf-8")
+    aggregate = document_of(tmp_path, "gbench")["benchmarks"][-1]
+    assert aggregate["real_time"] == pytest.approx(value * 1e6)
+    _, second = api.compare(["latest", "latest"], results=tmp_path)
+    assert second["ratio_low"] <= second["ratio"] == 1 <= second["ratio_high"]
+
+
+@pytest.mark.parametrize("column", [one.name for one in columns.ALL if one.low])
+def test_a_column_with_an_interval_has_both_ends(column: str) -> None:
+    known = columns.get(column)
+    assert known.high
+    assert {known.low, known.high} <= set(COLUMNS)

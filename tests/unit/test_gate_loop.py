@@ -13,6 +13,7 @@ from harness.analysis.gate import judging, loop
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
 from harness.analysis.gate.document import Result, explained
 from harness.analysis.gate.findings import Key
+from harness.analysis.gate.noise import DeviceNoise
 from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
 from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
@@ -130,7 +131,7 @@ def hold(
         context,
         contests or [contest()],
         Result(baseline="a", candidate="b"),
-        noise=lambda _: noise,
+        noise=lambda _: None if noise is None else DeviceNoise(half_width=noise),
     )
     context.close()
     return result, watch
@@ -371,10 +372,10 @@ def test_a_budget_that_is_over_before_six_pairs_is_inconclusive() -> None:
 
 
 def test_a_device_too_noisy_by_its_selftest_is_refused_with_its_half_width() -> None:
-    result, _ = hold(latencies=SLOWER, noise=0.041)
+    result, _ = hold(latencies=SLOWER, noise=0.051)
     assert only(result).verdict == "INCONCLUSIVE"
-    assert "4.1%" in only(result).reason
-    assert result.plain()["rows"][0]["device_half_width"] == 0.041
+    assert "5.1%" in only(result).reason
+    assert result.plain()["rows"][0]["device_half_width"] == 0.051
 
 
 def test_a_shared_host_is_judged_by_the_same_quantile_on_both_sides() -> None:

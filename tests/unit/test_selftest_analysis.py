@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from harness.errors import StoreError
 from harness.stats import paired
 from harness.types import Cell, Delegation, Launch, Variant
 
+NOW = datetime(2026, 11, 22, 8, tzinfo=UTC)
 RULES = Rules(metrics=("latency",), half_width=0.0)
 
 
@@ -54,7 +56,12 @@ def evidence(spread: float, pairs: int = 20, p50_ns: float = 2e5, digest: str = 
 
 def found(spread: float, **changes: Any) -> selftests.Selftest:
     return selftests.analyse(
-        evidence(spread, **changes), RULES, identity="one", run="r", created="now"
+        evidence(spread, **changes),
+        RULES,
+        identity="one",
+        run="r",
+        created=NOW.isoformat(),
+        cores=2,
     )
 
 
@@ -107,11 +114,42 @@ def test_a_selftest_is_stored_by_device_and_replaced_by_file(
     assert selftests.read("one") == (other, second)
 
 
-def test_the_half_width_that_applies_to_a_contest() -> None:
-    slow, quick = found(0.05, p50_ns=1e6, digest="s"), found(0.01, p50_ns=1e4, digest="q")
+def applied(known: list[selftests.Selftest], of: Evidence, days: float = 1) -> Any:
+    made = selftests.applied(known, of, NOW + timedelta(days=days))
+    return None if made is None else (made.half_width, made.unfit)
+
+
+def test_the_selftest_that_applies_to_a_contest() -> None:
+    slow, quick = found(0.05, p50_ns=6e5, digest="c"), found(0.01, p50_ns=1e5, digest="d")
     known = [slow, quick]
-    assert selftests.half_width(known, evidence(0.01, digest="q")) == quick.half_width
+    assert applied(known, evidence(0.01, p50_ns=1e5, digest="d")) == (quick.half_width, None)
     # Noise with a slower file is noise with this one; noise with a quicker one says nothing.
-    assert selftests.half_width(known, evidence(0.01, digest="x")) == slow.half_width
-    assert selftests.half_width([quick], evidence(0.01, digest="x")) is None
-    assert selftests.half_width([], evidence(0.01)) is None
+    assert applied(known, evidence(0.01, digest="e")) == (slow.half_width, None)
+    assert applied([], evidence(0.01)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "of", "days", "reason"),
+    [
+        ({}, {}, 31, "31 days old, 30 days are the most"),
+        ({}, {}, -3, "2026-11-22, is in the future"),
+        ({"created": "now"}, {}, 1, "its time is not known"),
+        ({"runtime": "other 1"}, {}, 1, "it used other 1, not fake 0"),
+        ({"threads": 4}, {}, 1, "it used 4 threads, not 1"),
+        ({"load": 2.4}, {}, 1, "load of 2.4 on 2 cores"),
+        ({"digest": "e" * 64, "p50_ns": 1e5}, {}, 1, "its file takes 0.1 ms"),
+        ({"digest": "e" * 64, "p50_ns": 9e5}, {}, 1, "its file takes 0.9 ms"),
+    ],
+)
+def test_a_selftest_that_no_longer_fits_says_why(
+    changes: dict[str, Any], of: dict[str, Any], days: float, reason: str
+) -> None:
+    known = dataclasses.replace(found(0.05), **changes)
+    half_width, unfit = applied([known], evidence(0.01, **of), days)
+    assert half_width == known.half_width
+    assert reason in unfit
+
+
+def test_a_selftest_under_its_own_load_only_fits() -> None:
+    known = dataclasses.replace(found(0.05), load=1.6)
+    assert applied([known], evidence(0.01)) == (known.half_width, None)

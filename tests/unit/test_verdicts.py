@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from harness.analysis.gate.findings import NOISY_DEVICE
+from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.verdicts import (
     CONSTANT,
     HOT,
@@ -171,10 +173,22 @@ def test_a_fifth_of_the_blocks_may_be_dropped_and_no_more() -> None:
 
 
 def test_a_device_too_noisy_by_its_selftest_is_refused() -> None:
-    judged = one(comparison(spread(1.2, 0.01), device_half_width=0.041))
+    noisy = DeviceNoise(half_width=0.041)
+    judged = one(comparison(spread(1.06, 0.01), noise=noisy))
     assert (judged.verdict, judged.labels) == (Verdict.INCONCLUSIVE, (TOO_NOISY,))
     assert "+-4.1% with 20 pairs" in judged.reason
-    assert one(comparison(spread(1.2, 0.01), device_half_width=0.029)).verdict is Verdict.REGRESSION
+    fit = comparison(spread(1.2, 0.01), noise=DeviceNoise(half_width=0.029))
+    assert (one(fit).verdict, one(fit).labels) == (Verdict.REGRESSION, ())
+    unfit = comparison(spread(1.06, 0.01), noise=replace(noisy, unfit="31 days old"))
+    assert one(unfit).verdict is Verdict.REGRESSION
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.2, "REGRESSION"), (0.8, "IMPROVED")])
+def test_a_difference_far_outside_the_noise_is_not_overruled(ratio: float, verdict: str) -> None:
+    judged = one(comparison(spread(ratio, 0.01), noise=DeviceNoise(half_width=0.041)))
+    assert (judged.verdict, judged.labels) == (verdict, (NOISY_DEVICE,))
+    closer = one(comparison(spread(ratio, 0.01), noise=DeviceNoise(half_width=0.12)))
+    assert (closer.verdict, closer.labels) == ("INCONCLUSIVE", (TOO_NOISY,))
 
 
 def test_a_row_that_stays_wide_is_labelled_too_noisy() -> None:

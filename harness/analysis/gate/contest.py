@@ -15,9 +15,12 @@ from typing import Literal
 
 from harness import columns, stats
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
+from harness.analysis.gate.noise import DeviceNoise
 from harness.devices.delegation import CPU_TARGETS, disagreement, judge
 from harness.errors import ConfigError
+from harness.measure import blocks
 from harness.measure.pairs import (
+    CONFIRM_PAIRS,
     FIRST_PAIRS,
     WANTED_HALF_WIDTH,
     Pair,
@@ -47,12 +50,21 @@ class Rules(GateRules):
     def of(cls, plan: Plan) -> Rules:
         """Return a plan's rules; raises ConfigError if the budget is too small for its launches."""
         rules = cls.from_table(plan.gate)
-        min_seconds = 2 * FIRST_PAIRS * plan.dose.sustained_minutes * 60
-        if plan.dose.scenario == "sustained" and rules.budget_seconds < min_seconds:
+        dose = plan.dose
+        is_sustained = dose.scenario == "sustained"
+        # How long one inference takes is not known yet: this is the least that launches take.
+        each = dose.sustained_minutes * 60 if is_sustained else blocks.seconds(dose, 0.0)
+        pairs_needed = FIRST_PAIRS + (CONFIRM_PAIRS if rules.timed_metrics else 0)
+        least = math.ceil(2 * pairs_needed * each)
+        if rules.budget_seconds < least:
+            confirmed = (
+                f" and {CONFIRM_PAIRS} that confirm a regression" if rules.timed_metrics else ""
+            )
+            key = "sustained_minutes" if is_sustained else "min_seconds and dose.warmup_seconds"
             raise ConfigError(
                 f"{plan.path or 'plan'}: gate.budget_seconds: {rules.budget_seconds:g} s are not "
-                f"enough: {FIRST_PAIRS} pairs of sustained launches take {min_seconds:g} s; raise "
-                "it, or lower dose.sustained_minutes"
+                f"enough: {FIRST_PAIRS} pairs of launches{confirmed} take at least {least} s; raise "
+                f"it to {least} or more, or lower dose.{key}"
             )
         return rules
 
@@ -61,6 +73,16 @@ class Rules(GateRules):
         """Return the rules of a [gate] table, with the default half-width."""
         given = {item.name: getattr(rules, item.name) for item in fields(GateRules)}
         return cls(**given)
+
+    @property
+    def timed_metrics(self) -> tuple[str, ...]:
+        """The judged metrics of timed launches."""
+        return tuple(metric for metric in LAUNCH_METRICS if metric in self.metrics)
+
+    @property
+    def timed_pairs(self) -> int:
+        """The largest number of first pairs of timed launches; 6 if they are only shown."""
+        return self.max_pairs if self.timed_metrics else FIRST_PAIRS
 
     @property
     def memory_pairs(self) -> int:
@@ -155,6 +177,10 @@ class Evidence:
     """The dose of its timed launches; None before the pilot."""
     cut_short: str | None = None
     """Why measuring ended early; the earlier readings are kept."""
+    fresh_cut_short: str | None = None
+    """Why measuring the fresh pairs ended early."""
+    seconds: float = 0.0
+    """What it used of its budget of time, waits included and soaking excluded."""
     failure: Failure | None = None
     """Why a side cannot be measured: refused, crashed, inaccurate."""
     away: str | None = None
@@ -165,6 +191,8 @@ class Evidence:
     hot: bool = False
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
     """Agreements with the host by cell id."""
+    noise: DeviceNoise | None = None
+    """The device's selftest, as it was when the gate was judged first."""
 
     def launches(self, side: SideName) -> tuple[Launch, ...]:
         """Return a side's launches in the order of measurement."""
@@ -248,13 +276,10 @@ def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple
     return tuple(made)
 
 
-def rows(
-    evidence: Evidence, rules: Rules, *, noise: float | None = None, accuracy: Row | None = None
-) -> list[Row]:
+def rows(evidence: Evidence, rules: Rules, *, accuracy: Row | None = None) -> list[Row]:
     """Return a row per metric of a contest, in the order of METRICS.
 
-    `noise` is the device's half-width at 20 pairs from its selftest (latency only); `accuracy` is
-    the row of the accuracy on the host, if there is evaluation data.
+    `accuracy` is the row of the accuracy on the host, if there is evaluation data.
     """
     made: list[Row] = []
     for metric in METRICS:
@@ -263,16 +288,17 @@ def rows(
         elif metric == "accuracy":
             made += [accuracy] if accuracy is not None else []
         else:
-            row = comparison(evidence, metric, noise=noise)
+            row = comparison(evidence, metric)
             if row.pairs or metric in rules.metrics:
                 made.append(row)
     return made
 
 
-def comparison(
-    evidence: Evidence, metric: str, *, noise: float | None = None, confirming: bool = False
-) -> Comparison:
-    """Return the row of a metric that is measured in pairs."""
+def comparison(evidence: Evidence, metric: str, *, confirming: bool = False) -> Comparison:
+    """Return the row of a metric that is measured in pairs: the first ones, or the fresh ones.
+
+    The device's noise concerns the first pairs of latency only.
+    """
     kinds = summaries(evidence.readings) if metric == "latency" else [None]
     unlike = "launches report their latency in different ways: " + ", ".join(
         kind or "every inference" for kind in kinds
@@ -287,8 +313,10 @@ def comparison(
             *(("outputs_differ",) if _outputs_differ(evidence) else ()),
             *(f"summary_{kind}" for kind in kinds if kind),
         ),
-        cut_short=evidence.cut_short or (unlike if len(kinds) > 1 else None),
-        device_half_width=noise if metric == "latency" else None,
+        cut_short=(evidence.fresh_cut_short if confirming else None)
+        or evidence.cut_short
+        or (unlike if len(kinds) > 1 else None),
+        noise=evidence.noise if metric == "latency" and not confirming else None,
     )
 
 

@@ -16,6 +16,7 @@ from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.errors import StoreError
 from harness.records.store import StoredRun, checksums, contents
+from harness.records.store.codec import dump
 from harness.records.store.journal import scope
 from harness.stats import Interval
 
@@ -114,9 +115,10 @@ def summary(plain: Mapping[str, Any]) -> str:
     worst = next((row for row in judged if row["verdict"] == verdict), None)
     figure = ""
     if worst is not None and worst["ratio"] is not None:
+        count = f", {counted(worst)}" if counted(worst) else ""
         figure = (
             f": {worst['metric']} {worst['ratio']:.3f}x "
-            f"({worst['ratio_low']:.3f}-{worst['ratio_high']:.3f}, {worst['pairs']} pairs)"
+            f"({worst['ratio_low']:.3f}-{worst['ratio_high']:.3f}{count})"
         )
     elif worst is not None:
         figure = f": {worst['metric']}"
@@ -132,6 +134,13 @@ def summary(plain: Mapping[str, Any]) -> str:
     counts = ", ".join([f"{len(judged)} rows judged", *more])
     run = f"; run {plain['run']}" if plain["run"] else ""
     return f"gate {verdict}{figure}; {counts}{run}; exit {plain['exit_code']}"
+
+
+def counted(row: Mapping[str, Any]) -> str:
+    """Write what a row counts: pairs, or inputs for accuracy; empty for an exact number."""
+    number = row["pairs"]
+    noun = "pair" if row["counts"] is None else "input"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}" if number else ""
 
 
 def stored(result: Result, key: str) -> str:
@@ -193,6 +202,7 @@ def _plain(one: GateRow) -> dict[str, Any]:
         else None,
         "confirmed": judged.confirmed,
         "fresh": _fresh(judged.fresh),
+        "seconds": None if isinstance(one.row, Comparison) else one.row.seconds,
         "device_half_width": one.row.device_half_width if isinstance(one.row, Comparison) else None,
         "labels": list(judged.labels),
         "flags": evidence.flags() if evidence and measured else [],
@@ -213,9 +223,12 @@ def _contest(evidence: Evidence) -> dict[str, Any]:
         "a": evidence.contest.a.cell.id,
         "b": evidence.contest.b.cell.id,
         "cut_short": evidence.cut_short,
+        "fresh_cut_short": evidence.fresh_cut_short,
+        "seconds": round(evidence.seconds, 3),
         "pinned_mhz": evidence.pinned_mhz,
         "fixed_performance": evidence.fixed_performance,
         "hot": evidence.hot,
+        "selftest": None if evidence.noise is None else dump(evidence.noise),
     }
 
 
@@ -267,6 +280,7 @@ def reasons(plain: Mapping[str, Any]) -> list[str]:
         name = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
         verdict = row["verdict"] or "shown, not judged"
         lines.append(f"{name}: {verdict}: {row['reason']}")
+    lines += unused_selftests(plain)
     lines += [f"{one['device']}: away: {one['reason']}" for one in plain["away"]]
     lines += [
         f"{one['model']} {one['recipe']} on {one['device']}: could not be run: "
@@ -274,3 +288,14 @@ def reasons(plain: Mapping[str, Any]) -> list[str]:
         for one in plain["failed"]
     ]
     return lines
+
+
+def unused_selftests(plain: Mapping[str, Any]) -> list[str]:
+    """Return a line for each selftest that does not apply to its contest, with the reason."""
+    found = [(one, one.get("selftest")) for one in plain["contests"]]
+    return [
+        f"{one['model']} {one['recipe']} on {one['device']}: the selftest of "
+        f"{str(known['created'])[:10]} does not count: {known['unfit']}"
+        for one, known in found
+        if known and known["unfit"]
+    ]

@@ -13,6 +13,7 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from harness.analysis.gate.noise import FAR_OUTSIDE, DeviceNoise
 from harness.measure.pairs import FIRST_PAIRS, MAX_DISCARDED, MAX_PAIRS, Pair, log_differences
 from harness.stats import Interval, paired
 from harness.types import Direction
@@ -21,10 +22,9 @@ ALPHA = 0.05
 """One-sided level of the bound for PASS and of the adjusted p."""
 
 EQUIVALENCE = 0.03
-NOISY_HALF_WIDTH = 0.03
-"""On the log scale: 3 %. A device with a wider interval at 20 pairs is too noisy to gate."""
-
 HOT, TOO_NOISY = "hot", "too_noisy"
+NOISY_DEVICE = "noisy_device"
+"""The device is too noisy by its selftest, and the difference is far outside that noise."""
 SKEWED = "skewed"
 """Mean and Hodges-Lehmann differ by over half the half-width: a few pairs dominate the mean."""
 CONSTANT = "constant"
@@ -60,8 +60,13 @@ class Comparison:
     """Labels of the verdict: `hot` if measured on a thermal plateau."""
     cut_short: str | None = None
     """Why measuring ended before the stop rule: `device lost after block 4`."""
-    device_half_width: float | None = None
-    """The device's half-width at 20 pairs, from its stored selftest."""
+    noise: DeviceNoise | None = None
+    """The noise of the device by its selftest."""
+
+    @property
+    def device_half_width(self) -> float | None:
+        """The device's half-width at 20 pairs; None without a selftest that applies."""
+        return None if self.noise is None or self.noise.unfit else self.noise.half_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,8 @@ class Exact:
     b: float
     better: Direction = "lower"
     labels: tuple[str, ...] = ()
+    seconds: float | None = None
+    """How long it took to evaluate, on the host; None for a number that is only read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,8 @@ class Accuracy:
     neither: int
     metric: str = "accuracy"
     labels: tuple[str, ...] = ()
+    seconds: float | None = None
+    """How long it took to evaluate both files, on the host."""
 
 
 Row = Comparison | Exact | Accuracy
@@ -140,16 +149,10 @@ def _paired(row: Comparison) -> Finding:
     except ValueError as error:
         return replace(base, obstacle=f"a stored value cannot be used: {error}")
     base = replace(base, obstacle=_obstacle(row))
-    if base.obstacle is None and (row.device_half_width or 0) > NOISY_HALF_WIDTH:
-        base = replace(
-            base,
-            labels=(*base.labels, TOO_NOISY),
-            obstacle=f"{row.key.device} is too noisy to gate: its selftest reached "
-            f"+-{row.device_half_width:.1%} with {MAX_PAIRS} pairs, {NOISY_HALF_WIDTH:.0%} is the most",
-        )
     if len(used) < paired.MIN_FOR_SPREAD:
-        return base
+        return _on_noisy_device(row, base, None)
     effect = paired.paired_interval(differences)
+    base = _on_noisy_device(row, base, effect)
     centre = paired.hodges_lehmann(differences)
     if abs(centre - effect.estimate) > _ROUNDING + (effect.high - effect.estimate) / 2:
         base = replace(base, labels=(*base.labels, SKEWED))
@@ -166,6 +169,23 @@ def _paired(row: Comparison) -> Finding:
         equivalent=paired.equivalence_p(differences, low, high) < ALPHA,
         spread=spread,
         hodges_lehmann=centre,
+    )
+
+
+def _on_noisy_device(row: Comparison, base: Finding, effect: Interval | None) -> Finding:
+    """Add the obstacle that the device is too noisy, unless the effect is far outside its noise."""
+    noise = row.noise
+    if base.obstacle is not None or noise is None or not noise.is_too_noisy:
+        return base
+    least = FAR_OUTSIDE * noise.half_width
+    if effect is not None and (effect.low > least or effect.high < -least):
+        return replace(base, labels=(*base.labels, NOISY_DEVICE))
+    taken = f" of {noise.created[:10]}" if noise.created else ""
+    return replace(
+        base,
+        labels=(*base.labels, TOO_NOISY),
+        obstacle=f"{row.key.device} is too noisy to gate: its selftest{taken} reached "
+        f"+-{noise.half_width:.1%} with {MAX_PAIRS} pairs, {noise.threshold:.0%} is the most",
     )
 
 

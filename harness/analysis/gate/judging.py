@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from harness.analysis.gate import loop, verdicts
 from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
 from harness.analysis.gate.document import GateRow, Result
-from harness.analysis.gate.findings import Key, Row
+from harness.analysis.gate.findings import Accuracy, Key, Row
+from harness.analysis.gate.noise import DeviceNoise
+from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
 
@@ -23,7 +25,7 @@ def gate(
     result: Result,
     *,
     accuracies: Mapping[Key, Row] | None = None,
-    noise: Callable[[Evidence], float | None] = lambda _: None,
+    noise: Callable[[Evidence], DeviceNoise | None] = lambda _: None,
     known: Mapping[Key, Evidence] | None = None,
 ) -> Result:
     """Measure the contests and return `result` with their rows and verdicts.
@@ -36,11 +38,12 @@ def gate(
         contests: The contests to measure, also those of the same bytes.
         result: The known part: names, contests that are identical or failed.
         accuracies: Rows of the accuracy on the host, by key.
-        noise: Returns the half-width at 20 pairs from a device's selftest that fits the evidence.
+        noise: Returns what the device's selftest says about a contest; it is stored with the gate.
         known: The evidence that an interrupted gate stored, by key.
     """
-    found = {one.contest.key: one for one in loop.measure_first(context, contests, known)}
-    first = _FirstLook.of(found, context.rules, accuracies or {}, noise)
+    measured = loop.measure_first(context, contests, known)
+    found = {one.contest.key: replace(one, noise=noise(one)) for one in measured}
+    first = _FirstLook.of(found, context.rules, accuracies or {})
     fresh = loop.measure_fresh(context, _to_confirm(context, first, found))
     found |= {one.contest.key: one for one in fresh}
     return _with_verdicts(first, found, [one.key for one in contests], result)
@@ -52,14 +55,13 @@ def judge_again(
     *,
     rules: Rules,
     accuracies: Mapping[Key, Row] | None = None,
-    noise: Callable[[Evidence], float | None] = lambda _: None,
 ) -> Result:
     """Judge stored evidence by these rules, without measuring.
 
     A row that is a REGRESSION now but has no stored fresh pairs is INCONCLUSIVE, unconfirmed.
     """
     by_key = {one.contest.key: one for one in found}
-    first = _FirstLook.of(by_key, rules, accuracies or {}, noise)
+    first = _FirstLook.of(by_key, rules, accuracies or {})
     return _with_verdicts(first, by_key, list(by_key), result)
 
 
@@ -77,19 +79,13 @@ class _FirstLook:
         found: Mapping[Key, Evidence],
         rules: Rules,
         accuracies: Mapping[Key, Row],
-        noise: Callable[[Evidence], float | None],
     ) -> _FirstLook:
         """Make the rows of all evidence and judge those whose metric the rules name."""
         made = tuple(
             row
             for evidence in found.values()
             if evidence.away is None and evidence.failure is None
-            for row in rows(
-                evidence,
-                rules,
-                noise=noise(evidence),
-                accuracy=accuracies.get(evidence.contest.key),
-            )
+            for row in rows(evidence, rules, accuracy=accuracies.get(evidence.contest.key))
         )
         decisive = [row for row in made if row.metric in rules.metrics]
         return cls(rules=rules, made=made, judged=tuple(_judge(rules, decisive)))
@@ -104,12 +100,14 @@ class _FirstLook:
 
 def _to_confirm(
     context: loop.GateContext, first: _FirstLook, found: Mapping[Key, Evidence]
-) -> list[tuple[Evidence, int]]:
+) -> list[tuple[Evidence, FreshPairs]]:
     """Return the number of fresh pairs per contest to confirm, and emit a Confirming per row."""
-    counts: dict[Key, int] = {}
+    counts: dict[Key, FreshPairs] = {}
     for one in first.to_confirm:
-        counts[one.key] = max(counts.get(one.key, 0), verdicts.pairs_to_confirm(one))
-        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=2 * counts[one.key]))
+        before = counts.get(one.key, FreshPairs())
+        counts[one.key] = wanted = before.also(one.metric, verdicts.pairs_to_confirm(one))
+        more = wanted.launches - before.launches
+        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=more))
     return [(found[key], count) for key, count in counts.items()]
 
 
@@ -151,7 +149,9 @@ def _judge(rules: Rules, found: Sequence[Row]) -> list[Judged]:
 def _shown_only(rules: Rules, row: Row) -> Judged:
     """Return the numbers of a row that does not count for the verdict."""
     judged = _judge(rules, [row])[0]
-    reason = f"gate.metrics does not have it; {judged.pairs} pairs" if judged.pairs else ""
+    noun = "input" if isinstance(row, Accuracy) else "pair"
+    count = f"{judged.pairs} {noun}{'' if judged.pairs == 1 else 's'}"
+    reason = f"gate.metrics does not have it; {count}" if judged.pairs else ""
     if judged.ratio is not None:
         low, high = judged.ratio.low - 1, judged.ratio.high - 1
         reason = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {reason}"

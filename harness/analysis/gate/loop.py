@@ -1,4 +1,4 @@
-"""Measure contests: a pilot, then mirrored blocks of one launch of A and one of B until enough.
+"""Measure the contests of a gate, device by device; running.py measures one of them.
 
 `measure_first` and `measure_fresh` are generators over all contests; the caller closes the sessions.
 Every contest ends with evidence: it is cut short if the device is lost half-way, a failure if a side
@@ -7,60 +7,31 @@ cannot be measured, and away if the device cannot be reached.
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from harness.analysis.gate.contest import (
-    CONFIRMING,
-    LAUNCH_METRICS,
-    Contest,
-    Evidence,
-    Reading,
-    Rules,
-    Side,
-    SideName,
-    pairs,
-    unfit,
-)
+from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.findings import Key
-from harness.errors import HarnessError, LeaseError, TransportError
-from harness.events import Emit, Event, NotMeasured, Stopped
-from harness.measure import blocks, scheduling, sessions
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.analysis.gate.running import FreshPairs, RunningContest
+from harness.errors import HarnessError
+from harness.events import Emit, Event, Stopped
+from harness.measure import scheduling, sessions
+from harness.measure.bench import Bench
 from harness.measure.conditions import REAL_TIME, WaitClock
-from harness.measure.failures import failure_of, refused
-from harness.measure.pairs import FIRST_PAIRS, needs_more
+from harness.measure.failures import failure_of
 from harness.measure.run import open_engine
 from harness.measure.sessions import Session
-from harness.measure.soaking import soak
 from harness.protocols import Engine, StopFlag, Work
 from harness.types import (
     DEFAULT_CONDITIONS,
     DEFAULT_HOST,
-    Agreement,
-    Cell,
     Conditions,
     Device,
-    Failure,
     HostLimits,
-    LaunchOrder,
     Profile,
 )
-
-_PILOTS = 2
-
-
-class _Unfit(HarnessError):
-    """A launch succeeded but must not be judged."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +79,9 @@ def measure_first(
 
 
 def measure_fresh(
-    context: GateContext, found: Sequence[tuple[Evidence, int]]
+    context: GateContext, found: Sequence[tuple[Evidence, FreshPairs]]
 ) -> Iterator[Evidence]:
-    """Measure this many fresh pairs per contest; yield its evidence with them added.
+    """Measure these fresh pairs per contest; yield its evidence with them added.
 
     The fresh blocks are numbered from CONFIRMING.
     """
@@ -119,7 +90,7 @@ def measure_fresh(
 
 
 def _measure(
-    context: GateContext, found: Sequence[Evidence], fresh: Mapping[Key, int]
+    context: GateContext, found: Sequence[Evidence], fresh: Mapping[Key, FreshPairs]
 ) -> Iterator[Evidence]:
     by_device: dict[str, list[Evidence]] = defaultdict(list)
     for evidence in found:
@@ -170,8 +141,8 @@ class ContestWork:
     ticket: str | None = None
     profile: Profile | None = None
     share: tuple[Evidence, ...]
-    fresh: Mapping[Key, int] = field(default_factory=dict)
-    """Number of fresh pairs by contest; a contest without an entry is measured for the first time."""
+    fresh: Mapping[Key, FreshPairs] = field(default_factory=dict)
+    """Fresh pairs by contest; a contest without an entry is measured for the first time."""
     rules: Rules
     conditions: Conditions = DEFAULT_CONDITIONS
     limits: HostLimits = DEFAULT_HOST
@@ -195,6 +166,12 @@ class ContestWork:
                 if evidence.contest.key not in ended:
                     emit(ContestEnded(evidence=replace(evidence, failure=failure_of(error))))
 
+    def _cut_short(self, evidence: Evidence, lost: str) -> Evidence:
+        """Return the evidence of a contest that was not reached before the device was lost."""
+        if evidence.contest.key in self.fresh:
+            return replace(evidence, fresh_cut_short=lost)
+        return replace(evidence, cut_short=lost)
+
     def _measure(self, emit: Emit, stop: StopFlag) -> None:
         lost: str | None = None
         with sessions.reached(self.device, self.ticket, None) as session:
@@ -210,239 +187,9 @@ class ContestWork:
             with bench:
                 for evidence in self.share:
                     if lost is not None:
-                        emit(ContestEnded(evidence=replace(evidence, cut_short=lost)))
+                        emit(ContestEnded(evidence=self._cut_short(evidence, lost)))
                         continue
-                    running = _RunningContest(rules=self.rules, bench=bench, evidence=evidence)
+                    running = RunningContest(rules=self.rules, bench=bench, evidence=evidence)
                     lost = running.measure(self.fresh.get(evidence.contest.key))
                     emit(ContestEnded(evidence=running.evidence))
             session.release()
-
-
-@dataclass(slots=True, kw_only=True)
-class _RunningContest:
-    """One contest while it is measured."""
-
-    rules: Rules
-    bench: Bench
-    evidence: Evidence
-    loops: int = 1
-    deadline: float = math.inf
-    order_cells: tuple[Cell, Cell] = field(init=False)
-
-    def __post_init__(self) -> None:
-        contest = self.evidence.contest
-        self.order_cells = (contest.a.cell, contest.b.cell)
-
-    def _clock(self) -> float:
-        return self.bench.timing.clock()
-
-    def measure(self, fresh: int | None) -> str | None:
-        """Measure; return why the device is lost for the contests after this one, or None."""
-        bench, contest = self.bench, self.evidence.contest
-        self.deadline = self._clock() + self.rules.budget_seconds
-        try:
-            bench.bring({s.variant.digest: s.variant.path for s in (contest.a, contest.b)})
-            bench.settle()
-            self.evidence = replace(
-                self.evidence,
-                pinned_mhz=bench.held.pinned_mhz,
-                fixed_performance=bench.held.fixed_performance,
-            )
-            if fresh is None:
-                if self._lacks_blocks():
-                    self._prepare()
-                self._first()
-            else:
-                if self.evidence.dose is None and self._lacks(fresh, CONFIRMING):
-                    self._set_dose()
-                self.loops = self._loops_before() or self.loops
-                self._again(fresh)
-        except (TransportError, LeaseError) as error:
-            last = max((one.launch.block for one in self.evidence.readings), default=None)
-            after = "before the first block" if last is None else f"after block {last % CONFIRMING}"
-            reason = f"{contest.key.device} was lost {after} ({error})"
-            self.evidence = replace(self.evidence, cut_short=reason)
-            return reason
-        except _Unfit as error:
-            self.evidence = replace(self.evidence, failure=error.failure)
-        except HarnessError as error:
-            self.evidence = replace(self.evidence, failure=failure_of(error))
-            try:
-                bench.recover(error)
-            except HarnessError as another:
-                return f"{contest.key.device} was lost ({another})"
-        return None
-
-    # --- before the first block -------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        """Check both sides' outputs, find the inner loop, measure memory, soak if wanted."""
-        contest, bench = self.evidence.contest, self.bench
-        for side in (contest.a, contest.b):
-            failure = refused(side.cell, bench.profile)
-            if failure is not None:
-                self.evidence = replace(self.evidence, failure=failure)
-                return
-            self._check(side)
-        self._set_dose()
-        self.loops = self._loops_before() or self.loops
-        self._memory(self.rules.memory_pairs, 0)
-        if bench.conditions.thermal == "soak":
-            soak(bench, contest.a.cell, loops=self.loops, runtime=contest.a.runtime)
-            self.deadline = self._clock() + self.rules.budget_seconds
-            self.evidence = replace(self.evidence, hot=True)
-
-    def _set_dose(self) -> None:
-        """Choose the inner loop and the dose of timed launches from a pilot."""
-        contest = self.evidence.contest
-        inference_ns = self._pilot(contest.a)
-        dose = contest.a.cell.dose
-        if self.bench.session.dialect.can.samples:
-            self.loops = blocks.inner_loop(inference_ns, dose.scenario)
-        if contest.stretch:
-            dose = blocks.stretched(dose, inference_ns)
-        self.evidence = replace(self.evidence, dose=dose)
-
-    def _pilot(self, side: Side) -> float:
-        """Return the longer time per inference of two short launches, ns."""
-        pilot = replace(blocks.pilot(side.cell), runtime=side.runtime)
-        times = []
-        for place in range(_PILOTS):
-            order = replace(pilot, position=place)
-            pilot_once = functools.partial(self.bench.pilot, side.cell, order)
-            times.append(self.bench.recovering(pilot_once))
-        return sorted(times)[len(times) // 2]
-
-    def _check(self, side: Side) -> None:
-        try:
-            agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
-        except InaccurateOutputs as error:
-            self._add_agreement(side, error.agreement)
-            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
-        if agreement is not None:
-            self._add_agreement(side, agreement)
-
-    def _add_agreement(self, side: Side, agreement: Agreement) -> None:
-        known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}
-        self.evidence = replace(self.evidence, agreements=known)
-
-    def _memory(self, count: int, start: int) -> None:
-        if not self.bench.can_launch("memory"):
-            reason = f"the dialect of {self.bench.name} makes no memory launches"
-            for cell in self.order_cells:
-                self.bench.emit(NotMeasured(cell=cell.id, what="memory", reason=reason))
-            return
-        for block in self._turns(count, start):
-            if self._has(block, "memory"):
-                continue
-            for turn in block:
-                order = replace(blocks.memory(turn.cell, turn.block), position=turn.position)
-                self._launch(turn.cell, order)
-
-    # --- blocks -------------------------------------------------------------------------------
-
-    def _first(self) -> None:
-        """Measure blocks until the stop rule is met or the time is up."""
-        if self.evidence.failure is not None:
-            return
-        rules = self.rules
-        for count, block in enumerate(self._turns(self._max_pairs, 0), start=1):
-            if self._has(block, "timed"):
-                continue
-            if not self._needs_more():
-                return
-            self._block(block)
-            if self._clock() >= self.deadline:
-                if count < FIRST_PAIRS:
-                    reason = (
-                        f"the budget of {rules.budget_seconds:g} s was over after block {count - 1}"
-                    )
-                    self.evidence = replace(self.evidence, cut_short=reason)
-                return
-
-    @property
-    def _judged(self) -> list[str]:
-        return [metric for metric in LAUNCH_METRICS if metric in self.rules.metrics]
-
-    @property
-    def _max_pairs(self) -> int:
-        return self.rules.max_pairs if self._judged else FIRST_PAIRS
-
-    def _needs_more(self) -> bool:
-        """Return whether the stop rule wants another block."""
-        return any(
-            needs_more(
-                pairs(self.evidence, metric),
-                max_pairs=self._max_pairs,
-                half_width=self.rules.half_width,
-            )
-            for metric in self._judged or ["latency"]
-        )
-
-    def _lacks_blocks(self) -> bool:
-        """Return whether first blocks are missing: all of them, unless a gate is resumed."""
-        timed = [one for one in self.evidence.readings if one.launch.kind == "timed"]
-        return not timed or (self._needs_more() and self._lacks(self._max_pairs, 0))
-
-    def _lacks(self, count: int, start: int) -> bool:
-        return not all(self._has(block, "timed") for block in self._turns(count, start))
-
-    def _has(self, block: Sequence[blocks.Turn], kind: str) -> bool:
-        """Return whether a resumed gate has both launches of a block."""
-        have = {
-            one.launch.cell_id
-            for one in self.evidence.readings
-            if one.launch.kind == kind and one.launch.block == block[0].block
-        }
-        return have == {cell.id for cell in self.order_cells}
-
-    def _again(self, count: int) -> None:
-        """Measure this many fresh blocks, fewer if the time is up."""
-        for block in self._turns(count, CONFIRMING):
-            if self._has(block, "timed"):
-                continue
-            self._block(block)
-            if self._clock() >= self.deadline:
-                return
-        if "memory" in self.rules.metrics:
-            self._memory(count, CONFIRMING)
-
-    def _block(self, block: Sequence[blocks.Turn]) -> None:
-        """Make one launch of A and one of B."""
-        for turn in block:
-            order = blocks.order(turn, loops=self.loops)
-            dose = self.evidence.dose
-            self._launch(turn.cell, replace(order, dose=dose) if dose else order)
-
-    def _turns(self, count: int, start: int) -> Iterator[list[blocks.Turn]]:
-        """Yield this many blocks of both sides in mirrored order, numbered from `start`."""
-        seed = self.evidence.contest.a.cell.seed + start
-        twice = [replace(c, dose=replace(c.dose, launches=count)) for c in self.order_cells]
-        turns = blocks.schedule(twice, seed)
-        for _, block in itertools.groupby(turns, key=lambda turn: turn.block):
-            yield [replace(turn, block=start + turn.block) for turn in block]
-
-    def _launch(self, cell: Cell, order: LaunchOrder) -> None:
-        contest, bench = self.evidence.contest, self.bench
-        name: SideName = "baseline" if cell.id == contest.a.cell.id else "candidate"
-        side = contest.a if name == "baseline" else contest.b
-        order = replace(order, runtime=side.runtime)
-        if order.kind == "memory":
-            launch = bench.recovering(lambda: bench.optional_launch(side.cell, order))
-            if launch is None:
-                return
-        else:
-            flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
-            launch = bench.recovering(
-                lambda: bench.launch(side.cell, order, flags=flags, until=self.deadline)
-            )
-        reading = Reading.of(name, launch)
-        self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
-        failure = unfit(side.cell, launch)
-        if failure is not None:
-            raise _Unfit(failure)
-
-    def _loops_before(self) -> int | None:
-        """Return the inner loop of the first pairs; None before them."""
-        timed = [one.launch for one in self.evidence.readings if one.launch.kind == "timed"]
-        return timed[0].inner_loop if timed else None

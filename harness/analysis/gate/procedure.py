@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from harness.analysis.gate import accuracy, document, judging, loop, selftests, 
 from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
+from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.recording import GateRecording, digest
 from harness.config import farm as farms
 from harness.config import plans
@@ -129,13 +132,14 @@ def _judged(
     live = recording.live
     _refuse_unlike([one for one, _ in remaining], live)
     contests = [contest for _, contest in remaining]
+    noise = _known_noise(live)
     with recording.started(contests) as recorded:
         found = judging.gate(
             recorded.context,
             contests,
             replace(result, run=recorded.writer.id),
             accuracies=accuracies,
-            noise=lambda evidence: _noise(evidence, live),
+            noise=noise,
             known=recorded.known,
         )
         with appearing(recorded.writer.path / document.FILE) as part:
@@ -218,23 +222,11 @@ def judge(
     """
     kept = store.Store(results or assets.results_folder()).open(run)
     plain = stored.document(kept)
-    found = stored.evidence(kept, plain)
-    known: dict[str, tuple[selftests.Selftest, ...]] = {}
-
-    def noise(evidence: Evidence) -> float | None:
-        device = kept.record.devices.get(evidence.contest.key.device)
-        if device is None or device.facts is None:
-            return None
-        identity = device.facts.identity
-        known.setdefault(identity, selftests.read(identity))
-        return selftests.half_width(known[identity], evidence)
-
     return judging.judge_again(
-        found,
+        stored.evidence(kept, plain),
         stored.result(kept, plain),
         rules=stored.rules(kept, margin=margin, min_effect=min_effect),
         accuracies=stored.accuracies(plain),
-        noise=noise,
     )
 
 
@@ -296,7 +288,10 @@ def _accuracies(
             )
         files = (one.a.model, contest.a.variant.digest, contest.b.variant.digest)
         if files not in known:
-            known[files] = accuracy.row(contest, data, plan.host)
+            began = time.monotonic()
+            made = accuracy.row(contest, data, plan.host)
+            seconds = round(time.monotonic() - began, 3)
+            known[files] = None if made is None else replace(made, seconds=seconds)
         row = known[files]
         if row is not None:
             found[contest.key] = replace(row, key=contest.key)
@@ -371,6 +366,7 @@ def selftest(
             identity=session.facts.identity,
             run=record.id,
             created=record.created,
+            cores=session.facts.cores,
         )
         selftests.keep(made)
         return made
@@ -380,8 +376,15 @@ def selftest(
             progress.close()
 
 
-def _noise(evidence: Evidence, live: Live) -> float | None:
-    session = live[evidence.contest.key.device]
-    if not isinstance(session, sessions.Session):
-        return None
-    return selftests.half_width(selftests.read(session.facts.identity), evidence)
+def _known_noise(live: Live) -> Callable[[Evidence], DeviceNoise | None]:
+    """Read the devices' selftests, and return the function that finds the one of a contest.
+
+    They are read before anything is measured, because a damaged one raises StoreError.
+    """
+    known = {
+        name: selftests.read(session.facts.identity)
+        for name, session in live.items()
+        if isinstance(session, sessions.Session)
+    }
+    now = datetime.now(UTC)
+    return lambda one: selftests.applied(known.get(one.contest.key.device, ()), one, now)

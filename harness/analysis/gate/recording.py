@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from harness.analysis.gate import loop, stored
-from harness.analysis.gate.contest import Contest, Evidence, Rules
+from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
 from harness.analysis.gate.findings import Key
 from harness.config import profiles as known_profiles
-from harness.events import CellEnded, Emit, Event, MeasuringStarted, ignore
+from harness.events import CellEnded, Emit, Event, MeasuringStarted, RunOpened, ignore
 from harness.measure import continuity, prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.records import store
@@ -61,9 +61,9 @@ class GateRecording:
             if self.resume:
                 known = self._continued(writer, contests)
             emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore))
-            readings = sum(len(one.readings) for one in known.values())
-            launches = 2 * (self.rules.max_pairs + self.rules.memory_pairs) * len(contests)
-            ahead = max(0, launches - readings)
+            emit(RunOpened(run=writer.id))
+            each = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
+            ahead = sum(max(0, each - _first_readings(known.get(one.key))) for one in contests)
             emit(MeasuringStarted(cells=tuple(cells), launches=ahead, at_most=True))
             context = loop.GateContext(
                 sessions=self.live,
@@ -130,6 +130,12 @@ class OutcomeEmitter:
             for outcome in _outcomes(event.evidence):
                 self.emit(CellEnded(outcome=outcome))
         self.emit(event)
+
+
+def _first_readings(evidence: Evidence | None) -> int:
+    """Count the launches that an interrupted gate has, without those of a confirmation."""
+    readings = evidence.readings if evidence else ()
+    return sum(one.launch.block < CONFIRMING for one in readings)
 
 
 def _devices(live: Live) -> list[Device]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from harness import assets, stats
 from harness.analysis.gate import verdicts
 from harness.analysis.gate.contest import Evidence, Rules, pairs, quantile
-from harness.analysis.gate.findings import NOISY_HALF_WIDTH, Comparison, Key
+from harness.analysis.gate.findings import Comparison, Key
+from harness.analysis.gate.noise import NOISY_HALF_WIDTH, DeviceNoise
 from harness.analysis.gate.verdicts import Verdict
+from harness.columns import NS_PER_MS
 from harness.errors import StoreError
 from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, Pair, needs_more
 from harness.records.store import checksums
@@ -32,6 +35,15 @@ GATES = 300
 """Gates per scale: the standard error of a share is at most 2.9 points."""
 
 POWER = 0.95
+
+MAX_AGE = timedelta(days=30)
+_CLOCKS_DIFFER = timedelta(days=1)
+LATENCY_RANGE = 4.0
+"""A selftest of another file counts if that takes as long as this one, and at most 4 times as long."""
+
+MAX_OTHER_LOAD = 0.5
+"""Per core: with a higher load beside its own, a selftest was taken in a busy hour."""
+
 _SLOWER = frozenset({Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN})
 
 
@@ -70,6 +82,11 @@ class Selftest:
     smallest_effect: float
     """The smallest slowdown that 20 pairs show in 95 % of gates."""
     arms: tuple[Arm, ...]
+    runtime: str = ""
+    """The runtime of its launches; empty in selftests from before it was stored."""
+    load: float | None = None
+    """The load average over a minute: the median before its launches. None if not reported."""
+    cores: int | None = None
 
     @property
     def fit(self) -> bool:
@@ -89,7 +106,14 @@ class _Kept:
 
 
 def analyse(
-    evidence: Evidence, rules: Rules, *, identity: str, run: str, created: str, seed: int = 0
+    evidence: Evidence,
+    rules: Rules,
+    *,
+    identity: str,
+    run: str,
+    created: str,
+    cores: int | None = None,
+    seed: int = 0,
 ) -> Selftest:
     """Compute the effects that a gate can see, from pairs of a file against itself.
 
@@ -109,6 +133,7 @@ def analyse(
     error = spread / math.sqrt(MAX_PAIRS)
     seen = (stats.t_quantile(0.975, df) + stats.t_quantile(POWER, df)) * error
     timed = [one for one in evidence.readings if one.launch.kind == "timed"]
+    loads = [one.launch.before.load_1m for one in timed if one.launch.before.load_1m is not None]
     return Selftest(
         identity=identity,
         device=key.device,
@@ -124,6 +149,9 @@ def analyse(
         half_width=stats.t_quantile(0.975, df) * error,
         smallest_effect=math.exp(max(seen, math.log(1 + rules.min_effect))) - 1,
         arms=tuple(arm(differences, scale, rules, seed=seed) for scale in SCALES),
+        runtime=timed[0].launch.runtime,
+        load=stats.median(loads) if loads else None,
+        cores=cores,
     )
 
 
@@ -164,21 +192,77 @@ def _row(found: Sequence[Pair]) -> Comparison:
     return Comparison(key=Key(model="a", device="d"), metric="latency", pairs=tuple(found))
 
 
-def half_width(known: Sequence[Selftest], evidence: Evidence) -> float | None:
-    """Return the half-width at 20 pairs that applies to a contest; None if no selftest does.
+def applied(known: Sequence[Selftest], evidence: Evidence, now: datetime) -> DeviceNoise | None:
+    """Return what a device's selftests say about a contest; None if it has none.
 
-    That of the same file and number of threads; else the lowest of the files that take at least as
-    long. Shorter inferences are noisier: a device that is too noisy for a slower file is too noisy
-    for this one, but a faster file does not show that.
+    That of the same file and number of threads; else the quietest. The first that fits counts; if
+    none fits, the first is returned with the reason (`unfit`), and decides nothing.
     """
     contest = evidence.contest
-    comparable = [one for one in known if one.threads == contest.key.threads]
-    same = [one for one in comparable if one.digest == contest.a.variant.digest]
-    if same:
-        return same[-1].half_width
-    times = [one.quantiles[paired.HALF] for one in evidence.readings if one.quantiles]
-    p50_ns = stats.median(times) if times else math.inf
-    return min((one.half_width for one in comparable if one.p50_ns >= p50_ns), default=None)
+    same = [
+        one
+        for one in reversed(known)
+        if (one.digest, one.threads) == (contest.a.variant.digest, contest.key.threads)
+    ]
+    others = sorted((one for one in known if one not in same), key=lambda one: one.half_width)
+    found = [_noise(one, next(_misfits(one, evidence, now), None)) for one in (*same, *others)]
+    return next((one for one in found if one.unfit is None), found[0] if found else None)
+
+
+def _noise(made: Selftest, unfit: str | None) -> DeviceNoise:
+    unchanged = next((one for one in made.arms if one.scale == 1), None)
+    return DeviceNoise(
+        run=made.run,
+        created=made.created,
+        model=made.model,
+        digest=made.digest,
+        threads=made.threads,
+        runtime=made.runtime,
+        load=made.load,
+        p50_ns=made.p50_ns,
+        pairs=made.pairs,
+        spread=made.spread,
+        half_width=made.half_width,
+        smallest_effect=made.smallest_effect,
+        false_alarms=unchanged.red if unchanged else None,
+        unfit=unfit,
+    )
+
+
+def _misfits(made: Selftest, evidence: Evidence, now: datetime) -> Iterator[str]:
+    """Yield the reasons why a selftest says nothing about a contest."""
+    contest = evidence.contest
+    if made.threads != contest.key.threads:
+        yield f"it used {made.threads} threads, not {contest.key.threads}"
+    timed = [one for one in evidence.readings if one.launch.kind == "timed" and one.quantiles]
+    runtimes = {one.launch.runtime for one in timed}
+    if made.runtime and runtimes and made.runtime not in runtimes:
+        yield f"it used {made.runtime}, not {', '.join(sorted(runtimes))}"
+    if made.digest != contest.a.variant.digest:
+        p50_ns = stats.median([one.quantiles[paired.HALF] for one in timed]) if timed else math.inf
+        if not p50_ns <= made.p50_ns <= LATENCY_RANGE * p50_ns:
+            yield (
+                f"its file takes {made.p50_ns / NS_PER_MS:.3g} ms, and the noise of such a file is "
+                f"not that of one of {p50_ns / NS_PER_MS:.3g} ms"
+            )
+    age = _age(made.created, now)
+    if age is None or age > MAX_AGE:
+        old = "its time is not known" if age is None else f"it is {age.days} days old"
+        yield f"{old}, {MAX_AGE.days} days are the most"
+    elif age < -_CLOCKS_DIFFER:
+        yield f"its time, {made.created[:10]}, is in the future"
+    if made.load is not None and made.cores:
+        beside = made.load - made.threads
+        if beside > MAX_OTHER_LOAD * made.cores:
+            yield f"the device had a load of {made.load:.1f} on {made.cores} cores during it"
+
+
+def _age(created: str, now: datetime) -> timedelta | None:
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return None
+    return now - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def path_of(identity: str) -> Path:

@@ -9,10 +9,12 @@ from typing import Any
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
 from harness.analysis.gate.document import SAME_BYTES, Result, read
 from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
+from harness.analysis.gate.noise import DeviceNoise
 from harness.config import limits as checks
 from harness.config import toml_reading
 from harness.errors import StoreError
 from harness.records.store import StoredRun, continuing
+from harness.records.store.codec import load
 from harness.records.store.verify import verified
 from harness.stats import paired
 from harness.types import Cell, Direction, GateRules, Launch
@@ -79,6 +81,11 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
     failed = {_key(one) for one in plain["failed"]}
     away = {one["device"] for one in plain["away"]}
     readings, launches = _readings(run), run.launches()
+    half_widths = {
+        _key(row): row["device_half_width"]
+        for row in plain["rows"]
+        if row.get("device_half_width") is not None
+    }
     found = []
     for one in plain["contests"]:
         key = _key(one)
@@ -94,12 +101,22 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
                     for reading in _readings_of(launch, a, b, readings)
                 ),
                 cut_short=one["cut_short"],
+                fresh_cut_short=one.get("fresh_cut_short"),
+                seconds=one.get("seconds", 0.0),
                 pinned_mhz=one["pinned_mhz"],
                 fixed_performance=one["fixed_performance"],
                 hot=one["hot"],
+                noise=_noise(one, half_widths.get(key)),
             )
         )
     return found
+
+
+def _noise(plain: Mapping[str, Any], half_width: float | None) -> DeviceNoise | None:
+    """Return the selftest that the gate used; gates from before it was stored have its half-width."""
+    if "selftest" in plain:
+        return None if plain["selftest"] is None else load(DeviceNoise, plain["selftest"])
+    return None if half_width is None else DeviceNoise(half_width=half_width)
 
 
 def _refuse_damaged(run: StoredRun) -> None:
@@ -166,10 +183,24 @@ def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:
         if row["counts"] is None:
             # In older documents the metric of such a row is an error, which is better lower.
             better: Direction = "higher" if row.get("better") == "higher" else "lower"
-            found[key] = Exact(key=key, metric="accuracy", a=row["a"], b=row["b"], better=better)
+            found[key] = Exact(
+                key=key,
+                metric="accuracy",
+                a=row["a"],
+                b=row["b"],
+                better=better,
+                seconds=row.get("seconds"),
+            )
         else:
             both, only_a, only_b, neither = row["counts"]
-            found[key] = Accuracy(key=key, both=both, only_a=only_a, only_b=only_b, neither=neither)
+            found[key] = Accuracy(
+                key=key,
+                both=both,
+                only_a=only_a,
+                only_b=only_b,
+                neither=neither,
+                seconds=row.get("seconds"),
+            )
     return found
 
 

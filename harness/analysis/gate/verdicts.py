@@ -21,7 +21,6 @@ from harness.analysis.gate.findings import (
     CONSTANT,
     EQUIVALENCE,
     HOT,
-    NOISY_HALF_WIDTH,
     SKEWED,
     TOO_NOISY,
     Accuracy,
@@ -32,6 +31,8 @@ from harness.analysis.gate.findings import (
     Row,
     find,
 )
+from harness.analysis.gate.noise import NOISY_HALF_WIDTH
+from harness.measure import pairs as fresh_pairs
 from harness.measure.pairs import MAX_PAIRS, Pair, discard_reason, needs_more
 from harness.stats import Interval, paired
 
@@ -62,7 +63,6 @@ MIN_EFFECT = 0.02
 ACCURACY_MARGIN = 0.02
 """An absolute difference: two of a hundred inputs. The other margins are ratios."""
 
-CONFIRM_PAIRS = 10
 UNCONFIRMED = "unconfirmed"
 
 
@@ -323,9 +323,8 @@ def _change(row: Row, value: float) -> str:
 
 
 def pairs_to_confirm(judged: Judged) -> int:
-    """Return how many fresh pairs a REGRESSION needs: as many as it used, at least 10, even."""
-    count = max(CONFIRM_PAIRS, judged.pairs)
-    return count + count % 2
+    """Return how many fresh pairs a REGRESSION needs."""
+    return fresh_pairs.pairs_to_confirm(judged.pairs)
 
 
 def confirm(
@@ -368,6 +367,8 @@ def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
     blocks = fresh.pairs + fresh.discarded if fresh else 0
     if fresh is None or blocks < wanted:
         doubt = f"only {blocks} of {wanted} fresh pairs were measured"
+        if fresh is not None and fresh.reason:
+            doubt += f" ({fresh.reason})"
     elif fresh.verdict in {Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN}:
         return replace(
             row,

@@ -57,6 +57,7 @@ class ScreenProgress:
         self._done: set[str] = set()
         self._done_launches = 0
         self._launches = 0
+        self._fresh_launches = 0
         self._bound = ""
         self._medians: dict[str, list[float]] = {}
         self._reported: set[tuple[str, str, str]] = set()
@@ -152,8 +153,9 @@ class ScreenProgress:
     def confirming(self, event: Confirming) -> None:
         """Show that a row is measured again with fresh pairs."""
         with self._lock:
-            # Launches that an early stop saved are not made; the fresh pairs are added.
-            self._launches = self._done_launches + event.launches
+            # Launches that an early stop saved are not made; those of all rows to confirm are added.
+            self._fresh_launches += event.launches
+            self._launches = self._done_launches + self._fresh_launches
         self._print(f"{clean(event.row)}: looks worse; measuring fresh pairs")
 
     def device(self, event: DeviceEvent) -> None:

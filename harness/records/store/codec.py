@@ -55,6 +55,8 @@ class DeviceRecord:
     device: Device
     facts: DeviceFacts | None = None
     failure: Failure | None = None
+    verified: str | None = None
+    """How its profile was verified when the run began; None in runs from before it was stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,9 +34,8 @@ Key = tuple[str, str, str, str, int]
 def compare(runs: Sequence[StoredRun]) -> list[Row]:
     """Return the rows of all runs grouped by KEY: for each key, one row per run.
 
-    The first run is the reference and has no ratio. The interval is unpaired: its width is that of
-    :func:`stats.ratio_interval`, around the ratio of the two p50. If it includes 1, the difference is
-    `below noise`. Rows of different runtimes are compared too, and show their runtimes. Raises StoreError for no runs.
+    The first run is the reference and has no ratio. The interval is unpaired
+    (:func:`stats.ratio_interval`). If it includes 1, the difference is `below noise`. Rows of different runtimes are compared too, and show their runtimes. Raises StoreError for no runs.
     """
     return compare_measured([read(run) for run in runs])
 
@@ -87,14 +86,16 @@ def _ratio(before: list[float], after: list[float]) -> dict[str, Any]:
     if not before or not after or min(*before, *after) <= 0:
         return {}
     interval = stats.ratio_interval(before, after)
-    ratio = stats.median(after) / stats.median(before)
     if interval is None:
-        return {"ratio": ratio}
-    # The interval is of the geometric means; on the log scale the medians have nearly its width.
-    low, high = (ratio * end / interval.estimate for end in (interval.low, interval.high))
+        return {"ratio": stats.median(after) / stats.median(before)}
     difference = "below noise"
-    if low > 1:
+    if interval.low > 1:
         difference = "slower"
-    elif high < 1:
+    elif interval.high < 1:
         difference = "faster"
-    return {"ratio": ratio, "ratio_low": low, "ratio_high": high, "difference": difference}
+    return {
+        "ratio": interval.estimate,
+        "ratio_low": interval.low,
+        "ratio_high": interval.high,
+        "difference": difference,
+    }

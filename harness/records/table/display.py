@@ -105,12 +105,15 @@ def milliseconds(value: float | None) -> str:
 
 
 def half_width(row: Mapping[str, Any], column: Column | None = None) -> str:
-    """Format half the width of a column's 95 % interval (p50 by default), in % on the log scale."""
+    """Format the distance of a value (p50 by default) to the farther end of its 95 % interval, in %.
+
+    The interval is within value / (1 + x) and value * (1 + x). Empty without an interval.
+    """
     of = column or columns_of.get("latency_p50_ms")
-    low, high = row[of.low or ""], row[of.high or ""]
-    if not low or not high:
+    value, low, high = row[of.name], row[of.low or ""], row[of.high or ""]
+    if not value or not low or not high:
         return ""
-    return f"±{(math.sqrt(high / low) - 1) * 100:.1f}%"
+    return f"±{(max(high / value, value / low) - 1) * 100:.1f}%"
 
 
 def size(size_bytes: float | None) -> str:

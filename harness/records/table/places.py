@@ -1,24 +1,20 @@
-"""The devices of a run, and how their profiles were verified."""
+"""The devices of a run, and how their profiles were verified when it began."""
 
 from __future__ import annotations
 
-from harness.config import profiles
 from harness.records.store import DeviceRecord, StoredRun
-from harness.types import DeviceFacts, Profile
+from harness.types import DeviceFacts
 
 
 def lines(run: StoredRun) -> list[str]:
     """Describe the devices of the run, one line per device."""
-    devices = run.record.devices
-    known = profiles.load_named({entry.device.profile for entry in devices.values()})
-    return [f"{name}: {_text(entry, known)}" for name, entry in devices.items()]
+    return [f"{name}: {_text(entry)}" for name, entry in run.record.devices.items()]
 
 
-def _text(entry: DeviceRecord, known: dict[str, Profile]) -> str:
-    profile = known.get(entry.device.profile)
-    proved = f"verified: {profile.verified}" if profile else "not among the known profiles"
+def _text(entry: DeviceRecord) -> str:
+    proved = f" (verified: {entry.verified})" if entry.verified is not None else ""
     parts = _machine(entry.facts) if entry.facts else []
-    return "; ".join([*parts, f"profile {entry.device.profile} ({proved})"])
+    return "; ".join([*parts, f"profile {entry.device.profile}{proved}"])
 
 
 def _machine(facts: DeviceFacts) -> list[str]:

@@ -97,9 +97,9 @@ class CellReading:
 
     @cached_property
     def interval(self) -> Interval | None:
-        """The interval of the median launch, ns."""
+        """The median of the launches' medians and its interval, ns; None under 3 launches."""
         medians = self.medians
-        return stats.geometric_interval(medians) if medians and min(medians) > 0 else None
+        return stats.median_interval(medians) if medians and min(medians) > 0 else None
 
     @cached_property
     def peak_bytes(self) -> float | None:

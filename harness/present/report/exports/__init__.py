@@ -17,7 +17,7 @@ from harness.errors import ConfigError
 from harness.present.report.exports import bmf, csv, gbench, github, junit, pyperf, summary
 from harness.records.table.rows import Measured
 
-__all__ = ["FORMATS", "encoded", "save", "write"]
+__all__ = ["FORMATS", "encoded", "require_folder", "save", "write"]
 
 
 class Writer(Protocol):
@@ -51,12 +51,7 @@ def write(measured: Measured, form: str, *, emulated: bool = False) -> str:
 
 def save(text: str, path: Path) -> None:
     """Write an export to a file, completely or not at all; raises ConfigError if that fails."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise ConfigError(
-            f"-o {path}: there is no folder {folder}; `{shlex.join(['mkdir', '-p', str(folder)])}` "
-            "makes it"
-        )
+    require_folder(path, "-o")
     path = path.resolve()
     part = path.with_name(f".{path.name}.part")
     try:
@@ -69,6 +64,16 @@ def save(text: str, path: Path) -> None:
         raise ConfigError(f"-o {path}: cannot be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Raise ConfigError, with the command that makes it, if there is no folder for a file."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{option} {path}: there is no folder {folder}; "
+            f"`{shlex.join(['mkdir', '-p', str(folder)])}` makes it"
+        )
 
 
 def encoded(text: str) -> bytes:

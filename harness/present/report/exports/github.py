@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from harness import columns
-from harness.columns import Column
 from harness.present.report.exports.entries import (
     ExportEntry,
     details,
@@ -18,7 +17,7 @@ from harness.present.report.exports.entries import (
     measure_name,
 )
 from harness.present.report.plain import json_text
-from harness.records.table import Row, display
+from harness.records.table import display
 from harness.records.table.rows import Measured
 
 # The action writes names between backticks in a table of its comment.
@@ -26,7 +25,7 @@ _HARMLESS = str.maketrans({"`": "'", "|": "\N{BROKEN BAR}"})
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
-    """Write the array; `range` is half of the 95 % interval, if the row has one."""
+    """Write the array; `range` is the ± of the table, if the row has an interval."""
     return json_text(
         [chart for entry in entries(measured, emulated=emulated) for chart in _charts(entry)]
     )
@@ -40,17 +39,10 @@ def _charts(entry: ExportEntry) -> list[dict[str, Any]]:
                 "name": f"{entry.name} {measure_name(row, title, column)}".translate(_HARMLESS),
                 "unit": column.unit or measure_name(row, title, column),
                 "value": row[column.name],
-                "range": _range(row, column),
+                "range": display.half_width(row, column) or None if column.low else None,
                 "extra": f"{details(row)}\nlaunches: {row['launches']}\nrun: {row['run']}",
             }
         )
         for title, column in columns.exported("github")
         if row[column.name] is not None and row.better(column.name) == "lower"
     ]
-
-
-def _range(row: Row, column: Column) -> str | None:
-    if column.low is None or column.high is None:
-        return None
-    low, high = row[column.low], row[column.high]
-    return None if low is None or high is None else f"± {display.milliseconds((high - low) / 2)}"

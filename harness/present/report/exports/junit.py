@@ -8,21 +8,28 @@ It conforms to the schema of Jenkins' xUnit plug-in (junit-10.xsd). The result o
 - no fault (pending, unsupported, partly measured without a limit): `skipped`.
 
 A gate's run has one case per judged row instead: a regression is a `failure`, inconclusive is
-`skipped`, and a device that was away is an `error`. So is a damaged row, in a run of any kind.
+`skipped`, and a device that was away is an `error`. So is a damaged row, in a run of any kind. The
+sides of a gate that was interrupted before its verdict are `skipped`.
+
+`time` is that of the launches on the device; the cases of a gate that are computed from the same
+launches share it. A case without launches has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
+from harness.analysis.gate.contest import LAUNCH_METRICS
+from harness.analysis.gate.document import counted
 from harness.analysis.pick import enough_delegated, key_of
 from harness.present.report.exports import verdicts
-from harness.present.report.exports.entries import details, unique
+from harness.present.report.exports.entries import NAME_LIMIT, details, unique
 from harness.records.table import DAMAGED, PENDING, Row, display
 from harness.records.table.rows import Measured, rows_of
+from harness.types import Launch
 
 Ending = Literal["passed", "failure", "error", "skipped"]
 
@@ -42,6 +49,9 @@ MODEL_FAULTS = (
 
 NO_FAULTS = (PENDING, "unsupported")
 
+MAX_MESSAGE, MAX_TEXT = 1_000, 100_000
+"""Characters of a message (an attribute, which readers show in one line) and of a text."""
+
 _VERDICTS: Mapping[str, Ending] = {"REGRESSION": "failure", "INCONCLUSIVE": "skipped"}
 """The endings of verdicts; the other verdicts pass."""
 
@@ -59,20 +69,65 @@ class Case:
     kind: str = ""
     """The status or verdict: `type` of a case that did not pass."""
     reason: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
+    """The time of its launches; None without any."""
     details: str = ""
 
 
 def write(measured: Measured, *, emulated: bool) -> str:
     """Write every row, whatever `emulated` is; details of emulators have the flag `emulated`."""
     del emulated
+    return of_run(measured)
+
+
+def of_run(measured: Measured, *, complete: bool = True) -> str:
+    """Write every row of a run, or the verdicts of a gate; `complete` is false if it was stopped."""
     record = measured.run.record
     gate = verdicts.of(measured.run)
-    properties = {"run": record.id, "kind": record.kind, "plan": record.plan_digest}
     found = cases(measured)
     if gate is not None:
-        found = [*judged(gate), *(case for case in found if case.kind == DAMAGED)]
+        damaged = (case for case in found if case.kind == DAMAGED)
+        found = [*judged(gate, _seconds_of(measured)), *damaged]
+    elif record.kind == "gate":
+        found = [_without_verdict(case) for case in found]
+    properties = {
+        "run": record.id,
+        "kind": record.kind,
+        "plan": record.plan_digest,
+        "complete": str(complete and verdicts.is_complete(measured)).lower(),
+    }
     return document(found, properties, record.created)
+
+
+def _without_verdict(case: Case) -> Case:
+    """Return the case of a side of a gate that has no verdict: measured is not passed."""
+    if case.ending != "passed":
+        return case
+    reason = "measured, and the gate was stopped before its verdict"
+    return replace(case, ending="skipped", kind="no_verdict", reason=reason)
+
+
+def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]], created: str) -> str:
+    """Write the checks of `doctor --json`, by device; a warning passes, with its text as output."""
+    endings: Mapping[str, Ending] = {"fail": "failure", "skip": "skipped"}
+    made = [
+        Case(
+            suite=device,
+            group="doctor",
+            name=check["name"],
+            ending=endings.get(check["status"], "passed"),
+            kind=check["status"],
+            reason=f"{check['detail']}{_fix(check)}",
+            details=f"{check['status']}: {check['detail']}{_fix(check)}",
+        )
+        for device, checks in found.items()
+        for check in checks
+    ]
+    return document(made, {"kind": "doctor"}, created)
+
+
+def _fix(check: Mapping[str, Any]) -> str:
+    return f"; fix: {check['mend']}" if check.get("mend") else ""
 
 
 def cases(measured: Measured) -> list[Case]:
@@ -91,20 +146,51 @@ def cases(measured: Measured) -> list[Case]:
             ),
             kind=row["status"],
             reason=row["reason"] or "",
-            seconds=sum(
-                launch.wall_ns
-                for launch in measured.launches.get(cell.id, ())
-                if launch.kind != "bare"
-            )
-            / 1e9,
+            seconds=_seconds(
+                one for one in measured.launches.get(cell.id, ()) if one.kind != "bare"
+            ),
             details=details(row) if row["latency_p50_ms"] is not None else "",
         )
         for row, cell in zip(rows, measured.run.record.cells, strict=True)
     ]
 
 
-def judged(gate: Mapping[str, Any]) -> list[Case]:
-    """Return one case per judged row of a gate's document, per failure and per device away."""
+def _seconds(launches: Iterable[Launch]) -> float | None:
+    found = [launch.wall_ns for launch in launches]
+    return sum(found) / 1e9 if found else None
+
+
+Place = tuple[str, str, str, int, str]
+"""Model, recipe, device, threads and metric of a gate's row."""
+
+
+def _seconds_of(measured: Measured) -> dict[Place, float]:
+    """Return the seconds of a gate's rows: of their launches, or of the evaluation on the host."""
+    gate = verdicts.of(measured.run)
+    assert gate is not None
+    rows = [row for row in gate["rows"] if row["judged"]]
+    found = {_place(row): row["seconds"] for row in rows if row.get("seconds") is not None}
+    for contest in gate["contests"]:
+        launches = [one for side in ("a", "b") for one in measured.launches.get(contest[side], ())]
+        own = [row for row in rows if _place(row)[:4] == _place({**contest, "metric": ""})[:4]]
+        for kind, metrics in (("timed", LAUNCH_METRICS), ("memory", ("memory",))):
+            sharing = [row for row in own if row["metric"] in metrics]
+            seconds = _seconds(one for one in launches if one.kind == kind and one.block >= 0)
+            if seconds is not None:
+                found |= {_place(row): seconds / len(sharing) for row in sharing}
+    return found
+
+
+def _place(row: Mapping[str, Any]) -> Place:
+    return (row["model"], row["recipe"], row["device"], row["threads"], row["metric"])
+
+
+def judged(gate: Mapping[str, Any], seconds: Mapping[Place, float] | None = None) -> list[Case]:
+    """Return one case per judged row of a gate's document, per failure and per device away.
+
+    `seconds` are those of the rows, by place.
+    """
+    known = seconds or {}
     rows = [
         Case(
             suite=row["device"],
@@ -113,9 +199,8 @@ def judged(gate: Mapping[str, Any]) -> list[Case]:
             ending=_VERDICTS.get(row["verdict"], "passed"),
             kind=row["verdict"],
             reason=row["reason"],
-            details=f"{row['verdict']}: {row['reason']}\n"
-            f"A {verdicts.side(row, 'a')}, B {verdicts.side(row, 'b')}, "
-            f"ratio {verdicts.interval(row) or display.NOTHING}, {row['pairs']} pairs",
+            seconds=known.get(_place(row)),
+            details=f"{row['verdict']}: {row['reason']}\n" + ", ".join(_numbers(row)),
         )
         for row in gate["rows"]
         if row["judged"]
@@ -145,22 +230,34 @@ def judged(gate: Mapping[str, Any]) -> list[Case]:
     return [*rows, *failed, *away]
 
 
+def _numbers(row: Mapping[str, Any]) -> Iterable[str]:
+    """Yield the numbers of a gate's row."""
+    yield f"A {verdicts.side(row, 'a')}"
+    yield f"B {verdicts.side(row, 'b')}"
+    if row["ratio"] is not None:
+        yield f"ratio {verdicts.interval(row)}"
+    if row.get("drop") is not None:
+        yield f"drop {row['drop']:+.4f} ({row['drop_low']:+.4f} to {row['drop_high']:+.4f})"
+    if count := counted(row):
+        yield count
+
+
 def document(found: Sequence[Case], properties: dict[str, str], created: str) -> str:
     """Write cases as one XML document, without the characters that XML 1.0 does not allow."""
     root = ET.Element("testsuites", {"name": "edge-harness", **_counts(found)})
     for suite in dict.fromkeys(case.suite for case in found):
         inside = [case for case in found if case.suite == suite]
         attributes = {
-            "name": _text(suite),
-            "hostname": _text(suite),
-            "timestamp": _text(created),
+            "name": _name_text(suite),
+            "hostname": _name_text(suite),
+            "timestamp": _name_text(created),
             "skipped": str(_count(inside, "skipped")),
         }
         element = ET.SubElement(root, "testsuite", attributes | _counts(inside))
         table = ET.SubElement(element, "properties")
         for key, value in properties.items():
-            ET.SubElement(table, "property", name=key, value=_text(value))
-        names = unique(f"{_text(case.group)}\n{_text(case.name)}" for case in inside)
+            ET.SubElement(table, "property", name=key, value=_name_text(value))
+        names = unique(f"{_name_text(case.group)}\n{_name_text(case.name)}" for case in inside)
         for case, whole in zip(inside, names, strict=True):
             _add(element, case, whole.partition("\n")[2])
     ET.indent(root)
@@ -169,16 +266,16 @@ def document(found: Sequence[Case], properties: dict[str, str], created: str) ->
 
 
 def _add(suite: ET.Element, case: Case, name: str) -> None:
-    element = ET.SubElement(
-        suite, "testcase", classname=_text(case.group), name=name, time=f"{case.seconds:.3f}"
-    )
+    element = ET.SubElement(suite, "testcase", classname=_name_text(case.group), name=name)
+    if case.seconds is not None:
+        element.set("time", f"{case.seconds:.3f}")
     if case.ending != "passed":
-        reason = _text(case.reason)
+        reason, kind = _text(case.reason), _text(case.kind)
         ET.SubElement(
-            element, case.ending, type=_text(case.kind), message=f"{_text(case.kind)}: {reason}"
-        ).text = reason
+            element, case.ending, type=kind, message=_cut(f"{kind}: {reason}", MAX_MESSAGE)
+        ).text = _cut(reason, MAX_TEXT)
     if case.details:
-        ET.SubElement(element, "system-out").text = _clean_lines(case.details)
+        ET.SubElement(element, "system-out").text = _cut(_clean_lines(case.details), MAX_TEXT)
 
 
 def _ending(row: Row, *, allowed: bool, limited: bool) -> Ending:
@@ -202,7 +299,7 @@ def _counts(found: Sequence[Case]) -> dict[str, str]:
         "tests": str(len(found)),
         "failures": str(_count(found, "failure")),
         "errors": str(_count(found, "error")),
-        "time": f"{sum(case.seconds for case in found):.3f}",
+        "time": f"{sum(case.seconds or 0.0 for case in found):.3f}",
     }
 
 
@@ -212,6 +309,14 @@ def _count(found: Iterable[Case], ending: Ending) -> int:
 
 def _text(value: object) -> str:
     return display.clean(value) or "-"
+
+
+def _name_text(value: object) -> str:
+    return _cut(_text(value), NAME_LIMIT)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _clean_lines(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.present.report.exports import verdicts
 from harness.present.report.markdown import escape, markdown, records
-from harness.records.table import MEASURED, PENDING, Row
+from harness.records.table import MEASURED, PENDING, Row, display
 from harness.records.table.rows import Measured, rows_of
 
 LIMIT_BYTES = 1_000_000
@@ -24,17 +24,74 @@ def write(measured: Measured, *, emulated: bool) -> str:
     For a gate's run, write its verdict and its rows with the reasons.
     """
     del emulated
+    return of_run(measured)
+
+
+def of_run(measured: Measured, *, incomplete: str = "") -> str:
+    """Write the summary of a run or a gate; `incomplete` says that, and how it is continued."""
     gate = verdicts.of(measured.run)
     if gate is not None:
         return judged(gate)
     rows = rows_of(measured)
-    heading = f"### {_heading(rows)}\n\n"
+    of = "edge-harness gate" if measured.run.record.kind == "gate" else "edge-harness"
+    state = "incomplete: " if incomplete or not verdicts.is_complete(measured) else ""
+    note = f"**Incomplete:** {_marked(incomplete)}\n\n" if incomplete else ""
+    heading = f"### {of}: {state}{_heading(rows)}\n\n{note}"
     shown = len(rows)
     text = _text(heading, rows, shown, measured.run.id)
     while shown > 1 and len(text.encode(errors="replace")) > LIMIT_BYTES:
         shown //= 2
         text = _text(heading, rows, shown, measured.run.id)
     return text
+
+
+def _marked(note: str) -> str:
+    """Escape a note, but for its command between backticks."""
+    return "`".join(
+        display.clean(part) if place % 2 else escape(part)
+        for place, part in enumerate(note.split("`"))
+    )
+
+
+def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Write the checks of `doctor --json`, by device: a table of those that did not pass."""
+    made = [(device, check) for device, checks in found.items() for check in checks]
+    failed = sum(check["status"] == "fail" for _, check in made)
+    warned = sum(check["status"] == "warn" for _, check in made)
+    counts = f"{failed} failed, {warned} warnings, of {len(made)} checks"
+    lines = [f"### edge-harness doctor: {counts}", ""]
+    order = {"fail": 0, "warn": 1, "skip": 2}
+    shown = [
+        {
+            "device": device,
+            "check": check["name"],
+            "status": check["status"],
+            "found": check["detail"],
+            "fix": check.get("mend") or "",
+        }
+        for device, check in made
+        if check["status"] in order
+    ]
+    if shown:
+        shown.sort(key=lambda row: order[row["status"]])
+        lines += [records(shown, list(shown[0]))]
+    return clipped("\n".join(lines) + "\n", LIMIT_BYTES)
+
+
+def of_error(command: str, message: str) -> str:
+    """Write that a command ended before it stored anything."""
+    return f"### edge-harness {command}: nothing was measured\n\n{escape(message)}\n\n"
+
+
+def clipped(text: str, limit: int) -> str:
+    """Cut a summary to so many bytes, at the end of a line, with a note; empty if none fits."""
+    data = text.encode(errors="replace")
+    if len(data) <= limit:
+        return text
+    note = "\n\nThe rest does not fit into the job summary.\n"
+    cut = data[: max(0, limit - len(note))].decode(errors="ignore")
+    whole = cut.rpartition("\n")[0]
+    return whole + note if whole else ""
 
 
 def judged(gate: Mapping[str, Any]) -> str:
@@ -52,9 +109,7 @@ def judged(gate: Mapping[str, Any]) -> str:
         where = f"{one['model']} {one['recipe']} on {one['device']}"
         lines.append(f"- {escape(where)}: {escape(one['kind'])}: {escape(one['reason'])}")
     lines += [f"- {escape(one['device'])}: away: {escape(one['reason'])}" for one in gate["away"]]
-    text = "\n".join(lines) + "\n\n"
-    cut = text.encode(errors="replace")[:LIMIT_BYTES].decode(errors="ignore")
-    return text if len(cut) == len(text) else f"{cut.rpartition(chr(10))[0]}\n- ...\n"
+    return clipped("\n".join(lines) + "\n\n", LIMIT_BYTES)
 
 
 def _text(heading: str, rows: Sequence[Row], shown: int, run: str) -> str:
@@ -73,4 +128,4 @@ def _heading(rows: Sequence[Row]) -> str:
         counts.append(f"{failed} failed")
     if pending:
         counts.append(f"{pending} pending")
-    return f"edge-harness: {models}: {', '.join(counts)}"
+    return f"{models}: {', '.join(counts)}"

@@ -10,6 +10,7 @@ from harness.columns import NS_PER_MS
 from harness.errors import StoreError
 from harness.records.store.read import StoredRun
 from harness.records.table import display
+from harness.records.table.measured import Measured
 
 _MEDIAN = 0.5
 
@@ -27,6 +28,16 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
             f"{run.path / document.FILE} is not the document of a gate; restore it from a copy"
         )
     return found
+
+
+def is_complete(measured: Measured) -> bool:
+    """Return whether a run has all its outcomes, and a gate its verdict."""
+    run = measured.run
+    ended = all(
+        cell.id in measured.outcomes or cell.id in measured.damage.cells
+        for cell in run.record.cells
+    )
+    return of(run) is not None if run.record.kind == "gate" else ended
 
 
 def remarks(gate: Mapping[str, Any] | None) -> list[str]:

@@ -1,0 +1,347 @@
+"""One contest while it is measured: its pilot, its blocks, and the fresh blocks that confirm it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.analysis.gate.budget import TimeBudget
+from harness.analysis.gate.contest import (
+    CONFIRMING,
+    Evidence,
+    Reading,
+    Rules,
+    Side,
+    SideName,
+    pairs,
+    unfit,
+)
+from harness.errors import HarnessError, LeaseError, TransportError
+from harness.events import Note, NotMeasured
+from harness.measure import blocks
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.failures import failure_of, refused
+from harness.measure.pairs import CONFIRM_PAIRS, FIRST_PAIRS, needs_more
+from harness.measure.soaking import soak
+from harness.types import Agreement, Cell, Failure, LaunchOrder
+
+_PILOTS = 2
+
+
+class _Unfit(HarnessError):
+    """A launch succeeded but must not be judged."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshPairs:
+    """The number of fresh pairs that confirm the rows of a contest."""
+
+    timed: int = 0
+    memory: int = 0
+
+    def also(self, metric: str, count: int) -> FreshPairs:
+        """Return the numbers with which another row is confirmed too."""
+        if metric == "memory":
+            return replace(self, memory=max(self.memory, count))
+        return replace(self, timed=max(self.timed, count))
+
+    @property
+    def launches(self) -> int:
+        """The number of launches of all pairs."""
+        return 2 * (self.timed + self.memory)
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningContest:
+    """One contest while it is measured."""
+
+    rules: Rules
+    bench: Bench
+    evidence: Evidence
+    loops: int = 1
+    order_cells: tuple[Cell, Cell] = field(init=False)
+    budget: TimeBudget = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the cells and the budget of the contest."""
+        contest = self.evidence.contest
+        self.order_cells = (contest.a.cell, contest.b.cell)
+        self.budget = TimeBudget(
+            clock=self.bench.timing.clock,
+            seconds=self.rules.budget_seconds,
+            spent=self.evidence.seconds,
+            confirms=bool(self.rules.timed_metrics),
+        )
+
+    def measure(self, fresh: FreshPairs | None) -> str | None:
+        """Measure the first pairs, or the `fresh` ones.
+
+        Returns why the device is lost for the contests after this one, or None.
+        """
+        self.budget.start()
+        try:
+            return self._measure(fresh)
+        finally:
+            spent = self.budget.spent + self.budget.used
+            self.evidence = replace(self.evidence, seconds=spent)
+
+    def _measure(self, fresh: FreshPairs | None) -> str | None:
+        bench, contest = self.bench, self.evidence.contest
+        try:
+            bench.bring({s.variant.digest: s.variant.path for s in (contest.a, contest.b)})
+            bench.settle()
+            self.evidence = replace(
+                self.evidence,
+                pinned_mhz=bench.held.pinned_mhz,
+                fixed_performance=bench.held.fixed_performance,
+            )
+            if fresh is None:
+                if self._lacks_blocks():
+                    self._prepare()
+                self._first()
+            else:
+                self._again(fresh)
+        except (TransportError, LeaseError) as error:
+            last = max((one.launch.block for one in self.evidence.readings), default=None)
+            after = "before the first block" if last is None else f"after block {last % CONFIRMING}"
+            reason = f"{contest.key.device} was lost {after} ({error})"
+            self._cut_short(reason, confirming=fresh is not None)
+            return reason
+        except _Unfit as error:
+            self.evidence = replace(self.evidence, failure=error.failure)
+        except HarnessError as error:
+            self.evidence = replace(self.evidence, failure=failure_of(error))
+            try:
+                bench.recover(error)
+            except HarnessError as another:
+                return f"{contest.key.device} was lost ({another})"
+        return None
+
+    # --- before the first block -------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Check both sides' outputs, find the inner loop, measure memory, soak if wanted."""
+        contest, bench = self.evidence.contest, self.bench
+        for side in (contest.a, contest.b):
+            failure = refused(side.cell, bench.profile)
+            if failure is not None:
+                self.evidence = replace(self.evidence, failure=failure)
+                return
+            self._check(side)
+        self._set_dose()
+        self.loops = self._loops_before() or self.loops
+        began = self.budget.clock()
+        self._memory(self.rules.memory_pairs, 0)
+        if "memory" in self.rules.metrics:
+            each = (self.budget.clock() - began) / self.rules.memory_pairs
+            self.budget.memory_seconds = CONFIRM_PAIRS * each
+        if bench.conditions.thermal == "soak":
+            soak(bench, contest.a.cell, loops=self.loops, runtime=contest.a.runtime)
+            self.budget.start()
+            self.evidence = replace(self.evidence, hot=True)
+
+    def _set_dose(self) -> None:
+        """Choose the inner loop and the dose of timed launches from a pilot."""
+        contest = self.evidence.contest
+        inference_ns, overhead = self._pilot(contest.a)
+        dose = contest.a.cell.dose
+        if self.bench.session.dialect.can.samples:
+            self.loops = blocks.inner_loop(inference_ns, dose.scenario)
+        if contest.stretch:
+            dose = blocks.stretched(dose, inference_ns)
+        self.evidence = replace(self.evidence, dose=dose)
+        self.budget.start_pairs(2 * (overhead + blocks.seconds(dose, inference_ns)))
+
+    def _pilot(self, side: Side) -> tuple[float, float]:
+        """Return the longer time per inference of two short launches, ns, and their overhead, s.
+
+        The overhead is the time that a launch takes beside warming up and measuring.
+        """
+        pilot = replace(blocks.pilot(side.cell), runtime=side.runtime)
+        times, walls = [], []
+        for place in range(_PILOTS):
+            order = replace(pilot, position=place)
+            pilot_once = functools.partial(self.bench.pilot, side.cell, order)
+            began = self.budget.clock()
+            times.append(self.bench.recovering(pilot_once))
+            walls.append(self.budget.clock() - began)
+        inference_ns = max(times)
+        return inference_ns, max(0.0, min(walls) - blocks.seconds(pilot.dose, inference_ns))
+
+    def _check(self, side: Side) -> None:
+        try:
+            agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
+        except InaccurateOutputs as error:
+            self._add_agreement(side, error.agreement)
+            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
+        if agreement is not None:
+            self._add_agreement(side, agreement)
+
+    def _add_agreement(self, side: Side, agreement: Agreement) -> None:
+        known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}
+        self.evidence = replace(self.evidence, agreements=known)
+
+    def _memory(self, count: int, start: int) -> None:
+        if not self.bench.can_launch("memory"):
+            reason = f"the dialect of {self.bench.name} makes no memory launches"
+            for cell in self.order_cells:
+                self.bench.emit(NotMeasured(cell=cell.id, what="memory", reason=reason))
+            return
+        for block in self._turns(count, start):
+            if self._has(block, "memory"):
+                continue
+            for turn in block:
+                order = replace(blocks.memory(turn.cell, turn.block), position=turn.position)
+                self._launch(turn.cell, order)
+
+    # --- blocks -------------------------------------------------------------------------------
+
+    def _first(self) -> None:
+        """Measure blocks until the stop rule is met or the time is up.
+
+        The time that it takes to confirm a regression is left.
+        """
+        if self.evidence.failure is not None or not self._fits():
+            return
+        self.budget.start_pairs(self.budget.pair_seconds)
+        for count, block in enumerate(self._turns(self.rules.timed_pairs, 0)):
+            if self._has(block, "timed"):
+                continue
+            if not self._needs_more():
+                return
+            if count >= FIRST_PAIRS and count % 2 == 0 and not self.budget.holds(2, count + 2):
+                return
+            self._block(block)
+            self.budget.count_pair()
+            if self.budget.is_over:
+                if count + 1 < FIRST_PAIRS:
+                    self._cut_short(f"{self._budget_text} was over after block {count}")
+                return
+
+    def _fits(self) -> bool:
+        """Return whether the first pairs fit into the budget, before the first one is measured.
+
+        If only their confirmation does not fit, that is a note: most gates have nothing to confirm.
+        """
+        missing = FIRST_PAIRS - len(pairs(self.evidence, "latency"))
+        if missing <= 0 or self.budget.pair_seconds == 0:
+            return True
+        budget, least = self.budget, self.budget.least(missing)
+        way = f"set gate.budget_seconds to {least} or more"
+        each = f"a pair takes about {budget.pair_seconds:.2g} s"
+        if budget.used + missing * budget.pair_seconds > budget.seconds:
+            self._cut_short(
+                f"{self._budget_text} is too short for {FIRST_PAIRS} pairs ({each}); {way}"
+            )
+            return False
+        if least > budget.seconds:
+            reason = (
+                f"{self.evidence.contest.key}: {self._budget_text} is too short to confirm a "
+                f"regression with {CONFIRM_PAIRS} fresh pairs ({each}); {way}"
+            )
+            self.bench.emit(Note(device=self.bench.name, reason=reason))
+        return True
+
+    @property
+    def _budget_text(self) -> str:
+        return f"the budget of {self.rules.budget_seconds:g} s"
+
+    def _cut_short(self, reason: str, *, confirming: bool = False) -> None:
+        if confirming:
+            self.evidence = replace(self.evidence, fresh_cut_short=reason)
+        else:
+            self.evidence = replace(self.evidence, cut_short=reason)
+
+    def _needs_more(self) -> bool:
+        """Return whether the stop rule wants another block."""
+        return any(
+            needs_more(
+                pairs(self.evidence, metric),
+                max_pairs=self.rules.timed_pairs,
+                half_width=self.rules.half_width,
+                margin=self.rules.margin,
+            )
+            for metric in self.rules.timed_metrics or ("latency",)
+        )
+
+    def _lacks_blocks(self) -> bool:
+        """Return whether first blocks are missing: all of them, unless a gate is resumed."""
+        timed = [one for one in self.evidence.readings if one.launch.kind == "timed"]
+        return not timed or (self._needs_more() and self._lacks(self.rules.timed_pairs, 0))
+
+    def _lacks(self, count: int, start: int) -> bool:
+        return not all(self._has(block, "timed") for block in self._turns(count, start))
+
+    def _has(self, block: Sequence[blocks.Turn], kind: str) -> bool:
+        """Return whether a resumed gate has both launches of a block."""
+        have = {
+            one.launch.cell_id
+            for one in self.evidence.readings
+            if one.launch.kind == kind and one.launch.block == block[0].block
+        }
+        return have == {cell.id for cell in self.order_cells}
+
+    def _again(self, fresh: FreshPairs) -> None:
+        """Measure the fresh blocks, fewer if the time is up."""
+        if self.evidence.dose is None and self._lacks(fresh.timed, CONFIRMING):
+            self._set_dose()
+        else:
+            self.budget.start_pairs(0.0)
+        self.loops = self._loops_before() or self.loops
+        for count, block in enumerate(self._turns(fresh.timed, CONFIRMING), start=1):
+            if self._has(block, "timed"):
+                continue
+            self._block(block)
+            self.budget.count_pair()
+            if self.budget.is_over and count < fresh.timed:
+                least = self.budget.least(fresh.timed - count, 0)
+                way = f"set gate.budget_seconds to {least} or more"
+                self._cut_short(f"{self._budget_text} was over; {way}", confirming=True)
+                return
+        self._memory(fresh.memory, CONFIRMING)
+
+    def _block(self, block: Sequence[blocks.Turn]) -> None:
+        """Make one launch of A and one of B."""
+        for turn in block:
+            order = blocks.order(turn, loops=self.loops)
+            dose = self.evidence.dose
+            self._launch(turn.cell, replace(order, dose=dose) if dose else order)
+
+    def _turns(self, count: int, start: int) -> Iterator[list[blocks.Turn]]:
+        """Yield this many blocks of both sides in mirrored order, numbered from `start`."""
+        seed = self.evidence.contest.a.cell.seed + start
+        twice = [replace(c, dose=replace(c.dose, launches=count)) for c in self.order_cells]
+        turns = blocks.schedule(twice, seed)
+        for _, block in itertools.groupby(turns, key=lambda turn: turn.block):
+            yield [replace(turn, block=start + turn.block) for turn in block]
+
+    def _launch(self, cell: Cell, order: LaunchOrder) -> None:
+        contest, bench = self.evidence.contest, self.bench
+        name: SideName = "baseline" if cell.id == contest.a.cell.id else "candidate"
+        side = contest.a if name == "baseline" else contest.b
+        order = replace(order, runtime=side.runtime)
+        if order.kind == "memory":
+            launch = bench.recovering(lambda: bench.optional_launch(side.cell, order))
+            if launch is None:
+                return
+        else:
+            flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
+            launch = bench.recovering(
+                lambda: bench.launch(side.cell, order, flags=flags, until=self.budget.deadline)
+            )
+        reading = Reading.of(name, launch)
+        self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
+        failure = unfit(side.cell, launch)
+        if failure is not None:
+            raise _Unfit(failure)
+
+    def _loops_before(self) -> int | None:
+        """Return the inner loop of the first pairs; None before them."""
+        timed = [one.launch for one in self.evidence.readings if one.launch.kind == "timed"]
+        return timed[0].inner_loop if timed else None
