@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from harness.cli import completion
+from harness.cli.ending import DONE, NO
 from harness.cli.option_names import naming_options, read_shape
 from harness.cli.shared import (
-    DONE,
-    NO,
     DeviceOption,
     FarmOption,
     HostMemoryOption,

@@ -8,7 +8,8 @@ It conforms to the schema of Jenkins' xUnit plug-in (junit-10.xsd). The result o
 - no fault (pending, unsupported, partly measured without a limit): `skipped`.
 
 A gate's run has one case per judged row instead: a regression is a `failure`, inconclusive is
-`skipped`, and a device that was away is an `error`. So is a damaged row, in a run of any kind.
+`skipped`, and a device that was away is an `error`. So are a gate that was stopped before its
+verdict, and a damaged row in a run of any kind.
 """
 
 from __future__ import annotations
@@ -104,7 +105,10 @@ def cases(measured: Measured) -> list[Case]:
 
 
 def judged(gate: Mapping[str, Any]) -> list[Case]:
-    """Return one case per judged row of a gate's document, per failure and per device away."""
+    """Return one case per judged row of a gate's document, per failure and per device away.
+
+    A gate that was stopped has a case of its own that says so.
+    """
     rows = [
         Case(
             suite=row["device"],
@@ -142,7 +146,17 @@ def judged(gate: Mapping[str, Any]) -> list[Case]:
         )
         for one in gate["away"]
     ]
-    return [*rows, *failed, *away]
+    stopped = [
+        Case(
+            suite="edge-harness",
+            group="gate",
+            name="is complete",
+            ending="error",
+            kind="incomplete",
+            reason=gate["incomplete"],
+        )
+    ]
+    return [*rows, *failed, *away, *(stopped if gate.get("incomplete") else [])]
 
 
 def document(found: Sequence[Case], properties: dict[str, str], created: str) -> str:

@@ -1,0 +1,5 @@
+"""Run `edge-harness` with `python -m harness`."""
+
+from harness.cli import main
+
+main()
