@@ -39,7 +39,10 @@ def main() -> None:
 
         os.write(2, f"edge-harness: cannot start: {type(error).__name__}: {error}\n".encode())
         os._exit(70)
-    raise SystemExit(ending.run(_program))
+    import sys
+
+    caller = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - a test may call it too
+    raise SystemExit(ending.run(_program, owns_process=caller == "__main__"))
 
 
 def _program() -> int:

@@ -1,6 +1,6 @@
 """The ways in which the process ends, each with its exit code: docs/exit_codes.md has the table.
 
-    sys.exit(ending.run(program))
+    raise SystemExit(ending.run(program, owns_process=True))
 
 This module guards everything else, also the imports of the command. So it imports only what Python's
 own start has imported or what is built in.
@@ -63,7 +63,9 @@ class _State:
     wakeup: int | None = None
     """The end of a pipe that gets a byte per signal."""
     before: dict[int, Handler] = {}  # noqa: RUF012 - replaced, never changed
-    """The handlers of a caller in this process, such as a test."""
+    """The signal handlers of the caller."""
+    owns_process = False
+    is_guarded = False
 
 
 def cause() -> Ended | None:
@@ -76,11 +78,34 @@ def advise(text: str) -> None:
     _State.advice = text
 
 
-def run(program: Callable[[], int]) -> int:
+def guard_exit() -> None:
+    """Let only this module choose the exit code of this process.
+
+    OpenBLAS calls C's `exit(1)` if there is no memory, and 1 is a verdict of a gate. C runs the last
+    registered handler first, so :func:`run` can replace this code by registering its own.
+    """
+    if _State.owns_process and not _State.is_guarded:
+        _State.is_guarded = _exit_with(INTERNAL_ERROR)
+
+
+def _exit_with(code: int) -> bool:
+    """Let every exit of this process end with this code; return whether the system can do it."""
+    import ctypes  # numpy imports it too
+
+    try:
+        libc = ctypes.CDLL(None)
+        return not libc.__cxa_atexit(libc._exit, ctypes.c_void_p(code), None)  # noqa: SLF001 - C's name
+    except (OSError, AttributeError):
+        return False
+
+
+def run(program: Callable[[], int], *, owns_process: bool) -> int:
     """Run the program and return the exit code; does not return after a signal.
 
-    What the program raises has a code too: 3 for memory or a disk that is full, else 70.
+    What the program raises has a code too: 3 for memory or a disk that is full, else 70. A caller
+    that does not own the process, such as a test, keeps its streams and signal handlers.
     """
+    _State.owns_process = owns_process
     _State.cause, _State.is_signal, _State.is_finishing, _State.advice = None, False, False, ""
     try:
         _begin()
@@ -120,12 +145,12 @@ def _open_null(fd: int) -> None:
 
 
 def _replace_streams(closed: list[int]) -> None:
-    """Replace stdout and stderr by streams that say what cannot be written; a test's stay."""
+    """Replace stdout and stderr by streams that say what cannot be written."""
     if 0 in closed or sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for the whole process
     for fd, name in ((_STDOUT, "stdout"), (_STDERR, "stderr")):
         now: IO[str] | None = getattr(sys, name)
-        if now is None or (now is getattr(sys, f"__{name}__") and _number(now) == fd):
+        if now is None or (_State.owns_process and _number(now) == fd):
             setattr(sys, name, _stream(fd, now))
 
 
@@ -311,6 +336,8 @@ def _finish(code: int) -> int:
     if _State.is_signal:
         _leave(code)
     _release_signals()
+    if _State.is_guarded:
+        _exit_with(code)
     return code
 
 
@@ -318,10 +345,9 @@ def _release_signals() -> None:
     """Let a signal end what is left of this process; a caller that goes on gets its handlers back."""
     if _State.wakeup is None:
         return
-    is_last = isinstance(getattr(getattr(sys.stdout, "buffer", None), "raw", None), _OutputFile)
     for number, handler in _State.before.items():
         if signal.getsignal(number) is _on_signal:
-            signal.signal(number, signal.SIG_DFL if is_last else handler)
+            signal.signal(number, signal.SIG_DFL if _State.owns_process else handler)
     signal.set_wakeup_fd(-1)
     os.close(_State.wakeup)
     _State.wakeup = None
