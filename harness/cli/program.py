@@ -125,5 +125,10 @@ def _fault(error: BaseException, *, debug: bool) -> int:
 def _explain_builds(command: str) -> None:
     """Say what is kept of a command that was stopped before it had a record to continue."""
     cause = ending.cause()
-    if cause is not None and command in _BUILDING and not getattr(cause, "__notes__", None):
+    if (
+        cause is not None
+        and cause.code not in {ending.CLOSED_PIPE, INVALID_INPUT}
+        and command in _BUILDING
+        and not getattr(cause, "__notes__", None)
+    ):
         cause.add_note("finished builds are kept, and the same command continues from them")
