@@ -45,7 +45,7 @@ def run(job: Job, *, processes: int, emit: Emit = ignore) -> tuple[str, ...]:
     with folder.writer():
         with studies.opened(job) as study:
             study.begin()
-        counted = _Counted(emit=emit, done=len(folder.trials()))
+        counted = CountedTrials(emit=emit, done=len(folder.trials()))
         if processes == 1:
             work(job, 0, counted)
             return ()
@@ -53,8 +53,8 @@ def run(job: Job, *, processes: int, emit: Emit = ignore) -> tuple[str, ...]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Counted:
-    """Counts the trials that ended, in the order in which they are shown.
+class CountedTrials:
+    """Counts the trials that ended, in the order in which they are emitted.
 
     Two processes that end trials at the same time would both count both of them.
     """
@@ -63,6 +63,7 @@ class _Counted:
     done: int
 
     def __call__(self, event: Event) -> None:
+        """Emit the event, a TrialEnded with its number."""
         if isinstance(event, TrialEnded):
             self.done += not event.again
             event = replace(event, done=self.done)
