@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from harness.analysis.gate import procedure
 from harness.analysis.gate.document import Result
@@ -29,6 +30,7 @@ def gate(
     results: AnyPath | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
+    on_stopped: Callable[[Result], None] = procedure.ignore_result,
 ) -> Result:
     """Measure a candidate and a baseline interleaved on the plan's devices; judge the difference.
 
@@ -47,6 +49,7 @@ def gate(
         results=arguments.optional_path(results),
         wait=wait,
         progress=progress,
+        on_stopped=on_stopped,
     )
 
 

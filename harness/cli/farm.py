@@ -10,9 +10,8 @@ import typer
 
 from harness.cli import completion
 from harness.cli.ci import CiOptions, CiReporting
+from harness.cli.ending import DONE, NO
 from harness.cli.shared import (
-    DONE,
-    NO,
     FarmOption,
     GithubOption,
     JsonOption,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from harness.cli import completion
+from harness.cli import completion, ending
 from harness.cli.ci import CiOptions, CiReporting
+from harness.cli.ending import DONE, INCONCLUSIVE, INTERRUPTED
 from harness.cli.option_names import naming_options
 from harness.cli.shared import (
-    DONE,
-    INCONCLUSIVE,
     DeviceOption,
     FarmOption,
     GithubOption,
@@ -26,12 +27,15 @@ from harness.cli.shared import (
     WaitOption,
     app,
     print_json,
+    printing,
     progress,
+    stored_command,
 )
 from harness.columns import NS_PER_MS
 
 if TYPE_CHECKING:
     from harness.analysis.gate.document import Result
+    from harness.analysis.gate.selftests import Selftest
     from harness.types import Thermal
 
 
@@ -100,7 +104,11 @@ def gate(
     from harness import api
 
     options = CiOptions(junit=junit, summary=summary, github=github)
-    with CiReporting("gate", options=options, plan=plan, results=results) as reporting:
+    partial: list[Result] = []
+    with (
+        CiReporting("gate", options=options, plan=plan, results=results) as reporting,
+        _printing_partial(partial, baseline, candidate, as_json=as_json),
+    ):
         found = api.gate(
             api.read_plan(plan, trust_model=trust_model),
             baseline=baseline,
@@ -113,9 +121,10 @@ def gate(
             results=results,
             wait=wait,
             progress=reporting.watching(progress(quiet=as_json)),
+            on_stopped=partial.append,
         )
         reporting.document = found.plain()
-    _print_result(found, as_json=as_json)
+    _print_result(found, results, as_json=as_json)
 
 
 @app.command()
@@ -138,21 +147,57 @@ def judge(
     """
     from harness import api
 
-    _print_result(
-        api.judge(run, margin=margin, min_effect=min_effect, results=results), as_json=as_json
-    )
+    found = api.judge(run, margin=margin, min_effect=min_effect, results=results)
+    _print_result(found, results, as_json=as_json)
 
 
-def _print_result(found: Result, *, as_json: bool) -> NoReturn:
+def _print_result(found: Result, results: Path | None, *, as_json: bool) -> NoReturn:
     """Print the result of a gate and exit with its code."""
+    if found.run is None:
+        _print(found.plain(), as_json=as_json)
+    else:
+        command = stored_command("judge", found.run, results)
+        with printing(f"gate {found.run} is stored: `{command}` prints its verdict"):
+            _print(found.plain(), as_json=as_json)
+    raise typer.Exit(found.exit_code)
+
+
+@contextmanager
+def _printing_partial(
+    known: Sequence[Result], baseline: str, candidate: str, *, as_json: bool
+) -> Iterator[None]:
+    """Print what is known by then if the block is stopped; KeyboardInterrupt goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _print_partial(known, baseline, candidate, as_json=as_json)
+        raise
+
+
+def _print_partial(
+    known: Sequence[Result], baseline: str, candidate: str, *, as_json: bool
+) -> None:
+    """Print what is known of a gate that was stopped, with the exit code of this process."""
+    cause = ending.cause()
+    code = cause.code if cause else INTERRUPTED
+    if known:
+        _print({**known[0].plain(), "exit_code": code}, as_json=as_json)
+    elif as_json:
+        # An import may be half done, so nothing is imported here.
+        why = f"the gate ended before it started ({cause or 'interrupted'})"
+        sides = {"baseline": baseline, "candidate": candidate}
+        empty: dict[str, Any] = {name: [] for name in ("rows", "contests", "away", "failed")}
+        known_now = {"exit_code": code, "verdict": "INCONCLUSIVE", "incomplete": why}
+        print_json({"schema": 1, "run": None, **known_now, **sides, **empty})
+
+
+def _print(document: Mapping[str, Any], *, as_json: bool) -> None:
     from harness.present import screen
 
-    document = found.plain()
     if as_json:
         print_json(document)
     else:
         screen.gate(document)
-    raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -178,7 +223,6 @@ def selftest(
     Example: edge-harness selftest bench-pi --model model.tflite
     """
     from harness import api
-    from harness.present import screen
 
     with naming_options([model] if model else []):
         found = api.selftest(
@@ -190,6 +234,15 @@ def selftest(
             wait=wait,
             progress=progress(quiet=as_json),
         )
+    kept = f"the selftest is kept; `{stored_command('show', found.run, results)}` shows its run"
+    with printing(kept):
+        _print_selftest(found, as_json=as_json)
+    raise typer.Exit(DONE if found.fit else INCONCLUSIVE)
+
+
+def _print_selftest(found: Selftest, *, as_json: bool) -> None:
+    from harness.present import screen
+
     if as_json:
         print_json(found.plain())
     else:
@@ -211,4 +264,3 @@ def selftest(
             f"{found.smallest_effect:+.1%}, pairs vary by {found.spread:.1%}: {fitness}; "
             f"run {found.run}"
         )
-    raise typer.Exit(DONE if found.fit else INCONCLUSIVE)

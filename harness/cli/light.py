@@ -92,16 +92,17 @@ class LightCommand(TyperCommand):
         return super().get_short_help_str(limit=1000)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click
-        """Run the command; typer would lose the notes of Ctrl-C and take EOFError for Ctrl-C."""
+        """Run the command; typer takes EOFError for Ctrl-C, and a broken pipe for an exit with 1.
+
+        Stdout and stderr raise no OSError (harness.cli.ending), so it is the pipe of another process.
+        """
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            from harness.cli.shared import print_notes
-
-            print_notes(error)
-            raise
         except EOFError as error:
             message = f"unexpected end of a file: {error}"
+            raise RuntimeError(message) from error
+        except BrokenPipeError as error:
+            message = f"the pipe to another process broke: {error}"
             raise RuntimeError(message) from error
 
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - from typer's bundled click, or click

@@ -11,10 +11,9 @@ import typer
 
 from harness.cli import completion
 from harness.cli.ci import CiOptions, CiReporting
+from harness.cli.ending import DONE, NO
 from harness.cli.option_names import naming_options, read_shape
 from harness.cli.shared import (
-    DONE,
-    NO,
     DeviceOption,
     FarmOption,
     GithubOption,

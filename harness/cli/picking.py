@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from harness.cli import completion
+from harness.cli.ending import DONE, NO
 from harness.cli.shared import (
-    DONE,
-    NO,
     DamageReport,
     JsonOption,
     ResultsOption,

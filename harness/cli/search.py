@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli import ending
+from harness.cli.ending import AWAY, INVALID_INPUT
 from harness.cli.shared import (
-    AWAY,
-    INVALID_INPUT,
     FarmOption,
     JsonOption,
     ResultsOption,
@@ -21,6 +21,7 @@ from harness.cli.shared import (
     app,
     print_json,
     print_lines,
+    printing,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def search(
     more = [part for name, value in given.items() if value for part in (name, str(value))]
     command = shlex.join(["edge-harness", "search", str(plan), *more, "--resume", searching.id])
     resumption = f"finished trials are kept; `{command}` continues"
+    ending.advise(resumption)
     if not as_json:
         typer.echo(f"search {searching.id} in {searching.job.folder}", err=True)
     try:
@@ -65,8 +67,8 @@ def search(
             found = searching.finish()
         else:
             found = searching.finish(lambda event: _show(event, searching.columns))
-    except KeyboardInterrupt:
-        typer.echo(resumption, err=True)
+    except KeyboardInterrupt as error:
+        error.add_note(resumption)
         raise
     except Unreachable as error:
         print_lines(f"edge-harness: {error}\n{resumption}")
@@ -74,7 +76,8 @@ def search(
     except HarnessError as error:
         error.add_note(resumption)
         raise
-    _print(found, as_json=as_json)
+    with printing(f"search {searching.id} is stored; `{command}` prints its result"):
+        _print(found, as_json=as_json)
     raise typer.Exit(found.exit_code)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -12,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.models import CommandFunctionType
 
-from harness.cli import completion
+from harness.cli import completion, ending
+from harness.cli.ending import DONE, NO
 from harness.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
     from harness.api import Run
     from harness.records.table.rows import Measured
     from harness.types import Outcome
-
-DONE, NO, INCONCLUSIVE, INVALID_INPUT, AWAY, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
 
 class App(typer.Typer):
@@ -160,21 +161,48 @@ def finish(run: Run, *, as_json: bool) -> int:
     from harness.records.table import DAMAGED
 
     outcomes: list[Outcome] = []
+    shown = stored_command("show", run.id, run.path.parent)
+    if run.resumption:
+        kept = f"finished launches are kept: `{run.resumption}` continues"
+    else:
+        kept = f"finished launches are kept: `{shown}` prints them; the same command starts again"
+    ending.advise(kept)
     try:
         with run:
             outcomes.extend(run)
     except BaseException as error:
-        if run.resumption:
-            error.add_note(f"finished launches are kept: `{run.resumption}` continues")
+        error.add_note(kept)
         raise
-    rows = run.rows()
-    if as_json:
-        print_json({"run": run.id, "rows": [row.plain() for row in rows]})
-    else:
-        screen.table(rows)
-        screen.out(run.closing())
+    with printing(f"run {run.id} is stored: `{shown}` prints it"):
+        rows = run.rows()
+        if as_json:
+            print_json({"run": run.id, "rows": [row.plain() for row in rows]})
+        else:
+            screen.table(rows)
+            screen.out(run.closing())
     is_done = all(outcome.failure is None for outcome in outcomes)
     return DONE if is_done and all(row.status != DAMAGED for row in rows) else NO
+
+
+@contextmanager
+def printing(kept: str) -> Iterator[None]:
+    """Print a result in this block; if that fails, a line on stderr says where the result is kept."""
+    ending.advise(kept)
+    try:
+        yield
+        sys.stdout.flush()
+    except BaseException as error:
+        error.add_note(kept)
+        raise
+
+
+def stored_command(verb: str, run: str, results: Path | None) -> str:
+    """Return the command that prints a stored run, as it is typed."""
+    from harness.records.store import continuing
+
+    options = continuing.results_option(results) if results else {}
+    more = [part for name, value in options.items() for part in (name, value)]
+    return shlex.join(["edge-harness", verb, run, *more])
 
 
 class DamageReport:

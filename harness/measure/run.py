@@ -101,9 +101,7 @@ def run(
         for event in scheduling.together(machines, engine or open_engine(), emit, CellEnded, live):
             yield event.outcome
     finally:
-        for session in live.values():
-            if isinstance(session, Session):
-                session.close()
+        sessions.close_all(live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,13 @@ from harness.events import Emit, Event, Stopped
 from harness.measure.sessions import Session
 from harness.protocols import Engine, Work
 
-STOP_SECONDS = 5.0
-"""How long a launch may continue after the work was stopped; then its connection is cut."""
+STOP_SECONDS = 2.0
+"""How long a launch may continue after the work was stopped; then its connection is cut.
+
+With `CUT_SECONDS` and `sessions.CLOSE_SECONDS` this is well below the 7 s that a CI runner waits.
+"""
+CUT_SECONDS = 1.0
+"""How long the work may continue after its connection was cut."""
 
 E = TypeVar("E", bound=Event)
 
@@ -42,7 +47,7 @@ def together(
 
     Every event is emitted in the thread of its machine. The work of one machine is done in order,
     so it is never measured twice at the same time. An error of the work is raised here. If the
-    caller stops early, the current launches may end; after five seconds the connections are cut.
+    caller stops early, the current launches may end; after two seconds the connections are cut.
     The caller closes the sessions.
     """
     found: queue.Queue[E | _Ended] = queue.Queue()
@@ -71,8 +76,7 @@ def together(
         stop.set()
         _wait(threads, STOP_SECONDS)
         if any(thread.is_alive() for thread in threads):
-            _interrupt(sessions.values())
-            _wait(threads, STOP_SECONDS)
+            _wait([*_interrupted(sessions.values()), *threads], CUT_SECONDS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,12 +113,22 @@ class _MachineQueue(Generic[E]):
                 events.close()
 
 
-def _interrupt(sessions: Iterable[Session | HarnessError]) -> None:
-    for session in sessions:
+def _interrupted(sessions: Iterable[Session | HarnessError]) -> list[threading.Thread]:
+    """Cut all connections at once; return the threads that do it."""
+
+    def cut(session: Session) -> None:
         # Closing a connection that another thread reads may raise; it must be cut anyway.
-        if isinstance(session, Session):
-            with suppress(OSError, KeyError, ValueError):
-                session.interrupt()
+        with suppress(OSError, KeyError, ValueError):
+            session.interrupt()
+
+    cutting = [
+        threading.Thread(target=cut, args=(one,), name="cut", daemon=True)
+        for one in sessions
+        if isinstance(one, Session)
+    ]
+    for thread in cutting:
+        thread.start()
+    return cutting
 
 
 def _wait(threads: Sequence[threading.Thread], seconds: float) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,8 @@ from harness.types import Device, DeviceFacts, Push
 
 _log = logging.getLogger(__name__)
 _MAX_BREAKS = 4
+CLOSE_SECONDS = 2.5
+"""How long a device may take to end its agent; then its connection is cut."""
 _RETRY_AFTER_SECONDS = 10.0
 """A device that could not be reached is tried again if this long was built meanwhile."""
 _OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
@@ -217,13 +220,24 @@ def open_all(
         except Exception as error:  # noqa: BLE001 - a bug in a plug-in ends only its own device
             return InternalError.of(error)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(16, len(wanted)))) as pool:
-        try:
-            return dict(zip((d.name for d in wanted), pool.map(connect, wanted), strict=True))
-        except BaseException:
-            # On Ctrl-C the pool waits for its threads, so end their waiting.
-            patience.over.set()
-            raise
+    pool = ThreadPoolExecutor(max_workers=max(1, min(16, len(wanted))))
+    opening = [pool.submit(connect, one) for one in wanted]
+    try:
+        return {one.name: each.result() for one, each in zip(wanted, opening, strict=True)}
+    except BaseException:
+        # A device may answer late or never: nobody waits for it, and its session is closed.
+        patience.over.set()
+        for each in opening:
+            each.add_done_callback(_close_opened)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _close_opened(opened: Future[Session | HarnessError]) -> None:
+    """Close the session that was opened too late."""
+    if not opened.cancelled() and opened.exception() is None:
+        close_all({"": opened.result()})
 
 
 class OpeningSessions:
@@ -294,11 +308,23 @@ class OpeningSessions:
         if error is not None:
             self.abandon()
         self._patience.working.clear()
-        self._pool.shutdown()
+        # On Ctrl-C nobody waits for a device that does not answer.
+        self._pool.shutdown(wait=not isinstance(error, KeyboardInterrupt))
 
 
 def close_all(live: Mapping[str, Session | HarnessError]) -> None:
-    """Close every session that is open."""
-    for session in live.values():
-        if isinstance(session, Session):
-            session.close()
+    """Close every session that is open, all at once; cut those that do not end in time."""
+    closing = {
+        threading.Thread(target=session.close, name="close", daemon=True): session
+        for session in live.values()
+        if isinstance(session, Session)
+    }
+    for thread in closing:
+        thread.start()
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for thread in closing:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    for thread, session in closing.items():
+        if thread.is_alive():
+            with suppress(OSError, KeyError, ValueError):
+                session.interrupt()

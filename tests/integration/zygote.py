@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+CLOSED, PIPE = "closed", "pipe"
+"""Streams of a command: a closed one, and a pipe that nobody reads."""
+
 HERE = Path(__file__).resolve().parent
 BOARD = """
+import os
+import signal
+import time
+
 from harness.protocols import Capabilities
 from harness.testing import FakeDialect, FakeTransport
 from harness.types import Runtime
@@ -29,6 +36,22 @@ def open_board(device):
     return FakeTransport(device)
 
 
+class Board(FakeDialect):
+    # AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
+
+    launched = 0
+
+    def launch(self, order):
+        Board.launched += 1
+        number, _, name = os.environ.get("AT_LAUNCH", "").partition(":")
+        if str(Board.launched) == number:
+            for one in name.split("+"):
+                os.kill(os.getpid(), getattr(signal, one))
+            if "AND_HANG" in os.environ:
+                time.sleep(60)
+        return super().launch(order)
+
+
 def open_dialect(transport, device):
     kinds = frozenset({"timed", "memory", "bare"})
     facts = {"identity": "one", **dict(tag.split("=") for tag in device.tags)}
@@ -36,7 +59,7 @@ def open_dialect(transport, device):
         facts["runtimes"] = (Runtime(name="fake", version=facts.pop("runtime")),)
     for name in {"cores", "usable_cores"} & set(facts):
         facts[name] = int(facts[name])
-    return FakeDialect(
+    return Board(
         device,
         noise=0.004,
         facts=facts,
@@ -67,14 +90,24 @@ class Zygote:
         self._process = process
         self._folder = folder
 
-    def edge(self, home: Path, *words: object, **env: str) -> Done:
+    def edge(
+        self,
+        home: Path,
+        *words: object,
+        stdout: str | None = None,
+        stderr: str | None = None,
+        **env: str,
+    ) -> Done:
+        """Run the command; stdout and stderr are kept, or go to a path, CLOSED or PIPE."""
         out, err = self._folder / "out", self._folder / "err"
+        for file in (out, err):
+            file.write_bytes(b"")
         order = {
             "argv": ["edge-harness", *map(str, words)],
             "env": {"EDGE_HARNESS_RESULTS": str(home / "results"), **env},
             "cwd": str(home),
-            "out": str(out),
-            "err": str(err),
+            "out": stdout or str(out),
+            "err": stderr or str(err),
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -128,6 +161,8 @@ def _main() -> None:
 
     for name in (
         *("harness.cli.measure", "harness.cli.gate", "harness.cli.search", "harness.cli.stored"),
+        *("harness.cli.layers", "harness.cli.farm", "harness.cli.files", "harness.cli.picking"),
+        *("harness.cli.ending", "harness.cli.program", "harness.cli.usage"),
         *("harness.api.running", "harness.api.gating", "harness.api.searching", "numpy"),
         *("harness.api.stored", "harness.present.screen", "harness.testing", "duckdb", "optuna"),
         *("fakeboard", "pydantic", "optuna.storages", "sqlalchemy", "alembic"),
@@ -149,11 +184,19 @@ def _run(order: dict[str, Any]) -> None:
     code = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for one in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(one, signal.SIG_DFL)
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
-        for number, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
-            flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            os.dup2(os.open(name, flags, 0o644), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        streams = {"stdout": (1, order["out"]), "stderr": (2, order["err"])}
+        for number, target in streams.values():
+            _connect(number, target)
+        for name, (number, target) in streams.items():
+            if target == CLOSED:
+                os.close(number)
+                setattr(sys, name, None)
+                setattr(sys, f"__{name}__", None)
         sys.argv = order["argv"]
         from harness.cli import main
 
@@ -164,6 +207,18 @@ def _run(order: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _connect(number: int, target: str) -> None:
+    """Connect a stream to a file, or to a pipe without a reader."""
+    if target == PIPE:
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        path = os.devnull if target == CLOSED else target
+        writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(writer, number)
+    os.close(writer)
 
 
 if __name__ == "__main__":

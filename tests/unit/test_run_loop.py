@@ -16,7 +16,7 @@ from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unre
 from harness.events import CellEnded, Event, LaunchEnded, LaunchStarted, OutputsChecked
 from harness.measure import run as loop
 from harness.measure.leases import Patience
-from harness.measure.sessions import Session, open_all
+from harness.measure.sessions import CLOSE_SECONDS, Session, close_all, open_all
 from harness.measure.soaking import SOAKING
 from harness.optimize import reference
 from harness.testing import FakeDialect, FakeTransport
@@ -382,6 +382,53 @@ def test_leaving_early_stops_and_keeps_what_came() -> None:
     outcomes = loop.run(cells, {"d": live}, watch, profiles=PROFILES)
     outcomes.close()
     assert all(launch.flags for launch in watch.launches)
+
+
+def test_devices_that_do_not_answer_are_cut_off_together() -> None:
+    cut = threading.Semaphore(0)
+
+    class Wire(FakeTransport):
+        def close(self) -> None:
+            cut.release()
+
+    class Deaf(FakeDialect):
+        def close(self) -> None:
+            assert cut.acquire(timeout=30.0)
+
+    live = {
+        name: Session(replace(DEVICE, name=name), transport=Wire, dialect=Deaf.opener())
+        for name in "abc"
+    }
+    started = time.monotonic()
+    close_all(live)
+    assert CLOSE_SECONDS <= time.monotonic() - started < 2 * CLOSE_SECONDS
+
+
+def test_a_device_that_never_answers_does_not_keep_who_is_stopped() -> None:
+    late, began, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Closing(FakeDialect):
+        def close(self) -> None:
+            closed.set()
+
+    def open_late(device: Device) -> Session:
+        began.set()
+        late.wait(30.0)
+        return Session(device, transport=FakeTransport, dialect=Closing.opener())
+
+    def stop(_: Device, __: HarnessError) -> None:
+        raise KeyboardInterrupt
+
+    def opener(device: Device) -> Session:
+        if device is not DEVICE:
+            return open_late(device)
+        began.wait(30.0)
+        raise Unreachable("away")
+
+    with pytest.raises(KeyboardInterrupt):
+        open_all([DEVICE, replace(DEVICE, name="late")], opener=opener, on_failure=stop)
+    late.set()
+    assert closed.wait(30.0)
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ from harness.analysis.search import (
     Job,
     SearchResult,
     TrialEnded,
+    TrialResult,
     TrialStarted,
     answer,
     create,
     resume,
     run,
 )
-from harness.analysis.search.processes import work
+from harness.analysis.search.processes import CountedTrials, work
 from harness.config.recipes import parse
 from harness.errors import StoreError, Unreachable
 from harness.events import Event, ignore
@@ -217,6 +218,33 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     assert len({trial.number for trial in found.trials}) == 13
     texts = [f"cluster(clusters={n})" for n in range(3, 15)] + ["int8"]
     assert {point.trial.recipe for point in found.front} == front_by_hand(texts)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_two_trials_are_shown_with_the_same_number(tmp_path: Path, processes: int) -> None:
+    job = job_of(tmp_path, search_of(CLUSTERS))
+    seen: list[int] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, TrialEnded) and not event.again:
+            seen.append(event.done)
+
+    run(job, processes=processes, emit=note)
+    assert seen == list(range(1, 13))
+
+
+def test_trials_that_end_at_the_same_time_have_numbers_of_their_own() -> None:
+    # Both processes counted the results after both had stored theirs.
+    first = TrialResult(number=0, key="a", recipe="a", status="ok")
+    ended = [
+        TrialEnded(trial=replace(first, number=number), again=again, done=5, wanted=9)
+        for number, again in ((0, False), (1, False), (0, True), (2, False))
+    ]
+    seen: list[Event] = []
+    counted = CountedTrials(emit=seen.append, done=3)
+    for event in ended:
+        counted(event)
+    assert [event.done for event in seen if isinstance(event, TrialEnded)] == [4, 5, 5, 6]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

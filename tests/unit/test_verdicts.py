@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -300,6 +301,16 @@ def test_accuracy_is_paired(counts: tuple[int, int, int, int], verdict: Verdict)
     if sum(counts):
         assert judged.drop is not None
         assert judged.drop.estimate == pytest.approx((only_a - only_b) / sum(counts))
+
+
+@pytest.mark.parametrize("counts", [(500, 3, 5, 32), (500, 12, 1, 27), (500, 0, 20, 20)])
+def test_an_interval_is_printed_from_low_to_high(counts: tuple[int, int, int, int]) -> None:
+    both, only_a, only_b, neither = counts
+    row = Accuracy(key=KEY, both=both, only_a=only_a, only_b=only_b, neither=neither)
+    reason = one(row).reason
+    low, high = map(float, re.findall(r"interval (\S+) points to (\S+) points", reason)[0])
+    assert low < 100 * (only_b - only_a) / sum(counts) < high
+    assert "upper bound" not in reason
 
 
 def test_the_reason_of_an_accuracy_row_is_in_points() -> None:

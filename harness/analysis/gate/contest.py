@@ -206,6 +206,15 @@ class Evidence:
         return sorted(found)
 
 
+def whole_blocks(readings: Iterable[Reading]) -> tuple[Reading, ...]:
+    """Return the readings of blocks that have both sides."""
+    found = tuple(readings)
+    sides: dict[tuple[str, int], set[SideName]] = defaultdict(set)
+    for one in found:
+        sides[one.launch.kind, one.launch.block].add(one.side)
+    return tuple(one for one in found if len(sides[one.launch.kind, one.launch.block]) > 1)
+
+
 def unfit(cell: Cell, launch: Launch) -> Failure | None:
     """Return why a launch must not be judged: its target ran only a part of the model or nothing.
 

@@ -66,6 +66,8 @@ class Result:
     """Devices that were away when the gate started, with the reason."""
     failed: tuple[tuple[Key, str, str], ...] = ()
     """Contests that could not be measured: key, kind of failure, reason."""
+    incomplete: str | None = None
+    """Why the gate ended before its verdict, and the command that finishes it."""
 
     @property
     def judged(self) -> list[Judged]:
@@ -74,13 +76,25 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """3 if a contest could not be measured, else the code of :func:`verdicts.exit_code`."""
-        return NOT_RUN if self.failed else verdicts.exit_code(self.judged, list(self.away))
+        """3 if a contest could not be measured, else the code of :func:`verdicts.exit_code`.
+
+        An incomplete gate passes nothing: 2 instead of 0 or 4.
+        """
+        if self.failed:
+            return NOT_RUN
+        code = verdicts.exit_code(self.judged, list(self.away))
+        return INCONCLUSIVE if self.incomplete and code in (0, AWAY) else code
 
     @property
     def verdict(self) -> str | None:
-        """The worst verdict of the rows that count; None without any."""
+        """The worst verdict of the rows that count; None without any.
+
+        Of an incomplete gate REGRESSION or INCONCLUSIVE.
+        """
         found = {row.verdict for row in self.judged}
+        if self.incomplete:
+            is_worse = Verdict.REGRESSION in found
+            return str(Verdict.REGRESSION if is_worse else Verdict.INCONCLUSIVE)
         if not found and (self.identical or self.kept):
             return str(Verdict.EQUIVALENT)
         return next((str(verdict) for verdict in _WORST if verdict in found), None)
@@ -92,6 +106,7 @@ class Result:
             "run": self.run,
             "exit_code": self.exit_code,
             "verdict": self.verdict,
+            "incomplete": self.incomplete,
             "baseline": self.baseline,
             "candidate": self.candidate,
             "rows": [*map(_plain, self.shown), *map(_same, self.identical), *self.kept],
@@ -133,7 +148,8 @@ def summary(plain: Mapping[str, Any]) -> str:
     ]
     counts = ", ".join([f"{len(judged)} rows judged", *more])
     run = f"; run {plain['run']}" if plain["run"] else ""
-    return f"gate {verdict}{figure}; {counts}{run}; exit {plain['exit_code']}"
+    incomplete = ", incomplete" if plain.get("incomplete") else ""
+    return f"gate {verdict}{incomplete}{figure}; {counts}{run}; exit {plain['exit_code']}"
 
 
 def counted(row: Mapping[str, Any]) -> str:
@@ -287,6 +303,8 @@ def reasons(plain: Mapping[str, Any]) -> list[str]:
         f"{one['kind']}: {one['reason']}"
         for one in plain["failed"]
     ]
+    if plain.get("incomplete"):
+        lines.append(f"incomplete: {plain['incomplete']}")
     return lines
 
 

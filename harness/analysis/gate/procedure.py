@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness import assets
-from harness.analysis.gate import accuracy, document, judging, loop, selftests, sides, stored
+from harness.analysis.gate import (
+    accuracy,
+    document,
+    judging,
+    loop,
+    selftests,
+    sides,
+    stopping,
+    stored,
+)
 from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
@@ -32,6 +42,11 @@ OPTION_OF_THERMAL: Mapping[Thermal, str] = {"cool": "gate", "soak": "soak", "non
 """The value of `--thermal` for each thermal condition."""
 
 
+def ignore_result(result: Result) -> None:
+    """Do nothing."""
+    del result
+
+
 def gate(
     plan: Plan,
     *,
@@ -45,6 +60,7 @@ def gate(
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
+    on_stopped: Callable[[Result], None] = ignore_result,
 ) -> Result:
     """Measure a candidate and a baseline on the plan's devices and judge the difference.
 
@@ -52,7 +68,8 @@ def gate(
     run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
     plan's: "soak" heats every device to a plateau first. `resume` finishes an interrupted gate of
     the same plan and sides. `wait` is that of `run`: how long to wait while another user holds the
-    lease. The launches are a stored run of kind gate.
+    lease. The launches are a stored run of kind gate. If the gate is stopped (Ctrl-C), `on_stopped`
+    gets the result of what was measured, which is stored too, before KeyboardInterrupt is raised.
 
     Raises ConfigError for invalid input (a side that is none of these, models with different inputs,
     a baseline from another machine), StoreError for the results folder, and for a gate to resume
@@ -73,7 +90,8 @@ def gate(
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
     wanted = sides.wanted(sides.join(xs, ys, plan), decided)
-    try:
+    first = Result(baseline=baseline, candidate=candidate)
+    with _closing(progress), stopping.reporting(first, on_stopped) as so_far:
         with sessions.OpeningSessions(
             _used(wanted, decided.devices), runs.patience(plan, wait, progress or ignore)
         ) as opening:
@@ -106,9 +124,16 @@ def gate(
             resume=resume,
         )
         try:
-            return _judged(recording, remaining, result, accuracies)
+            return _judged(recording, remaining, result, accuracies, so_far)
         finally:
             sessions.close_all(live)
+
+
+@contextmanager
+def _closing(progress: Progress | None) -> Iterator[None]:
+    """Close the display at the end of the block."""
+    try:
+        yield
     finally:
         if progress:
             progress.close()
@@ -127,24 +152,44 @@ def _judged(
     remaining: Sequence[tuple[sides.PlannedContest, Contest]],
     result: Result,
     accuracies: Mapping[Key, Row],
+    so_far: stopping.ResultSoFar,
 ) -> Result:
-    """Measure the contests, judge them and store the result."""
+    """Measure the contests, judge them and store the result, also if the gate is stopped."""
     live = recording.live
     _refuse_unlike([one for one, _ in remaining], live)
     contests = [contest for _, contest in remaining]
     noise = _known_noise(live)
     with recording.started(contests) as recorded:
-        found = judging.gate(
-            recorded.context,
-            contests,
-            replace(result, run=recorded.writer.id),
-            accuracies=accuracies,
-            noise=noise,
-            known=recorded.known,
-        )
-        with appearing(recorded.writer.path / document.FILE) as part:
-            part.write_text(document.stored(found, recorded.writer.record.key), encoding="utf-8")
+        so_far.result = result = replace(result, run=recorded.writer.id)
+        try:
+            found = judging.gate(
+                recorded.context,
+                contests,
+                result,
+                accuracies=accuracies,
+                noise=noise,
+                known=recorded.known,
+            )
+            so_far.result = found
+            _store(found, recorded.writer)
+        except KeyboardInterrupt as error:
+            so_far.result = stopping.judged(
+                recorded.so_far,
+                result,
+                error,
+                rules=recording.rules,
+                accuracies=accuracies,
+                noise=noise,
+                resumption=recorded.resumption,
+            )
+            _store(so_far.result, recorded.writer)
+            raise
     return found
+
+
+def _store(result: Result, writer: store.RunWriter) -> None:
+    with appearing(writer.path / document.FILE) as part:
+        part.write_text(document.stored(result, writer.record.key), encoding="utf-8")
 
 
 def _check_sides(begun: store.RunRecord, given: Mapping[str, str]) -> None:

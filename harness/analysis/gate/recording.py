@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from harness.analysis.gate import loop, stored
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
 from harness.analysis.gate.findings import Key
+from harness.analysis.gate.stopping import EvidenceSoFar
 from harness.config import profiles as known_profiles
 from harness.events import CellEnded, Emit, Event, MeasuringStarted, RunOpened, ignore
 from harness.measure import continuity, prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.records import store
+from harness.records.store import continuing
 from harness.records.store.recorder import Recorder
 from harness.types import Device, Failure, Outcome, Plan
 
@@ -32,6 +35,9 @@ class RecordedGate:
     context: loop.GateContext
     known: Mapping[Key, Evidence]
     """The evidence that an interrupted gate stored."""
+    so_far: EvidenceSoFar
+    resumption: str | None
+    """The command that continues the gate, as it is typed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +66,8 @@ class GateRecording:
         with self._writer(contests) as writer:
             if self.resume:
                 known = self._continued(writer, contests)
-            emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore))
+            so_far = EvidenceSoFar.of(contests, known)
+            emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore), so_far=so_far)
             emit(RunOpened(run=writer.id))
             each = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
             ahead = sum(max(0, each - _first_readings(known.get(one.key))) for one in contests)
@@ -73,12 +80,14 @@ class GateRecording:
                 conditions=plan.conditions,
                 limits=plan.host,
             )
+            command = resuming.resumption(writer.record, self.decided, writer.path.parent)
+            recorded = RecordedGate(
+                writer=writer, context=context, known=known, so_far=so_far, resumption=command
+            )
             try:
-                yield RecordedGate(writer=writer, context=context, known=known)
+                yield recorded
             except BaseException as error:
-                command = resuming.resumption(writer.record, self.decided, writer.path.parent)
-                if command:
-                    error.add_note(f"finished launches are kept: `{command}` continues")
+                error.add_note(_kept(writer, command))
                 raise
             writer.finish()
 
@@ -120,9 +129,10 @@ class GateRecording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeEmitter:
-    """Emits the outcomes of both cells when their contest ends."""
+    """Emits the outcomes of both cells when their contest ends, and keeps the evidence so far."""
 
     emit: Emit
+    so_far: EvidenceSoFar
 
     def __call__(self, event: Event) -> None:
         """Emit the event, and the outcomes of a contest that ended before it."""
@@ -130,6 +140,18 @@ class OutcomeEmitter:
             for outcome in _outcomes(event.evidence):
                 self.emit(CellEnded(outcome=outcome))
         self.emit(event)
+        self.so_far.add(event)
+
+
+def _kept(writer: store.RunWriter, command: str | None) -> str:
+    """Say how to go on after a gate or selftest that did not end."""
+    if command:
+        return f"finished launches are kept: `{command}` continues"
+    more = [
+        part for option in continuing.results_option(writer.path.parent).items() for part in option
+    ]
+    shown = shlex.join(["edge-harness", "show", writer.id, *more])
+    return f"finished launches are kept: `{shown}` prints them; the same command starts again"
 
 
 def _first_readings(evidence: Evidence | None) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side, SideName
+from harness.analysis.gate.contest import (
+    Contest,
+    Evidence,
+    Reading,
+    Rules,
+    Side,
+    SideName,
+    whole_blocks,
+)
 from harness.analysis.gate.document import SAME_BYTES, Result, read
 from harness.analysis.gate.findings import Accuracy, Exact, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
@@ -30,14 +37,14 @@ _PEAKS = (
 
 
 def document(run: StoredRun) -> Mapping[str, Any]:
-    """Return the stored document of a gate; raises StoreError if the run is no gate."""
+    """Return the stored document of a gate, or of one that was killed what its launches say.
+
+    Raises StoreError if the run is no gate.
+    """
     plain = read(run)
+    if plain is None and run.record.kind == "gate":
+        return _unfinished(run)
     if plain is None:
-        command = continuing.command(run.id, run.record.kind, run.record.call)
-        if run.record.kind == "gate" and command:
-            raise StoreError(
-                f"gate {run.id} was interrupted before its verdict; `{command}` finishes it"
-            )
         raise StoreError(
             f"run {run.id} is of kind {run.record.kind} and has no verdicts; "
             "`edge-harness runs` lists gates"
@@ -45,6 +52,50 @@ def document(run: StoredRun) -> Mapping[str, Any]:
     if not isinstance(plain, dict) or "contests" not in plain:
         raise StoreError(f"run {run.id} was stored by an older version and cannot be judged again")
     return plain
+
+
+def _unfinished(run: StoredRun) -> Mapping[str, Any]:
+    """Return the document of a gate that was killed before it wrote one.
+
+    It has no accuracy, and no contests that were not to be measured: only the document has these.
+    """
+    command = continuing.command(run.id, run.record.kind, run.record.call)
+    way = f"; `{command}` finishes it" if command else ""
+    outcomes = {one.cell.id: one for one in run.outcomes()}
+    contests, failed, away = [], [], {}
+    for a, b in zip(run.record.cells[::2], run.record.cells[1::2], strict=True):
+        key = {
+            "model": a.model,
+            "recipe": a.recipe.partition(":")[2],
+            "device": a.device,
+            "threads": a.threads,
+        }
+        ended = [outcomes[cell.id] for cell in (a, b) if cell.id in outcomes]
+        failure = next((one.failure for one in ended if one.failure), None)
+        if failure is not None and failure.kind == "unreachable":
+            away[a.device] = failure.reason
+        elif failure is not None:
+            failed.append({**key, "kind": failure.kind, "reason": failure.reason})
+        contests.append(
+            {
+                **key,
+                "a": a.id,
+                "b": b.id,
+                "cut_short": None if len(ended) == len((a, b)) else "the gate was killed",
+                "pinned_mhz": None,
+                "fixed_performance": False,
+                "hot": False,
+            }
+        )
+    return {
+        "incomplete": f"the gate was killed before its verdict, or is in progress{way}",
+        "baseline": run.record.call.get("baseline", "A"),
+        "candidate": run.record.call.get("candidate", "B"),
+        "rows": [],
+        "contests": contests,
+        "failed": failed,
+        "away": [{"device": name, "reason": reason} for name, reason in away.items()],
+    }
 
 
 def rules(run: StoredRun, **limits: float | None) -> Rules:
@@ -68,6 +119,7 @@ def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
         away={one["device"]: one["reason"] for one in plain["away"]},
         failed=tuple((_key(one), one["kind"], one["reason"]) for one in plain["failed"]),
         kept=tuple(row for row in plain["rows"] if row["metric"] == SAME_BYTES),
+        incomplete=plain.get("incomplete"),
     )
 
 
@@ -145,7 +197,7 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
         own = [item for one in launches for item in _readings_of(one, a, b, readings)]
         found[contest.key] = Evidence(
             contest=contest,
-            readings=tuple(_in_whole_blocks(own)),
+            readings=whole_blocks(own),
             hot=hot and bool(own),
             agreements={id_: agreements[id_] for id_ in (a.id, b.id) if id_ in agreements},
         )
@@ -161,16 +213,6 @@ def _require_same_file(run: StoredRun, cells: Mapping[str, Cell], side: Side) ->
             f"gate {run.id}: {side.cell.recipe} of {side.cell.model} is now the file "
             f"{side.variant.digest[:12]}, and {had}; put the file back as it was, or start a new gate"
         )
-
-
-def _in_whole_blocks(found: Sequence[Reading]) -> Iterator[Reading]:
-    """Yield the readings of blocks that have both sides; the others are measured again."""
-    sides: dict[tuple[str, int], set[SideName]] = defaultdict(set)
-    for one in found:
-        sides[one.launch.kind, one.launch.block].add(one.side)
-    for one in found:
-        if len(sides[one.launch.kind, one.launch.block]) > 1:
-            yield one
 
 
 def accuracies(plain: Mapping[str, Any]) -> dict[Key, Row]:

@@ -279,16 +279,20 @@ def _reason(
         Verdict.PASS: f"within the margin {margin}",
         Verdict.INCONCLUSIVE: f"neither {worse} nor within the margin {margin} is shown",
     }
+    # On the scale of a finding higher is worse; of accuracy the lower number is.
+    low, high, bound = finding.effect.low, finding.effect.high, "upper bound"
+    if isinstance(row, Accuracy):
+        low, high, bound = high, low, "lower bound"
     endings = {
         Verdict.REGRESSION: f", adjusted p {p_worse:.2g}",
-        Verdict.SLOWER_WITHIN_MARGIN: f", upper bound {upper}",
-        Verdict.PASS: f", upper bound {upper}",
+        Verdict.SLOWER_WITHIN_MARGIN: f", {bound} {upper}",
+        Verdict.PASS: f", {bound} {upper}",
         Verdict.INCONCLUSIVE: f"; {more} {unit} would decide",
     }
     dropped = f", {finding.discarded} dropped" if finding.discarded else ""
     return (
         f"{findings[verdict]}: {_change(row, finding.effect.estimate)} (95 % interval "
-        f"{_change(row, finding.effect.low)} to {_change(row, finding.effect.high)}), "
+        f"{_change(row, low)} to {_change(row, high)}), "
         f"{finding.n} {unit}{dropped}{endings.get(verdict, '')}"
     )
 

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness import errors
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 _SAFE_PATH = "PYTHONSAFEPATH"
 _POLL_SECONDS, _LAST_POLL_SECONDS = 0.5, 0.1
-_END_SECONDS = 30.0
-"""Time for an interrupted process to release its device and end its workers."""
+_END_SECONDS = 5.0
+"""Time for all interrupted processes to release their device and end their workers."""
 
 
 def allowed(wanted: int) -> int:
@@ -41,13 +43,33 @@ def run(job: Job, *, processes: int, emit: Emit = ignore) -> tuple[str, ...]:
     Raises the error of a process (the device is away, the disk is full) or KeyboardInterrupt after
     all processes have ended. Finished trials are kept, and the same call continues from there.
     """
-    with Folder(path=job.folder).writer():
+    folder = Folder(path=job.folder)
+    with folder.writer():
         with studies.opened(job) as study:
             study.begin()
+        counted = CountedTrials(emit=emit, done=len(folder.trials()))
         if processes == 1:
-            work(job, 0, emit)
+            work(job, 0, counted)
             return ()
-        return _run_in_processes(job, processes, emit)
+        return _run_in_processes(job, processes, counted)
+
+
+@dataclass(slots=True, kw_only=True)
+class CountedTrials:
+    """Counts the trials that ended, in the order in which they are emitted.
+
+    Two processes that end trials at the same time would both count both of them.
+    """
+
+    emit: Emit
+    done: int
+
+    def __call__(self, event: Event) -> None:
+        """Emit the event, a TrialEnded with its number."""
+        if isinstance(event, TrialEnded):
+            self.done += not event.again
+            event = replace(event, done=self.done)
+        self.emit(event)
 
 
 def work(job: Job, process: int, emit: Emit, is_wanted: Callable[[], bool] = lambda: True) -> None:
@@ -121,10 +143,11 @@ def _pass_on(reports: Any, emit: Emit, failures: list[HarnessError], seconds: fl
 def _child(job: Job, number: int, reports: Any) -> None:  # noqa: ANN401 - a queue of another process
     """Run trials in a spawned process; an error is sent as its class name and message.
 
-    The controller handles Ctrl-C and ends this process with SIGTERM. If the controller is gone, this
-    process ends after the trial under way.
+    The controller handles Ctrl-C and the end of the terminal, and ends this process with SIGTERM. If
+    the controller is gone, this process ends after the trial under way.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     controller = multiprocessing.parent_process()
     assert controller is not None
@@ -141,10 +164,11 @@ def _end(started: Sequence[BaseProcess]) -> None:
     for process in started:
         if process.pid is not None:
             process.terminate()
+    deadline = time.monotonic() + _END_SECONDS
     for process in started:
         if process.pid is None:
             continue
-        process.join(_END_SECONDS)
+        process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()

@@ -8,8 +8,8 @@ It conforms to the schema of Jenkins' xUnit plug-in (junit-10.xsd). The result o
 - no fault (pending, unsupported, partly measured without a limit): `skipped`.
 
 A gate's run has one case per judged row instead: a regression is a `failure`, inconclusive is
-`skipped`, and a device that was away is an `error`. So is a damaged row, in a run of any kind. The
-sides of a gate that was interrupted before its verdict are `skipped`.
+`skipped`, and a device that was away is an `error`. So are a gate that was stopped before its
+verdict, and a damaged row in a run of any kind.
 
 `time` is that of the launches on the device; the cases of a gate that are computed from the same
 launches share it. A case without launches has none.
@@ -188,7 +188,7 @@ def _place(row: Mapping[str, Any]) -> Place:
 def judged(gate: Mapping[str, Any], seconds: Mapping[Place, float] | None = None) -> list[Case]:
     """Return one case per judged row of a gate's document, per failure and per device away.
 
-    `seconds` are those of the rows, by place.
+    A gate that was stopped has a case of its own that says so. `seconds` are those of the rows, by place.
     """
     known = seconds or {}
     rows = [
@@ -227,7 +227,17 @@ def judged(gate: Mapping[str, Any], seconds: Mapping[Place, float] | None = None
         )
         for one in gate["away"]
     ]
-    return [*rows, *failed, *away]
+    stopped = [
+        Case(
+            suite="edge-harness",
+            group="gate",
+            name="is complete",
+            ending="error",
+            kind="incomplete",
+            reason=gate["incomplete"],
+        )
+    ]
+    return [*rows, *failed, *away, *(stopped if gate.get("incomplete") else [])]
 
 
 def _numbers(row: Mapping[str, Any]) -> Iterable[str]:

@@ -98,7 +98,10 @@ def judged(gate: Mapping[str, Any]) -> str:
     """Write a gate's verdict, one row per comparison, and the reasons, regressions first."""
     rows = verdicts.table(gate)
     sides = f"A {escape(gate['baseline'])}, B {escape(gate['candidate'])}"
-    lines = [f"### edge-harness gate: {gate['verdict'] or 'no verdict'}", "", sides, ""]
+    incomplete = gate.get("incomplete")
+    heading = f"{gate['verdict'] or 'no verdict'}{', incomplete' if incomplete else ''}"
+    lines = [f"### edge-harness gate: {heading}", "", sides, ""]
+    lines += [escape(incomplete), ""] if incomplete else []
     if rows:
         lines += [records(rows, list(rows[0]))]
     order = {"REGRESSION": 0, "INCONCLUSIVE": 1}

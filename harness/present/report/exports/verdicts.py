@@ -16,7 +16,7 @@ _MEDIAN = 0.5
 
 
 def of(run: StoredRun) -> Mapping[str, Any] | None:
-    """Return the gate's document; None for a run of another kind or an interrupted gate.
+    """Return the gate's document; None for a run of another kind or a gate that was killed.
 
     Raises StoreError if the file cannot be read.
     """

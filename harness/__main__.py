@@ -1,0 +1,6 @@
+"""Run `edge-harness` with `python -m harness`."""
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    main()
