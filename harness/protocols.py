@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Launch,
         LaunchOrder,
         Push,
+        PushProgress,
         Samples,
     )
 
@@ -113,6 +114,16 @@ class Commands(Protocol):
 @runtime_checkable
 class FullTransport(Transport, Files, Commands, Protocol):
     """A transport with channels, files and commands, as an agent on a Linux board needs."""
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """A transport that reports how far a copy to the device is, several times a second.
+
+    Optional: a session sets `on_progress` after it has connected.
+    """
+
+    on_progress: Callable[[PushProgress], None]
 
 
 class OpenTransport(Protocol):

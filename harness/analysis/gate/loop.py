@@ -31,7 +31,7 @@ from harness.analysis.gate.findings import Key
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs, launch_of
 from harness.measure.conditions import REAL_TIME, WaitClock
 from harness.measure.failures import failure_of, refused
 from harness.measure.pairs import FIRST_PAIRS, needs_more
@@ -310,12 +310,14 @@ class _RunningContest:
         for place in range(_PILOTS):
             order = replace(pilot, position=place)
             pilot_once = functools.partial(self.bench.pilot, side.cell, order)
-            times.append(self.bench.recovering(pilot_once))
+            times.append(self.bench.recovering(pilot_once, launch_of(side.cell)))
         return sorted(times)[len(times) // 2]
 
     def _check(self, side: Side) -> None:
         try:
-            agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
+            agreement = self.bench.recovering(
+                lambda: self.bench.check(side.cell, side.runtime), launch_of(side.cell)
+            )
         except InaccurateOutputs as error:
             self._add_agreement(side, error.agreement)
             raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
@@ -428,13 +430,16 @@ class _RunningContest:
         side = contest.a if name == "baseline" else contest.b
         order = replace(order, runtime=side.runtime)
         if order.kind == "memory":
-            launch = bench.recovering(lambda: bench.optional_launch(side.cell, order))
+            launch = bench.recovering(
+                lambda: bench.optional_launch(side.cell, order), launch_of(side.cell)
+            )
             if launch is None:
                 return
         else:
             flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
             launch = bench.recovering(
-                lambda: bench.launch(side.cell, order, flags=flags, until=self.deadline)
+                lambda: bench.launch(side.cell, order, flags=flags, until=self.deadline),
+                launch_of(side.cell),
             )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
