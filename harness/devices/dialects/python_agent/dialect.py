@@ -323,11 +323,12 @@ class JsonLinesDialect:
         assert lines is not None
         self._next_id += 1
         identity = self._next_id
-        deadline = time.monotonic() + seconds
         request = {**self._request(identity, verb), **fields}
         is_complete = False
         try:
             lines.send(request)
+            # A large request takes its time on a slow link.
+            deadline = time.monotonic() + seconds
             answer = lines.read(deadline)
             # Answers to earlier requests are stale. Progress lines need no reaction.
             while answer.get("event") == "progress" or answer.get("id") not in (identity, None):
