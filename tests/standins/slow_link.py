@@ -20,7 +20,7 @@ _SLICE_SECONDS = 0.05
 class SlowLink:
     """Carries connections to a port of this machine; use it in a `with` block."""
 
-    def __init__(self, port: int, bytes_per_second: float, buffer_bytes: int = 1 << 16) -> None:
+    def __init__(self, port: int, bytes_per_second: float, buffer_bytes: int = 1 << 15) -> None:
         """Listen on a free port; `buffer_bytes` queue in each direction."""
         self.bytes_per_second = bytes_per_second
         """May be changed while connections are open; 0 is a dead link."""
@@ -77,7 +77,9 @@ class SlowLink:
                 continue
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._to))
+            server = socket.socket()
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer_bytes)
+            server.connect(("127.0.0.1", self._to))
             self._sockets += [client, server]
             self._start(self._carry, client, server, True)
             self._start(self._carry, server, client, False)
