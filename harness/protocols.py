@@ -232,6 +232,17 @@ class Leasing(Protocol):
 
 
 @runtime_checkable
+class TakesNotes(Protocol):
+    """A dialect that reports what happened on the device besides its answers.
+
+    Optional. The bench shows and stores the notes.
+    """
+
+    def take_notes(self) -> Sequence[str]:
+        """Return the notes since the last call, as that the lease file had to be written again."""
+
+
+@runtime_checkable
 class KeepsFiles(Protocol):
     """A dialect whose deployed files are files on the device, which other programs can read.
 

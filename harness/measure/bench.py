@@ -31,12 +31,13 @@ from harness.events import (
     Emit,
     LaunchEnded,
     LaunchStarted,
+    Note,
     NotMeasured,
     OutputsChecked,
     Pushed,
     ignore,
 )
-from harness.measure import blocks
+from harness.measure import blocks, leases
 from harness.measure.conditions import REAL_TIME, HeldConditions, WaitClock
 from harness.measure.meters import OpenMeters
 from harness.measure.recovery import Recovery
@@ -137,7 +138,7 @@ class Bench:
         try:
             return self.recovery.run(action, work)
         finally:
-            self._report_pushes()
+            self._report()
 
     def recover(self, error: HarnessError) -> None:
         """After a failed launch, reconnect if the agent no longer answers."""
@@ -148,11 +149,13 @@ class Bench:
         """Apply the conditions on the current connection, so that their state is known."""
         self.recovering(self.held.settle)
 
-    def _report_pushes(self) -> None:
-        """Report the files sent since the last report."""
+    def _report(self) -> None:
+        """Report the files sent and the device's notes since the last report."""
         pushes, self.session.pushed = self.session.pushed, []
         for push in pushes:
             self.emit(Pushed(device=self.name, push=push))
+        for reason in leases.notes(self.session.dialect):
+            self.emit(Note(device=self.name, reason=reason))
 
     # --- launches -----------------------------------------------------------------------------
 
