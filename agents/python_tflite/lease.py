@@ -17,7 +17,7 @@ import signal
 import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import disk
 import sysfs
@@ -65,7 +65,7 @@ class Lease:
         self._token = ""
         self._holder = ""
         self._until_ms = 0
-        self._inode = 0
+        self._is_new = False
         self._note: Optional[str] = None
         self.epoch = 0
         """The epoch of the held lease; 0 without a lease."""
@@ -172,9 +172,8 @@ class Lease:
         left_ms = self._until_ms - _now_ms()
         if entry is not None or left_ms <= 0:
             return entry
-        facts = os.fstat(descriptor)
-        same = facts.st_ino == self._inode
-        what = "damaged" if facts.st_size else "emptied" if same else "deleted"
+        is_empty = not os.fstat(descriptor).st_size
+        what = "deleted" if self._is_new else "emptied" if is_empty else "damaged"
         self._write(descriptor, left_ms / 1e3)
         self._note = "the lease file {} was {} on the device; the lease was taken again".format(
             self._path, what
@@ -194,7 +193,7 @@ class Lease:
         # One write, then the length: a reader without the lock sees the old or the new line.
         os.pwrite(descriptor, line, 0)
         os.ftruncate(descriptor, len(line))
-        self._until_ms, self._inode = until_ms, os.fstat(descriptor).st_ino
+        self._until_ms = until_ms
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -237,7 +236,7 @@ class Lease:
         known = [self._path] if self._path else []
         for path in [*known, *(one for one in self._places() if one not in known)]:
             try:
-                descriptor = _open(path)
+                descriptor, self._is_new = _open(path)
             except OSError as error:
                 failure = error
                 continue
@@ -253,13 +252,17 @@ class Lease:
         return [os.path.join(_SHARED, name), os.path.join(_FALLBACK, "edge-harness-" + name)]
 
 
-def _open(path: str) -> int:
-    """Open a lease file, and make it if it is missing; only a plain file without links is valid."""
+def _open(path: str) -> Tuple[int, bool]:
+    """Open a lease file, and make it if it is missing; only a plain file without links is valid.
+
+    Returns the descriptor, and whether the file was made.
+    """
     folder = os.path.dirname(path)
     with suppress(OSError):
         os.mkdir(folder)
         os.chmod(folder, 0o1777)  # noqa: S103 - sticky, as /tmp
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    is_new = False
     try:
         # Without O_CREAT: in a sticky folder the kernel refuses it for another user's file.
         descriptor = os.open(path, flags)
@@ -267,13 +270,14 @@ def _open(path: str) -> int:
         try:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
             os.fchmod(descriptor, 0o666)
+            is_new = True
         except FileExistsError:
             descriptor = os.open(path, flags)
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
         os.close(descriptor)
         raise PermissionError("{} is not a plain file".format(path))
-    return descriptor
+    return descriptor, is_new
 
 
 def _read(descriptor: int) -> Optional[Entry]:
