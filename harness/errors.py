@@ -14,6 +14,8 @@ HarnessError
 │  ├─ AgentSilent(TimeoutError)
 │  ├─ ModelRejected
 │  ├─ OutOfMemory
+│  ├─ NoSpace                      the device's disk is full
+│  ├─ LeaseFileError               no lease can be kept on the device
 │  ├─ Crashed
 │  ├─ Unsupported                  the device does not support the order
 │  ├─ FellBack                     nothing ran on the requested accelerator
@@ -115,6 +117,18 @@ class OutOfMemory(AgentError):
     """The launch ran out of memory and was killed."""
 
     kind = "out_of_memory"
+
+
+class NoSpace(AgentError):
+    """The device's disk is full; the message has the disk, the folder and the free space."""
+
+    kind = "no_space"
+
+
+class LeaseFileError(AgentError):
+    """The device's lease file cannot be read or written, so nobody can take the device."""
+
+    kind = "lease_file"
 
 
 class Crashed(AgentError):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Push
+from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Push, PushProgress
 
 BuildStatus = Literal["started", "done", "cached", "failed"]
 
@@ -164,11 +164,15 @@ class Reconnected(DeviceEvent):
     """The device answers again."""
 
     name: ClassVar[str] = "reconnected"
+    times: int = 0
+    """How often the connection was opened again so far."""
+    seconds: float = 0.0
+    """How long the device was away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseLost(DeviceEvent):
-    """Another user took the lease during a measurement."""
+    """The lease was lost during a measurement; the reason says how."""
 
     name: ClassVar[str] = "lease_lost"
 
@@ -178,6 +182,28 @@ class Note(DeviceEvent):
     """Any other notice about a device."""
 
     name: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushing(Event):
+    """A file is on its way to a device; at most about once a second."""
+
+    name: ClassVar[str] = "pushing"
+    device: str
+    progress: PushProgress
+
+    def plain(self) -> dict[str, Any]:
+        """Return the device's name, the progress's fields and the time left."""
+        left = self.progress.seconds_left
+        known = asdict(self.progress)
+        file = known.pop("name")
+        return {
+            "event": self.name,
+            "device": self.device,
+            "file": file,
+            **known,
+            "seconds_left": left,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Launch,
         LaunchOrder,
         Push,
+        PushProgress,
         Samples,
     )
 
@@ -113,6 +114,16 @@ class Commands(Protocol):
 @runtime_checkable
 class FullTransport(Transport, Files, Commands, Protocol):
     """A transport with channels, files and commands, as an agent on a Linux board needs."""
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """A transport that reports how far a copy to the device is, several times a second.
+
+    Optional: a session sets `on_progress` after it has connected.
+    """
+
+    on_progress: Callable[[PushProgress], None]
 
 
 class OpenTransport(Protocol):
@@ -218,6 +229,17 @@ class Leasing(Protocol):
 
     def release(self) -> None:
         """Release the lease; never raises."""
+
+
+@runtime_checkable
+class TakesNotes(Protocol):
+    """A dialect that reports what happened on the device besides its answers.
+
+    Optional. The bench shows and stores the notes.
+    """
+
+    def take_notes(self) -> Sequence[str]:
+        """Return the notes since the last call, as that the lease file had to be written again."""
 
 
 @runtime_checkable

@@ -757,6 +757,26 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PushProgress:
+    """How far the transfer of a file to a device is."""
+
+    name: str
+    """The file's name, or its digest."""
+    arrived_bytes: int
+    file_bytes: int
+    """Of the bytes that travel: fewer than the file has if it is packed."""
+    bytes_per_second: float
+    """Of the last seconds; 0 if it is not known yet."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time until the file has arrived at this speed; None if nothing moves."""
+        if self.bytes_per_second <= 0:
+            return None
+        return (self.file_bytes - self.arrived_bytes) / self.bytes_per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The result of a cell: either launches or a Failure."""
 

@@ -45,6 +45,7 @@ class Agent:
         self._ending = False
         self._job: Optional[jobs.Job] = None
         self._job_id: Any = None
+        self._job_digest: Optional[str] = None
         self._deadline = 0.0
         self._finish: Callable[[Dict[str, Any]], Dict[str, Any]] = lambda answer: answer
         self._verbs: Dict[str, Callable[[Any, Dict[str, Any]], None]] = {
@@ -102,19 +103,20 @@ class Agent:
         elif time.monotonic() >= self._deadline:
             job.kill("silent", "no answer before the deadline of the order; the launch was killed")
         else:
-            problem = self._lease.lost()
-            if problem:
-                job.kill("busy", problem + "; the launch was killed")
+            fault = self._lease.lost()
+            if fault is not None:
+                job.kill(fault.kind, fault.reason + "; the launch was killed")
 
     def _conclude(self, job: jobs.Job) -> None:
         self._job = None
+        digest, self._job_digest = self._job_digest, None
         try:
             answer = self._finish(job.finish())
             # A measurement after the lease was lost does not count.
             self._lease.confirm()
             self._result(self._job_id, **answer)
         except AgentFault as fault:
-            self._error(self._job_id, fault)
+            self._error(self._job_id, self._workdir.explained(fault, digest))
 
     def _read(self) -> None:
         if not self._lines.fill():
@@ -143,13 +145,13 @@ class Agent:
             self._waiting.append(request)
 
     def _dispatch(self, request: Dict[str, Any]) -> None:
-        identity = request.get("id")
+        identity, self._job_digest = request.get("id"), None
         try:
             self._verb(wire.verb(request))(identity, request)
         except AgentFault as fault:
             self._error(identity, fault)
         except OSError as error:
-            self._error(identity, AgentFault("agent", "{}: {}".format(request.get("verb"), error)))
+            self._error(identity, self._workdir.fault(error, str(request.get("verb"))))
 
     def _verb(self, verb: str) -> Callable[[Any, Dict[str, Any]], None]:
         if verb not in self._verbs:
@@ -293,6 +295,7 @@ class Agent:
             if not self._workdir.has(digest):
                 reason = "the file {} is not on this device; send it first".format(digest)
                 raise AgentFault("transfer_failed", reason)
+            self._job_digest = digest
         order["workdir"] = self._workdir.root
         return order
 
@@ -300,6 +303,9 @@ class Agent:
         return os.path.join(self._workdir.root, "out")
 
     def _result(self, identity: Any, **fields: Any) -> None:
+        note = self._lease.take_note()
+        if note is not None:
+            fields["lease_note"] = note
         self._write(dict({"id": identity, "event": "result"}, **fields))
 
     def _error(self, identity: Any, fault: AgentFault) -> None:

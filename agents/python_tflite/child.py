@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 import arrays
 import backends
 import digests
+import disk
 import runtimes
 from wire import AgentFault, write_line
 
@@ -417,9 +418,9 @@ def main(argv: List[str]) -> int:
         reason = "the launch ran out of memory: {}".format(error or "MemoryError")
         answer = {"error": {"kind": "out_of_memory", "reason": reason}}
     except OSError as error:
-        # Usually a full disk.
-        kind = "out_of_memory" if error.errno == errno.ENOMEM else "agent"
-        answer = {"error": {"kind": kind, "reason": "the launch failed: {}".format(error)}}
+        found = disk.fault(error, "the launch failed", os.path.join(order["workdir"], "out"))
+        kind = "out_of_memory" if error.errno == errno.ENOMEM else found.kind
+        answer = {"error": {"kind": kind, "reason": found.reason}}
     write_line(descriptor, answer)
     sys.stderr.flush()
     # Skips the runtime's destructors: the answer does not need them.

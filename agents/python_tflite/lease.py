@@ -17,8 +17,9 @@ import signal
 import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import disk
 import sysfs
 from wire import AgentFault
 
@@ -63,6 +64,9 @@ class Lease:
         self._path: Optional[str] = None
         self._token = ""
         self._holder = ""
+        self._until_ms = 0
+        self._is_new = False
+        self._note: Optional[str] = None
         self.epoch = 0
         """The epoch of the held lease; 0 without a lease."""
 
@@ -102,12 +106,17 @@ class Lease:
             _supersede(last, token)
         return {"epoch": self.epoch, "seconds": LIFE_SECONDS}
 
+    def take_note(self) -> Optional[str]:
+        """Return what happened to the lease file since the last call; None if nothing did."""
+        note, self._note = self._note, None
+        return note
+
     def renew(self, seconds: float = LIFE_SECONDS) -> None:
         """Extend the lease to `seconds` from now, even an expired one if it is still free."""
         if not self.epoch:
             return
         with suppress(AgentFault), self._opened() as descriptor:
-            if self._is_ours(_read(descriptor)):
+            if self._is_ours(self._read(descriptor)):
                 self._write(descriptor, seconds)
 
     def drop(self) -> None:
@@ -129,23 +138,47 @@ class Lease:
         self.confirm()
 
     def confirm(self) -> None:
-        """Raise AgentFault (busy) if this agent held a lease and lost it."""
-        problem = self.lost()
-        if problem:
-            raise AgentFault("busy", problem)
+        """Raise AgentFault if this agent held a lease and lost it; see `lost`."""
+        fault = self.lost()
+        if fault is not None:
+            raise fault
 
-    def lost(self) -> Optional[str]:
-        """Return why this agent lost its lease; None if it still holds it, or held none."""
+    def lost(self) -> Optional[AgentFault]:
+        """Return why this agent lost its lease; None if it still holds it, or held none.
+
+        It is `busy` if another user has the lease or it was not renewed, `lease_file` if the file
+        cannot be read or written any more. A file that was deleted or damaged is written again.
+        """
         if not self.epoch:
             return None
-        entry = None
-        with suppress(OSError, AgentFault), self._opened() as descriptor:
-            entry = _read(descriptor)
+        try:
+            with self._opened() as descriptor:
+                entry = self._read(descriptor)
+        except AgentFault as fault:
+            return AgentFault(fault.kind, "the lease was lost: " + fault.reason)
         if self._is_ours(entry) and entry is not None and entry.seconds() > 0:
             return None
         if entry is not None and entry.epoch != self.epoch:
-            return "the lease was lost: " + _describe(entry)
-        return "the lease was lost: it was not renewed for {:.0f} s".format(LIFE_SECONDS)
+            return AgentFault("busy", "the lease was lost: " + _describe(entry))
+        reason = "the lease was lost: it was not renewed for {:.0f} s".format(LIFE_SECONDS)
+        return AgentFault("busy", reason)
+
+    def _read(self, descriptor: int) -> Optional[Entry]:
+        """Return the entry; if the file was deleted or damaged, write it again first.
+
+        Nobody else took the lease then: a grant would be in the file.
+        """
+        entry = _read(descriptor)
+        left_ms = self._until_ms - _now_ms()
+        if entry is not None or left_ms <= 0:
+            return entry
+        is_empty = not os.fstat(descriptor).st_size
+        what = "deleted" if self._is_new else "emptied" if is_empty else "damaged"
+        self._write(descriptor, left_ms / 1e3)
+        self._note = "the lease file {} was {} on the device; the lease was taken again".format(
+            self._path, what
+        )
+        return _read(descriptor)
 
     def _is_ours(self, entry: Optional[Entry]) -> bool:
         mine = (self.epoch, self._token, os.getpid(), _boot())
@@ -160,16 +193,15 @@ class Lease:
         # One write, then the length: a reader without the lock sees the old or the new line.
         os.pwrite(descriptor, line, 0)
         os.ftruncate(descriptor, len(line))
+        self._until_ms = until_ms
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open and lock the file; raises AgentFault (busy) if that fails."""
+        """Open and lock the file; raises AgentFault (lease_file) if it cannot be kept, and `busy`."""
         try:
             descriptor = self._open()
         except OSError as error:
-            raise AgentFault(
-                "busy", "no lease can be kept on this device: {}".format(error)
-            ) from error
+            raise self._unusable(error) from error
         try:
             for _ in range(_LOCK_TRIES):
                 with suppress(OSError):
@@ -179,14 +211,32 @@ class Lease:
             else:
                 raise AgentFault("busy", "{} stays locked by another process".format(self._path))
             yield descriptor
+        except OSError as error:
+            raise self._unusable(error) from error
         finally:
             os.close(descriptor)
 
+    def _unusable(self, error: OSError) -> AgentFault:
+        """Return the fault for a lease file that cannot be opened or written."""
+        path = self._path or self._places()[0]
+        doing = "no lease can be kept on this device"
+        fault = disk.fault(error, doing, os.path.dirname(path))
+        if fault.kind == "no_space":
+            return fault
+        advice = "make {} a folder that every user may write to (mode 1777)"
+        place = os.path.dirname(path)
+        if os.path.lexists(path):
+            advice, place = "remove {} there", path
+        reason = "{}: {}; {}".format(doing, error, advice.format(place))
+        return AgentFault("lease_file", reason)
+
     def _open(self) -> int:
         failure: OSError = FileNotFoundError("no folder for the lease file")
-        for path in [self._path] if self._path else self._places():
+        # The place in use first; another one only if that has become unusable.
+        known = [self._path] if self._path else []
+        for path in [*known, *(one for one in self._places() if one not in known)]:
             try:
-                descriptor = _open(path)
+                descriptor, self._is_new = _open(path)
             except OSError as error:
                 failure = error
                 continue
@@ -202,13 +252,17 @@ class Lease:
         return [os.path.join(_SHARED, name), os.path.join(_FALLBACK, "edge-harness-" + name)]
 
 
-def _open(path: str) -> int:
-    """Open a lease file, and make it if it is missing; only a plain file without links is valid."""
+def _open(path: str) -> Tuple[int, bool]:
+    """Open a lease file, and make it if it is missing; only a plain file without links is valid.
+
+    Returns the descriptor, and whether the file was made.
+    """
     folder = os.path.dirname(path)
     with suppress(OSError):
         os.mkdir(folder)
         os.chmod(folder, 0o1777)  # noqa: S103 - sticky, as /tmp
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    is_new = False
     try:
         # Without O_CREAT: in a sticky folder the kernel refuses it for another user's file.
         descriptor = os.open(path, flags)
@@ -216,13 +270,14 @@ def _open(path: str) -> int:
         try:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
             os.fchmod(descriptor, 0o666)
+            is_new = True
         except FileExistsError:
             descriptor = os.open(path, flags)
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
         os.close(descriptor)
         raise PermissionError("{} is not a plain file".format(path))
-    return descriptor
+    return descriptor, is_new
 
 
 def _read(descriptor: int) -> Optional[Entry]:

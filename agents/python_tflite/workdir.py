@@ -4,13 +4,16 @@
 fsynced.
 """
 
+import errno
 import os
 import stat
+import sys
 import time
 from contextlib import suppress
 from typing import Any, List, Optional, Set, Tuple
 
 import digests
+import disk
 import unpack
 from wire import AgentFault
 
@@ -102,8 +105,8 @@ class Workdir:
             os.replace(source, self.blob(digest))
             _sync(os.path.join(self.root, "blobs"))
         except OSError as error:
-            reason = "incoming/{} cannot be kept: {}".format(part, error)
-            raise AgentFault("transfer_failed", reason) from error
+            fault = self.fault(error, "incoming/{} cannot be kept".format(part))
+            raise AgentFault("transfer_failed", fault.reason) from error
         self._in_use.add(digest)
         self._evict()
         # Removes the leftovers of broken connections and power cuts.
@@ -120,6 +123,36 @@ class Workdir:
                     old = entry.stat(follow_symlinks=False).st_mtime < limit
                     removed += old and entry.name.endswith(ending) and _remove(entry.path)
         return removed
+
+    def fault(self, error: OSError, doing: str) -> AgentFault:
+        """Return the fault for an error of the operating system: full, gone, or another one."""
+        return self._missing(doing) or disk.fault(error, doing, self.root)
+
+    def explained(self, fault: AgentFault, digest: Optional[str]) -> AgentFault:
+        """Return a launch's fault, or its cause: something that it needs was removed meanwhile."""
+        if fault.kind not in ("agent", "crashed", "rejected"):
+            return fault
+        doing = "the launch ended ({})".format(fault.reason)
+        found = self._missing(doing)
+        if found is None and digest is not None and not self.has(digest):
+            found = AgentFault("transfer_failed", doing + ": its file is gone from the device")
+        if found is None and os.strerror(errno.ENOSPC) in fault.reason:
+            found = disk.full(doing, self.root)
+        return found or fault
+
+    def _missing(self, doing: str) -> Optional[AgentFault]:
+        """Return the fault if Python, the agent or a folder of ours is gone."""
+        if sys.executable and not os.path.exists(sys.executable):
+            reason = "{}: the device's Python {} is gone; install it again, or set another `python`"
+            return AgentFault("no_runtime", reason.format(doing, sys.executable))
+        for folder in ("", *_FOLDERS):
+            path = os.path.join(self.root, folder).rstrip("/")
+            if not os.path.isdir(path):
+                return disk.gone(doing, path)
+        if not os.path.exists(sys.argv[0]):
+            reason = "{}: the agent {} is gone from the device"
+            return AgentFault("transfer_failed", reason.format(doing, sys.argv[0]))
+        return None
 
     def free_bytes(self) -> int:
         """Return the disk space that this user may still use here, bytes."""

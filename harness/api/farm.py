@@ -132,13 +132,20 @@ def profiles(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def _patience(wait: bool | None, say: OnProgress) -> Patience:  # noqa: FBT001 - as the option
-    """Return the patience of `wait`; `say` gets a line when a wait begins."""
-    from harness.events import Event, Waiting
+    """Return the patience of `wait`; `say` gets a line about each wait, and about long pushes."""
+    from harness.events import Event, Pushing, Reconnecting, Waiting
     from harness.measure.leases import Patience
+    from harness.present.screen.pushes import PushLines
+
+    pushes = PushLines()
 
     def on_event(event: Event) -> None:
         if isinstance(event, Waiting):
             say(f"{event.device}: {event.reason}; waiting until it is free")
+        elif isinstance(event, Reconnecting):
+            say(f"{event.device}: connection lost ({event.reason}); reconnecting")
+        elif isinstance(event, Pushing) and (line := pushes.line(event)):
+            say(line)
 
     return Patience.of_option(wait, on_event)
 

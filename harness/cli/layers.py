@@ -246,17 +246,31 @@ class _LaunchLine:
     """Shows the launch under way on one line of a terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
+        from harness.present.screen.pushes import PushLines
+
         self._is_shown = not quiet and sys.stderr.isatty()
         self._launches = 0
         self._started = 0
+        self._pushes = PushLines()
 
     def __call__(self, event: Event) -> None:
-        from harness.events import LaunchStarted, MeasuringStarted, Waiting
+        from harness.events import (
+            LaunchStarted,
+            MeasuringStarted,
+            Pushing,
+            Reconnecting,
+            Waiting,
+        )
 
         if isinstance(event, MeasuringStarted):
             self._launches, self._started = event.launches, 0
         elif isinstance(event, Waiting):
             print_lines(f"{event.device}: {event.reason}; waiting until it is free")
+        elif isinstance(event, Reconnecting):
+            print_lines(f"{event.device}: connection lost ({event.reason}); reconnecting")
+        elif isinstance(event, Pushing):
+            if line := self._pushes.line(event):
+                print_lines(line)
         elif isinstance(event, LaunchStarted):
             self._started += 1
             cell = event.cell

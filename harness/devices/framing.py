@@ -18,6 +18,9 @@ from harness.protocols import Channel
 MAX_LINE_BYTES = 1 << 20
 """Per line, in both directions; larger arrays travel as blobs."""
 
+MIN_BYTES_PER_SECOND = 1_000.0
+"""An answer that has begun to arrive may take as long as this speed gives it."""
+
 _NOISE_BYTES = 64 * 1024
 _SHOWN = 120
 _MAX_DEPTH = 32
@@ -54,7 +57,8 @@ class JsonLines:
         """Return the next object; `deadline` is on time.monotonic().
 
         Other lines before the first object are skipped (at most 64 KiB), because a login shell's
-        start-up files may print. Raises AgentSilent at the deadline, Unreachable at the end of the
+        start-up files may print. Raises AgentSilent at the deadline (later for an answer that is
+        arriving, see MIN_BYTES_PER_SECOND), Unreachable at the end of the
         stream, AgentError for anything that is not a JSON object of at most 1 MiB.
         """
         while True:
@@ -83,7 +87,8 @@ class JsonLines:
             searched = len(self._buffer)
             if searched > MAX_LINE_BYTES:
                 raise AgentError(f"{self._who}: the agent's answer is longer than 1 MiB")
-            data = self._channel.read(deadline)
+            # A long answer over a slow link is late, and it comes.
+            data = self._channel.read(deadline + searched / MIN_BYTES_PER_SECOND)
             if not data:
                 tail = self._channel.errors().decode(errors="replace").strip()[-500:]
                 text = (

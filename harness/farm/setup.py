@@ -25,6 +25,7 @@ from harness.farm.linux import packages, survey
 from harness.farm.probe import Probe, probe_python
 from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.leases import Patience
+from harness.measure.recovery import Recovery
 from harness.measure.sessions import Session
 from harness.types import Device, DeviceFacts, Runtime
 
@@ -165,11 +166,11 @@ def install(
         _check_space(session.device, probe, made)
         if dry_run:
             return made
-        session.hold()
+        recovery = Recovery(session=session, emit=session.patience.emit)
         on_progress(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
-        session.dialect.deploy({wheel.digest: wheel.path for wheel in found})
-    on_progress(f"unpacking and importing it on {session.device.name}")
-    _unpack(session, made, found)
+        recovery.run(lambda: session.bring({wheel.digest: wheel.path for wheel in found}))
+        on_progress(f"unpacking and importing it on {session.device.name}")
+        recovery.run(lambda: _unpack(session, made, found), "unpacking the runtime")
     return replace(made, done=True)
 
 

@@ -2,7 +2,8 @@
 
 `run`, `gate`, `selftest`, `layers`, `search` and `doctor`'s trial launches all measure through it.
 The bench holds the lease and the conditions, checks outputs, makes only launches that the dialect
-supports, reconnects, and always undoes the conditions. The caller decides what to measure and what
+supports, repeats what a broken connection cost (:mod:`.recovery`), and always undoes the
+conditions. The caller decides what to measure and what
 a result means.
 """
 
@@ -24,26 +25,22 @@ from harness.errors import (
     Crashed,
     HarnessError,
     Inaccurate,
-    LeaseError,
-    TransportError,
     Unsupported,
 )
 from harness.events import (
     Emit,
     LaunchEnded,
     LaunchStarted,
-    LeaseLost,
+    Note,
     NotMeasured,
     OutputsChecked,
     Pushed,
-    Reconnected,
-    Reconnecting,
-    Stopped,
     ignore,
 )
-from harness.measure import blocks
+from harness.measure import blocks, leases
 from harness.measure.conditions import REAL_TIME, HeldConditions, WaitClock
 from harness.measure.meters import OpenMeters
+from harness.measure.recovery import Recovery
 from harness.measure.sessions import Session
 from harness.optimize import reference
 from harness.protocols import StopFlag
@@ -83,6 +80,7 @@ class Bench:
     timing: WaitClock = REAL_TIME
     unchecked: set[str] = field(default_factory=set)
     """Ids of cells whose outputs were to be compared but were not returned."""
+    recovery: Recovery = field(init=False)
     held: HeldConditions = field(init=False)
     meters: OpenMeters = field(init=False)
 
@@ -95,6 +93,9 @@ class Bench:
             timing=self.timing,
             emit=self.emit,
             stop=self.stop,
+        )
+        self.recovery = Recovery(
+            session=self.session, emit=self.emit, stop=self.stop, timing=self.timing
         )
         self.meters = OpenMeters(self.session.device)
 
@@ -127,55 +128,34 @@ class Bench:
     def bring(self, files: Mapping[str, Path]) -> None:
         """Take the lease and send these files (sha256 to path) to the device."""
         self.recovering(lambda: self.session.bring(files))
-        self._report_pushes()
+        self.recovery.progressed()
 
-    def recovering(self, action: Callable[[], T]) -> T:
-        """Run the action; if the connection breaks or the lease is lost, reconnect and run it again.
+    def recovering(self, action: Callable[[], T], work: str | None = None) -> T:
+        """Run the action; if the connection breaks or the lease is lost, reconnect and repeat it.
 
-        Raises Stopped if the work was stopped meanwhile, else what the action raises.
+        `work` names a launch, which may break the device itself. Raises as Recovery.run.
         """
-        if self.stop.is_set():
-            raise Stopped
         try:
-            return action()
-        except (TransportError, LeaseError) as error:
-            self._raise_if_stopped(error)
-            lost = LeaseLost if isinstance(error, LeaseError) else Reconnecting
-            self.emit(lost(device=self.name, reason=str(error)))
-            # An agent that lost its lease ends, so a new connection is needed too.
-            self.session.reopen()
-            self.emit(Reconnected(device=self.name))
-            self._report_pushes()
-        try:
-            return action()
-        except TransportError as error:
-            self._raise_if_stopped(error)
-            raise
+            return self.recovery.run(action, work)
+        finally:
+            self._report()
 
     def recover(self, error: HarnessError) -> None:
         """After a failed launch, reconnect if the agent no longer answers."""
-        if not isinstance(error, AgentSilent | Crashed):
-            return
-        try:
-            self.session.dialect.hello()
-        except HarnessError as another:
-            self._raise_if_stopped(another)
-            self.session.reopen()
+        if isinstance(error, AgentSilent | Crashed):
+            self.recovery.ensure_answering()
 
     def settle(self) -> None:
         """Apply the conditions on the current connection, so that their state is known."""
         self.recovering(self.held.settle)
 
-    def _report_pushes(self) -> None:
-        """Report the files sent since the last report, also those sent while reconnecting."""
+    def _report(self) -> None:
+        """Report the files sent and the device's notes since the last report."""
         pushes, self.session.pushed = self.session.pushed, []
         for push in pushes:
             self.emit(Pushed(device=self.name, push=push))
-
-    def _raise_if_stopped(self, error: HarnessError) -> None:
-        """Raise Stopped if the session was closed to stop the work, which looks like a lost one."""
-        if self.stop.is_set():
-            raise Stopped from error
+        for reason in leases.notes(self.session.dialect):
+            self.emit(Note(device=self.name, reason=reason))
 
     # --- launches -----------------------------------------------------------------------------
 
@@ -239,6 +219,7 @@ class Bench:
         try:
             with self.meters.over(placed) as metered:
                 launch = self.session.dialect.launch(placed)
+            self.recovery.progressed()
         except Crashed as error:
             if placed.delegate is None:
                 raise
@@ -303,6 +284,7 @@ class Bench:
         order = self._with_delegate(replace(blocks.accuracy(cell), runtime=runtime))
         try:
             outputs = self.session.dialect.infer(self.held.place(order), inputs)
+            self.recovery.progressed()
         except Unsupported as error:
             self._no_outputs(cell, str(error))
             return None
@@ -321,6 +303,11 @@ class Bench:
     def _no_outputs(self, cell: Cell, reason: str) -> None:
         self.unchecked.add(cell.id)
         self.emit(NotMeasured(cell=cell.id, what="outputs", reason=reason))
+
+
+def launch_of(cell: Cell) -> str:
+    """Return the name of a cell's launches in a failure."""
+    return f"a launch of {cell.model} {cell.recipe}"
 
 
 class InaccurateOutputs(Inaccurate):

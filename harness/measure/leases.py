@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import LeaseError
 from harness.events import Emit, Waiting, ignore
-from harness.protocols import Dialect, Leasing
+from harness.protocols import Dialect, Leasing, TakesNotes
 from harness.types import PATIENCE_SECONDS
 
 _POLL_SECONDS = 2.0
@@ -95,6 +96,11 @@ def hold(dialect: Dialect, device: str, patience: Patience) -> None:
                 raise
         else:
             return
+
+
+def notes(dialect: Dialect) -> Sequence[str]:
+    """Return what the device reported since the last call, as that its lease file was damaged."""
+    return dialect.take_notes() if isinstance(dialect, TakesNotes) else ()
 
 
 def release(dialect: Dialect) -> None:

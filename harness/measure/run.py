@@ -16,7 +16,7 @@ from harness.devices.delegation import CPU_TARGETS, judge
 from harness.errors import AgentError, FellBack, HarnessError, LeaseError, TransportError, Unproven
 from harness.events import CellEnded, Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs, launch_of
 from harness.measure.failures import failure_of, refused
 from harness.measure.leases import Patience
 from harness.measure.sessions import Session
@@ -221,7 +221,7 @@ class _Measuring:
     def _attempt(self, cell: Cell, action: Callable[[Cell], None]) -> None:
         """Run an action for a cell; its failure ends the cell but not the device's work."""
         try:
-            self.bench.recovering(lambda: action(cell))
+            self.bench.recovering(lambda: action(cell), launch_of(cell))
         except (TransportError, LeaseError):
             raise
         except HarnessError as error:

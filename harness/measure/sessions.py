@@ -23,16 +23,24 @@ from harness.errors import (
     LeaseError,
     Unreachable,
 )
-from harness.events import Note
+from harness.events import Note, Pushing, Reconnecting
 from harness.measure import leases
 from harness.measure.leases import Patience
-from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
-from harness.types import Device, DeviceFacts, Push
+from harness.protocols import Dialect, OpenDialect, OpenTransport, ReportsProgress, Transport
+from harness.types import Device, DeviceFacts, Push, PushProgress
 
 _log = logging.getLogger(__name__)
-_MAX_BREAKS = 4
+GREETING_BREAKS, GREETING_SECONDS = 4, 20.0
+"""A device whose connection breaks this often, for this long, before it has ever answered `hello` is
+faulty. A device that has answered is tried as long as the patience lasts."""
+
+_ADVANCE = 0.01
+"""The part of a file by which a push must get further to count as progress."""
+
+_SHOWN_EVERY_SECONDS = 1.0
 CLOSE_SECONDS = 2.5
 """How long a device may take to end its agent; then its connection is cut."""
+
 _RETRY_AFTER_SECONDS = 10.0
 """A device that could not be reached is tried again if this long was built meanwhile."""
 _OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
@@ -59,11 +67,18 @@ class Session:
         self.device = device
         self._open_transport = transport or opening.open_transport
         self._open_dialect: OpenDialect = dialect or opening.open_dialect
-        self._patience = patience or Patience()
+        self.patience = patience or Patience()
         self._files: dict[str, Path] = {}
+        self._has_files = True
+        """Whether the device has them on the present connection."""
         self.pushed: list[Push] = []
         """Files that were sent but not yet reported."""
-        self._has_connected = False
+        self.advances = 0
+        """How often a push got further than every attempt before it."""
+        self._arrived: dict[str, float] = {}
+        """The largest part of each file that ever arrived, by file name."""
+        self._shown_at = 0.0
+        self._has_connected = self._has_answered = False
         self.ticket = uuid.uuid4().hex
         """Identifies this session in work that runs in this process."""
         self._open()
@@ -77,18 +92,19 @@ class Session:
         session = cls.__new__(cls)
         session.device, session.transport = device, transport
         session.dialect, session.facts = dialect, facts
-        session._patience = Patience()  # noqa: SLF001 - its own
-        session._files, session.pushed = {}, []  # noqa: SLF001 - its own
+        session.patience = Patience()
+        session._files, session._has_files = {}, True  # noqa: SLF001 - its own
+        session.pushed, session.advances = [], 0
         session.ticket = uuid.uuid4().hex
         return session
 
     def _open(self) -> None:
-        """Connect and start the agent; retry if the device has answered before.
+        """Connect and start the agent; retry for as long as the patience says.
 
-        A connection that opens and then breaks is retried only a few times: the fault is then in
-        the device and not in the network.
+        A device that was never reached is not waited for. One that was reached but never answered
+        is not waited for that long (GREETING_SECONDS).
         """
-        deadline = time.monotonic() + self._patience.away_seconds
+        since, advances = time.monotonic(), self.advances
         pause, breaks = 0.2, 0
         while True:
             connected = False
@@ -96,28 +112,51 @@ class Session:
                 self.transport: Transport = self._open_transport(self.device)
                 self._has_connected = connected = True
                 self._greet()
-            except Unreachable:
+            except Unreachable as error:
                 breaks += connected
-                late = time.monotonic() + pause >= deadline
-                if not self._has_connected or late or breaks == _MAX_BREAKS:
+                if self.advances != advances:
+                    since, advances = time.monotonic(), self.advances
+                if self._is_too_late(time.monotonic() + pause - since, breaks):
                     raise
-                if self._patience.over.wait(pause):
+                if not self._has_answered:
+                    self.patience.emit(Reconnecting(device=self.device.name, reason=str(error)))
+                if self.patience.over.wait(pause):
                     raise
                 pause = min(2 * pause, 2.0)
             else:
+                self._has_answered = True
                 return
+
+    def _is_too_late(self, seconds: float, breaks: int) -> bool:
+        """Whether to give up, after this time and this many connections that opened and broke."""
+        if not self._has_connected or seconds >= self.patience.away_seconds:
+            return True
+        faulty = breaks >= GREETING_BREAKS and seconds >= GREETING_SECONDS
+        return faulty and not self._has_answered
 
     def _greet(self) -> None:
         try:
+            if isinstance(self.transport, ReportsProgress):
+                self.transport.on_progress = self._note_progress
             self.dialect: Dialect = self._open_dialect(self.transport, self.device)
             _require_capabilities(self.dialect, self.device)
             self.dialect.deploy({})
-            leases.wait_until_free(self.dialect, self.device.name, self._patience)
-            self.pushed += self.dialect.deploy(self._files)
+            leases.wait_until_free(self.dialect, self.device.name, self.patience)
             self.facts: DeviceFacts = self._hello()
         except BaseException:
             self.close()
             raise
+
+    def _note_progress(self, progress: PushProgress) -> None:
+        """Count a push that gets further than all before it, and report it once a second."""
+        part = progress.arrived_bytes / max(1, progress.file_bytes)
+        if part >= self._arrived.get(progress.name, 0.0) + _ADVANCE:
+            self._arrived[progress.name] = part
+            self.advances += 1
+        now = time.monotonic()
+        if now - self._shown_at >= _SHOWN_EVERY_SECONDS:
+            self._shown_at = now
+            self.patience.emit(Pushing(device=self.device.name, progress=progress))
 
     def _hello(self) -> DeviceFacts:
         """Send `hello`, twice if the process that searches for runtimes was killed."""
@@ -128,7 +167,7 @@ class Session:
 
     def hold(self) -> None:
         """Take the lease for this controller; see :func:`harness.measure.leases.hold`."""
-        leases.hold(self.dialect, self.device.name, self._patience)
+        leases.hold(self.dialect, self.device.name, self.patience)
 
     def release(self) -> None:
         """Release the lease; never raises."""
@@ -140,14 +179,22 @@ class Session:
         self._files.update(files)
         self.pushed += self.dialect.deploy(files)
 
+    def restore(self) -> None:
+        """Send the files again that the device no longer has, once after each `reopen`."""
+        if not self._has_files:
+            self.pushed += self.dialect.deploy(self._files)
+            self._has_files = True
+
     def reopen(self) -> None:
         """Connect again, until the patience runs out; raises Unreachable with the last reason.
 
+        The files are not sent: see `restore`.
         The device must report the same identity: a different board that answers under this
         address must not be measured in its place.
         """
         identity = self.facts.identity
         self.close()
+        self._has_files = False
         self._open()
         if self.facts.identity != identity:
             self.close()
@@ -161,7 +208,7 @@ class Session:
         Nothing is sent to the agent, since another thread may be using the connection; the agent
         ends with it. Call `close` after that thread has ended.
         """
-        self._patience.over.set()
+        self.patience.over.set()
         self.transport.close()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.measure import blocks, thermal
-from harness.measure.bench import Bench
+from harness.measure.bench import Bench, launch_of
 from harness.types import Cell
 
 HOT = "hot"
@@ -21,5 +21,5 @@ def soak(bench: Bench, cell: Cell, *, loops: int, runtime: str | None = None) ->
     turn = blocks.Turn(block=SOAKING, position=0, cell=cell)
     order = blocks.order(turn, loops=loops, runtime=runtime)
     while clock() - start < thermal.MAX_SOAK_SECONDS and not thermal.on_plateau(points):
-        latency = bench.recovering(lambda: bench.pilot(cell, order))
+        latency = bench.recovering(lambda: bench.pilot(cell, order), launch_of(cell))
         points.append((clock() - start, latency))

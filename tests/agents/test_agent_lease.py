@@ -24,7 +24,8 @@ from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.packing import agent_zip
 from harness.devices.transports.local import LocalTransport, open_local
 from harness.errors import LeaseError
-from harness.events import Event, Waiting
+from harness.events import Event, LeaseLost, Note, Reconnecting, Waiting
+from harness.measure.bench import Bench
 from harness.measure.leases import Patience
 from harness.measure.sessions import Session
 from harness.protocols import Leasing
@@ -250,13 +251,15 @@ def test_the_file_may_be_a_strangers_but_neither_a_link_nor_a_pipe(
     path.unlink()
     path.symlink_to(precious)
     other = start("ben")
-    assert other.take("benbenbe")["kind"] == "busy"
+    assert other.take("benbenbe")["kind"] == "lease_file"
     path.unlink()
     os.link(precious, path)
-    assert other.take("benbenbe")["kind"] == "busy"
+    assert other.take("benbenbe")["kind"] == "lease_file"
     path.unlink()
     os.mkfifo(path)
-    assert other.take("benbenbe")["kind"] == "busy"
+    refused = other.take("benbenbe")
+    assert refused["kind"] == "lease_file"
+    assert f"remove {path} there" in refused["reason"]
     assert precious.read_text() == "mine"
 
 
@@ -276,6 +279,104 @@ one.drop()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_text("")
+
+
+def garble(path: Path) -> None:
+    path.write_text("nonsense\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"), [(delete, "deleted"), (empty, "emptied"), (garble, "damaged")]
+)
+def test_a_lease_file_that_was_deleted_or_damaged_is_written_again_and_named(  # noqa: PLR0917 - fixtures
+    spoil: Callable[[Path], None],
+    what: str,
+    start: Start,
+    leases: Path,
+    order: LaunchOrder,
+    kws: Path,
+) -> None:
+    agent, other = start("anna"), start("ben")
+    agent.take("annaanna")
+    agent.give(kws)
+    path = lease_file(leases)
+    before = lease_fields(leases)
+    spoil(path)
+    answer = agent.ask("launch", order=_wire(order))
+    assert answer["event"] == "result"
+    assert answer["lease_note"] == (
+        f"the lease file {path} was {what} on the device; the lease was taken again"
+    )
+    assert lease_fields(leases)[:3] == before[:3]
+    assert other.take("benbenbe")["kind"] == "busy"
+    assert "lease_note" not in agent.ask("launch", order=_wire(order))
+
+
+def test_a_user_who_took_the_device_after_the_file_was_deleted_has_it(
+    start: Start, leases: Path, order: LaunchOrder, kws: Path
+) -> None:
+    agent, other = start("anna"), start("ben")
+    agent.take("annaanna")
+    begin_long_launch(agent, order, kws)
+    lease_file(leases).unlink()
+    other.take("benbenbe")
+    answer = agent.read()
+    assert answer["kind"] == "busy"
+    assert "raw benbenbe has this device" in answer["reason"]
+
+
+def test_a_folder_in_the_files_place_is_named_and_no_user(
+    start: Start, leases: Path, order: LaunchOrder, kws: Path
+) -> None:
+    agent = start("anna")
+    agent.take("annaanna")
+    begin_long_launch(agent, order, kws)
+    path = lease_file(leases)
+    path.unlink()
+    path.mkdir()
+    answer = agent.read()
+    assert answer["kind"] == "lease_file"
+    assert str(path) in answer["reason"]
+    assert "the lease was lost: no lease can be kept on this device" in answer["reason"]
+    assert launch_processes(agent.workdir) == []
+    assert agent.take("annaanna")["kind"] == "lease_file"
+    path.rmdir()
+    assert agent.take("annaanna")["event"] == "result"
+
+
+def test_a_place_that_cannot_be_written_is_named(start: Start, leases: Path) -> None:
+    agent = start("anna")
+    leases.rmdir()
+    leases.write_text("a file, so nobody can write into it, not even root")
+    refused = agent.take("annaanna")
+    assert refused["kind"] == "lease_file"
+    assert f"make {leases} a folder that every user may write to" in refused["reason"]
+
+
+def test_a_run_notes_a_lease_file_that_was_deleted_and_goes_on(
+    leases: Path, device: Device, order: LaunchOrder, kws: Path
+) -> None:
+    events: list[Event] = []
+    session = Session(device)
+    try:
+        with Bench(session=session, emit=events.append) as bench:
+            bench.bring({digest_of(kws): kws})
+            lease_file(leases).unlink()
+            bench.recovering(lambda: bench.trial(order), "a launch")
+            bench.recovering(lambda: bench.trial(order), "a launch")
+        (note,) = [one.reason for one in events if isinstance(one, Note)]
+        assert note.startswith(f"the lease file {lease_file(leases)} was deleted on the device")
+        assert not any(isinstance(one, LeaseLost | Reconnecting) for one in events)
+    finally:
+        session.close()
+
+
 def test_two_users_share_one_file_in_a_sticky_folder() -> None:
     """The kernel refuses O_CREAT on another user's file there (fs.protected_regular)."""
     with tempfile.TemporaryDirectory(prefix="edge-harness-", dir="/tmp") as root:

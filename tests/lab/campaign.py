@@ -191,6 +191,37 @@ FAULTS: dict[str, Callable[[Hosted, Later], bool]] = {
 }
 """Functions that inject a fault into a device; True if they did."""
 
+BURST_FAULTS: dict[str, float] = {
+    "reset": 0.0,
+    "agent killed": 0.0,
+    "short silence": 4.0,
+    "sshd killed": 2.0,
+    "power cut": 2.0,
+}
+"""Faults of a burst, and how long each one lasts; the next one comes after it."""
+
+BURST, BURST_SECONDS, MAX_BURST = "burst", 10.0, 5
+"""A burst is two to five faults within ten seconds."""
+
+PASSING_FAULTS = frozenset(
+    {
+        BURST,
+        "reset",
+        "short silence",
+        "dead link",
+        "loss 5 %",
+        "10 Mbit/s",
+        "200 ms",
+        "sshd killed",
+        "agent killed",
+        "power cut",
+        "controller killed",
+        "Ctrl-C",
+    }
+)
+"""Faults that pass within the patience: no cell may stay unmeasured. The others end a launch, or fill
+the disk."""
+
 CHILD_FAULTS = ("child killed", "child hangs", "out of memory")
 CONTROLLER_FAULTS = ("controller killed", "Ctrl-C")
 
@@ -209,6 +240,19 @@ class PlannedFault:
     """For a dead link: seconds until the transport reported an error."""
     overlooked: bool = False
     """For a dead link: it was up again before the controller noticed."""
+    more: tuple[tuple[float, str], ...] = ()
+    """Of a burst: the seconds after the first fault, and the fault."""
+    more_injected: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name under which its outcome is counted."""
+        return BURST if self.more else self.fault
+
+    @property
+    def injected(self) -> int:
+        """The number of faults that were injected."""
+        return (self.injected_at is not None) + self.more_injected
 
 
 def possible(state: str, fault: str) -> bool:
@@ -238,6 +282,24 @@ def at_random(seed: int) -> Iterator[PlannedFault]:
             after = chance.uniform(0.0, STATES[state])
             nth = chance.choice((1, 2, 3, 5)) if state in RECURRING_STATES else 1
             yield PlannedFault(state, fault, nth=nth, after=after)
+
+
+def bursts(seed: int) -> Iterator[PlannedFault]:
+    """Yield random bursts without an end: two to five faults within ten seconds."""
+    chance = random.Random(seed)
+    while True:
+        state = chance.choice(list(STATES))
+        first, *others = chance.choices(list(BURST_FAULTS), k=chance.randint(2, MAX_BURST))
+        at, more = BURST_FAULTS[first], []
+        for fault in others:
+            at += chance.uniform(0.3, 2.5)
+            if at < BURST_SECONDS:
+                more.append((at, fault))
+            at += BURST_FAULTS[fault]
+        if more and possible(state, first):
+            after = chance.uniform(0.0, STATES[state])
+            nth = chance.choice((1, 2, 3, 5)) if state in RECURRING_STATES else 1
+            yield PlannedFault(state, first, nth=nth, after=after, more=tuple(more))
 
 
 # --- one run -----------------------------------------------------------------------------------
@@ -294,11 +356,17 @@ class FaultInjector:
             self.stop_controller(planned.fault)
         elif FAULTS[planned.fault](self.hosts[device], self._later):
             planned.injected_at = time.monotonic()
+            for seconds, fault in planned.more:
+                self._later(seconds, functools.partial(self._inject_more, device, planned, fault))
+
+    def _inject_more(self, device: str, planned: PlannedFault, fault: str) -> None:
+        # The agent may not run at this moment.
+        planned.more_injected += FAULTS[fault](self.hosts[device], self._later)
 
     def measure_notice(self) -> None:
         """Set for each dead link how long it took until a verb of the transport failed."""
         for device, planned in self.planned_faults.items():
-            if planned.fault != "dead link" or planned.injected_at is None:
+            if planned.name != "dead link" or planned.injected_at is None:
                 continue
             since = [m for m in self.moments if m.device == device and m.at > planned.injected_at]
             lost = [moment.at for moment in since if moment.name == "lost"]
@@ -415,7 +483,7 @@ def _statuses(run: Path, planned_faults: dict[str, PlannedFault]) -> Counter[tup
     found: Counter[tuple[str, str]] = Counter()
     for line in journal(run / "outcomes.jsonl"):
         planned = planned_faults[device_of[line["cell"]]]
-        fault = planned.fault if planned.injected_at is not None else "none"
+        fault = planned.name if planned.injected_at is not None else "none"
         found[fault, line["failure"]["kind"] if line["failure"] else "ok"] += 1
     return found
 
@@ -499,9 +567,14 @@ def _groups(planned_faults: list[PlannedFault]) -> Iterator[list[PlannedFault]]:
             yield group
 
 
+def _described(planned: PlannedFault) -> str:
+    more = "".join(f", {fault} after {seconds:.1f} s" for seconds, fault in planned.more)
+    return f"{planned.fault}{more}"
+
+
 def _summary(number: int, result: FaultRunResult) -> str:
     planned_faults = ", ".join(
-        f"{one.fault} while {one.state}{'' if one.injected_at else ' (not injected)'}"
+        f"{_described(one)} while {one.state}{'' if one.injected_at else ' (not injected)'}"
         for one in result.planned_faults
     )
     ended = ", ".join(

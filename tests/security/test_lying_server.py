@@ -25,6 +25,9 @@ from harness.devices.transports.ssh import (
 from harness.devices.transports.ssh import (
     sftp as ssh_sftp,
 )
+from harness.devices.transports.ssh import (
+    transfers,
+)
 from harness.devices.transports.ssh.transport import SshTransport, open_ssh
 from harness.errors import (
     AgentSilent,
@@ -296,6 +299,7 @@ def test_an_sftp_server_that_speaks_nonsense(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Callable[[], int]
 ) -> None:
     monkeypatch.setattr(ssh_sftp, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(transfers, "STALL_SECONDS", 1.0)
     monkeypatch.setattr(ssh_sftp, "CHANNEL_SECONDS", 1.0)
     with lying_sshd(tmp_path, Lies(subsystem=SPEECHES[name])) as device:
         transport = open_ssh(device)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_run_loop import leaving
 
 from harness.analysis.gate import judging, loop
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
@@ -18,6 +19,7 @@ from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
 from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
 from harness.measure.conditions import WaitClock
+from harness.measure.leases import Patience
 from harness.measure.sessions import Session
 from harness.measure.soaking import SOAKING
 from harness.optimize import reference
@@ -237,12 +239,13 @@ def test_every_metric_has_a_row_and_only_those_of_the_rules_are_judged() -> None
 
 def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None:
     one = contest()
-    gone: list[HarnessError] = [Unreachable("gone"), Unreachable("still gone")]
+    gone: list[HarnessError] = [Unreachable("gone")]
     faults = {
         f"{side.cell.id}-timed-4-{place}": list(gone)
         for side, place in itertools.product((one.a, one.b), (0, 1))
     }
-    result, watch = hold([one, contest("next")], latencies=SLOWER, faults=faults)
+    live = {"d": leaving(DEVICE, latencies=SLOWER, faults=faults)}
+    result, watch = hold([one, contest("next")], sessions=live)
     first, second = result.judged
     assert (first.verdict, first.pairs, result.exit_code) == ("INCONCLUSIVE", 4, 2)
     assert "lost after block 3" in first.reason
@@ -263,7 +266,8 @@ def test_an_agent_that_stays_unreachable_after_a_crash_is_a_lost_device() -> Non
         for side, place in itertools.product((one.a, one.b), (0, 1))
     }
     dialect = Dying.opener(latencies=SLOWER, faults=crash, orders=[])
-    live = Session(DEVICE, transport=FakeTransport, dialect=dialect)
+    patience = Patience(away_seconds=0.1)
+    live = Session(DEVICE, transport=FakeTransport, dialect=dialect, patience=patience)
     result, watch = hold([one, contest("next")], sessions={"d": live})
     assert [evidence.failure.kind for evidence in watch.evidence if evidence.failure] == ["crashed"]
     (second,) = result.judged
@@ -272,12 +276,13 @@ def test_an_agent_that_stays_unreachable_after_a_crash_is_a_lost_device() -> Non
 
 def test_a_device_lost_while_confirming_leaves_the_regression_unconfirmed() -> None:
     one = contest()
-    gone: list[HarnessError] = [Unreachable("gone"), Unreachable("still gone")]
+    gone: list[HarnessError] = [Unreachable("gone")]
     faults = {
         f"{side.cell.id}-timed-{CONFIRMING + 3}-{place}": list(gone)
         for side, place in itertools.product((one.a, one.b), (0, 1))
     }
-    result, _ = hold([one], latencies=SLOWER, faults=faults)
+    live = {"d": leaving(DEVICE, latencies=SLOWER, faults=faults)}
+    result, _ = hold([one], sessions=live)
     assert (only(result).verdict, result.exit_code) == ("INCONCLUSIVE", 2)
     assert "unconfirmed" in only(result).labels
 

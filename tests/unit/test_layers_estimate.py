@@ -14,6 +14,7 @@ from harness.analysis.layers import Layers, OperatorTime, Subject, alignment, es
 from harness.analysis.layers.operators import NEGATIVE, SEVERAL, WITHIN_NOISE
 from harness.errors import HarnessError, ModelRejected, Unreachable
 from harness.events import Emit, Event, LaunchStarted, MeasuringStarted, ignore
+from harness.measure.leases import Patience
 from harness.measure.sessions import Session
 from harness.protocols import Transport
 from harness.testing import FakeDialect, FakeTransport
@@ -185,8 +186,33 @@ def test_a_whole_file_that_does_not_run_and_a_lost_device_are_errors(tmp_path: P
     subject = measured(tmp_path).subject
     with pytest.raises(ModelRejected):
         estimate.measure([subject], session, tmp_path, launches=1, at_most=2)
-    with pytest.raises(Unreachable):
-        measured(tmp_path, refused={2: Unreachable("gone")}, launches=1)
+
+
+def test_a_lost_device_is_an_error_and_a_prefix_that_breaks_it_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Simulated):
+        def launch(self, order: LaunchOrder) -> Launch:
+            raise Unreachable("gone")
+
+    opened: list[Device] = []
+
+    def open_once(device: Device) -> FakeTransport:
+        if opened:
+            raise Unreachable("connection refused")
+        opened.append(device)
+        return FakeTransport(device)
+
+    patience = Patience(away_seconds=0.1)
+    session = Session(
+        DEVICE, transport=open_once, dialect=lambda _, d: Broken(d), patience=patience
+    )
+    subject = measured(tmp_path).subject
+    with pytest.raises(Unreachable, match="refused"):
+        estimate.measure([subject], session, tmp_path, launches=1, at_most=2)
+    monkeypatch.setattr("harness.measure.recovery.CALM_SECONDS", 0.01)
+    found = measured(tmp_path, refused={2: Unreachable("gone")}, launches=1)
+    assert any("did not run (crashed: " in note for note in found.notes)
 
 
 def test_prefixes_with_fewer_delegated_operators_are_named(tmp_path: Path) -> None:

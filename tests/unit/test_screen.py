@@ -27,15 +27,17 @@ from harness.events import (
     Note,
     NotMeasured,
     OutputsChecked,
+    Pushing,
     Reconnected,
     Reconnecting,
     Waiting,
 )
 from harness.present import screen
+from harness.present.screen.pushes import PushLines
 from harness.records import table
 from harness.records.store import Store
 from harness.records.table import display
-from harness.types import Agreement, Failure, LaunchOrder, Outcome
+from harness.types import Agreement, Failure, LaunchOrder, Outcome, PushProgress
 
 HOSTILE = "[red]x[/red]\x1b[31m\x1b]0;title\x07\r\n\u202egpj.exe"
 
@@ -229,6 +231,56 @@ def test_quiet_progress_says_what_went_wrong_only() -> None:
     failure = Failure(kind="silent", reason="no answer")
     progress(CellEnded(outcome=Outcome(cell=cell(), failure=failure)))
     assert "silent: no answer" in stream.getvalue()
+
+
+def pushing(arrived: int, speed: float = 12_000.0) -> Pushing:
+    name = "ab" * 32 + ".tflite"
+    progress = PushProgress(
+        name=name, arrived_bytes=arrived, file_bytes=3_000_000, bytes_per_second=speed
+    )
+    return Pushing(device="pi", progress=progress)
+
+
+def test_a_long_push_has_a_line_every_ten_seconds_and_a_short_one_none() -> None:
+    now = [0.0]
+    lines = PushLines(clock=lambda: now[0])
+    shown = []
+    for second in range(31):
+        now[0] = float(second)
+        shown.append(lines.line(pushing(12_000 * second)))
+    printed = {second: line for second, line in enumerate(shown) if line}
+    assert list(printed) == [2, 12, 22]
+    assert printed[12] == "pi: sending abababababab.tflite: 0.1 of 3.0 MB, 12.0 kB/s, 4 min left"
+    now[0] = 31.0
+    other = replace(pushing(1), progress=replace(pushing(1).progress, name="other"))
+    assert lines.line(other) is None
+    assert PushLines().line(pushing(1)) is None
+    now[0] = 35.0
+    halted = replace(pushing(1), progress=replace(other.progress, bytes_per_second=0.0))
+    assert lines.line(halted) == "pi: sending other: 0.0 of 3.0 MB, nothing moves"
+
+
+def test_a_long_push_is_shown_also_beside_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.present.screen.pushes._FIRST_AFTER_SECONDS", 0.0)
+    stream = io.StringIO()
+    progress = screen.ScreenProgress(file=stream, quiet=True)
+    progress(pushing(1000))
+    progress(pushing(2000))
+    progress(pushing(3000))
+    assert stream.getvalue().count("sending") == 1
+
+
+def test_reconnections_are_counted() -> None:
+    stream = io.StringIO()
+    with screen.ScreenProgress(file=stream) as progress:
+        progress(Reconnected(device="pi", times=1, seconds=2.8))
+        progress(Reconnected(device="pi", times=2, seconds=0.4))
+        progress(LeaseLost(device="pi", reason="pi: the lease file is gone"))
+    assert stream.getvalue().splitlines() == [
+        "pi: connected again after 3 s",
+        "pi: connected again after 0 s (2 times so far)",
+        "pi: lease lost (pi: the lease file is gone); taking it again",
+    ]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from harness.analysis.gate.contest import (
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Note, NotMeasured
 from harness.measure import blocks
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs, launch_of
 from harness.measure.failures import failure_of, refused
 from harness.measure.pairs import CONFIRM_PAIRS, FIRST_PAIRS, needs_more
 from harness.measure.soaking import soak
@@ -169,14 +169,16 @@ class RunningContest:
             order = replace(pilot, position=place)
             pilot_once = functools.partial(self.bench.pilot, side.cell, order)
             began = self.budget.clock()
-            times.append(self.bench.recovering(pilot_once))
+            times.append(self.bench.recovering(pilot_once, launch_of(side.cell)))
             walls.append(self.budget.clock() - began)
         inference_ns = max(times)
         return inference_ns, max(0.0, min(walls) - blocks.seconds(pilot.dose, inference_ns))
 
     def _check(self, side: Side) -> None:
         try:
-            agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
+            agreement = self.bench.recovering(
+                lambda: self.bench.check(side.cell, side.runtime), launch_of(side.cell)
+            )
         except InaccurateOutputs as error:
             self._add_agreement(side, error.agreement)
             raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
@@ -327,13 +329,16 @@ class RunningContest:
         side = contest.a if name == "baseline" else contest.b
         order = replace(order, runtime=side.runtime)
         if order.kind == "memory":
-            launch = bench.recovering(lambda: bench.optional_launch(side.cell, order))
+            launch = bench.recovering(
+                lambda: bench.optional_launch(side.cell, order), launch_of(side.cell)
+            )
             if launch is None:
                 return
         else:
             flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
             launch = bench.recovering(
-                lambda: bench.launch(side.cell, order, flags=flags, until=self.budget.deadline)
+                lambda: bench.launch(side.cell, order, flags=flags, until=self.budget.deadline),
+                launch_of(side.cell),
             )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))

@@ -30,7 +30,7 @@ from harness.analysis.layers.operators import (
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Emit, MeasuringStarted, ignore
 from harness.measure import blocks
-from harness.measure.bench import Bench
+from harness.measure.bench import Bench, launch_of
 from harness.measure.sessions import Session
 from harness.optimize import workers
 from harness.tflite.truncate import MAX_PREFIXES, Prefix
@@ -151,7 +151,7 @@ def _measure(pieces: Sequence[_Piece], bench: Bench, seed: int) -> None:
 def _attempt(bench: Bench, piece: _Piece, action: Callable[[Bench, _Piece], None]) -> None:
     """Make one launch; a prefix that cannot run is left out, but the whole file must run."""
     try:
-        bench.recovering(lambda: action(bench, piece))
+        bench.recovering(lambda: action(bench, piece), launch_of(piece.cell))
     except (TransportError, LeaseError):
         raise
     except HarnessError as error:

@@ -17,6 +17,7 @@ from harness.errors import ConfigError
 from harness.events import Emit, ignore
 from harness.measure.bench import Bench
 from harness.measure.leases import Patience
+from harness.measure.recovery import Recovery
 from harness.measure.runs import farm_of
 from harness.measure.sessions import Session
 from harness.records import store
@@ -126,7 +127,8 @@ def _measure(
                 f"{device.name}: another machine answers at {device.address} than the run was made "
                 "on; run the plan there first"
             )
-        binary = tool.find(session, settings.tool)
+        recovery = Recovery(session=session, emit=settings.emit)
+        binary = recovery.run(lambda: tool.find(session, settings.tool))
         is_supported = all(subject.target in tool.TARGETS for subject in chosen)
         if binary is not None and (is_supported or settings.tool is not None):
             launches = settings.launches or tool.LAUNCHES

@@ -6,6 +6,7 @@ launches of the tool's averages. The binary is in the device's PATH or is sent f
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ from harness.errors import (
 )
 from harness.events import LaunchStarted, MeasuringStarted
 from harness.measure import blocks
-from harness.measure.bench import Bench
+from harness.measure.bench import Bench, launch_of
 from harness.measure.sessions import Session
 from harness.protocols import Commands, KeepsFiles, Reply
 from harness.types import Dose
@@ -105,16 +106,19 @@ def measure(
     numbers = list(range(len(subjects)))
     for block in range(launches):
         for position, number in enumerate(numbers):
-            bench.settle()
-            bench.held.wait()
             turn = blocks.Turn(block=block, position=position, cell=cells[number])
             bench.emit(LaunchStarted(cell=turn.cell, order=blocks.order(turn, loops=1)))
-            profiles[number].append(_launch(subjects[number], bench.session, tool))
+            run_tool = functools.partial(_launch, subjects[number], bench, tool)
+            profiles[number].append(bench.recovering(run_tool, launch_of(turn.cell)))
+            bench.recovery.progressed()
         numbers.reverse()
     return [_layers(one, found) for one, found in zip(subjects, profiles, strict=True)]
 
 
-def _launch(subject: Subject, session: Session, tool: str) -> tool_log.ToolProfile:
+def _launch(subject: Subject, bench: Bench, tool: str) -> tool_log.ToolProfile:
+    session = bench.session
+    bench.held.settle()
+    bench.held.wait()
     flag = TARGETS.get(subject.target)
     if flag is None:
         raise Unsupported(

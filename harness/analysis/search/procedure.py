@@ -22,6 +22,8 @@ from harness.errors import (
     ConfigError,
     HostKeyUnknown,
     LeaseError,
+    LeaseFileError,
+    NoSpace,
     RuntimeMissing,
     StoreError,
     TransferFailed,
@@ -43,7 +45,15 @@ LAUNCHES = 2
 
 _AWAY = {
     error.kind
-    for error in (Unreachable, HostKeyUnknown, TransferFailed, LeaseError, RuntimeMissing)
+    for error in (
+        Unreachable,
+        HostKeyUnknown,
+        TransferFailed,
+        LeaseError,
+        LeaseFileError,
+        NoSpace,
+        RuntimeMissing,
+    )
 }
 """Kinds of failure that are the device's, not the recipe's."""
 

@@ -23,10 +23,12 @@ from harness.events import (
     MeasuringStarted,
     Note,
     NotMeasured,
+    Pushing,
     Reconnected,
     Reconnecting,
     Waiting,
 )
+from harness.present.screen import pushes
 from harness.records.table.display import clean, milliseconds
 from harness.types import Cell
 
@@ -62,6 +64,7 @@ class ScreenProgress:
         self._medians: dict[str, list[float]] = {}
         self._reported: set[tuple[str, str, str]] = set()
         self._printed_at = time.monotonic()
+        self._pushes = pushes.PushLines()
         self._live: Live | None = None
         self._task: TaskID | None = None
         self._shows: Mapping[type[Event], Callable[[Any], None]] = {
@@ -72,6 +75,7 @@ class ScreenProgress:
             CellEnded: self.cell_ended,
             Confirming: self.confirming,
             NotMeasured: self.not_measured,
+            Pushing: self.pushing,
             DeviceEvent: self.device,
         }
 
@@ -164,13 +168,23 @@ class ScreenProgress:
         texts = {
             Reconnecting: f"connection lost ({reason}); reconnecting",
             Waiting: f"{reason}; waiting until it is free",
-            LeaseLost: f"lost to another user ({reason})",
-            Reconnected: "connected again",
+            LeaseLost: f"lease lost ({reason}); taking it again",
             Note: reason,
         }
         text = texts.get(type(event))
+        if isinstance(event, Reconnected):
+            count = f" ({event.times} times so far)" * (event.times > 1)
+            text = f"connected again after {event.seconds:.0f} s{count}"
         if text is not None:
             self._print(f"{device}: {text}")
+
+    def pushing(self, event: Pushing) -> None:
+        """Show how far a file is on its way, also with `quiet`: it can take many minutes."""
+        with self._lock:
+            if self._live is not None and self._task is not None:
+                self._live.update(self._task, what=f"{clean(event.device)}: {pushes.text(event)}")
+            elif line := self._pushes.line(event):
+                self._print(line)
 
     def not_measured(self, event: NotMeasured) -> None:
         """Show what could not be measured: once per device and reason, not for each of its cells."""

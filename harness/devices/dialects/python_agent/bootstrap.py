@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from harness.devices.dialects.python_agent.options import AgentOptions
-from harness.errors import AgentError, RuntimeMissing, TransferFailed
+from harness.errors import AgentError, RuntimeMissing, TransferFailed, Unreachable
 from harness.protocols import Commands, FullTransport, Reply
 from harness.types import Device
 
@@ -19,6 +19,8 @@ _MAX_VERSION_PART = 1000
 _SHOWN = 500
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
+_KILLED = frozenset({129, 137, 143})
+"""Exit codes of SIGHUP, SIGKILL and SIGTERM."""
 
 # Every Python, even Python 2, must be able to run this script and print its version. Whoever can write
 # to the folder, or replace it, controls what runs from it, and every user can write to /var/tmp and /tmp.
@@ -125,6 +127,8 @@ def _inspect(transport: Commands, device: Device, path: str) -> str | None:
     agent = AgentOptions.of(device)
     python = agent.python
     reply = transport.run(agent.script(_INSPECT, path), _SECONDS)
+    if reply.exit_code in _KILLED:
+        raise Unreachable(f"{device.name}: {python} was killed; the device may be shutting down")
     if reply.exit_code in {_NOT_FOUND, _NOT_EXECUTABLE}:
         message = (
             f'{device.name}: no Python on the device: tried "{python}" ({_failure_text(reply)}); '

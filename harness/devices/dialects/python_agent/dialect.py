@@ -37,7 +37,9 @@ from harness.errors import (
     FellBack,
     HarnessError,
     LeaseError,
+    LeaseFileError,
     ModelRejected,
+    NoSpace,
     OutOfMemory,
     RuntimeMissing,
     TransferFailed,
@@ -59,7 +61,9 @@ _ERRORS: dict[str, type[HarnessError]] = {
         Crashed,
         FellBack,
         LeaseError,
+        LeaseFileError,
         ModelRejected,
+        NoSpace,
         OutOfMemory,
         RuntimeMissing,
         TransferFailed,
@@ -92,6 +96,7 @@ class JsonLinesDialect:
         self._next_id = 0
         self._epoch = 0
         self._renewal: Renewal | None = None
+        self._notes: list[str] = []
 
     def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
         """Copy the agent and these files (by sha256) to the device, except those already there.
@@ -204,6 +209,11 @@ class JsonLinesDialect:
             with suppress(HarnessError):
                 self._lease("drop")
         self._end_renewal()
+
+    def take_notes(self) -> list[str]:
+        """Return what the agent reported about the lease file; see protocols.TakesNotes."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def close(self) -> None:
         """End the agent; never raises."""
@@ -323,11 +333,12 @@ class JsonLinesDialect:
         assert lines is not None
         self._next_id += 1
         identity = self._next_id
-        deadline = time.monotonic() + seconds
         request = {**self._request(identity, verb), **fields}
         is_complete = False
         try:
             lines.send(request)
+            # A large request takes its time on a slow link.
+            deadline = time.monotonic() + seconds
             answer = lines.read(deadline)
             # Answers to earlier requests are stale. Progress lines need no reaction.
             while answer.get("event") == "progress" or answer.get("id") not in (identity, None):
@@ -343,6 +354,8 @@ class JsonLinesDialect:
         fields = Fields(f"{self._device.name}: {verb}", answer)
         event = fields.text("event")
         if event == "result" and fields.value.get("id") is not None:
+            if note := fields.text_or_none("lease_note"):
+                self._notes.append(note)
             return fields
         if event != "error":
             raise AgentError(f"{fields.where}: the agent answered an unknown event {event[:80]!r}")
@@ -350,7 +363,7 @@ class JsonLinesDialect:
         named = shlex.join(["edge-harness", "setup", self._device.selector])
         text = fields.reason("reason").replace("`edge-harness setup`", f"`{named}`")
         reason = f"{self._device.name}: {text}"
-        if fields.text("kind") == LeaseError.kind:
+        if fields.text("kind") in (LeaseError.kind, LeaseFileError.kind):
             self._end_renewal()
         raise _ERRORS.get(fields.text("kind"), AgentError)(reason)
 

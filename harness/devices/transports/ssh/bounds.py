@@ -13,15 +13,23 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA
+from paramiko.common import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
+    cMSG_GLOBAL_REQUEST,
+)
 from paramiko.message import Message
 from paramiko.packet import Packetizer
+
+from harness.devices.transports.ssh.pace import Pace
 
 MAX_PACKET_BYTES = 1 << 18
 """Per SSH packet. We ask for 32 KiB; OpenSSH itself sends at most 256 KiB."""
 
 MAX_SFTP_BYTES = 1 << 18
 """Per SFTP answer; we ask for at most 32 KiB per read."""
+
+_ROOM_SECONDS = 0.5
 
 NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """The exceptions of paramiko for invalid answers, besides its own errors."""
@@ -60,6 +68,11 @@ class BoundedTransport(paramiko.Transport):
         MSG_CHANNEL_EXTENDED_DATA: _bounded(_handlers[MSG_CHANNEL_EXTENDED_DATA]),
     }
 
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - paramiko's
+        """Wrap a socket as paramiko's own class does."""
+        super().__init__(*args, **options)
+        self.pace = Pace(self._send_keepalive)
+
     host_key_algorithms: tuple[str, ...] = ()
     """The signature algorithms of host keys to offer, in this order; paramiko's own if empty."""
 
@@ -68,9 +81,49 @@ class BoundedTransport(paramiko.Transport):
         """Return what the key exchange offers; paramiko puts certificates last, after every key."""
         return self.host_key_algorithms or tuple(super().preferred_keys)
 
+    def _send_keepalive(self) -> None:
+        message = Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)  # noqa: FBT003 - it wants an answer
+        # If the connection is broken, whoever uses it next says so.
+        with suppress(paramiko.SSHException, OSError, EOFError):
+            self._send_user_message(message)  # type: ignore[attr-defined]
+
+    # A server that does not know the request answers that it failed.
+    def _parse_request_success(self, message: Message) -> None:
+        super()._parse_request_success(message)  # type: ignore[misc]
+        self.pace.answered()
+
+    def _parse_request_failure(self, message: Message) -> None:
+        super()._parse_request_failure(message)  # type: ignore[misc]
+        self.pace.answered()
+
+
+def pace_of(transport: paramiko.Transport) -> Pace:
+    """Return the pace of a connection that this package opened."""
+    assert isinstance(transport, BoundedTransport)
+    return transport.pace
+
 
 class BoundedSftp(paramiko.SFTPClient):
-    """An SFTP client that refuses an oversized answer before it reads it."""
+    """An SFTP client that refuses an oversized answer, and sends no faster than the link."""
+
+    def _write_all(self, out: bytes) -> None:
+        channel = self.get_channel()
+        assert channel is not None
+        pace = pace_of(channel.get_transport())
+        view = memoryview(out)
+        while view:
+            if channel.closed:
+                raise EOFError
+            if not pace.wait_for_room(min(len(view), pace.piece_bytes), _ROOM_SECONDS):
+                continue
+            sent = channel.send(bytes(view[: pace.piece_bytes]))
+            if sent <= 0:
+                raise EOFError
+            pace.sent(sent)
+            view = view[sent:]
 
     def _read_all(self, n: int) -> bytes:
         if n > MAX_SFTP_BYTES:

@@ -11,6 +11,7 @@ the `read`, or the other shell runs it. The process itself never sees that line.
 
 from __future__ import annotations
 
+import math
 import re
 import selectors
 import time
@@ -20,18 +21,13 @@ from contextlib import suppress
 import paramiko
 
 from harness.devices.transports.ssh import account, shell
-from harness.devices.transports.ssh.bounds import NONSENSE, TimeLimit
-from harness.devices.transports.streams import (
-    END_GRACE_SECONDS,
-    SEND_STALL_SECONDS,
-    ProcessStream,
-)
+from harness.devices.transports.ssh.bounds import NONSENSE, TimeLimit, pace_of
+from harness.devices.transports.ssh.transfers import SpeedFloor
+from harness.devices.transports.streams import END_GRACE_SECONDS, ProcessStream
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
-from harness.errors import AgentSilent, TransportError, Unreachable
+from harness.errors import AgentSilent, TransferFailed, TransportError, Unreachable
 
 _CHUNK = 1 << 18
-_SEND_BYTES = 1 << 15
-"""An SSH packet has at most 32 KiB."""
 
 # Not 0 and not 1: `kill -9 -1` would kill every process of the account.
 _MARK = re.compile(rb"^" + shell.MARK + rb"([2-9]|[1-9]\d{1,9})\n", re.MULTILINE)
@@ -48,6 +44,9 @@ _AGAIN_SECONDS = 1.0
 
 _MAX_AGAIN = 10
 _SEND_SLICE_SECONDS = 0.05
+_START_SECONDS = 60.0
+"""How long a process may take to start before its input is sent."""
+
 _STATUS_SECONDS = 2.0
 _KILL_SECONDS = 5.0
 _BROKEN = (paramiko.SSHException, OSError, EOFError, *NONSENSE)
@@ -72,6 +71,9 @@ class SshChannel(ProcessStream):
         """
         super().__init__(argv, keep)
         self._transport = transport
+        self._pace = pace_of(transport)
+        self.sent_bytes = 0
+        """The data that was sent, some of which may still be on its way."""
         self._where = where
         self._lead = bytearray()
         self._searched = 0
@@ -105,6 +107,8 @@ class SshChannel(ProcessStream):
                 guard = TimeLimit(_OPEN_SECONDS, channel)
                 with guard:
                     channel.exec_command(self._command)
+                # Until its answer comes, the command itself may be on its way: see _send_command.
+                self._pace.ping()
             except _BROKEN as error:
                 if channel is not None:
                     channel.close()
@@ -135,26 +139,54 @@ class SshChannel(ProcessStream):
         return account.NoShell(message)
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
-        """Write all of `data`; raises Unreachable if the process no longer reads."""
+        """Write all of `data`, no faster than the link moves it.
+
+        Raises Unreachable if the process no longer reads. Without a deadline, data may take as long
+        as it moves at MIN_BYTES_PER_SECOND: raises TransferFailed with the speed if it does not.
+        """
         if not data:
             return
-        deadline = deadline or time.monotonic() + SEND_STALL_SECONDS
+        floor, before = SpeedFloor(), self._pace.confirmed_bytes
         while self._pid is None and not self._ended and not self.closed:
-            self._pump(deadline)
+            self._pump(deadline or time.monotonic() + _START_SECONDS)
         view = memoryview(self._unsent + data)
         self._unsent = b""
         while view:
-            try:
-                sent = 0 if self.closed else self._channel.send(bytes(view[:_SEND_BYTES]))
-            except TimeoutError:
-                # The window is full: the process may be waiting for us to read its output.
-                self._pump(deadline, wait=False)
-                continue
-            except _BROKEN as error:
-                raise Unreachable(self._gone()) from error
-            if not sent:
-                raise Unreachable(self._gone())
+            sent = self._send_piece(view)
             view = view[sent:]
+            if sent:
+                continue
+            # The link or the window is full: the process may be waiting for us to read its output.
+            self._pump(deadline or math.inf, wait=False)
+            slow = floor.is_too_slow(self._pace.confirmed_bytes - before)
+            if slow and deadline is None:
+                text = f"{self._where}: {len(view)} bytes for {self._argv[0]} were not sent"
+                raise TransferFailed(f"{text}: {floor.reason}")
+
+    def _send_piece(self, view: memoryview) -> int:
+        """Send the start of the data if there is room for it soon; returns the bytes sent."""
+        pace = self._pace
+        piece = bytes(view[: pace.piece_bytes])
+        if self.closed or not self._transport.is_active():
+            raise Unreachable(self._gone())
+        if not pace.wait_for_room(len(piece), _SEND_SLICE_SECONDS):
+            return 0
+        try:
+            sent = self._channel.send(piece)
+        except TimeoutError:
+            return 0
+        except _BROKEN as error:
+            raise Unreachable(self._gone()) from error
+        if not sent:
+            raise Unreachable(self._gone())
+        self.sent_bytes += sent
+        pace.sent(sent)
+        return sent
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Return the data that the server has confirmed."""
+        return max(0, self.sent_bytes - self._pace.unconfirmed_bytes)
 
     def finish_sending(self) -> None:
         """Close the process's stdin, as soon as it has started."""
@@ -168,6 +200,9 @@ class SshChannel(ProcessStream):
 
     def _send_command(self) -> float:
         """Send the command to stdin if it is time; returns the seconds until the next time."""
+        if self._pace.is_waiting:
+            # On a slow link, what was sent before has not arrived yet.
+            self._again_at = max(self._again_at, time.monotonic() + _AGAIN_SECONDS)
         left = self._again_at - time.monotonic()
         if left > 0 or not self._left:
             return max(left, _AGAIN_SECONDS * (not self._left))
@@ -183,7 +218,9 @@ class SshChannel(ProcessStream):
         self._unsent += data
         with suppress(*_BROKEN):
             while self._unsent and self._channel.send_ready():
-                self._unsent = self._unsent[self._channel.send(self._unsent[:_SEND_BYTES]) :]
+                sent = self._channel.send(self._unsent[: self._pace.piece_bytes])
+                self._pace.sent(sent)
+                self._unsent = self._unsent[sent:]
 
     def read(self, deadline: float) -> bytes:
         """Return at least one byte, or b"" at the end; see protocols.Channel.read."""

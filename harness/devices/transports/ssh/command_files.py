@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.devices.transports.ssh.channel import SshChannel
-from harness.devices.transports.ssh.sftp import MIN_BYTES_PER_SECOND, STALL_SECONDS
+from harness.devices.transports.ssh.sftp import Report
+from harness.devices.transports.ssh.transfers import STALL_SECONDS, SpeedFloor, TransferWatch
 from harness.errors import AgentSilent, TransferFailed, TransportError, Unreachable
 from harness.protocols import MAX_FILE_BYTES, Reply
 
@@ -27,6 +28,9 @@ _COPY_BYTES = 1 << 20
 _ERROR_BYTES = 64 * 1024
 _SHOWN = 400
 _FINISH_SECONDS = 60.0
+_MIN_DISK_BYTES_PER_SECOND = 1e6
+"""The slowest card that a file is written to and read from."""
+
 
 # The tools of coreutils and of busybox; a device without any of them still reports the size.
 _DIGEST = r"""
@@ -64,13 +68,23 @@ class CommandFiles:
     """The files of a device by commands; see protocols.Files for the verbs."""
 
     def __init__(
-        self, start: Start, run: Callable[[Sequence[str], float], Reply], where: str, why: str
+        self,
+        start: Start,
+        run: Callable[[Sequence[str], float], Reply],
+        where: str,
+        *,
+        why: str,
+        report: Report,
     ) -> None:
-        """Start processes with `start` and `run`; `why` says why SFTP is not used."""
+        """Start processes with `start` and `run`; `why` says why SFTP is not used.
+
+        `report` gets a push's progress.
+        """
         self._start = start
         self._run = run
         self._where = where
         self.why = why
+        self._report = report
 
     def put(self, source: Path, destination: str) -> None:
         """Copy a file (0600) to exactly `destination`, creating its folder (0700).
@@ -78,33 +92,42 @@ class CommandFiles:
         After a failure `destination` is as it was, and the bytes that arrived are in
         `destination`.part. Raises TransferFailed, and Unreachable if the connection broke.
         """
-        sent, size = 0, 0
+        size = 0
+        stream: SshChannel | None = None
+
+        def sent() -> int:
+            return min(size, stream.arrived_bytes) if stream else 0
+
         try:
             with source.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                deadline = time.monotonic() + STALL_SECONDS + size / MIN_BYTES_PER_SECOND
                 folder = posixpath.dirname(destination) or "."
                 with self._script(_STORE, destination, folder) as stream:
-                    # If `cat` cannot write, it ends early and says why.
-                    with suppress(Unreachable):
+                    with (
+                        TransferWatch(
+                            moved=sent,
+                            report=lambda moved, speed: self._report(source, moved, size, speed),
+                        ),
+                        suppress(Unreachable),
+                    ):
+                        # If `cat` cannot write, it ends early and says why.
                         while data := file.read(_COPY_BYTES):
-                            stream.send(data, deadline)
-                            sent += len(data)
+                            stream.send(data)
                     stream.finish_sending()
-                    output = self._output(stream, deadline + _FINISH_SECONDS)
+                    seconds = _FINISH_SECONDS + size / _MIN_DISK_BYTES_PER_SECOND
+                    output = self._output(stream, time.monotonic() + seconds)
                 file.seek(0)
                 _compare(output, file)
             self._finish(destination)
         except Unreachable as error:
-            message = f"{self._progress(source, destination, sent, size)}: the connection broke"
+            message = f"{self._progress(source, destination, sent(), size)}: the connection broke"
             raise Unreachable(f"{message}; the partial file stays there") from error
         except (OSError, ValueError, TransportError, AgentSilent) as error:
-            progress = self._progress(source, destination, sent, size)
+            progress = self._progress(source, destination, sent(), size)
             raise TransferFailed(f"{progress}: {error} ({self.why})") from error
 
     def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from the device; see protocols.Files.get."""
-        deadline = time.monotonic() + STALL_SECONDS + max_bytes / MIN_BYTES_PER_SECOND
         part: Path | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +136,8 @@ class CommandFiles:
             with os.fdopen(handle, "w+b") as file:
                 with self._script(_FETCH, source) as stream:
                     stream.finish_sending()
-                    _receive(stream, file, max_bytes, deadline)
-                    _succeeded(stream, deadline)
+                    _receive(stream, file, max_bytes)
+                    _succeeded(stream, time.monotonic() + STALL_SECONDS)
                     errors = stream.errors()
                 file.seek(0)
                 _compare(errors, file)
@@ -149,12 +172,14 @@ class CommandFiles:
         return f"{source}: about {sent} of {size} bytes were sent to {self._where} {destination}"
 
 
-def _receive(stream: SshChannel, file: BufferedIOBase, max_bytes: int, deadline: float) -> None:
-    left = max_bytes
-    while data := stream.read(deadline):
-        left -= len(data)
-        if left < 0:
+def _receive(stream: SshChannel, file: BufferedIOBase, max_bytes: int) -> None:
+    floor, received = SpeedFloor(), 0
+    while data := stream.read(time.monotonic() + STALL_SECONDS):
+        received += len(data)
+        if received > max_bytes:
             raise ValueError(f"it holds more than {max_bytes} bytes")
+        if floor.is_too_slow(received):
+            raise TimeoutError(floor.reason)
         file.write(data)
 
 

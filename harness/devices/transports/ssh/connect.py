@@ -163,7 +163,7 @@ def _transport_factory(known: KnownHosts) -> Any:  # noqa: ANN401 - a callable a
     def make(sock: Any, disabled_algorithms: Any = None) -> paramiko.Transport:  # noqa: ANN401
         """Make the transport over `sock`, as SSHClient.connect asks for it."""
         transport = BoundedTransport(
-            WatchedSocket(sock),  # type: ignore[arg-type]  # anything with recv, send, close
+            WatchedSocket(sock),  # anything with recv, send, close
             disabled_algorithms=disabled_algorithms,
             packetizer_class=BoundedPackets,
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import paramiko
 
-from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, TimeLimit
+from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, TimeLimit, pace_of
+from harness.devices.transports.ssh.transfers import STALL_SECONDS, TransferWatch
 from harness.errors import TransferFailed, TransportError, Unreachable
 from harness.protocols import MAX_FILE_BYTES
 
@@ -23,13 +25,12 @@ _WRITE_BYTES_OPENSSH = 131_000
 """OpenSSH accepts 256 KiB. Writes of this size take a quarter less of the host's processor time; larger
 ones are slower again."""
 
-STALL_SECONDS = 60.0
-MIN_BYTES_PER_SECOND = 10_000.0
-"""A transfer that is slower on average is aborted, even if data still arrives."""
-
 _READ_BYTES = 32_000
 _READS_AT_ONCE = 32
 BROKEN = (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError, *NONSENSE)
+
+Report = Callable[[Path, int, int, float], object]
+"""Gets a file, its bytes that have arrived, its size and the bytes per second."""
 
 
 class NoSftp(TransportError):
@@ -42,12 +43,13 @@ class SftpFiles:
     Both raise NoSftp before anything is sent if the server has no SFTP.
     """
 
-    def __init__(self, transport: paramiko.Transport, where: str) -> None:
-        """Use a connection; SFTP is opened by the first call."""
+    def __init__(self, transport: paramiko.Transport, where: str, report: Report) -> None:
+        """Use a connection; SFTP is opened by the first call. `report` gets a push's progress."""
         self._transport = transport
         self._where = where
         openssh = "OpenSSH" in transport.remote_version
         self._write_bytes = _WRITE_BYTES_OPENSSH if openssh else _WRITE_BYTES
+        self._report = report
         self._sftp: paramiko.SFTPClient | None = None
 
     def put(self, source: Path, destination: str) -> None:
@@ -57,13 +59,22 @@ class SftpFiles:
         the bytes sent), and Unreachable if the connection broke.
         """
         sftp = self._open_sftp()
-        sent, size = 0, 0
-        guard: TimeLimit | None = None
+        pace = pace_of(self._transport)
+        size, before = 0, pace.confirmed_bytes
+        watch: TransferWatch | None = None
+
+        def sent() -> int:
+            return min(size, pace.confirmed_bytes - before)
+
         try:
             with source.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                guard = _time_limit(size, sftp)
-                with guard:
+                watch = TransferWatch(
+                    moved=sent,
+                    end=sftp.close,
+                    report=lambda moved, speed: self._report(source, moved, size, speed),
+                )
+                with watch:
                     self._make_folder(sftp, posixpath.dirname(destination))
                     with sftp.open(destination, "wb") as target:
                         # Before the file has content. A card with FAT has no file modes.
@@ -73,31 +84,33 @@ class SftpFiles:
                         target.set_pipelined(True)
                         while data := file.read(self._write_bytes):
                             target.write(data)
-                            sent += len(data)
                     arrived = sftp.stat(destination).st_size
         except BROKEN as error:
-            cause = _too_slow(guard) if guard is not None and guard.over else error
-            raise self._failed(source, destination, sent, size, cause) from error
+            slow = watch is not None and watch.too_slow
+            cause = TimeoutError(slow) if slow else error
+            raise self._failed(source, destination, sent(), size, cause) from error
         if arrived != size:
             # paramiko does not read the server's last answers, so the size is checked.
             short = OSError(f"only {arrived} bytes were stored")
-            raise self._failed(source, destination, sent, size, short)
+            raise self._failed(source, destination, sent(), size, short)
 
     def get(self, source: str, destination: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
         """Copy a file from the device; see protocols.Files.get."""
         sftp = self._open_sftp()
-        guard = _time_limit(max_bytes, sftp)
         part: Path | None = None
+        watch: TransferWatch | None = None
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".get-")
             part = Path(name)
-            with os.fdopen(handle, "wb") as file, guard:
-                _copy(sftp, source, file, max_bytes)
+            with os.fdopen(handle, "wb") as file:
+                watch = TransferWatch(moved=file.tell, end=sftp.close)
+                with watch:
+                    _copy(sftp, source, file, max_bytes)
             part.replace(destination)
         except BROKEN as error:
             self.close()
-            reason = error_text(_too_slow(guard) if guard.over else error)
+            reason = (watch.too_slow if watch else None) or error_text(error)
             message = f"{self._where}: {source} was not copied to {destination}: {reason}"
             alive = self._transport.is_active()
             raise (TransferFailed if alive else Unreachable)(message) from error
@@ -178,17 +191,6 @@ def _copy(sftp: paramiko.SFTPClient, source: str, file: IO[bytes], max_bytes: in
             if left < 0:
                 raise ValueError(f"it holds more than {max_bytes} bytes")
             file.write(data)
-
-
-def _time_limit(size: int, sftp: paramiko.SFTPClient) -> TimeLimit:
-    """Return the time limit for a transfer of `size` bytes at MIN_BYTES_PER_SECOND."""
-    channel = sftp.get_channel()
-    assert channel is not None
-    return TimeLimit(STALL_SECONDS + size / MIN_BYTES_PER_SECOND, channel)
-
-
-def _too_slow(guard: TimeLimit) -> OSError:
-    return TimeoutError(f"the transfer did not end within {guard.seconds:.0f} s")
 
 
 def error_text(error: BaseException) -> str:

@@ -9,14 +9,14 @@
 
 The transport checks the host keys of the device and of every jump host, and connecting never accepts
 a new key (docs/ssh.md). Files travel by SFTP, or by commands if the server has none. All use channels of one
-connection. A dead link is detected within 10 s.
+connection. A dead link is detected within 10 s; a slow one is not a dead one (:mod:`.pace`).
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.devices.transports.ssh.channel import SshChannel
@@ -27,7 +27,7 @@ from harness.devices.transports.streams import OpenStreams, run_to_end
 from harness.devices.transports.tail import OUTPUT_BYTES
 from harness.errors import AgentSilent, TransferFailed, TransportError
 from harness.protocols import MAX_FILE_BYTES, Reply
-from harness.types import Device
+from harness.types import Device, PushProgress
 
 _DF_AVAILABLE = 3
 """Column of `df -Pk` with the free blocks of 1024 bytes."""
@@ -40,7 +40,9 @@ class SshTransport:
         """Connect; raises Unreachable, HostKeyUnknown or ConfigError."""
         self._connection = Connection(device)
         self._where = f"{device.name} ({self._connection.label})"
-        self._sftp = SftpFiles(self._connection.transport, self._where)
+        self.on_progress: Callable[[PushProgress], None] = lambda _: None
+        """Gets the progress of a copy to the device, twice a second."""
+        self._sftp = SftpFiles(self._connection.transport, self._where, self._report)
         self._commands: CommandFiles | None = None
         self._sessions: OpenStreams[SshChannel] = OpenStreams()
 
@@ -84,7 +86,14 @@ class SshTransport:
         self._commands.get(source, destination, max_bytes)
 
     def _by_commands(self, why: NoSftp) -> CommandFiles:
-        return CommandFiles(self._session, self.run, self._where, str(why))
+        return CommandFiles(self._session, self.run, self._where, why=str(why), report=self._report)
+
+    def _report(self, source: Path, arrived: int, size: int, speed: float) -> None:
+        self.on_progress(
+            PushProgress(
+                name=source.name, arrived_bytes=arrived, file_bytes=size, bytes_per_second=speed
+            )
+        )
 
     def run(self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None) -> Reply:
         """Run one command and wait for it.
