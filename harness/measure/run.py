@@ -335,6 +335,9 @@ class _Measuring:
         self._end(Outcome(cell=cell, launches=launches, agreement=agreement))
 
     def _fail(self, cell: Cell, error: HarnessError) -> None:
+        if self.bench.stop.is_set():
+            # What ends the controller may have ended the agent, too: no fault of the cell.
+            raise Stopped from error
         self.live.pop(cell.id, None)
         agreement = self.agreements.get(cell.id)
         self._end(Outcome(cell=cell, failure=failure_of(error), agreement=agreement))

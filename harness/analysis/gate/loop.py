@@ -191,5 +191,7 @@ class ContestWork:
                         continue
                     running = RunningContest(rules=self.rules, bench=bench, evidence=evidence)
                     lost = running.measure(self.fresh.get(evidence.contest.key))
+                    if stop.is_set() and (lost or running.evidence.failure):
+                        raise Stopped  # what ended the controller may have ended the agent, too
                     emit(ContestEnded(evidence=running.evidence))
             session.release()

@@ -80,11 +80,9 @@ def gate(
     given = {"baseline": baseline, "candidate": candidate}
     if thermal is not None:
         given["thermal"] = OPTION_OF_THERMAL[thermal]
-    begun = stores.open(resume).record if resume else None
-    if begun is not None:
-        continuing.check(begun, digest("gate", plan), "gate")
-        _check_sides(begun, given)
-        given |= {"thermal": begun.call["thermal"]} if "thermal" in begun.call else {}
+    begun = _begun(stores, resume, plan, given) if resume else None
+    if begun is not None and "thermal" in begun.call:
+        given["thermal"] = begun.call["thermal"]
     plan = _under(plan, given.get("thermal"))
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
@@ -100,7 +98,7 @@ def gate(
             if begun is not None:
                 wanted, contests = _of_the_gate(wanted, contests, measured)
             accuracies = _accuracies(wanted, contests, plan)
-            result = _settled(
+            so_far.result = result = _settled(
                 baseline, candidate, contests, measured, measure_identical=measure_identical
             )
             done = {one.key for one in result.identical} | {key for key, _, _ in result.failed}
@@ -127,6 +125,16 @@ def gate(
             return _judged(recording, remaining, result, accuracies, so_far)
         finally:
             sessions.close_all(live)
+
+
+def _begun(
+    stores: store.Store, resume: str, plan: Plan, given: Mapping[str, str]
+) -> store.RunRecord:
+    """Return the record of a gate to resume; raises StoreError if it is another one."""
+    begun = stores.open(resume).record
+    continuing.check(begun, digest("gate", plan), "gate")
+    _check_sides(begun, given)
+    return begun
 
 
 @contextmanager

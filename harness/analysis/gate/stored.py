@@ -63,7 +63,7 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
     way = f"; `{command}` finishes it" if command else ""
     outcomes = {one.cell.id: one for one in run.outcomes()}
     contests, failed, away = [], [], {}
-    for a, b in zip(run.record.cells[::2], run.record.cells[1::2], strict=True):
+    for a, b in zip(run.record.cells[::2], run.record.cells[1::2], strict=False):
         key = {
             "model": a.model,
             "recipe": a.recipe.partition(":")[2],
