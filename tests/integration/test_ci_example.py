@@ -25,6 +25,7 @@ import pytest
 import yaml
 from standins import graphs
 
+from harness.analysis.gate.contest import CONFIRMING
 from harness.demo.loopback_sshd import LoopbackSshd
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,7 +249,9 @@ def test_the_job_is_cancelled_in_the_middle_and_continues(
     timed = [json.loads(line) for line in (run / "launches.jsonl").read_text().splitlines()]
     kept = json.loads((runner.caches[_attempt(1)] / run.name / "run.json").read_text())
     assert kept["id"] == run.name, "the second attempt continued the first one's run"
-    assert len([one for one in timed if one.get("kind") == "timed"]) == 12
+    # A noisy machine may add pairs to confirm a difference.
+    first = [one for one in timed if one.get("kind") == "timed" and one["block"] < CONFIRMING]
+    assert len(first) == 12
 
 
 def _attempt(number: int) -> str:
