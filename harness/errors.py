@@ -7,6 +7,7 @@ HarnessError
 ├─ PayloadError                    packed bytes are damaged, or larger than announced
 ├─ TransportError
 │  ├─ Unreachable(ConnectionError)
+│  │  └─ LoginFailed               the host answers and does not let the user in
 │  ├─ HostKeyUnknown               unknown or changed; with the file and the fingerprint
 │  └─ TransferFailed
 ├─ AgentError
@@ -75,6 +76,10 @@ class TransportError(HarnessError):
 
 class Unreachable(TransportError, ConnectionError):
     """There is no connection, or it broke."""
+
+
+class LoginFailed(Unreachable):
+    """The host answers and does not let the user in, so trying again at once does not help."""
 
 
 class HostKeyUnknown(TransportError):

@@ -33,6 +33,8 @@ class Patience:
     """Set it to end all waiting."""
     away_seconds: float = PATIENCE_SECONDS
     """Wait at most this long for a device that answered once and went away."""
+    first_seconds: float = 0.0
+    """Try at most this long to reach a device for the first time."""
     working: threading.Event = field(default_factory=threading.Event)
     """Set it while there is other work to do, as builds: a wait does not end before it is cleared."""
     advice: str = ""

@@ -6,7 +6,7 @@ import functools
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -161,6 +161,9 @@ class RunInProgress(Iterator[Outcome]):
         return table.rows(self._store.open(self.id))
 
 
+FIRST_SECONDS = 5.0
+"""How long a run tries to reach a device for the first time; at most the plan's patience."""
+
 R = TypeVar("R", bound=RunInProgress)
 
 
@@ -309,7 +312,8 @@ def _measure(started: _Started, options: Options, engine: Engine, kind: type[R])
 
 def patience(plan: Plan, wait: bool | None, emit: Emit) -> Patience:  # noqa: FBT001 - as the option
     """Return how long to wait: for a lease by `wait`, for a device that is away by the plan."""
-    return Patience.of_option(wait, emit, plan.patience_seconds)
+    known = Patience.of_option(wait, emit, plan.patience_seconds)
+    return replace(known, first_seconds=min(FIRST_SECONDS, plan.patience_seconds))
 
 
 def build_variants(

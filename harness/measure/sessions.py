@@ -21,6 +21,7 @@ from harness.errors import (
     HarnessError,
     InternalError,
     LeaseError,
+    LoginFailed,
     Unreachable,
 )
 from harness.events import Note, Pushing, Reconnecting
@@ -41,6 +42,7 @@ _SHOWN_EVERY_SECONDS = 1.0
 CLOSE_SECONDS = 2.5
 """How long a device may take to end its agent; then its connection is cut."""
 
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 2.0
 _RETRY_AFTER_SECONDS = 10.0
 """A device that could not be reached is tried again if this long was built meanwhile."""
 _OPEN: WeakValueDictionary[str, Session] = WeakValueDictionary()
@@ -101,11 +103,11 @@ class Session:
     def _open(self) -> None:
         """Connect and start the agent; retry for as long as the patience says.
 
-        A device that was never reached is not waited for. One that was reached but never answered
+        A device that was never reached is waited for `first_seconds` of the patience. One that was reached but never answered
         is not waited for that long (GREETING_SECONDS).
         """
         since, advances = time.monotonic(), self.advances
-        pause, breaks = 0.2, 0
+        pause, breaks = _FIRST_PAUSE_SECONDS, 0
         while True:
             connected = False
             try:
@@ -116,20 +118,32 @@ class Session:
                 breaks += connected
                 if self.advances != advances:
                     since, advances = time.monotonic(), self.advances
-                if self._is_too_late(time.monotonic() + pause - since, breaks):
+                is_refused = isinstance(error, LoginFailed) and not self._has_connected
+                if is_refused or self._is_too_late(time.monotonic() + pause - since, breaks):
                     raise
-                if not self._has_answered:
-                    self.patience.emit(Reconnecting(device=self.device.name, reason=str(error)))
+                self._report_failure(error, is_first=pause == _FIRST_PAUSE_SECONDS)
                 if self.patience.over.wait(pause):
                     raise
-                pause = min(2 * pause, 2.0)
+                pause = min(2 * pause, _MAX_PAUSE_SECONDS)
             else:
                 self._has_answered = True
                 return
 
+    def _report_failure(self, error: Unreachable, *, is_first: bool) -> None:
+        """Report a failed attempt before the first answer; later ones are the recovery's to report."""
+        name = self.device.name
+        if self._has_connected and not self._has_answered:
+            self.patience.emit(Reconnecting(device=name, reason=str(error)))
+        elif is_first and not self._has_connected:
+            seconds = f"tried again for {self.patience.first_seconds:.0f} s"
+            self.patience.emit(Note(device=name, reason=f"{error}; {seconds}"))
+
     def _is_too_late(self, seconds: float, breaks: int) -> bool:
         """Whether to give up, after this time and this many connections that opened and broke."""
-        if not self._has_connected or seconds >= self.patience.away_seconds:
+        if not self._has_connected:
+            # A device that is away delays no build; it is tried again afterwards.
+            return self.patience.working.is_set() or seconds >= self.patience.first_seconds
+        if seconds >= self.patience.away_seconds:
             return True
         faulty = breaks >= GREETING_BREAKS and seconds >= GREETING_SECONDS
         return faulty and not self._has_answered
@@ -329,10 +343,17 @@ class OpeningSessions:
             wanted = set(names)
             close_all({name: one for name, one in live.items() if name not in wanted})
             live = {name: one for name, one in live.items() if name in wanted}
+        away = [one for one in self._devices if self._is_worth_trying(live.get(one.name))]
+        return live | open_all(away, self._patience)
+
+    def _is_worth_trying(self, found: Session | HarnessError | None) -> bool:
+        """Whether a device may answer by now: a while has passed, or the patience gives it one."""
         if time.monotonic() - self._started > _RETRY_AFTER_SECONDS:
-            away = [d for d in self._devices if isinstance(live.get(d.name), Unreachable)]
-            live |= open_all(away, self._patience)
-        return live
+            return isinstance(found, Unreachable)
+        is_refused = isinstance(found, LoginFailed)
+        return (
+            isinstance(found, Unreachable) and not is_refused and self._patience.first_seconds > 0
+        )
 
     def abandon(self) -> None:
         """End the waiting, and close the sessions."""

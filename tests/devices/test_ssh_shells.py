@@ -86,7 +86,10 @@ def speaks(transport: SshTransport) -> None:
     while len(received) < 6:
         received += stream.read(time.monotonic() + 20)
     assert received == b"one\n\x00\xff"
-    assert stream.errors() == b"warned\n"
+    deadline = time.monotonic() + 20
+    while not (errors := stream.errors()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert errors == b"warned\n"
     stream.close()
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import pytest
 
 from harness.demo import DATA
 from harness.devices.delegation import disagreement
-from harness.errors import AgentSilent, Crashed, HarnessError, OutOfMemory, Unreachable
+from harness.errors import AgentSilent, Crashed, HarnessError, LoginFailed, OutOfMemory, Unreachable
 from harness.events import CellEnded, Event, LaunchEnded, LaunchStarted, OutputsChecked
 from harness.measure import run as loop
 from harness.measure.leases import Patience
@@ -266,6 +267,28 @@ def test_a_device_that_does_not_answer_at_first_is_not_waited_for() -> None:
     with pytest.raises(Unreachable):
         Session(DEVICE, transport=open_away, dialect=FakeDialect.opener())
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(Unreachable("connection refused"), 3), (LoginFailed("no key"), 1)]
+)
+def test_a_run_tries_a_device_for_a_few_seconds_unless_it_refuses_the_login(
+    error: Unreachable, tries: int
+) -> None:
+    tried: list[Device] = []
+
+    def open_late(device: Device) -> FakeTransport:
+        tried.append(device)
+        if len(tried) < 3:
+            raise error
+        return FakeTransport(device)
+
+    watch = Watch()
+    patience = Patience(first_seconds=10.0, emit=watch)
+    with suppress(LoginFailed):
+        Session(DEVICE, transport=open_late, dialect=FakeDialect.opener(), patience=patience)
+    assert len(tried) == tries
+    assert len(watch.events) == (tries > 1), "one note, not one per attempt"
 
 
 def test_nobody_waits_for_a_device_when_the_work_is_stopped() -> None:

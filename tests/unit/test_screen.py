@@ -33,7 +33,7 @@ from harness.events import (
     Waiting,
 )
 from harness.present import screen
-from harness.present.screen.pushes import PushLines
+from harness.present.screen.pushes import PushLines, text
 from harness.records import table
 from harness.records.store import Store
 from harness.records.table import display
@@ -257,6 +257,8 @@ def test_a_long_push_has_a_line_every_ten_seconds_and_a_short_one_none() -> None
     assert PushLines().line(pushing(1)) is None
     now[0] = 35.0
     halted = replace(pushing(1), progress=replace(other.progress, bytes_per_second=0.0))
+    agent = replace(pushing(1).progress, name="ab" * 32 + ".zip")
+    assert text(replace(pushing(1), progress=agent)).startswith("sending the agent: 0.0 of 3.0 MB")
     assert lines.line(halted) == "pi: sending other: 0.0 of 3.0 MB, nothing moves"
 
 

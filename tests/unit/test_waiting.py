@@ -91,7 +91,7 @@ def plan_and_farm(folder: Path) -> tuple[Path, farm.Farm]:
     plan, farm_file = folder / "plan.toml", folder / "farm.toml"
     plan.write_text(
         f'[model]\nname = "digits"\npath = "{DATA / "digits.tflite"}"\n'
-        '[run]\nrecipes = ["as_is"]\ndevices = ["board"]\n'
+        '[run]\nrecipes = ["as_is"]\ndevices = ["board"]\npatience_seconds = 1\n'
         "[dose]\nlaunches = 3\nmemory_launches = 0\n"
     )
     farm_file.write_text(
@@ -129,8 +129,9 @@ def test_a_device_that_is_away_is_reported_before_the_build(held: Path, tmp_path
     watch = Watch(tmp_path / "nothing")
     with api.run(plan, farm=known, results=tmp_path / "runs", progress=watch) as going:
         (outcome,) = going
-    (note,) = watch.of(Note)
-    assert "no route; it is tried again when everything is built" in str(note)
+    before, after = watch.of(Note)
+    assert "no route; it is tried again when everything is built" in str(before)
+    assert "no route; tried again for 1 s" in str(after)
     assert outcome.failure is not None
     assert outcome.failure.kind == "unreachable"
 

@@ -14,6 +14,7 @@ _FIRST_AFTER_SECONDS = 2.0
 """A push that is over sooner gets no line."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_AGENT = re.compile(r"[0-9a-f]{64}\.zip")
 _SHORT = 12
 _MINUTE = 60
 _MEGA = 1e6
@@ -45,6 +46,8 @@ def text(event: Pushing) -> str:
     """Return what is sent, how far it is, how fast, and the time left."""
     progress = event.progress
     name = _DIGEST.sub(lambda found: found[0][:_SHORT], clean(progress.name))
+    if _AGENT.fullmatch(progress.name):
+        name = "the agent"
     scale, unit = (_MEGA, "MB") if progress.file_bytes >= _MEGA else (1e3, "kB")
     arrived, size = progress.arrived_bytes / scale, progress.file_bytes / scale
     left = progress.seconds_left

@@ -161,6 +161,7 @@ class TimeLimit:
     ) -> None:
         """Stop the time."""
         self._timer.cancel()
+        self._timer.join(2.0)
 
     def _end(self) -> None:
         self.over = True

@@ -23,7 +23,7 @@ from harness.devices.transports.ssh.options import SshOptions
 from harness.devices.transports.ssh.proxy import FirstSocket
 from harness.devices.transports.ssh.pulse import Pulse, WatchedSocket
 from harness.devices.transports.ssh.settings import HostSettings
-from harness.errors import HarnessError, HostKeyUnknown, Unreachable
+from harness.errors import HarnessError, HostKeyUnknown, LoginFailed, Unreachable
 from harness.types import Device
 
 CONNECT_SECONDS = 10.0
@@ -98,7 +98,7 @@ class Connection:
             hop.open()
             if not hop.transport.is_authenticated():
                 message = f"{where} asks for a second factor; only keys are offered"
-                raise Unreachable(message + self._unused_note())
+                raise LoginFailed(message + self._unused_note())
         except HostKeyUnknown as error:
             raise HostKeyUnknown(f"{error}{self._unused_note()}") from None
         except (HarnessError, KeySeen):
@@ -108,7 +108,7 @@ class Connection:
                 f"{where} refused the login of {error.user}; {error.keys}; install a key "
                 "there with `ssh-copy-id`, or set `identity` in the farm file to the right key"
             )
-            raise Unreachable(message + self._unused_note()) from error
+            raise LoginFailed(message + self._unused_note()) from error
         except (paramiko.SSHException, OSError, EOFError, *NONSENSE) as error:
             reason = self._proxy_reason(settings) or _reason(error, seconds)
             message = f"{where}: {reason}; {_HINT}{self._unused_note()}"
