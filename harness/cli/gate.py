@@ -18,6 +18,7 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     RunArgument,
+    SuspectOption,
     TrustOption,
     WaitOption,
     app,
@@ -78,6 +79,7 @@ def gate(
     resume: Annotated[
         str | None, typer.Option("--resume", help="Finish this interrupted gate of the plan.")
     ] = None,
+    include_suspect: SuspectOption = False,
     wait: WaitOption = None,
     trust_model: TrustOption = False,
     results: ResultsOption = None,
@@ -101,6 +103,7 @@ def gate(
         measure_identical=measure_identical,
         thermal=thermal.condition if thermal else None,
         resume=resume,
+        include_suspect=include_suspect,
         results=results,
         wait=wait,
         progress=progress(quiet=as_json),
@@ -117,6 +120,7 @@ def judge(
     min_effect: Annotated[
         float | None, typer.Option("--min-effect", help="Use this min_effect of [gate].")
     ] = None,
+    include_suspect: SuspectOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,9 +132,14 @@ def judge(
     """
     from harness import api
 
-    _print_result(
-        api.judge(run, margin=margin, min_effect=min_effect, results=results), as_json=as_json
+    found = api.judge(
+        run,
+        margin=margin,
+        min_effect=min_effect,
+        include_suspect=include_suspect,
+        results=results,
     )
+    _print_result(found, as_json=as_json)
 
 
 def _print_result(found: Result, *, as_json: bool) -> NoReturn:

@@ -106,6 +106,9 @@ WaitOption = Annotated[
         help="Wait for another user's lease without limit, or do not wait [35 s].",
     ),
 ]
+SuspectOption = Annotated[
+    bool, typer.Option("--include-suspect", help="Include rows whose verdict is SUSPECT.")
+]
 YesKeyOption = Annotated[
     str | None,
     typer.Option("--yes-key", help="Trust the host key with this fingerprint (SHA256:...)."),
@@ -144,7 +147,7 @@ def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported only w
 def finish(run: Run, *, as_json: bool) -> int:
     """Finish a run, print its rows and return the exit code."""
     from harness.present import screen
-    from harness.records.table import DAMAGED
+    from harness.records.table import DAMAGED, display
 
     outcomes: list[Outcome] = []
     try:
@@ -155,10 +158,15 @@ def finish(run: Run, *, as_json: bool) -> int:
             error.add_note(f"finished launches are kept: `{run.resumption}` continues")
         raise
     rows = run.rows()
+    left_out = display.left_out(rows)
     if as_json:
         print_json({"run": run.id, "rows": [row.plain() for row in rows]})
+        if left_out:
+            print_lines("\n".join(left_out))
     else:
         screen.table(rows)
+        for line in left_out:
+            screen.out(line)
         screen.out(run.closing())
     is_done = all(outcome.failure is None for outcome in outcomes)
     return DONE if is_done and all(row.status != DAMAGED for row in rows) else NO

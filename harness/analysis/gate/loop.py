@@ -24,6 +24,7 @@ from harness.analysis.gate.contest import (
     Rules,
     Side,
     SideName,
+    doubted,
     pairs,
     unfit,
 )
@@ -31,9 +32,10 @@ from harness.analysis.gate.findings import Key
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs
+from harness.measure.bench import Bench
 from harness.measure.conditions import REAL_TIME, WaitClock
 from harness.measure.failures import failure_of, refused
+from harness.measure.output_check import InaccurateOutputs
 from harness.measure.pairs import FIRST_PAIRS, needs_more
 from harness.measure.run import open_engine
 from harness.measure.sessions import Session
@@ -42,7 +44,6 @@ from harness.protocols import Engine, StopFlag, Work
 from harness.types import (
     DEFAULT_CONDITIONS,
     DEFAULT_HOST,
-    Agreement,
     Cell,
     Conditions,
     Device,
@@ -284,6 +285,9 @@ class _RunningContest:
                 self.evidence = replace(self.evidence, failure=failure)
                 return
             self._check(side)
+        doubt = doubted(self.evidence, include_suspect=self.rules.include_suspect)
+        if doubt is not None:
+            raise _Unfit(doubt)
         self._set_dose()
         self.loops = self._loops_before() or self.loops
         self._memory(self.rules.memory_pairs, 0)
@@ -315,16 +319,11 @@ class _RunningContest:
 
     def _check(self, side: Side) -> None:
         try:
-            agreement = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
+            checked = self.bench.recovering(lambda: self.bench.check(side.cell, side.runtime))
         except InaccurateOutputs as error:
-            self._add_agreement(side, error.agreement)
-            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
-        if agreement is not None:
-            self._add_agreement(side, agreement)
-
-    def _add_agreement(self, side: Side, agreement: Agreement) -> None:
-        known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}
-        self.evidence = replace(self.evidence, agreements=known)
+            self.evidence = self.evidence.with_check(side.cell, error.checked)
+            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.checked) from error
+        self.evidence = self.evidence.with_check(side.cell, checked)
 
     def _memory(self, count: int, start: int) -> None:
         if not self.bench.can_launch("memory"):
@@ -432,13 +431,13 @@ class _RunningContest:
             if launch is None:
                 return
         else:
-            flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
+            flags = self.evidence.check_of(side.cell).flags
             launch = bench.recovering(
                 lambda: bench.launch(side.cell, order, flags=flags, until=self.deadline)
             )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
-        failure = unfit(side.cell, launch)
+        failure = unfit(side.cell, launch, include_suspect=self.rules.include_suspect)
         if failure is not None:
             raise _Unfit(failure)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import assets
 from harness.analysis.gate import accuracy, document, judging, loop, selftests, sides, stored
-from harness.analysis.gate.contest import Contest, Evidence, Rules
+from harness.analysis.gate.contest import Contest, Evidence, Rules, left_out
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.recording import GateRecording, digest
@@ -28,6 +28,9 @@ from harness.types import Device, Failure, Plan, Thermal, Variant
 OPTION_OF_THERMAL: Mapping[Thermal, str] = {"cool": "gate", "soak": "soak", "none": "none"}
 """The value of `--thermal` for each thermal condition."""
 
+_INCLUDED = "include_suspect"
+"""The key of a gate's call that says that SUSPECT sides are judged too."""
+
 
 def gate(
     plan: Plan,
@@ -39,6 +42,7 @@ def gate(
     measure_identical: bool = False,
     thermal: Thermal | None = None,
     resume: str | None = None,
+    include_suspect: bool = False,
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -47,7 +51,8 @@ def gate(
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
     run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
-    plan's: "soak" heats every device to a plateau first. `resume` finishes an interrupted gate of
+    plan's: "soak" heats every device to a plateau first. A comparison with a side whose verdict is
+    SUSPECT fails unless `include_suspect`, which a resumed gate keeps. `resume` finishes an interrupted gate of
     the same plan and sides. `wait` is that of `run`: how long to wait while another user holds the
     lease. The launches are a stored run of kind gate.
 
@@ -64,7 +69,9 @@ def gate(
     if begun is not None:
         continuing.check(begun, digest("gate", plan), "gate")
         _check_sides(begun, given)
-        given |= {"thermal": begun.call["thermal"]} if "thermal" in begun.call else {}
+        given |= {name: begun.call[name] for name in ("thermal", _INCLUDED) if name in begun.call}
+    if include_suspect:
+        given[_INCLUDED] = "yes"
     plan = _under(plan, given.get("thermal"))
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
@@ -96,7 +103,7 @@ def gate(
             kind="gate",
             decided=decided,
             live=live,
-            rules=Rules.of(plan),
+            rules=replace(Rules.of(plan), include_suspect=_INCLUDED in given),
             stores=stores,
             progress=progress,
             call=resuming.call_of(plan, **given),
@@ -209,16 +216,22 @@ def judge(
     *,
     margin: float | None = None,
     min_effect: float | None = None,
+    include_suspect: bool = False,
     results: Path | None = None,
 ) -> Result:
     """Judge a stored gate again by its own or other limits, without measuring.
 
+    A comparison with a SUSPECT side fails unless `include_suspect`, or unless the gate included it.
     Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
     each other.
     """
     kept = store.Store(results or assets.results_folder()).open(run)
     plain = stored.document(kept)
-    found = stored.evidence(kept, plain)
+    included = include_suspect or _INCLUDED in kept.record.call
+    found = [
+        replace(one, failure=left_out(one, include_suspect=included))
+        for one in stored.evidence(kept, plain)
+    ]
     known: dict[str, tuple[selftests.Selftest, ...]] = {}
 
     def noise(evidence: Evidence) -> float | None:
@@ -253,23 +266,18 @@ def _build_and_bind(
         limits=plan.host,
     ):
         built[id(request)] = variant
-    inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
+    inputs: dict[str, reference.CheckInputs] = {}
     for candidate in candidates.values():
         made = candidate.variant or built[id(candidate.request)]
-        if (
-            isinstance(made, Variant)
-            and reference.host_file(made) is not None
-            and made.digest not in inputs
-        ):
+        if isinstance(made, Variant) and made.digest not in inputs:
             source = _source(candidate, plan)
-            chosen = reference.check_inputs(
+            inputs[made.digest] = reference.check_inputs(
                 source,
                 made,
                 assets.cache_folder() / "inputs",
                 seed=plan.seed,
                 limits=plan.host,
             )
-            inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
 
 

@@ -79,6 +79,7 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
     failed = {_key(one) for one in plain["failed"]}
     away = {one["device"] for one in plain["away"]}
     readings, launches = _readings(run), run.launches()
+    checked = _checked(run)
     found = []
     for one in plain["contests"]:
         key = _key(one)
@@ -97,6 +98,7 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
                 pinned_mhz=one["pinned_mhz"],
                 fixed_performance=one["fixed_performance"],
                 hot=one["hot"],
+                **checked,
             )
         )
     return found
@@ -118,8 +120,8 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
     gate measured.
     """
     cells = {cell.id: cell for cell in run.record.cells}
-    agreements = {one.cell.id: one.agreement for one in run.outcomes() if one.agreement}
     readings, launches = _readings(run), run.launches()
+    checked = _checked(run)
     found = {}
     for contest in contests:
         for side in (contest.a, contest.b):
@@ -130,9 +132,18 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
             contest=contest,
             readings=tuple(_in_whole_blocks(own)),
             hot=hot and bool(own),
-            agreements={id_: agreements[id_] for id_ in (a.id, b.id) if id_ in agreements},
+            **checked,
         )
     return found
+
+
+def _checked(run: StoredRun) -> dict[str, Any]:
+    """Return the checks of outputs of all cells, as fields of an Evidence."""
+    outcomes = run.outcomes()
+    return {
+        "agreements": {one.cell.id: one.agreement for one in outcomes if one.agreement},
+        "selfchecks": {one.cell.id: one.selfcheck for one in outcomes if one.selfcheck},
+    }
 
 
 def _require_same_file(run: StoredRun, cells: Mapping[str, Cell], side: Side) -> None:

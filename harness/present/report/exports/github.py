@@ -25,10 +25,14 @@ from harness.records.table.rows import Measured
 _HARMLESS = str.maketrans({"`": "'", "|": "\N{BROKEN BAR}"})
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write the array; `range` is half of the 95 % interval, if the row has one."""
     return json_text(
-        [chart for entry in entries(measured, emulated=emulated) for chart in _charts(entry)]
+        [
+            chart
+            for entry in entries(measured, emulated=emulated, include_suspect=include_suspect)
+            for chart in _charts(entry)
+        ]
     )
 
 

@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 from harness.analysis.pick import enough_delegated, key_of
 from harness.present.report.exports import verdicts
 from harness.present.report.exports.entries import details, unique
-from harness.records.table import DAMAGED, PENDING, Row, display
+from harness.records.table import DAMAGED, PENDING, Row, display, trust
 from harness.records.table.rows import Measured, rows_of
 
 Ending = Literal["passed", "failure", "error", "skipped"]
@@ -31,6 +31,7 @@ MODEL_FAULTS = (
         "inaccurate",
         "fell_back",
         "invalid",
+        "suspect",
         "rejected",
         "crashed",
         "out_of_memory",
@@ -63,44 +64,46 @@ class Case:
     details: str = ""
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
-    """Write every row, whatever `emulated` is; details of emulators have the flag `emulated`."""
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
+    """Write every row, whatever `emulated` is; details of emulators have the flag `emulated`.
+
+    A row that is not VALID is skipped with its reason; with `include_suspect` a SUSPECT one passes.
+    """
     del emulated
     record = measured.run.record
     gate = verdicts.of(measured.run)
     properties = {"run": record.id, "kind": record.kind, "plan": record.plan_digest}
-    found = cases(measured)
+    found = cases(measured, include_suspect=include_suspect)
     if gate is not None:
         found = [*judged(gate), *(case for case in found if case.kind == DAMAGED)]
     return document(found, properties, record.created)
 
 
-def cases(measured: Measured) -> list[Case]:
+def cases(measured: Measured, *, include_suspect: bool = False) -> list[Case]:
     """Return one case per row of a run."""
     rows = rows_of(measured)
     allowed = enough_delegated(measured, rows)
-    return [
-        Case(
+    found = []
+    for row, cell in zip(rows, measured.run.record.cells, strict=True):
+        ending = _ending(
+            row,
+            allowed=key_of(row) in allowed,
+            limited=cell.accept.min_delegated is not None,
+        )
+        doubt = trust.doubt(row, include_suspect=include_suspect) if ending == "passed" else None
+        launches = measured.launches.get(cell.id, ())
+        case = Case(
             suite=row["device"],
             group=row["model"],
             name=_name(row),
-            ending=_ending(
-                row,
-                allowed=key_of(row) in allowed,
-                limited=cell.accept.min_delegated is not None,
-            ),
-            kind=row["status"],
-            reason=row["reason"] or "",
-            seconds=sum(
-                launch.wall_ns
-                for launch in measured.launches.get(cell.id, ())
-                if launch.kind != "bare"
-            )
-            / 1e9,
+            ending="skipped" if doubt else ending,
+            kind=row["verdict"] if doubt else row["status"],
+            reason=(row["verdict_reason"] if doubt else row["reason"]) or "",
+            seconds=sum(launch.wall_ns for launch in launches if launch.kind != "bare") / 1e9,
             details=details(row) if row["latency_p50_ms"] is not None else "",
         )
-        for row, cell in zip(rows, measured.run.record.cells, strict=True)
-    ]
+        found.append(case)
+    return found
 
 
 def judged(gate: Mapping[str, Any]) -> list[Case]:

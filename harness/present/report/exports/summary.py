@@ -11,19 +11,19 @@ from typing import Any
 
 from harness.present.report.exports import verdicts
 from harness.present.report.markdown import escape, markdown, records
-from harness.records.table import MEASURED, PENDING, Row
+from harness.records.table import MEASURED, PENDING, Row, trust
 from harness.records.table.rows import Measured, rows_of
 
 LIMIT_BYTES = 1_000_000
 """Below GitHub's 1,048,576, to leave some for the output of other commands of the step."""
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write a heading with the counts and the table of every row, whatever `emulated` is.
 
     For a gate's run, write its verdict and its rows with the reasons.
     """
-    del emulated
+    del emulated, include_suspect
     gate = verdicts.of(measured.run)
     if gate is not None:
         return judged(gate)
@@ -69,6 +69,8 @@ def _heading(rows: Sequence[Row]) -> str:
     ok = sum(status in MEASURED for status in statuses)
     pending = statuses.count(PENDING)
     counts = [f"{ok} of {len(rows)} measured"]
+    if doubtful := len(trust.not_valid(rows)):
+        counts.append(f"{doubtful} not VALID")
     if failed := len(rows) - ok - pending:
         counts.append(f"{failed} failed")
     if pending:
