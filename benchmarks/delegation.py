@@ -4,6 +4,10 @@ The runs are real: the command, the agent, a delegate library of the tests that 
 (tests/standins), real compiled files. `shown` counts a lie whose row has a number that is not marked
 INVALID; a lie in part (half of the operators) keeps its number in a row `partial` that is INVALID, out of
 pick and gate. A lie about what a time covers cannot be made by a library, so those launches are made up.
+
+Lies about outputs (not written, constant, copied, late, single ones late) are told by a library that takes
+every operator, for files built here and for files given compiled, which have no reference on the host;
+`outputs_valid` counts those whose row is VALID, and those of a row VALID without its flag.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 from benchmarks.common import COMMAND, DATA, HERE, ROOT, NotAsked, need, run
 from benchmarks.figure import Figure
 from harness.devices.delegation import GraphNode, Timing, graph_walk, judge
+from harness.tflite import flatbuffer
 from harness.types import Cell, Delegation, Launch, Variant
 
 SEED = 20261122
@@ -33,6 +38,20 @@ REFUSED = 1
 WALK_MS = 50.0
 WALK_OPERATORS = 500
 _OPTIONS = 8
+OUTPUT_LIES: Mapping[str, dict[str, str]] = {
+    "nothing": {"lie": "nothing"},
+    "constant": {"lie": "constant"},
+    "copied": {"lie": "copied"},
+    "nan": {"lie": "nan"},
+    "stale": {"lie": "late", "late": "1"},
+    **{f"late-{by}": {"lie": "late", "late": str(by)} for by in (2, 3, 5, 8, 13, 40)},
+    "glitch": {"lie": "glitch"},
+}
+COMPILED = (
+    "mobilenet_v1_0.25_128_quant_edgetpu.tflite",
+    "keras_lstm_mnist_ptq_edgetpu.tflite",
+)
+UNREFERENCED = "outputs_unreferenced"
 _DOSE = (
     "[dose]\nlaunches = 1\nmemory_launches = 0\nmin_inferences = 10\nmin_seconds = 0.005\n"
     "warmup_seconds = 0.005\n"
@@ -78,7 +97,7 @@ def _agreement() -> Figure:
     models = sorted(
         path
         for path in need(DATA, "../shared/data").rglob("*.tflite")
-        if "_edgetpu" not in path.name and "error" not in path.name
+        if "error" not in path.name and flatbuffer.read(path).why_not_runnable_on_host is None
     )
     models += sorted((ROOT / "harness" / "demo" / "data").glob("*.tflite"))
     with tempfile.TemporaryDirectory(prefix="bench-delegation-") as folder:
@@ -138,6 +157,7 @@ def _runs() -> Iterator[Figure]:
             against=f"{len(lies)} runs that lie and {len(made_up)} launches made up",
             detail=", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())),
         )
+        yield _outputs_figure(bench.output_lies())
         honest = bench.honest()
         refused = [row for row in honest if not _shown(row)]
         suspect = sum(row["verdict"] == "SUSPECT" for row in honest)
@@ -148,8 +168,30 @@ def _runs() -> Iterator[Figure]:
             bound=f"<= {REFUSED} of {HONEST} or more",
             holds=len(refused) <= REFUSED and len(honest) >= HONEST,
             against=f"{len(honest)} honest runs, {suspect} of them flagged suspect",
-            detail="; ".join(str(row["reason"]) for row in refused[:3]),
+            detail="; ".join(
+                str(row["reason"] or row["verdict_reason"])
+                for row in (*refused, *(row for row in honest if row["verdict"] == "SUSPECT"))[:3]
+            ),
         )
+
+
+def _outputs_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    valid = [row for row in rows if row["verdict"] == "VALID" and _shown(row)]
+    unflagged = [row for row in valid if UNREFERENCED not in row["flags"]]
+    kinds = Counter(
+        f"{'given' if '@given-' in row['recipe'] else 'built'}:{row['verdict']}:{row['status']}"
+        for row in rows
+    )
+    named = "; ".join(f"{row['model']} {row['recipe']}" for row in valid[:5])
+    return Figure(
+        name="delegation.outputs_valid",
+        value=len(valid),
+        unit="",
+        bound="= 0 without the flag",
+        holds=not unflagged and len(rows) > 0,
+        against=f"{len(rows)} runs whose outputs lie, {len(unflagged)} VALID without the flag",
+        detail=", ".join([*(f"{kind} {count}" for kind, count in sorted(kinds.items())), named]),
+    )
 
 
 def _shown(row: Mapping[str, Any]) -> bool:
@@ -216,6 +258,25 @@ class _Bench:
         rows = self._run("lies", ways, models)
         return [row for row in rows if _asked(row)]
 
+    def output_lies(self) -> list[dict[str, Any]]:
+        """Run every lie about outputs, for files built here and for files given compiled."""
+        ways: dict[str, dict[str, str] | None] = {}
+        for name, how in OUTPUT_LIES.items():
+            ways[f"built-{name}"] = {"take": "add", **how}
+            ways[f"given-{name}"] = {"take": "edgetpu", **how}
+        models = []
+        for name, path in list(self.plain.items())[:6]:
+            built = [f"as_is@built-{lie}" for lie in OUTPUT_LIES]
+            given = [f"as_is@given-{lie}" for lie in OUTPUT_LIES]
+            models.append((name, path, built, ["bench-0"]))
+            models.append((f"{name}-tpu", self.compiled[name], given, ["bench-1"]))
+        for name in COMPILED:
+            pair = need(DATA / "coral" / name, "a compiled file")
+            given = [f"as_is@given-{lie}" for lie in OUTPUT_LIES]
+            models.append((f"{Path(name).stem[:9]}-tpu", pair, given, ["bench-2"]))
+        rows = self._run("outputs", ways, models)
+        return [row for row in rows if _asked(row)]
+
     def honest(self) -> list[dict[str, Any]]:
         """Run what is true: whole, in part where that is allowed, compiled with and without a log."""
         ways: dict[str, dict[str, str] | None] = {}
@@ -237,6 +298,8 @@ class _Bench:
                 models.append((f"{name}-alone", Path(alone), ["as_is"], every))
         pair = DATA / "coral" / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
         models.append(("mobilenet", need(pair, "a compiled file"), ["as_is"], every))
+        lstm = DATA / "coral" / COMPILED[1]
+        models.append(("lstm", need(lstm, "a compiled file"), ["as_is"], every))
         rows = self._run("honest", ways, models, "[accept]\nmin_delegated = 0.3\n")
         return [row for row in rows if _asked(row)]
 

@@ -30,12 +30,14 @@ Noise = Literal["exact", "launches", "pooled"]
 """`exact`: a repeated measurement gives the same value. `launches`: each launch has its own value, and
 their spread gives the confidence of a comparison. `pooled`: noisy, without a value per launch."""
 
-Form = Literal["text", "usual", "milliseconds", "decimals", "bytes", "rate", "accuracy"]
+Form = Literal["text", "usual", "milliseconds", "decimals", "bytes", "rate", "accuracy", "share"]
 """The format of a value in tables for people: `usual` is a text that is left out if it is the usual
-one; `decimals` has `digits` decimals; `bytes` kB or MB; `rate` three significant digits or more."""
+one; `decimals` has `digits` decimals; `bytes` kB or MB; `rate` three significant digits or more;
+`share` four decimals."""
 
-When = Literal["always", "known", "differs"]
-"""When a printed table has the column: always, if any row has a value, or if rows differ in it."""
+When = Literal["always", "known", "differs", "unusual"]
+"""When a printed table has the column: always, if any row has a value, if rows differ in it, or if any
+row has another value than the usual one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +415,24 @@ ALL: tuple[Column, ...] = (
     ),
     _text("verdict", "whether the accelerator ran the model: VALID, SUSPECT, INVALID"),
     _text("verdict_reason", "reason of the verdict"),
+    Column(
+        name="agreement",
+        help="share of inputs with the same class on the device as on the host",
+        better="higher",
+        known="always",
+        exports={"bmf": "agreement", "gbench": "agreement"},
+        look=Look(title="agree", form="share", usual="1.0000", place=195, rank=1, when="unusual"),
+    ),
+    Column(
+        name="output_error",
+        help="relative error of the device's outputs against the host's: ||device - host|| / ||host||",
+        better="lower",
+        known="always",
+    ),
+    _text(
+        "conditions",
+        "launches that were throttled, under voltage or hot: `throttled (3 of 5 launches)`",
+    ),
     _text("adapter", "adapter of a GPU delegate, as its driver reports it", known="answered"),
 )
 

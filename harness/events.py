@@ -11,7 +11,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from harness.types import Agreement, Cell, Launch, LaunchOrder, Outcome, Push, PushProgress
+from harness.types import (
+    Agreement,
+    Cell,
+    Launch,
+    LaunchOrder,
+    Outcome,
+    Push,
+    PushProgress,
+    SelfCheck,
+)
 
 BuildStatus = Literal["started", "done", "cached", "failed"]
 
@@ -100,15 +109,21 @@ class LaunchEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputsChecked(Event):
-    """A device's outputs were compared with the host's."""
+    """A device's outputs were checked: against the host's if there is a reference, and by themselves."""
 
     name: ClassVar[str] = "checked"
     cell: str
-    agreement: Agreement
+    agreement: Agreement | None = None
+    selfcheck: SelfCheck | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return the cell's id and the agreement's fields."""
-        return {"event": self.name, "cell": self.cell, **asdict(self.agreement)}
+        """Return the cell's id and the fields of both results."""
+        return {
+            "event": self.name,
+            "cell": self.cell,
+            **({} if self.agreement is None else asdict(self.agreement)),
+            **({} if self.selfcheck is None else {"selfcheck": asdict(self.selfcheck)}),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,6 +94,7 @@ class Edge:
         launches: int | None = None,
         calibration: str | Path | None = None,
         evaluation: str | Path | None = None,
+        include_suspect: bool = False,
     ) -> MeasuredRow:
         """Build the recipe of a model, measure it on one device, return its row.
 
@@ -101,8 +102,9 @@ class Edge:
         folder. `device` is a name of the farm or a URI. If the device is away or another user has
         it, the test is skipped with the reason.
 
-        Raises CellFailed (an AssertionError) if the cell fails for any other reason, and
-        pytest.UsageError for an invalid file, recipe or device.
+        Raises CellFailed (an AssertionError) if the cell fails for any other reason, or if its verdict
+        is not VALID (`include_suspect` accepts such a row), and pytest.UsageError for an invalid file,
+        recipe or device.
         """
         __tracebackhide__ = True
         from harness.errors import HarnessError
@@ -124,7 +126,7 @@ class Edge:
         if len(rows) != 1:
             names = ", ".join(f"{row['model']} on {row['device']}" for row in rows)
             raise pytest.UsageError(f"edge.run measures one row, not {len(rows)}: {names}")
-        return self._judged(rows[0])
+        return self._judged(rows[0], include_suspect=include_suspect)
 
     def _measured(
         self,
@@ -155,10 +157,10 @@ class Edge:
                         pass
             return run.rows()
 
-    def _judged(self, columns: Mapping[str, Any]) -> MeasuredRow:
+    def _judged(self, columns: Mapping[str, Any], *, include_suspect: bool) -> MeasuredRow:
         """Skip, fail, or remember the row and return it."""
         __tracebackhide__ = True
-        from harness.records.table import display
+        from harness.records.table import display, trust
 
         status = columns["status"]
         reason = display.clean(columns["reason"] or "")
@@ -167,6 +169,13 @@ class Edge:
             pytest.skip(message)
         if columns["latency_p50_ms"] is None:
             raise CellFailed(f"{message} (run {columns['run']})")
+        doubt = None if include_suspect else trust.doubt(columns)
+        if doubt is not None:
+            name = display.name(dict(columns))
+            raise CellFailed(
+                f"{name}: {display.clean(doubt)}; include_suspect=True accepts it "
+                f"(run {columns['run']})"
+            )
         row = MeasuredRow(columns)
         self.remember(
             (ROW, f"{repr(row)[1:-1]} (run {row.run})"),
@@ -228,6 +237,7 @@ class EdgeGate:
         threads: int = 1,
         calibration: str | Path | None = None,
         evaluation: str | Path | None = None,
+        include_suspect: bool = False,
         **rules: Any,  # noqa: ANN401 - the keys of [gate], which the plan checks
     ) -> Result:
         """Compare a model with its baseline on one device; pass if it is not worse.
@@ -237,7 +247,7 @@ class EdgeGate:
         is away, the test is skipped with the reason.
 
         Raises Regressed (an AssertionError) for a confirmed regression, CellFailed if a side could
-        not be measured, and pytest.UsageError for invalid arguments.
+        not be measured or is SUSPECT (unless `include_suspect`), and pytest.UsageError for invalid arguments.
         """
         __tracebackhide__ = True
         from harness import api
@@ -261,6 +271,7 @@ class EdgeGate:
                     plans.from_mapping(mapping, Path.cwd(), "edge_gate"),
                     baseline=str(self._edge.path(baseline)),
                     candidate=str(candidate.resolve()),
+                    include_suspect=include_suspect,
                     farm=self._edge.farm(),
                     results=self._edge.results,
                     wait=True,
@@ -273,9 +284,11 @@ class EdgeGate:
         """Fail, skip, or return the result of the gate."""
         __tracebackhide__ = True
         from harness.analysis.gate.document import explained
+        from harness.records.table import trust
 
         self._edge.remember((GATE, found.summary()))
         why = "\n".join([found.summary(), *explained(found)])
+        why = why.replace(trust.OPTION, "include_suspect=True")
         match found.exit_code:
             case 0:
                 return found

@@ -80,6 +80,8 @@ class ThermalPolicy:
     gate: bool = True
     within_celsius: float = 2.0
     max_wait_seconds: float = 300.0
+    hot_celsius: float | None = None
+    """Launches at this temperature or above are flagged `hot`; null if there is no such limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +295,38 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelfCheck:
+    """What the outputs of a device show by themselves, without a reference.
+
+    harness.devices.delegation judges it.
+    """
+
+    inferences: int
+    inputs: int
+    """Different inputs."""
+    outputs: int
+    """Different outputs, all tensors together."""
+    repeats: int
+    """Inferences whose input ran before."""
+    unlike: int = 0
+    """Repeats with another output than the first time."""
+    shift: int | None = None
+    """Every output is that of the input this many inferences before; None if that is not so."""
+    copied: str | None = None
+    """The output that repeats an input's bytes in every inference."""
+    not_finite: int = 0
+    """Inferences with a NaN, or with only infinite values, in an output."""
+    metric: str | None = None
+    """The metric of `score`; None if there are no labels, or too few to judge by."""
+    score: float | None = None
+    """The metric over the labelled inputs among them."""
+    chance: float | None = None
+    """The probability of a score at least as good if outputs and labels had nothing to do with each other."""
+    expected: tuple[str, ...] = ()
+    """Findings that the reference's outputs have too, or that the file explains: they are no fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
     """The report of a vendor's compiler about a file, checked against the compiled file."""
 
@@ -468,6 +502,10 @@ class Cell:
     seed: int = 0
     check_inputs: str | None = None
     """An .npz of up to 64 real inputs (arrays by input name) for the check before timing."""
+    check_labels: str | None = None
+    """An .npz of their labels (arrays by name), for a file without a reference on the host."""
+    check_metric: str | None = None
+    """The metric that scores outputs by `check_labels`."""
     flags: tuple[str, ...] = ()
 
     @property
@@ -563,6 +601,10 @@ class Covariates:
     governor: str | None = None
     throttled: int | None = None
     """Bits of `vcgencmd get_throttled`."""
+    max_mhz: float | None = None
+    """The frequency limit of the fastest processor (`scaling_max_freq`), which thermal protection lowers."""
+    cooling: int | None = None
+    """The highest state of the kernel's cooling devices that slow processors; 0 if none does."""
     thermal_status: int | None = None
     """Android `dumpsys thermalservice`: 0 none, 1 light, ... 6 shutdown."""
     load_1m: float | None = None
@@ -785,6 +827,8 @@ class Outcome:
     failure: Failure | None = None
     agreement: Agreement | None = None
     """The agreement of the device's outputs with the host's for the same file."""
+    selfcheck: SelfCheck | None = None
+    """What the device's outputs show without the host's."""
 
     def __post_init__(self) -> None:
         """Check that there are either launches or a failure."""

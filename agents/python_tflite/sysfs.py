@@ -14,6 +14,9 @@ _PLAUSIBLE_MILLIDEGREES = range(1, 200_000)
 """Disabled zones read 0, -274000 or -1 on real boards."""
 
 _CPU = "sys/devices/system/cpu/cpu{}/cpufreq/"
+_SLOWING = ("cpufreq", "cpuidle", "processor", "powerclamp")
+"""Parts of the types of cooling devices that slow processors down."""
+
 _CPU_ZONES = ("cpu", "soc", "x86_pkg", "bigcore", "tj")
 
 
@@ -55,6 +58,8 @@ def covariates(root: str = "/") -> Dict[str, Any]:
         "frequency_mhz": frequency_mhz(root),
         "governor": governor(root),
         "throttled": throttled(root),
+        "max_mhz": max_mhz(root),
+        "cooling": cooling(root),
         "load_1m": load_1m(root),
         "power_mw": power_mw(root),
         "seconds_at_mhz": states(
@@ -88,6 +93,25 @@ def frequency_mhz(root: str = "/") -> Optional[float]:
         if cpu[:3] == "cpu"
     ]
     return max((khz / 1000 for khz in found if khz is not None), default=None)
+
+
+def max_mhz(root: str = "/") -> Optional[float]:
+    """Return the frequency limit of the fastest processor, which thermal protection lowers."""
+    khz = number(root, _CPU.format(fastest_first(root)[0]) + "scaling_max_freq")
+    return None if khz is None else khz / 1000
+
+
+def cooling(root: str = "/") -> Optional[int]:
+    """Return the highest state of the cooling devices that slow processors down; fans are none."""
+    base = "sys/class/thermal"
+    found = []
+    for device in names(root, base):
+        kind = (text(root, "{}/{}/type".format(base, device)) or "").lower()
+        state = number(root, "{}/{}/cur_state".format(base, device))
+        if device.startswith("cooling_device") and state is not None:
+            # powerclamp reads -1 while it is off.
+            found += [max(0, state)] if any(name in kind for name in _SLOWING) else []
+    return max(found, default=None)
 
 
 def governor(root: str = "/") -> Optional[str]:

@@ -38,6 +38,7 @@ class GateOracle:
     plan: Plan
     farm: farms.Farm | AnyPath | None = None
     devices: Several[str] = ()
+    include_suspect: bool = False
     results: AnyPath | None = None
     wait: bool | None = None
     progress: Callable[[], Progress | None] = lambda: None
@@ -54,6 +55,7 @@ class GateOracle:
                 candidate=str(candidate),
                 farm=self.farm,
                 devices=self.devices,
+                include_suspect=self.include_suspect,
                 results=self.results,
                 wait=self.wait,
                 progress=self.progress(),
@@ -76,6 +78,7 @@ def bisect(
     oracle: Oracle | None = None,
     farm: farms.Farm | AnyPath | None = None,
     devices: Several[str] = (),
+    include_suspect: bool = False,
     results: AnyPath | None = None,
     wait: bool | None = None,
     on_event: Emit = ignore,
@@ -84,14 +87,20 @@ def bisect(
     """Find the first point that is worse than the first one, with the plan's gate as the oracle.
 
     `points` is a `harness.analysis.bisect.ModelFiles` or comes from the context of
-    :func:`bisect_commits`. Each gate is a stored run; `oracle` replaces the gate. `wait` is that of `run`. `on_event` gets a
-    `harness.analysis.bisect.BisectStep` per answer.
+    :func:`bisect_commits`. Each gate is a stored run; `oracle` replaces the gate. `wait` is that of `run`, `include_suspect` that of `gate`. `on_event`
+    gets a `harness.analysis.bisect.BisectStep` per answer.
 
     Raises ConfigError for a plan or ends that cannot be used, and the errors of a gate.
     """
     read = read_plan(plan)
     chosen = oracle or GateOracle(
-        plan=read, farm=farm, devices=devices, results=results, wait=wait, progress=progress
+        plan=read,
+        farm=farm,
+        devices=devices,
+        include_suspect=include_suspect,
+        results=results,
+        wait=wait,
+        progress=progress,
     )
     return search(points, chosen, max_pairs=Rules.of(read).max_pairs, emit=on_event)
 

@@ -27,6 +27,7 @@ def gate(
     measure_identical: bool = False,
     thermal: Thermal | None = None,
     resume: str | None = None,
+    include_suspect: bool = False,
     results: AnyPath | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -46,6 +47,7 @@ def gate(
         measure_identical=measure_identical,
         thermal=thermal,
         resume=resume,
+        include_suspect=include_suspect,
         results=arguments.optional_path(results),
         wait=wait,
         progress=progress,
@@ -58,11 +60,16 @@ def judge(
     *,
     margin: float | None = None,
     min_effect: float | None = None,
+    include_suspect: bool = False,
     results: AnyPath | None = None,
 ) -> Result:
     """Judge a stored gate again; see :func:`harness.analysis.gate.procedure.judge`."""
     return procedure.judge(
-        run, margin=margin, min_effect=min_effect, results=arguments.optional_path(results)
+        run,
+        margin=margin,
+        min_effect=min_effect,
+        include_suspect=include_suspect,
+        results=arguments.optional_path(results),
     )
 
 

@@ -18,6 +18,7 @@ def search(
     *,
     farm: farms.Farm | AnyPath | None = None,
     resume: str | None = None,
+    include_suspect: bool = False,
     results: AnyPath | None = None,
     wait: bool | None = None,
 ) -> Searching:
@@ -30,6 +31,7 @@ def search(
         read,
         farm=read_farm(farm, read),
         resume=resume,
+        include_suspect=include_suspect,
         results=arguments.optional_path(results),
         wait=wait,
     )

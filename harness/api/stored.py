@@ -126,16 +126,24 @@ def load(selector: str, *, results: AnyPath | None = None) -> pd.DataFrame:
 
 
 def compare(
-    selectors: Several[str], *, results: AnyPath | None = None, on_read: OnRead = ignore_read
+    selectors: Several[str],
+    *,
+    include_suspect: bool = False,
+    results: AnyPath | None = None,
+    on_read: OnRead = ignore_read,
 ) -> list[table.Row]:
-    """Compare runs: ratios with intervals, or "below noise"."""
+    """Compare runs: ratios with intervals, or "below noise".
+
+    Rows that are not VALID have no numbers and the difference "left out", unless `include_suspect`.
+    """
     from harness.records.table.compare import compare_measured
 
     return compare_measured(
         [
             read_run(selector, results=results, on_read=on_read)
             for selector in arguments.texts(selectors)
-        ]
+        ],
+        include_suspect=include_suspect,
     )
 
 

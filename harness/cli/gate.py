@@ -23,6 +23,7 @@ from harness.cli.shared import (
     ResultsOption,
     RunArgument,
     SummaryOption,
+    SuspectOption,
     TrustOption,
     WaitOption,
     app,
@@ -86,6 +87,7 @@ def gate(
     resume: Annotated[
         str | None, typer.Option("--resume", help="Finish this interrupted gate of the plan.")
     ] = None,
+    include_suspect: SuspectOption = False,
     wait: WaitOption = None,
     trust_model: TrustOption = False,
     junit: JUnitOption = None,
@@ -118,6 +120,7 @@ def gate(
             measure_identical=measure_identical,
             thermal=thermal.condition if thermal else None,
             resume=resume,
+            include_suspect=include_suspect,
             results=results,
             wait=wait,
             progress=reporting.watching(progress(quiet=as_json)),
@@ -136,6 +139,7 @@ def judge(
     min_effect: Annotated[
         float | None, typer.Option("--min-effect", help="Use this min_effect of [gate].")
     ] = None,
+    include_suspect: SuspectOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -147,7 +151,13 @@ def judge(
     """
     from harness import api
 
-    found = api.judge(run, margin=margin, min_effect=min_effect, results=results)
+    found = api.judge(
+        run,
+        margin=margin,
+        min_effect=min_effect,
+        include_suspect=include_suspect,
+        results=results,
+    )
     _print_result(found, results, as_json=as_json)
 
 

@@ -15,6 +15,7 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     RunArgument,
+    SuspectOption,
     app,
     print_json,
     print_lines,
@@ -64,6 +65,7 @@ def pick(
     emulated: Annotated[
         bool, typer.Option("--emulated", help="Include emulated and simulated rows.")
     ] = False,
+    include_suspect: SuspectOption = False,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Allow the worse direction of a column.")
     ] = False,
@@ -93,6 +95,7 @@ def pick(
         maximize=maximize,
         where=where or (),
         emulated=emulated,
+        include_suspect=include_suspect,
         anyway=anyway,
         min_delegated=min_delegated,
         results=results,
@@ -118,6 +121,7 @@ def export(
     emulated: Annotated[
         bool, typer.Option("--emulated", help="Include emulated and simulated rows.")
     ] = False,
+    include_suspect: SuspectOption = False,
     results: ResultsOption = None,
 ) -> None:
     """Export a run for trends, test reports or step summaries. Exit 1 if a row is damaged.
@@ -130,7 +134,13 @@ def export(
     damage = DamageReport()
     try:
         text = api.export(
-            run, form.value, output, emulated=emulated, results=results, on_read=damage
+            run,
+            form.value,
+            output,
+            emulated=emulated,
+            include_suspect=include_suspect,
+            results=results,
+            on_read=damage,
         )
     except StoreError as error:
         if not damage.has_damaged_rows:

@@ -16,6 +16,7 @@ from harness.cli.shared import (
     FarmOption,
     JsonOption,
     ResultsOption,
+    SuspectOption,
     TrustOption,
     WaitOption,
     app,
@@ -38,6 +39,7 @@ def search(
         str | None,
         typer.Option("--resume", help="Continue a search: its id, a prefix, or `latest`."),
     ] = None,
+    include_suspect: SuspectOption = False,
     farm: FarmOption = None,
     trust_model: TrustOption = False,
     wait: WaitOption = None,
@@ -52,11 +54,20 @@ def search(
     """
     from harness import api
     from harness.errors import HarnessError, Unreachable
+    from harness.records.table.trust import OPTION
 
     read = api.read_plan(plan, trust_model=trust_model)
-    searching = api.search(read, farm=farm, resume=resume, results=results, wait=wait)
+    searching = api.search(
+        read,
+        farm=farm,
+        resume=resume,
+        include_suspect=include_suspect,
+        results=results,
+        wait=wait,
+    )
     given = {"--farm": farm, "--results": results}
     more = [part for name, value in given.items() if value for part in (name, str(value))]
+    more += [OPTION] if include_suspect else []
     command = shlex.join(["edge-harness", "search", str(plan), *more, "--resume", searching.id])
     resumption = f"finished trials are kept; `{command}` continues"
     ending.advise(resumption)

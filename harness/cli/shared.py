@@ -120,6 +120,9 @@ GithubOption = Annotated[
         help="Write GitHub's annotations and job summary, or not [in GitHub Actions].",
     ),
 ]
+SuspectOption = Annotated[
+    bool, typer.Option("--include-suspect", help="Include rows whose verdict is SUSPECT.")
+]
 YesKeyOption = Annotated[
     str | None,
     typer.Option("--yes-key", help="Trust the host key with this fingerprint (SHA256:...)."),
@@ -158,7 +161,7 @@ def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported only w
 def finish(run: Run, *, as_json: bool) -> int:
     """Finish a run, print its rows and return the exit code."""
     from harness.present import screen
-    from harness.records.table import DAMAGED
+    from harness.records.table import DAMAGED, display
 
     outcomes: list[Outcome] = []
     shown = stored_command("show", run.id, run.path.parent)
@@ -175,10 +178,15 @@ def finish(run: Run, *, as_json: bool) -> int:
         raise
     with printing(f"run {run.id} is stored: `{shown}` prints it"):
         rows = run.rows()
+        left_out = display.left_out(rows)
         if as_json:
             print_json({"run": run.id, "rows": [row.plain() for row in rows]})
+            if left_out:
+                print_lines("\n".join(left_out))
         else:
             screen.table(rows)
+            for line in left_out:
+                screen.out(line)
             screen.out(run.closing())
     is_done = all(outcome.failure is None for outcome in outcomes)
     return DONE if is_done and all(row.status != DAMAGED for row in rows) else NO

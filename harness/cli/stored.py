@@ -15,8 +15,10 @@ from harness.cli.shared import (
     JsonOption,
     ResultsOption,
     RunArgument,
+    SuspectOption,
     app,
     print_json,
+    print_lines,
 )
 
 
@@ -92,6 +94,7 @@ def compare(
         ),
     ],
     form: FormatOption = Format.TABLE,
+    include_suspect: SuspectOption = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -103,9 +106,10 @@ def compare(
     from harness.present import screen
     from harness.present.report import markdown, plain
     from harness.records.table import COMPARED
+    from harness.records.table.compare import left_out
 
     damage = DamageReport()
-    rows = api.compare(runs_, results=results, on_read=damage)
+    rows = api.compare(runs_, include_suspect=include_suspect, results=results, on_read=damage)
     match Format.JSON if as_json else form:
         case Format.TABLE:
             screen.comparison(rows)
@@ -115,6 +119,8 @@ def compare(
             typer.echo(plain.to_csv(rows, COMPARED), nl=False)
         case Format.JSON:
             print_json({"rows": [row.plain() for row in rows]})
+    if lines := left_out(rows):
+        print_lines("\n".join(lines))
     damage.exit()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 
 from harness.devices.delegation import is_software
@@ -14,6 +13,7 @@ from harness.farm.linux import packages
 from harness.farm.trial import trial_launch
 
 _GPU_NODE = "gpu"
+_NO_DRIVER = "no Vulkan driver"
 
 DRIVER = FixKind(
     id="gpu-driver",
@@ -76,6 +76,9 @@ def gpu(dut: DeviceUnderTest) -> CheckResult:
     found = f"{label or 'an adapter without a name'}; {made.settings or 'no settings'}"
     if adapter is not None and is_software(adapter):
         found += ": computed on the processor, so its rows have the flag `emulated`"
+        driver = _faulty_driver(dut)
+        if driver is not None:
+            return warn(f"{found}; {driver.why}", _load_fix(dut, driver))
         return warn(found, _driver_fix(dut))
     return ok(found)
 
@@ -84,42 +87,39 @@ def _absent(dut: DeviceUnderTest, found: str) -> CheckResult:
     assert dut.profile is not None
     assert dut.facts is not None
     is_named = any(one.target == "gpu" for one in dut.profile.accelerators)
-    if not is_named and _GPU_NODE not in dut.facts.accelerators:
+    is_expected = is_named or _GPU_NODE in dut.facts.accelerators
+    driver = _faulty_driver(dut) if _NO_DRIVER in found else None
+    if driver is not None:
+        # A driver is installed, so "install one" would be wrong.
+        found = f"{found.partition('; install')[0]}; {driver.why}"
+    if not is_expected:
         return skip(found)
-    why, fix = _absent_fix(dut, found)
-    return fail(found + why, fix) if is_named else warn(found + why, fix)
+    fix = _absent_fix(dut, found) if driver is None else _load_fix(dut, driver)
+    return fail(found, fix) if is_named else warn(found, fix)
 
 
-def _absent_fix(dut: DeviceUnderTest, found: str) -> tuple[str, Fix]:
+def _absent_fix(dut: DeviceUnderTest, found: str) -> Fix:
     if "loader is missing" in found:
-        return "", _package_fix(dut, LOADER, "vulkan loader")
+        return _package_fix(dut, LOADER, "vulkan loader")
     if "ai-edge-litert" in found:
         pip = f"{shlex.quote(dut.agent.python)} -m pip install ai-edge-litert"
         advice = f"install ai-edge-litert into the Python of the device: {dut.remote_command(pip)}"
-        return "", dut.by_hand(GPU_SETUP, advice)
-    if "no Vulkan driver" in found:
-        return _driver_fault_fix(dut)
-    return "", _driver_fix(dut)
+        return dut.by_hand(GPU_SETUP, advice)
+    return _driver_fix(dut)
 
 
-def _driver_fault_fix(dut: DeviceUnderTest) -> tuple[str, Fix]:
-    """Return the fault of an installed driver and its fix; if none is installed, the driver's package."""
-    for driver in vulkan.list_drivers(dut.commands, dut.device):
-        if driver.fault:
-            why = (
-                f"; the driver {driver.library} of {driver.manifest} does not load: {driver.fault}"
-            )
-            return why, _load_fix(dut, driver)
-    return "", _driver_fix(dut)
+def _faulty_driver(dut: DeviceUnderTest) -> vulkan.VulkanDriver | None:
+    """Return an installed driver that does not load; None if all do, or if none is installed."""
+    drivers = vulkan.list_drivers(dut.commands, dut.device)
+    return next((driver for driver in drivers if driver.fault), None)
 
 
 def _load_fix(dut: DeviceUnderTest, driver: vulkan.VulkanDriver) -> Fix:
-    lacks = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", driver.fault)
-    name = lacks.group(1) if lacks else ""
+    name = driver.lacks
     install = packages.install_library(dut.system, name) if name else None
     if install:
         return dut.as_root(DRIVER_NEEDS, install)
-    if name and name.rpartition("/")[2] == driver.library.rpartition("/")[2]:
+    if driver.is_absent:
         advice = (
             "the driver's graphics part is missing: install it (in a container of NVIDIA's "
             "runtime: NVIDIA_DRIVER_CAPABILITIES=all)"

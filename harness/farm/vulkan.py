@@ -8,6 +8,7 @@ a GPU but without its graphics libraries looks exactly like a machine without a 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from harness.devices.dialects.python_agent.options import AgentOptions
@@ -50,6 +51,29 @@ class VulkanDriver:
     """Empty if the manifest names none."""
     fault: str
     """The error of loading its manifest or library; empty if both load."""
+
+    @property
+    def lacks(self) -> str:
+        """The library that is missing: its own, or one that it needs; empty if that is not the fault."""
+        found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", self.fault)
+        return found.group(1) if found else ""
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the library that its manifest names is missing."""
+        return bool(self.lacks) and (
+            self.lacks.rpartition("/")[2] == self.library.rpartition("/")[2]
+        )
+
+    @property
+    def why(self) -> str:
+        """The fault in a sentence, with the manifest and the library."""
+        if self.is_absent:
+            return (
+                f"the driver file {self.manifest} names the library {self.library}, which is "
+                f"missing ({self.fault})"
+            )
+        return f"the driver {self.library} of {self.manifest} does not load: {self.fault}"
 
 
 def list_drivers(transport: Commands, device: Device) -> tuple[VulkanDriver, ...]:

@@ -17,14 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from harness import assets
-from harness.devices.delegation import disagreement, is_software
+from harness.devices import throttling
+from harness.devices.delegation import is_software
 from harness.errors import (
     AgentError,
     AgentSilent,
     Crashed,
     HarnessError,
-    Inaccurate,
     Unsupported,
 )
 from harness.events import (
@@ -37,9 +36,15 @@ from harness.events import (
     Pushed,
     ignore,
 )
-from harness.measure import blocks, leases
+from harness.measure import blocks, leases, output_check
 from harness.measure.conditions import REAL_TIME, HeldConditions, WaitClock
 from harness.measure.meters import OpenMeters
+from harness.measure.output_check import (
+    UNCHECKED,
+    CheckedOutputs,
+    InaccurateOutputs,
+    InputSequence,
+)
 from harness.measure.recovery import Recovery
 from harness.measure.sessions import Session
 from harness.optimize import reference
@@ -47,7 +52,6 @@ from harness.protocols import StopFlag
 from harness.types import (
     DEFAULT_CONDITIONS,
     DEFAULT_HOST,
-    Agreement,
     Cell,
     Conditions,
     HostLimits,
@@ -56,9 +60,6 @@ from harness.types import (
     LaunchOrder,
     Profile,
 )
-
-OUTPUTS_UNCHECKED = "outputs_unchecked"
-"""The flag of launches whose outputs could not be compared because the dialect returns none."""
 
 T = TypeVar("T")
 
@@ -78,8 +79,6 @@ class Bench:
     """The limits of the reference outputs on this host."""
     stop: StopFlag = field(default_factory=threading.Event)
     timing: WaitClock = REAL_TIME
-    unchecked: set[str] = field(default_factory=set)
-    """Ids of cells whose outputs were to be compared but were not returned."""
     recovery: Recovery = field(init=False)
     held: HeldConditions = field(init=False)
     meters: OpenMeters = field(init=False)
@@ -258,62 +257,57 @@ class Bench:
             and launch.delegation.delegate == "none"
         ):
             flags.append("no_xnnpack")
+        if launch.kind == "timed":
+            flags += throttling.flags(
+                launch.before,
+                launch.after,
+                pinned_mhz=self.held.pinned_mhz,
+                hot_celsius=self.profile.thermal.hot_celsius if self.profile else None,
+            )
         return flags
 
     # --- outputs ------------------------------------------------------------------------------
 
-    def check(self, cell: Cell, runtime: str | None = None) -> Agreement | None:
-        """Compare the device's outputs with the host's on the same file, before any timing.
+    def check(self, cell: Cell, runtime: str | None = None) -> CheckedOutputs:
+        """Check the device's outputs before any timing; see :mod:`harness.measure.output_check`.
 
-        For a compiled file, the host runs the file it was compiled from. The compiler may round
-        differently, so a difference makes the verdict SUSPECT and is not a failure. Returns None if
-        there are no inputs, if the host cannot run the file, or if the device returns no outputs
-        (with an event). `runtime` is as in a LaunchOrder. Raises Inaccurate if the outputs differ
-        too much.
+        The result has nothing if there are no inputs, or if the device returns no outputs (with an
+        event). `runtime` is as in a LaunchOrder. Raises InaccurateOutputs if the outputs are wrong.
         """
         if cell.check_inputs is None:
-            return None
-        variant = blocks.built(cell)
-        file = reference.host_file(variant)
-        if file is None:
-            return None
+            return UNCHECKED
         if not self.session.dialect.can.infers:
-            self._no_outputs(cell, f"the dialect of {self.name} returns no outputs")
-            return None
+            return self._no_outputs(cell, f"the dialect of {self.name} returns no outputs")
         inputs = reference.load_inputs(cell.check_inputs)
+        if not inputs:
+            return self._no_outputs(cell, "the file takes no input")
+        sequence = InputSequence.of(inputs)
         order = self._with_delegate(replace(blocks.accuracy(cell), runtime=runtime))
         try:
-            outputs = self.session.dialect.infer(self.held.place(order), inputs)
+            outputs = self.session.dialect.infer(self.held.place(order), sequence.inputs)
             self.recovery.progressed()
         except Unsupported as error:
-            self._no_outputs(cell, str(error))
-            return None
-        kept = assets.cache_folder() / "outputs"
-        how = reference.HostRun(
-            limits=self.limits, build_seconds=variant.build_seconds or 0.0, file=cell.model
-        )
-        expected = reference.host_outputs(file, inputs, keep=kept, how=how)
-        agreement = reference.compare(outputs, expected, variant)
-        self.emit(OutputsChecked(cell=cell.id, agreement=agreement))
-        reason = disagreement(agreement, cell)
-        if reason and variant.uncompiled is None:
-            raise InaccurateOutputs(reason, agreement)
-        return agreement
+            return self._no_outputs(cell, str(error))
+        variant = blocks.built(cell)
+        try:
+            checked = output_check.evaluate(cell, variant, sequence, outputs, self.limits)
+        except InaccurateOutputs as error:
+            self._report_check(cell, error.checked)
+            raise
+        self._report_check(cell, checked)
+        return checked
 
-    def _no_outputs(self, cell: Cell, reason: str) -> None:
-        self.unchecked.add(cell.id)
+    def _report_check(self, cell: Cell, checked: CheckedOutputs) -> None:
+        event = OutputsChecked(
+            cell=cell.id, agreement=checked.agreement, selfcheck=checked.selfcheck
+        )
+        self.emit(event)
+
+    def _no_outputs(self, cell: Cell, reason: str) -> CheckedOutputs:
         self.emit(NotMeasured(cell=cell.id, what="outputs", reason=reason))
+        return UNCHECKED
 
 
 def launch_of(cell: Cell) -> str:
     """Return the name of a cell's launches in a failure."""
     return f"a launch of {cell.model} {cell.recipe}"
-
-
-class InaccurateOutputs(Inaccurate):
-    """The device's outputs differ too much from the host's; `agreement` has the figures."""
-
-    def __init__(self, reason: str, agreement: Agreement) -> None:
-        """Store the reason and the figures."""
-        super().__init__(reason)
-        self.agreement = agreement

@@ -7,10 +7,10 @@ functions that measure nothing. The reasons are in docs/gate-statistics.md.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.devices import throttling
 from harness.stats import paired
 from harness.types import Covariates
 
@@ -28,11 +28,7 @@ CLEAR = 5.0
 MAX_DISCARDED = 0.2
 """With a larger share of dropped blocks, the device was not fit to be measured."""
 
-PINNED_SHARE = 0.98
 MAX_RISE_CELSIUS = 10.0
-CURRENT_THROTTLE_BITS = 0x0000F
-SINCE_BOOT_THROTTLE_BITS = 0xF0000
-"""`vcgencmd get_throttled`: under-voltage, frequency capped, throttled, soft temperature limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +54,27 @@ def discard_reason(
     has the covariates at the start of the gate (with a soak, at the constant temperature); the
     default is the block's first reading. A block is dropped for: a current throttle or
     under-voltage bit that the reference does not have, or a since-boot bit that was set inside the
-    block; a launch whose median frequency is under 98 % of `pinned_mhz`; Android thermal status of
-    1 or more; a rise of more than 10 degC inside the block. A covariate that the device does not
-    report drops no block.
+    block; a launch whose median frequency is under 98 % of `pinned_mhz`; a processor that the kernel
+    slowed to cool it, if it was not so at the start; Android thermal status of 1 or more; a rise of
+    more than 10 degC inside the block. A covariate that the device does not report drops no block.
     """
     readings = [reading for launch in block for reading in launch]
-    bits = [reading.throttled for reading in readings if reading.throttled is not None]
-    if bits:
-        known = reference.throttled if reference and reference.throttled is not None else bits[0]
-        new = _union(bits) & CURRENT_THROTTLE_BITS & ~known
-        new |= _union(bits) & SINCE_BOOT_THROTTLE_BITS & ~bits[0]
-        if new:
-            return f"throttled or under voltage (new bits {new:#x})"
-    status = max((one.thermal_status for one in readings if one.thermal_status), default=0)
+    new = throttling.new_bits(readings, reference.throttled if reference else None)
+    if new:
+        return f"throttled or under voltage (new bits {new:#x})"
+    status = throttling.thermal_status(*readings)
     if status:
         return f"thermal status {status}"
     for launch in block:
-        speeds = [one.frequency_mhz for one in launch if one.frequency_mhz is not None]
-        if pinned_mhz and speeds and statistics.median(speeds) < PINNED_SHARE * pinned_mhz:
-            return f"frequency {statistics.median(speeds):.0f} of {pinned_mhz:.0f} MHz pinned"
+        speed = throttling.median_mhz(*launch)
+        if speed is not None and throttling.is_below_pinned(*launch, pinned_mhz):
+            return f"frequency {speed:.0f} of {pinned_mhz:.0f} MHz pinned"
+        if throttling.is_cooled_down(*launch) and not (reference and reference.cooling):
+            return "the kernel slowed the processor to cool it"
     celsius = [one.temperature_c for one in readings if one.temperature_c is not None]
     if celsius and max(celsius) - celsius[0] > MAX_RISE_CELSIUS:
         return f"{max(celsius) - celsius[0]:.0f} degC warmer inside the block"
     return None
-
-
-def _union(bits: Iterable[int]) -> int:
-    found = 0
-    for one in bits:
-        found |= one
-    return found
 
 
 def needs_more(

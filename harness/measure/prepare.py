@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from harness import plugins
 from harness.config import bounds, plans, profiles
@@ -244,18 +245,17 @@ def bind(
     inputs: Path,
 ) -> tuple[Cell, ...]:
     """Make the cells; write the inputs of each variant's output check to the folder `inputs`."""
-    checks: dict[str, tuple[str, tuple[str, ...]]] = {}
+    checks: dict[str, reference.CheckInputs] = {}
     cells = []
     plan = decided.plan
     for item in decided.combinations:
         request, variant = built[item.build]
-        path: str | None = None
-        flags: tuple[str, ...] = ()
-        if isinstance(variant, Variant) and reference.host_file(variant):
+        check: Mapping[str, Any] = {}
+        if isinstance(variant, Variant):
             key = f"{item.model.name}/{variant.digest}"
             if key not in checks:
                 checks[key] = _check_inputs(request, variant, inputs, plan)
-            path, flags = checks[key]
+            check = checks[key].of_cell
         cells.append(
             Cell(
                 model=item.model.name,
@@ -267,8 +267,7 @@ def bind(
                 dose=plan.dose,
                 accept=plan.accept,
                 seed=plan.seed,
-                check_inputs=path,
-                flags=flags,
+                **check,
             )
         )
     return tuple(cells)
@@ -276,11 +275,8 @@ def bind(
 
 def _check_inputs(
     request: build.BuildRequest, variant: Variant, folder: Path, plan: Plan
-) -> tuple[str, tuple[str, ...]]:
-    chosen = reference.check_inputs(
-        request.model, variant, folder, seed=plan.seed, limits=plan.host
-    )
-    return str(chosen.path), () if chosen.real else ("random_inputs",)
+) -> reference.CheckInputs:
+    return reference.check_inputs(request.model, variant, folder, seed=plan.seed, limits=plan.host)
 
 
 def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path) -> list[Cell]:
@@ -299,11 +295,19 @@ def rebind(decided: Decided, cells: Sequence[Cell], variants: Path, inputs: Path
         if before is not None:
             kept = variants / f"{before.digest}.tflite"
             variant = replace(variant, uncompiled=replace(before, path=kept))
-        path = cell.check_inputs
-        if path is not None and not reference.is_intact(Path(path)):
-            request = requests.get((cell.model, cell.recipe, cell.target))
-            path = None
-            if request is not None:
-                path, _ = _check_inputs(request, variant, inputs, decided.plan)
-        made.append(replace(cell, variant=variant, check_inputs=path))
+        request = requests.get((cell.model, cell.recipe, cell.target))
+        made.append(_with_inputs(replace(cell, variant=variant), request, inputs, decided))
     return made
+
+
+def _with_inputs(
+    cell: Cell, request: build.BuildRequest | None, folder: Path, decided: Decided
+) -> Cell:
+    """Make the files of a cell's check again if they are gone; without a request it has no check."""
+    files = [path for path in (cell.check_inputs, cell.check_labels) if path is not None]
+    if all(reference.is_intact(Path(path)) for path in files):
+        return cell
+    if request is None or not isinstance(cell.variant, Variant):
+        return replace(cell, check_inputs=None, check_labels=None)
+    again = _check_inputs(request, cell.variant, folder, decided.plan).of_cell
+    return replace(cell, **{**again, "flags": cell.flags})

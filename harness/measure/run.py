@@ -13,20 +13,21 @@ from dataclasses import dataclass, field, replace
 
 from harness import plugins
 from harness.devices.delegation import CPU_TARGETS, judge
+from harness.devices.throttling import HOT
 from harness.errors import AgentError, FellBack, HarnessError, LeaseError, TransportError, Unproven
 from harness.events import CellEnded, Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs, launch_of
+from harness.measure.bench import Bench, launch_of
 from harness.measure.failures import failure_of, refused
 from harness.measure.leases import Patience
+from harness.measure.output_check import UNCHECKED, CheckedOutputs, InaccurateOutputs
 from harness.measure.sessions import Session
-from harness.measure.soaking import HOT, soak
+from harness.measure.soaking import soak
 from harness.optimize import reference
 from harness.protocols import Engine, OpenEngine, StopFlag, Work
 from harness.types import (
     DEFAULT_CONDITIONS,
     DEFAULT_HOST,
-    Agreement,
     Cell,
     Conditions,
     Device,
@@ -174,7 +175,8 @@ class _Measuring:
     work: DeviceWork
     bench: Bench
     launches: dict[str, list[Launch]] = field(default_factory=dict)
-    agreements: dict[str, Agreement] = field(default_factory=dict)
+    checked: dict[str, CheckedOutputs] = field(default_factory=dict)
+    """The checks of outputs, by cell id."""
     loops: dict[str, int] = field(default_factory=dict)
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The flags of the timed launches, by cell id."""
@@ -278,14 +280,12 @@ class _Measuring:
 
     def _check(self, cell: Cell) -> None:
         try:
-            agreement = self.bench.check(cell)
+            checked = self.bench.check(cell)
         except InaccurateOutputs as error:
-            self.agreements[cell.id] = error.agreement
+            self.checked[cell.id] = error.checked
             raise
-        if agreement is not None:
-            self.agreements[cell.id] = agreement
-        elif cell.id in self.bench.unchecked:
-            self.flags[cell.id] = (OUTPUTS_UNCHECKED,)
+        self.checked[cell.id] = checked
+        self.flags[cell.id] = checked.flags
 
     def _soak(self) -> None:
         """Heat the device with the first cell that runs until its latency is constant.
@@ -331,16 +331,26 @@ class _Measuring:
 
     def _finish(self, cell: Cell) -> None:
         del self.live[cell.id]
-        launches, agreement = tuple(self.launches[cell.id]), self.agreements.get(cell.id)
-        self._end(Outcome(cell=cell, launches=launches, agreement=agreement))
+        self._end(self._outcome(cell, launches=tuple(self.launches[cell.id])))
 
     def _fail(self, cell: Cell, error: HarnessError) -> None:
         if self.bench.stop.is_set():
             # What ends the controller may have ended the agent, too: no fault of the cell.
             raise Stopped from error
         self.live.pop(cell.id, None)
-        agreement = self.agreements.get(cell.id)
-        self._end(Outcome(cell=cell, failure=failure_of(error), agreement=agreement))
+        self._end(self._outcome(cell, failure=failure_of(error)))
+
+    def _outcome(
+        self, cell: Cell, launches: tuple[Launch, ...] = (), failure: Failure | None = None
+    ) -> Outcome:
+        checked = self.checked.get(cell.id, UNCHECKED)
+        return Outcome(
+            cell=cell,
+            launches=launches,
+            failure=failure,
+            agreement=checked.agreement,
+            selfcheck=checked.selfcheck,
+        )
 
     def _end(self, outcome: Outcome) -> None:
         self.bench.emit(CellEnded(outcome=outcome))

@@ -6,9 +6,6 @@ from harness.measure import blocks, thermal
 from harness.measure.bench import Bench, launch_of
 from harness.types import Cell
 
-HOT = "hot"
-"""The flag of launches that are measured at a constant high temperature."""
-
 SOAKING = -1_000
 """The block number of launches that only heat the device; they are not kept."""
 

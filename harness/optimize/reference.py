@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from harness import durable
 from harness.errors import ConfigError, RecipeError, StoreError
-from harness.optimize import cache, workers
+from harness.optimize import cache, probes, workers
 from harness.optimize import data as datasets
 from harness.tflite import flatbuffer, indices, numeric
 from harness.tflite.numeric import Array
@@ -38,6 +39,20 @@ class CheckInputs:
     """An .npz: (n, ...) by tensor name, in the file's own dtypes."""
     real: bool
     """Whether they are the user's data; else they are random numbers."""
+    labels: Path | None = None
+    """An .npz of their labels by name, if no host can run the file and the data has labels."""
+    metric: str | None = None
+    """The metric of those labels."""
+
+    @property
+    def of_cell(self) -> dict[str, Any]:
+        """The fields of a Cell with these inputs."""
+        return {
+            "check_inputs": str(self.path),
+            "check_labels": None if self.labels is None else str(self.labels),
+            "check_metric": self.metric,
+            "flags": () if self.real else ("random_inputs",),
+        }
 
 
 def check_inputs(
@@ -51,28 +66,46 @@ def check_inputs(
 ) -> CheckInputs:
     """Write up to `n` inputs for a variant: from evaluation data, else calibration, else random.
 
-    The file's name is a digest of its content, so runs with other data never share one. Raises
-    ConfigError for data that does not fit.
+    The file's name is a digest of its content, so runs with other data never share one. The random
+    inputs of a file that no host can run are from the whole range of their type
+    (:mod:`harness.optimize.probes`). Raises ConfigError for data that does not fit.
     """
     chosen = [model.data.evaluation, model.data.calibration]
     source = next((item for item in chosen if item and item != datasets.RANDOM), None)
+    is_alone = host_file(variant) is None
+    labels: Mapping[str, Array] = {}
     if source is None:
         ranges = indices.read(host_file(variant) or variant.path)
-        drawn = datasets.random_samples(variant.inputs, n, seed, ranges)
-        arrays: Mapping[str, Array] = datasets.stack(drawn, variant.inputs)
+        if is_alone:
+            arrays: Mapping[str, Array] = probes.probe_inputs(variant.inputs, n, seed, ranges)
+        else:
+            drawn = datasets.random_samples(variant.inputs, n, seed, ranges)
+            arrays = datasets.stack(drawn, variant.inputs)
     else:
-        arrays = load_samples(source, variant, n, seed=seed, limits=limits).inputs
+        loaded = load_samples(source, variant, n, seed=seed, limits=limits)
+        arrays = loaded.inputs
+        labels = loaded.labels if is_alone and source == model.data.evaluation else {}
     taken = as_file_takes(variant, arrays)
-    path = folder / f"{cache.key(arrays=_digests(taken))}.npz"
+    return CheckInputs(
+        path=_kept(folder, taken),
+        real=source is not None,
+        labels=_kept(folder, labels) if labels else None,
+        metric=model.data.metric if labels else None,
+    )
+
+
+def _kept(folder: Path, arrays: Mapping[str, Array]) -> Path:
+    """Write arrays to a file named by their digest; raises ConfigError if that is not possible."""
+    path = folder / f"{cache.key(arrays=_digests(arrays))}.npz"
     if not is_intact(path):
         try:
-            durable.keep(path, _packed(taken))
+            durable.keep(path, _packed(arrays))
         except OSError as error:
             raise ConfigError(
                 f"cache folder {folder}: {path.name}: {error.strerror or error}; free disk space "
                 "there, or set EDGE_HARNESS_CACHE to another folder"
             ) from error
-    return CheckInputs(path=path, real=source is not None)
+    return path
 
 
 def is_intact(path: Path) -> bool:
@@ -241,6 +274,27 @@ def _unpacked(data: bytes | None) -> dict[str, Array] | None:
         return None
 
 
+def in_order(device_outputs: Mapping[str, Array], variant: Variant, count: int) -> dict[str, Array]:
+    """Return the file's outputs, each (count, ...) by tensor name, in the file's order.
+
+    Raises RecipeError if an output is missing or is not of `count` samples.
+    """
+    found = {}
+    for tensor in variant.outputs:
+        if tensor.name not in device_outputs:
+            raise RecipeError(
+                f'the device returned no output "{tensor.name}" '
+                f"(it returned: {', '.join(device_outputs) or 'none'})"
+            )
+        found[tensor.name] = device_outputs[tensor.name]
+        if found[tensor.name].shape[:1] != (count,):
+            raise RecipeError(
+                f'the device\'s output "{tensor.name}" has the shape '
+                f"{list(found[tensor.name].shape)}, for {count} inputs"
+            )
+    return found
+
+
 def compare(
     device_outputs: Mapping[str, Array], expected: Mapping[str, Array], variant: Variant
 ) -> Agreement:
@@ -250,12 +304,9 @@ def compare(
     missing or has another size.
     """
     theirs, ours = [], []
+    counted = len(next(iter(expected.values()), ()))
+    device_outputs = in_order(device_outputs, variant, counted)
     for tensor in variant.outputs:
-        if tensor.name not in device_outputs:
-            raise RecipeError(
-                f'the device returned no output "{tensor.name}" '
-                f"(it returned: {', '.join(device_outputs) or 'none'})"
-            )
         device, host = device_outputs[tensor.name], expected[tensor.name]
         if len(device) != len(host) or device.size != host.size:
             raise RecipeError(

@@ -184,6 +184,23 @@ def reading(data: bytes, path: Path) -> Iterator[FlatbufferReader]:
         ) from error
 
 
+def keeps_state(path: Path) -> bool:
+    """Return whether a file has variable tensors, which keep their values between inferences.
+
+    Raises as `read`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with reading(data, path) as reader:
+        return any(
+            graph.Tensors(index).IsVariable()
+            for graph in reader.subgraphs
+            for index in range(reader.length(graph.TensorsLength()))
+        )
+
+
 def _schema() -> Any:  # noqa: ANN401 - a generated module without types
     try:
         from ai_edge_litert import schema_py_generated

@@ -61,11 +61,13 @@ def agreement(real: Sequence[Array], reference: Sequence[Array], *, classes: boo
     """Compare real-valued outputs, each (n, ...), with the reference's in the same order.
 
     relative_error = ||a - b|| / ||b|| over all outputs together; 0 / 0 is 0. Outputs that are not
-    finite have an infinite error and no class.
+    finite have an infinite error and no class, except where the reference has the same NaN or infinity.
     """
     samples = len(reference[0]) if reference else 0
     wide = [
-        (a.astype(np.float64).reshape(samples, -1), b.astype(np.float64).reshape(samples, -1))
+        _comparable(
+            a.astype(np.float64).reshape(samples, -1), b.astype(np.float64).reshape(samples, -1)
+        )
         for a, b in zip(real, reference, strict=True)
     ]
     sound = all(np.isfinite(a).all() for a, _ in wide)
@@ -77,6 +79,15 @@ def agreement(real: Sequence[Array], reference: Sequence[Array], *, classes: boo
         same = (ours.argmax(1) == theirs.argmax(1)) & np.isfinite(ours).all(1)
         top1 = float(same.mean())
     return Agreement(samples=samples, top1=top1, relative_error=_relative(difference, size))
+
+
+def _comparable(real: Array, reference: Array) -> tuple[Array, Array]:
+    """Set numbers that are not finite in the reference to 0, and in `real` too if it has the same."""
+    finite = np.isfinite(reference)
+    if finite.all():
+        return real, reference
+    same = (real == reference) | (np.isnan(real) & np.isnan(reference))
+    return np.where(finite, real, np.where(same, 0.0, np.nan)), np.where(finite, reference, 0.0)
 
 
 def _relative(difference: float, size: float) -> float:

@@ -73,6 +73,17 @@ PI_5 = {
         f"sys/devices/system/cpu/cpu{cpu}/cpufreq/stats/time_in_state": "600000 2089\n2400000 50\n"
         for cpu in os.sched_getaffinity(0)
     },
+    **{
+        f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_max_freq": "2200000\n"
+        for cpu in os.sched_getaffinity(0)
+    },
+    # A fan cools and slows nothing.
+    "sys/class/thermal/cooling_device0/type": "pwm-fan\n",
+    "sys/class/thermal/cooling_device0/cur_state": "4\n",
+    "sys/class/thermal/cooling_device1/type": "cpufreq-cpu0\n",
+    "sys/class/thermal/cooling_device1/cur_state": "2\n",
+    "sys/class/thermal/cooling_device2/type": "intel_powerclamp\n",
+    "sys/class/thermal/cooling_device2/cur_state": "-1\n",
 }
 
 
@@ -99,6 +110,8 @@ def test_facts_of_a_board(tmp_path: Path) -> None:
         "frequency_mhz": 2400.0,
         "governor": "ondemand",
         "throttled": 0x50005,
+        "max_mhz": 2200.0,
+        "cooling": 2,
         "load_1m": 0.25,
         "power_mw": None,
         "seconds_at_mhz": {"600": 20.89, "2400": 0.5},
@@ -121,6 +134,7 @@ def test_facts_of_a_bare_tree_are_null_and_broken_files_too(tmp_path: Path) -> N
     (root / "usr/bin/vcgencmd").chmod(0o755)
     covariates = _in_the_zip("sysfs.covariates(sys.argv[2])", str(root))
     assert covariates["temperature_c"] is covariates["throttled"] is covariates["load_1m"] is None
+    assert covariates["max_mhz"] is covariates["cooling"] is None
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,19 @@ def test_a_driver_that_does_not_load_is_reported_with_its_missing_library(
     absent = checked(here, machine, MODEL, "gpu")
     assert "libdriver.so: cannot open shared object file" in absent.found
     assert "graphics part" in str(absent.fix_text)
+    named = f"the driver file {manifest} names the library {driver}, which is missing"
+    assert named in absent.found
+    assert "install the GPU's driver" not in absent.found
+    # Also where no GPU is expected, and beside a driver that works.
+    assert named in checked(here, machine).found
+    both = f"{software_gpu['VK_DRIVER_FILES']}:{manifest}"
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, both)
+    beside = checked(here, machine)
+    assert beside.found.startswith("SwiftShader Device")
+    assert named in beside.found
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, str(manifest))
     manifest.write_text("{")
     broken = checked(here, machine, MODEL, "gpu")
     assert f"of {manifest} does not load: Expecting" in broken.found

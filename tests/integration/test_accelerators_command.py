@@ -24,6 +24,7 @@ HOWS = {
     "crashes": {"take": "add", "crash_at": "15"},
     "refuses": {"fail": "empty"},
     "garbage": {"take": "all"},
+    "does-nothing": {"lie": "nothing"},
 }
 
 
@@ -149,7 +150,7 @@ def test_every_lie_ends_without_a_number_and_the_others_go_on(bench: Path) -> No
             "lying": (lying, ["as_is"]),
             "compiled": (
                 shared_file(f"coral/{pair}_edgetpu.tflite"),
-                ["as_is@xnnpack", "as_is@edgetpu"],
+                ["as_is@xnnpack", "as_is@edgetpu", "as_is@does-nothing"],
             ),
         },
     )
@@ -178,12 +179,24 @@ def test_every_lie_ends_without_a_number_and_the_others_go_on(bench: Path) -> No
         assert row["status"] == status, (key, row["reason"])
         assert words in row["reason"], (key, row["reason"])
         assert (row["latency_p50_ms"] is None) == (status != "partial")
-        assert row["target"] == "xnnpack" or row["verdict"] == "INVALID"
+        # Where nothing was tried there is nothing to judge.
+        untried = row["target"] == "xnnpack" or status in {"not_built", "unsupported"}
+        assert row["verdict"] == (None if untried else "INVALID")
     assert (rows["adds", "as_is@npu"]["status"], rows["adds", "as_is@npu"]["verdict"]) == (
         "ok",
         "VALID",
     )
-    assert rows["compiled", "as_is@edgetpu"]["status"] == "ok"
+    # A file that was given compiled has no reference: its outputs speak for themselves.
+    given, lazy = rows["compiled", "as_is@edgetpu"], rows["compiled", "as_is@does-nothing"]
+    assert (given["status"], given["verdict"]) == ("ok", "VALID")
+    assert (lazy["status"], lazy["verdict"]) == ("ok", "SUSPECT")
+    assert "do not depend on the inputs" in lazy["verdict_reason"]
+    assert {"outputs_unreferenced", "suspect"} <= set(lazy["flags"])
+    assert "outputs_unreferenced" in given["flags"]
+    asked = ["pick", "latest", "--minimize", "latency_p50_ms", "--where", "model==compiled"]
+    assert edge(bench, *asked, "--json", code=0)["winner"]["recipe"] == "as_is@edgetpu"
+    anyway = edge(bench, *asked, "--include-suspect", "--json", code=0)
+    assert anyway["winner"]["recipe"] == "as_is@does-nothing"
 
 
 def test_a_compiled_recipe_counts_the_original_and_says_what_streams(bench: Path) -> None:

@@ -79,7 +79,7 @@ def measured(plan: Path, devices: Sequence[LabDevice]) -> tuple[dict[str, Outcom
 def agrees(outcome: Outcome) -> bool:
     """Whether the device computed the same outputs as this host."""
     agreement = outcome.agreement
-    return agreement is not None and agreement.samples == 64 and (agreement.top1 or 0) > 0.95
+    return agreement is not None and agreement.samples == 48 and (agreement.top1 or 0) > 0.95
 
 
 @pytest.mark.slow

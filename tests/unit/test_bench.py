@@ -26,9 +26,10 @@ from harness.errors import (
 )
 from harness.events import CellEnded, Event, Note, NotMeasured, Reconnecting, Stopped
 from harness.measure import run as loop
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench
+from harness.measure.bench import Bench
 from harness.measure.conditions import WaitClock
 from harness.measure.engines.threads import ThreadsEngine
+from harness.measure.output_check import OUTPUTS_UNCHECKED
 from harness.measure.sessions import Session
 from harness.protocols import Capabilities, Reply, StopFlag
 from harness.testing import FakeDialect, FakeTransport

@@ -378,6 +378,33 @@ def test_a_check_judges_the_facts(
         assert fix in str(made.fix_text)
 
 
+@pytest.mark.parametrize("check", [linux.under_voltage, linux.throttled])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"board": "Raspberry Pi 4 Model B Rev 1.4"},
+            "Raspberry Pi 4 Model B Rev 1.4: its vcgencmd, which reads the bits, is not installed",
+        ),
+        (
+            {"board": "Raspberry Pi 5 Model B Rev 1.0", "has_vcgencmd": True, "user": "jo"},
+            "Raspberry Pi 5 Model B Rev 1.0: vcgencmd gives no bits; may jo open /dev/vcio",
+        ),
+        (
+            {"board": "Google Coral Dev Board"},
+            "only a Raspberry Pi has the bits of vcgencmd: this is",
+        ),
+        ({"board": ""}, "only a Raspberry Pi has the bits of vcgencmd, and no device tree says"),
+    ],
+)
+def test_a_raspberry_pi_is_one_by_its_device_tree(
+    check: Check, changes: dict[str, object], words: str
+) -> None:
+    made = check(dut(**{"throttled": None, **changes}))
+    assert made.status == "skip"
+    assert words in made.found
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "status"),
     [

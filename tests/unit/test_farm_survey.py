@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -61,7 +62,10 @@ edge-harness-system thermal
 -274000 disabled
 91000 gpu-thermal
 48312 cpu-thermal
+edge-harness-system board
+Raspberry Pi 4 Model B Rev 1.4
 edge-harness-system throttled
+vcgencmd
 throttled=0x50005
 edge-harness-system usb
 1d6b:0002
@@ -118,6 +122,8 @@ def test_the_answer_of_a_board_is_parsed() -> None:
         governors=("ondemand",),
         governor_choices=("conservative", "ondemand", "performance"),
         temperature_c=48.312,
+        board="Raspberry Pi 4 Model B Rev 1.4",
+        has_vcgencmd=True,
         throttled=0x50005,
         usb=("18d1:9302", "1d6b:0002"),
         nodes=(DeviceNode(path="/dev/dri/renderD128", group="render", may_open=False),),
@@ -212,6 +218,37 @@ def test_real_shells_run_the_script(shell: str, tmp_path: Path) -> None:
     assert found.cores
     assert found.load_1m is not None
     assert found.libc
+
+
+@pytest.mark.parametrize(
+    ("tool", "known"),
+    [
+        ("echo throttled=0x50000", (True, 0x50000)),
+        ("echo 'VCHI initialization failed'; exit 255", (True, None)),
+        (None, (False, None)),
+    ],
+)
+def test_the_board_is_what_its_device_tree_says(
+    tmp_path: Path, tool: str | None, known: tuple[bool, int | None]
+) -> None:
+    tree, tools = tmp_path / "tree", tmp_path / "tools"
+    tree.mkdir()
+    tools.mkdir()
+    (tree / "model").write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
+    if tool is not None:
+        (tools / "vcgencmd").write_text(f"#!/bin/sh\n{tool}\n")
+        (tools / "vcgencmd").chmod(0o755)
+    script = survey._SCRIPT.replace("/proc/device-tree", str(tree))
+    reply = subprocess.run(
+        ["sh", "-c", script, "sh", str(tmp_path)],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+    )
+    found = read(reply.stdout, 0.0)
+    assert found is not None
+    assert found.board == "Raspberry Pi 4 Model B Rev 1.4"
+    assert (found.has_vcgencmd, found.throttled) == known
 
 
 def test_the_package_manager_of_the_system_is_preferred() -> None:

@@ -502,10 +502,18 @@ def test_outputs_of_compiled_files_are_compared_as_in_a_run(tmp_path: Path) -> N
         for side in (one.a, one.b)
     ]
     checked = replace(one, a=compiled[0], b=compiled[1])
+    rules = replace(LATENCY, include_suspect=True)
     for outputs, differ in ((right, False), (wrong, True)):
-        result, watch = hold([checked], latencies=SAME, outputs=outputs)
+        result, watch = hold([checked], rules=rules, latencies=SAME, outputs=outputs)
         assert len(watch.evidence[0].agreements) == 2
         assert ("outputs_differ" in only(result).labels) == differ
+    result, watch = hold([checked], latencies=SAME, outputs=wrong)
+    assert result.exit_code == 3
+    ((_, kind, reason),) = result.failed
+    assert kind == "suspect"
+    assert "outputs differ from the host's on the file it was compiled from" in reason
+    assert reason.endswith("--include-suspect includes it")
+    assert timed(watch) == []
 
 
 class Buggy(FakeDialect):

@@ -74,3 +74,14 @@ def test_without_a_delegate_everything_is_left() -> None:
     found = inspect.delegated([node("CONV_2D", [0, 1], [2])])
 
     assert (found.delegate, found.delegated_ops, found.left) == ("none", 0, ("CONV_2D",))
+
+
+def test_a_nan_agrees_with_the_same_nan_of_the_reference_only() -> None:
+    reference = np.array([[np.nan, 1.0, np.inf], [2.0, 3.0, 4.0]])
+    same = numeric.agreement([reference.copy()], [reference], classes=False)
+    assert (same.relative_error, same.samples) == (0.0, 2)
+    other = np.where(np.isnan(reference), 0.0, reference)
+    assert numeric.agreement([other], [reference], classes=False).relative_error == math.inf
+    more = reference.copy()
+    more[1, 0] = np.nan
+    assert numeric.agreement([more], [reference], classes=False).relative_error == math.inf

@@ -16,9 +16,10 @@ from typing import Literal
 from harness import columns, stats
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
-from harness.devices.delegation import CPU_TARGETS, disagreement, judge
+from harness.devices.delegation import CPU_TARGETS, judge, outputs_doubt
 from harness.errors import ConfigError
 from harness.measure import blocks
+from harness.measure.output_check import CheckedOutputs
 from harness.measure.pairs import (
     CONFIRM_PAIRS,
     FIRST_PAIRS,
@@ -27,8 +28,19 @@ from harness.measure.pairs import (
     discard_reason,
     log_differences,
 )
+from harness.records.table.trust import INCLUDE, why_left_out
 from harness.stats import paired
-from harness.types import Agreement, Cell, Dose, Failure, GateRules, Launch, Plan, Variant
+from harness.types import (
+    Agreement,
+    Cell,
+    Dose,
+    Failure,
+    GateRules,
+    Launch,
+    Plan,
+    SelfCheck,
+    Variant,
+)
 
 LAUNCH_METRICS = ("latency", "load", "first")
 """Metrics that every timed launch gives."""
@@ -45,6 +57,8 @@ class Rules(GateRules):
     """The [gate] table of a plan, with the half-width of the stop rule."""
 
     half_width: float = WANTED_HALF_WIDTH
+    include_suspect: bool = False
+    """Whether sides whose verdict is SUSPECT are measured and judged too."""
 
     @classmethod
     def of(cls, plan: Plan) -> Rules:
@@ -193,10 +207,27 @@ class Evidence:
     """Agreements with the host by cell id."""
     noise: DeviceNoise | None = None
     """The device's selftest, as it was when the gate was judged first."""
+    selfchecks: Mapping[str, SelfCheck] = field(default_factory=dict)
+    """What outputs show by themselves, by cell id."""
 
     def launches(self, side: SideName) -> tuple[Launch, ...]:
         """Return a side's launches in the order of measurement."""
         return tuple(one.launch for one in self.readings if one.side == side)
+
+    def with_check(self, cell: Cell, checked: CheckedOutputs) -> Evidence:
+        """Add the check of a side's outputs."""
+        made = self
+        if checked.agreement is not None:
+            made = replace(made, agreements={**made.agreements, cell.id: checked.agreement})
+        if checked.selfcheck is not None:
+            made = replace(made, selfchecks={**made.selfchecks, cell.id: checked.selfcheck})
+        return made
+
+    def check_of(self, cell: Cell) -> CheckedOutputs:
+        """Return the check of a side's outputs, also if an earlier part of the gate made it."""
+        return CheckedOutputs(
+            agreement=self.agreements.get(cell.id), selfcheck=self.selfchecks.get(cell.id)
+        )
 
     def flags(self) -> list[str]:
         """Return the flags of both sides and their launches."""
@@ -215,18 +246,53 @@ def whole_blocks(readings: Iterable[Reading]) -> tuple[Reading, ...]:
     return tuple(one for one in found if len(sides[one.launch.kind, one.launch.block]) > 1)
 
 
-def unfit(cell: Cell, launch: Launch) -> Failure | None:
-    """Return why a launch must not be judged: its target ran only a part of the model or nothing.
+def unfit(cell: Cell, launch: Launch, *, include_suspect: bool = False) -> Failure | None:
+    """Return why a launch must not be judged: its row would not be VALID.
 
-    On an accelerator, `accept.min_delegated` allows operators on the CPU.
+    On an accelerator, `accept.min_delegated` allows operators on the CPU; `include_suspect` allows
+    what is only suspect. On the CPU, both sides of a pair run without XNNPACK or their difference is
+    what the gate is to find, so that is no reason.
     """
     if launch.kind != "timed" or cell.target in CPU_TARGETS:
         return None
     verdict = judge(cell, [launch])
-    if verdict is None or verdict.validity != "INVALID":
+    if verdict is None or not why_left_out(
+        verdict.validity, verdict.reason, include_suspect=include_suspect
+    ):
         return None
+    if verdict.validity == "SUSPECT":
+        return Failure(kind="suspect", reason=f"{cell.recipe}: {verdict.reason}; {INCLUDE}")
     way = "; accept.min_delegated allows it" if verdict.status == "partial" else ""
     return Failure(kind=verdict.status, reason=f"{cell.recipe}: {verdict.reason}{way}")
+
+
+def doubted(evidence: Evidence, *, include_suspect: bool = False) -> Failure | None:
+    """Return why a contest must not be judged for the outputs of a side; None if they are trusted."""
+    for side in (evidence.contest.a, evidence.contest.b):
+        reason = _doubt(evidence, side)
+        if reason and why_left_out("SUSPECT", reason, include_suspect=include_suspect):
+            return Failure(kind="suspect", reason=f"{side.cell.recipe}: {reason}; {INCLUDE}")
+    return None
+
+
+def left_out(evidence: Evidence, *, include_suspect: bool = False) -> Failure | None:
+    """Return why a measured contest must not be judged, by its outputs and its launches."""
+    cells = {"baseline": evidence.contest.a.cell, "candidate": evidence.contest.b.cell}
+    found = [
+        doubted(evidence, include_suspect=include_suspect),
+        *(
+            unfit(cells[one.side], one.launch, include_suspect=include_suspect)
+            for one in evidence.readings
+        ),
+    ]
+    return next((failure for failure in found if failure is not None), None)
+
+
+def _doubt(evidence: Evidence, side: Side) -> str | None:
+    cell_id = side.cell.id
+    return outputs_doubt(
+        side.cell, evidence.agreements.get(cell_id), evidence.selfchecks.get(cell_id)
+    )
 
 
 def quantile(readings: Iterable[Reading]) -> float:
@@ -330,12 +396,8 @@ def comparison(evidence: Evidence, metric: str, *, confirming: bool = False) -> 
 
 
 def _outputs_differ(evidence: Evidence) -> bool:
-    """Return whether a compiled file's outputs differ from those of its source file."""
-    for side in (evidence.contest.a, evidence.contest.b):
-        found = evidence.agreements.get(side.cell.id)
-        if found is not None and disagreement(found, side.cell):
-            return True
-    return False
+    """Return whether a side's outputs are wrong or doubtful."""
+    return any(_doubt(evidence, side) for side in (evidence.contest.a, evidence.contest.b))
 
 
 def size_row(contest: Contest) -> Exact:

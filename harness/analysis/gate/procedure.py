@@ -21,7 +21,7 @@ from harness.analysis.gate import (
     stopping,
     stored,
 )
-from harness.analysis.gate.contest import Contest, Evidence, Rules
+from harness.analysis.gate.contest import Contest, Evidence, Rules, left_out
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.noise import DeviceNoise
@@ -41,6 +41,9 @@ from harness.types import Device, Failure, Plan, Thermal, Variant
 OPTION_OF_THERMAL: Mapping[Thermal, str] = {"cool": "gate", "soak": "soak", "none": "none"}
 """The value of `--thermal` for each thermal condition."""
 
+_INCLUDED = "include_suspect"
+"""The key of a gate's call that says that SUSPECT sides are judged too."""
+
 
 def ignore_result(result: Result) -> None:
     """Do nothing."""
@@ -57,6 +60,7 @@ def gate(
     measure_identical: bool = False,
     thermal: Thermal | None = None,
     resume: str | None = None,
+    include_suspect: bool = False,
     results: Path | None = None,
     wait: bool | None = None,
     progress: Progress | None = None,
@@ -66,7 +70,8 @@ def gate(
 
     `baseline` and `candidate` are a path, a recipe of the plan, `runtime:NAME=VERSION` or a stored
     run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
-    plan's: "soak" heats every device to a plateau first. `resume` finishes an interrupted gate of
+    plan's: "soak" heats every device to a plateau first. A comparison with a side whose verdict is
+    SUSPECT fails unless `include_suspect`, which a resumed gate keeps. `resume` finishes an interrupted gate of
     the same plan and sides. `wait` is that of `run`: how long to wait while another user holds the
     lease. The launches are a stored run of kind gate. If the gate is stopped (Ctrl-C), `on_stopped`
     gets the result of what was measured, which is stored too, before KeyboardInterrupt is raised.
@@ -81,8 +86,10 @@ def gate(
     if thermal is not None:
         given["thermal"] = OPTION_OF_THERMAL[thermal]
     begun = _begun(stores, resume, plan, given) if resume else None
-    if begun is not None and "thermal" in begun.call:
-        given["thermal"] = begun.call["thermal"]
+    if begun is not None:
+        given |= {name: begun.call[name] for name in ("thermal", _INCLUDED) if name in begun.call}
+    if include_suspect:
+        given[_INCLUDED] = "yes"
     plan = _under(plan, given.get("thermal"))
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
@@ -115,7 +122,7 @@ def gate(
             kind="gate",
             decided=decided,
             live=live,
-            rules=Rules.of(plan),
+            rules=replace(Rules.of(plan), include_suspect=_INCLUDED in given),
             stores=stores,
             progress=progress,
             call=resuming.call_of(plan, **given),
@@ -266,17 +273,24 @@ def judge(
     *,
     margin: float | None = None,
     min_effect: float | None = None,
+    include_suspect: bool = False,
     results: Path | None = None,
 ) -> Result:
     """Judge a stored gate again by its own or other limits, without measuring.
 
+    A comparison with a SUSPECT side fails unless `include_suspect`, or unless the gate included it.
     Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
     each other.
     """
     kept = store.Store(results or assets.results_folder()).open(run)
     plain = stored.document(kept)
+    included = include_suspect or _INCLUDED in kept.record.call
+    found = [
+        replace(one, failure=left_out(one, include_suspect=included))
+        for one in stored.evidence(kept, plain)
+    ]
     return judging.judge_again(
-        stored.evidence(kept, plain),
+        found,
         stored.result(kept, plain),
         rules=stored.rules(kept, margin=margin, min_effect=min_effect),
         accuracies=stored.accuracies(plain),
@@ -298,23 +312,18 @@ def _build_and_bind(
         limits=plan.host,
     ):
         built[id(request)] = variant
-    inputs: dict[str, tuple[str, tuple[str, ...]]] = {}
+    inputs: dict[str, reference.CheckInputs] = {}
     for candidate in candidates.values():
         made = candidate.variant or built[id(candidate.request)]
-        if (
-            isinstance(made, Variant)
-            and reference.host_file(made) is not None
-            and made.digest not in inputs
-        ):
+        if isinstance(made, Variant) and made.digest not in inputs:
             source = _source(candidate, plan)
-            chosen = reference.check_inputs(
+            inputs[made.digest] = reference.check_inputs(
                 source,
                 made,
                 assets.cache_folder() / "inputs",
                 seed=plan.seed,
                 limits=plan.host,
             )
-            inputs[made.digest] = str(chosen.path), () if chosen.real else ("random_inputs",)
     return [sides.contest(one, built, plan, inputs) for one in wanted]
 
 

@@ -180,6 +180,7 @@ def _outcomes(evidence: Evidence) -> list[Outcome]:
                 launches=() if failure else launches,
                 failure=failure,
                 agreement=evidence.agreements.get(side.cell.id),
+                selfcheck=evidence.selfchecks.get(side.cell.id),
             )
         )
     return made

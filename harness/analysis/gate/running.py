@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.analysis.gate.budget import TimeBudget
@@ -15,17 +15,19 @@ from harness.analysis.gate.contest import (
     Rules,
     Side,
     SideName,
+    doubted,
     pairs,
     unfit,
 )
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Note, NotMeasured
 from harness.measure import blocks
-from harness.measure.bench import OUTPUTS_UNCHECKED, Bench, InaccurateOutputs, launch_of
+from harness.measure.bench import Bench, launch_of
 from harness.measure.failures import failure_of, refused
+from harness.measure.output_check import InaccurateOutputs
 from harness.measure.pairs import CONFIRM_PAIRS, FIRST_PAIRS, needs_more
 from harness.measure.soaking import soak
-from harness.types import Agreement, Cell, Failure, LaunchOrder
+from harness.types import Cell, Failure, LaunchOrder
 
 _PILOTS = 2
 
@@ -134,6 +136,9 @@ class RunningContest:
                 self.evidence = replace(self.evidence, failure=failure)
                 return
             self._check(side)
+        doubt = doubted(self.evidence, include_suspect=self.rules.include_suspect)
+        if doubt is not None:
+            raise _Unfit(doubt)
         self._set_dose()
         self.loops = self._loops_before() or self.loops
         began = self.budget.clock()
@@ -176,18 +181,13 @@ class RunningContest:
 
     def _check(self, side: Side) -> None:
         try:
-            agreement = self.bench.recovering(
+            checked = self.bench.recovering(
                 lambda: self.bench.check(side.cell, side.runtime), launch_of(side.cell)
             )
         except InaccurateOutputs as error:
-            self._add_agreement(side, error.agreement)
-            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.agreement) from error
-        if agreement is not None:
-            self._add_agreement(side, agreement)
-
-    def _add_agreement(self, side: Side, agreement: Agreement) -> None:
-        known: Mapping[str, Agreement] = {**self.evidence.agreements, side.cell.id: agreement}
-        self.evidence = replace(self.evidence, agreements=known)
+            self.evidence = self.evidence.with_check(side.cell, error.checked)
+            raise InaccurateOutputs(f"{side.cell.recipe}: {error}", error.checked) from error
+        self.evidence = self.evidence.with_check(side.cell, checked)
 
     def _memory(self, count: int, start: int) -> None:
         if not self.bench.can_launch("memory"):
@@ -335,14 +335,14 @@ class RunningContest:
             if launch is None:
                 return
         else:
-            flags = (OUTPUTS_UNCHECKED,) if side.cell.id in bench.unchecked else ()
+            flags = self.evidence.check_of(side.cell).flags
             launch = bench.recovering(
                 lambda: bench.launch(side.cell, order, flags=flags, until=self.budget.deadline),
                 launch_of(side.cell),
             )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
-        failure = unfit(side.cell, launch)
+        failure = unfit(side.cell, launch, include_suspect=self.rules.include_suspect)
         if failure is not None:
             raise _Unfit(failure)
 

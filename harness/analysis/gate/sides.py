@@ -19,6 +19,7 @@ from harness.config import recipes as recipe_texts
 from harness.errors import ConfigError, StoreError
 from harness.measure.prepare import Decided
 from harness.optimize import build, catalog
+from harness.optimize.reference import CheckInputs
 from harness.records.store import Store, StoredRun
 from harness.records.store.verify import verified
 from harness.tflite.numeric import sample_shape
@@ -212,19 +213,18 @@ def _for_target(candidate: Candidate, default: str) -> Candidate:
     return replace(candidate, variant=candidate.variants.get(default, candidate.variant))
 
 
-def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, Any]) -> Contest:
+def contest(
+    one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, CheckInputs]
+) -> Contest:
     """Return a planned contest with its files; raises ConfigError for models of different inputs.
 
-    `inputs` has the inputs of the check before timing by digest: the path of the .npz, and the
-    cell's flags.
+    `inputs` has the inputs of the check before timing by the file's digest.
     """
     label = one.b.recipe if one.a.recipe == one.b.recipe else f"{one.a.recipe} -> {one.b.recipe}"
     sides = []
     for name, candidate in (("baseline", one.a), ("candidate", one.b)):
         variant = candidate.variant or built[id(candidate.request)]
-        path, flags = (
-            inputs.get(variant.digest, (None, ())) if isinstance(variant, Variant) else (None, ())
-        )
+        check = inputs.get(variant.digest) if isinstance(variant, Variant) else None
         cell = Cell(
             model=candidate.model,
             recipe=f"{name}:{label}",
@@ -235,8 +235,7 @@ def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, 
             dose=dose(plan),
             accept=plan.accept,
             seed=plan.seed,
-            check_inputs=path,
-            flags=flags,
+            **(check.of_cell if check else {}),
         )
         runtime = candidate.runtime.replace(" ", "=") if candidate.runtime else None
         sides.append(Side(cell=cell, runtime=runtime))

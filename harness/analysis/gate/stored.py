@@ -138,6 +138,7 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
         for row in plain["rows"]
         if row.get("device_half_width") is not None
     }
+    checked = _checked(run)
     found = []
     for one in plain["contests"]:
         key = _key(one)
@@ -159,6 +160,7 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
                 fixed_performance=one["fixed_performance"],
                 hot=one["hot"],
                 noise=_noise(one, half_widths.get(key)),
+                **checked,
             )
         )
     return found
@@ -187,8 +189,8 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
     gate measured.
     """
     cells = {cell.id: cell for cell in run.record.cells}
-    agreements = {one.cell.id: one.agreement for one in run.outcomes() if one.agreement}
     readings, launches = _readings(run), run.launches()
+    checked = _checked(run)
     found = {}
     for contest in contests:
         for side in (contest.a, contest.b):
@@ -199,9 +201,18 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
             contest=contest,
             readings=whole_blocks(own),
             hot=hot and bool(own),
-            agreements={id_: agreements[id_] for id_ in (a.id, b.id) if id_ in agreements},
+            **checked,
         )
     return found
+
+
+def _checked(run: StoredRun) -> dict[str, Any]:
+    """Return the checks of outputs of all cells, as fields of an Evidence."""
+    outcomes = run.outcomes()
+    return {
+        "agreements": {one.cell.id: one.agreement for one in outcomes if one.agreement},
+        "selfchecks": {one.cell.id: one.selfcheck for one in outcomes if one.selfcheck},
+    }
 
 
 def _require_same_file(run: StoredRun, cells: Mapping[str, Cell], side: Side) -> None:

@@ -12,6 +12,7 @@ from harness import columns
 from harness.analysis.pick.chance import probability_lowest
 from harness.analysis.pick.constraints import Constraint, check_column, parse_constraint
 from harness.errors import ConfigError
+from harness.records.table import trust
 from harness.records.table.row import better, metric_of
 from harness.types import Direction
 
@@ -24,6 +25,10 @@ NOT_MEASURED = ("emulated", "simulated")
 SETTLED = 0.95
 MAX_SHOWN = 0.99
 """A higher probability is written as `over 0.99`: 20,000 draws are not precise enough for more."""
+
+_SUSPECT = "suspect"
+_MAX_NAMED = 3
+"""The number of suspect rows that a sentence names with their reasons."""
 
 _MIN_WITHOUT_DECIMALS = 1_000
 _MIN_FACTOR = 2.0
@@ -38,6 +43,8 @@ class _Exceptions:
     """Whether emulated and simulated rows may be chosen."""
     partial: frozenset[Key]
     """Keys of the partial rows that may be chosen."""
+    suspect: bool = False
+    """Whether rows whose verdict is SUSPECT may be chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +144,7 @@ def choose(
     where: Sequence[str] = (),
     emulated: bool = False,
     partial: Collection[Key] = (),
+    include_suspect: bool = False,
     anyway: bool = False,
     seed: int = 0,
 ) -> Pick:
@@ -146,15 +154,15 @@ def choose(
     the metric's direction decides) is refused unless `anyway`. `launches` has, by :func:`key_of`,
     the value per launch of that column in any unit (for latency_p50_ms: the launches' medians);
     leave it empty for a column that has none. Rows whose status is not `ok` do not qualify, except
-    those in `partial`; emulated and simulated rows do not qualify unless `emulated`. Of rows with the
-    same best value the first wins.
+    those in `partial`; emulated and simulated rows do not qualify unless `emulated`, nor do rows whose
+    verdict is SUSPECT unless `include_suspect`. Of rows with the same best value the first wins.
 
     Raises ConfigError for an unknown column, an invalid constraint, a column of text, or the wrong
     direction.
     """
     constraints = [parse_constraint(text) for text in where]
     objective = _objective(minimize, maximize)
-    exceptions = _Exceptions(emulated=emulated, partial=frozenset(partial))
+    exceptions = _Exceptions(emulated=emulated, partial=frozenset(partial), suspect=include_suspect)
     obstacles = [_obstacle(row, constraints, objective, exceptions) for row in rows]
     qualifying = [row for row, obstacle in zip(rows, obstacles, strict=True) if obstacle is None]
     objective = _directed(objective, qualifying or rows, anyway=anyway)
@@ -254,6 +262,14 @@ def _why_ineligible(row: Mapping[str, Any], exceptions: _Exceptions) -> str | No
     """Return why a row cannot qualify under any constraints, or None."""
     if row["status"] != "ok" and key_of(row) not in exceptions.partial:
         return f"{row['status']}: {row.get('reason') or 'no reason given'}"
+    verdict = row.get("verdict")
+    if key_of(row) in exceptions.partial and verdict == "INVALID":
+        verdict = "VALID"  # judged by the plan's min_delegated, and this call allows the share
+    doubt = trust.why_left_out(
+        verdict, row.get("verdict_reason"), include_suspect=exceptions.suspect
+    )
+    if doubt is not None:
+        return doubt
     unreal = [flag for flag in row.get("flags") or () if flag in NOT_MEASURED]
     if unreal and not exceptions.emulated:
         return f"{unreal[0]}: its speed is not a device's"
@@ -362,6 +378,13 @@ def _rank(row: Mapping[str, Any], winner: Mapping[str, Any], objective: _Objecti
     return f"{_number(value - best)} above {of}"
 
 
+def _kind(row: Mapping[str, Any]) -> str:
+    """Return why a row cannot qualify, in a word."""
+    if row["status"] != "ok":
+        return str(row["status"])
+    return _SUSPECT if trust.doubt(row) is not None else NOT_MEASURED[0]
+
+
 def _none_reason(
     rows: Sequence[Mapping[str, Any]],
     obstacles: Sequence[str | None],
@@ -377,11 +400,17 @@ def _none_reason(
         if obstacle is not None and _why_ineligible(row, exceptions) is None
     ]
     if not able:
-        statuses = Counter(
-            str(row["status"]) if row["status"] != "ok" else NOT_MEASURED[0] for row in rows
+        kinds = Counter(_kind(row) for row in rows)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        suspects = [row for row in rows if _kind(row) == _SUSPECT]
+        if not suspects:
+            return f"none qualifies: no row is ok and measured on a device ({counts})"
+        found = "none qualifies: no row is ok, VALID and measured on a device"
+        reasons = "; ".join(
+            f"{_name(row, rows)}: {trust.doubt(row)}" for row in suspects[:_MAX_NAMED]
         )
-        counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-        return f"none qualifies: no row is ok and measured on a device ({counts})"
+        more = f"; {len(suspects) - _MAX_NAMED} more" if len(suspects) > _MAX_NAMED else ""
+        return f"{found} ({counts}); {reasons}{more}; {trust.INCLUDE}"
 
     def distance(entry: tuple[Mapping[str, Any], str]) -> tuple[int, float]:
         misses = [one.shortfall(_known(entry[0], one.column)) for one in constraints]

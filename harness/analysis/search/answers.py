@@ -13,6 +13,7 @@ from harness.analysis.search import columns
 from harness.analysis.search.folder import Folder
 from harness.analysis.search.records import Job, TrialResult, TrialStatus
 from harness.config.recipes import parse
+from harness.records.table.trust import INCLUDE
 from harness.types import Search
 
 SearchStatus = Literal["found", "none", "failed"]
@@ -23,6 +24,9 @@ _STATUS_TEXTS: tuple[tuple[TrialStatus, str], ...] = (
     ("pruned", "pruned: too far off on the host already"),
     ("failed", "failed"),
 )
+_NAMED = 3
+"""The number of left-out recipes that a sentence names."""
+
 _MAX_NAME_LENGTH = 60
 """Characters of a recipe in the file name of its plan."""
 
@@ -47,6 +51,8 @@ class SearchResult:
     """Sorted by the first objective, best first; no point dominates another."""
     trials: tuple[TrialResult, ...]
     notes: tuple[str, ...] = ()
+    include_suspect: bool = False
+    """Whether trials whose row is not VALID may be on the front."""
 
     @property
     def status(self) -> SearchStatus:
@@ -65,6 +71,9 @@ class SearchResult:
         """One sentence: the size of the front, or the constraint that failed and by how much."""
         counts = Counter(trial.status for trial in self.trials)
         others = [f"{counts[status]} {text}" for status, text in _STATUS_TEXTS if counts[status]]
+        doubted = [] if self.include_suspect else doubted_of(self.trials)
+        if doubted:
+            others.append(f"{len(doubted)} not VALID and left out")
         if self.front:
             count = f"{len(self.front)} on the front of {len(self.trials)} recipes"
             return "; ".join([count, *others])
@@ -72,6 +81,10 @@ class SearchResult:
             first = self.trials[0] if self.trials else None
             why = f": {first.recipe}: {first.reason}" if first else ""
             return f"all {len(self.trials)} recipes failed{why}"
+        if doubted:
+            named = "; ".join(f"{trial.recipe}: {trial.doubt}" for trial in doubted[:_NAMED])
+            none = f"none of {len(self.trials)} recipes holds every constraint and is VALID"
+            return f"{none} ({', '.join(others)}); {named}; {INCLUDE}"
         closest = min(
             (trial for trial in self.trials if trial.misses),
             key=lambda trial: (len(trial.misses), max(miss.share for miss in trial.misses)),
@@ -107,11 +120,16 @@ class SearchResult:
         }
 
 
+def doubted_of(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the trials that hold every constraint and are left out because they are not VALID."""
+    return [trial for trial in trials if trial.status == "ok" and trial.doubt is not None]
+
+
 def answer(job: Job, notes: Sequence[str] = ()) -> SearchResult:
     """Compute the result of all trials so far; write answer.json and a plan per point."""
     folder = Folder(path=job.folder)
     trials = folder.trials()
-    best = front(job.search, trials)
+    best = front(job.search, trials, include_suspect=job.include_suspect)
     points = tuple(
         ParetoPoint(trial=trial, plan=folder.points / _plan_name(number, trial))
         for number, trial in enumerate(best, start=1)
@@ -123,18 +141,26 @@ def answer(job: Job, notes: Sequence[str] = ()) -> SearchResult:
         front=points,
         trials=tuple(trials),
         notes=tuple(notes),
+        include_suspect=job.include_suspect,
     )
     plans = [(point.plan.name, job.runner.plan_text(parse(point.trial.recipe))) for point in points]
     folder.answer(found.plain(), plans)
     return found
 
 
-def front(search: Search, trials: Sequence[TrialResult]) -> list[TrialResult]:
+def front(
+    search: Search, trials: Sequence[TrialResult], *, include_suspect: bool = False
+) -> list[TrialResult]:
     """Return the trials that hold every constraint and that no other dominates.
 
-    If several recipes gave the same file, only the first is kept.
+    If several recipes gave the same file, only the first is kept. Trials that are not VALID are left
+    out unless `include_suspect`.
     """
-    candidates = {trial.digest: trial for trial in reversed(trials) if trial.status == "ok"}
+    candidates = {
+        trial.digest: trial
+        for trial in reversed(trials)
+        if trial.status == "ok" and (include_suspect or trial.doubt is None)
+    }
     best = [
         trial
         for trial in candidates.values()

@@ -204,12 +204,14 @@ def search(
     *,
     farm: farms.Farm | Path | None = None,
     resume: str | None = None,
+    include_suspect: bool = False,
     results: Path | None = None,
     wait: bool | None = None,
 ) -> Searching:
     """Prepare a new search of a plan's [search], or resume a stored one of the same plan.
 
-    `resume` is a search's id, a prefix of it, or `latest`; `wait` is that of `run`. Raises ConfigError for an invalid plan,
+    `resume` is a search's id, a prefix of it, or `latest`; `wait` is that of `run`. Recipes whose row
+    is not VALID are not on the front unless `include_suspect`. Raises ConfigError for an invalid plan,
     farm, recipe or parameter, StoreError for the results folder, HarnessError if Optuna is not
     installed; all before anything is built.
     """
@@ -251,6 +253,7 @@ def search(
         runner=runner,
         seed=plan.seed,
         alone=chosen[0].address.startswith("local:"),
+        include_suspect=include_suspect,
     )
     return Searching(job=job, processes=processes, notes=tuple(notes))
 

@@ -45,6 +45,8 @@ class Job:
     seed: int = 0
     alone: bool = True
     """Whether builds must wait while the device measures, because it is this machine."""
+    include_suspect: bool = False
+    """Whether trials whose row is not VALID may be on the front."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class TrialResult:
     """sha256 of the file."""
     run: str | None = None
     """Id of the run that measured it; another recipe's run if that gave the same file."""
+    doubt: str | None = None
+    """Why its row is not VALID: it is not on the front unless suspect trials are included."""
     seconds: float = 0.0
 
     def plain(self) -> dict[str, Any]:

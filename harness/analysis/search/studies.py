@@ -73,7 +73,7 @@ class Study:
         search = self._job.search
         durable.point("tell", self._folder.study)
         trial.set_user_attr(_VIOLATIONS, [_violation(result, name) for name in columns.RULES])
-        if result.status == "failed":
+        if result.status == "failed" or (result.doubt and not self._job.include_suspect):
             self._study.tell(trial, state=TrialState.FAIL)
         elif any(name not in result.values for name in search.objectives):
             self._study.tell(trial, state=TrialState.PRUNED)

@@ -10,6 +10,7 @@ from harness.analysis.search import columns
 from harness.analysis.search.folder import MEASURING, Folder
 from harness.analysis.search.records import Job, TrialResult
 from harness.analysis.search.space import key_of
+from harness.records.table import trust
 from harness.types import Failure, Recipe
 
 _MEASURED = ("ok", "partial")
@@ -54,13 +55,13 @@ def _built(job: Job, folder: Folder, recipe: Recipe, blank: TrialResult) -> Tria
 def _measured(job: Job, folder: Folder, recipe: Recipe, result: TrialResult) -> TrialResult:
     same = next((t for t in folder.trials() if t.digest == result.digest and t.run), None)
     if same is not None:
-        found, run = dict(same.values), same.run
+        found, run, doubt = dict(same.values), same.run, same.doubt
     else:
         row = job.runner.measure(recipe)
         run = row["run"]
         if row["status"] not in _MEASURED:
             return replace(result, run=run, reason=f"{row['status']}: {row['reason']}")
-        found = columns.device_values(row)
+        found, doubt = columns.device_values(row), trust.doubt(row)
     values = {**found, **result.values}
     unknown = sorted(columns.device_columns(job.search) - set(values))
     if unknown:
@@ -77,7 +78,8 @@ def _measured(job: Job, folder: Folder, recipe: Recipe, result: TrialResult) -> 
         run=run,
         values=values,
         misses=broken,
-        reason=_reason(broken) or None,
+        reason=_reason(broken) or doubt,
+        doubt=doubt,
     )
 
 

@@ -17,7 +17,7 @@ from harness.devices.delegation.judging import (
     judge,
     share,
 )
-from harness.devices.delegation.outputs import disagreement
+from harness.devices.delegation.outputs import disagreement, findings, outputs_doubt
 
 __all__ = [
     "CPU_TARGETS",
@@ -27,9 +27,11 @@ __all__ = [
     "GraphNode",
     "Timing",
     "disagreement",
+    "findings",
     "graph_walk",
     "is_software",
     "judge",
     "kinds",
+    "outputs_doubt",
     "share",
 ]

@@ -15,9 +15,9 @@ from typing import Literal
 
 from harness import stats
 from harness.devices.delegation.evidence import kinds
-from harness.devices.delegation.outputs import disagreement
+from harness.devices.delegation.outputs import outputs_doubt
 from harness.tflite.compiled import EDGETPU, compiled_ops
-from harness.types import Agreement, Cell, Compiled, Delegation, Launch, Variant
+from harness.types import Agreement, Cell, Compiled, Delegation, Launch, SelfCheck, Variant
 
 CPU_TARGETS = ("xnnpack", "micro")
 """Targets that are the CPU itself: there is no accelerator to verify."""
@@ -96,41 +96,42 @@ def judge(
     launches: Sequence[Launch],
     timing: Timing | None = None,
     agreement: Agreement | None = None,
+    selfcheck: SelfCheck | None = None,
 ) -> DelegationVerdict | None:
     """Judge a measured cell; returns None if no launch ran the model.
 
     `launches` may hold launches of any kind; those without a model (`bare`) are ignored. Without `timing`
     the time comes from the launches' own samples, if they have any. `agreement` compares the device's
     outputs with the host's; for a compiled file the host runs the file it was compiled from.
+    `selfcheck` has what the outputs show without the host's.
     """
     delegations = tuple(one.delegation for one in launches if one.kind in ("timed", "memory"))
     if not delegations:
         return None
     flags = {flag for one in launches for flag in one.flags}
+    outputs = outputs_doubt(cell, agreement, selfcheck)
     if cell.target in CPU_TARGETS:
-        return _on_cpu(delegations, promises_xnnpack="no_xnnpack" in flags)
+        on_cpu = _on_cpu(delegations, promises_xnnpack="no_xnnpack" in flags)
+        return on_cpu if outputs is None else _doubted(on_cpu, outputs)
     case = _case(cell, delegations, timing.own if timing else _own_ns(launches))
     for rule in _RULES:
         found = rule(case)
         if found is not None:
-            status, reason = found
-            return DelegationVerdict(
-                validity="INVALID", status=status, reason=reason, delegation=case.worst
-            )
+            return _verdict("INVALID", *found, case)
     left = _left_over(case)
     if left is not None and not _allowed(case):
-        return DelegationVerdict(
-            validity="INVALID", status="partial", reason=left, delegation=case.worst
-        )
-    status = "ok" if left is None else "partial"
-    doubt = disagreement(agreement, cell) if agreement else None
-    doubt = doubt or _implausible(timing, has_whole_times=all(one.whole_ns for one in case.every))
-    reason = left or _in_full(case)
-    if doubt is not None:
-        return DelegationVerdict(
-            validity="SUSPECT", status=status, reason=f"{doubt}; {reason}", delegation=case.worst
-        )
-    return DelegationVerdict(validity="VALID", status=status, reason=reason, delegation=case.worst)
+        return _verdict("INVALID", "partial", f"{left}; {outputs}" if outputs else left, case)
+    plain = _verdict("VALID", "partial" if left else "ok", left or _in_full(case), case)
+    doubt = outputs or _implausible(timing, has_whole_times=all(one.whole_ns for one in case.every))
+    return plain if doubt is None else _doubted(plain, doubt)
+
+
+def _verdict(validity: Validity, status: Status, reason: str, case: _Case) -> DelegationVerdict:
+    return DelegationVerdict(validity=validity, status=status, reason=reason, delegation=case.worst)
+
+
+def _doubted(found: DelegationVerdict, doubt: str) -> DelegationVerdict:
+    return replace(found, validity="SUSPECT", reason=f"{doubt}; {found.reason}")
 
 
 def share(delegation: Delegation) -> float | None:

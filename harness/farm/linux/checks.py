@@ -14,6 +14,7 @@ from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip
 from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import survey
 from harness.farm.linux.folders import GOOD_FREE_BYTES, MIN_FREE_BYTES, other_workdir
+from harness.types import Profile
 
 _CLOCK_SECONDS = 2.0
 _BUSY_SHARE = 0.25
@@ -24,6 +25,7 @@ _GOVERNORS = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 _UNDER_VOLTAGE_BITS = 0x10001
 _SLOWED_BITS = 0xE000E
 _NOW_BITS = 0xFFFF
+_PI = "Raspberry Pi"
 NO_LINUX = FixKind(
     id="use-linux",
     does="Use a device that runs Linux",
@@ -238,9 +240,10 @@ def _throttle_bits(
     dut: DeviceUnderTest, name: str, bits: int, kind: FixKind, advice: str
 ) -> CheckResult:
     """Test bits of `vcgencmd get_throttled`: the lower half means now, the upper half since boot."""
-    bits_set = _system(dut).throttled
+    system = _system(dut)
+    bits_set = system.throttled
     if bits_set is None:
-        return skip("the device has no vcgencmd: no Raspberry Pi")
+        return skip(_why_no_bits(system, dut.profile))
     if not bits_set & bits:
         return ok(f"not since boot ({bits_set:#x})")
     is_now = bool(bits_set & bits & _NOW_BITS)
@@ -248,6 +251,24 @@ def _throttle_bits(
     found = f"{name} {when} (vcgencmd get_throttled: {bits_set:#x})"
     fix = dut.by_hand(kind, f"{advice}; a reboot clears the record")
     return fail(found, fix) if is_now else warn(found, fix)
+
+
+def _why_no_bits(system: survey.System, profile: Profile | None) -> str:
+    """Return why the firmware's bits are not known; the device tree says what the board is."""
+    is_named = profile is not None and any(_PI in model for model in profile.detect.model)
+    board = system.board or ("a board of the profile" if is_named and profile is not None else "")
+    if _PI not in system.board and not (is_named and not system.board):
+        which = f": this is {board}" if board else ", and no device tree says that this is one"
+        return f"only a Raspberry Pi has the bits of vcgencmd{which}"
+    if system.has_vcgencmd:
+        return (
+            f"{board}: vcgencmd gives no bits; may {system.user or 'the account'} open /dev/vcio "
+            "(group video)?"
+        )
+    return (
+        f"{board}: its vcgencmd, which reads the bits, is not installed (Raspberry Pi OS: raspi-utils; "
+        "Ubuntu: libraspberrypi-bin)"
+    )
 
 
 @check(needs=("system",), fixes=(COOL,))

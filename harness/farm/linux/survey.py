@@ -58,9 +58,10 @@ section thermal
 for zone in /sys/class/thermal/thermal_zone*; do
     [ -r "$zone/temp" ] && echo "$(cat "$zone/temp") $(cat "$zone/type")"
 done
+section board; tr '\000' '\n' < /proc/device-tree/model || tr '\000' '\n' < /sys/firmware/devicetree/base/model
 section throttled
 for tool in vcgencmd /usr/bin/vcgencmd /opt/vc/bin/vcgencmd; do
-    command -v "$tool" >/dev/null && "$tool" get_throttled && break
+    command -v "$tool" >/dev/null && echo vcgencmd && "$tool" get_throttled && break
 done
 section usb
 for one in /sys/bus/usb/devices/*/idVendor; do
@@ -196,6 +197,9 @@ class System:
     """Distinct governors, in the order of the processors."""
     governor_choices: tuple[str, ...] = ()
     temperature_c: float | None = None
+    board: str = ""
+    """The model of the device tree: `Raspberry Pi 4 Model B Rev 1.4`; empty without one."""
+    has_vcgencmd: bool = False
     throttled: int | None = None
     """Bits of `vcgencmd get_throttled`."""
     usb: tuple[str, ...] = ()
@@ -275,6 +279,8 @@ def read(answer: bytes, now: float) -> System | None:
         governors=_distinct(sections.get("governors", ())),
         governor_choices=_distinct(sections.get("choices", ())),
         temperature_c=_temperature(sections.get("thermal", ())),
+        board=_text("".join(sections.get("board", ())[:1])),
+        has_vcgencmd=any(line.strip() == "vcgencmd" for line in sections.get("throttled", ())),
         throttled=_throttled(sections.get("throttled", ())),
         usb=tuple(sorted({u for u in sections.get("usb", ()) if _USB.fullmatch(u)}))[:_MAX_ITEMS],
         nodes=_nodes(sections.get("nodes", ())),
@@ -361,8 +367,8 @@ def _temperature(lines: Sequence[str]) -> float | None:
 
 
 def _throttled(lines: Sequence[str]) -> int | None:
-    found = re.match(r"throttled=0x([0-9a-fA-F]{1,8})\s*$", lines[0]) if lines else None
-    return int(found[1], 16) if found else None
+    matches = (re.match(r"throttled=0x([0-9a-fA-F]{1,8})\s*$", line) for line in lines[:_MAX_ITEMS])
+    return next((int(found[1], 16) for found in matches if found), None)
 
 
 def _nodes(lines: Sequence[str]) -> tuple[DeviceNode, ...]:

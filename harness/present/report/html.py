@@ -17,7 +17,7 @@ from harness.errors import HarnessError
 from harness.present.report import charts
 from harness.records.store import DeviceRecord, StoredRun
 from harness.records.store.journal import appearing
-from harness.records.table import MEASURED, PENDING, Row, display, minutes
+from harness.records.table import MEASURED, PENDING, Row, display, minutes, trust
 from harness.records.table.rows import Measured, read, rows_of
 
 _TEMPLATE = "page.html.j2"
@@ -141,11 +141,10 @@ def _gate(run: StoredRun) -> dict[str, Any] | None:
 
 
 def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return the row with the lowest p50 per model and device, without emulators."""
+    """Return the row with the lowest p50 per model and device, without emulators and doubtful rows."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
-        ranked = row["status"] == "ok" and not _NOT_RANKED & set(row["flags"])
-        if not ranked or row["latency_p50_ms"] is None:
+        if not _is_ranked(row):
             continue
         key = (row["model"], row["device"])
         if key not in found or row["latency_p50_ms"] < found[key]["latency_p50_ms"]:
@@ -161,6 +160,16 @@ def _best(rows: Sequence[Row]) -> list[dict[str, str]]:
         }
         for (model, device), row in found.items()
     ]
+
+
+def _is_ranked(row: Row) -> bool:
+    """Return whether a row can be the best: VALID and measured on a device."""
+    return (
+        row["status"] == "ok"
+        and row["latency_p50_ms"] is not None
+        and not _NOT_RANKED & set(row["flags"])
+        and trust.doubt(row) is None
+    )
 
 
 def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
@@ -193,7 +202,8 @@ def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
     if sizes:
         drawn["sizes"] = charts.bars(list(sizes.values()))
     devices = list(dict.fromkeys(display.clean(row["device"]) for row in rows))
-    for axis, ranked in _by_accuracy(list(shown.values())).items():
+    trusted = [row for row in shown.values() if trust.doubt(row) is None]
+    for axis, ranked in _by_accuracy(trusted).items():
         points = _points(ranked, rows, devices)
         drawn[f"trade {axis}"] = charts.scatter(points, devices, "p50, ms", axis)
     return drawn

@@ -149,7 +149,12 @@ class ScreenProgress:
             else:
                 medians = self._medians.get(cell.id)
                 p50 = stats.median(medians) / NS_PER_MS if medians else None
-                verdict = judge(cell, outcome.launches, agreement=outcome.agreement)
+                verdict = judge(
+                    cell,
+                    outcome.launches,
+                    agreement=outcome.agreement,
+                    selfcheck=outcome.selfcheck,
+                )
                 text = "ok" if verdict is None else verdict.status
                 text += "" if p50 is None else f", p50 {milliseconds(p50)} ms"
             self._print(f"[{len(self._done)}/{len(self._cells)}] {_name(cell)}: {text}")

@@ -23,7 +23,7 @@ from harness import decoding
 from harness.errors import StoreError
 from harness.records.store.layout import SCHEMA
 from harness.records.store.text import decode, encode
-from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch, Plan
+from harness.types import Agreement, Cell, Device, DeviceFacts, Failure, Launch, Plan, SelfCheck
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -125,6 +125,7 @@ class OutcomeLine:
     """The cell's other launches that were stored by then: those of a failed cell."""
     failure: Failure | None = None
     agreement: Agreement | None = None
+    selfcheck: SelfCheck | None = None
     changed: Cell | None = None
     """The cell as it was measured, if it differs from the one in `run.json`."""
 

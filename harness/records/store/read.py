@@ -269,4 +269,5 @@ def outcome_of(line: OutcomeLine, cell: Cell, launches: Mapping[str, Launch]) ->
         launches=() if line.failure else tuple(launches[name] for name in line.launches),
         failure=line.failure,
         agreement=line.agreement,
+        selfcheck=line.selfcheck,
     )

@@ -141,6 +141,7 @@ class RunWriter:
                 evidence=tuple(name for name in self._stored[cell.id] if name not in named),
                 failure=outcome.failure,
                 agreement=outcome.agreement,
+                selfcheck=outcome.selfcheck,
                 changed=None if cell == self._cells[cell.id] else cell,
             )
             missing = [name for name in line.launches if name not in self._known]

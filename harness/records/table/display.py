@@ -16,6 +16,7 @@ from harness.columns import Column, Form, Look
 from harness.devices.delegation import CPU_TARGETS
 from harness.printable import clean as clean  # noqa: PLC0414 - re-exported
 from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - re-exported
+from harness.records.table import trust
 from harness.records.table.row import MEASURED, better, metric_of
 
 NOTHING = "-"
@@ -26,18 +27,23 @@ FLAGS: Mapping[str, str] = {
     "backlog": "a stream ended with frames that were due and never ran; they count as missed",
     "drift": "latency changed by more than 2 % inside a launch",
     "emulated": "not real hardware: shows that it works, but not how fast it is",
-    "hot": "measured at a constant high temperature, as the plan requests",
+    "hot": "measured hot: heated first as the plan requests, or above the profile's limit",
     "hot_start": "a launch started before the device had cooled",
     "imported": "numbers from another tool, not measured here",
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
     "off_chip": "weights that do not fit the Edge TPU's memory are sent with every inference",
+    "outputs_unchecked": "no outputs were checked, so nothing shows that they are right",
+    "outputs_unreferenced": "no host can run the file: its outputs were checked by themselves, not "
+    "against a reference",
     "random_calibration": "calibrated on random data: latency only, accuracy means nothing",
     "random_inputs": "outputs were checked on random inputs",
     "sample_cap": "a launch ended at 1,000,000 samples",
     "simulated": "a simulator's numbers",
-    "suspect": "the time is implausible for the accelerator: see the reason",
+    "suspect": "the number is doubtful, for the row's own reason: see its verdict_reason",
+    "throttled": "the processor was slowed down by heat or its supply during a launch",
     "thinned": "every second, fourth, ... sample of a long launch is kept, evenly spaced",
     "unchecked": "stored without checksums: damage that leaves readable text is not noticed",
+    "under_voltage": "the supply was too weak during a launch",
     "uncontrolled": "the processor's frequency was not pinned",
     "unsteady": "warm-up ended at its cap before latency was steady",
     "wide_weights": "some weights are wider than the recipe's name says: the notes list them",
@@ -147,6 +153,7 @@ _FORMS: Mapping[Form, Callable[[Any, Mapping[str, Any], Look], str]] = {
     "bytes": lambda value, _, __: size(value),
     "rate": lambda value, _, __: _rate(value),
     "accuracy": lambda value, row, _: accuracy(value, row),
+    "share": lambda value, _, __: NOTHING if value is None else f"{value:.4f}",
 }
 
 
@@ -168,6 +175,7 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
             "always": True,
             "differs": len(texts) > 1,
             "known": bool(texts - {"", NOTHING}),
+            "unusual": bool(texts - {"", NOTHING, column.look.usual}),
         }
         if keep[column.look.when]:
             chosen.append(column)
@@ -207,9 +215,20 @@ def _by_reason(reasons: Iterable[tuple[Mapping[str, Any], str | None]]) -> list[
             same.setdefault((clean(status), clean(reason)), []).append(name(row))
     lines = []
     for (status, reason), names in same.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        lines.append(f"{', '.join(names[:_NAMED])}{more}: {status}: {reason}")
+        lines.append(f"{_names(names)}: {status}: {reason}")
     return lines
+
+
+def left_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which rows have numbers and are not VALID, each with its reason; empty if none is."""
+    found = trust.not_valid(rows)
+    if not found:
+        return []
+    count = f"{len(found)} of {len(rows)} rows {'is' if len(found) == 1 else 'are'} not VALID"
+    return [
+        f"{count}; pick, gate, compare and search leave them out unless {trust.OPTION}:",
+        *(f"  {name(row)}: {clean(reason)}" for row, reason in found),
+    ]
 
 
 def name(row: Mapping[str, Any]) -> str:
@@ -239,6 +258,20 @@ def device_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"every row of {', '.join(names)}: {flags}" for flags, names in devices.items()]
 
 
+def condition_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how many launches of which rows were throttled, under voltage or hot, a line per count."""
+    same: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("conditions"):
+            same.setdefault(clean(row["conditions"]), []).append(name(row))
+    return [f"{_names(names)}: {conditions}" for conditions, names in same.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
 def flag_meanings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the flags of these rows with their meanings; empty for a flag of a plug-in."""
     found = sorted({clean(flag) for row in rows for flag in row["flags"]})
@@ -260,6 +293,7 @@ def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
     lines += [meaning for name, meaning in SCENARIOS.items() if name in scenarios]
     lines += _accuracy_legend(rows)
     lines += device_lines(rows)
+    lines += condition_lines(rows)
     meanings = flag_meanings(rows) if flags else {}
     lines += [f"{flag}: {meaning}" for flag, meaning in meanings.items() if meaning]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from harness import columns, stats
 from harness.devices.delegation import CPU_TARGETS, DelegationVerdict, Timing, judge
 from harness.errors import Inaccurate
 from harness.records.store import continuing
+from harness.records.table import trust_columns
 from harness.records.table.measured import Measured, of_kind
 from harness.records.table.row import DAMAGED, PENDING
 from harness.stats import Interval
@@ -78,7 +79,8 @@ class CellReading:
         if self.outcome is None or self.outcome.failure is not None:
             return None
         timing = _timing(self.measured, self.cell)
-        return judge(self.cell, self.launches, timing, self.outcome.agreement)
+        outcome = self.outcome
+        return judge(self.cell, self.launches, timing, outcome.agreement, outcome.selfcheck)
 
     @cached_property
     def timed(self) -> list[Launch]:
@@ -174,19 +176,6 @@ def _adapter(reading: CellReading) -> str | None:
     )
 
 
-def _verdict(reading: CellReading) -> str | None:
-    """Return the verdict: INVALID for an accelerator that failed; a failure of a CPU has none."""
-    if reading.failure is not None and reading.cell.target not in CPU_TARGETS:
-        return "INVALID"
-    return reading.verdict.validity if reading.verdict else None
-
-
-def _verdict_reason(reading: CellReading) -> str | None:
-    if reading.failure is not None and reading.cell.target not in CPU_TARGETS:
-        return reading.failure.reason
-    return reading.verdict.reason if reading.verdict else None
-
-
 def _latency_p50(reading: CellReading) -> float | None:
     medians = reading.medians
     return _in_unit("latency_p50_ms", stats.median(medians) if medians else None)
@@ -275,7 +264,7 @@ def _flags(reading: CellReading) -> list[str]:
     if not reading.measured.is_checked:
         found.add("unchecked")
     suspect = reading.verdict is not None and reading.verdict.validity == "SUSPECT"
-    if suspect and cell.target not in CPU_TARGETS:
+    if suspect and "no_xnnpack" not in found:
         found.add("suspect")
     return sorted(found)
 
@@ -360,8 +349,11 @@ SOURCES: dict[str, Source] = {
     "throughput_per_s": _throughput,
     "missed_deadlines": _missed,
     "sustained_ratio": _sustained,
-    "verdict": _verdict,
-    "verdict_reason": _verdict_reason,
+    "verdict": trust_columns.verdict,
+    "verdict_reason": trust_columns.verdict_reason,
+    "agreement": trust_columns.agreement,
+    "output_error": trust_columns.output_error,
+    "conditions": trust_columns.conditions,
     "adapter": _adapter,
 }
 """The function of every column, by its name."""

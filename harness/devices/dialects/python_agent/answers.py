@@ -361,6 +361,8 @@ def _covariates(found: Fields) -> Covariates:
         frequency_mhz=found.number_or_none("frequency_mhz"),
         governor=found.text_or_none("governor"),
         throttled=found.integer_or_none("throttled"),
+        max_mhz=found.number_or_none("max_mhz"),
+        cooling=found.integer_or_none("cooling"),
         load_1m=found.number_or_none("load_1m"),
         power_mw=found.number_or_none("power_mw"),
         seconds_at_mhz=_numbers_by_name(found, "seconds_at_mhz"),

@@ -23,7 +23,7 @@ __all__ = ["FORMATS", "encoded", "require_folder", "save", "write"]
 class Writer(Protocol):
     """The function that a format provides."""
 
-    def __call__(self, measured: Measured, *, emulated: bool) -> str:
+    def __call__(self, measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
         """Write the run."""
 
 
@@ -38,15 +38,19 @@ FORMATS: dict[str, Writer] = {
 }
 
 
-def write(measured: Measured, form: str, *, emulated: bool = False) -> str:
+def write(
+    measured: Measured, form: str, *, emulated: bool = False, include_suspect: bool = False
+) -> str:
     """Write a run in one of FORMATS; `emulated` adds the rows of emulators to the trends.
+
+    `include_suspect` adds the rows whose verdict is SUSPECT.
 
     Raises ConfigError for an unknown format, StoreError if a format needs a measured row and the
     run has none.
     """
     if form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}; formats are {', '.join(FORMATS)}")
-    return FORMATS[form](measured, emulated=emulated)
+    return FORMATS[form](measured, emulated=emulated, include_suspect=include_suspect)
 
 
 def save(text: str, path: Path) -> None:

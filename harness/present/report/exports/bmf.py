@@ -17,10 +17,13 @@ from harness.records.table import Row
 from harness.records.table.rows import Measured
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write `{name: {measure: {value, lower_value, upper_value}}}`."""
     return json_text(
-        {entry.name: _measures(entry.row) for entry in entries(measured, emulated=emulated)}
+        {
+            entry.name: _measures(entry.row)
+            for entry in entries(measured, emulated=emulated, include_suspect=include_suspect)
+        }
     )
 
 

@@ -6,7 +6,7 @@ from harness.present.report import plain
 from harness.records.table.rows import Measured, rows_of
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write every row, whatever `emulated` is; rows of emulators have the flag `emulated`."""
-    del emulated
+    del emulated, include_suspect
     return plain.to_csv(rows_of(measured))

@@ -10,7 +10,7 @@ from typing import Any
 from harness.analysis.pick import NOT_MEASURED, enough_delegated, key_of
 from harness.columns import Column
 from harness.errors import StoreError
-from harness.records.table import Row, display
+from harness.records.table import Row, display, trust
 from harness.records.table.quantiles import LaunchQuantiles
 from harness.records.table.rows import Measured, rows_of
 from harness.types import Cell, DeviceFacts, Launch
@@ -19,6 +19,7 @@ NAME_LIMIT = 1024
 """Characters: Bencher's limit for a benchmark's name, the smallest of the formats."""
 
 _CUT = 16
+_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +34,15 @@ class ExportEntry:
     facts: DeviceFacts | None
 
 
-def entries(measured: Measured, *, emulated: bool) -> list[ExportEntry]:
+def entries(
+    measured: Measured, *, emulated: bool, include_suspect: bool = False
+) -> list[ExportEntry]:
     """Return the rows that are suitable for trends, in the plan's order.
 
     These are the `ok` rows and the partial rows that `min_delegated` allows. Rows of emulators are
-    included only if `emulated` is true, since their times are not those of a device. Raises
-    StoreError if there is none, because most tools fail on an empty file.
+    included only if `emulated` is true, since their times are not those of a device, and rows whose
+    verdict is SUSPECT only if `include_suspect`. Raises StoreError if there is none, because most
+    tools fail on an empty file.
     """
     rows = rows_of(measured)
     names = unique(name(row) for row in rows)
@@ -55,8 +59,16 @@ def entries(measured: Measured, *, emulated: bool) -> list[ExportEntry]:
         if row["latency_p50_ms"] is not None
         and (row["status"] == "ok" or key_of(row) in allowed)
         and (emulated or not set(row["flags"]) & set(NOT_MEASURED))
+        and trust.doubt(row, include_suspect=include_suspect) is None
     ]
     if not found:
+        doubtful = [(row, why) for row, why in trust.not_valid(rows) if row["status"] == "ok"]
+        if doubtful and not include_suspect:
+            reasons = "; ".join(f"{display.name(row)}: {why}" for row, why in doubtful[:_NAMED])
+            raise StoreError(
+                f"run {measured.run.id} has no VALID row to export in this format: {reasons}; "
+                f"{trust.INCLUDE}"
+            )
         raise StoreError(
             f"run {measured.run.id} has no row that was fully measured on a device, so there is "
             "nothing to export in this format; junit, csv and summary have the reason of every row"

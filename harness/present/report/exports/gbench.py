@@ -19,10 +19,10 @@ from harness.records.table.rows import Measured
 SCHEMA = 1
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write `{"context": ..., "benchmarks": [...]}`; times are nanoseconds per inference."""
     record = measured.run.record
-    found = entries(measured, emulated=emulated)
+    found = entries(measured, emulated=emulated, include_suspect=include_suspect)
     first = next((entry.facts for entry in found if entry.facts is not None), None)
     return json_text(
         {

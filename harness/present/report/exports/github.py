@@ -24,10 +24,14 @@ from harness.records.table.rows import Measured
 _HARMLESS = str.maketrans({"`": "'", "|": "\N{BROKEN BAR}"})
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write the array; `range` is the ± of the table, if the row has an interval."""
     return json_text(
-        [chart for entry in entries(measured, emulated=emulated) for chart in _charts(entry)]
+        [
+            chart
+            for entry in entries(measured, emulated=emulated, include_suspect=include_suspect)
+            for chart in _charts(entry)
+        ]
     )
 
 

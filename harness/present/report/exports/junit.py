@@ -27,7 +27,7 @@ from harness.analysis.gate.document import counted
 from harness.analysis.pick import enough_delegated, key_of
 from harness.present.report.exports import verdicts
 from harness.present.report.exports.entries import NAME_LIMIT, details, unique
-from harness.records.table import DAMAGED, PENDING, Row, display
+from harness.records.table import DAMAGED, PENDING, Row, display, trust
 from harness.records.table.rows import Measured, rows_of
 from harness.types import Launch
 
@@ -38,6 +38,7 @@ MODEL_FAULTS = (
         "inaccurate",
         "fell_back",
         "invalid",
+        "suspect",
         "rejected",
         "crashed",
         "out_of_memory",
@@ -74,17 +75,20 @@ class Case:
     details: str = ""
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
-    """Write every row, whatever `emulated` is; details of emulators have the flag `emulated`."""
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
+    """Write every row, whatever `emulated` is; details of emulators have the flag `emulated`.
+
+    A row that is not VALID is skipped with its reason; with `include_suspect` a SUSPECT one passes.
+    """
     del emulated
-    return of_run(measured)
+    return of_run(measured, include_suspect=include_suspect)
 
 
-def of_run(measured: Measured, *, complete: bool = True) -> str:
+def of_run(measured: Measured, *, complete: bool = True, include_suspect: bool = False) -> str:
     """Write every row of a run, or the verdicts of a gate; `complete` is false if it was stopped."""
     record = measured.run.record
     gate = verdicts.of(measured.run)
-    found = cases(measured)
+    found = cases(measured, include_suspect=include_suspect)
     if gate is not None:
         damaged = (case for case in found if case.kind == DAMAGED)
         found = [*judged(gate, _seconds_of(measured)), *damaged]
@@ -130,29 +134,31 @@ def _fix(check: Mapping[str, Any]) -> str:
     return f"; fix: {check['mend']}" if check.get("mend") else ""
 
 
-def cases(measured: Measured) -> list[Case]:
+def cases(measured: Measured, *, include_suspect: bool = False) -> list[Case]:
     """Return one case per row of a run."""
     rows = rows_of(measured)
     allowed = enough_delegated(measured, rows)
-    return [
-        Case(
+    found = []
+    for row, cell in zip(rows, measured.run.record.cells, strict=True):
+        ending = _ending(
+            row,
+            allowed=key_of(row) in allowed,
+            limited=cell.accept.min_delegated is not None,
+        )
+        doubt = trust.doubt(row, include_suspect=include_suspect) if ending == "passed" else None
+        launches = measured.launches.get(cell.id, ())
+        case = Case(
             suite=row["device"],
             group=row["model"],
             name=_name(row),
-            ending=_ending(
-                row,
-                allowed=key_of(row) in allowed,
-                limited=cell.accept.min_delegated is not None,
-            ),
-            kind=row["status"],
-            reason=row["reason"] or "",
-            seconds=_seconds(
-                one for one in measured.launches.get(cell.id, ()) if one.kind != "bare"
-            ),
+            ending="skipped" if doubt else ending,
+            kind=row["verdict"] if doubt else row["status"],
+            reason=(row["verdict_reason"] if doubt else row["reason"]) or "",
+            seconds=_seconds(one for one in launches if one.kind != "bare"),
             details=details(row) if row["latency_p50_ms"] is not None else "",
         )
-        for row, cell in zip(rows, measured.run.record.cells, strict=True)
-    ]
+        found.append(case)
+    return found
 
 
 def _seconds(launches: Iterable[Launch]) -> float | None:

@@ -22,12 +22,15 @@ VERSION = "1.0"
 _NS = 1e-9
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write the suite: one benchmark per row, in seconds per inference."""
     return json_text(
         {
             "version": VERSION,
-            "benchmarks": [_benchmark(entry) for entry in entries(measured, emulated=emulated)],
+            "benchmarks": [
+                _benchmark(entry)
+                for entry in entries(measured, emulated=emulated, include_suspect=include_suspect)
+            ],
             "metadata": {"unit": "second"},
         }
     )

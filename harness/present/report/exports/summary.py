@@ -11,19 +11,19 @@ from typing import Any
 
 from harness.present.report.exports import verdicts
 from harness.present.report.markdown import escape, markdown, records
-from harness.records.table import MEASURED, PENDING, Row, display
+from harness.records.table import MEASURED, PENDING, Row, display, trust
 from harness.records.table.rows import Measured, rows_of
 
 LIMIT_BYTES = 1_000_000
 """Below GitHub's 1,048,576, to leave some for the output of other commands of the step."""
 
 
-def write(measured: Measured, *, emulated: bool) -> str:
+def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) -> str:
     """Write a heading with the counts and the table of every row, whatever `emulated` is.
 
     For a gate's run, write its verdict and its rows with the reasons.
     """
-    del emulated
+    del emulated, include_suspect
     return of_run(measured)
 
 
@@ -33,10 +33,10 @@ def of_run(measured: Measured, *, incomplete: str = "") -> str:
     if gate is not None:
         return judged(gate)
     rows = rows_of(measured)
-    of = "edge-harness gate" if measured.run.record.kind == "gate" else "edge-harness"
+    of = " gate" if measured.run.record.kind == "gate" else ""
     state = "incomplete: " if incomplete or not verdicts.is_complete(measured) else ""
     note = f"**Incomplete:** {_marked(incomplete)}\n\n" if incomplete else ""
-    heading = f"### {of}: {state}{_heading(rows)}\n\n{note}"
+    heading = f"### edge-harness{of}: {state}{_heading(rows)}\n\n{note}"
     shown = len(rows)
     text = _text(heading, rows, shown, measured.run.id)
     while shown > 1 and len(text.encode(errors="replace")) > LIMIT_BYTES:
@@ -127,6 +127,8 @@ def _heading(rows: Sequence[Row]) -> str:
     ok = sum(status in MEASURED for status in statuses)
     pending = statuses.count(PENDING)
     counts = [f"{ok} of {len(rows)} measured"]
+    if doubtful := len(trust.not_valid(rows)):
+        counts.append(f"{doubtful} not VALID")
     if failed := len(rows) - ok - pending:
         counts.append(f"{failed} failed")
     if pending:
