@@ -12,7 +12,7 @@ help:
 	@echo 'make test    every test; installs what the tests need'
 	@echo 'make test-data  small models that stand in for the real ones of ../shared/data (make test does it too)'
 	@echo 'make coverage  every test, and which lines and branches of harness/ they run'
-	@echo 'make lab     x86 hosts, ARM boards and a virtual machine to try things on, without hardware (root)'
+	@echo 'make lab     x86 hosts, ARM boards and a virtual machine to try things on, without hardware or TensorFlow (root)'
 	@echo 'make test-lab  the slow tests on all of these'
 	@echo 'make check   format, lint, strict types, import contracts'
 	@echo 'make bench   the speed and memory figures this project promises'
@@ -49,7 +49,7 @@ format: $(MARK)-dev
 
 # What tests run that pip does not bring, as program:packages of Debian. Installed where that is possible, else one clear line.
 TOOLS := gcc:gcc+libc6-dev sshd:openssh-server dropbear:dropbear-bin zsh:zsh ksh:ksh tcsh:tcsh bsd-csh:csh fish:fish busybox:busybox-static sudo:sudo faketime:faketime ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static
-LAB_TOOLS := qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
+LAB_TOOLS := ssh:openssh-client sshd:openssh-server busybox:busybox-static ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
 install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command -v "$${tool%%:*}" >/dev/null || packages="$$packages $${tool\#\#*:}"; done; \
 	packages=$$(echo "$$packages" | tr + ' '); \
 	if [ -z "$$packages" ]; then :; \
@@ -64,7 +64,7 @@ install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command
 system:
 	@$(call install,$(TOOLS))
 
-lab-system: system
+lab-system:
 	@$(call install,$(LAB_TOOLS))
 
 # Stand-ins of the real models in ../shared/data, where that is absent; nothing is made twice.
@@ -77,10 +77,11 @@ PARALLEL ?= --numprocesses=auto --dist=loadfile
 test: $(MARK)-dev system test-data
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-lab: $(MARK)-dev lab-system test-data
+test-lab: $(MARK)-dev system lab-system test-data
 	$(BIN)/python -m pytest -m 'lab or not lab' tests/lab $(ARGS)
 
-lab: $(MARK)-dev lab-system
+# The lab itself needs no TensorFlow and no development tools.
+lab: $(MARK)-light lab-system
 	@$(BIN)/python -m tests.lab $(ARGS)
 
 test-quick: $(MARK)-dev system test-data

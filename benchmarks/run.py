@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "start_up",
+    "many_rows",
     "agent",
     "ssh",
     "lease",

@@ -93,14 +93,15 @@ def show(
 
     measured = read_run(selector, results=results, on_read=on_read)
     run = measured.run
-    lines = [*minutes.lines(measured), *places.lines(run)]
+    rows = rows_of(measured)
+    lines = [*minutes.lines(measured, rows), *places.lines(run)]
     gate: Mapping[str, Any] | None = None
     if run.record.kind == "gate":
         from harness.present.report.exports import verdicts
 
         gate = verdicts.of(run)
         lines += verdicts.remarks(gate)
-    return ShownRun(id=run.id, rows=rows_of(measured), lines=lines, gate=gate)
+    return ShownRun(id=run.id, rows=rows, lines=lines, gate=gate)
 
 
 def places(run: store.StoredRun) -> list[str]:

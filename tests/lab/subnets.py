@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +38,50 @@ class Subnet:
         return f"edgelab{self.number}"
 
     def give_back(self) -> None:
-        """Release it for other labs."""
-        os.close(self.lock)
+        """Release it for other labs, and remove the lock files that nobody holds."""
+        _remove(self.number, self.lock)
+        for path in _LOCKS.glob("*"):
+            lock = _locked(path)
+            if lock is not None:
+                _remove(int(path.name), lock)
+        with suppress(OSError):
+            _LOCKS.rmdir()
 
 
 def take() -> Subnet:
     """Reserve a free network; raises LabError if all are in use."""
-    _LOCKS.mkdir(parents=True, exist_ok=True)
     for number in range(_COUNT):
-        lock = os.open(_LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _locked(_LOCKS / str(number), make=True)
+        if lock is not None:
+            return Subnet(number=number, lock=lock)
+    raise LabError(f"all {_COUNT} networks of the lab are taken")
+
+
+def _locked(path: Path, *, make: bool = False) -> int | None:
+    """Open and lock a file; None if another lab holds it, or removed it meanwhile."""
+    while True:
+        try:
+            if make:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            if make:  # another lab removed the folder just now
+                continue
+            return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            continue
-        return Subnet(number=number, lock=lock)
-    raise LabError(f"all {_COUNT} networks of the lab are taken")
+            return None
+        if os.fstat(lock).st_nlink:
+            return lock
+        # Removed between the two calls: its lock keeps nobody away.
+        os.close(lock)
+        if not make:
+            return None
+
+
+def _remove(number: int, lock: int) -> None:
+    """Remove a lock file that this process holds, then release it."""
+    (_LOCKS / str(number)).unlink(missing_ok=True)
+    os.close(lock)

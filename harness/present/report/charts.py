@@ -20,6 +20,8 @@ _CHAR = 7.0
 _LINE = 14.0
 """The approximate width of a character and height of a line."""
 _TICKS = 7
+_MAX_LABELS = 60
+"""The number of points in a plane with labels; of more, they cover one another."""
 _WIDE_RANGE = 20
 """An axis is logarithmic if the largest value over the smallest is above this."""
 
@@ -177,7 +179,10 @@ def bars(rows: Sequence[Bar]) -> str:
 
 
 def scatter(points: Sequence[ChartPoint], groups: Sequence[str], x_title: str, y_title: str) -> str:
-    """Draw points with their intervals, coloured by group."""
+    """Draw points with their intervals, coloured by group.
+
+    Each has its label if there are few, else only when the pointer is on it.
+    """
     height, left, top = 380, 70.0, 16.0 + (18.0 * len(groups) if len(groups) > 1 else 0)
     bottom, right = float(height - 44), float(WIDTH - 150)
     axis = Axis([v for p in points for v in (p.x, p.low or p.x, p.high or p.x)], left, right)
@@ -205,13 +210,19 @@ def scatter(points: Sequence[ChartPoint], groups: Sequence[str], x_title: str, y
             f'<circle class="point g{index % 6}" cx="{left + 8}" cy="{index * 18 + 8}" r="5"/>'
         )
         parts.append(_text(left + 20, index * 18 + 12, _cut(group), "start"))
+    is_labelled = len(points) <= _MAX_LABELS
     taken: list[tuple[float, float, float]] = []
     for point in points:
         at_x, at_y = axis.at(point.x), y(point.y)
         if point.low is not None and point.high is not None:
             parts.append(_line(axis.at(point.low), at_y, axis.at(point.high), at_y, "whisker"))
         colour = f"g{point.group % 6}"
-        parts.append(f'<circle class="point {colour}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="5.5"/>')
+        parts.append(
+            f'<circle class="point {colour}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="5.5">'
+            f"<title>{escape(point.label)}</title></circle>"
+        )
+        if not is_labelled:
+            continue
         label = _cut(point.label)
         place = _free(taken, at_x + 9, at_y - 6, len(label) * _CHAR)
         taken.append(place)

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from harness import assets
-from harness.columns import NS_PER_MS
 from harness.errors import HarnessError
-from harness.present.report import charts
+from harness.present.report import figures
 from harness.records.store import DeviceRecord, StoredRun
 from harness.records.store.journal import appearing
 from harness.records.table import MEASURED, PENDING, Row, display, minutes, trust
 from harness.records.table.rows import Measured, read, rows_of
 
 _TEMPLATE = "page.html.j2"
-_CURVE_POINTS = 41
-_MAX_CURVES = 24
-"""The number of cells with a curve; more would make the page too long."""
+_MAX_ROWS = 20_000
+"""Rows of the table. A page of them has about 12 MB, which a browser opens in seconds."""
+_MAX_REASONS = 200
 
 _NOT_RANKED = frozenset({"emulated", "simulated"})
 
@@ -68,12 +67,10 @@ def page_of(measured: Measured) -> str:
 
 
 def _context(measured: Measured) -> dict[str, Any]:
-    from markupsafe import Markup
-
     run = measured.run
     rows = rows_of(measured)
     columns = display.columns(rows)
-    drawn = {name: Markup(svg) for name, svg in _charts(measured, rows).items()}  # noqa: S704 - escaped by the charts
+    drawn = figures.drawn(measured, rows)
     return {
         "run": run.record,
         "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),
@@ -86,36 +83,30 @@ def _context(measured: Measured) -> dict[str, Any]:
         "columns": columns,
         "rows": [
             {"status": row["status"], "cells": [column.text(row) for column in columns]}
-            for row in rows
+            for row in rows[:_MAX_ROWS]
         ],
-        "reasons": display.explained(rows),
-        "evidence": display.evidence(rows),
+        "left_out": max(0, len(rows) - _MAX_ROWS),
+        "reasons": _first(display.explained(rows)),
+        "evidence": _first(display.evidence(rows)),
         "legend": [
             *display.legend(rows, flags=False).splitlines(),
-            *minutes.lines(measured),
+            *minutes.lines(measured, rows),
         ],
         "flags": display.flag_meanings(rows),
-        "boxes": {
-            name.removeprefix("box "): svg for name, svg in drawn.items() if name.startswith("box ")
-        },
-        "curves": {
-            name.removeprefix("ecdf "): svg
-            for name, svg in drawn.items()
-            if name.startswith("ecdf ")
-        },
-        "sizes": drawn.get("sizes"),
-        "trades": {
-            name.removeprefix("trade "): svg
-            for name, svg in drawn.items()
-            if name.startswith("trade ")
-        },
+        "figures": drawn,
         "devices": [_device(name, item) for name, item in run.record.devices.items()],
         "host": _facts(run.record.host),
         "versions": _facts(run.record.versions),
         "plan": json.dumps(run.record.plan, indent=2, ensure_ascii=False),
         "gate": _gate(run),
-        "damage": [display.clean(line) for line in measured.damage.sentences],
+        "damage": _first([display.clean(line) for line in measured.damage.sentences]),
     }
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, and how many more there are."""
+    more = len(lines) - _MAX_REASONS
+    return [*lines[:_MAX_REASONS], *([f"{more} more reasons"] if more > 0 else [])]
 
 
 def _gate(run: StoredRun) -> dict[str, Any] | None:
@@ -170,110 +161,6 @@ def _is_ranked(row: Row) -> bool:
         and not _NOT_RANKED & set(row["flags"])
         and trust.doubt(row) is None
     )
-
-
-def _charts(measured: Measured, rows: Sequence[Row]) -> dict[str, str]:
-    """Draw all charts, by name; SVG text with every label escaped."""
-    cells = measured.run.record.cells
-    shown = {
-        cell.id: row
-        for cell, row in zip(cells, rows, strict=True)
-        if row["status"] in MEASURED and row["latency_p50_ms"] is not None
-    }
-    drawn: dict[str, str] = {}
-    pooled = _pooled(measured)
-    by_device: dict[str, list[charts.Box]] = {}
-    for cell_id, row in shown.items():
-        if cell_id in pooled:
-            box = _box(_label(row, rows), pooled[cell_id], measured.medians(cell_id))
-            by_device.setdefault(row["device"], []).append(box)
-    for device, boxes in by_device.items():
-        drawn[f"box {display.clean(device)}"] = charts.boxes(boxes)
-    curves = _curves(measured)
-    for cell_id, row in list(shown.items())[:_MAX_CURVES]:
-        if cell_id in curves:
-            drawn[f"ecdf {display.name(row)}"] = charts.ecdf(curves[cell_id])
-    sizes: dict[str, charts.Bar] = {}
-    for row in rows:
-        if row["size_bytes"] is not None:
-            label = display.clean(f"{row['model']} {row['recipe']}")
-            text = display.size(row["size_bytes"])
-            sizes[label] = charts.Bar(label=label, value=row["size_bytes"], text=text)
-    if sizes:
-        drawn["sizes"] = charts.bars(list(sizes.values()))
-    devices = list(dict.fromkeys(display.clean(row["device"]) for row in rows))
-    trusted = [row for row in shown.values() if trust.doubt(row) is None]
-    for axis, ranked in _by_accuracy(trusted).items():
-        points = _points(ranked, rows, devices)
-        drawn[f"trade {axis}"] = charts.scatter(points, devices, "p50, ms", axis)
-    return drawn
-
-
-def _by_accuracy(shown: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group the rows by metric; the keys are the titles of the accuracy axis."""
-    found: dict[str, list[Row]] = {}
-    for row in shown:
-        if row["accuracy"] is not None and row["latency_p50_ms"] > 0:
-            lower = row.better("accuracy") == "lower"
-            metric = display.clean(row.metric or "accuracy")
-            found.setdefault(f"{metric}, lower is better" if lower else "accuracy", []).append(row)
-    return found
-
-
-def _points(
-    shown: Sequence[Row], rows: Sequence[Row], devices: Sequence[str]
-) -> list[charts.ChartPoint]:
-    return [
-        charts.ChartPoint(
-            label=_label(row, rows),
-            x=row["latency_p50_ms"],
-            y=row["accuracy"],
-            low=row["latency_p50_low_ms"],
-            high=row["latency_p50_high_ms"],
-            group=devices.index(display.clean(row["device"])),
-        )
-        for row in shown
-    ]
-
-
-def _label(row: Row, rows: Sequence[Row]) -> str:
-    """Return a short label of a row that is unique under its device's heading."""
-    parts = [row["recipe"]]
-    if len({other["model"] for other in rows}) > 1:
-        parts.insert(0, row["model"])
-    if len({other["threads"] for other in rows}) > 1:
-        parts.append(f"{row['threads']}t")
-    return display.clean(" ".join(parts))
-
-
-def _pooled(measured: Measured) -> dict[str, list[float]]:
-    return dict(
-        measured.run.query(
-            "SELECT cell, quantile_cont(value, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM samples "
-            "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell",
-            measured.intact,
-        )
-    )
-
-
-def _box(label: str, quantiles: Sequence[float], medians: Sequence[float]) -> charts.Box:
-    p5, p25, p50, p75, p95 = (value / NS_PER_MS for value in quantiles)
-    inner = tuple(value / NS_PER_MS for value in medians)
-    return charts.Box(label=label, p5=p5, p25=p25, p50=p50, p75=p75, p95=p95, medians=inner)
-
-
-def _curves(measured: Measured) -> dict[str, list[charts.Curve]]:
-    """Return each launch's distribution up to its p99; outliers would flatten the curve."""
-    shares = [0.99 * index / (_CURVE_POINTS - 1) for index in range(_CURVE_POINTS)]
-    found: dict[str, list[charts.Curve]] = {}
-    for cell, values in measured.run.query(
-        f"SELECT cell, quantile_cont(value, {shares}) FROM samples "  # noqa: S608 - our own numbers
-        "WHERE kind = 'timed' AND series = 'latency' GROUP BY cell, launch, block ORDER BY block",
-        measured.intact,
-    ):
-        curve = charts.Curve(values=tuple(value / NS_PER_MS for value in values))
-        found.setdefault(cell, []).append(curve)
-    return found
 
 
 def _device(name: str, item: DeviceRecord) -> dict[str, Any]:

@@ -140,14 +140,16 @@ class _Reading:
 
     def _lost(self) -> tuple[LostLine, ...]:
         """Return the damaged lines, each with a number that no other line has, and the missing."""
-        free = sorted(set(range(1, self._last + 1)) - set(self._entries))
+        numbers = [one for one in range(1, self._last + 1) if one not in self._entries]
+        free, ordered = set(numbers), iter(numbers)
         found = []
         for place, raw in self._damaged:
-            number = place if place in free or not free else free[0]
-            if number in free:
-                free.remove(number)
+            number = place
+            if place not in free:
+                number = next((one for one in ordered if one in free), place)
+            free.discard(number)
             found.append(LostLine(number=number, raw=raw))
-        missing = free if self._key else []
+        missing = sorted(free) if self._key else []
         return (*found, *(LostLine(number=number) for number in missing))
 
 

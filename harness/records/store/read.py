@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness import decoding
 from harness.errors import StoreError
 from harness.records.store import checksums
 from harness.records.store import journal as journals
@@ -222,10 +223,16 @@ class StoredRun:
         Pass `stored` for some launches only, if their samples are verified already. Raises
         StoreError if samples are damaged.
         """
+        return self.queries([sql], stored)[0]
+
+    def queries(
+        self, sqls: Sequence[str], stored: StoredLaunches | None = None
+    ) -> list[list[tuple[Any, ...]]]:
+        """Return the rows of each SELECT, as :meth:`query`, and open the files once."""
         from harness.records.store import samples as store_samples
 
         launch_ids = set(stored.by_id) if stored else self._launch_ids()
-        return store_samples.query(self.path / SAMPLES, launch_ids, sql)
+        return store_samples.queries(self.path / SAMPLES, launch_ids, sqls)
 
     def _launch_ids(self) -> set[str]:
         """Return the launches' ids; raises StoreError if the samples of one are damaged."""
@@ -240,7 +247,8 @@ class StoredRun:
 
 def open_folder(folder: Path) -> StoredRun:
     """Open a run's folder; raises StoreError if its record is missing or cannot be read."""
-    return StoredRun(path=folder, record=load(RunRecord, plain_record(folder)))
+    with decoding.many_objects():
+        return StoredRun(path=folder, record=load(RunRecord, plain_record(folder)))
 
 
 def missing(line: OutcomeLine, launches: Mapping[str, Launch]) -> list[str]:

@@ -40,6 +40,7 @@ COLUMNS: Mapping[str, str] = {
 """The columns of every samples file with their DuckDB types; docs/records.md explains them."""
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_BATCH = 256
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -136,7 +137,8 @@ class SamplesWriter:
 
 def own_files(folder: Path) -> list[Path]:
     """List the files with one launch each, sorted."""
-    return sorted(path for path in folder.glob("*.parquet") if path.name != MERGED)
+    names = sorted(path.name for path in folder.glob("*.parquet"))
+    return [folder / name for name in names if name != MERGED]
 
 
 def _quoted_path(path: Path) -> str:
@@ -146,36 +148,57 @@ def _quoted_path(path: Path) -> str:
 
 def samples_query(folder: Path, launch_ids: Collection[str]) -> str:
     """Return a SELECT of all samples of these launches, each once, with the COLUMNS."""
-    names = ", ".join(_quote(name) for name in COLUMNS)
-    names = names.replace("'", '"')
     own = [path for path in own_files(folder) if path.stem in launch_ids]
-    parts = []
-    if own:
-        files = ", ".join(map(_quoted_path, own))
-        parts.append(f"SELECT {names} FROM read_parquet([{files}])")  # noqa: S608 - quoted
-    in_merged = sorted(set(launch_ids) - {path.stem for path in own})
-    if in_merged and (folder / MERGED).exists():
-        wanted = ", ".join(_quote(launch_id) for launch_id in in_merged)
-        parts.append(
-            f"SELECT {names} FROM read_parquet({_quoted_path(folder / MERGED)}) "  # noqa: S608
-            f"WHERE launch IN ({wanted})"
-        )
-    if not parts:
-        nulls = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
-        parts.append(f"SELECT {nulls} WHERE false")
-    return f"SELECT * FROM ({' UNION ALL '.join(parts)})"  # noqa: S608 - quoted parts
+    parts = [
+        *([_select(own)] if own else []),
+        *_select_merged(folder, set(launch_ids) - {path.stem for path in own}),
+    ]
+    return f"SELECT * FROM ({' UNION ALL '.join(parts or [_EMPTY])})"  # noqa: S608 - quoted parts
 
 
-def query(folder: Path, launch_ids: Collection[str], sql: str) -> list[tuple[Any, ...]]:
-    """Run a query over the table `samples` (with the COLUMNS) of these launches; return its rows.
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
+_NULLS = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
+_EMPTY = f"SELECT {_NULLS} WHERE false"
 
-    Raises StoreError if a samples file is damaged or the query is not valid SQL.
+
+def _select(paths: Sequence[Path]) -> str:
+    files = ", ".join(map(_quoted_path, paths))
+    return f"SELECT {_NAMES} FROM read_parquet([{files}])"  # noqa: S608 - quoted
+
+
+def _select_merged(folder: Path, launch_ids: Collection[str]) -> list[str]:
+    """Return a SELECT of these launches' samples in the merged file; none if there is none."""
+    merged = folder / MERGED
+    if not launch_ids or not merged.exists():
+        return []
+    wanted = ", ".join(_quote(launch_id) for launch_id in sorted(launch_ids))
+    return [f"{_select([merged])} WHERE launch IN ({wanted})"]
+
+
+def queries(
+    folder: Path, launch_ids: Collection[str], sqls: Sequence[str]
+) -> list[list[tuple[Any, ...]]]:
+    """Run queries over the table `samples` (with the COLUMNS) of these launches; return their rows.
+
+    Raises StoreError if a samples file is damaged or a query is not valid SQL.
     """
     import duckdb
 
+    own = [path for path in own_files(folder) if path.stem in launch_ids]
     with duckdb.connect() as connection, _store_errors(folder):
-        statement = f"WITH samples AS ({samples_query(folder, launch_ids)}) {sql}"
-        return connection.execute(statement).fetchall()
+        if len(sqls) > 1 and own:
+            # A run in progress may have thousands of files: each is opened once, a few at a time.
+            in_merged = _select_merged(folder, set(launch_ids) - {path.stem for path in own})
+            batches = range(0, len(own), _BATCH)
+            parts = [*in_merged, *(_select(own[start : start + _BATCH]) for start in batches)]
+            connection.execute(f"SET threads = 1; CREATE TEMP TABLE found AS {_EMPTY}")
+            for part in parts:
+                connection.execute(f"INSERT INTO found {part}")
+            connection.execute("RESET threads")
+            found = "SELECT * FROM found"
+        else:
+            found = samples_query(folder, launch_ids)
+        return [connection.execute(f"WITH samples AS ({found}) {sql}").fetchall() for sql in sqls]
 
 
 def columns_of(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import decoding
 from harness.errors import StoreError
 from harness.records.store import checksums, contents
 from harness.records.store import journal as journals
@@ -79,7 +80,8 @@ def verified(run: StoredRun) -> VerifiedRun:
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         before = _state(run)
-        found = _Verification(run).result()
+        with decoding.many_objects():
+            found = _Verification(run).result()
         is_whole = not found.damage.sentences and not found.damage.cells
         if is_whole or _state(run) == before or time.monotonic() > deadline:
             return found
@@ -256,12 +258,21 @@ class _Verification:
         if self._outcomes.incomplete and self._has_ended():
             number = 1 + max((line.number for line in self._outcomes.lines.values()), default=0)
             lost.append(LostLine(number=number, raw=self._outcomes.incomplete))
+        unnamed = 0
         for one in lost:
             named = _named(_CELL, one.raw)
-            for cell_id in [named] if named in self._cells else self._cells:
-                newest = self._outcomes.lines.get(cell_id)
-                if newest is None or newest.number < one.number:
-                    self._mark(cell_id, f"line {one.number} of {OUTCOMES} is unreadable")
+            if named in self._cells:
+                self._mark_if_older(named, one.number)
+            else:
+                unnamed = max(one.number, unnamed)
+        for cell_id in self._cells if unnamed else ():
+            self._mark_if_older(cell_id, unnamed)
+
+    def _mark_if_older(self, cell_id: str, number: int) -> None:
+        """Mark a cell whose newest outcome is older than a lost line of that number."""
+        newest = self._outcomes.lines.get(cell_id)
+        if newest is None or newest.number < number:
+            self._mark(cell_id, f"line {number} of {OUTCOMES} is unreadable")
 
     def _assign_lost_launches(self) -> None:
         """Mark the cells without an outcome that a lost launch may be of.

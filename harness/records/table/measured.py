@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from harness import stats
+from harness.devices.delegation import CPU_TARGETS
 from harness.records.store import StoredRun
 from harness.records.store.read import StoredLaunches
 from harness.records.store.verify import RunDamage, verified
 from harness.records.table.quantiles import Quantiles, quantiles
-from harness.types import Launch, Outcome
+from harness.types import Cell, Launch, Outcome, Variant
 
 Place = tuple[str, int]
 """A device and a number of threads."""
+CpuPlace = tuple[str, str, int, str]
+"""A model, a device, a number of threads and a scenario: its times are comparable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CpuRows:
+    """The medians, ns, of the rows on the CPU of one place; of rows with the same key the last."""
+
+    by_digest: dict[str, float] = field(default_factory=dict)
+    by_recipe: dict[str, float] = field(default_factory=dict)
+    """By the recipe without its target."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """The contents of a run that rows, comparisons and pages use."""
 
@@ -27,7 +41,7 @@ class Measured:
     intact: StoredLaunches
     """The launches whose samples can be used."""
     quantiles: Quantiles
-    bare: Mapping[Place, tuple[Launch, ...]]
+    bare: Mapping[Place, Sequence[Launch]]
     """Launches without a model, by device and threads; all cells there share them."""
     damage: RunDamage
     is_checked: bool
@@ -40,6 +54,55 @@ class Measured:
         known = self.quantiles.launches
         return [known[launch.id].p50 for launch in timed if launch.id in known]
 
+    @cached_property
+    def cpu_rows(self) -> Mapping[CpuPlace, CpuRows]:
+        """The times on the CPU, by place: the rows of accelerators are compared with them."""
+        found: dict[CpuPlace, CpuRows] = {}
+        for cell in self.run.record.cells:
+            if cell.target not in CPU_TARGETS or not isinstance(cell.variant, Variant):
+                continue
+            medians = self.medians(cell.id)
+            if medians:
+                rows, median = found.setdefault(cpu_place(cell), CpuRows()), stats.median(medians)
+                rows.by_digest[cell.variant.digest] = median
+                rows.by_recipe[recipe_of(cell)] = median
+        return found
+
+    @cached_property
+    def _bare_peaks(self) -> Mapping[Place, Mapping[str, list[float]]]:
+        """The peaks of the launches without a model, by place and runtime."""
+        peaks = self.quantiles.peak_rss_bytes
+        found: dict[Place, dict[str, list[float]]] = {}
+        for place, launches in self.bare.items():
+            of_place = found.setdefault(place, {})
+            for one in launches:
+                if one.id in peaks:
+                    of_place.setdefault(one.runtime, []).append(peaks[one.id])
+        return found
+
+    def bare_peak(self, place: Place, runtimes: frozenset[str]) -> float | None:
+        """Return the median peak, bytes, of the launches without a model on these runtimes."""
+        key = (place, runtimes)
+        if key not in self._bare_medians:
+            of_place = self._bare_peaks.get(place, {})
+            values = [value for name in runtimes for value in of_place.get(name, ())]
+            self._bare_medians[key] = stats.median(values) if values else None
+        return self._bare_medians[key]
+
+    @cached_property
+    def _bare_medians(self) -> dict[tuple[Place, frozenset[str]], float | None]:
+        return {}
+
+
+def cpu_place(cell: Cell) -> CpuPlace:
+    """Return the place whose times on the CPU are comparable with the cell's."""
+    return cell.model, cell.device, cell.threads, cell.dose.scenario
+
+
+def recipe_of(cell: Cell) -> str:
+    """Return the cell's recipe without its target."""
+    return cell.recipe.partition("@")[0].strip()
+
 
 def read(run: StoredRun) -> Measured:
     """Read and verify a run's journals, samples and quantiles.
@@ -51,11 +114,10 @@ def read(run: StoredRun) -> Measured:
     by_cell: dict[str, list[Launch]] = {}
     for launch in found.launches.by_id.values():
         by_cell.setdefault(launch.cell_id, []).append(launch)
-    bare: dict[Place, tuple[Launch, ...]] = {}
+    bare: dict[Place, list[Launch]] = {}
     for cell in run.record.cells:
-        here = tuple(launch for launch in by_cell.get(cell.id, ()) if launch.kind == "bare")
-        place = (cell.device, cell.threads)
-        bare[place] = bare.get(place, ()) + here
+        here = (launch for launch in by_cell.get(cell.id, ()) if launch.kind == "bare")
+        bare.setdefault((cell.device, cell.threads), []).extend(here)
     known = quantiles(run, intact)
     unmeasured = {
         cell_id: f"launch {lost[0]} has no samples"

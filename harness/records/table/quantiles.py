@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import stats
+from harness import decoding, stats
 from harness.errors import StoreError
 from harness.records.store import StoredRun, checksums
 from harness.records.store.codec import dump, load
@@ -92,7 +92,8 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
 
     A damaged cache is made again. Raises StoreError if a samples file cannot be read.
     """
-    cached = _cached(run, launches)
+    with decoding.many_objects():
+        cached = _cached(run, launches)
     if cached is not None:
         return cached
     made = compute(run, launches)
@@ -108,42 +109,36 @@ def quantiles(run: StoredRun, launches: StoredLaunches) -> Quantiles:
 
 def compute(run: StoredRun, stored: StoredLaunches) -> Quantiles:
     """Compute from the samples, in DuckDB (quantiles of type 7, as :func:`stats.quantile`)."""
-    ratios, minutes = _sustained(run, stored)
+    # A cell's id is hexadecimal, so it needs no quoting.
+    sustained = ", ".join(
+        f"'{cell.id}'" for cell in run.record.cells if cell.dose.scenario == "sustained"
+    )
+    of_sustained = [one.format(cells=sustained) for one in (_RATIOS, _MINUTES) if sustained]
+    found = run.queries([_LAUNCHES, _POOLED, _PEAKS, *of_sustained], stored)
+    launches, pooled, peaks, ratios, minutes = [*found, [], []][:5]
+    least_p90, least_p99 = stats.least_count(0.9), stats.least_count(0.99)
+    by_launch: dict[str, list[float]] = {}
+    for launch, _, median in minutes:
+        by_launch.setdefault(launch, []).append(median)
     return Quantiles(
         launches={
             launch: LaunchQuantiles(
                 samples=count, p25=q[0], p50=q[1], p90=q[2], p99=q[3], per_second=rate
             )
-            for launch, count, q, rate in run.query(_LAUNCHES, stored)
+            for launch, count, q, rate in launches
         },
         pooled={
             cell: Pooled(
                 samples=count,
-                p90=q[0] if count >= stats.least_count(0.9) else None,
-                p99=q[1] if count >= stats.least_count(0.99) else None,
+                p90=q[0] if count >= least_p90 else None,
+                p99=q[1] if count >= least_p99 else None,
             )
-            for cell, count, q in run.query(_POOLED, stored)
+            for cell, count, q in pooled
         },
-        peak_rss_bytes=dict(run.query(_PEAKS, stored)),
-        sustained_ratio=ratios,
-        minutes=minutes,
+        peak_rss_bytes=dict(peaks),
+        sustained_ratio={launch: ratio for launch, ratio in ratios if ratio is not None},
+        minutes={launch: tuple(medians) for launch, medians in by_launch.items()},
     )
-
-
-def _sustained(
-    run: StoredRun, stored: StoredLaunches
-) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
-    """Return last minute over first (or half, under two minutes), and each minute's median, ns."""
-    cells = [cell.id for cell in run.record.cells if cell.dose.scenario == "sustained"]
-    if not cells:
-        return {}, {}
-    # A cell's id is hexadecimal, so it needs no quoting.
-    named = ", ".join(f"'{one}'" for one in cells)
-    ratios = run.query(_RATIOS.format(cells=named), stored)
-    minutes: dict[str, tuple[float, ...]] = {}
-    for launch, _, median in run.query(_MINUTES.format(cells=named), stored):
-        minutes[launch] = (*minutes.get(launch, ()), median)
-    return {launch: ratio for launch, ratio in ratios if ratio is not None}, minutes
 
 
 def _cached(run: StoredRun, launches: StoredLaunches) -> Quantiles | None:

@@ -6,7 +6,7 @@ there if it is why the row failed.
 
 from __future__ import annotations
 
-from harness import columns
+from harness import columns, decoding
 from harness.records.store import StoredRun
 from harness.records.table.measured import Measured, read
 from harness.records.table.row import DAMAGED, MEASURED, PENDING, Row
@@ -36,7 +36,8 @@ def rows(run: StoredRun) -> list[Row]:
 
 def rows_of(measured: Measured) -> list[Row]:
     """Return the rows of a run that is read already."""
-    return [_row(measured, cell) for cell in measured.run.record.cells]
+    with decoding.many_objects():
+        return [_row(measured, cell) for cell in measured.run.record.cells]
 
 
 def _row(measured: Measured, cell: Cell) -> Row:

@@ -16,7 +16,7 @@ from harness.devices.delegation import CPU_TARGETS, DelegationVerdict, Timing, j
 from harness.errors import Inaccurate
 from harness.records.store import continuing
 from harness.records.table import trust_columns
-from harness.records.table.measured import Measured, of_kind
+from harness.records.table.measured import Measured, cpu_place, of_kind, recipe_of
 from harness.records.table.row import DAMAGED, PENDING
 from harness.stats import Interval
 from harness.types import Cell, Failure, Launch, Variant
@@ -221,13 +221,9 @@ def _model_memory(reading: CellReading) -> float | None:
     peak, cell = reading.peak_bytes, reading.cell
     if peak is None:
         return None
-    measured = reading.measured
+    place = (cell.device, cell.threads)
     runtimes = {launch.runtime for launch in of_kind(reading.launches, "memory")}
-    bare = _median(
-        measured.quantiles.peak_rss_bytes.get(launch.id)
-        for launch in measured.bare.get((cell.device, cell.threads), ())
-        if launch.runtime in runtimes
-    )
+    bare = reading.measured.bare_peak(place, frozenset(runtimes))
     return _in_unit("model_memory_mb", None if bare is None else peak - bare)
 
 
@@ -387,30 +383,27 @@ def _timing(measured: Measured, cell: Cell) -> Timing | None:
     if cell.target in CPU_TARGETS or not isinstance(cell.variant, Variant):
         return None
     own = measured.medians(cell.id)
-    written = cell.recipe.partition("@")[0].strip()
-    before = written.rpartition(">")[0].strip()
-    # A recipe with only the compiler's step compiled the model's own file.
-    chains = (written, before or ("as_is" if cell.variant.compiled else ""))
-    found: dict[int, float] = {}
+    if not own:
+        return None
+    return Timing(own=stats.median(own), cpu=_cpu_time(measured, cell, cell.variant))
+
+
+def _cpu_time(measured: Measured, cell: Cell, variant: Variant) -> float | None:
+    """Return the best comparable time on the CPU, ns; None if the run has none."""
     known = measured.quantiles.launches
     beside = [one.id for one in measured.launches.get(cell.id, ()) if one.kind == "cpu"]
     if beside and beside[-1] in known:
-        found[-1] = known[beside[-1]].p50
-    for other in measured.run.record.cells:
-        place = (other.model, other.device, other.threads, other.dose.scenario)
-        if place != (cell.model, cell.device, cell.threads, cell.dose.scenario):
-            continue
-        medians = measured.medians(other.id) if other.target in CPU_TARGETS else []
-        if not medians or not isinstance(other.variant, Variant):
-            continue
-        recipe = other.recipe.partition("@")[0].strip()
-        if other.variant.digest == cell.variant.digest:
-            found[0] = stats.median(medians)
-        elif recipe in chains:
-            found[1 + chains.index(recipe)] = stats.median(medians)
-    if not own:
+        return known[beside[-1]].p50
+    rows = measured.cpu_rows.get(cpu_place(cell))
+    if rows is None:
         return None
-    return Timing(own=stats.median(own), cpu=found[min(found)] if found else None)
+    if variant.digest in rows.by_digest:
+        return rows.by_digest[variant.digest]
+    written = recipe_of(cell)
+    before = written.rpartition(">")[0].strip()
+    # A recipe with only the compiler's step compiled the model's own file.
+    chains = (written, before or ("as_is" if variant.compiled else ""))
+    return next((rows.by_recipe[one] for one in chains if one in rows.by_recipe), None)
 
 
 def _median(values: Iterable[float | None]) -> float | None:
