@@ -129,8 +129,10 @@ def adb_server(folder: Path, program: str = "adb") -> Iterator[Server]:
     """Run an adb server; with a `program` of its own, that one."""
     if shutil.which(program) is None:
         missing("adb is not installed (`make system`)")
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".android").mkdir(parents=True, exist_ok=True)
     made = Server(port=free_port(), home=folder, program=program)
+    made.adb("keygen", str(folder / ".android" / "adbkey"))
+    made.adb("start-server")
     try:
         yield made
     finally:
@@ -336,6 +338,8 @@ class Cable:
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self.pull()
+        for one in self._ends:
+            one.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -346,6 +350,7 @@ class Cable:
                 except OSError:
                     near.close()
                     continue
+                far.settimeout(None)
                 self._ends += [near, far]
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(

@@ -19,8 +19,8 @@ from harness.devices.transports.adb.server import Server
 from harness.errors import AgentSilent, TransportError, Unreachable
 
 PING_SECONDS = 2.5
-SILENCE_SECONDS = 8.0
-"""With two periods of PING_SECONDS this finds a dead link within 13 s."""
+SILENCE_SECONDS = 7.0
+"""With two periods of PING_SECONDS this finds a dead link within 12 s."""
 
 OPEN_SECONDS = 15.0
 """How long a phone may take to start a service."""

@@ -48,12 +48,12 @@ class OldShell(ProcessStream):
 
     def finish_sending(self) -> None:
         """Start the command, with its whole input."""
-        errors = f"/data/local/tmp/.edge-harness-{secrets.token_hex(8)}"
+        errors = f"${{TMPDIR:-/data/local/tmp}}/.edge-harness-{secrets.token_hex(8)}"
         reads = f"head -c {len(self._input)} |" if self._input else ""
         empty = "" if self._input else "< /dev/null"
         script = (
             f"umask 077; {reads} ({shlex.join(self._argv)}) 2> {errors} {empty}; "
-            f"echo; echo {self._mark.decode()}$?; cat {errors}; rm -f {errors}"
+            f"code=$?; echo; echo {self._mark.decode()}$code; cat {errors}; rm -f {errors}"
         )
         try:
             self._wire = self._link.open(_SERVICE + checked(script, self._argv), OPEN_SECONDS)

@@ -38,8 +38,15 @@ class Refused(TransportError):
 class _Connection(adbutils.AdbConnection):  # type: ignore[misc]  # the library has no types
     """A connection that starts no server of its own."""
 
+    def __init__(self, host: str, port: int) -> None:
+        """Connect; raises OSError."""
+        self._place = (host, port)
+        super().__init__(host, port)
+
     def _safe_connect(self) -> socket.socket:
-        made: socket.socket = self._create_socket()
+        made = socket.create_connection(self._place, ASK_SECONDS)
+        # From here on the watchdog is the only time limit.
+        made.settimeout(None)
         return made
 
 
@@ -120,7 +127,10 @@ class Server:
         with self._asking(seconds, f"transport {transport}") as connection:
             sock: socket.socket = connection.conn
             connection.send_command(f"host:transport-id:{transport}")
-            _check_okay(connection)
+            try:
+                _check_okay(connection)
+            except Refused as error:
+                raise Unreachable(f"the adb server says: {error}") from error
             sock.sendall(b"%04x" % len(service) + service)
             _check_okay(connection)
             # The caller closes its own copy.
@@ -207,7 +217,7 @@ class Server:
         try:
             with guard:
                 yield connection
-        except Refused:
+        except TransportError:
             raise
         except _BROKEN as error:
             if guard.over:
