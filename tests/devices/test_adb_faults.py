@@ -156,10 +156,13 @@ def test_the_servers_end_is_noticed_and_the_next_one_is_started(
 
 
 def test_two_servers_use_one_phone(tmp_path: Path, pixel: Phone) -> None:
-    with phones.adb_server(tmp_path / "adb") as second:
-        with opened(pixel.device) as ours, opened(pixel.device_by(second)) as theirs:
-            ours.run(["sh", "-c", f"mkdir -p {WORKDIR}; echo ours > {WORKDIR}/who"], 10)
-            assert theirs.run(["cat", f"{WORKDIR}/who"], 10).stdout == b"ours\n"
+    with (
+        phones.adb_server(tmp_path / "adb") as second,
+        opened(pixel.device) as ours,
+        opened(pixel.device_by(second)) as theirs,
+    ):
+        ours.run(["sh", "-c", f"mkdir -p {WORKDIR}; echo ours > {WORKDIR}/who"], 10)
+        assert theirs.run(["cat", f"{WORKDIR}/who"], 10).stdout == b"ours\n"
 
 
 def test_the_server_that_adbutils_brings_is_used_too(tmp_path: Path, pixel: Phone) -> None:
@@ -187,8 +190,8 @@ def test_a_folder_a_pipe_and_a_missing_file_are_not_copied(pixel: Phone, tmp_pat
         source = blob(tmp_path / "file", 10)
         with pytest.raises(TransferFailed, match="director"):
             transport.put(source, "/data")
+        transport.put(source, f"{WORKDIR}/ten")
         with pytest.raises(TransferFailed, match="more than 5 bytes"):
-            transport.put(source, f"{WORKDIR}/ten")
             transport.get(f"{WORKDIR}/ten", tmp_path / "back", 5)
         assert list(tmp_path.iterdir()) == [source]
 
@@ -240,9 +243,11 @@ def test_a_phone_that_connects_and_then_hangs(
     scripted: Callable[[int], Device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.devices.transports.adb.link.SILENCE_SECONDS", 0.5)
-    with scripted_adbd({b"sync:": None}) as port:
-        with pytest.raises(Unreachable, match="lists it, but it does not answer"):
-            open_adb(scripted(port))
+    with (
+        scripted_adbd({b"sync:": None}) as port,
+        pytest.raises(Unreachable, match="lists it, but it does not answer"),
+    ):
+        open_adb(scripted(port))
 
 
 @pytest.mark.parametrize(
@@ -259,18 +264,24 @@ def test_nonsense_on_the_shell_is_an_error(
     scripted: Callable[[int], Device], sent: bytes, reason: str
 ) -> None:
     services = {**PING, b"shell,v2": answers(sent)}
-    with scripted_adbd(services) as port, opened(scripted(port)) as transport:
-        with pytest.raises(TransportError, match=reason):
-            transport.run(["true"], 5)
+    with (
+        scripted_adbd(services) as port,
+        opened(scripted(port)) as transport,
+        pytest.raises(TransportError, match=reason),
+    ):
+        transport.run(["true"], 5)
 
 
 def test_a_flood_from_the_shell_is_ended(scripted: Callable[[int], Device]) -> None:
     packet = b"\x01" + (1 << 20).to_bytes(4, "little")
     lead = b"\x01\x17\0\0\0edge-harness-pid 12345\n"
     services = {**PING, b"shell,v2": answers(lead + (packet + b"x" * (1 << 20)) * 10)}
-    with scripted_adbd(services) as port, opened(scripted(port)) as transport:
-        with pytest.raises(TransportError, match="more than 8388608 bytes"):
-            transport.run(["true"], 20)
+    with (
+        scripted_adbd(services) as port,
+        opened(scripted(port)) as transport,
+        pytest.raises(TransportError, match="more than 8388608 bytes"),
+    ):
+        transport.run(["true"], 20)
 
 
 STAT_OK = b"STA2" + bytes(20) + (0o100600).to_bytes(4, "little") + bytes(12) + bytes(32)
@@ -292,16 +303,22 @@ def test_nonsense_on_the_file_service_is_an_error(
         stream.write(STAT_OK + sent)  # type: ignore[attr-defined]
         stream.read(1 << 30)  # type: ignore[attr-defined]
 
-    with scripted_adbd({b"sync:": service}) as port, opened(scripted(port)) as transport:
-        with pytest.raises(TransferFailed, match=reason) as failed:
-            transport.get("/xy", tmp_path / "out")
-        assert "\x1b" not in str(failed.value)
+    with (
+        scripted_adbd({b"sync:": service}) as port,
+        opened(scripted(port)) as transport,
+        pytest.raises(TransferFailed, match=reason) as failed,
+    ):
+        transport.get("/xy", tmp_path / "out")
+    assert "\x1b" not in str(failed.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_deadline_passes_while_the_shell_says_nothing(
     scripted: Callable[[int], Device], pixel: Phone
 ) -> None:
-    with scripted_adbd({**PING, b"shell,v2": wait_for_end}) as port:
-        with opened(scripted(port)) as transport, pytest.raises(AgentSilent):
-            transport.run(["true"], 0.5)
+    with (
+        scripted_adbd({**PING, b"shell,v2": wait_for_end}) as port,
+        opened(scripted(port)) as transport,
+        pytest.raises(AgentSilent),
+    ):
+        transport.run(["true"], 0.5)

@@ -63,6 +63,21 @@ FUZZERS: dict[str, tuple[str, ...]] = {
         "unit/test_store.py::test_garbled_journals_never_hide_the_good_lines_before",
         "security/test_fuzz.py::test_a_journal_of_anything",
     ),
+    "harness/devices/by_shell/lease.py": (
+        "devices/test_by_shell.py::test_any_bytes_are_a_lease_or_our_error",
+    ),
+    "harness/devices/by_shell/files.py": (
+        "devices/test_by_shell.py::test_any_listing_names_only_digests_that_were_asked_for",
+    ),
+    "harness/devices/transports/adb/listing.py": (
+        "unit/test_adb.py::test_any_list_is_phones_or_nothing",
+    ),
+    "harness/devices/transports/adb/shell.py": (
+        "unit/test_adb.py::test_any_bytes_from_the_shell_are_output_or_our_error",
+    ),
+    "harness/devices/transports/adb/files.py": (
+        "unit/test_adb.py::test_any_bytes_from_the_file_service_are_a_file_or_our_error",
+    ),
     "harness/devices/transports/ssh/transport.py": ("security/test_fuzz.py::test_what_df_says",),
     "harness/devices/transports/ssh/channel.py": ("security/test_fuzz.py::test_the_marked_line",),
     "harness/devices/transports/ssh/certificates.py": (
