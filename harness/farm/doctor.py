@@ -20,6 +20,7 @@ from harness.farm import (
     checks_runtime,
     checks_transport,
 )
+from harness.farm.android import checks as android
 from harness.farm.checks import Check, CheckResult
 from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import checks as linux
@@ -61,11 +62,21 @@ CONDITIONS: tuple[Check, ...] = (
     linux.temperature,
     linux.load,
 )
+PHONE: tuple[Check, ...] = (
+    android.api_level,
+    android.abi,
+    android.storage,
+    android.runs_programs,
+    android.heat,
+    android.charge,
+)
 CHECKS: tuple[Check, ...] = checks.ordered(
     (
         *TRANSPORT,
+        android.adb,
         linux.system,
         checks_transport.files,
+        *PHONE,
         checks_agent.python,
         *PLATFORM,
         *AGENT,

@@ -66,6 +66,10 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/by_shell/lease.py": (
         "devices/test_by_shell.py::test_any_bytes_are_a_lease_or_our_error",
     ),
+    "harness/devices/by_shell/android.py": (
+        "devices/test_phone_farm.py::test_any_bytes_are_a_phone_or_none",
+        "devices/test_phone_farm.py::test_lines_in_any_order_give_only_temperatures_that_can_be",
+    ),
     "harness/devices/by_shell/files.py": (
         "devices/test_by_shell.py::test_any_listing_names_only_digests_that_were_asked_for",
     ),
@@ -75,10 +79,13 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/transports/adb/shell.py": (
         "unit/test_adb.py::test_any_bytes_from_the_shell_are_output_or_our_error",
     ),
+    "harness/devices/transports/adb/transport.py": (
+        "unit/test_adb.py::test_any_size_that_a_phone_reports_is_compared",
+    ),
     "harness/devices/transports/adb/files.py": (
         "unit/test_adb.py::test_any_bytes_from_the_file_service_are_a_file_or_our_error",
     ),
-    "harness/devices/transports/ssh/transport.py": ("security/test_fuzz.py::test_what_df_says",),
+    "harness/devices/transports/space.py": ("security/test_fuzz.py::test_what_df_says",),
     "harness/devices/transports/ssh/channel.py": ("security/test_fuzz.py::test_the_marked_line",),
     "harness/devices/transports/ssh/certificates.py": (
         "devices/test_ssh_config.py::test_any_certificate_is_read_or_refused",

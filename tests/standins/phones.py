@@ -73,7 +73,7 @@ HAL connection:
 Current temperatures from HAL:
 \tTemperature{mValue=31.5, mType=3, mName=VIRTUAL-SKIN, mStatus=0}
 \tTemperature{mValue=38.0, mType=0, mName=BIG, mStatus=0}
-\tTemperature{mValue=-99.9, mType=9, mName=PA, mStatus=0}
+\tTemperature{mValue=-99.9, mType=5, mName=PA, mStatus=0}
 Current cooling devices from HAL:
 \tCoolingDevice{mValue=0, mType=2, mName=thermal-cpufreq-0}
 """

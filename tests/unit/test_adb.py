@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from harness.config import farm as farms
 from harness.devices import opening
 from harness.devices.transports.adb import listing
-from harness.devices.transports.adb.files import AdbFiles
+from harness.devices.transports.adb.files import AdbFiles, SyncFailed
 from harness.devices.transports.adb.link import Wire
 from harness.devices.transports.adb.options import AdbAddress, AdbOptions
 from harness.devices.transports.adb.server import INSTALL, Refused, Server
 from harness.devices.transports.adb.shell import AdbShell, command
-from harness.devices.transports.adb.transport import open_adb
+from harness.devices.transports.adb.transport import AdbTransport, open_adb
 from harness.errors import ConfigError, HarnessError, TransferFailed, TransportError, Unreachable
+from harness.protocols import Reply
 from harness.types import Device
 
 
@@ -351,6 +352,17 @@ def test_any_bytes_from_the_file_service_are_a_file_or_our_error(
             files.put(folder / "source", "/x")
         link.close()
     assert {one.name for one in folder.iterdir()} <= {"source", "out"}
+
+
+@given(st.binary(max_size=40), st.integers(0, 255))
+def test_any_size_that_a_phone_reports_is_compared(data: bytes, code: int) -> None:
+    transport: Any = AdbTransport.__new__(AdbTransport)
+    transport.run = lambda argv, _: Reply(
+        argv=tuple(argv), exit_code=code, stdout=data, stderr=data, seconds=0.1
+    )
+    with suppress(SyncFailed):
+        transport._own("/x", 5)
+        assert (code, data.strip()) == (0, b"5")
 
 
 def test_quotes_reach_the_phones_shell() -> None:

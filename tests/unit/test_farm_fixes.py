@@ -25,6 +25,7 @@ from harness.types import Device
 
 FIXES = "tests/devices/test_doctor_fixes.py"
 GPU = "tests/devices/test_doctor_gpu.py"
+PHONE = "tests/devices/test_phone_farm.py"
 
 EXECUTED_BY = {
     "allow-commands": (FIXES, "test_a_forced_command"),
@@ -45,6 +46,7 @@ EXECUTED_BY = {
     "newer-python": (FIXES, "test_a_system_whose_python_is_too_old"),
     "numpy-first": (FIXES, "test_32_bit_arm_without_numpy"),
     "other-file-system": (FIXES, "test_a_disk_full_of_other_files"),
+    "own-adb-server": (PHONE, "test_a_server_of_another_version_gets_a_setting_that_works"),
     "own-workdir": (FIXES, "test_a_work_folder_of_another_user_stays_unchanged"),
     "remount-exec": (FIXES, "test_noexec"),
     "remount-rw": (FIXES, "test_a_read_only_card"),

@@ -244,13 +244,13 @@ def _mixed(tmp_path: Path) -> farms.Farm:
 ASKED: dict[str, Callable[[farms.Farm], object]] = {
     "run": lambda farm: api.run("plan.toml", farm=farm),
     "dry run": lambda farm: api.decide("plan.toml", farm=farm),
-    "bench": lambda farm: api.bench([DATA / "digits.tflite"], on=["adb:R5CT1234"], farm=farm),
+    "bench": lambda farm: api.bench([DATA / "digits.tflite"], on=["serial:R5CT1234"], farm=farm),
     "bench a device": lambda farm: api.bench([DATA / "digits.tflite"], on=["phone"], farm=farm),
     "gate": lambda farm: api.gate("plan.toml", baseline="as_is", candidate="as_is", farm=farm),
     "selftest": lambda farm: api.selftest("phone", farm=farm),
     "search": lambda farm: api.search("plan.toml", farm=farm),
     "setup": lambda farm: api.setup("phone", farm=farm),
-    "add": lambda _: api.add("adb:R5CT1234"),
+    "add": lambda _: api.add("serial:R5CT1234"),
     "doctor": lambda farm: api.doctor(["phone"], farm=farm),
     "devices": lambda farm: api.devices(["phone"], farm=farm),
 }

@@ -11,7 +11,6 @@ lists the phone for minutes more (:mod:`.link`). docs/phone.md has the way from 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +22,14 @@ from harness.devices.transports.adb.old_shell import OldShell
 from harness.devices.transports.adb.options import AdbAddress, AdbOptions
 from harness.devices.transports.adb.server import Server
 from harness.devices.transports.adb.shell import AdbShell
+from harness.devices.transports.space import free_space
 from harness.devices.transports.streams import OpenStreams, ProcessStream, run_to_end
 from harness.devices.transports.tail import OUTPUT_BYTES
-from harness.errors import AgentSilent, HarnessError, TransportError, Unreachable, Unsupported
+from harness.errors import AgentSilent, TransportError, Unreachable, Unsupported
 from harness.protocols import MAX_FILE_BYTES, Reply
 from harness.types import Device
 
 _FILE_SECONDS = 30.0
-_DF_AVAILABLE = 3
-"""Column of `df -Pk` with the free blocks of 1024 bytes."""
-
 _SHOWN = 300
 _MAKE = 'umask 077; mkdir -p -- "$1"'
 _OWN = 'chmod 600 "$1" && wc -c < "$1"'
@@ -63,7 +60,7 @@ class AdbTransport:
             has_stat_2="stat_v2" in features,
             prepare=self._make_folder,
             finish=self._own,
-            free_space=self._free_space,
+            free_space=lambda folder: free_space(self.run, folder),
         )
         self._shells: OpenStreams[AdbShell] = OpenStreams()
 
@@ -136,17 +133,6 @@ class AdbTransport:
         found = self._script(_OWN, path).strip().decode(errors="replace")
         if found != str(size):
             raise SyncFailed(f"only {found[:40]} bytes were stored")
-
-    def _free_space(self, folder: str) -> str:
-        try:
-            reply = self.run(["df", "-Pk", folder], timeout_seconds=10.0)
-        except HarnessError:
-            return "check that its storage has space"
-        cells = reply.stdout.decode(errors="replace").split("\n", 1)[-1].split()
-        free = cells[_DF_AVAILABLE] if len(cells) > _DF_AVAILABLE else ""
-        if re.fullmatch("[0-9]{1,15}", free):
-            return f"{int(free) * 1024} bytes are free there (`df {folder}`)"
-        return "check that its storage has space"
 
 
 def _linked(server: Server, address: AdbAddress, device: Device) -> Link:
