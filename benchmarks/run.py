@@ -24,6 +24,7 @@ NAMES = (
     "start_up",
     "agent",
     "ssh",
+    "adb",
     "lease",
     "fidelity",
     "run_overhead",

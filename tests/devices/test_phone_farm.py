@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standins import phones
+from standins.boards import EXECUTED, executes
 from standins.phones import BATTERY, THERMAL, Phone, Server
 
 from harness.devices.by_shell import android
@@ -22,6 +23,8 @@ from harness.farm import adding, checks, doctor
 from harness.farm.android import checks as phone_checks
 from harness.farm.checks import CheckResult
 from harness.farm.device_under_test import DeviceUnderTest
+from harness.protocols import Channel, Reply
+from harness.types import Device
 
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 from edge_command import edge
@@ -82,7 +85,7 @@ def changed(pixel: Phone) -> Any:
         ("charge", ("level: 83", "nothing: 1"), "skip", "not known"),
     ],
 )
-def test_what_dumpsys_says(
+def test_what_dumpsys_says(  # noqa: PLR0917 - parameters of pytest
     pixel: Phone, changed: Any, check: str, change: tuple[str, str], status: str, found: str
 ) -> None:
     file = {"heat": "thermalservice", "charge": "battery"}[check]
@@ -118,6 +121,7 @@ def test_a_folder_that_runs_no_programs(pixel: Phone) -> None:
     assert "SELinux" in result.found
 
 
+@executes("own-adb-server")
 def test_a_server_of_another_version_gets_a_setting_that_works(
     pixel: Phone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_a_server_of_another_version_gets_a_setting_that_works(
     assert result.fix is not None
     port = result.fix.setting["adb_server"].rpartition(":")[2]
     monkeypatch.undo()
+    EXECUTED.add(result.fix.kind.id)
     server = Server(port=int(port), home=pixel.server.home)
     again = Phone(port=pixel.port, folder=pixel.folder, server=server)
     try:
@@ -187,6 +192,29 @@ def test_any_bytes_are_a_phone_or_none(data: bytes) -> None:
         found = android.read(lead + b"edge-harness-phone " + part + b"\n" + data)
         assert found is not None
         assert found.facts().identity == android.read(lead).identity  # type: ignore[union-attr]
+
+
+@given(st.binary(max_size=200), st.integers(0, 255))
+def test_whatever_a_program_that_may_not_run_prints_is_shown_plainly(
+    data: bytes, code: int
+) -> None:
+    class Saying:
+        def run(
+            self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None
+        ) -> Reply:
+            return Reply(argv=tuple(argv), exit_code=code, stdout=data, stderr=data, seconds=0.1)
+
+        def talk(self, argv: Sequence[str]) -> Channel:
+            raise NotImplementedError
+
+        def close(self) -> None: ...
+
+    device = Device(name="p", profile="p", address="adb:S")
+    dut = DeviceUnderTest(device=device, transport=Saying())
+    dut.android = android.Android(serial="S", model="M")
+    found = phone_checks.runs_programs.examine(dut)
+    assert (found.status == "ok") == (code == 42)
+    assert found.found.isprintable()
 
 
 @given(st.lists(st.sampled_from([*THERMAL.splitlines(), *BATTERY.splitlines()]), max_size=40))

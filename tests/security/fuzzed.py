@@ -23,6 +23,9 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/dialects/python_agent/dialect.py": (
         "security/test_fuzz.py::test_a_conversation",
     ),
+    "harness/farm/android/checks.py": (
+        "devices/test_phone_farm.py::test_whatever_a_program_that_may_not_run_prints_is_shown_plainly",
+    ),
     "harness/farm/busy.py": (
         "unit/test_farm_busy.py::test_any_bytes_are_an_answer_or_none",
         "unit/test_farm_busy.py::test_any_listing_gives_user_ids",
@@ -80,7 +83,7 @@ FUZZERS: dict[str, tuple[str, ...]] = {
         "unit/test_adb.py::test_any_bytes_from_the_shell_are_output_or_our_error",
     ),
     "harness/devices/transports/adb/transport.py": (
-        "unit/test_adb.py::test_any_size_that_a_phone_reports_is_compared",
+        "unit/test_adb.py::test_whatever_a_command_on_a_file_prints_is_our_error",
     ),
     "harness/devices/transports/adb/files.py": (
         "unit/test_adb.py::test_any_bytes_from_the_file_service_are_a_file_or_our_error",

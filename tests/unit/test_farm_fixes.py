@@ -68,6 +68,8 @@ EXECUTED_BY = {
 BY_HAND = {
     "any-workdir",
     "bring-python",
+    "charge-phone",
+    "cool-phone",
     "cooling",
     "delegate-library",
     "driver-part",
@@ -78,11 +80,14 @@ BY_HAND = {
     "look-agent",
     "make-room",
     "new-host-key",
+    "newer-android",
     "newer-system",
     "numpy-by-hand",
     "other-driver",
     "other-governor",
     "other-runtime",
+    "phone-may-run",
+    "phone-space",
     "plug-in",
     "power-supply",
     "reach",
@@ -128,6 +133,7 @@ def test_every_check_that_can_fail_has_a_fix() -> None:
 def test_every_need_is_a_check_or_a_condition() -> None:
     names = {one.name for one in CHECKS}
     conditions = {"model", "library", "python_agent", "profile:gpu", "profile:edgetpu"}
+    conditions |= {"phone", "linux"}
     for one in CHECKS:
         assert set(one.needs) <= names | conditions, one.name
         assert set(one.unless_failed) <= names, one.name

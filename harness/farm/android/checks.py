@@ -114,7 +114,7 @@ def api_level(dut: DeviceUnderTest) -> CheckResult:
     return fail(f"{text}; {MIN_API_LEVEL} is needed", dut.by_hand(NEWER_ANDROID, advice))
 
 
-@check(needs=("api_level",), fixes=(NEWER_ANDROID,))
+@check(needs=("phone", "api_level"), fixes=(NEWER_ANDROID,))
 def abi(dut: DeviceUnderTest) -> CheckResult:
     """The phone runs 64-bit Arm programs, and its pages have a size that the libraries know."""
     found = _android(dut)
@@ -128,7 +128,7 @@ def abi(dut: DeviceUnderTest) -> CheckResult:
     return ok(text)
 
 
-@check(needs=("api_level",), fixes=(PHONE_SPACE,))
+@check(needs=("phone", "api_level"), fixes=(PHONE_SPACE,))
 def storage(dut: DeviceUnderTest) -> CheckResult:
     """The phone has space for a runtime and models."""
     free = _android(dut).free_bytes
@@ -142,7 +142,7 @@ def storage(dut: DeviceUnderTest) -> CheckResult:
     return fail(text, dut.by_hand(PHONE_SPACE, advice))
 
 
-@check(needs=("api_level", "files"), fixes=(MAY_RUN,))
+@check(needs=("phone", "api_level", "files"), fixes=(MAY_RUN,))
 def runs_programs(dut: DeviceUnderTest) -> CheckResult:
     """A program in the work folder runs; SELinux and noexec can prevent it."""
     workdir = opening.workdir(dut.device, dut.profile) or "/data/local/tmp"
@@ -162,7 +162,7 @@ def runs_programs(dut: DeviceUnderTest) -> CheckResult:
     return fail(found, dut.by_hand(MAY_RUN, advice))
 
 
-@check(needs=("api_level",), fixes=(COOL_PHONE,))
+@check(needs=("phone", "api_level"), fixes=(COOL_PHONE,))
 def heat(dut: DeviceUnderTest) -> CheckResult:
     """Android does not slow the phone down because of its temperature."""
     found = _android(dut)
@@ -177,7 +177,7 @@ def heat(dut: DeviceUnderTest) -> CheckResult:
     return warn(f"thermal status {state}{text}", dut.by_hand(COOL_PHONE, advice))
 
 
-@check(needs=("api_level",), fixes=(CHARGE, COOL_PHONE))
+@check(needs=("phone", "api_level"), fixes=(CHARGE, COOL_PHONE))
 def charge(dut: DeviceUnderTest) -> CheckResult:
     """The battery is charged enough and cool; a low battery slows a phone down."""
     battery = _android(dut).battery

@@ -28,7 +28,7 @@ MIN_BYTES_PER_SECOND = 10_000.0
 _DATA_BYTES = 1 << 16
 """Per packet; the phone refuses more."""
 
-_READ_BYTES = 1 << 20
+_PACKETS_AT_ONCE = 16
 _MAX_PATH = 1024
 _MAX_REASON = 4096
 _HEAD = struct.Struct("<4sI")
@@ -52,12 +52,14 @@ class AdbFiles:
         *,
         has_stat_2: bool,
         prepare: Callable[[str], None],
-        finish: Callable[[str, int], None],
+        finish: Callable[[str], None],
         free_space: Callable[[str], str],
     ) -> None:
-        """`prepare` makes a folder, `finish` makes a file the owner's own and checks its size."""
+        """`prepare` makes a folder, `finish` lets the owner, and nobody else, read a file."""
         self._link = link
         self._has_stat_2 = has_stat_2
+        # Version 1 reports sizes modulo 4 GiB.
+        self._size_mask = -1 if has_stat_2 else 0xFFFFFFFF
         self._prepare = prepare
         self._finish = finish
         self._free_space = free_space
@@ -74,10 +76,9 @@ class AdbFiles:
             with source.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 deadline = _deadline(size)
-                self._need_folder(posixpath.dirname(destination) or ".", deadline)
                 for sent in self._send(file, destination, deadline):  # noqa: B007 - for an error too
                     pass
-                self._finish(destination, sent)
+                self._finish(destination)
         except (SyncFailed, ValueError) as error:
             raise self._not_stored(source, destination, sent, size, str(error)) from error
         except Unreachable as error:
@@ -120,42 +121,34 @@ class AdbFiles:
             if part is not None:
                 part.unlink(missing_ok=True)
 
-    def _need_folder(self, folder: str, deadline: float) -> None:
-        wire = self._open()
-        try:
-            mode, _ = self._stat(wire, folder, deadline)
-        finally:
-            wire.close()
-        if not stat.S_ISDIR(mode):
-            self._prepare(folder)
-
     def _send(self, file: IO[bytes], destination: str, deadline: float) -> Iterator[int]:
         """Send a file; yields the number of bytes so far. Raises SyncFailed, OSError, AgentSilent."""
         wire = self._open()
         try:
+            folder = posixpath.dirname(destination) or "."
+            if not stat.S_ISDIR(self._stat(wire, folder, deadline)[0]):
+                self._prepare(folder)
             name = f"{destination},{_MODE_WHILE_SENDING:d}".encode(errors="surrogateescape")
             wire.send(_HEAD.pack(b"SEND", len(name)) + name, deadline)
             sent = 0
-            while data := file.read(_READ_BYTES):
-                packets = bytearray()
-                for start in range(0, len(data), _DATA_BYTES):
-                    part = data[start : start + _DATA_BYTES]
-                    packets += _HEAD.pack(b"DATA", len(part))
-                    packets += part
+            for packets, size in _packets(file):
                 try:
-                    wire.send(bytes(packets), deadline)
+                    wire.send(packets, deadline)
                 except OSError:
                     if not wire.is_readable():
                         raise
                     # The phone's reason has arrived before the end of the stream.
                     _confirm(wire, deadline)
                     raise
-                sent += len(data)
+                sent += size
                 yield sent
                 if wire.is_readable():
                     _confirm(wire, deadline)
             wire.send(_HEAD.pack(b"DONE", int(time.time()) & 0xFFFFFFFF), deadline)
             _confirm(wire, deadline)
+            _, arrived = self._stat(wire, destination, deadline)
+            if arrived != sent & self._size_mask:
+                raise SyncFailed(f"only {arrived} bytes were stored")
             yield sent
         finally:
             wire.close()
@@ -221,6 +214,28 @@ class AdbFiles:
 def _check_path(path: str) -> None:
     if "\0" in path or len(path.encode(errors="surrogateescape")) > _MAX_PATH:
         raise ValueError(f"{path[:80]!r}... is no path that adb can copy")
+
+
+def _packets(file: IO[bytes]) -> Iterator[tuple[memoryview, int]]:
+    """Yield a file as packets of the protocol, many at once, with the number of the file's bytes.
+
+    What is yielded is valid until the next one: the file is read into the same buffer.
+    """
+    step = _HEAD.size + _DATA_BYTES
+    buffer = memoryview(bytearray(_PACKETS_AT_ONCE * step))
+    while True:
+        end = size = 0
+        for start in range(0, len(buffer), step):
+            count = file.readinto(buffer[start + _HEAD.size : start + step])  # type: ignore[attr-defined]
+            if not count:
+                break
+            _HEAD.pack_into(buffer, start, b"DATA", count)
+            end, size = start + _HEAD.size + count, size + count
+            if count < _DATA_BYTES:
+                break
+        if not size:
+            return
+        yield buffer[:end], size
 
 
 def _confirm(wire: Wire, deadline: float) -> None:

@@ -149,7 +149,7 @@ class Wire:
         except BlockingIOError:
             return 0
 
-    def send(self, data: bytes, deadline: float) -> None:
+    def send(self, data: bytes | memoryview, deadline: float) -> None:
         """Send all of `data`; raises OSError, and AgentSilent after the deadline."""
         view = memoryview(data)
         while view:

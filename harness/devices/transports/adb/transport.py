@@ -32,7 +32,6 @@ from harness.types import Device
 _FILE_SECONDS = 30.0
 _SHOWN = 300
 _MAKE = 'umask 077; mkdir -p -- "$1"'
-_OWN = 'chmod 600 "$1" && wc -c < "$1"'
 
 
 class AdbTransport:
@@ -113,10 +112,16 @@ class AdbTransport:
             return AdbShell(self._link, argv, keep=OUTPUT_BYTES + 1, reads=reads)
         return OldShell(self._link, argv, keep=OUTPUT_BYTES + 1)
 
-    def _script(self, script: str, argument: str) -> bytes:
-        """Run a script on a file; raises SyncFailed with its stderr."""
+    def _make_folder(self, folder: str) -> None:
+        self._change(["sh", "-c", _MAKE, "sh", folder])
+
+    def _own(self, path: str) -> None:
+        self._change(["chmod", "600", path])
+
+    def _change(self, argv: Sequence[str]) -> None:
+        """Run a command on a file; raises SyncFailed with its stderr."""
         try:
-            reply = self.run(["sh", "-c", script, "sh", argument], _FILE_SECONDS)
+            reply = self.run(argv, _FILE_SECONDS)
         except Unreachable:
             raise
         except (TransportError, AgentSilent) as error:
@@ -124,15 +129,6 @@ class AdbTransport:
         if reply.exit_code:
             text = reply.stderr.decode(errors="replace").strip()[-_SHOWN:]
             raise SyncFailed(text or f"exit code {reply.exit_code}")
-        return reply.stdout
-
-    def _make_folder(self, folder: str) -> None:
-        self._script(_MAKE, folder)
-
-    def _own(self, path: str, size: int) -> None:
-        found = self._script(_OWN, path).strip().decode(errors="replace")
-        if found != str(size):
-            raise SyncFailed(f"only {found[:40]} bytes were stored")
 
 
 def _linked(server: Server, address: AdbAddress, device: Device) -> Link:
