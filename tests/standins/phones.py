@@ -26,7 +26,7 @@ from shlex import quote
 
 from conftest import missing
 from lab.rooted import Rooted
-from lab.tools import why_not
+from lab.tools import LabError, why_not
 
 from harness.types import Device
 
@@ -282,11 +282,14 @@ def phone(
     *,
     secure: bool = False,
     properties: Mapping[str, str] | None = None,
-    size: str = "256m",
 ) -> Iterator[Phone]:
     """Run a phone that is connected to nothing yet."""
     if why := why_not(_TOOLS) or adbd.why_not():
         missing(why)
+    try:
+        adbd.program()
+    except LabError as error:
+        missing(f"adbd cannot be built: {error}")
     folder.mkdir(parents=True, exist_ok=True)
     made = Phone(
         port=free_port(), folder=folder, server=server, secure=secure, properties=properties or {}

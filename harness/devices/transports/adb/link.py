@@ -135,10 +135,6 @@ class Wire:
         self._link = link
         self._is_closed = False
 
-    def fileno(self) -> int:
-        """Return the socket's descriptor, for select."""
-        return self._sock.fileno()
-
     def send_some(self, data: memoryview) -> int:
         """Send what fits; returns the number of bytes, 0 if the stream is full.
 
@@ -160,17 +156,24 @@ class Wire:
 
     def wait(self, deadline: float, *, writes: bool = False) -> None:
         """Wait until there is something to read (or room to write); raises AgentSilent."""
-        seconds = deadline - time.monotonic()
-        sinks = [self] if writes else []
-        ready = seconds > 0 and any(select.select([] if writes else [self], sinks, [], seconds))
-        if not ready:
+        event = select.POLLOUT if writes else select.POLLIN
+        if not self._is_ready(event, deadline - time.monotonic()):
             raise AgentSilent(f"{self._link.where}: no answer before the deadline")
         # Its buffers were full, and something has left them: the phone takes data.
         self._link.alive()
 
     def is_readable(self) -> bool:
         """Whether data, or the end, has arrived."""
-        return bool(select.select([self], [], [], 0)[0])
+        return self._is_ready(select.POLLIN, 0.0)
+
+    def _is_ready(self, event: int, seconds: float) -> bool:
+        descriptor = self._sock.fileno()
+        if descriptor < 0:
+            raise ConnectionAbortedError("the stream was closed")
+        # Not select, which takes no descriptor over 1023.
+        poll = select.poll()
+        poll.register(descriptor, event)
+        return bool(poll.poll(max(seconds, 0.0) * 1000))
 
     def receive(self, limit: int = _CHUNK) -> bytes | None:
         """Return what has arrived, b"" at the end, None if there is nothing yet; raises OSError."""
