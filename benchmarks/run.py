@@ -25,6 +25,7 @@ NAMES = (
     "many_rows",
     "agent",
     "ssh",
+    "adb",
     "lease",
     "fidelity",
     "run_overhead",

@@ -28,7 +28,7 @@ from harness.cli.shared import (
 
 @app.command()
 def add(
-    uri: Annotated[str, typer.Argument(help="local: or ssh://user@host:port")],
+    uri: Annotated[str, typer.Argument(help="local:, ssh://user@host:port or adb:SERIAL")],
     name: Annotated[str | None, typer.Option("--name", help="Use this name in farm.toml.")] = None,
     yes_key: YesKeyOption = None,
     identity: Annotated[

@@ -212,7 +212,8 @@ def check_address(uri: str, where: str) -> str:
     scheme, rest = match.group(1), uri[match.end() :]
     if scheme == "local" and rest:
         raise ConfigError(f'{where}: "{shown}": nothing may follow "local:"')
-    if scheme != "local" and not rest.strip("/"):
+    # "adb:" is the only phone.
+    if scheme not in {"local", "adb"} and not rest.strip("/"):
         raise ConfigError(f'{where}: "{shown}": the device must follow "{scheme}:"')
     if scheme == "ssh":
         _check_ssh(uri, where)

@@ -138,7 +138,7 @@ def from_uri(uri: str, name: str | None = None) -> Device:
 
     Its profile is that of this host for `local:`, else UNKNOWN_PROFILE, since the device has not
     been contacted yet. The name is the host (and a port other than 22), or the text after the
-    scheme.
+    scheme; `phone` for `adb:`.
     """
     scheme = entries.check_address(uri, "address")
     if scheme == "local":
@@ -147,7 +147,8 @@ def from_uri(uri: str, name: str | None = None) -> Device:
         parts = urlsplit(uri)
         default = {None: "", 22: ""}
         port = default.get(parts.port, f"-{parts.port}") if parts.netloc else ""
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", parts.hostname or parts.path).strip("-.") + port
+        text = parts.hostname or parts.path or ("phone" if scheme == "adb" else "")
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") + port
     entries.check_name(name, "name")
     return entries.completed(Device(name=name, profile=UNKNOWN_PROFILE, address=uri))
 

@@ -22,7 +22,7 @@ DIALECTS = "harness.dialects"
 DEFAULT_DIALECT = "json_lines"
 """The Python agent of Linux boards."""
 
-PLANNED_SCHEMES = ("adb", "serial", "qemu")
+PLANNED_SCHEMES = ("serial", "qemu")
 """Schemes that farm files may already use, without a transport in this version."""
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from harness import assets
 from harness.config import farm as farms
 from harness.config import profiles as known_profiles
-from harness.devices import opening
+from harness.devices import abilities, opening
+from harness.devices.by_shell import android
+from harness.devices.transports.adb.options import WORKDIR
 from harness.errors import ConfigError
 from harness.farm import contact, doctor
 from harness.farm.checks import CheckResult
@@ -82,6 +84,9 @@ def add(
     opening.check(device)
     given = {"identity": str(Path(identity).expanduser().resolve()) if identity else None}
     given["python"] = python
+    if python and opening.scheme(device) == "adb":
+        # What measures on a phone without this option needs no Python there.
+        device = replace(device, dialect=opening.DEFAULT_DIALECT)
     device = opening.with_options(device, **{key: one for key, one in given.items() if one})
     contact.settle_key(device, trust)
     facts = _facts(device, patience)
@@ -98,6 +103,8 @@ def add(
 
 
 def _facts(device: Device, patience: Patience | None) -> DeviceFacts:
+    if opening.scheme(device) == "adb" and device.dialect is None:
+        return _phone_facts(device)
     live = sessions.Session(device, patience=patience)
     try:
         return live.facts
@@ -105,9 +112,24 @@ def _facts(device: Device, patience: Patience | None) -> DeviceFacts:
         live.close()
 
 
+def _phone_facts(device: Device) -> DeviceFacts:
+    """Ask a phone by its shell alone: before `setup` it has nothing that could answer."""
+    transport = opening.open_transport(device)
+    try:
+        commands = abilities.commands(transport, device, "adding it")
+        workdir = opening.workdir(device) or WORKDIR
+        return android.survey(commands, device.name, workdir).facts()
+    finally:
+        transport.close()
+
+
 def _profile(facts: DeviceFacts) -> tuple[str, Path | None]:
     """Return the name of the profile that fits, and the file if a new one was written."""
-    chosen = contact.survey(facts, known_profiles.load_all())
+    known = known_profiles.load_all()
+    if facts.libc == android.LIBC:
+        # Only its model tells a phone from a board with the same kind of processor.
+        known = {name: one for name, one in known.items() if one.detect.model}
+    chosen = contact.survey(facts, known)
     if chosen is not None:
         return chosen, None
     made = contact.new_profile(facts)

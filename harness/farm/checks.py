@@ -126,7 +126,7 @@ class Check:
     examine: Callable[[DeviceUnderTest], CheckResult]
     needs: tuple[str, ...] = ()
     """Checks that must have passed, and conditions (`profile:TARGET`, `library`, `model`,
-    `python_agent`)."""
+    `python_agent`, `phone`, `linux`)."""
     unless_failed: tuple[str, ...] = ()
     """Checks that must not have failed. They may have been skipped."""
     fixes: tuple[FixKind, ...] = ()
@@ -234,6 +234,10 @@ def _missing(need: str, dut: DeviceUnderTest) -> str | None:
         profile and any(one.external_delegate for one in profile.accelerators)
     ):
         return "the profile names no delegate library"
+    if need == "phone" and not dut.is_phone:
+        return "not a phone behind adb"
+    if need == "linux" and dut.is_phone and not dut.has_python_agent:
+        return "the device is a phone"
     if need == "python_agent" and not dut.has_python_agent:
         return "the device's dialect is not the Python agent"
     if need == "model" and dut.model is None:

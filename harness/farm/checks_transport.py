@@ -64,6 +64,8 @@ def reachable(dut: DeviceUnderTest) -> CheckResult:
 def _reach_advice(dut: DeviceUnderTest) -> str:
     if dut.is_ssh:
         return dut.remote_command("true") + " must work first (-v shows details)"
+    if dut.is_phone:
+        return "`adb devices -l` lists what is connected; docs/phone.md has every step"
     return "connect it, or correct its address in the farm file"
 
 

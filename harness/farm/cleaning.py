@@ -19,7 +19,7 @@ _KILOBYTES = re.compile(r"[0-9]{1,15}")
 # Remove these folders only: a user may have chosen a work folder with other files in it.
 _SCRIPT = r"""
 root=$1
-set -- agents blobs incoming out runtimes
+set -- agents blobs incoming out runtimes leases
 kilobytes=0
 # Through another user's link we would delete files outside of the work folder.
 if [ -L "$root" ] || { [ -d "$root" ] && [ ! -O "$root" ]; }; then
@@ -63,7 +63,8 @@ def _held(transport: Transport, commands: Commands, device: Device, folder: str)
 
     If there is no agent or it does not start, no other user can be measuring, and no lease is held.
     """
-    if commands.run(["test", "-d", f"{folder}/agents"], 30.0).exit_code:
+    used = 'test -d "$1/agents" || test -d "$1/leases"'
+    if commands.run(["sh", "-c", used, "sh", folder], 30.0).exit_code:
         yield
         return
     dialect = opening.open_dialect(transport, device)

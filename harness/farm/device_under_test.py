@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from harness.config import farm as farms
 from harness.devices import abilities, opening
+from harness.devices.by_shell.android import Android
 from harness.devices.dialects.python_agent.options import AgentOptions
+from harness.devices.transports.adb.options import DEFAULT_PORT, AdbAddress, AdbOptions
 from harness.devices.transports.ssh import shell
 from harness.devices.transports.ssh.options import SshOptions
 from harness.errors import HostKeyUnknown
@@ -38,6 +40,7 @@ class DeviceUnderTest:
     transport: Transport | None = None
     key_problem: HostKeyUnknown | None = None
     system: System | None = None
+    android: Android | None = None
     probe: Probe | None = None
     dialect: Dialect | None = None
     facts: DeviceFacts | None = None
@@ -48,6 +51,11 @@ class DeviceUnderTest:
     def is_ssh(self) -> bool:
         """Whether the device is connected by SSH."""
         return self.device.address.startswith("ssh:")
+
+    @property
+    def is_phone(self) -> bool:
+        """Whether the device is a phone behind an adb server."""
+        return self.device.address.startswith("adb:")
 
     @property
     def has_commands(self) -> bool:
@@ -96,6 +104,8 @@ class DeviceUnderTest:
 
     def remote_command(self, command: str) -> str:
         """Return the command for this host that runs `command` on the device."""
+        if self.is_phone:
+            return shlex.join([*self._adb_argv(), "shell", command])
         if not self.is_ssh:
             return command
         typed = command if self.has_posix_shell else shell.encoded(command)
@@ -148,6 +158,12 @@ class DeviceUnderTest:
 
     def _farm_option(self) -> list[str]:
         return ["--farm", str(self.farm)] if self.farm and self.is_farm_named else []
+
+    def _adb_argv(self) -> list[str]:
+        _, port = AdbOptions.of(self.device).server
+        serial = AdbAddress.of(self.device).serial
+        chosen = ["-P", str(port)] if port != DEFAULT_PORT else []
+        return ["adb", *chosen, *(["-s", serial] if serial else [])]
 
     def _ssh_argv(self) -> list[str]:
         parts = urlsplit(self.device.address)

@@ -20,6 +20,7 @@ from harness.farm import (
     checks_runtime,
     checks_transport,
 )
+from harness.farm.android import checks as android
 from harness.farm.checks import Check, CheckResult
 from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import checks as linux
@@ -61,11 +62,21 @@ CONDITIONS: tuple[Check, ...] = (
     linux.temperature,
     linux.load,
 )
+PHONE: tuple[Check, ...] = (
+    android.api_level,
+    android.abi,
+    android.storage,
+    android.runs_programs,
+    android.heat,
+    android.charge,
+)
 CHECKS: tuple[Check, ...] = checks.ordered(
     (
         *TRANSPORT,
+        android.adb,
         linux.system,
         checks_transport.files,
+        *PHONE,
         checks_agent.python,
         *PLATFORM,
         *AGENT,
@@ -73,7 +84,7 @@ CHECKS: tuple[Check, ...] = checks.ordered(
         *CONDITIONS,
     )
 )
-"""All checks, in the order in which they run and are shown."""
+"""All checks, in the order in which they run and are shown; those of phones only for phones."""
 
 
 def examine(
@@ -102,7 +113,8 @@ def examine(
         open_dialect=open_dialect,
     )
     try:
-        return checks.run(CHECKS, dut)
+        phone = dut.is_phone
+        return checks.run([one for one in CHECKS if phone or "phone" not in one.needs], dut)
     finally:
         if dut.dialect is not None:
             dut.dialect.close()

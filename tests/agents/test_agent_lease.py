@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from agent_lab import LONG, ROOT, RawAgent, digest_of, launch_processes, wait_until
 
-from harness.devices import opening
-from harness.devices.dialects.python_agent import renewal
+from harness.devices import opening, renewal
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, _wire, open_json_lines
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.dialects.python_agent.packing import agent_zip

@@ -14,6 +14,7 @@ import pytest
 from conftest import missing
 
 from harness.demo.loopback_sshd import INSTALL, SFTP, LoopbackSshd, available, loopback_sshd
+from harness.devices.transports.adb.transport import open_adb
 from harness.devices.transports.local import open_local
 from harness.devices.transports.ssh.transport import open_ssh
 from harness.errors import AgentSilent, ConfigError, TransferFailed, TransportError, Unreachable
@@ -33,12 +34,14 @@ def without_sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackS
         yield server
 
 
-@pytest.fixture(params=["local", "ssh", "ssh without sftp"])
+@pytest.fixture(params=["local", "ssh", "ssh without sftp", "adb"])
 def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
     before = set(threading.enumerate())
     if request.param == "ssh without sftp":
         device_on = request.getfixturevalue("device_on")
         opened: Transport = open_ssh(device_on(request.getfixturevalue("without_sftp")))
+    elif request.param == "adb":
+        opened = open_adb(request.getfixturevalue("pixel").device)
     elif request.param == "local":
         opened = open_local(Device(name="here", profile="linux_x86_64", address="local:"))
     else:
@@ -115,7 +118,7 @@ def test_a_deadline_ends_the_command_and_its_children(transport: Transport, tmp_
 
 def test_endless_output_is_ended(transport: Transport) -> None:
     with pytest.raises(TransportError, match="more than 8388608 bytes"):
-        transport.run(["yes"], 30.0)
+        transport.run(["cat", "/dev/zero"], 30.0)
 
 
 def test_a_file_goes_and_comes_back_by_an_awkward_name(

@@ -14,7 +14,7 @@ from edge_command import CLI, edge
 from test_cli_job import digits_plan, farm_of
 
 from harness.demo.loopback_sshd import LoopbackSshd
-from harness.devices.dialects.python_agent import renewal
+from harness.devices import renewal
 from harness.measure.sessions import Session
 from harness.types import Device
 

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from harness import api
-from harness.devices.dialects.python_agent import renewal
+from harness.devices import renewal
 from harness.measure.leases import Patience
 from harness.measure.sessions import Session
 

@@ -23,6 +23,9 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/dialects/python_agent/dialect.py": (
         "security/test_fuzz.py::test_a_conversation",
     ),
+    "harness/farm/android/checks.py": (
+        "devices/test_phone_farm.py::test_whatever_a_program_that_may_not_run_prints_is_shown_plainly",
+    ),
     "harness/farm/busy.py": (
         "unit/test_farm_busy.py::test_any_bytes_are_an_answer_or_none",
         "unit/test_farm_busy.py::test_any_listing_gives_user_ids",
@@ -63,7 +66,29 @@ FUZZERS: dict[str, tuple[str, ...]] = {
         "unit/test_store.py::test_garbled_journals_never_hide_the_good_lines_before",
         "security/test_fuzz.py::test_a_journal_of_anything",
     ),
-    "harness/devices/transports/ssh/transport.py": ("security/test_fuzz.py::test_what_df_says",),
+    "harness/devices/by_shell/lease.py": (
+        "devices/test_by_shell.py::test_any_bytes_are_a_lease_or_our_error",
+    ),
+    "harness/devices/by_shell/android.py": (
+        "devices/test_phone_farm.py::test_any_bytes_are_a_phone_or_none",
+        "devices/test_phone_farm.py::test_lines_in_any_order_give_only_temperatures_that_can_be",
+    ),
+    "harness/devices/by_shell/files.py": (
+        "devices/test_by_shell.py::test_any_listing_names_only_digests_that_were_asked_for",
+    ),
+    "harness/devices/transports/adb/listing.py": (
+        "unit/test_adb.py::test_any_list_is_phones_or_nothing",
+    ),
+    "harness/devices/transports/adb/shell.py": (
+        "unit/test_adb.py::test_any_bytes_from_the_shell_are_output_or_our_error",
+    ),
+    "harness/devices/transports/adb/transport.py": (
+        "unit/test_adb.py::test_whatever_a_command_on_a_file_prints_is_our_error",
+    ),
+    "harness/devices/transports/adb/files.py": (
+        "unit/test_adb.py::test_any_bytes_from_the_file_service_are_a_file_or_our_error",
+    ),
+    "harness/devices/transports/space.py": ("security/test_fuzz.py::test_what_df_says",),
     "harness/devices/transports/ssh/channel.py": ("security/test_fuzz.py::test_the_marked_line",),
     "harness/devices/transports/ssh/certificates.py": (
         "devices/test_ssh_config.py::test_any_certificate_is_read_or_refused",

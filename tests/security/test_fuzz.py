@@ -27,9 +27,9 @@ from harness.config import profiles
 from harness.devices.dialects.python_agent import answers, bootstrap
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect
+from harness.devices.transports import space
 from harness.devices.transports.ssh import channel as ssh_channel
 from harness.devices.transports.ssh import command_files
-from harness.devices.transports.ssh.transport import SshTransport
 from harness.errors import HarnessError
 from harness.farm import cleaning, contact, setup
 from harness.farm.setup import Installation
@@ -272,15 +272,8 @@ def test_what_the_pinning_shell_says(speeds: list[tuple[str, str]], noise: str) 
 
 @given(DIGITS, st.text(max_size=30))
 def test_what_df_says(digits: str, noise: str) -> None:
-    class Df(SshTransport):
-        def __init__(self, said: bytes) -> None:
-            self.said = said
-
-        def run(self, argv: Any, timeout_seconds: float, stdin: bytes | None = None) -> Reply:
-            return Saying(self.said).run(argv, timeout_seconds)
-
     said = f"Filesystem blocks\n{noise} 1 2 {digits} 5".encode(errors="replace")
-    assert isinstance(Df(said)._free_space("/w"), str)
+    assert isinstance(space.free_space(Saying(said).run, "/w"), str)
 
 
 @given(st.binary(max_size=100), DIGITS)

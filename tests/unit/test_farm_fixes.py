@@ -25,6 +25,7 @@ from harness.types import Device
 
 FIXES = "tests/devices/test_doctor_fixes.py"
 GPU = "tests/devices/test_doctor_gpu.py"
+PHONE = "tests/devices/test_phone_farm.py"
 
 EXECUTED_BY = {
     "allow-commands": (FIXES, "test_a_forced_command"),
@@ -45,6 +46,7 @@ EXECUTED_BY = {
     "newer-python": (FIXES, "test_a_system_whose_python_is_too_old"),
     "numpy-first": (FIXES, "test_32_bit_arm_without_numpy"),
     "other-file-system": (FIXES, "test_a_disk_full_of_other_files"),
+    "own-adb-server": (PHONE, "test_a_server_of_another_version_gets_a_setting_that_works"),
     "own-workdir": (FIXES, "test_a_work_folder_of_another_user_stays_unchanged"),
     "remount-exec": (FIXES, "test_noexec"),
     "remount-rw": (FIXES, "test_a_read_only_card"),
@@ -66,6 +68,8 @@ EXECUTED_BY = {
 BY_HAND = {
     "any-workdir",
     "bring-python",
+    "charge-phone",
+    "cool-phone",
     "cooling",
     "delegate-library",
     "driver-part",
@@ -76,11 +80,14 @@ BY_HAND = {
     "look-agent",
     "make-room",
     "new-host-key",
+    "newer-android",
     "newer-system",
     "numpy-by-hand",
     "other-driver",
     "other-governor",
     "other-runtime",
+    "phone-may-run",
+    "phone-space",
     "plug-in",
     "power-supply",
     "reach",
@@ -126,6 +133,7 @@ def test_every_check_that_can_fail_has_a_fix() -> None:
 def test_every_need_is_a_check_or_a_condition() -> None:
     names = {one.name for one in CHECKS}
     conditions = {"model", "library", "python_agent", "profile:gpu", "profile:edgetpu"}
+    conditions |= {"phone", "linux"}
     for one in CHECKS:
         assert set(one.needs) <= names | conditions, one.name
         assert set(one.unless_failed) <= names, one.name

@@ -184,8 +184,8 @@ def test_options_can_be_changed_in_python() -> None:
     ("address", "message"),
     [
         (
-            "adb:X",
-            'd: address "adb:X": this version has no transport for adb: yet; addresses start',
+            "serial:/dev/x",
+            'd: address "serial:/dev/x": this version has no transport for serial: yet; addresses start',
         ),
         ("serial:/dev/ttyACM0?baud=1", "no transport for serial: yet"),
         ("qemu:mps2", "no transport for qemu: yet"),
@@ -198,7 +198,7 @@ def test_a_scheme_without_a_transport_is_named_with_the_known_ones(
     with pytest.raises(ConfigError) as caught:
         opening.check(device(address))
     assert message in str(caught.value)
-    assert "local:, plain:, ssh:, wire:" in str(caught.value)
+    assert "adb:, local:, plain:, ssh:, wire:" in str(caught.value)
 
 
 def test_a_profile_with_an_unknown_dialect_is_refused_when_it_is_used() -> None:
@@ -210,7 +210,7 @@ def test_a_profile_with_an_unknown_dialect_is_refused_when_it_is_used() -> None:
 MIXED = """
 [device.phone]
 profile = "linux_aarch64"
-address = "adb:R5CT1234"
+address = "serial:/dev/R5CT1234"
 package = "of a transport to come"
 [device.here]
 profile = "linux_x86_64"
@@ -244,13 +244,13 @@ def _mixed(tmp_path: Path) -> farms.Farm:
 ASKED: dict[str, Callable[[farms.Farm], object]] = {
     "run": lambda farm: api.run("plan.toml", farm=farm),
     "dry run": lambda farm: api.decide("plan.toml", farm=farm),
-    "bench": lambda farm: api.bench([DATA / "digits.tflite"], on=["adb:R5CT1234"], farm=farm),
+    "bench": lambda farm: api.bench([DATA / "digits.tflite"], on=["serial:R5CT1234"], farm=farm),
     "bench a device": lambda farm: api.bench([DATA / "digits.tflite"], on=["phone"], farm=farm),
     "gate": lambda farm: api.gate("plan.toml", baseline="as_is", candidate="as_is", farm=farm),
     "selftest": lambda farm: api.selftest("phone", farm=farm),
     "search": lambda farm: api.search("plan.toml", farm=farm),
     "setup": lambda farm: api.setup("phone", farm=farm),
-    "add": lambda _: api.add("adb:R5CT1234"),
+    "add": lambda _: api.add("serial:R5CT1234"),
     "doctor": lambda farm: api.doctor(["phone"], farm=farm),
     "devices": lambda farm: api.devices(["phone"], farm=farm),
 }
@@ -260,7 +260,7 @@ ASKED: dict[str, Callable[[farms.Farm], object]] = {
 def test_an_address_that_cannot_be_reached_is_refused_before_anything_is_built(
     asked: str, mixed: farms.Farm, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="no transport for adb: yet"):
+    with pytest.raises(ConfigError, match="no transport for serial: yet"):
         ASKED[asked](mixed)
     assert not list(tmp_path.rglob("run.json"))
     assert not (tmp_path / "cache" / "build").exists()
@@ -273,14 +273,14 @@ def test_layers_of_a_device_that_cannot_be_reached_any_more(
     with api.run("plan.toml", farm=before, results=tmp_path / "runs") as going:
         for _ in going:
             pass
-    with pytest.raises(ConfigError, match="phone: .*no transport for adb: yet"):
+    with pytest.raises(ConfigError, match="phone: .*no transport for serial: yet"):
         api.layers([going.id], farm=mixed, results=tmp_path / "runs")
 
 
 def test_among_others_such_a_device_is_a_row_of_its_own(mixed: farms.Farm) -> None:
     phone, here = api.devices(["phone", "here"], farm=mixed)
     assert (phone["status"], here["status"]) == ("config", "ready")
-    assert "no transport for adb: yet" in phone["reason"]
+    assert "no transport for serial: yet" in phone["reason"]
     checks = api.doctor(["phone", "here"], farm=mixed)
     (reachable, *rest) = checks["phone"]
     assert (reachable.name, reachable.status) == ("reachable", "fail")

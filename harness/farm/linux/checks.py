@@ -61,7 +61,7 @@ JOIN_GROUP = FixKind(id="join-group", does="Let the account open the device node
 PLUG_IN = FixKind(id="plug-in", does="Plug the accelerator in", by_hand="it is hardware")
 
 
-@check(needs=("commands",), fixes=(NO_LINUX,))
+@check(needs=("linux", "commands"), fixes=(NO_LINUX,))
 def system(dut: DeviceUnderTest) -> CheckResult:
     """A POSIX shell answers and reports the system."""
     dut.system = found = survey.survey_system(dut.commands, dut.device)

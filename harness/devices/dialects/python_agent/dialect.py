@@ -28,8 +28,8 @@ from harness.devices.clocks import STEPPED, DeviceClock, LaunchStamps
 from harness.devices.dialects.python_agent import answers, bootstrap, packing, transfer
 from harness.devices.dialects.python_agent.answers import Fields
 from harness.devices.dialects.python_agent.options import AgentOptions
-from harness.devices.dialects.python_agent.renewal import TOKEN, Renewal, holder
 from harness.devices.framing import JsonLines
+from harness.devices.renewal import TOKEN, Renewal, holder
 from harness.errors import (
     AgentError,
     AgentSilent,

@@ -15,22 +15,19 @@ connection. A dead link is detected within 10 s; a slow one is not a dead one (:
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.devices.transports.space import free_space
 from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.command_files import CommandFiles
 from harness.devices.transports.ssh.connect import Connection
 from harness.devices.transports.ssh.sftp import NoReason, NoSftp, SftpFiles
 from harness.devices.transports.streams import OpenStreams, run_to_end
 from harness.devices.transports.tail import OUTPUT_BYTES
-from harness.errors import AgentSilent, TransferFailed, TransportError
+from harness.errors import TransferFailed
 from harness.protocols import MAX_FILE_BYTES, Reply
 from harness.types import Device, PushProgress
-
-_DF_AVAILABLE = 3
-"""Column of `df -Pk` with the free blocks of 1024 bytes."""
 
 
 class SshTransport:
@@ -68,7 +65,7 @@ class SshTransport:
             except NoSftp as error:
                 self._commands = self._by_commands(error)
             except NoReason as error:
-                space = self._free_space(posixpath.dirname(destination))
+                space = free_space(self.run, posixpath.dirname(destination))
                 raise TransferFailed(f"{error}; {space}") from error
             else:
                 return
@@ -123,17 +120,6 @@ class SshTransport:
         self, argv: Sequence[str], keep: int | None = None, *, reads: bool = True
     ) -> SshChannel:
         return SshChannel(self._connection.transport, argv, self._where, keep=keep, reads=reads)
-
-    def _free_space(self, folder: str) -> str:
-        try:
-            reply = self.run(["df", "-Pk", folder], timeout_seconds=10.0)
-        except (TransportError, AgentSilent):
-            return "check that its disk has space"
-        cells = reply.stdout.decode(errors="replace").split("\n", 1)[-1].split()
-        free = cells[_DF_AVAILABLE] if len(cells) > _DF_AVAILABLE else ""
-        if re.fullmatch("[0-9]{1,15}", free):
-            return f"{int(free) * 1024} bytes are free there (`df {folder}`)"
-        return "check that its disk has space"
 
 
 def open_ssh(device: Device) -> SshTransport:

@@ -1,0 +1,1 @@
+"""A transport to phones through an adb server."""

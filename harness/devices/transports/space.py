@@ -1,0 +1,26 @@
+"""How much space a device has left, for the error of a file that did not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from harness.errors import HarnessError
+from harness.protocols import Reply
+
+_SECONDS = 10.0
+_AVAILABLE = 3
+"""Column of `df -Pk` with the free blocks of 1024 bytes."""
+
+
+def free_space(run: Callable[[Sequence[str], float], Reply], folder: str) -> str:
+    """Return a sentence about the free space of a folder on the device; never raises."""
+    try:
+        reply = run(["df", "-Pk", folder], _SECONDS)
+    except HarnessError:
+        return "check that its disk has space"
+    cells = reply.stdout.decode(errors="replace").split("\n", 1)[-1].split()
+    free = cells[_AVAILABLE] if len(cells) > _AVAILABLE else ""
+    if re.fullmatch("[0-9]{1,15}", free):
+        return f"{int(free) * 1024} bytes are free there (`df {folder}`)"
+    return "check that its disk has space"
