@@ -413,6 +413,11 @@ ALL: tuple[Column, ...] = (
     ),
     _text("verdict", "whether the accelerator ran the model: VALID, SUSPECT, INVALID"),
     _text("verdict_reason", "reason of the verdict"),
+    _text(
+        "cache",
+        "state of the runtime's caches before a launch: warm or cold; null if the plan sets none",
+        look=Look(title="cache", place=65, rank=3),
+    ),
     _text("adapter", "adapter of a GPU delegate, as its driver reports it", known="answered"),
 )
 

@@ -269,6 +269,7 @@ def bind(
                 seed=plan.seed,
                 check_inputs=path,
                 flags=flags,
+                cache=plan.cache,
             )
         )
     return tuple(cells)

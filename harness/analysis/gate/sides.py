@@ -237,6 +237,7 @@ def contest(one: PlannedContest, built: Built, plan: Plan, inputs: Mapping[str, 
             seed=plan.seed,
             check_inputs=path,
             flags=flags,
+            cache=plan.cache,
         )
         runtime = candidate.runtime.replace(" ", "=") if candidate.runtime else None
         sides.append(Side(cell=cell, runtime=runtime))

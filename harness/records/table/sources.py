@@ -362,6 +362,7 @@ SOURCES: dict[str, Source] = {
     "sustained_ratio": _sustained,
     "verdict": _verdict,
     "verdict_reason": _verdict_reason,
+    "cache": _of_cell("cache"),
     "adapter": _adapter,
 }
 """The function of every column, by its name."""
