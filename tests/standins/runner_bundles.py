@@ -6,7 +6,7 @@ import struct
 import sys
 from pathlib import Path
 
-STANDIN = Path(__file__).with_name("standin_benchmark_model.py")
+STANDIN = Path(__file__).with_name("standin_runner.py")
 VERSION = "standin-1"
 
 

@@ -350,6 +350,8 @@ class BenchmarkModelDialect:
                 )
             if value < _COARSE_NS:
                 flags = (*flags, COARSE_CLOCK)
+            statistics = report.statistics().items()
+            parts += [Samples.of(name, [one], count=report.runs) for name, one in statistics]
             parts.append(Samples.of("latency", [value], count=report.runs))
         return Launch.of(
             order,
@@ -436,50 +438,57 @@ class BenchmarkModelDialect:
             raise AgentError(f"{self._device.name}: the file was not deployed in this session")
         edges = inference.edges_of(source)
         count = inference.samples(self._device.name, inputs, MAX_INFER_SAMPLES)
-        runner = inference.InferenceRun(order=order, bundle=bundle, program=program, edges=edges)
-        made = [self._infer_one(runner, inputs, place) for place in range(count)]
+        run = InferenceRun(order=order, bundle=bundle, program=program, edges=edges)
+        output = self._infer(run, inputs, count)
+        where = f"{self._device.name}: {bundle.title}"
+        endings.raise_if_failed(_ending(output, where), where, self.setup_command)
+        made = [inference.split(where, edges, data) for data in output.files.get("output", ())]
+        if len(made) != count:
+            raise AgentError(f"{where}: it returned the outputs of {len(made)} of {count} samples")
         return {
             tensor.name: np.concatenate([one[at] for one in made])
             for at, tensor in enumerate(edges.outputs)
         }
 
-    def _infer_one(
-        self, run: InferenceRun, inputs: Mapping[str, np.ndarray[Any, Any]], place: int
-    ) -> list[np.ndarray[Any, Any]]:
-        order, bundle, program, edges = run.order, run.bundle, run.program, run.edges
+    def _infer(
+        self, run: InferenceRun, inputs: Mapping[str, np.ndarray[Any, Any]], count: int
+    ) -> ScriptOutput:
+        """Send the samples of each input as one file, and run the program once per sample."""
         folder = f"{self._options.workdir}/launches/{secrets.token_hex(8)}"
         named: dict[str, tuple[str, tuple[int, ...]]] = {}
+        sizes: list[str] = []
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as temporary:
-            for tensor, value in inference.matched(self._device.name, edges, inputs, place):
+            for place, (name, value) in enumerate(
+                inference.matched(self._device.name, run.edges, inputs)
+            ):
                 data = value.astype(value.dtype.newbyteorder("<")).tobytes()
-                digest = hashlib.sha256(data).hexdigest()
-                source = Path(temporary) / digest
+                source = Path(temporary) / f"in{place}"
                 source.write_bytes(data)
-                path = f"{self._options.workdir}/inputs/{digest}"
-                self.push(source, path, digest)
-                named[tensor.name] = (path, value.shape)
+                self.push(source, f"{folder}/in{place}.all", hashlib.sha256(data).hexdigest())
+                named[name] = (f"{folder}/in{place}", (1, *value.shape[1:]))
+                sizes += [f"in{place}", str(len(data) // count)]
         files = LaunchFiles(
-            model=self.path_of(order.variant_digest),
+            model=self.path_of(run.order.variant_digest),
             result=f"{folder}/result.pb",
             runtime_info=f"{folder}/info.pb",
-            libraries=self._folder_of(bundle),
+            libraries=self._folder_of(run.bundle),
         )
-        line = programs.command_line(program, order, files)
+        line = programs.command_line(run.program, run.order, files)
         flags = {**line.flags, **programs.inference_flags(named, f"{folder}/output")}
-        if edges.signature is not None:
-            flags["signature_to_run_for"] = edges.signature
-        words = [f"--{name}={value}" for name, value in flags.items()]
-        quick = dataclasses.replace(order, kind="memory")
-        try:
-            output = self._execute(quick, folder, words, line.environment, bundle)
-        finally:
-            with suppress(HarnessError):
-                self._commands.run(
-                    ["rm", "-f", *(path for path, _ in named.values())], _COMMAND_SECONDS
-                )
-        where = f"{self._device.name}: {bundle.title}"
-        endings.read(_ending(output, where), program, order.target, where, self.setup_command)
-        return inference.split(where, edges, output.file("output"))
+        if run.edges.signature is not None:
+            flags["signature_to_run_for"] = run.edges.signature
+        seconds = run.order.timeout_seconds
+        argv = [
+            *("sh", "-c", scripts.INFER, "sh", folder, str(count), str(round(seconds))),
+            *(files.libraries, *sizes, "--", f"{files.libraries}/{RUNNER}"),
+            *(f"--{name}={value}" for name, value in flags.items()),
+        ]
+        reply = self._commands.run(argv, seconds + _GRACE_SECONDS)
+        output = scripts.parse(reply.stdout)
+        if not output.complete:
+            text = reply.stderr.decode("utf-8", "replace").strip()[-300:]
+            raise AgentError(f"{self._device.name}: the inferences ended early: {text or '-'}")
+        return output
 
     def close(self) -> None:
         """Restore what was changed on the device; never raises."""

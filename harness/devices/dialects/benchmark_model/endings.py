@@ -87,6 +87,11 @@ def read(
     return RunResult(report=report, delegation=_delegation(ending, target, where), flags=flags)
 
 
+def raise_if_failed(ending: RunEnding, where: str, setup: str) -> None:
+    """Raise the error of a run whose numbers do not matter; arguments and errors as in `read`."""
+    _raise_if_failed(ending, _log(ending, where), where, setup)
+
+
 def unconsumed(log: ToolLog, program: RunnerProgram) -> str:
     """Return the flags that the program ignored.
 

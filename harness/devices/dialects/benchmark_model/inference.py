@@ -57,17 +57,16 @@ def samples(device: str, inputs: Mapping[str, np.ndarray[Any, Any]], most: int) 
 
 
 def matched(
-    device: str, edges: ModelEdges, inputs: Mapping[str, np.ndarray[Any, Any]], place: int
-) -> Iterator[tuple[Tensor, np.ndarray[Any, Any]]]:
-    """Yield each input of the file with one sample; by tensor name, else by order."""
+    device: str, edges: ModelEdges, inputs: Mapping[str, np.ndarray[Any, Any]]
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yield the name of each input of the file with its samples; by tensor name, else by order."""
     if len(inputs) != len(edges.inputs):
         raise AgentError(
             f"{device}: the file has {len(edges.inputs)} inputs, and {len(inputs)} are given"
         )
     by_name = all(tensor.name in inputs for tensor in edges.inputs)
     for tensor, value in zip(edges.inputs, inputs.values(), strict=True):
-        chosen = inputs[tensor.name] if by_name else value
-        yield tensor, np.ascontiguousarray(chosen[place : place + 1])
+        yield tensor.name, np.ascontiguousarray(inputs[tensor.name] if by_name else value)
 
 
 def split(where: str, edges: ModelEdges, data: bytes | None) -> list[np.ndarray[Any, Any]]:

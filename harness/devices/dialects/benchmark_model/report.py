@@ -21,6 +21,9 @@ class ToolReport:
     """A whole number of microseconds; None if the program's version does not report it."""
     min_ns: float | None = None
     max_ns: float | None = None
+    p5_ns: float | None = None
+    p95_ns: float | None = None
+    """Percentiles that the program itself reports; none are computed from a summary."""
     init_ns: float | None = None
     """From opening the file until the graph is ready, with delegates and their compilation."""
     first_ns: float | None = None
@@ -29,6 +32,18 @@ class ToolReport:
     warmup_avg_ns: float | None = None
     peak_bytes: float | None = None
     """Peak resident memory by periodic checks of the program itself, if it was asked for."""
+
+    def statistics(self) -> dict[str, float]:
+        """Return the program's statistics of an inference, ns, by the names of their series."""
+        named = {
+            "reported_mean": self.avg_ns,
+            "reported_median": self.median_ns,
+            "reported_min": self.min_ns,
+            "reported_max": self.max_ns,
+            "reported_p5": self.p5_ns,
+            "reported_p95": self.p95_ns,
+        }
+        return {name: value for name, value in named.items() if value is not None}
 
     def problem(self) -> str | None:
         """Return why the numbers cannot be one run's; None if they are consistent."""

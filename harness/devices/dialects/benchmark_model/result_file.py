@@ -39,6 +39,8 @@ def read(data: bytes) -> ToolReport:
         median_ns=_ns(latency.number(MEDIAN)),
         min_ns=_ns(latency.number(MIN)),
         max_ns=_ns(latency.number(MAX)),
+        p5_ns=_ns(latency.number(P5)),
+        p95_ns=_ns(latency.number(P95)),
         init_ns=_ns(latency.number(INIT)),
         # Without a warm-up the field is there and 0.
         first_ns=_ns(latency.number(FIRST)) or None,

@@ -141,6 +141,43 @@ printf 'edge-harness-end\n'
 """
 )
 
+INFER = (
+    _COMMON
+    + r"""
+# DIR COUNT LIMIT LIBRARY_PATH NAME SIZE ... -- PROGRAM ARGUMENTS...: one process per sample
+dir=$1 count=$2 limit=$3 libraries=$4
+shift 4
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 129' HUP INT TERM
+inputs=
+while [ "$1" != -- ]; do inputs="$inputs $1:$2"; shift 2; done
+shift
+sample=0
+while [ "$sample" -lt "$count" ]; do
+    for one in $inputs; do
+        size=${one#*:}
+        tail -c "+$((sample * size + 1))" "$dir/${one%%:*}.all" | head -c "$size" > "$dir/${one%%:*}"
+    done
+    rm -f "$dir/output"
+    LD_LIBRARY_PATH="$libraries" "$@" > "$dir/out" 2> "$dir/err" < /dev/null &
+    pid=$!
+    ( sleep "$limit"; echo late > "$dir/late"; kill -9 "$pid" ) > /dev/null 2>&1 &
+    watch=$!
+    wait "$pid"
+    code=$?
+    kill "$watch" 2>/dev/null
+    echo "code $code"
+    show output "$dir/output" 100000000
+    [ "$code" = 0 ] || break
+    sample=$((sample + 1))
+done
+[ ! -f "$dir/late" ] || echo "late yes"
+show out "$dir/out" 1000000
+show err "$dir/err" 1000000
+printf 'edge-harness-end\n'
+"""
+)
+
 SURVEY = r"""
 say() { echo "$1 $2"; }
 say system "$(uname -s)"

@@ -113,7 +113,6 @@ class _State:
 def lines_of(text: str) -> list[str]:
     """Return the log's lines without prefixes other than `ERROR: `.
 
-
     A phone's log has lines of other processes too: those of the process that logged `STARTING!`
     are kept.
     """
@@ -253,9 +252,7 @@ def _report(state: _State) -> ToolReport | None:
     measured = next((one for one in reversed(state.stats)), {})
     warmup = state.stats[-2] if len(state.stats) > 1 else {}
     from_block: dict[str, float] = {
-        name: state.block[name] * NS_PER_MS
-        for name in state.block
-        if name not in ("std", "peak")
+        name: state.block[name] * NS_PER_MS for name in state.block if name not in ("std", "peak")
     }
     values = from_block or {name: us * NS_PER_US for name, us in state.summary.items()}
     runs = int(measured["count"]) if measured else state.block_runs.get("avg", 0)
@@ -269,6 +266,8 @@ def _report(state: _State) -> ToolReport | None:
         median_ns=_us(measured, "median"),
         min_ns=_us(measured, "min", "curr") or values.get("min"),
         max_ns=_us(measured, "max", "curr") or values.get("max"),
+        p5_ns=_us(measured, "p5"),
+        p95_ns=_us(measured, "p95"),
         init_ns=values.get("init"),
         first_ns=first or None,
         warmup_runs=int(warmup["count"]) if warmup else state.block_runs.get("warmup"),
@@ -289,7 +288,11 @@ def _us(stats: Mapping[str, float], *names: str) -> float | None:
 
 def last_errors(log: ToolLog) -> str:
     """Return the lines that say why a run failed, else its last line."""
-    return "; ".join(_unique(one.removeprefix(_IS_ERROR) for one in log.errors)) or log.last or "it printed nothing"
+    return (
+        "; ".join(_unique(one.removeprefix(_IS_ERROR) for one in log.errors))
+        or log.last
+        or "it printed nothing"
+    )
 
 
 def _unique(lines: Iterable[str]) -> list[str]:

@@ -7,6 +7,8 @@ benchmark_litert_model.h and xla/tsl/util/stats_calculator.h. Its log says that 
 its rows are `simulated`. tests/standins/runner_bundles.py writes KIND and FAULT in front.
 """
 
+# ruff: noqa: ANN001, ANN201, ANN202, C901, PTH110, PTH123 - a program of its own, as small as can be
+
 import os
 import random
 import struct
@@ -64,11 +66,11 @@ LITERT = {
 VENDOR = {"qualcomm_htp_performance_mode": "burst"}
 
 
-def say(text, level="INFO"):
+def say(text, level="INFO") -> None:
     sys.stderr.write(f"{level}: {text}\n")
 
 
-def usage(known):
+def usage(known) -> None:
     say(f"usage: {sys.argv[0]} <flags>\nFlags:", "ERROR")
     for name, default in known.items():
         sys.stderr.write(f"\t--{name}={default}\tstring\toptional\t\n")
@@ -93,11 +95,11 @@ def parsed():
         elif not (KIND == "litert" and name in VENDOR):
             unknown.append(word)
     if unknown or FAULT == "unconsumed":
-        say("Unconsumed cmdline flags: " + " ".join(unknown or ["--num_runs=1"]), "WARN")
+        say("Unconsumed cmdline flags: " + " ".join(unknown or ["--allow_new=1"]), "WARN")
     return given
 
 
-def stats(values):
+def stats(values) -> str:
     """Return the line of StatWithPercentiles, of microseconds."""
     ordered = sorted(values)
     count = len(ordered)
@@ -230,7 +232,7 @@ def field(number, kind, content):
     return head + (varint(content) if kind == 0 else varint(len(content)) + content)
 
 
-def write_result(path, init_us, warmup, times, peak_mb):
+def write_result(path, init_us, warmup, times, peak_mb) -> None:
     ordered, count = sorted(times), len(times)
     mean = sum(times) / count
     std = (sum((one - mean) ** 2 for one in times) / count) ** 0.5
@@ -258,7 +260,7 @@ def peak():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
 
-def report(flags, init_us, warmup, times):
+def report(flags, init_us, warmup, times) -> None:
     mean = sum(times) / len(times)
     warm = sum(warmup) / len(warmup) if warmup else 0
     first = warmup[0] if warmup else 0
@@ -287,7 +289,7 @@ def report(flags, init_us, warmup, times):
         write_result(flags["result_file_path"], init_us, warmup, times, peak_mb)
 
 
-def main():
+def main() -> int:
     flags = parsed()
     say("STAND-IN for benchmark_model, no vendor's program")
     if FAULT == "no_space":
@@ -336,13 +338,14 @@ def main():
     report(flags, init_us, warmup, times)
     if flags.get("output_filepath"):
         with open(flags["output_filepath"], "wb") as file:
-            for one in made.get_output_details():
-                file.write(made.get_tensor(one["index"]).tobytes())
+            file.writelines(
+                made.get_tensor(one["index"]).tobytes() for one in made.get_output_details()
+            )
     # A failing inference stops nothing; the results are written and only the exit code tells.
     return 1 if failed or FAULT == "failed_invoke" else 0
 
 
-def fill(made, flags):
+def fill(made, flags) -> None:
     import numpy as np
 
     files = [
