@@ -37,6 +37,7 @@ NAMES = (
     "structured",
     "techniques",
     "gate",
+    "runner",
     "lab",
     "faults",
     "mutated",

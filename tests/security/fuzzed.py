@@ -23,6 +23,41 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/dialects/python_agent/dialect.py": (
         "security/test_fuzz.py::test_a_conversation",
     ),
+    "harness/devices/dialects/benchmark_model/tool_output.py": (
+        "unit/test_runner_output.py::test_any_log_is_read_or_refused_with_its_line",
+        "unit/test_runner_output.py::test_a_log_that_is_cut_has_no_other_numbers",
+    ),
+    "harness/devices/dialects/benchmark_model/endings.py": (
+        "unit/test_runner_output.py::test_any_log_is_read_or_refused_with_its_line",
+    ),
+    "harness/devices/dialects/benchmark_model/result_file.py": (
+        "unit/test_runner_output.py::test_any_result_file_is_read_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/wire.py": (
+        "unit/test_runner_output.py::test_any_bytes_are_a_message_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/runtime_info.py": (
+        "unit/test_runner_placement.py::test_any_bytes_are_a_placement_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/elf.py": (
+        "unit/test_runner_bundle.py::test_any_bytes_are_an_elf_file_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/bundle.py": (
+        "unit/test_runner_bundle.py::test_any_manifest_is_read_or_none",
+        "unit/test_runner_bundle.py::test_any_json_is_a_manifest_or_none",
+    ),
+    "harness/devices/dialects/benchmark_model/scripts.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_script_prints_is_read_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/facts.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_script_prints_is_read_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/sensors.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_script_prints_is_read_or_refused",
+    ),
+    "harness/devices/android.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_service_prints_is_a_state",
+    ),
     "harness/farm/busy.py": (
         "unit/test_farm_busy.py::test_any_bytes_are_an_answer_or_none",
         "unit/test_farm_busy.py::test_any_listing_gives_user_ids",

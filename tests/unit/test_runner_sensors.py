@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.devices.dialects.benchmark_model import android, facts, scripts, sensors
+from harness.devices import android
+from harness.devices.dialects.benchmark_model import facts, scripts, sensors
 from harness.errors import AgentError
+from harness.types import Covariates
 
 # AOSP ThermalManagerService.dump, with values of a Pixel's log
 THERMAL = """\
@@ -86,6 +88,13 @@ def test_covariates_are_those_of_the_services_else_of_the_files() -> None:
     found = sensors.covariates(phone, "after")
     assert (found.temperature_c, found.thermal_status, found.charging) == (62.500004, 1, True)
     assert sensors.covariates(phone, "before") == sensors.covariates(scripts.parse(b""), "before")
+
+
+def test_a_start_under_bad_conditions_is_flagged() -> None:
+    cool = Covariates(thermal_status=0, battery_percent=80, charging=False, screen_on=True)
+    assert sensors.flags(cool) == sensors.flags(Covariates()) == ()
+    bad = Covariates(thermal_status=2, battery_percent=15, charging=True, screen_on=False)
+    assert sensors.flags(bad) == ("thermal_throttling", "low_battery", "charging", "screen_off")
 
 
 def test_the_samplers_lines_become_series_with_times() -> None:

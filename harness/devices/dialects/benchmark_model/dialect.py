@@ -329,7 +329,8 @@ class BenchmarkModelDialect:
         report = result.report
         series, peak = sensors.series(output.file("samples") or b"")
         start, end = _process_times(output)
-        flags = result.flags
+        before = sensors.covariates(output, "before")
+        flags = (*result.flags, *sensors.flags(before))
         parts: list[Samples] = [] if order.kind == "cpu" else list(series)
         summary = None
         if order.kind == "memory":
@@ -362,7 +363,7 @@ class BenchmarkModelDialect:
             first_ns=None if report.first_ns is None else round(report.first_ns),
             inferences=report.runs,
             summary=summary,
-            before=sensors.covariates(output, "before"),
+            before=before,
             after=sensors.covariates(output, "after"),
             flags=flags,
             samples=tuple(parts),

@@ -10,7 +10,8 @@ import re
 from array import array
 from collections import defaultdict
 
-from harness.devices.dialects.benchmark_model import android, scripts
+from harness.devices import android
+from harness.devices.dialects.benchmark_model import scripts
 from harness.devices.dialects.benchmark_model.scripts import ScriptOutput
 from harness.types import Covariates, Samples
 
@@ -62,6 +63,21 @@ def covariates(found: ScriptOutput, when: str) -> Covariates:
 
 def _text(found: ScriptOutput, name: str) -> str:
     return (found.file(name) or b"").decode("utf-8", "replace")
+
+
+MODERATE, LOW_PERCENT = 2, 20
+"""From the thermal status `moderate` on, Android limits the clock; many phones do below 20 % charge."""
+
+
+def flags(before: Covariates) -> tuple[str, ...]:
+    """Return the flags of a launch that started under these conditions."""
+    found = {
+        "thermal_throttling": (before.thermal_status or 0) >= MODERATE,
+        "low_battery": before.battery_percent is not None and before.battery_percent < LOW_PERCENT,
+        "charging": before.charging is True,
+        "screen_off": before.screen_on is False,
+    }
+    return tuple(name for name, is_so in found.items() if is_so)
 
 
 def series(data: bytes) -> tuple[tuple[Samples, ...], float | None]:
