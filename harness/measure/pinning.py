@@ -24,7 +24,7 @@ _AT_FULL_SPEED = 0.98
 _SPEED = re.compile(r"^speed ([0-9]{1,12}) ([0-9]{1,12})$", re.MULTILINE)
 _MAX_TEXT = 1 << 16
 
-ANDROID_NOTES = "/data/local/tmp/edge-harness/changed-pin"  # noqa: S108 - a phone's only such folder
+ANDROID_NOTES = "/data/local/tmp/edge-harness/changed-pin"
 """On a phone, the old settings are noted here before they are changed. If the shell below is killed
 with the connection, the next one restores them."""
 
