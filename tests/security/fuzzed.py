@@ -23,6 +23,15 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/dialects/python_agent/dialect.py": (
         "security/test_fuzz.py::test_a_conversation",
     ),
+    "harness/devices/dialects/benchmark_model/dialect.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
+    ),
+    "harness/devices/dialects/benchmark_model/restoring.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
+    ),
+    "harness/farm/bundles.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gets_a_bundle_or_our_errors",
+    ),
     "harness/devices/dialects/benchmark_model/tool_output.py": (
         "unit/test_runner_output.py::test_any_log_is_read_or_refused_with_its_line",
         "unit/test_runner_output.py::test_a_log_that_is_cut_has_no_other_numbers",

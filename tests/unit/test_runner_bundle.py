@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "standins"))
@@ -166,11 +166,13 @@ def test_a_version_comes_from_the_file_or_the_folder_or_the_digest(tmp_path: Pat
     assert bundle.of_folder(plain).bundle.version.startswith("sha256-")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_manifest_is_read_or_none(data: bytes) -> None:
     bundle.of_manifest(data)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5),
@@ -186,6 +188,7 @@ def test_any_json_is_a_manifest_or_none(plain: object) -> None:
     bundle.of_manifest(json.dumps(plain).encode())
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=300)
     | st.tuples(st.integers(0, 700), st.binary(min_size=1, max_size=8)).map(

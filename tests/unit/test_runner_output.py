@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "standins"))
@@ -452,6 +452,7 @@ _PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_PIECES | st.text(max_size=40), max_size=12).map("".join))
 def test_any_log_is_read_or_refused_with_its_line(text: str) -> None:
     with contextlib.suppress(UnknownFormat):
@@ -462,6 +463,7 @@ def test_any_log_is_read_or_refused_with_its_line(text: str) -> None:
     causes.left_behind(lines_of(text))
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(TFLITE)))
 def test_a_log_that_is_cut_has_no_other_numbers(at: int) -> None:
     whole = read(TFLITE).report
@@ -474,6 +476,7 @@ def test_a_log_that_is_cut_has_no_other_numbers(at: int) -> None:
     assert part is None or part.avg_ns == whole.avg_ns
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | st.tuples(st.integers(0, 80), st.binary(max_size=4)).map(
@@ -489,6 +492,7 @@ def test_any_result_file_is_read_or_refused(data: bytes) -> None:
     assert math.isfinite(report.avg_ns)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     try:
@@ -508,6 +512,7 @@ def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
                 get(number)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10_000_000), min_size=1, max_size=30))
 def test_every_line_that_the_calculator_writes_is_understood(values: list[int]) -> None:
     mean = sum(values) / len(values)

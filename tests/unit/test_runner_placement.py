@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ai_edge_litert import model_runtime_info_pb2 as proto
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.devices.delegation import kinds
@@ -106,6 +106,7 @@ def test_the_launch_has_both_kinds_of_evidence_and_refuses_a_file_it_cannot_read
         read(b"\xff\xff")
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=100)
     | st.tuples(st.integers(0, 90), st.binary(min_size=1, max_size=3)).map(

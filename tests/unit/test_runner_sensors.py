@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.devices import android
@@ -152,6 +152,7 @@ def test_a_phones_survey_has_its_facts() -> None:
         facts.read(scripts.parse(SURVEY), "phone")
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=400)
     | st.tuples(st.integers(0, 500), st.binary(max_size=3)).map(
@@ -166,6 +167,7 @@ def test_whatever_a_script_prints_is_read_or_refused(data: bytes) -> None:
     sensors.series(data)
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet="0123456789:.-=,{}mValueTypNSts \n\tTemperature", max_size=200)
     | st.text(max_size=100)
