@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from benchmarks.common import ROOT, NotAsked
 from benchmarks.figure import Figure
-from benchmarks.gate_replay import LAUNCHES, Kept, Said, Series, deal, ours
+from benchmarks.gate_replay import LAUNCHES, Dealt, Kept, Said, Series, deal, ours
 from harness.devices import android
 from harness.devices.dialects.benchmark_model import (
     bundle,
@@ -103,7 +104,17 @@ def read() -> Series:
 
 def _replay(series: Series, count: int, scale: float) -> list[Said]:
     chance = random.Random(f"{SEED}/{scale}")
-    return [ours(deal(series, chance, scale=scale)) for _ in range(count)]
+    return [ours(_counted(deal(series, chance, scale=scale))) for _ in range(count)]
+
+
+def _counted(dealt: Dealt) -> Dealt:
+    """Cut the scaled values to whole microseconds, which is all that the program reports."""
+
+    def cut(one: Kept) -> Kept:
+        quantiles = {q: value // 1000 * 1000 for q, value in one.quantiles.items()}
+        return replace(one, quantiles=quantiles)
+
+    return replace(dealt, a=tuple(map(cut, dealt.a)), b=tuple(map(cut, dealt.b)))
 
 
 # --- the fuzzer -----------------------------------------------------------------------------------
