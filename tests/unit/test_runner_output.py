@@ -149,6 +149,13 @@ def test_the_line_of_an_old_version_has_no_number_of_runs_and_is_refused() -> No
     assert report.avg_ns == pytest.approx(79_760_900)
 
 
+def test_a_part_of_one_block_of_results_beside_the_other_is_no_error() -> None:
+    part = "INFO: [benchmark_litert_model.h:62] Model initialization: 1.00 ms\n"
+    report = read(part + TFLITE).report
+    assert report is not None
+    assert report.avg_ns == pytest.approx(119_375_000)
+
+
 def test_peak_memory_is_read() -> None:
     report = read(TFLITE + PEAK).report
     assert report is not None

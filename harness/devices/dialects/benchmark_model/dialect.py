@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 import secrets
 import shlex
 import tempfile
@@ -33,20 +32,20 @@ from harness.devices.dialects.benchmark_model import (
     sensors,
 )
 from harness.devices.dialects.benchmark_model.bundle import RUNNER, RunnerBundle, by_runtime
-from harness.devices.dialects.benchmark_model.endings import RunEnding, RunResult
+from harness.devices.dialects.benchmark_model.endings import RunResult
 from harness.devices.dialects.benchmark_model.facts import SurveyedDevice
 from harness.devices.dialects.benchmark_model.inference import InferenceRun
 from harness.devices.dialects.benchmark_model.options import RunnerOptions
 from harness.devices.dialects.benchmark_model.programs import LaunchFiles, RunnerProgram
 from harness.devices.dialects.benchmark_model.scripts import ScriptOutput
+from harness.devices.dialects.benchmark_model.store import RunnerFiles
 from harness.errors import (
     AgentError,
-    HarnessError,
     RuntimeMissing,
     TransferFailed,
     Unsupported,
 )
-from harness.protocols import Capabilities, Commands, Files, Reply, Transport
+from harness.protocols import Capabilities, Commands, Transport
 from harness.tflite.compiled import DISPATCH, stamped_chips
 from harness.types import Device, DeviceFacts, Kind, Launch, LaunchOrder, Push, Samples
 
@@ -61,21 +60,6 @@ _COMMAND_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
 _PRIMED = "primed"
 _KINDS: frozenset[Kind] = frozenset(("timed", "memory", "cpu"))
-_MIN_DISK_BYTES_PER_SECOND = 1e6
-
-_DIGESTS = r"""
-cd "$1" 2>/dev/null || exit 0
-shift
-for one; do [ -f "$one" ] && sha256sum "$one"; done
-exit 0
-"""
-_COMMIT = r"""
-umask 077
-part=$1 digest=$2 final=$3 mode=$4
-found=$(sha256sum < "$part") || exit 1
-[ "${found%% *}" = "$digest" ] || { echo "differs ${found%% *}"; rm -f "$part"; exit 0; }
-chmod "$mode" "$part" && { sync "$part" 2>/dev/null || sync; } && mv -f "$part" "$final" && echo committed
-"""
 
 
 class BenchmarkModelDialect:
@@ -84,9 +68,14 @@ class BenchmarkModelDialect:
     def __init__(self, transport: Transport, device: Device) -> None:
         """Send nothing yet; raises Unsupported if the transport copies no files or runs no commands."""
         self._commands: Commands = abilities.commands(transport, device, RUNNER)
-        self._files: Files = abilities.files(transport, device, RUNNER)
         self._device = device
         self._options = RunnerOptions.of(device)
+        self._store = RunnerFiles(
+            abilities.files(transport, device, RUNNER),
+            self._commands,
+            device.name,
+            self._options.workdir,
+        )
         self._sources: dict[str, Path] = {}
         self._survey: SurveyedDevice | None = None
         self._programs: dict[str, RunnerProgram] = {}
@@ -106,7 +95,7 @@ class BenchmarkModelDialect:
         self._sources.update(files)
         if not files:
             return ()
-        present = self._present("blobs", files)
+        present = self._store.present("blobs", files)
         folder = f"{self._options.workdir}/blobs"
         return tuple(
             self.push(files[digest], f"{folder}/{digest}", digest)
@@ -119,47 +108,8 @@ class BenchmarkModelDialect:
         return f"{self._options.workdir}/blobs/{digest}"
 
     def push(self, source: Path, final: str, digest: str, mode: str = "600") -> Push:
-        """Copy a file to a `.part`, check its digest there, and rename it to `final`."""
-        began, size = time.monotonic(), source.stat().st_size
-        part = f"{final}.{secrets.token_hex(4)}.part"
-        try:
-            self._files.put(source, part)
-            seconds = _COMMAND_SECONDS + size / _MIN_DISK_BYTES_PER_SECOND
-            reply = self._commands.run(
-                ["sh", "-c", _COMMIT, "sh", part, digest, final, mode], seconds
-            )
-            self._raise_unless_committed(reply, source, final)
-        except TransferFailed:
-            # Usually the storage is full, and a partial file would keep it full.
-            with suppress(HarnessError):
-                self._commands.run(["rm", "-f", part], _COMMAND_SECONDS)
-            raise
-        return Push(
-            digest=digest,
-            file_bytes=size,
-            travelled_bytes=size,
-            codec=None,
-            seconds=time.monotonic() - began,
-        )
-
-    def _raise_unless_committed(self, reply: Reply, source: Path, final: str) -> None:
-        if b"committed" in reply.stdout.split():
-            return
-        text = (reply.stdout + reply.stderr).decode("utf-8", "replace").strip()[-300:]
-        raise TransferFailed(
-            f"{self._device.name}: {source.name} did not arrive whole at {final}: "
-            f"{text or 'no answer'}; check the connection and the device's free space"
-        )
-
-    def _present(self, folder: str, names: Mapping[str, object] | Sequence[str]) -> dict[str, str]:
-        """Return the digests of these files of a folder of the work folder, by name."""
-        argv = ["sh", "-c", _DIGESTS, "sh", f"{self._options.workdir}/{folder}", *names]
-        reply = self._commands.run(argv, _COMMAND_SECONDS + 10.0 * len(argv))
-        found = {}
-        for line in reply.stdout.decode("utf-8", "replace").splitlines():
-            digest, _, name = line.partition(" ")
-            found[name.strip().lstrip("*")] = digest.strip()
-        return found
+        """Copy a file to exactly `final`; see RunnerFiles.push."""
+        return self._store.push(source, final, digest, mode)
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -219,7 +169,7 @@ class BenchmarkModelDialect:
         """
         if bundle.digest in self._programs:
             return self._programs[bundle.digest]
-        found = self._present(f"bundles/{bundle.folder}", [one.name for one in bundle.files])
+        found = self._store.present(f"bundles/{bundle.folder}", [one.name for one in bundle.files])
         for one in bundle.files:
             if found.get(one.name) != one.digest:
                 state = "changed" if one.name in found else "missing"
@@ -281,7 +231,7 @@ class BenchmarkModelDialect:
         output = self._execute(order, folder, line.words(), line.environment, bundle)
         where = f"{self._device.name}: {bundle.title}"
         result = endings.read(
-            _ending(output, where), program, order.target, where, self.setup_command
+            endings.of_output(output, where), program, order.target, where, self.setup_command
         )
         return output, result, time.monotonic() - began
 
@@ -328,7 +278,7 @@ class BenchmarkModelDialect:
     ) -> Launch:
         report = result.report
         series, peak = sensors.series(output.file("samples") or b"")
-        start, end = _process_times(output)
+        start, end = sensors.process_times(output)
         before = sensors.covariates(output, "before")
         flags = (*result.flags, *sensors.flags(before))
         parts: list[Samples] = [] if order.kind == "cpu" else list(series)
@@ -442,7 +392,7 @@ class BenchmarkModelDialect:
         run = InferenceRun(order=order, bundle=bundle, program=program, edges=edges)
         output = self._infer(run, inputs, count)
         where = f"{self._device.name}: {bundle.title}"
-        endings.raise_if_failed(_ending(output, where), where, self.setup_command)
+        endings.raise_if_failed(endings.of_output(output, where), where, self.setup_command)
         made = [inference.split(where, edges, data) for data in output.files.get("output", ())]
         if len(made) != count:
             raise AgentError(f"{where}: it returned the outputs of {len(made)} of {count} samples")
@@ -494,28 +444,6 @@ class BenchmarkModelDialect:
     def close(self) -> None:
         """Restore what was changed on the device; never raises."""
         self._changed.close()
-
-
-def _ending(output: ScriptOutput, where: str) -> RunEnding:
-    code = output.text("code")
-    if code is None or not re.fullmatch(r"\d{1,3}", code):
-        raise AgentError(f"{where}: the launch script reported no exit code")
-    log = b"\n".join((output.file("out") or b"", output.file("err") or b""))
-    return RunEnding(
-        code=int(code),
-        late=output.text("late") == "yes",
-        log=log.decode("utf-8", "replace"),
-        result=output.file("result"),
-        info=output.file("info"),
-    )
-
-
-def _process_times(output: ScriptOutput) -> tuple[float, float]:
-    """Return the uptime at the start and the end of the process, s."""
-    words = (output.text("process") or "").split()
-    times = [sensors.seconds(word) for word in words[:2]]
-    start, end = times if len(times) == 2 else (None, None)  # noqa: PLR2004 - start and end
-    return (start, end) if start is not None and end is not None and end >= start else (0.0, 0.0)
 
 
 def open_benchmark_model(transport: Transport, device: Device) -> BenchmarkModelDialect:

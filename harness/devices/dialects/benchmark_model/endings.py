@@ -14,6 +14,7 @@ from harness.devices.delegation import benchmark_log
 from harness.devices.dialects.benchmark_model import causes, result_file, runtime_info, tool_output
 from harness.devices.dialects.benchmark_model.programs import RunnerProgram
 from harness.devices.dialects.benchmark_model.report import ToolReport
+from harness.devices.dialects.benchmark_model.scripts import ScriptOutput
 from harness.devices.dialects.benchmark_model.tool_output import ToolLog, UnknownFormat
 from harness.devices.dialects.benchmark_model.wire import MalformedMessage
 from harness.errors import (
@@ -64,6 +65,21 @@ class RunResult:
     report: ToolReport
     delegation: Delegation
     flags: tuple[str, ...] = ()
+
+
+def of_output(output: ScriptOutput, where: str) -> RunEnding:
+    """Return the end of a run from its script's output; raises AgentError without an exit code."""
+    code = output.text("code")
+    if code is None or not re.fullmatch(r"\d{1,3}", code):
+        raise AgentError(f"{where}: the launch script reported no exit code")
+    log = b"\n".join((output.file("out") or b"", output.file("err") or b""))
+    return RunEnding(
+        code=int(code),
+        late=output.text("late") == "yes",
+        log=log.decode("utf-8", "replace"),
+        result=output.file("result"),
+        info=output.file("info"),
+    )
 
 
 def read(

@@ -36,6 +36,14 @@ def seconds(text: str | None) -> float | None:
     return float(word[0]) if word and _SECONDS.fullmatch(word[0]) else None
 
 
+def process_times(output: ScriptOutput) -> tuple[float, float]:
+    """Return the uptime at the start and the end of the process, s."""
+    words = (output.text("process") or "").split()
+    times = [seconds(word) for word in words[:2]]
+    start, end = times if len(times) == 2 else (None, None)  # noqa: PLR2004 - start and end
+    return (start, end) if start is not None and end is not None and end >= start else (0.0, 0.0)
+
+
 def covariates(found: ScriptOutput, when: str) -> Covariates:
     """Return the state of the device `before` or `after` the launch."""
     values = found.values

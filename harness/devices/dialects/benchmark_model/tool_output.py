@@ -254,7 +254,8 @@ def _report(state: _State) -> ToolReport | None:
     from_block: dict[str, float] = {
         name: state.block[name] * NS_PER_MS for name in state.block if name not in ("std", "peak")
     }
-    values = from_block or {name: us * NS_PER_US for name, us in state.summary.items()}
+    # A cut log may have only a part of the block.
+    values = {name: us * NS_PER_US for name, us in state.summary.items()} | from_block
     runs = int(measured["count"]) if measured else state.block_runs.get("avg", 0)
     first = values.get("first", warmup.get("first", 0.0) * NS_PER_US)
     peak = state.block.get("peak", state.peak_mb)
