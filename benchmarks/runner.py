@@ -147,7 +147,7 @@ def fuzz(seconds: float) -> tuple[int, list[str]]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         parse, seed = seeds[count % len(seeds)]
-        data = _changed(seed, chance)
+        data = _changed(seed, chance, chance.choice(seeds)[1])
         count += 1
         try:
             with suppress(UnknownFormat, MalformedMessage, MalformedElf, HarnessError):
@@ -157,8 +157,15 @@ def fuzz(seconds: float) -> tuple[int, list[str]]:
     return count, faults
 
 
-def _changed(data: bytes, chance: random.Random) -> bytes:
+def _changed(data: bytes, chance: random.Random, other: bytes) -> bytes:
     made = bytearray(data)
+    if chance.random() < 0.3:
+        # Lines of another format, as in a log of two programs.
+        lines = other.splitlines(keepends=True)
+        first = chance.randrange(len(lines))
+        made += b"".join(lines[first : first + chance.randrange(1, 6)])
+        lines = bytes(made).splitlines(keepends=True)
+        made = bytearray(b"".join(chance.sample(lines, chance.randrange(1, len(lines) + 1))))
     for _ in range(chance.randrange(1, 6)):
         at = chance.randrange(len(made) + 1)
         kind = chance.randrange(4)
@@ -169,6 +176,6 @@ def _changed(data: bytes, chance: random.Random) -> bytes:
         elif kind == 2 and made:
             made[min(at, len(made) - 1)] = chance.choice(b"\x00\x7f\x80\xff0 9-.\n")
         else:
-            other = chance.randrange(len(made) + 1)
-            made[at:at] = made[other : other + chance.randrange(1, 60)]
+            start = chance.randrange(len(made) + 1)
+            made[at:at] = made[start : start + chance.randrange(1, 60)]
     return bytes(made)

@@ -35,7 +35,7 @@ def read(data: bytes) -> ToolReport:
     report = ToolReport(
         source="result file",
         runs=runs,
-        avg_ns=average * NS_PER_MS,
+        avg_ns=float(round(average * NS_PER_MS)),
         median_ns=_ns(latency.number(MEDIAN)),
         min_ns=_ns(latency.number(MIN)),
         max_ns=_ns(latency.number(MAX)),
@@ -55,4 +55,5 @@ def read(data: bytes) -> ToolReport:
 
 
 def _ns(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds * NS_PER_MS
+    # The file has 32-bit floats: a whole microsecond would be a few parts in 10^8 off.
+    return None if milliseconds is None else float(round(milliseconds * NS_PER_MS))
