@@ -39,6 +39,7 @@ NAMES = (
     "structured",
     "techniques",
     "gate",
+    "runner",
     "lab",
     "faults",
     "mutated",

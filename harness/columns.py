@@ -433,6 +433,11 @@ ALL: tuple[Column, ...] = (
         "conditions",
         "launches that were throttled, under voltage or hot: `throttled (3 of 5 launches)`",
     ),
+    _text(
+        "cache",
+        "state of the runtime's caches before a launch: warm or cold; null if the plan sets none",
+        look=Look(title="cache", place=65, rank=3),
+    ),
     _text("adapter", "adapter of a GPU delegate, as its driver reports it", known="answered"),
 )
 

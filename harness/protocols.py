@@ -168,6 +168,8 @@ class Capabilities:
     """Whether a launch has one sample per inference; if not, its only sample is a summary."""
     places: bool = False
     """Whether it applies `LaunchOrder.processors`."""
+    caches: bool = False
+    """Whether it applies `LaunchOrder.cache`."""
 
 
 class Dialect(Protocol):

@@ -27,6 +27,11 @@ Scenario = Literal["single", "stream", "offline", "sustained"]
 """The order and timing of inferences in a timed launch (docs/measurement.md, Scenarios)."""
 
 Thermal = Literal["cool", "none", "soak"]
+
+Cache = Literal["warm", "cold"]
+"""The state of the runtime's caches before a launch: compiled GPU programs, a compiled NPU program,
+packed weights. `cold`: empty, and written in the launch; `warm`: written by an earlier launch."""
+
 Direction = Literal["lower", "higher"]
 """Which values of a column or a metric are better."""
 
@@ -507,6 +512,8 @@ class Cell:
     check_metric: str | None = None
     """The metric that scores outputs by `check_labels`."""
     flags: tuple[str, ...] = ()
+    cache: Cache | None = None
+    """The state of the runtime's caches; None for a runtime without caches, as in old runs."""
 
     @property
     def id(self) -> str:
@@ -548,6 +555,7 @@ class LaunchOrder:
     timeout_seconds: float = 120.0
     limits: Mapping[str, int] = field(default_factory=dict)
     """The largest random integer of each input that holds indices, by tensor name."""
+    cache: Cache | None = None
 
     @property
     def launch_id(self) -> str:
@@ -613,6 +621,11 @@ class Covariates:
     seconds_at_mhz: Mapping[str, float] | None = None
     """The time since boot at each frequency of the fastest processor: the kernel's time in state. The
     difference between after and before gives the frequencies of a launch."""
+    battery_percent: int | None = None
+    battery_c: float | None = None
+    charging: bool | None = None
+    """Whether a phone has external power; its charging heats it."""
+    screen_on: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -647,6 +660,8 @@ class Delegation:
     partitions: int | None = None
     left: tuple[str, ...] = ()
     """Operators left on the CPU, by name."""
+    left_why: Mapping[str, str] = field(default_factory=dict)
+    """By operator, the cause that the log gives, with what to change if that is known."""
     evidence: str = ""
     """Kinds of evidence, each with its text, joined by `; ` (harness.devices.delegation.KINDS)."""
     fully: bool | None = None
@@ -954,6 +969,7 @@ class Plan:
     """sha256 of the plan's meaning (canonical JSON), not of its text."""
     models: tuple[PlannedModel, ...]
     threads: tuple[int, ...] = (1,)
+    cache: Cache | None = None
     seed: int = 0
     patience_seconds: float = PATIENCE_SECONDS
     conditions: Conditions = DEFAULT_CONDITIONS

@@ -22,6 +22,7 @@ SOURCES = {
     "kws": "https://github.com/mlcommons/tiny, the keyword spotting reference model, and the set "
     "kws01 of its energy runner as features.npz",
     "coral": "https://github.com/google-coral/test_data",
+    "npu": "https://github.com/google-ai-edge/LiteRT",
 }
 """Where the real files come from, by folder."""
 

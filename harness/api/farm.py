@@ -15,6 +15,7 @@ from harness.devices import opening
 if TYPE_CHECKING:
     from harness.config import farm as farms
     from harness.farm.adding import AddedDevice
+    from harness.farm.bundles import InstalledBundle
     from harness.farm.checks import CheckResult
     from harness.farm.contact import Trust
     from harness.farm.setup import Installation, OnProgress
@@ -90,10 +91,11 @@ def setup(
     farm: farms.Farm | AnyPath | None = None,
     wait: bool | None = None,
     say: OnProgress = lambda _: None,
-) -> Installation:
+) -> Installation | InstalledBundle:
     """Install a runtime on a device, in our folder there; see docs/setup.md.
 
-    `name` is a device of the farm, or an address. `runtime` is NAME==VERSION or NAME. Without it, the best runtime that fits the device is
+    `name` is a device of the farm, or an address. `runtime` is NAME==VERSION or NAME; on a device
+    that runs benchmark_model it is a folder with the program (docs/phone_runner.md). Without it, the best runtime that fits the device is
     installed, if none works there yet. `wait` is that of `run`: how long to wait while another user
     holds the lease; `say` gets a line per step. Raises ConfigError, RuntimeMissing if no wheel fits,
     TransferFailed, and what the connection raises.

@@ -145,7 +145,9 @@ def setup(
     ],
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", help="Install NAME==VERSION as well [default: the best]."),
+        typer.Option(
+            "--runtime", help="Install NAME==VERSION, or a phone's FOLDER [default: the best]."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be installed; send nothing.")

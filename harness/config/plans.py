@@ -34,6 +34,7 @@ from harness.types import (
     FORBID_UNKNOWN,
     PATIENCE_SECONDS,
     Accept,
+    Cache,
     Conditions,
     DataSource,
     Device,
@@ -116,6 +117,7 @@ class _RunTable:
     patience_seconds: Annotated[float, Ge(0), Le(86_400)] = PATIENCE_SECONDS
     pin: bool = True
     thermal: Thermal = "cool"
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Path, name: str) -> Plan:
         digest=_digest(planned, table, base, search),
         models=planned,
         threads=table.run.threads,
+        cache=table.run.cache,
         seed=table.run.seed,
         patience_seconds=table.run.patience_seconds,
         conditions=Conditions(pin=table.run.pin, thermal=table.run.thermal),
@@ -424,6 +427,7 @@ def _digest(
     meaning = {
         "models": [_model_meaning(model, base) for model in planned],
         **_conditions_meaning(table.run),
+        **({"cache": table.run.cache} if table.run.cache else {}),
         **({"search": searches.meaning(search)} if search else {}),
         "threads": table.run.threads,
         "seed": table.run.seed,

@@ -19,7 +19,7 @@ _KILOBYTES = re.compile(r"[0-9]{1,15}")
 # Remove these folders only: a user may have chosen a work folder with other files in it.
 _SCRIPT = r"""
 root=$1
-set -- agents blobs incoming out runtimes leases
+set -- agents blobs bundles caches incoming inputs launches leases out runtimes
 kilobytes=0
 # Through another user's link we would delete files outside of the work folder.
 if [ -L "$root" ] || { [ -d "$root" ] && [ ! -O "$root" ]; }; then

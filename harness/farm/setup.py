@@ -18,7 +18,8 @@ from pathlib import Path
 from harness.devices import abilities
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import RuntimeMissing, TransferFailed
-from harness.farm import wheels
+from harness.farm import bundles, wheels
+from harness.farm.bundles import InstalledBundle
 from harness.farm.checks import Fix, FixKind
 from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, survey
@@ -181,11 +182,17 @@ def install_on(
     dry_run: bool,
     on_progress: OnProgress,
     patience: Patience | None = None,
-) -> Installation:
-    """Connect to a device and install `runtime` (NAME or NAME==VERSION) there; see `install`."""
-    wanted = RuntimeRequirement.parse(runtime) if runtime else None
+) -> Installation | InstalledBundle:
+    """Connect to a device and install `runtime` there.
+
+    It is NAME or NAME==VERSION of a Python runtime, see `install`; on a device that runs
+    benchmark_model it is a folder, see :func:`harness.farm.bundles.install`.
+    """
     session = Session(device, patience=patience)
     try:
+        if bundles.takes_bundles(session):
+            return bundles.install(session, runtime, dry_run=dry_run, on_progress=on_progress)
+        wanted = RuntimeRequirement.parse(runtime) if runtime else None
         return install(session, wanted, dry_run=dry_run, on_progress=on_progress)
     finally:
         session.close()

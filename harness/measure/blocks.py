@@ -119,6 +119,7 @@ def order(turn: Turn, *, loops: int, runtime: str | None = None) -> LaunchOrder:
         runtime=runtime,
         timeout_seconds=deadline(turn.cell.dose),
         limits=_limits(built(turn.cell)),
+        cache=turn.cell.cache,
     )
 
 

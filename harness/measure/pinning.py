@@ -24,14 +24,33 @@ _AT_FULL_SPEED = 0.98
 _SPEED = re.compile(r"^speed ([0-9]{1,12}) ([0-9]{1,12})$", re.MULTILINE)
 _MAX_TEXT = 1 << 16
 
+ANDROID_NOTES = "/data/local/tmp/edge-harness/changed-pin"
+"""On a phone, the old settings are noted here before they are changed. If the shell below is killed
+with the connection, the next one restores them."""
+
 _SCRIPT = r"""
 trap '' HUP INT TERM
 saved=
+notes=
+[ -x "$2" ] && notes=$3
+note() { [ -z "$notes" ] || echo "$1" >> "$notes"; }
+if [ -n "$notes" ]; then
+    umask 077
+    mkdir -p "${notes%/*}" 2>/dev/null
+    [ -f "$notes" ] && while read -r kind name value; do
+        case $kind in
+        fixed) "$2" power set-fixed-performance-mode-enabled false >/dev/null 2>&1 ;;
+        governor) echo "$value" > "$name" ;;
+        esac
+    done < "$notes" 2>/dev/null
+    rm -f "$notes"
+fi
 for policy in "$1"/policy*; do
     governor=$policy/scaling_governor
     [ -w "$governor" ] || continue
     read -r old < "$governor" || continue
     if [ "$old" != performance ]; then
+        note "governor $governor $old"
         echo performance 2>/dev/null > "$governor" || continue
         saved="$saved $old:$governor"
     fi
@@ -39,6 +58,7 @@ for policy in "$1"/policy*; do
         echo "speed $now $most"
 done
 fixed=
+note "fixed - -"
 if [ -x "$2" ] && "$2" power set-fixed-performance-mode-enabled true >/dev/null 2>&1; then
     fixed=yes
     echo fixed
@@ -47,6 +67,7 @@ echo ready
 read -r until
 [ -z "$fixed" ] || "$2" power set-fixed-performance-mode-enabled false >/dev/null 2>&1
 for one in $saved; do echo "${one%%:*}" > "${one#*:}"; done
+[ -z "$notes" ] || rm -f "$notes"
 echo restored
 """
 
@@ -65,7 +86,11 @@ class GovernorPin:
     """Holds governors at `performance` and Android's fixed-performance mode on until closed."""
 
     def __init__(
-        self, transport: Transport, folder: str = CPUFREQ, android_cmd: str = ANDROID_CMD
+        self,
+        transport: Transport,
+        folder: str = CPUFREQ,
+        android_cmd: str = ANDROID_CMD,
+        notes: str = ANDROID_NOTES,
     ) -> None:
         """Pin what the device allows; raises TransportError if it cannot be reached.
 
@@ -80,7 +105,7 @@ class GovernorPin:
         if not isinstance(transport, Commands):
             return
         try:
-            self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder, android_cmd])
+            self._channel = transport.talk(["sh", "-c", _SCRIPT, "sh", folder, android_cmd, notes])
             answer = self._until("ready")
         except TransportError:
             self._forget()

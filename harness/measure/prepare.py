@@ -268,6 +268,7 @@ def bind(
                 accept=plan.accept,
                 seed=plan.seed,
                 **check,
+                cache=plan.cache,
             )
         )
     return tuple(cells)

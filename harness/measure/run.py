@@ -211,6 +211,11 @@ class _Measuring:
             self._finish(cell)
 
     def _impossible(self, cell: Cell) -> Failure | None:
+        if cell.cache is not None and not self.bench.session.dialect.can.caches:
+            return Failure(
+                kind="unsupported",
+                reason=f"the dialect of {cell.device} sets no caches; remove run.cache from the plan",
+            )
         if self.bench.can_launch("timed"):
             return None
         return Failure(

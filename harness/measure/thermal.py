@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
+from harness.devices import android
 from harness.errors import AgentError
 from harness.protocols import Commands, Transport
 from harness.types import ThermalPolicy
@@ -25,13 +26,17 @@ _POLL_SECONDS = 1.0
 _READ_SECONDS = 10.0
 _PLAUSIBLE_MILLIDEGREES = range(1, 200_000)
 _MILLIDEGREES = re.compile(r"-?[0-9]{1,9}")
-_READ = "cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null"
+_ANDROID = "edge-harness-thermalservice"
+_READ = f"""cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null
+[ -x /system/bin/dumpsys ] || exit 0
+echo {_ANDROID}; /system/bin/dumpsys thermalservice 2>/dev/null"""
 
 
 def celsius(transport: Transport) -> float | None:
-    """Read the hottest thermal zone of a Linux device, degC.
+    """Read the hottest thermal zone of a Linux device, or an Android phone's processor, degC.
 
-    Returns None if the device has no thermal zone or the transport runs no commands. Much cheaper
+    A phone's zones are mostly unreadable and of unknown parts, so its service is asked by type of
+    sensor. Returns None if the device has no thermal zone or the transport runs no commands. Much cheaper
     than a request to the agent, which would heat the processor.
     """
     if not isinstance(transport, Commands):
@@ -41,7 +46,11 @@ def celsius(transport: Transport) -> float | None:
     except AgentError:
         # A sensor that does not answer in time is no reason to fail a launch.
         return None
-    texts = reply.stdout.decode("ascii", "replace").split()
+    zones, _, service = reply.stdout.decode("ascii", "replace").partition(_ANDROID)
+    phone = android.thermal(service).processor_celsius
+    if phone is not None:
+        return phone
+    texts = zones.split()
     found = [int(text) for text in texts if _MILLIDEGREES.fullmatch(text)]
     return max((milli / 1000 for milli in found if milli in _PLAUSIBLE_MILLIDEGREES), default=None)
 

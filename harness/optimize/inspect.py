@@ -15,7 +15,7 @@ from harness import decoding
 from harness.devices.delegation import GraphNode, graph_walk
 from harness.errors import HarnessError
 from harness.optimize import workers
-from harness.tflite import flatbuffer, payload, structure
+from harness.tflite import compiled, flatbuffer, payload, structure
 from harness.tflite.flatbuffer import FileFacts, Signature
 from harness.tflite.structure import Layer
 from harness.types import DEFAULT_HOST, Delegation, HostLimits, Tensor
@@ -51,6 +51,8 @@ class Inspection:
     signatures: tuple[Signature, ...]
     operators: Mapping[str, int]
     custom: tuple[str, ...]
+    compiled_for: tuple[str, ...]
+    """The chips for whose NPU the file is compiled, such as `Qualcomm SM8650`."""
     weights: tuple[WeightGroup, ...]
     layers: tuple[Layer, ...]
     """Every constant of two dimensions or more that an operator computes with."""
@@ -117,6 +119,7 @@ def contents(path: Path) -> Inspection:
         signatures=facts.signatures,
         operators=facts.operators,
         custom=facts.custom,
+        compiled_for=compiled.stamped_chips(path),
         weights=_groups(facts),
         layers=structure.parse(data, path),
         sparsity=facts.sparsity,

@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from harness import api
 from harness.config import farm as farms
+from harness.farm.setup import Installation
 
 from .device import Hosted
 
@@ -34,6 +35,7 @@ def test_a_fresh_board_gets_its_runtime_and_a_row(
     faulty = {check.name: check for check in api.doctor([name], farm=farm)[name]}
     assert faulty["runtime"].fix_text == f"edge-harness setup {name}"
     made = api.setup(name, farm=farm)
+    assert isinstance(made, Installation)
     assert made.done
     assert any("aarch64" in wheel for wheel in made.wheels)
     with api.bench([MODEL], on=[name], farm=farm, dose=DOSE, results=tmp_path / "runs") as going:

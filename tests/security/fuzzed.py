@@ -26,6 +26,53 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/farm/android/checks.py": (
         "devices/test_phone_farm.py::test_whatever_a_program_that_may_not_run_prints_is_shown_plainly",
     ),
+    "harness/devices/dialects/benchmark_model/dialect.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
+    ),
+    "harness/devices/dialects/benchmark_model/store.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
+    ),
+    "harness/devices/dialects/benchmark_model/restoring.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
+    ),
+    "harness/farm/bundles.py": (
+        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gets_a_bundle_or_our_errors",
+    ),
+    "harness/devices/dialects/benchmark_model/tool_output.py": (
+        "unit/test_runner_output.py::test_any_log_is_read_or_refused_with_its_line",
+        "unit/test_runner_output.py::test_a_log_that_is_cut_has_no_other_numbers",
+    ),
+    "harness/devices/dialects/benchmark_model/endings.py": (
+        "unit/test_runner_output.py::test_any_log_is_read_or_refused_with_its_line",
+    ),
+    "harness/devices/dialects/benchmark_model/result_file.py": (
+        "unit/test_runner_output.py::test_any_result_file_is_read_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/wire.py": (
+        "unit/test_runner_output.py::test_any_bytes_are_a_message_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/runtime_info.py": (
+        "unit/test_runner_placement.py::test_any_bytes_are_a_placement_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/elf.py": (
+        "unit/test_runner_bundle.py::test_any_bytes_are_an_elf_file_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/bundle.py": (
+        "unit/test_runner_bundle.py::test_any_manifest_is_read_or_none",
+        "unit/test_runner_bundle.py::test_any_json_is_a_manifest_or_none",
+    ),
+    "harness/devices/dialects/benchmark_model/scripts.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_script_prints_is_read_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/facts.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_script_prints_is_read_or_refused",
+    ),
+    "harness/devices/dialects/benchmark_model/sensors.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_script_prints_is_read_or_refused",
+    ),
+    "harness/devices/android.py": (
+        "unit/test_runner_sensors.py::test_whatever_a_service_prints_is_a_state",
+    ),
     "harness/farm/busy.py": (
         "unit/test_farm_busy.py::test_any_bytes_are_an_answer_or_none",
         "unit/test_farm_busy.py::test_any_listing_gives_user_ids",

@@ -167,6 +167,7 @@ class Phone:
             profile="generic_phone",
             address=address or self.address,
             transport_options={"adb_server": f"127.0.0.1:{server.port}"},
+            dialect="json_lines",
             dialect_options={"workdir": WORKDIR, "python": sys.executable},
         )
 

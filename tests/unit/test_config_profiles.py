@@ -11,13 +11,23 @@ SHIPPED = [
     "beaglebone",
     "coral_dev_board",
     "coral_usb",
+    "galaxy_s23",
+    "galaxy_s24",
+    "galaxy_s25",
     "jetson_orin_nano",
     "linux_aarch64",
     "linux_x86_64",
+    "pixel_10",
+    "pixel_6",
+    "pixel_7",
+    "pixel_8",
+    "pixel_9",
     "raspberry_pi_3",
     "raspberry_pi_4",
     "raspberry_pi_5",
     "raspberry_pi_zero_2w",
+    "redmi_6a",
+    "redmi_note_12",
 ]
 SMALL = 'title = "A board"\narch = "riscv64"\n'
 

@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "unknown device": ({"run": 'devices = ["nope"]'}, {}, 'unknown device "nope"'),
     "unknown recipe": ({}, {"recipes": ["int8"]}, '--recipe "int8" is not in the plan'),
     "unknown option device": ({}, {"devices": ["tag:none"]}, 'unknown device "tag:none"'),
-    "no transport": ({"run": 'devices = ["phone"]'}, {}, "no transport for adb: yet"),
+    "no transport": ({"run": 'devices = ["phone"]'}, {}, "no transport for serial: yet"),
     "retry without resume": ({}, {"retry_failed": True}, "--retry-failed needs --resume RUN"),
     "resume of nothing": ({}, {"resume": "latest"}, "no runs in"),
     "results in a file": ({}, {"results": Path("digits.tflite")}, "digits.tflite"),
@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
 def test_both_refuse_before_anything_is_built(home: Path, name: str) -> None:
     parts, options, message = REFUSED[name]
     (home / "farm.toml").write_text(
-        '[device.phone]\nprofile = "linux_aarch64"\naddress = "adb:R5CT"\n', encoding="utf-8"
+        '[device.phone]\nprofile = "linux_aarch64"\naddress = "serial:R5CT"\n', encoding="utf-8"
     )
     plan = write(home, **parts)
     for decide in (api.decide, api.run):

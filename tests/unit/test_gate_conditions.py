@@ -145,16 +145,39 @@ def test_androids_fixed_performance_mode_is_switched_on_and_off_again(
     cmd, calls = tmp_path / "cmd", tmp_path / "calls"
     cmd.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
     cmd.chmod(0o755)
-    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd))
+    notes = str(tmp_path / "notes")
+    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd), notes)
     assert pin.fixed_performance
     mode = "power set-fixed-performance-mode-enabled"
     assert calls.read_text().splitlines() == [f"{mode} true"]
     pin.close()
     assert calls.read_text().splitlines() == [f"{mode} true", f"{mode} false"]
     cmd.write_text("#!/bin/sh\nexit 255\n")  # an Android without the mode
-    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd))
+    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd), notes)
     assert not pin.fixed_performance
     pin.close()
+
+
+def test_what_a_killed_connection_left_changed_on_a_phone_is_restored_at_the_next_contact(
+    cpufreq: Path, tmp_path: Path, transport: Any
+) -> None:
+    cmd, calls, notes = tmp_path / "cmd", tmp_path / "calls", tmp_path / "work" / "notes"
+    cmd.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    cmd.chmod(0o755)
+    pin = pinning.GovernorPin(transport, str(cpufreq), str(cmd), str(notes))
+    changed = notes.read_text()
+    assert changed == f"governor {cpufreq}/policy0/scaling_governor schedutil\nfixed - -\n"
+    pin.close()
+    assert not notes.exists()
+    # A phone whose shell was killed with the cable: changed, and the note is still there.
+    (cpufreq / "policy0/scaling_governor").write_text("performance\n")
+    notes.write_text(changed)
+    calls.unlink()
+    pin = pinning.GovernorPin(transport, str(tmp_path / "none"), str(cmd), str(notes))
+    assert governors(cpufreq)[0] == "schedutil"
+    assert calls.read_text().splitlines()[0].endswith("false")
+    pin.close()
+    assert not notes.exists()
 
 
 def test_a_processor_with_a_turbo_has_no_pinned_frequency(cpufreq: Path, transport: Any) -> None:

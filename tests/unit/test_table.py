@@ -47,7 +47,7 @@ def test_a_rows_columns_are_the_interfaces(tmp_path: Path) -> None:
     rows = table.rows(run)
     assert len(rows) == 4
     assert all(tuple(row) == table.COLUMNS for row in rows)
-    assert len(table.COLUMNS) == 51
+    assert len(table.COLUMNS) == 52
     frame = table.frame(run)
     assert tuple(frame.columns) == table.COLUMNS
     assert frame["latency_p50_ms"].notna().sum() == 2

@@ -236,6 +236,7 @@ def contest(
             accept=plan.accept,
             seed=plan.seed,
             **(check.of_cell if check else {}),
+            cache=plan.cache,
         )
         runtime = candidate.runtime.replace(" ", "=") if candidate.runtime else None
         sides.append(Side(cell=cell, runtime=runtime))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+RUNTIME_INFO = "model_runtime_info"
+"""The file that benchmark_model writes about the runtime's own graph, operator by operator."""
+
 KINDS = (
     "graph walk",
+    RUNTIME_INFO,
     "is_fully_accelerated",
     "compiled file",
     "vendor's log",

@@ -317,7 +317,7 @@ def _left_over(case: _Case) -> str | None:
     delegation = case.worst
     done, total = delegation.delegated_ops, delegation.total_ops
     compiled = case.compiled
-    why = dict(compiled.left) if compiled is not None else {}
+    why = {**delegation.left_why, **(compiled.left if compiled is not None else {})}
     names = ", ".join(
         f"{one}{f' x{times}' if times > 1 else ''}{f' ({why[one]})' if why.get(one) else ''}"
         for one, times in Counter(delegation.left).items()

@@ -350,6 +350,7 @@ SOURCES: dict[str, Source] = {
     "agreement": trust_columns.agreement,
     "output_error": trust_columns.output_error,
     "conditions": trust_columns.conditions,
+    "cache": _of_cell("cache"),
     "adapter": _adapter,
 }
 """The function of every column, by its name."""

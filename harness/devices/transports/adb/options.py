@@ -112,4 +112,9 @@ def _dialect_options() -> Mapping[str, Any]:
     return {"workdir": WORKDIR}
 
 
-ADB = TransportPlugin(open=_open, options=AdbOptions, dialect_options=_dialect_options)
+ADB = TransportPlugin(
+    open=_open,
+    options=AdbOptions,
+    dialect_options=_dialect_options,
+    dialect="benchmark_model",
+)
