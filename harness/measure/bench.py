@@ -45,6 +45,7 @@ from harness.measure import blocks
 from harness.measure.conditions import REAL_TIME, HeldConditions, WaitClock
 from harness.measure.meters import OpenMeters
 from harness.measure.sessions import Session
+from harness.measure.watch import LaunchWatch
 from harness.optimize import reference
 from harness.protocols import StopFlag
 from harness.types import (
@@ -62,6 +63,9 @@ from harness.types import (
 
 OUTPUTS_UNCHECKED = "outputs_unchecked"
 """The flag of launches whose outputs could not be compared because the dialect returns none."""
+
+LEFT_RUNNING = "left_running"
+"""The flag of launches beside which a process of an earlier one still ran, or that left one."""
 
 T = TypeVar("T")
 
@@ -83,6 +87,7 @@ class Bench:
     timing: WaitClock = REAL_TIME
     unchecked: set[str] = field(default_factory=set)
     """Ids of cells whose outputs were to be compared but were not returned."""
+    watch: LaunchWatch = field(init=False)
     held: HeldConditions = field(init=False)
     meters: OpenMeters = field(init=False)
 
@@ -97,6 +102,7 @@ class Bench:
             stop=self.stop,
         )
         self.meters = OpenMeters(self.session.device)
+        self.watch = LaunchWatch(session=self.session, emit=self.emit)
 
     def __enter__(self) -> Self:
         """Open the device's meter."""
@@ -195,6 +201,7 @@ class Bench:
         heat = self._ready(until)
         self.emit(LaunchStarted(cell=cell, order=order))
         launch = self._launched(order)
+        self.watch.see(order, launch)
         known = (*launch.flags, *self._flags(launch), *heat, *flags)
         launch = replace(launch, flags=tuple(dict.fromkeys(known)))
         self.emit(LaunchEnded(launch=launch))
@@ -268,8 +275,11 @@ class Bench:
         adapter = launch.delegation.adapter
         if "emulated" in self.session.device.tags or (adapter and is_software(adapter)):
             flags.append("emulated")
-        if launch.before.governor != "performance" and not self.held.fixed_performance:
+        governors = {launch.before.governor, launch.after.governor or launch.before.governor}
+        if governors != {"performance"} and not self.held.fixed_performance:
             flags.append("uncontrolled")
+        if launch.left_running:
+            flags.append(LEFT_RUNNING)
         if (
             self.profile
             and self.profile.xnnpack

@@ -23,7 +23,7 @@ from harness.errors import (
     Unreachable,
 )
 from harness.events import Note
-from harness.measure import leases
+from harness.measure import leases, sameness
 from harness.measure.leases import Patience
 from harness.protocols import Dialect, OpenDialect, OpenTransport, Transport
 from harness.types import Device, DeviceFacts, Push
@@ -140,17 +140,20 @@ class Session:
     def reopen(self) -> None:
         """Connect again, until the patience runs out; raises Unreachable with the last reason.
 
-        The device must report the same identity: a different board that answers under this
-        address must not be measured in its place.
+        The device must be as it was: a different board that answers under this address must not
+        be measured in its place (Unreachable), nor another runtime or kernel (DeviceChanged).
         """
-        identity = self.facts.identity
+        before = self.facts
         self.close()
         self._open()
-        if self.facts.identity != identity:
+        if differences := sameness.of_facts(before, self.facts):
+            now, self.facts = self.facts, before
             self.close()
-            raise Unreachable(
-                f"{self.device.name}: another machine answers at {self.device.address} now"
-            )
+            if now.identity != before.identity:
+                raise Unreachable(
+                    f"{self.device.name}: another machine answers at {self.device.address} now"
+                )
+            raise sameness.changed(self.device.name, differences)
 
     def interrupt(self) -> None:
         """Cut the connection from another thread; a thread that waits for the device wakes up.

@@ -29,6 +29,7 @@ FLAGS: Mapping[str, str] = {
     "hot": "measured at a constant high temperature, as the plan requests",
     "hot_start": "a launch started before the device had cooled",
     "imported": "numbers from another tool, not measured here",
+    "left_running": "a process that a launch left running ran beside it: the log has its name",
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
     "off_chip": "weights that do not fit the Edge TPU's memory are sent with every inference",
     "random_calibration": "calibrated on random data: latency only, accuracy means nothing",
@@ -38,7 +39,7 @@ FLAGS: Mapping[str, str] = {
     "suspect": "the time is implausible for the accelerator: see the reason",
     "thinned": "every second, fourth, ... sample of a long launch is kept, evenly spaced",
     "unchecked": "stored without checksums: damage that leaves readable text is not noticed",
-    "uncontrolled": "the processor's frequency was not pinned",
+    "uncontrolled": "the processor's frequency was not pinned, or its governor changed",
     "unsteady": "warm-up ended at its cap before latency was steady",
     "wide_weights": "some weights are wider than the recipe's name says: the notes list them",
 }
