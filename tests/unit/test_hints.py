@@ -97,8 +97,8 @@ def test_a_hint_is_a_command_that_parses(place: str, hint: str) -> None:
 
 
 def test_an_option_in_an_error_is_named_with_the_commands_that_have_it() -> None:
-    from harness.cli import app
     from harness import hints as named_options
+    from harness.cli import app
 
     group: Any = typer.main.get_command(app)
     for option, commands in named_options.COMMANDS.items():
