@@ -22,6 +22,7 @@ HarnessError
 │  ├─ FellBack                     nothing ran on the requested accelerator
 │  ├─ Unproven                     no evidence that the accelerator ran it, or a contradiction
 │  └─ Inaccurate                   the device's outputs differ from the host's
+├─ DeviceChanged                   the device is not as it was when the run began
 ├─ MeterError
 ├─ LeaseError
 ├─ StoreError
@@ -164,6 +165,12 @@ class Inaccurate(AgentError):
     """The device's outputs differ too much from the host's for the same file."""
 
     kind = "inaccurate"
+
+
+class DeviceChanged(HarnessError):
+    """The device is not as it was when the run began: its launches would be one row with others."""
+
+    kind = "changed"
 
 
 class MeterError(HarnessError):

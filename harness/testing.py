@@ -129,7 +129,7 @@ class FakeDialect:
     `faults` maps a launch id (`LaunchOrder.launch_id`) to the errors that its next attempts raise.
     `orders` collects every order in sequence. `latencies` (by digest of the file) override
     `latency_ns`. `noise` spreads launches log-normally around them (standard deviation of the
-    logarithm; a launch id always gives the same value); `drift` slows each launch by that much
+    logarithm; a launch id always gives the same value); `runtime` gives a launch's runtime; `drift` slows each launch by that much
     relative to the one before it. `covariates` returns the covariates before and after a launch, for
     its order. Abilities that `can` lacks raise Unsupported, and without single samples every launch
     is a summary. `device_ns` is the device's monotonic clock and `host_ns` the host's; both default
@@ -153,6 +153,7 @@ class FakeDialect:
         covariates: Callable[[LaunchOrder], tuple[Covariates, Covariates]] | None = None,
         facts: Mapping[str, Any] | None = None,
         delegation: Delegation | None = None,
+        runtime: Callable[[LaunchOrder], str] = lambda _: "fake 0",
         summary: Callable[[LaunchOrder], Literal["median", "mean"] | None] = lambda _: None,
         can: Capabilities | None = None,
         device_ns: Callable[[], int] = time.monotonic_ns,
@@ -178,6 +179,7 @@ class FakeDialect:
         self.covariates = covariates or (lambda _: (Covariates(), Covariates()))
         self.facts = facts or {}
         self.delegation = delegation or Delegation(delegate="fake")
+        self.runtime = runtime
         self.summary = summary
         self.device_ns = device_ns
         self.host_ns = host_ns
@@ -239,7 +241,7 @@ class FakeDialect:
         before, after = self.covariates(order)
         launch = Launch.of(
             order,
-            runtime="fake 0",
+            runtime=self.runtime(order),
             delegation=self.delegation,
             wall_ns=0 if math.isnan(latency) else int(latency * count),
             load_ns=1000,

@@ -761,6 +761,9 @@ class Launch:
     seed: int
     runtime: str
     """The runtime's name and version."""
+    kernel: str | None = None
+    """The release of the device's kernel; null if the agent does not report it."""
+    usable_cores: int | None = None
     delegation: Delegation
     wall_ns: int
     """From the start of the process to its exit, on the device's monotonic clock."""
@@ -782,6 +785,8 @@ class Launch:
     after: Covariates = Covariates()
     window: TimeWindow | None = None
     """The time of a timed launch, if the device reports it."""
+    left_running: tuple[str, ...] = ()
+    """Processes that this launch or earlier ones left running beside it: `name (pid 1234)`."""
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
     """Stored separately (Parquet); empty in a launch that is read from its journal line."""

@@ -16,6 +16,7 @@ import digests
 import facts
 import job as jobs
 import lease as leases
+import leftovers
 import sysfs
 import unpack
 import wire
@@ -40,6 +41,7 @@ class Agent:
         self._digest = os.path.basename(archive)[: -len(".zip")]
         self._workdir = Workdir(os.path.dirname(os.path.dirname(os.path.abspath(archive))))
         self._lease = leases.Lease(facts.identity())
+        self._leftovers = leftovers.Leftovers()
         self._waiting: Deque[Dict[str, Any]] = deque()
         self._arrived_ns = 0
         self._ending = False
@@ -70,7 +72,7 @@ class Agent:
         finally:
             if self._job is not None:
                 self._job.abandon()
-            self._lease.drop()
+            self._release()
 
     def _turn(self) -> None:
         """Wait for the next request or output of the child, and handle it.
@@ -84,6 +86,8 @@ class Agent:
         wait = leases.LIFE_SECONDS if self._lease.epoch else _IDLE_SECONDS
         if job is not None:
             poll.register(job.result_fd, select.POLLIN)
+            if job.exit_fd is not None:
+                poll.register(job.exit_fd, select.POLLIN)
             if job.log_open:
                 poll.register(job.log_fd, select.POLLIN)
             wait = min(leases.CHECK_SECONDS, max(0.0, self._deadline - time.monotonic()))
@@ -98,7 +102,7 @@ class Agent:
     def _watch(self, job: jobs.Job, ready: "set[int]") -> None:
         if job.log_fd in ready:
             job.read_log()
-        if job.result_fd in ready and not job.read_result():
+        if (job.result_fd in ready and not job.read_result()) or job.ended():
             self._conclude(job)
         elif time.monotonic() >= self._deadline:
             job.kill("silent", "no answer before the deadline of the order; the launch was killed")
@@ -111,7 +115,13 @@ class Agent:
         self._job = None
         digest, self._job_digest = self._job_digest, None
         try:
-            answer = self._finish(job.finish())
+            try:
+                answer = job.finish()
+            finally:
+                # Without the lease, marked processes may be another user's launch.
+                if self._lease.epoch:
+                    self._leftovers.look(job.pid, job.held_pipes)
+            answer = self._finish(answer)
             # A measurement after the lease was lost does not count.
             self._lease.confirm()
             self._result(self._job_id, **answer)
@@ -222,12 +232,15 @@ class Agent:
 
     def _launch(self, identity: Any, request: Dict[str, Any]) -> None:
         order = self._order(request)
-        before = sysfs.covariates()
+        before, left = sysfs.covariates(), self._leftovers.alive()
         job = jobs.Job("child", order, self._spool(), jobs.pad_bytes(order))
         self._start(identity, job, order["timeout_seconds"])
 
         def finish(answer: Dict[str, Any]) -> Dict[str, Any]:
             answer["before"], answer["after"] = before, sysfs.covariates()
+            answer["left_running"] = sorted({*left, *self._leftovers.alive()})
+            answer["kernel"] = os.uname().release
+            answer["usable_cores"] = len(os.sched_getaffinity(0))
             if "window" in answer:
                 process = (job.started_ns, job.started_ns + answer["wall_ns"])
                 answer["window"]["process_start_ns"], answer["window"]["process_end_ns"] = process
@@ -263,7 +276,7 @@ class Agent:
         if action == "look":
             return self._lease.look(str(token))
         if action == "drop":
-            self._lease.drop()
+            self._release()
             return {}
         if action == "renew":
             self._lease.renew()
@@ -281,6 +294,12 @@ class Agent:
         self._result(identity)
 
     # --- helpers -------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        """End what launches left running, while nobody else can measure, and release the lease."""
+        if self._lease.epoch and self._lease.lost() is None:
+            self._leftovers.end()
+        self._lease.drop()
 
     def _order(self, request: Dict[str, Any]) -> Dict[str, Any]:
         self._lease.check(request.get("epoch"))

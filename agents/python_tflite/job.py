@@ -2,7 +2,8 @@
 
 The child's answer arrives on its own pipe. Its output and the runtime's go to another pipe and are kept
 as a log of limited size. The child has its own process group and dies with the agent (child.py asks the
-kernel for that).
+kernel for that). The end of the child counts, not that of its pipes: a daemon that it started may keep
+them open.
 """
 
 import json
@@ -12,9 +13,10 @@ import sys
 import time
 import zlib
 from contextlib import suppress
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 import sysfs
+from leftovers import MARK
 from wire import MAX_LINE_BYTES, AgentFault
 
 _CHUNK = 1 << 16
@@ -22,6 +24,8 @@ _LOG_PART = 8192
 _TAIL = 1500
 _GPU_TAIL = 400
 _ERROR_LINES = 4
+_MAX_READS = 256
+"""A daemon may go on writing while the rest of the child's output is read."""
 _MEMORY_ERRORS = (
     "bad_alloc",
     "MemoryError",
@@ -63,8 +67,12 @@ class Job:
         self._killed: Optional[AgentFault] = None
         self.log = Log()
         self.log_open = True
+        self.held_pipes: Set[str] = set()
+        """The pipes that another process keeps open after the child's end, as `pipe:[1234]`."""
         self._result = bytearray()
         self._on_gpu = order.get("target") == "gpu"
+        self.exit_fd: Optional[int] = None
+        """Readable when the child has ended; None on an old kernel, where `ended` is asked."""
         self._oom_before = sysfs.oom_kills()
         order_fd = _spooled(order, spool)
         self.result_fd, result_end = os.pipe()
@@ -75,6 +83,7 @@ class Job:
         actions = [(os.POSIX_SPAWN_DUP2, order_fd, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, log_end, 1), (os.POSIX_SPAWN_DUP2, log_end, 2)]
         environment = dict(os.environ, EDGE_HARNESS_PAD="x" * pad)
+        environment[MARK] = str(os.getpid())
         self.started_ns = time.monotonic_ns()
         try:
             self.pid = os.posix_spawn(
@@ -86,6 +95,11 @@ class Job:
         finally:
             for descriptor in (order_fd, result_end, log_end):
                 os.close(descriptor)
+        self.exit_fd = _pidfd(self.pid)
+
+    def ended(self) -> bool:
+        """Return whether the child itself has ended; it is not reaped."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def read_result(self) -> bool:
         """Read the child's answer; returns False at its end."""
@@ -120,8 +134,7 @@ class Job:
         self._end_group()
         _, status = os.waitpid(self.pid, 0)
         wall_ns = time.monotonic_ns() - self.started_ns
-        while self.read_log():
-            pass
+        self._drain()
         self._close()
         answer = self._answer()
         if self._killed is not None or answer is None:
@@ -138,13 +151,31 @@ class Job:
         os.waitpid(self.pid, 0)
         self._close()
 
+    def _drain(self) -> None:
+        """Read what is in the pipes, and note those that another process keeps open."""
+        os.set_blocking(self.result_fd, False)
+        reads = iter(range(_MAX_READS))
+        try:
+            result_open = True
+            while result_open and next(reads, None) is not None:
+                result_open = self.read_result()
+        except BlockingIOError:
+            pass
+        while self.read_log() and next(reads, None) is not None:
+            pass
+        held = [(self.result_fd, result_open), (self.log_fd, self.log_open)]
+        self.held_pipes = {
+            "pipe:[{}]".format(os.fstat(fd).st_ino) for fd, is_open in held if is_open
+        }
+
     def _end_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def _close(self) -> None:
-        os.close(self.result_fd)
-        os.close(self.log_fd)
+        for descriptor in (self.result_fd, self.log_fd, self.exit_fd):
+            if descriptor is not None:
+                os.close(descriptor)
 
     def _answer(self) -> Optional[Dict[str, Any]]:
         if not self._result.endswith(b"\n"):
@@ -189,6 +220,14 @@ def pad_bytes(order: Dict[str, Any]) -> int:
     """Return the size of the launch's padding, 0-4095 bytes, from the order's seed and position."""
     key = "{}-{}-{}".format(order.get("seed"), order.get("block"), order.get("position"))
     return zlib.crc32(key.encode()) % 4096
+
+
+def _pidfd(pid: int) -> Optional[int]:
+    """Return a descriptor that is readable when the process ends (Linux 5.3, Python 3.9), or None."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def _spooled(order: Dict[str, Any], folder: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
+from harness import assets
 from harness.errors import RuntimeMissing
 from harness.farm import setup, wheels
 from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip, warn
@@ -28,7 +30,13 @@ OTHER_RUNTIME = FixKind(
 )
 
 
-_SETUP_FIXES = (SETUP, setup.NUMPY_FIRST, setup.NUMPY_BY_HAND)
+INSTALL_LIGHT = FixKind(
+    id="install-light",
+    does="Install a runtime into this installation of edge-harness",
+    by_hand="it comes from a package index",
+)
+
+_SETUP_FIXES = (SETUP, INSTALL_LIGHT, setup.NUMPY_FIRST, setup.NUMPY_BY_HAND)
 
 
 @check(needs=("python_agent", "system"), fixes=(NEWER_SYSTEM,))
@@ -61,9 +69,15 @@ def libc(dut: DeviceUnderTest) -> CheckResult:
 def runtime(dut: DeviceUnderTest) -> CheckResult:
     """A TFLite runtime is installed and imports."""
     assert dut.facts is not None
-    found = dut.facts.runtimes
+    found = ", ".join(f"{one.name} {one.version}" for one in dut.facts.runtimes)
+    if found and dut.is_this_python and not _has_runtime_here():
+        return warn(
+            f"{found} for the agent only: edge-harness itself has no ai-edge-litert, with which it "
+            "reads and checks models",
+            _install_here(),
+        )
     if found:
-        return ok(", ".join(f"{one.name} {one.version}" for one in found))
+        return ok(found)
     missing = f"no runtime imports in {dut.agent.python}"
     if dut.facts.runtime_problems:
         missing += f": {'; '.join(dut.facts.runtime_problems)}"
@@ -117,9 +131,24 @@ def _xnnpack_fix(dut: DeviceUnderTest) -> Fix:
     return dut.by_hand(OTHER_RUNTIME, advice)
 
 
+def _has_runtime_here() -> bool:
+    return importlib.util.find_spec("ai_edge_litert") is not None
+
+
+def _install_here() -> Fix:
+    """Return the command that installs a runtime for the agent and for edge-harness itself.
+
+    `setup` would install one for the agent only.
+    """
+    command = assets.install_command("light")
+    return Fix(kind=INSTALL_LIGHT, command=command, text=command)
+
+
 def _install(dut: DeviceUnderTest) -> Fix:
     """Return the command that installs a runtime that fits this device."""
     name = dut.device.name
+    if dut.is_this_python:
+        return _install_here()
     if dut.probe is None:
         return dut.by_harness(SETUP, "setup", name)
     site = Site.of(dut.probe)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -101,6 +103,16 @@ class DeviceUnderTest:
             # Nothing reaches it, so its checks wait for that.
             return True
         return isinstance(opening.dialect_options(self.device, self.profile), AgentOptions)
+
+    @property
+    def is_this_python(self) -> bool:
+        """Whether the agent runs in the Python that runs this, on this machine."""
+        found = shutil.which(self.agent.python)
+        return (
+            opening.scheme(self.device) == "local"
+            and found is not None
+            and Path(found).absolute() == Path(sys.executable).absolute()
+        )
 
     def remote_command(self, command: str) -> str:
         """Return the command for this host that runs `command` on the device."""

@@ -47,6 +47,7 @@ from harness.measure.output_check import (
 )
 from harness.measure.recovery import Recovery
 from harness.measure.sessions import Session
+from harness.measure.watch import LaunchWatch
 from harness.optimize import reference
 from harness.protocols import StopFlag
 from harness.types import (
@@ -60,6 +61,9 @@ from harness.types import (
     LaunchOrder,
     Profile,
 )
+
+LEFT_RUNNING = "left_running"
+"""The flag of launches beside which a process of an earlier one still ran, or that left one."""
 
 T = TypeVar("T")
 
@@ -80,6 +84,7 @@ class Bench:
     stop: StopFlag = field(default_factory=threading.Event)
     timing: WaitClock = REAL_TIME
     recovery: Recovery = field(init=False)
+    watch: LaunchWatch = field(init=False)
     held: HeldConditions = field(init=False)
     meters: OpenMeters = field(init=False)
 
@@ -97,6 +102,7 @@ class Bench:
             session=self.session, emit=self.emit, stop=self.stop, timing=self.timing
         )
         self.meters = OpenMeters(self.session.device)
+        self.watch = LaunchWatch(session=self.session, emit=self.emit)
 
     def __enter__(self) -> Self:
         """Open the device's meter."""
@@ -174,6 +180,7 @@ class Bench:
         heat = self._ready(until)
         self.emit(LaunchStarted(cell=cell, order=order))
         launch = self._launched(order)
+        self.watch.see(order, launch)
         known = (*launch.flags, *self._flags(launch), *heat, *flags)
         launch = replace(launch, flags=tuple(dict.fromkeys(known)))
         self.emit(LaunchEnded(launch=launch))
@@ -248,8 +255,11 @@ class Bench:
         adapter = launch.delegation.adapter
         if "emulated" in self.session.device.tags or (adapter and is_software(adapter)):
             flags.append("emulated")
-        if launch.before.governor != "performance" and not self.held.fixed_performance:
+        governors = {launch.before.governor, launch.after.governor or launch.before.governor}
+        if governors != {"performance"} and not self.held.fixed_performance:
             flags.append("uncontrolled")
+        if launch.left_running:
+            flags.append(LEFT_RUNNING)
         if (
             self.profile
             and self.profile.xnnpack

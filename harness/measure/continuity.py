@@ -12,24 +12,13 @@ from dataclasses import dataclass, replace
 
 from harness.config import profiles
 from harness.errors import StoreError
+from harness.measure import sameness
 from harness.measure.sessions import Session
 from harness.records.store import DeviceRecord, RunRecord
 from harness.types import Cell, Device, DeviceFacts
 
-_FACTS = (
-    ("identity", "another machine answers (identity {1}; the run has {0})"),
-    ("machine", "its processor is {1}, not {0}"),
-    ("system", "its system is {1}, not {0}"),
-    ("kernel", "its kernel is {1}, not {0}"),
-    ("cores", "it has {1} cores, not {0}"),
-    ("usable_cores", "it may use {1} processors, not {0}"),
-)
-"""Facts that are compared, and how a difference is written. A fact that either lacks is not."""
-
 _ENTRY = ("profile", "dialect", "delegate_options")
 """Keys of the farm's entry that change what is measured."""
-
-_SHORT = 12
 
 
 def differences(before: DeviceRecord, device: Device, now: DeviceFacts) -> list[str]:
@@ -39,31 +28,7 @@ def differences(before: DeviceRecord, device: Device, now: DeviceFacts) -> list[
         for key in _ENTRY
         if getattr(device, key) != getattr(before.device, key)
     ]
-    known = before.facts
-    if known is None:
-        return found
-    for name, text in _FACTS:
-        old, new = getattr(known, name), getattr(now, name)
-        if old is not None and new is not None and old != new:
-            found.append(text.format(_short(old), _short(new)))
-    if known.processors and now.processors and set(known.processors) != set(now.processors):
-        found.append(f"it may use processors {_numbers(now)}, not {_numbers(known)}")
-    if known.runtimes and now.runtimes and _runtime(known) != _runtime(now):
-        found.append(f"its runtime is {_runtime(now)}, not {_runtime(known)}")
-    return found
-
-
-def _short(value: object) -> str:
-    return str(value)[:_SHORT] if isinstance(value, str) and len(value) > 2 * _SHORT else str(value)
-
-
-def _numbers(facts: DeviceFacts) -> str:
-    return ",".join(map(str, sorted(facts.processors)))
-
-
-def _runtime(facts: DeviceFacts) -> str:
-    """Return the runtime that a launch uses: the first."""
-    return f"{facts.runtimes[0].name} {facts.runtimes[0].version}" if facts.runtimes else "none"
+    return found if before.facts is None else [*found, *sameness.of_facts(before.facts, now)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +120,6 @@ def farm_names(record: RunRecord) -> dict[str, str]:
 
 
 def _fingerprint(facts: DeviceFacts) -> str:
-    parts = [str(getattr(facts, name)) for name, _ in _FACTS]
-    text = "\0".join([*parts, _numbers(facts), _runtime(facts)])
+    parts = [str(getattr(facts, name)) for name in sameness.FACTS]
+    text = "\0".join([*parts, sameness.numbers(facts), sameness.runtime(facts)])
     return hashlib.sha256(text.encode()).hexdigest()[:6]

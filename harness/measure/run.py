@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from harness import plugins
 from harness.devices.delegation import CPU_TARGETS, judge
 from harness.devices.throttling import HOT
-from harness.errors import AgentError, FellBack, HarnessError, LeaseError, TransportError, Unproven
+from harness.errors import (
+    AgentError,
+    DeviceChanged,
+    FellBack,
+    HarnessError,
+    LeaseError,
+    TransportError,
+    Unproven,
+)
 from harness.events import CellEnded, Emit, Event, NotMeasured, Stopped
 from harness.measure import blocks, scheduling, sessions
 from harness.measure.bench import Bench, launch_of
@@ -204,8 +212,8 @@ class _Measuring:
                 if turn.cell.id in self.live:
                     self._attempt(turn.cell, functools.partial(self._timed, turn))
         except HarnessError as error:
-            # An error of the device ends all its cells; a cell's own error ended only that cell.
-            for cell in list(self.live.values()):
+            # An error of the device ends its incomplete cells; a cell's own error ended only that.
+            for cell in [one for one in self.live.values() if self._lacks(one)]:
                 self._fail(cell, error)
         for cell in list(self.live.values()):
             self._finish(cell)
@@ -229,7 +237,7 @@ class _Measuring:
         """Run an action for a cell; its failure ends the cell but not the device's work."""
         try:
             self.bench.recovering(lambda: action(cell), launch_of(cell))
-        except (TransportError, LeaseError):
+        except (TransportError, LeaseError, DeviceChanged):
             raise
         except HarnessError as error:
             self._fail(cell, error)

@@ -25,7 +25,7 @@ from harness.errors import (
     Unreachable,
 )
 from harness.events import Note, Pushing, Reconnecting
-from harness.measure import leases
+from harness.measure import leases, sameness
 from harness.measure.leases import Patience
 from harness.protocols import Dialect, OpenDialect, OpenTransport, ReportsProgress, Transport
 from harness.types import Device, DeviceFacts, Push, PushProgress
@@ -202,19 +202,22 @@ class Session:
     def reopen(self) -> None:
         """Connect again, until the patience runs out; raises Unreachable with the last reason.
 
-        The files are not sent: see `restore`.
-        The device must report the same identity: a different board that answers under this
-        address must not be measured in its place.
+        The files are not sent: see `restore`. The device must be as it was: a different board that
+        answers under this address must not be measured in its place (Unreachable), nor another
+        runtime or kernel (DeviceChanged).
         """
-        identity = self.facts.identity
+        before = self.facts
         self.close()
         self._has_files = False
         self._open()
-        if self.facts.identity != identity:
+        if differences := sameness.of_facts(before, self.facts):
+            now, self.facts = self.facts, before
             self.close()
-            raise Unreachable(
-                f"{self.device.name}: another machine answers at {self.device.address} now"
-            )
+            if now.identity != before.identity:
+                raise Unreachable(
+                    f"{self.device.name}: another machine answers at {self.device.address} now"
+                )
+            raise sameness.changed(self.device.name, differences)
 
     def interrupt(self) -> None:
         """Cut the connection from another thread; a thread that waits for the device wakes up.

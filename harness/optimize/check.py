@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import metrics
+from harness import hints, metrics
 from harness.errors import ConfigError, RecipeError
 from harness.optimize import data as datasets
 from harness.optimize.runtime import Runner
@@ -68,7 +68,7 @@ def operators(facts: FileFacts, *, allow_flex: bool, as_is: bool) -> list[str]:
     if facts.flex and not allow_flex:
         raise RecipeError(
             f"operators {', '.join(facts.flex)} need TensorFlow's kernels (Flex); replace the "
-            "layer, or set allow_flex = true in the model (option --allow-flex)"
+            f"layer, or set allow_flex = true in the model ({hints.option('allow-flex')})"
         )
     stateful = [name for name in _RESOURCES if name in facts.operators]
     if not stateful:
@@ -90,8 +90,8 @@ def closed(facts: FileFacts) -> None:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and as_is changes '
-                "nothing: set its size with the key shape of the model (option --shape) and use "
-                "float32 instead"
+                f"nothing: set its size with the key shape of the model ({hints.option('shape')}) "
+                "and use float32 instead"
             )
 
 

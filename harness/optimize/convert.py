@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import assets
+from harness import assets, hints
 from harness.errors import HarnessError, RecipeError
 from harness.optimize import aware, keras_files, library_errors, plain_graph, runtime
 from harness.optimize import data as datasets
@@ -223,7 +223,8 @@ def _trace_saved_model(tf: Any, order: Order) -> Traced:  # noqa: ANN401 - untyp
         raise RecipeError(
             f"{order.source}: "
             + (f'no signature "{name}"' if name else "no signature chosen")
-            + f' (it has: {", ".join(known) or "none"}); choose one with the key "signature" (option --signature)'
+            + f' (it has: {", ".join(known) or "none"}); choose one with the key "signature" '
+            f"({hints.option('signature')})"
         )
     signature = loaded.signatures[name]
     takes = signature.structured_input_signature[1]
@@ -361,7 +362,8 @@ def _spec(tf: Any, name: str, shape: Any, dtype: Any, order: Order) -> Any:  # n
         if chosen is None:
             raise RecipeError(
                 f'{order.source}: the input "{name}" has an open number of dimensions; choose them '
-                f'with the key shape of the model: shape = {{ "{name}" = [1, N] }} (option --shape)'
+                f'with the key shape of the model: shape = {{ "{name}" = [1, N] }} '
+                f"({hints.option('shape')})"
             )
         return tf.TensorSpec(list(chosen), kind)
     sizes = [-1 if size is None else int(size) for size in tuple(shape)]
@@ -442,7 +444,7 @@ def _refusal(text: str, order: Order) -> str:
     else:
         fix = (
             "TFLite has no kernel for it; replace the layer, or set allow_flex = true in the "
-            "model (option --allow-flex; the device then needs a runtime with Flex)"
+            f"model ({hints.option('allow-flex')}; the device then needs a runtime with Flex)"
         )
     return f"{order.source}: unsupported operator {', '.join(named)}: {fix}"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import metrics
+from harness import hints, metrics
 from harness.errors import RecipeError
 from harness.optimize import aware, catalog, convert, promises
 from harness.optimize import cache as caches
@@ -405,7 +405,8 @@ def missing_data(step: str, need: str) -> str:
     """Return the message for a step without the data that it needs."""
     random = ' (or "random" for variants that are measured for latency only)'
     return (
-        f"{step} needs {need} data: give the key {need} in [data], or the option --{need}"
+        f"{step} needs {need} data: give the key {need} in [data] of the plan, or "
+        f"{hints.option(need)}"
         f"{random if need == 'calibration' else ''}"
     )
 
@@ -427,8 +428,9 @@ def find_file(model: ModelSource, step: str, name: str, written: str) -> Path:
 
 def _nothing_to_train_with(epochs: int) -> str:
     return (
-        f"there is no training data for {epochs} epochs: give the key training in [data] or the "
-        "option --training, or epochs=0 to keep the cut model untrained (usually far less accurate)"
+        f"there is no training data for {epochs} epochs: give the key training in [data] of the "
+        f"plan or {hints.option('training')}, or epochs=0 to keep the cut model untrained (usually "
+        "far less accurate)"
     )
 
 

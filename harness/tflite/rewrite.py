@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness import hints
 from harness.errors import RecipeError
 
 NO_REASON = "the runtime refuses the file without a reason"
@@ -176,7 +177,7 @@ def _choose(model: Any, wanted: str | None, where: str) -> tuple[list[str], list
         if SIGNATURE not in known:
             raise RecipeError(
                 f"{where}: several signatures ({', '.join(known)}); "
-                'choose one with the key "signature" of the model (option --signature)'
+                f'choose one with the key "signature" of the model ({hints.option("signature")})'
             )
         wanted = SIGNATURE
     chosen = known.get(wanted) if wanted else next(iter(known.values()), None)
@@ -339,7 +340,8 @@ def settle_shape(
     if -1 in settled:
         raise RecipeError(
             f'{where}: the input "{name}" is {list(open_shape)} (-1 is open); choose its size with '
-            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }} (option --shape)'
+            f'the key shape of the model: shape = {{ "{name}" = {_example(settled)} }} '
+            f"({hints.option('shape')})"
         )
     return settled
 

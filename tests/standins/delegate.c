@@ -9,13 +9,17 @@
  *   crash_at = the inference that crashes; work_us = how long an inference takes at least;
  *   lie = nothing (outputs are not written), constant, copied (from the inputs), nan, late (those of `late` inferences
  *   before), glitch (every fifth is that of the inference before).
+ *   daemon = a file for the pid of a daemon that it leaves running for a minute, with all that it inherits;
+ *   daemon_hides = 1: the daemon closes its descriptors, 2: it clears its environment (exec of sleep).
  *
  * A compiled operator has no additions to work out: its outputs are a hash of its inputs, the same for the same.
  */
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -246,6 +250,27 @@ static int prepare(Context *context, Delegate *delegate) {
   return status;
 }
 
+/* Fork twice, as daemons do: the second child is in a session of its own and outlives this process. */
+static void leave_daemon(const char *path, int hides) {
+  pid_t first = fork();
+  if (first == 0) {
+    setsid();
+    pid_t second = fork();
+    if (second == 0) {
+      signal(SIGHUP, SIG_IGN);
+      for (int fd = 0; hides == 1 && fd < 256; fd++) close(fd);
+      if (hides == 2) execle("/bin/sleep", "sleep", "60", (char *)0, (char *[]){NULL});
+      sleep(60);
+      _exit(0);
+    }
+    FILE *file = fopen(path, "w");
+    fprintf(file, "%d", (int)second);
+    fclose(file);
+    _exit(0);
+  }
+  waitpid(first, NULL, 0);
+}
+
 const char *edgetpu_version(void) { return "stand-in of the tests, no Edge TPU"; }
 
 Delegate *tflite_plugin_create_delegate(const char *const *keys, const char *const *words, size_t count,
@@ -253,12 +278,16 @@ Delegate *tflite_plugin_create_delegate(const char *const *keys, const char *con
   Standin *standin = calloc(1, sizeof *standin);
   strcpy(standin->take, "edgetpu");
   standin->late = 1;
+  int hides = 0;
+  for (size_t i = 0; i < count; i++)
+    if (!strcmp(keys[i], "daemon_hides")) hides = atoi(words[i]);
   for (size_t i = 0; i < count; i++) {
     fprintf(stderr, "stand-in delegate: %s=%s\n", keys[i], words[i]);
     if (!strcmp(keys[i], "take")) snprintf(standin->take, sizeof standin->take, "%s", words[i]);
     if (!strcmp(keys[i], "pulled")) snprintf(standin->pulled, sizeof standin->pulled, "%s", words[i]);
     if (!strcmp(keys[i], "lie")) snprintf(standin->lie, sizeof standin->lie, "%s", words[i]);
     if (!strcmp(keys[i], "late")) standin->late = atol(words[i]);
+    if (!strcmp(keys[i], "daemon")) leave_daemon(words[i], hides);
     if (!strcmp(keys[i], "crash_at")) standin->crash_at = atol(words[i]);
     if (!strcmp(keys[i], "work_us")) standin->work_us = atol(words[i]);
     if (strcmp(keys[i], "fail")) continue;

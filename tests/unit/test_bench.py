@@ -18,6 +18,7 @@ from harness.errors import (
     AgentSilent,
     ConfigError,
     Crashed,
+    DeviceChanged,
     HarnessError,
     MeterError,
     StoreError,
@@ -25,6 +26,7 @@ from harness.errors import (
     Unsupported,
 )
 from harness.events import CellEnded, Event, Note, NotMeasured, Reconnecting, Stopped
+from harness.measure import blocks
 from harness.measure import run as loop
 from harness.measure.bench import Bench
 from harness.measure.conditions import WaitClock
@@ -41,6 +43,7 @@ from harness.types import (
     Launch,
     LaunchOrder,
     Outcome,
+    Runtime,
     Samples,
 )
 
@@ -234,6 +237,104 @@ def test_a_run_says_uncontrolled_only_if_the_governor_was_not_held() -> None:
         outcomes, _ = measured([cell("a")], covariates=lambda _, s=state: (s, s))
         flags = {flag for one in outcomes["a"].launches for flag in one.flags}
         assert ("uncontrolled" in flags) == flagged
+
+
+def test_a_governor_that_changes_is_flagged_and_named() -> None:
+    pinned, free = Covariates(governor="performance"), Covariates(governor="powersave")
+
+    def states(order: LaunchOrder) -> tuple[Covariates, Covariates]:
+        if order.kind != "timed" or order.block < 2:
+            return pinned, pinned
+        return (pinned if order.block == 2 else free), free
+
+    outcomes, watch = measured([cell("a")], covariates=states)
+    timed_launches = [one for one in outcomes["a"].launches if one.kind == "timed"]
+    assert ["uncontrolled" in one.flags for one in timed_launches] == [False, False, True, True]
+    (reason,) = [event.reason for event in watch.events if isinstance(event, Note)]
+    assert reason == (
+        f"the governor changed from performance to powersave during launch {timed_launches[2].id}"
+    )
+
+
+# --- a device that changes ------------------------------------------------------------------------
+
+
+def test_a_runtime_upgraded_in_mid_run_ends_the_row_and_is_named() -> None:
+    def runtime(order: LaunchOrder) -> str:
+        return "fake 1" if order.kind == "timed" and order.block >= 2 else "fake 0"
+
+    outcomes, watch = measured([cell("a"), cell("b")], runtime=runtime)
+    for outcome in outcomes.values():
+        assert outcome.failure is not None
+        assert outcome.failure.kind == "changed"
+        assert "its runtime is fake 1, not fake 0" in outcome.failure.reason
+        assert "--other-device" in outcome.failure.reason
+    assert {one.runtime for one in watch.launches} == {"fake 0"}, "no launch of it is kept"
+
+
+def test_a_row_that_was_complete_before_the_upgrade_stays() -> None:
+    made: list[LaunchOrder] = []
+
+    def runtime(order: LaunchOrder) -> str:
+        made.append(order)
+        last = order.kind == "timed" and order.block == 3
+        return "fake 1" if last and sum(one.block == 3 for one in made) == 2 else "fake 0"
+
+    outcomes, _ = measured([cell("a"), cell("b")], runtime=runtime)
+    kinds = [one.failure.kind if one.failure else "ok" for one in outcomes.values()]
+    assert sorted(kinds) == ["changed", "ok"]
+
+
+@pytest.mark.parametrize(("fact", "value"), [("kernel", "7"), ("usable_cores", 2)])
+def test_a_fact_in_the_answer_to_a_launch_is_compared(
+    fact: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = FakeDialect.launch
+
+    def launch(self: FakeDialect, order: LaunchOrder) -> Launch:
+        return replace(made(self, order), **({fact: value} if order.block == 1 else {}))
+
+    monkeypatch.setattr(FakeDialect, "launch", launch)
+    outcomes, _ = measured([cell("a")], facts={"usable_cores": 4})
+    failure = outcomes["a"].failure
+    assert failure is not None
+    assert failure.kind == "changed"
+    assert str(value) in failure.reason
+
+
+def test_a_gate_may_order_two_runtimes() -> None:
+    with Bench(
+        session=session(runtime=lambda order: order.runtime or "fake 0"), profile=None
+    ) as held:
+        for name in (None, "fake=1", None, "fake=1"):
+            held.launch(cell("a"), replace(blocks.memory(cell("a"), 0), runtime=name))
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "error", "text"),
+    [
+        ({}, {"kernel": "7"}, DeviceChanged, "its kernel is 7, not 0"),
+        ({}, {"runtimes": (Runtime(name="fake", version="1"),)}, DeviceChanged, "is fake 1"),
+        ({"usable_cores": 4}, {"usable_cores": 2}, DeviceChanged, "2 processors, not 4"),
+        ({}, {"identity": "other"}, Unreachable, "another machine answers"),
+    ],
+)
+def test_a_device_that_comes_back_changed_is_not_measured(
+    then: dict[str, Any], now: dict[str, Any], error: type[HarnessError], text: str
+) -> None:
+    known = [then]
+    live = Session(
+        DEVICE,
+        transport=FakeTransport,
+        dialect=lambda _, device: FakeDialect(device, facts=known[-1]),
+    )
+    live.reopen()
+    known.append(now)
+    for _ in range(2):  # also when it is tried again
+        with pytest.raises(error, match=text):
+            live.reopen()
+    known.append(then)
+    live.reopen()
 
 
 def test_a_soaked_run_heats_first_and_flags_its_launches(monkeypatch: pytest.MonkeyPatch) -> None:

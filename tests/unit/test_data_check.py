@@ -188,17 +188,17 @@ def cannot(wanted: build.BuildRequest) -> str:
 @pytest.mark.parametrize(
     ("step", "file", "message"),
     [
-        ("int8", "m.tflite", "int8 needs calibration data: give the key calibration in [data], or"),
-        ("int16x8", "m.tflite", 'option --calibration (or "random"'),
+        ("int8", "m.tflite", "int8 needs calibration data: give the key calibration in [data] of"),
+        ("int16x8", "m.tflite", '--calibration of bench and optimize (or "random"'),
         ("mixed", "m.tflite", "mixed needs calibration data"),
         (
             "qat",
             "m.keras",
-            "qat needs training data: give the key training in [data], or the option",
+            "qat needs training data: give the key training in [data] of the plan, or --training",
         ),
         ("prune", "m.h5", "prune needs training data"),
         ("prune_filters", "m.keras", "there is no training data for 10 epochs"),
-        ("decompose", "m.keras", "or the option --training, or epochs=0"),
+        ("decompose", "m.keras", "or --training of bench and optimize, or epochs=0"),
         ("as_is", "m.keras", "as_is takes a finished .tflite"),
     ],
 )

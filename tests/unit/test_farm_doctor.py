@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.assets import install_command
 from harness.devices import opening
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.devices.transports.local import LocalTransport, open_local
@@ -58,6 +59,14 @@ def here(tmp_path: Path) -> Device:
         address="local:",
         dialect_options={"python": sys.executable, "workdir": str(tmp_path / "it's work")},
     )
+
+
+@pytest.fixture
+def own_python(here: Device, tmp_path: Path) -> Device:
+    """The agent runs in another Python than this one."""
+    (tmp_path / "python").symlink_to(sys.executable)
+    options = {**here.dialect_options, "python": str(tmp_path / "python")}
+    return dataclasses.replace(here, dialect_options=options)
 
 
 def facts(device: Device, **changes: object) -> DeviceFacts:
@@ -218,15 +227,15 @@ def test_a_transport_that_runs_no_commands(
     assert {one.status for one in checks.values()} <= {"ok", "skip"}
 
 
-def test_printed_commands_name_the_farm_file_of_the_command_line(here: Device) -> None:
+def test_printed_commands_name_the_farm_file_of_the_command_line(own_python: Device) -> None:
     farm = Path("/some where/farm.toml")
-    open_bare = reporting(facts(here, runtimes=()))
-    checks = by_name(examine(here, open_local, open_bare, farm=farm, is_farm_named=True))
+    open_bare = reporting(facts(own_python, runtimes=()))
+    checks = by_name(examine(own_python, open_local, open_bare, farm=farm, is_farm_named=True))
     assert checks["runtime"].fix_text == "edge-harness setup here --farm '/some where/farm.toml'"
 
 
-def test_the_json_of_a_check_keeps_its_keys(here: Device) -> None:
-    checks = by_name(examine(here, open_local, reporting(facts(here, runtimes=()))))
+def test_the_json_of_a_check_keeps_its_keys(own_python: Device) -> None:
+    checks = by_name(examine(own_python, open_local, reporting(facts(own_python, runtimes=()))))
     assert checks["runtime"].plain() == {
         "name": "runtime",
         "status": "fail",
@@ -240,6 +249,23 @@ def test_the_json_of_a_check_keeps_its_keys(here: Device) -> None:
             "setting": {},
         },
     }
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_this_python_needs_the_runtime_itself(
+    here: Device, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    """`setup` installs for the agent only; edge-harness reads models with its own."""
+    monkeypatch.setattr(checks_runtime, "_has_runtime_here", lambda: installed)
+    command = install_command("light")
+    checks = by_name(examine(here, open_local, reporting(facts(here, runtimes=()))))
+    fix = checks["runtime"].fix
+    assert fix is not None
+    assert (checks["runtime"].status, fix.command) == ("fail", command)
+    checks = by_name(examine(here, open_local, reporting(facts(here))))
+    fix = checks["runtime"].fix
+    assert checks["runtime"].status == ("ok" if installed else "warn")
+    assert (fix.command if fix else None) == (None if installed else command)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ BY_HAND = {
     "gpu-driver",
     "gpu-runtime",
     "gpu-setup",
+    "install-light",
     "look-agent",
     "make-room",
     "new-host-key",

@@ -12,9 +12,12 @@ from test_export_gate import result
 
 from harness import api
 from harness.analysis.gate.document import FILE
+from harness.analysis.gate.findings import CONSTANT, SKEWED, TOO_NOISY
+from harness.analysis.gate.verdicts import UNCONFIRMED
 from harness.present import screen
 from harness.present.report import markdown
 from harness.present.report.exports import summary
+from harness.present.report.exports.verdicts import LABELS
 from harness.records.store import checksums
 
 
@@ -49,6 +52,23 @@ def test_show_prints_the_verdict_and_the_judged_quantile(root: Path) -> None:
     written = summary.judged(shown.gate) + markdown.markdown(shown.rows, shown.lines)
     assert "gate: REGRESSION" in written
     assert "latency p25" in written
+
+
+def test_the_table_of_a_gate_explains_its_metrics_labels_and_flags() -> None:
+    plain = result(("pi", "phone")).plain()
+    plain["rows"][0] |= {"quantile": 0.005, "labels": ["skewed"], "flags": ["uncontrolled"]}
+    stream = io.StringIO()
+    screen.gate(plain, file=stream)
+    text = stream.getvalue()
+    assert "latency p0.5: the time under which 0.5 % of a launch's inferences are; the" in text
+    assert "\nskewed: a few pairs dominate the mean\n" in text
+    assert "\nuncontrolled: the processor's frequency" in text
+    assert "\nunconfirmed: " not in text, "no row has it"
+
+
+def test_every_label_of_a_gate_has_a_meaning() -> None:
+    named = {TOO_NOISY, SKEWED, CONSTANT, UNCONFIRMED, "fixed_performance", "outputs_differ"}
+    assert named | {"summary_mean", "summary_median"} == set(LABELS)
 
 
 def test_the_page_has_the_verdict(root: Path) -> None:

@@ -96,6 +96,20 @@ def test_a_hint_is_a_command_that_parses(place: str, hint: str) -> None:
         parse(hint)
 
 
+def test_an_option_in_an_error_is_named_with_the_commands_that_have_it() -> None:
+    from harness import hints as named_options
+    from harness.cli import app
+
+    group: Any = typer.main.get_command(app)
+    for option, commands in named_options.COMMANDS.items():
+        having = {
+            name
+            for name, command in group.commands.items()
+            if any(f"--{option}" in one.opts for one in command.params)
+        }
+        assert having == set(commands), option
+
+
 @pytest.fixture(name="typed")
 def _typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -33,6 +33,7 @@ from harness.events import (
     Waiting,
 )
 from harness.present import screen
+from harness.present.screen import grid as screen_grid
 from harness.present.screen.pushes import PushLines, text
 from harness.records import table
 from harness.records.store import Store
@@ -131,6 +132,43 @@ def test_checks_show_their_fix() -> None:
     screen.checks({"pi": [Examined("fail")]}, file=stream)
     assert stream.getvalue().splitlines() == [
         *("pi", "  fail  python: 3.8", "          fix: apt install x")
+    ]
+
+
+@dataclass(frozen=True)
+class Fixable:
+    mend: str
+    fix: dict[str, Any]
+    status: str = "warn"
+
+    def plain(self) -> dict[str, Any]:
+        return {"name": "x", "status": "warn", "detail": "y", "mend": self.mend, "fix": self.fix}
+
+
+def test_the_command_of_a_fix_stands_alone_and_the_rest_is_folded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kill = "ssh -t pi@10.0.0.7 'sudo kill 123 456' --with-a-line-that-is-longer-than-the-terminal"
+    long = "as root on the device (this account has no sudo): mount -o remount,rw /; then again"
+    fixes = [
+        Fixable(f"{kill}; only if they can be stopped, else wait", {"command": kill}),
+        Fixable(long, {"command": None, "root_command": "mount -o remount,rw /"}),
+        Fixable("use a supply of 5 V and 3 A on a short cable; a reboot clears it", {}),
+    ]
+    monkeypatch.setattr(screen_grid, "terminal_width", lambda _: 60)
+    stream = io.StringIO()
+    screen.checks({"pi": fixes}, file=stream)
+    lines = [line for line in stream.getvalue().splitlines() if not line.startswith("  warn")]
+    assert lines == [
+        "pi",
+        f"          fix: {kill}",
+        "               only if they can be stopped, else wait",
+        "          fix: as root on the device (this account has no",
+        "               sudo):",
+        "               mount -o remount,rw /",
+        "               then again",
+        "          fix: use a supply of 5 V and 3 A on a short cable;",
+        "               a reboot clears it",
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import text_files
+from harness import hints, text_files
 from harness.errors import ConfigError, RecipeError
 from harness.optimize.targets import edgetpu_log, programs
 from harness.optimize.targets.compilers import EDGETPU_COMPILER
@@ -71,7 +71,7 @@ def fit(path: Path) -> list[str]:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and the Edge TPU takes '
-                "constant sizes: build it with the key shape of the model, or the option --shape"
+                f"constant sizes: build it with the key shape of the model, or {hints.option('shape')}"
             )
         # An open batch counts as 1; it is fixed before compiling.
         if any(size not in (1, -1) for size in tensor.shape[:-_INNERMOST]):

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from harness import hints
 from harness.errors import RecipeError
 from harness.tflite import flatbuffer
 
@@ -55,7 +56,7 @@ def fit(path: Path) -> list[str]:
         if -1 in tensor.shape[1:]:
             raise RecipeError(
                 f'the input "{tensor.name}" is {list(tensor.shape)} (-1 is open) and a GPU takes '
-                "constant sizes: build it with the key shape of the model, or the option --shape"
+                f"constant sizes: build it with the key shape of the model, or {hints.option('shape')}"
             )
     if facts.custom:
         raise RecipeError(f"a GPU runs no custom operators: {', '.join(facts.custom)}")

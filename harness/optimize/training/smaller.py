@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import hints
 from harness.errors import RecipeError
 from harness.optimize.training import fit, models
 from harness.optimize.training.libraries import Keras
@@ -33,7 +34,8 @@ def make(
     if given["epochs"] and data.training is None:
         raise RecipeError(
             f"there is no training data for {given['epochs']} epochs: give the key training in "
-            "[data] or the option --training, or epochs=0 to keep the cut model untrained (usually far less accurate)"
+            f"[data] of the plan or {hints.option('training')}, or epochs=0 to keep the cut model "
+            "untrained (usually far less accurate)"
         )
     with fit.prepared(data.seed) as place:
         model = models.load(source)

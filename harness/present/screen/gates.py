@@ -15,6 +15,8 @@ def gate(plain: Mapping[str, Any], *, file: IO[str] | None = None) -> None:
     """Print a gate's document (harness.analysis.gate.document) as a table, and the verdict below."""
     if plain["rows"]:
         records([_shown(row) for row in plain["rows"]], file=file)
+        for line in verdicts.legend(plain):
+            out(line, file=file)
     for line in reasons(plain):
         out(line, file=file)
     out(summary(plain), file=file)

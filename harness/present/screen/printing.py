@@ -11,6 +11,7 @@ from harness.printable import clean
 
 _LONG_TEXT = 60
 _CHECK_INDENT = " " * len("  fail  ")
+_FIX = "          fix: "
 _MIN_DETAIL = 20
 
 _STYLES = {
@@ -95,9 +96,28 @@ def checks(found: Mapping[str, Sequence[CheckLine]], *, file: IO[str] | None = N
             grid.print_line(f"  {shown} {first}", stream)
             for part in rest:
                 grid.print_line(_CHECK_INDENT + part, stream)
-            if fix := plain.get("mend"):
-                # Not folded: a command is copied as it stands.
-                grid.print_line(f"          fix: {clean(fix)}", stream)
+            for text in _fix_lines(plain, width):
+                grid.print_line(text, stream)
+
+
+def _fix_lines(plain: Mapping[str, Any], width: int | None) -> list[str]:
+    """Return the lines of a check's fix: its command on a line of its own, prose folded.
+
+    A command is not folded: it is copied as it stands.
+    """
+    whole, fix = plain.get("mend"), plain.get("fix") or {}
+    if not whole:
+        return []
+    command = fix.get("command") or fix.get("root_command") or ""
+    before, _, after = whole.partition(command) if command and command in whole else (whole, "", "")
+    parts = [(before, True), (command if command in whole else "", False), (after, True)]
+    available = None if width is None else max(_MIN_DETAIL, width - len(_FIX))
+    lines: list[str] = []
+    for text, is_prose in parts:
+        shown = clean(text).strip("; ") if is_prose else clean(text)
+        if shown:
+            lines += grid.folded(shown, available) if is_prose and available else [shown]
+    return [(_FIX if number == 0 else " " * len(_FIX)) + line for number, line in enumerate(lines)]
 
 
 def out(text: str, *, file: IO[str] | None = None, width: int | None = None) -> None:

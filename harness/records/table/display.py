@@ -30,6 +30,7 @@ FLAGS: Mapping[str, str] = {
     "hot": "measured hot: heated first as the plan requests, or above the profile's limit",
     "hot_start": "a launch started before the device had cooled",
     "imported": "numbers from another tool, not measured here",
+    "left_running": "a process that a launch left running ran beside it: the log has its name",
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
     "off_chip": "weights that do not fit the Edge TPU's memory are sent with every inference",
     "outputs_unchecked": "no outputs were checked, so nothing shows that they are right",
@@ -44,7 +45,7 @@ FLAGS: Mapping[str, str] = {
     "thinned": "every second, fourth, ... sample of a long launch is kept, evenly spaced",
     "unchecked": "stored without checksums: damage that leaves readable text is not noticed",
     "under_voltage": "the supply was too weak during a launch",
-    "uncontrolled": "the processor's frequency was not pinned",
+    "uncontrolled": "the processor's frequency was not pinned, or its governor changed",
     "unsteady": "warm-up ended at its cap before latency was steady",
     "wide_weights": "some weights are wider than the recipe's name says: the notes list them",
 }

@@ -46,6 +46,7 @@ _MAX_REASON_CHARACTERS = 4_000
 _MAX_NAME_CHARACTERS = 300
 _MAX_CORES = 1 << 16
 _MAX_OUTPUTS = 1_000
+_MAX_LEFT = 8
 _SERIES = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DURATIONS = ("latency", "service", "set_input", "pilot")
 """Series of durations: every value is positive."""
@@ -260,6 +261,8 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         position=order.position,
         seed=order.seed,
         runtime=found.name("runtime"),
+        kernel=found.name_or_none("kernel"),
+        usable_cores=found.integer_or_none("usable_cores"),
         delegation=_delegation(found),
         wall_ns=found.integer("wall_ns"),
         load_ns=found.integer_or_none("load_ns"),
@@ -279,9 +282,16 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
         missed_deadlines=found.integer_or_none("missed"),
         before=_covariates(found.object("before")),
         after=_covariates(found.object("after")),
+        left_running=_left_running(found),
         flags=found.names("flags"),
         samples=samples,
     )
+
+
+def _left_running(found: Fields) -> tuple[str, ...]:
+    if found.value.get("left_running") is None:
+        return ()
+    return found.names("left_running")[:_MAX_LEFT]
 
 
 def stamps(answer: Fields, sent_ns: int, received_ns: int) -> LaunchStamps | None:

@@ -62,6 +62,35 @@ def metric(row: Mapping[str, Any]) -> str:
     return name if quantile is None else f"{name} p{quantile * 100:g}"
 
 
+LABELS: Mapping[str, str] = {
+    "constant": "all pairs have exactly the same ratio: a deterministic device, or a coarse clock",
+    "fixed_performance": "Android's fixed-performance mode was on",
+    "outputs_differ": "a compiled file's outputs differ from those of the file it is made from",
+    "skewed": "a few pairs dominate the mean",
+    "summary_mean": "the device's tool reports a launch's mean, not its inferences",
+    "summary_median": "the device's tool reports a launch's median, not its inferences",
+    "too_noisy": "the pairs scatter too much for a verdict with the largest number of pairs",
+    "unconfirmed": "a fresh series of launches did not repeat the regression",
+}
+"""The meanings of a gate's labels; those of flags are in :data:`display.FLAGS`."""
+
+
+def legend(gate: Mapping[str, Any]) -> list[str]:
+    """Return the lines that explain the metrics, labels and flags of a gate's rows, once each."""
+    quantiles = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
+    lines = [
+        f"latency p{quantile * 100:g}: the time under which {quantile * 100:g} % of a launch's "
+        f"inferences are{_WHY_LOW if quantile < _MEDIAN else ''}"
+        for quantile in sorted(quantiles)
+    ]
+    named = {name for row in gate["rows"] for name in (*row["labels"], *row.get("flags", ()))}
+    known = {**display.FLAGS, **LABELS}
+    return [*lines, *(f"{name}: {known[name]}" for name in sorted(named & set(known)))]
+
+
+_WHY_LOW = "; the machine was restless or shared, and the lowest times show it least"
+
+
 def table(gate: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a gate's document for people: the comparison, its numbers and its verdict."""
     return [
