@@ -15,8 +15,8 @@ import zlib
 from contextlib import suppress
 from typing import Any, Dict, List, Optional, Set
 
+import leftovers
 import sysfs
-from leftovers import MARK
 from wire import MAX_LINE_BYTES, AgentFault
 
 _CHUNK = 1 << 16
@@ -83,7 +83,7 @@ class Job:
         actions = [(os.POSIX_SPAWN_DUP2, order_fd, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, log_end, 1), (os.POSIX_SPAWN_DUP2, log_end, 2)]
         environment = dict(os.environ, EDGE_HARNESS_PAD="x" * pad)
-        environment[MARK] = str(os.getpid())
+        environment[leftovers.MARK] = leftovers.mark()
         self.started_ns = time.monotonic_ns()
         try:
             self.pid = os.posix_spawn(

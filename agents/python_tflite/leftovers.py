@@ -1,7 +1,8 @@
 """Find the processes that launches left running, and end them: daemons of delegates and vendors' tools.
 
-A daemon leaves its launch's process group. It still has the launch's mark in its environment, or keeps the
-launch's pipes open. Processes that have neither are not found.
+A daemon leaves its launch's process group. It still has the mark of its launch's agent in its environment,
+or keeps the launch's pipes open. Processes that have neither are not found. Other agents that run on this
+machine are left alone, and so are their launches.
 """
 
 import os
@@ -13,6 +14,8 @@ from typing import Dict, List, Optional, Set, Tuple
 import sysfs
 
 MARK = "EDGE_HARNESS_LAUNCH"
+"""The variable with the pid and the start of a launch's agent."""
+
 _MARK = MARK.encode() + b"="
 _END_SECONDS = 1.0
 _PAUSE_SECONDS = 0.02
@@ -66,6 +69,16 @@ class Leftovers:
                 time.sleep(_PAUSE_SECONDS)
 
 
+def mark() -> str:
+    """Return the value of MARK for the launches of this process."""
+    return "{}:{}".format(os.getpid(), _start(os.getpid()))
+
+
+def _start(pid: int) -> Optional[str]:
+    found = _stat(pid)
+    return found[1][_START] if found else None
+
+
 def _stat(pid: int) -> Optional[Tuple[str, List[str]]]:
     """Return a process's name and the fields after it; None if it has ended."""
     head, _, rest = (sysfs.text("/", "proc/{}/stat".format(pid)) or "").rpartition(")")
@@ -77,11 +90,18 @@ def _stat(pid: int) -> Optional[Tuple[str, List[str]]]:
 
 
 def _is_marked(pid: int) -> bool:
+    """Return whether a process is of a launch of this agent, or of one that ended."""
     try:
         with open("/proc/{}/environ".format(pid), "rb") as file:
-            return any(entry.startswith(_MARK) for entry in file.read(1 << 20).split(b"\0"))
+            entries = file.read(1 << 20).split(b"\0")
     except OSError:
         return False
+    for entry in entries:
+        if entry.startswith(_MARK):
+            value = entry[len(_MARK) :].decode(errors="replace")
+            agent, _, start = value.partition(":")
+            return value == mark() or not agent.isdigit() or _start(int(agent)) != start
+    return False
 
 
 def _holds(pid: int, pipes: Set[str]) -> bool:

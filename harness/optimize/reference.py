@@ -12,6 +12,7 @@ import io
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -68,13 +69,18 @@ def check_inputs(
 
     The file's name is a digest of its content, so runs with other data never share one. The random
     inputs of a file that no host can run are from the whole range of their type
-    (:mod:`harness.optimize.probes`). Raises ConfigError for data that does not fit.
+    (:mod:`harness.optimize.probes`); it gets them also if the data is not for it, because a plan's
+    data is first for what is built. Raises ConfigError for data that does not fit another file.
     """
     chosen = [model.data.evaluation, model.data.calibration]
     source = next((item for item in chosen if item and item != datasets.RANDOM), None)
     is_alone = host_file(variant) is None
     labels: Mapping[str, Array] = {}
-    if source is None:
+    loaded = None
+    if source is not None:
+        with suppress(*([ConfigError] if is_alone else [])):
+            loaded = load_samples(source, variant, n, seed=seed, limits=limits)
+    if loaded is None:
         ranges = indices.read(host_file(variant) or variant.path)
         if is_alone:
             arrays: Mapping[str, Array] = probes.probe_inputs(variant.inputs, n, seed, ranges)
@@ -82,13 +88,12 @@ def check_inputs(
             drawn = datasets.random_samples(variant.inputs, n, seed, ranges)
             arrays = datasets.stack(drawn, variant.inputs)
     else:
-        loaded = load_samples(source, variant, n, seed=seed, limits=limits)
         arrays = loaded.inputs
         labels = loaded.labels if is_alone and source == model.data.evaluation else {}
     taken = as_file_takes(variant, arrays)
     return CheckInputs(
         path=_kept(folder, taken),
-        real=source is not None,
+        real=loaded is not None,
         labels=_kept(folder, labels) if labels else None,
         metric=model.data.metric if labels else None,
     )

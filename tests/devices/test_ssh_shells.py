@@ -26,6 +26,7 @@ from harness.demo.loopback_sshd import SFTP
 from harness.devices import opening
 from harness.devices.transports.ssh import channel, shell
 from harness.devices.transports.ssh.account import NoShell
+from harness.devices.transports.ssh.bounds import BoundedTransport
 from harness.devices.transports.ssh.channel import SshChannel
 from harness.devices.transports.ssh.transport import SshTransport, open_ssh
 from harness.errors import AgentSilent, Unreachable
@@ -231,8 +232,11 @@ class _ClosedSession:
         """Nothing to close."""
 
 
-class _ClosingServer:
+class _ClosingServer(BoundedTransport):
     """A connection whose sessions are closed at once, and which breaks after `breaks_after` of them."""
+
+    pace = None  # type: ignore[assignment]
+    __repr__ = object.__repr__
 
     def __init__(self, breaks_after: int = 1000) -> None:
         self.sessions = 0
@@ -258,7 +262,7 @@ def test_a_session_that_never_opens_is_told_from_a_broken_connection(
 ) -> None:
     server = _ClosingServer(breaks_after)
     with pytest.raises(error):
-        SshChannel(server, ["true"], "a board")  # type: ignore[arg-type]
+        SshChannel(server, ["true"], "a board")
     assert server.sessions == sessions
 
 
