@@ -32,7 +32,6 @@ from harness.cli.shared import (
     progress,
     stored_command,
 )
-from harness.columns import NS_PER_MS
 
 if TYPE_CHECKING:
     from harness.analysis.gate.document import Result
@@ -251,6 +250,7 @@ def selftest(
 
 
 def _print_selftest(found: Selftest, *, as_json: bool) -> None:
+    from harness.columns import NS_PER_MS
     from harness.present import screen
 
     if as_json:

@@ -94,6 +94,9 @@ def test_an_engine(
             (outcome,) = going
         assert outcome.failure is None, outcome.failure
         (rows[engine],) = going.rows()
-    measured = {name for name, value in rows["threads"].items() if value is not None}
-    assert {name for name, value in rows["process"].items() if value is not None} == measured
+    measured, again = (
+        {name for name, value in rows[engine].items() if value is not None} for engine in rows
+    )
+    # A slow moment may leave too few inferences for a p99.
+    assert measured - {"latency_p99_ms"} == again - {"latency_p99_ms"}
     assert rows["process"]["launches"] == 3
