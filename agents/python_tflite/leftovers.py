@@ -1,7 +1,8 @@
 """Find the processes that launches left running, and end them: daemons of delegates and vendors' tools.
 
 A daemon leaves its launch's process group. It still has the launch's mark in its environment, or keeps the
-launch's pipes open. Processes that have neither are not found.
+launch's pipes open. Processes that have neither are not found. The mark names the agent and its work folder:
+the launches of another agent that runs are never taken for leftovers.
 """
 
 import os
@@ -10,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import Dict, List, Optional, Set, Tuple
 
+import lease as leases
 import sysfs
 
 MARK = "EDGE_HARNESS_LAUNCH"
@@ -23,11 +25,16 @@ _MAX_NAMED = 8
 class Leftovers:
     """The processes of this user that launches left running."""
 
-    def __init__(self) -> None:
-        """Know none yet; the first look also finds those of agents that ended."""
+    def __init__(self, folder: str) -> None:
+        """Know none yet; the first look also finds those of agents of this folder that ended."""
+        self._folder = os.path.abspath(folder)
         self._seen: Set[int] = set()
         self._left: Dict[int, str] = {}
         """The start of each, by its pid: a number may be used again."""
+
+    def mark(self) -> str:
+        """Return the value of MARK for this agent's launches."""
+        return "{} {} {}".format(os.getpid(), leases.start(os.getpid()), self._folder)
 
     def look(self, group: int, pipes: Set[str]) -> None:
         """Look at the processes that are new since the last look, after the launch `group` ended.
@@ -40,9 +47,24 @@ class Leftovers:
             # The rest of the launch's own group was killed just now.
             if found is None or found[1][_GROUP] == str(group):
                 continue
-            if _is_marked(pid) or (pipes and _holds(pid, pipes)):
+            if self._is_marked(pid) or (pipes and _holds(pid, pipes)):
                 self._left[pid] = found[1][_START]
         self._seen = current
+
+    def _is_marked(self, pid: int) -> bool:
+        """Return whether a launch of ours started it, or one of an agent of this folder that ended."""
+        try:
+            with open("/proc/{}/environ".format(pid), "rb") as file:
+                entries = file.read(1 << 20).split(b"\0")
+        except OSError:
+            return False
+        mark = next((one[len(_MARK) :] for one in entries if one.startswith(_MARK)), b"")
+        agent, start, folder = (os.fsdecode(mark).split(" ", 2) + [""] * 3)[:3]
+        number = sysfs.whole(agent)
+        # In another pid namespace, the agent's number means another process.
+        if number is None or folder != self._folder or not leases.is_here(start):
+            return False
+        return number == os.getpid() or leases.start(number) != start
 
     def alive(self) -> List[str]:
         """Return those that still run, as `name (pid 1234)`."""
@@ -74,14 +96,6 @@ def _stat(pid: int) -> Optional[Tuple[str, List[str]]]:
         return None
     name = head.partition("(")[2]
     return "".join(one if one.isprintable() else "?" for one in name), fields
-
-
-def _is_marked(pid: int) -> bool:
-    try:
-        with open("/proc/{}/environ".format(pid), "rb") as file:
-            return any(entry.startswith(_MARK) for entry in file.read(1 << 20).split(b"\0"))
-    except OSError:
-        return False
 
 
 def _holds(pid: int, pipes: Set[str]) -> bool:
