@@ -18,11 +18,14 @@ from typing import Any
 
 
 def attributes(
-    package: str, exports: Mapping[str, Sequence[str]]
+    package: str,
+    exports: Mapping[str, Sequence[str]],
+    wrapped: Callable[[Any], Any] = lambda found: found,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the `__getattr__` and the `__dir__` of a package.
 
-    `exports` has the names to import from each module of the package.
+    `exports` has the names to import from each module of the package; `wrapped` returns what the
+    package has for each.
     """
     modules = {name: module for module, names in exports.items() for name in names}
 
@@ -30,7 +33,7 @@ def attributes(
         if name not in modules:
             message = f"module {package!r} has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=sys.modules.get(package))
-        found = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        found = wrapped(getattr(importlib.import_module(f"{package}.{modules[name]}"), name))
         # The next access finds it without this function.
         setattr(sys.modules[package], name, found)
         return found

@@ -41,7 +41,7 @@ class Agent:
         self._digest = os.path.basename(archive)[: -len(".zip")]
         self._workdir = Workdir(os.path.dirname(os.path.dirname(os.path.abspath(archive))))
         self._lease = leases.Lease(facts.identity())
-        self._leftovers = leftovers.Leftovers()
+        self._leftovers = leftovers.Leftovers(self._workdir.root)
         self._waiting: Deque[Dict[str, Any]] = deque()
         self._arrived_ns = 0
         self._ending = False
@@ -180,7 +180,7 @@ class Agent:
     # --- verbs ---------------------------------------------------------------------------------
 
     def _hello(self, identity: Any, request: Dict[str, Any]) -> None:
-        job = jobs.Job("probe", {}, self._spool())
+        job = jobs.Job("probe", {}, self._spool(), self._leftovers.mark())
         self._start(identity, job, _HELLO_SECONDS)
         # Done while the child imports the runtime.
         known = facts.gather()
@@ -233,7 +233,7 @@ class Agent:
     def _launch(self, identity: Any, request: Dict[str, Any]) -> None:
         order = self._order(request)
         before, left = sysfs.covariates(), self._leftovers.alive()
-        job = jobs.Job("child", order, self._spool(), jobs.pad_bytes(order))
+        job = jobs.Job("child", order, self._spool(), self._leftovers.mark(), jobs.pad_bytes(order))
         self._start(identity, job, order["timeout_seconds"])
 
         def finish(answer: Dict[str, Any]) -> Dict[str, Any]:
@@ -253,7 +253,7 @@ class Agent:
         order = self._order(request)
         order["kind"] = "infer"
         order["n"], order["inputs"] = request.get("n"), request.get("inputs")
-        job = jobs.Job("child", order, self._spool())
+        job = jobs.Job("child", order, self._spool(), self._leftovers.mark())
         self._start(identity, job, order["timeout_seconds"])
         self._finish = lambda answer: answer
 

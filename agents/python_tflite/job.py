@@ -15,8 +15,8 @@ import zlib
 from contextlib import suppress
 from typing import Any, Dict, List, Optional, Set
 
-import leftovers
 import sysfs
+from leftovers import MARK
 from wire import MAX_LINE_BYTES, AgentFault
 
 _CHUNK = 1 << 16
@@ -58,10 +58,12 @@ class Log:
 class Job:
     """A running child."""
 
-    def __init__(self, role: str, order: Dict[str, Any], spool: str, pad: int = 0) -> None:
+    def __init__(
+        self, role: str, order: Dict[str, Any], spool: str, mark: str, pad: int = 0
+    ) -> None:
         """Start `<this zip> role` with the order on its stdin.
 
-        `spool` is a folder for the order's temporary file. `pad` bytes are added to the environment,
+        `spool` is a folder for the order's temporary file, `mark` names the agent (leftovers). `pad` bytes are added to the environment,
         so that the stack has another address in every launch. Raises OSError.
         """
         self._killed: Optional[AgentFault] = None
@@ -83,7 +85,7 @@ class Job:
         actions = [(os.POSIX_SPAWN_DUP2, order_fd, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, log_end, 1), (os.POSIX_SPAWN_DUP2, log_end, 2)]
         environment = dict(os.environ, EDGE_HARNESS_PAD="x" * pad)
-        environment[leftovers.MARK] = leftovers.mark()
+        environment[MARK] = mark
         self.started_ns = time.monotonic_ns()
         try:
             self.pid = os.posix_spawn(

@@ -187,7 +187,7 @@ class Lease:
     def _write(self, descriptor: int, seconds: float) -> None:
         until_ms = _now_ms() + int(seconds * 1e3) if seconds else 0
         fields = [_VERSION, self.epoch, _boot(), until_ms, os.getpid()]
-        fields += [_start(os.getpid()), self._token, self._holder]
+        fields += [start(os.getpid()), self._token, self._holder]
         text = " ".join(map(str, fields)).replace("\n", "?")
         line = text.encode("ascii", "replace")[: _MAX_BYTES - 1] + b"\n"
         # One write, then the length: a reader without the lock sees the old or the new line.
@@ -331,7 +331,7 @@ def _is_gone(entry: Entry) -> bool:
 
 
 def _is_running(last: Entry) -> bool:
-    return last.pid > 1 and last.start != "-" and _start(last.pid) == last.start
+    return last.pid > 1 and last.start != "-" and start(last.pid) == last.start
 
 
 def _is_agent(last: Entry) -> bool:
@@ -359,12 +359,17 @@ def _boot() -> str:
     return boot_id.split()[0]
 
 
-def _start(pid: int) -> str:
+def start(pid: int) -> str:
     """Return a process's start in ticks since boot, `@` and its pid namespace; `-` if it is gone."""
     fields = (sysfs.text("/", "proc/{}/stat".format(pid)) or "").rpartition(")")[2].split()
     if len(fields) <= _START or fields[0] in "ZX":
         return "-"
     return fields[_START] + "@" + _namespace()
+
+
+def is_here(started: str) -> bool:
+    """Return whether a start is of a process in our pid namespace."""
+    return started.partition("@")[2] == _namespace()
 
 
 def _namespace() -> str:

@@ -1,8 +1,8 @@
 """Find the processes that launches left running, and end them: daemons of delegates and vendors' tools.
 
-A daemon leaves its launch's process group. It still has the mark of its launch's agent in its environment,
-or keeps the launch's pipes open. Processes that have neither are not found. Other agents that run on this
-machine are left alone, and so are their launches.
+A daemon leaves its launch's process group. It still has the launch's mark in its environment, or keeps the
+launch's pipes open. Processes that have neither are not found. The mark names the agent and its work folder:
+the launches of another agent that runs are never taken for leftovers.
 """
 
 import os
@@ -11,11 +11,10 @@ import time
 from contextlib import suppress
 from typing import Dict, List, Optional, Set, Tuple
 
+import lease as leases
 import sysfs
 
 MARK = "EDGE_HARNESS_LAUNCH"
-"""The variable with the pid and the start of a launch's agent."""
-
 _MARK = MARK.encode() + b"="
 _END_SECONDS = 1.0
 _PAUSE_SECONDS = 0.02
@@ -26,11 +25,16 @@ _MAX_NAMED = 8
 class Leftovers:
     """The processes of this user that launches left running."""
 
-    def __init__(self) -> None:
-        """Know none yet; the first look also finds those of agents that ended."""
+    def __init__(self, folder: str) -> None:
+        """Know none yet; the first look also finds those of agents of this folder that ended."""
+        self._folder = os.path.abspath(folder)
         self._seen: Set[int] = set()
         self._left: Dict[int, str] = {}
         """The start of each, by its pid: a number may be used again."""
+
+    def mark(self) -> str:
+        """Return the value of MARK for this agent's launches."""
+        return "{} {} {}".format(os.getpid(), leases.start(os.getpid()), self._folder)
 
     def look(self, group: int, pipes: Set[str]) -> None:
         """Look at the processes that are new since the last look, after the launch `group` ended.
@@ -43,9 +47,24 @@ class Leftovers:
             # The rest of the launch's own group was killed just now.
             if found is None or found[1][_GROUP] == str(group):
                 continue
-            if _is_marked(pid) or (pipes and _holds(pid, pipes)):
+            if self._is_marked(pid) or (pipes and _holds(pid, pipes)):
                 self._left[pid] = found[1][_START]
         self._seen = current
+
+    def _is_marked(self, pid: int) -> bool:
+        """Return whether a launch of ours started it, or one of an agent of this folder that ended."""
+        try:
+            with open("/proc/{}/environ".format(pid), "rb") as file:
+                entries = file.read(1 << 20).split(b"\0")
+        except OSError:
+            return False
+        mark = next((one[len(_MARK) :] for one in entries if one.startswith(_MARK)), b"")
+        agent, start, folder = (os.fsdecode(mark).split(" ", 2) + [""] * 3)[:3]
+        number = sysfs.whole(agent)
+        # In another pid namespace, the agent's number means another process.
+        if number is None or folder != self._folder or not leases.is_here(start):
+            return False
+        return number == os.getpid() or leases.start(number) != start
 
     def alive(self) -> List[str]:
         """Return those that still run, as `name (pid 1234)`."""
@@ -69,16 +88,6 @@ class Leftovers:
                 time.sleep(_PAUSE_SECONDS)
 
 
-def mark() -> str:
-    """Return the value of MARK for the launches of this process."""
-    return "{}:{}".format(os.getpid(), _start(os.getpid()))
-
-
-def _start(pid: int) -> Optional[str]:
-    found = _stat(pid)
-    return found[1][_START] if found else None
-
-
 def _stat(pid: int) -> Optional[Tuple[str, List[str]]]:
     """Return a process's name and the fields after it; None if it has ended."""
     head, _, rest = (sysfs.text("/", "proc/{}/stat".format(pid)) or "").rpartition(")")
@@ -87,21 +96,6 @@ def _stat(pid: int) -> Optional[Tuple[str, List[str]]]:
         return None
     name = head.partition("(")[2]
     return "".join(one if one.isprintable() else "?" for one in name), fields
-
-
-def _is_marked(pid: int) -> bool:
-    """Return whether a process is of a launch of this agent, or of one that ended."""
-    try:
-        with open("/proc/{}/environ".format(pid), "rb") as file:
-            entries = file.read(1 << 20).split(b"\0")
-    except OSError:
-        return False
-    for entry in entries:
-        if entry.startswith(_MARK):
-            value = entry[len(_MARK) :].decode(errors="replace")
-            agent, _, start = value.partition(":")
-            return value == mark() or not agent.isdigit() or _start(int(agent)) != start
-    return False
 
 
 def _holds(pid: int, pipes: Set[str]) -> bool:

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
         show,
     )
 else:
+
+    def _checked(found: object) -> object:
+        """Return a function that refuses arguments of a wrong type; classes as they are."""
+        from harness.api import checking
+
+        return found if isinstance(found, type) else checking.checked(found)
+
     __getattr__, __dir__ = lazy.attributes(
         __name__,
         {
@@ -56,6 +63,7 @@ else:
                 *("rows", "runs", "show"),
             ),
         },
+        _checked,
     )
 
 __all__ = [

@@ -119,6 +119,20 @@ class LightGroup(TyperGroup):
         """Return the parameters with the light conversion."""
         return _lightened(super().get_params(ctx))
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as above
+        """Return the command; for an unknown one, suggest those that are close or called so elsewhere."""
+        self.suggest_commands = False  # typer would suggest names that are alike by chance
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            text = getattr(error, "message", "")
+            if args and text.startswith("No such command"):
+                from harness.cli.suggestions import suggested
+
+                near = " or ".join(f"'{one}'" for one in suggested(args[0], self.commands))
+                error.message = f"{text.rstrip('.')}. Did you mean {near}?" if near else text  # type: ignore[attr-defined]
+            raise
+
 
 def converted(annotation: object, value: object) -> Any:  # noqa: ANN401 - the annotated type
     """Return the value as the command takes it; NotImplemented if typer must convert it."""

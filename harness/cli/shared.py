@@ -65,9 +65,10 @@ def options(
             "--version", callback=_version_option, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Take the options before the command."""
-    del version  # handled by its callback
+    del version, debug  # handled by its callback, and before the options are read
 
 
 class Format(StrEnum):

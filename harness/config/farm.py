@@ -43,11 +43,17 @@ class Farm:
 
     @property
     def name(self) -> str:
-        """The farm's name in errors: its file, or where no file was found."""
+        """The farm's name in sentences: its file, or where no file was found."""
         if self.path is not None:
             return str(self.path)
         looked = f", looked for {' and '.join(map(str, self.searched))}" if self.searched else ""
         return f"(no {FILE_NAME} found{looked})"
+
+    def error(self, fault: str) -> ConfigError:
+        """Return the error of a fault in it: after the file's name, or before where none was found."""
+        if self.path is not None:
+            return ConfigError(f"{self.path}: {fault}")
+        return ConfigError(f"{fault} {self.name}")
 
 
 def load(explicit: Path | None = None, beside: Path | None = None) -> Farm:
@@ -209,12 +215,12 @@ def _matching(farm: Farm, selector: str, busy: Collection[str]) -> list[Device]:
     found = _named(farm.devices.values(), inner)
     if not found:
         unknown = plugins.unknown("device", inner, _selectors(farm.devices.values()))
-        raise ConfigError(f"{farm.name}: {unknown}{_elsewhere(farm, inner)}")
+        raise farm.error(f"{unknown}{_elsewhere(farm, inner)}")
     if count is None:
         return found
     if len(found) < count:
         names = ", ".join(device.name for device in found)
-        raise ConfigError(f'{farm.name}: "{selector}": only {len(found)} match: {names}')
+        raise farm.error(f'"{selector}": only {len(found)} match: {names}')
     return sorted(found, key=lambda device: device.name in busy)[:count]
 
 

@@ -1,6 +1,6 @@
 """Find the files that a glob of a plan matches, in bounded time.
 
-    globs.find(Path("models"), "**/*.tflite", "plan.toml: model.path")
+    globs.find(Path("models"), "**/*.tflite", "plan.toml: model.path", Path.is_file)
 
 `*`, `?` and `[...]` match in one folder, `**` any number of folders. Hidden files match. Folders
 behind links are entered only if the glob names them. The system's own folders are not entered:
@@ -13,7 +13,8 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -21,17 +22,29 @@ from harness.printable import file_name
 
 MAX_ENTRIES = 100_000
 """Entries of folders that a glob may look at; half a second on a local disk."""
+MAX_SECONDS = 1.5
+"""How long a glob may take once it has looked at FEW_ENTRIES: on a slow disk, that is enough."""
+FEW_ENTRIES = 10_000
 _SYSTEM = ("/proc", "/sys", "/dev")
 
 
-def find(root: Path, pattern: str, where: str) -> list[Path]:
-    """Return the files and folders below `root` that match a relative pattern, sorted.
+def find(
+    root: Path, pattern: str, where: str, wanted: Callable[[Path], bool]
+) -> tuple[list[Path], bool]:
+    """Return the wanted matches of a relative pattern below `root`, sorted, and if any path matched.
 
     Raises ConfigError that starts with `where` for a glob into a folder of the system, and for one
-    that looks at too many files.
+    that looks at too many files, or for too long.
     """
     parts = [part for part in pattern.split("/") if part not in {"", "."}]
-    return sorted(set(_Search(pattern, where).matches(root, parts)))
+    search = _Search(pattern, where)
+    found, has_matched = set(), False
+    for path in search.matches(root, parts):
+        search.check()
+        has_matched = True
+        if wanted(path):
+            found.add(path)
+    return sorted(found), has_matched
 
 
 class _Search:
@@ -39,6 +52,7 @@ class _Search:
         self._pattern = pattern
         self._where = where
         self._seen = 0
+        self._began = time.monotonic()
         self._visited: set[tuple[Path, int]] = set()
 
     def matches(self, folder: Path, parts: list[str]) -> Iterator[Path]:
@@ -68,6 +82,16 @@ class _Search:
                     if match(one.name) and (at + 1 == len(parts) or one.is_dir())
                 ]
 
+    def check(self) -> None:
+        """Raise ConfigError if the glob has looked at too many files, or for too long."""
+        late = time.monotonic() - self._began > MAX_SECONDS and self._seen > FEW_ENTRIES
+        if late or self._seen > MAX_ENTRIES:
+            most = FEW_ENTRIES if late else MAX_ENTRIES
+            raise ConfigError(
+                f'{self._where}: the glob "{file_name(self._pattern)}" goes through more than '
+                f"{most:,} files; name a folder of models"
+            )
+
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         real = os.path.realpath(folder)
         if any(real == one or real.startswith(f"{one}/") for one in _SYSTEM):
@@ -80,11 +104,7 @@ class _Search:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     self._seen += 1
-                    if self._seen > MAX_ENTRIES:
-                        raise ConfigError(
-                            f'{self._where}: the glob "{file_name(self._pattern)}" goes through '
-                            f"more than {MAX_ENTRIES:,} files; name a folder of models"
-                        )
+                    self.check()
                     found.append(entry)
         except OSError:  # unreadable, or not a folder: nothing matches below it
             return found

@@ -40,10 +40,10 @@ def find(base: Path, written: str, where: str) -> list[Path]:
         raise ConfigError(f'{where}: there is no file or folder "{file_name(path)}"')
     # The base is not part of the pattern: its own brackets must not act as a glob.
     root = Path(pattern.anchor) if pattern.is_absolute() else base
-    matches = globs.find(root, str(pattern.relative_to(pattern.anchor)), where)
-    found = [match for match in matches if _is_model(match)]
+    inner = str(pattern.relative_to(pattern.anchor))
+    found, has_matched = globs.find(root, inner, where, _is_model)
     if not found:
-        what = "matches no model" if matches else "matches nothing"
+        what = "matches no model" if has_matched else "matches nothing"
         shown = file_name(written)
         raise ConfigError(f'{where}: the glob "{shown}" {what} in {base}; models are {_FORMS}')
     bounds.check_count(where, len(found), bounds.MAX_MODELS)

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from harness.config import bounds, farm, limits, models, paths, recipes, searche
 from harness.config.templates import init
 from harness.errors import ConfigError
 from harness.printable import file_name
+from harness.tflite import kinds
 from harness.types import (
     DEFAULT_CONDITIONS,
     DEFAULT_HOST,
@@ -137,6 +139,10 @@ class _PlanTable:
 def load(path: Path) -> Plan:
     """Read a plan; raises ConfigError with the file, the key, and the known keys or values."""
     name = file_name(path)
+    if path.suffix in models.SUFFIXES or kinds.saved_model(path) is not None:
+        raise ConfigError(
+            f"{name} is a model, not a plan; `edge-harness bench {shlex.quote(name)}` measures it"
+        )
     mapping = toml_reading.read(path)
     paths.check_name(path.resolve(), name)
     plan = from_mapping(mapping, path.resolve().parent, name)

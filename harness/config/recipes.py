@@ -17,8 +17,9 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
+from harness import plugins
 from harness.config import bounds
-from harness.errors import ConfigError
+from harness.errors import ConfigError, HarnessError
 from harness.printable import clipped
 from harness.types import Recipe, StepCall
 
@@ -137,14 +138,14 @@ class RecipeReader:
         parameters: dict[str, Any] = {}
         if self._take("(") and not self._take(")"):
             while True:
-                self._parameter(parameters)
+                self._parameter(name, parameters)
                 if self._take(")"):
                     break
                 if not self._take(","):
                     self._fail('"," or ")"')
         return StepCall(name=name, parameters=dict(sorted(parameters.items())))
 
-    def _parameter(self, parameters: dict[str, Any]) -> None:
+    def _parameter(self, step: str, parameters: dict[str, Any]) -> None:
         self._space()
         start = self.at
         match = _KEY.match(self.text, self.at)
@@ -157,17 +158,18 @@ class RecipeReader:
             self._fail(f'another parameter; "{key}" is already given')
         if not self._take("="):
             self._fail(f'"=" after "{key}"')
-        parameters[key] = self._value(key)
+        parameters[key] = self._value(step, key)
 
-    def _value(self, key: str) -> Any:  # noqa: ANN401 - any TOML value
+    def _value(self, step: str, key: str) -> Any:  # noqa: ANN401 - any TOML value
         self._space()
         start = self.at
         self.at = self._end_of_value()
         try:
             return self.value_of(self.text[start : self.at].strip())
         except ValueError:
-            self.at = start
-            self._fail(f'a value for "{key}" {self.expected}')
+            written, self.at = self.text[start : self.at].strip(), start
+            quoted = f', in quotes: {key}="{written}"' if _KEY.fullmatch(written) else ""
+            self._fail(f'a value for "{key}" {self.expected}{quoted}{_allowed(step, key)}')
 
     def _end_of_value(self) -> int:
         """Return the end of the value that starts here: the next "," or ")" outside of it."""
@@ -220,6 +222,16 @@ class RecipeReader:
             f'recipe "{clipped(self.text)}", position {self.at + 1}: expected {expected}, '
             f"found {found}"
         )
+
+
+def _allowed(step: str, key: str) -> str:
+    """Return what a parameter of a known step takes, for an error; else nothing."""
+    try:
+        parameters = plugins.load("harness.steps", step).parameters
+    except HarnessError:
+        return ""
+    takes = next((one.type for one in parameters if one.name == key), None)
+    return f" ({step} takes {key} = {takes})" if takes else ""
 
 
 def _plain(value: object) -> bool:

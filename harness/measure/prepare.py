@@ -177,9 +177,7 @@ def _check_meter(device: Device, farm: farms.Farm) -> None:
     meters = plugins.names("harness.meters")
     if device.meter is not None and device.meter not in meters:
         unknown = plugins.unknown("meter", device.meter, meters)
-        raise ConfigError(
-            f"{farm.name}: device.{device.name}: {unknown}; install its package, or remove the key"
-        )
+        raise farm.error(f"device.{device.name}: {unknown}; install its package, or remove the key")
 
 
 def default_target(device: Device, known: Mapping[str, Profile]) -> str:

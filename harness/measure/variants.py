@@ -106,6 +106,12 @@ def _row(request: BuildRequest, result: Variant | Failure, file: Path) -> dict[s
 
 def _make_folder(out: Path) -> None:
     """Make the folder of the files; raises ConfigError if it cannot be made or written."""
+    file = next((one for one in (out, *out.parents) if one.is_file()), None)
+    if file is not None:
+        raise ConfigError(
+            f"{file_name(out)}: cannot be written: {'it' if file == out else file_name(file)} is a "
+            "file, and the variants go to a folder; give another one"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):

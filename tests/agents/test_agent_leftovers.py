@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -130,6 +131,40 @@ def test_the_leftover_of_a_killed_agent_is_found_by_the_next(
     dialect.deploy({digest_of(model): model})
     launch = dialect.launch(npu())
     assert launch.left_running[0].endswith(f"(pid {pid})")
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "{agent} {start} {folder}",  # another agent of the same folder, which runs
+        "{agent} {start} /another/folder",
+        "1 0@1 {folder}",  # an agent in another pid namespace
+        "999999 0@{namespace} /another/folder",  # what an agent of another folder left
+        "{agent}",
+        "",
+    ],
+)
+def test_the_launch_of_another_agent_is_never_a_leftover(
+    dialect: JsonLinesDialect, npu: Npu, model: Path, workdir: Path, mark: str
+) -> None:
+    """It would be killed in the middle of its measurement."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    namespace = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    value = mark.format(
+        agent=os.getpid(), start=f"{fields[19]}@{namespace}", folder=workdir, namespace=namespace
+    )
+    other = subprocess.Popen(
+        ["sleep", "60"], env={**os.environ, "EDGE_HARNESS_LAUNCH": value}, start_new_session=True
+    )
+    try:
+        dialect.deploy({digest_of(model): model})
+        assert dialect.launch(npu()).left_running == ()
+        dialect.release()
+        dialect.close()
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def _read(path: Path) -> bytes:

@@ -21,7 +21,7 @@ import lease
 killed = []
 os.kill = lambda pid, signal: killed.append(pid)
 for pid, start in json.loads(sys.argv[2]):
-    start = lease._start(pid) if start is None else start
+    start = lease.start(pid) if start is None else start
     entry = lease.Entry(1, lease._boot(), 1, pid, start, "t" * 16, "x")
     began = time.monotonic()
     lease._supersede(entry, "t" * 16)

@@ -1,10 +1,12 @@
 """A plan, a farm or a profile from a stranger is refused in one line, before it costs anything."""
 
+import itertools
 import os
 import re
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -283,6 +285,24 @@ def test_stars_inside_a_name_and_folders_that_loop(tmp_path: Path) -> None:
     assert find(tmp_path / "deep", "../.*.tflite") == [tmp_path / "deep" / ".." / ".hidden.tflite"]
 
 
+def test_a_glob_over_a_slow_disk_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time counts only once many files were seen; the clock stands in for a slow disk."""
+    (tmp_path / "many").mkdir()
+    for number in range(40):
+        (tmp_path / "many" / f"{number}.tflite").touch()
+    clock = itertools.count()
+    monkeypatch.setattr(globs, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    found, _ = globs.find(tmp_path, "**/*.tflite", "where", lambda _: True)
+    assert len(found) == 40
+    monkeypatch.setattr(globs, "FEW_ENTRIES", 10)
+    looked: list[Path] = []
+    with pytest.raises(ConfigError, match="goes through more than 10 files"):
+        globs.find(tmp_path, "**/*.tflite", "where", lambda path: not looked.append(path))
+    assert len(looked) < 40
+
+
 @given(
     st.lists(st.sampled_from(["a", "b", "a.tflite", "b.keras"]), min_size=1, max_size=3),
     st.sampled_from(["*", "**", "a*", "**/*.tflite", "*/*", "a/**", "[ab]", "?/*", "**/a/*"]),
@@ -294,7 +314,7 @@ def test_a_glob_finds_what_pathlib_finds(
     folder = root.joinpath(*parts[:-1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{parts[-1]}.tflite").touch()
-    found = {path for path in globs.find(root, pattern, "where") if path != root}
+    found = {path for path in globs.find(root, pattern, "where", lambda _: True)[0] if path != root}
     expected = {path for path in root.glob(pattern) if path != root}
     assert {path for path in found if path.is_dir()} == {p for p in expected if p.is_dir()}
     assert expected <= found

@@ -255,7 +255,7 @@ def test_progress_into_a_file_is_plain_lines() -> None:
         "kws int8: int8 done in 0.4 s",
         "kws: convert...",
         "kws: convert from the cache",
-        "measuring 1 cells, 2 launches",
+        "measuring 1 cell, 2 launches",
     ]
     assert re.fullmatch(r"\[1/1\] kws int8 on pi: ok, p50 0\.\d+ ms", lines[4])
     assert len(lines) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import os
 import pkgutil
 import subprocess
@@ -136,7 +137,8 @@ def test_what_checkers_see_is_what_is_there(package: str) -> None:
     assert sorted(homes) == sorted(module.__all__)
     assert set(module.__all__) <= set(dir(module))
     for name, home in homes.items():
-        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+        found, there = getattr(module, name), getattr(importlib.import_module(home), name)
+        assert inspect.unwrap(found) is inspect.unwrap(there), name
     assert not set(module.__all__) & {one.name for one in pkgutil.iter_modules(module.__path__)}
 
 

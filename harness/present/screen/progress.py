@@ -29,7 +29,7 @@ from harness.events import (
     Waiting,
 )
 from harness.present.screen import pushes
-from harness.records.table.display import clean, milliseconds
+from harness.records.table.display import clean, counted, milliseconds
 from harness.types import Cell
 
 if TYPE_CHECKING:
@@ -109,8 +109,9 @@ class ScreenProgress:
             if self._file.isatty():
                 self._draw()
             else:
-                count = len(event.cells)
-                self._print(f"measuring {count} cells, {self._bound}{event.launches} launches")
+                cells = counted(len(event.cells), "cell")
+                launches = counted(event.launches, "launch")
+                self._print(f"measuring {cells}, {self._bound}{launches}")
 
     def launch_started(self, event: LaunchStarted) -> None:
         """Show the current launch."""

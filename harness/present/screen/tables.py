@@ -34,11 +34,12 @@ def table(rows: Sequence[Row], *, file: IO[str] | None = None, width: int | None
     if available is not None:
         columns, hidden = _fitting(columns, available)
     grid.write([column for _, column in columns], stream, available)
+    has_flags = any(column.column.kind == "list" for column, _ in columns)
     lines = [
         *hidden,
         *display.explained(rows),
         *display.evidence(rows),
-        *display.legend(rows).splitlines(),
+        *display.legend(rows, has_flag_column=has_flags).splitlines(),
     ]
     for line in lines:
         out(line, file=file, width=available)

@@ -102,6 +102,12 @@ def number(value: float | None, decimals: int) -> str:
     return NOTHING if value is None else f"{value:,.{decimals}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: `1 cell`, `2 launches`."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{plural if count != 1 else ''}"
+
+
 def milliseconds(value: float | None) -> str:
     """Format milliseconds with three significant digits and at most four decimals."""
     if value is None:
@@ -216,7 +222,7 @@ def _by_reason(reasons: Iterable[tuple[Mapping[str, Any], str | None]]) -> list[
             same.setdefault((clean(status), clean(reason)), []).append(name(row))
     lines = []
     for (status, reason), names in same.items():
-        lines.append(f"{_names(names)}: {status}: {reason}")
+        lines.append(f"{_some(names)}: {status}: {reason}")
     return lines
 
 
@@ -279,10 +285,32 @@ def flag_meanings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {flag: FLAGS.get(flag, "") for flag in found}
 
 
-def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
+def flagged_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return, by flag, the names of its rows, for a table without the column of flags.
+
+    Flags that all rows of a device have are left out: :func:`device_lines` has them.
+    """
+    of_device = device_flags(rows)
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for flag in row["flags"]:
+            if flag not in of_device.get(row["device"], ()):
+                found.setdefault(clean(flag), []).append(name(row))
+    return {flag: _some(names) for flag, names in found.items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def legend(
+    rows: Sequence[Mapping[str, Any]], *, flags: bool = True, has_flag_column: bool = True
+) -> str:
     """Return the lines that explain the table's columns and flags, only those that apply.
 
-    Pass `flags=False` if the flags are explained elsewhere, as on the HTML page.
+    Pass `flags=False` if the flags are explained elsewhere, as on the HTML page. Without a column
+    of flags, the rows of each flag are named.
     """
     lines = []
     if any(row["status"] in MEASURED for row in rows):
@@ -296,7 +324,11 @@ def legend(rows: Sequence[Mapping[str, Any]], *, flags: bool = True) -> str:
     lines += device_lines(rows)
     lines += condition_lines(rows)
     meanings = flag_meanings(rows) if flags else {}
-    lines += [f"{flag}: {meaning}" for flag, meaning in meanings.items() if meaning]
+    of_rows = {} if has_flag_column else flagged_rows(rows)
+    for flag, meaning in meanings.items():
+        where = f" ({of_rows[flag]})" if flag in of_rows else ""
+        if meaning or where:
+            lines.append(f"{flag}{where}{': ' if meaning else ''}{meaning}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import shlex
 from pathlib import Path
 
 from harness.devices.dialects.python_agent.options import AgentOptions
@@ -152,9 +153,12 @@ def _inspect(transport: Commands, device: Device, path: str) -> str | None:
         )
         raise RuntimeMissing(message)
     if trouble is not None:
+        is_file = trouble == f"{agent.workdir}/ is not a folder"
+        remove = f"remove it there (`rm {shlex.quote(agent.workdir)}`), or " if is_file else ""
         raise WorkdirRefused(
-            f"{device.name}: {trouble}, so no file is copied there and none is run from there; set "
-            f"another `workdir` in [device.{device.name}] of farm.toml: a folder of this user"
+            f"{device.name}: {trouble}, so no file is copied there and none is run from there; "
+            f"{remove}set another `workdir` in [device.{device.name}] of farm.toml: a folder of "
+            "this user"
         )
     return found
 
