@@ -222,7 +222,7 @@ def _by_reason(reasons: Iterable[tuple[Mapping[str, Any], str | None]]) -> list[
             same.setdefault((clean(status), clean(reason)), []).append(name(row))
     lines = []
     for (status, reason), names in same.items():
-        lines.append(f"{_some(names)}: {status}: {reason}")
+        lines.append(f"{_names(names)}: {status}: {reason}")
     return lines
 
 
@@ -296,12 +296,7 @@ def flagged_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for flag in row["flags"]:
             if flag not in of_device.get(row["device"], ()):
                 found.setdefault(clean(flag), []).append(name(row))
-    return {flag: _some(names) for flag, names in found.items()}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return {flag: _names(names) for flag, names in found.items()}
 
 
 def legend(
