@@ -72,10 +72,10 @@ def _alarms(name: str, shares: Shares, most: float) -> Figure:
 def _power(name: str, shares: Shares, least: float) -> Figure:
     return Figure(
         name=f"gate.power: {name}",
-        value=100 * shares.told,
+        value=100 * shares.slower_first,
         unit="%",
         bound=f"at least {least:.0%}",
-        holds=shares.told >= least,
+        holds=shares.slower_first >= least,
         against=shares.beside(),
         detail=_detail(shares),
     )
@@ -83,7 +83,7 @@ def _power(name: str, shares: Shares, least: float) -> Figure:
 
 def _detail(shares: Shares) -> str:
     return (
-        f"{shares.comparisons} comparisons, first verdict slower {shares.told:.1%}, red in the end "
+        f"{shares.comparisons} comparisons, first verdict slower {shares.slower_first:.1%}, red in the end "
         f"{shares.red:.1%}, {shares.pairs:.1f} pairs"
     )
 

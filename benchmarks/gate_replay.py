@@ -68,14 +68,14 @@ def read(name: str) -> Series:
     if not path.exists():
         raise NotAsked(f"no launches of {name}: `python benchmarks/gate_launches.py collect`")
     header, *lines = lzma.decompress(path.read_bytes()).decode().splitlines()
-    told = json.loads(header)
-    quantiles = tuple(told["quantiles"])
+    about = json.loads(header)
+    quantiles = tuple(about["quantiles"])
     launches = []
     for line in lines:
         one: dict[str, Any] = json.loads(line)
         one["quantiles"] = dict(zip(quantiles, map(float, one["quantiles"]), strict=True))
         launches.append(Kept(**{**one, "samples": tuple(map(float, one["samples"]))}))
-    return Series(name=name, machine=told["machine"], launches=tuple(launches))
+    return Series(name=name, machine=about["machine"], launches=tuple(launches))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ def _pairs(a: Sequence[Kept], b: Sequence[Kept]) -> list[Pair]:
 class Said:
     """What our gate said of one comparison."""
 
-    told: bool
+    slower_first: bool
     """First verdict slower: REGRESSION or SLOWER_WITHIN_MARGIN."""
     red: bool
     """Fails the build: REGRESSION, confirmed."""
@@ -166,7 +166,7 @@ def ours(dealt: Dealt, *, max_pairs: int = MAX_PAIRS) -> Said:
     judged = verdicts.judge([first])
     final = confirmed(judged, [dealt])
     return Said(
-        told=judged[0].verdict in SLOWER,
+        slower_first=judged[0].verdict in SLOWER,
         red=verdicts.exit_code(final) == 1,
         pairs=len(first.pairs),
     )
@@ -238,8 +238,8 @@ def pyperf_says_slower(compared: Sequence[tuple[Sequence[Kept], Sequence[Kept]]]
             files.append(str(Path(folder) / f"{'ab'[side]}.json"))
             suite.dump(files[-1])
         argv = [sys.executable, "-m", "pyperf", "compare_to", *files, "-v"]
-        told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    sections = re.split(r"^(c\d{4})\n=+\n", told, flags=re.MULTILINE)
+        printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    sections = re.split(r"^(c\d{4})\n=+\n", printed, flags=re.MULTILINE)
     found = dict(zip(sections[1::2], sections[2::2], strict=True))
     said = [found[f"c{number:04}"] for number in range(len(compared))]
     return ["slower" in text and "\nSignificant" in text for text in said]
@@ -250,7 +250,7 @@ class Shares:
     """How often each rule said slower, over so many comparisons."""
 
     comparisons: int
-    told: float
+    slower_first: float
     red: float
     pairs: float
     usual: dict[str, float]
@@ -281,7 +281,7 @@ def replay(
     usual["pyperf compare_to"] = sum(pyperf_says_slower(compared)) / comparisons
     return Shares(
         comparisons=comparisons,
-        told=sum(one.told for one in said) / comparisons,
+        slower_first=sum(one.slower_first for one in said) / comparisons,
         red=sum(one.red for one in said) / comparisons,
         pairs=statistics.fmean(one.pairs for one in said),
         usual=usual,

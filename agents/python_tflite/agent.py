@@ -296,7 +296,7 @@ class Agent:
     # --- helpers -------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        """End what launches left running, while nobody else can measure, and release the lease."""
+        """End what launches left running, while the lease is still held; then release it."""
         if self._lease.epoch and self._lease.lost() is None:
             self._leftovers.end()
         self._lease.drop()

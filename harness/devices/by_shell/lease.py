@@ -6,7 +6,7 @@
     lease.release()
 
 Each grant has a folder, whose name is its epoch: only one host can make a folder, so only one is granted
-an epoch. The highest epoch counts; whoever has another one has lost the lease. The file `entry` in it is
+an epoch. The highest epoch counts; a holder with another one has lost the lease. The file `entry` in it is
 one line:
 
     1 BOOT_ID UNTIL TOKEN HOLDER...

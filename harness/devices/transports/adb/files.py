@@ -55,7 +55,7 @@ class AdbFiles:
         finish: Callable[[str], None],
         free_space: Callable[[str], str],
     ) -> None:
-        """`prepare` makes a folder, `finish` lets the owner, and nobody else, read a file."""
+        """`prepare` makes a folder; `finish` makes a file readable by its owner only."""
         self._link = link
         self._has_stat_2 = has_stat_2
         # Version 1 reports sizes modulo 4 GiB.

@@ -1,7 +1,7 @@
 """One phone behind an adb server: open streams to it, and notice when it no longer answers.
 
 An adb server lists a phone as `device` for minutes after the link to it died, and a stream to it
-waits for ever. So a thread opens and closes a stream of the phone's file service every few seconds, if
+waits without end. So a thread opens and closes a stream of the phone's file service every few seconds, if
 nothing else has shown that the phone is there; that starts no process on the phone. After a silence,
 every stream of the link is ended.
 """
@@ -199,7 +199,7 @@ class Wire:
         return bytes(found)
 
     def end(self) -> None:
-        """End the stream from another thread: whoever waits for it wakes up."""
+        """End the stream from another thread; a thread that waits for it wakes up."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Self
 
 import adbutils
 
 from harness import spawning
+from harness.devices.transports.time_limit import TimeLimit
 from harness.errors import TransportError, Unreachable
 
 ASK_SECONDS = 5.0
@@ -50,34 +48,15 @@ class _Connection(adbutils.AdbConnection):  # type: ignore[misc]  # the library 
         return made
 
 
-class Watchdog:
+class Watchdog(TimeLimit):
     """A time limit that ends a socket when it passes, whatever the thread that uses it waits for."""
 
     def __init__(self, seconds: float, sock: socket.socket) -> None:
         """The time starts when the block is entered."""
-        self.over = False
-        """Whether the time is over."""
+        super().__init__(seconds, self._shut)
         self._sock = sock
-        self._timer = threading.Timer(max(seconds, 0.0), self._end)
-        self._timer.daemon = True
 
-    def __enter__(self) -> Self:
-        """Start the time."""
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the time."""
-        self._timer.cancel()
-        self._timer.join()
-
-    def _end(self) -> None:
-        self.over = True
+    def _shut(self) -> None:
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import paramiko
 
-from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, TimeLimit
+from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, ChannelTimeLimit
 from harness.errors import TransportError
 
 _SECONDS = 10.0
@@ -60,7 +60,7 @@ def _has_sftp(transport: paramiko.Transport) -> bool:
     try:
         channel = transport.open_session(timeout=_SECONDS)
         try:
-            with TimeLimit(_SECONDS, channel):
+            with ChannelTimeLimit(_SECONDS, channel):
                 channel.settimeout(_SECONDS)
                 channel.invoke_subsystem("sftp")
                 BoundedSftp(channel).stat("/")

@@ -6,11 +6,9 @@ window, and waits for ever for the answer to a request. The classes here do not.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import paramiko
 from paramiko.common import (
@@ -22,6 +20,7 @@ from paramiko.message import Message
 from paramiko.packet import Packetizer
 
 from harness.devices.transports.ssh.pace import Pace
+from harness.devices.transports.time_limit import TimeLimit
 
 MAX_PACKET_BYTES = 1 << 18
 """Per SSH packet. We ask for 32 KiB; OpenSSH itself sends at most 256 KiB."""
@@ -86,7 +85,7 @@ class BoundedTransport(paramiko.Transport):
         message.add_byte(cMSG_GLOBAL_REQUEST)
         message.add_string("keepalive@openssh.com")
         message.add_boolean(True)  # noqa: FBT003 - it wants an answer
-        # If the connection is broken, whoever uses it next says so.
+        # If the connection is broken, its next use reports that.
         with suppress(paramiko.SSHException, OSError, EOFError):
             self._send_user_message(message)  # type: ignore[attr-defined]
 
@@ -132,39 +131,19 @@ class BoundedSftp(paramiko.SFTPClient):
         return data
 
 
-class TimeLimit:
+class ChannelTimeLimit(TimeLimit):
     """A time limit that closes a channel when it passes, even if the server still sends.
 
-    with TimeLimit(15.0, channel) as guard:
+    with ChannelTimeLimit(15.0, channel) as guard:
         channel.exec_command(command)
     """
 
     def __init__(self, seconds: float, channel: paramiko.Channel) -> None:
         """The time starts when the block is entered."""
-        self.seconds = seconds
-        self.over = False
-        """Whether the time is over."""
+        super().__init__(seconds, self._close)
         self._channel = channel
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
 
-    def __enter__(self) -> Self:
-        """Start the time."""
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the time."""
-        self._timer.cancel()
-        self._timer.join(2.0)
-
-    def _end(self) -> None:
-        self.over = True
+    def _close(self) -> None:
         # The connection may be gone already; then there is nothing to close.
         with suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.close()

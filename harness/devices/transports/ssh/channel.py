@@ -21,7 +21,7 @@ from contextlib import suppress
 import paramiko
 
 from harness.devices.transports.ssh import account, shell
-from harness.devices.transports.ssh.bounds import NONSENSE, TimeLimit, pace_of
+from harness.devices.transports.ssh.bounds import NONSENSE, ChannelTimeLimit, pace_of
 from harness.devices.transports.ssh.transfers import SpeedFloor
 from harness.devices.transports.streams import END_GRACE_SECONDS, ProcessStream
 from harness.devices.transports.tail import OUTPUT_BYTES, Tail
@@ -100,11 +100,11 @@ class SshChannel(ProcessStream):
         request is never answered, nothing was started, and it is made again.
         """
         for left in reversed(range(_OPEN_ATTEMPTS)):
-            guard: TimeLimit | None = None
+            guard: ChannelTimeLimit | None = None
             channel: paramiko.Channel | None = None
             try:
                 channel = self._transport.open_session(timeout=_OPEN_SECONDS)
-                guard = TimeLimit(_OPEN_SECONDS, channel)
+                guard = ChannelTimeLimit(_OPEN_SECONDS, channel)
                 with guard:
                     channel.exec_command(self._command)
                 # Until its answer comes, the command itself may be on its way: see _send_command.
@@ -320,7 +320,7 @@ class SshChannel(ProcessStream):
         with suppress(*_BROKEN):
             killer = self._transport.open_session(timeout=_KILL_SECONDS)
             try:
-                with TimeLimit(_KILL_SECONDS, killer):
+                with ChannelTimeLimit(_KILL_SECONDS, killer):
                     command = shell.encoded(f"kill -9 -{self._pid}")
                     killer.exec_command(command)
                     # For a start-up file that reads, as above.

@@ -12,7 +12,7 @@ from typing import IO
 
 import paramiko
 
-from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, TimeLimit, pace_of
+from harness.devices.transports.ssh.bounds import NONSENSE, BoundedSftp, ChannelTimeLimit, pace_of
 from harness.devices.transports.ssh.transfers import STALL_SECONDS, TransferWatch
 from harness.errors import TransferFailed, TransportError, Unreachable
 from harness.protocols import MAX_FILE_BYTES
@@ -132,7 +132,7 @@ class SftpFiles:
         try:
             channel = transport.open_session(timeout=CHANNEL_SECONDS)
             channel.settimeout(CHANNEL_SECONDS)
-            with TimeLimit(CHANNEL_SECONDS, channel):
+            with ChannelTimeLimit(CHANNEL_SECONDS, channel):
                 channel.invoke_subsystem("sftp")
                 self._sftp = BoundedSftp(channel)
         except BROKEN as error:
