@@ -65,6 +65,8 @@ class RunOpened(Event):
     name: ClassVar[str] = "run"
     run: str
     """Its id."""
+    kept: str = ""
+    """What a command that is stopped says about the run: what is kept, and how to go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

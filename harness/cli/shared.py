@@ -19,7 +19,8 @@ from harness.cli.ending import DONE, NO
 from harness.cli.light import LightCommand, LightGroup
 
 if TYPE_CHECKING:
-    from harness.api import Run
+    from harness.api import Progress, Run
+    from harness.events import Event
     from harness.records.table.rows import Measured
     from harness.types import Outcome
 
@@ -152,11 +153,30 @@ RunArgument = Annotated[
 FormatOption = Annotated[Format, typer.Option("--format", help="Print in this format.")]
 
 
-def progress(*, quiet: bool) -> Any:  # noqa: ANN401 - screen is imported only when it is used
+def progress(*, quiet: bool) -> Progress:
     """Return a display of a run's progress on stderr."""
     from harness.present import screen
 
-    return screen.ScreenProgress(quiet=quiet)
+    return _Advising(screen.ScreenProgress(quiet=quiet))
+
+
+class _Advising:
+    """Passes the events of a run on; a process that ends too late says how to go on with the run."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on."""
+        from harness.events import RunOpened
+
+        if isinstance(event, RunOpened):
+            ending.advise(event.kept)
+        self._shown(event)
+
+    def close(self) -> None:
+        """Close the display."""
+        self._shown.close()
 
 
 def finish(run: Run, *, as_json: bool) -> int:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 from fault_campaign import prepare
+from shared_data import shared_file
 from zygote import CLOSED, PIPE, Zygote, zygote
 
-from harness.cli import COMMANDS, ending
+from harness.cli import COMMANDS, ending, shared
+from harness.events import RunOpened
 from harness.present.report.exports import verdicts
 from harness.records.store import Store
 
@@ -288,6 +290,15 @@ def test_a_command_that_is_stopped_says_how_to_go_on(
     assert again.code == 0, again.err
 
 
+def test_a_gate_that_ends_too_late_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ending, "advise", said.append)
+    shared.progress(quiet=True)(
+        RunOpened(run="x", kept="`edge-harness gate p --resume x` continues")
+    )
+    assert said == ["`edge-harness gate p --resume x` continues"]
+
+
 def test_a_real_gate_is_stopped_in_time_and_leaves_no_process(tmp_path: Path) -> None:
     prepare(tmp_path, farm="", plan=PLAN)
     environment = {**os.environ, "EDGE_HARNESS_RESULTS": str(tmp_path / "results")}
@@ -319,6 +330,55 @@ def test_a_real_gate_is_stopped_in_time_and_leaves_no_process(tmp_path: Path) ->
     assert left == []
 
 
+@pytest.mark.tensorflow
+def test_a_build_that_is_stopped_ends_in_time_and_leaves_no_process(tmp_path: Path) -> None:
+    source = shared_file("kws/saved_model")
+    (tmp_path / "plan.toml").write_text(BUILT.format(source=source))
+    going = subprocess.Popen(
+        [*CLI, *RUN],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "EDGE_HARNESS_RESULTS": str(tmp_path / "results"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (workers := _children(going.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        workers |= _children(going.pid)
+        stopped = time.monotonic()
+        going.send_signal(signal.SIGTERM)
+        out, errors = going.communicate(timeout=60)
+    finally:
+        going.kill()
+        going.wait()
+    assert (going.returncode, out) == (143, ""), errors
+    assert time.monotonic() - stopped < 7
+    assert "finished builds are kept, and the same command continues from them" in errors
+    deadline = time.monotonic() + 10
+    while (left := _alive(workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers
+    assert not left
+
+
+BUILT = """
+[model]
+name = "kws"
+path = "{source}"
+[data]
+calibration = "random"
+[run]
+recipes = ["int8"]
+devices = ["this-machine"]
+"""
 PLAN = """
 [model]
 name = "digits"
@@ -337,6 +397,19 @@ def _launches(home: Path) -> list[str]:
         for file in (home / "results").glob("*/launches.jsonl")
         for line in file.read_text().splitlines()
     ]
+
+
+def _children(pid: int) -> set[int]:
+    """Return the processes below one, by their numbers."""
+    found: set[int] = set()
+    for file in Path("/proc").glob(f"{pid}/task/*/children"):
+        for child in map(int, file.read_text().split()):
+            found |= {child} | _children(child)
+    return found
+
+
+def _alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
 
 
 def _processes(home: Path) -> list[str]:

@@ -258,6 +258,26 @@ def test_the_environment_and_the_options_choose_the_places(tmp_path: Path) -> No
         ci.CiTargets.of({}, junit=tmp_path / "no" / "junit.xml")
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a read-only file system", "a name that is too long"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, kind: str
+) -> None:
+    path = {
+        "a folder": tmp_path,
+        "a read-only file system": Path("/proc/junit.xml"),
+        "a name that is too long": tmp_path / ("x" * 300),
+    }[kind]
+    with pytest.raises(ConfigError, match=r"--summary .*: cannot be written: "):
+        ci.CiTargets.of({}, summary=path)
+
+
+def test_a_report_that_can_be_written_leaves_nothing_before_it_is(tmp_path: Path) -> None:
+    (tmp_path / "before.xml").write_text("old")
+    ci.CiTargets.of({}, junit=tmp_path / "before.xml", summary=Path("/dev/stdout"))
+    assert [path.name for path in tmp_path.iterdir()] == ["before.xml"]
+    assert (tmp_path / "before.xml").read_text() == "old"
+
+
 class Quiet:
     def __call__(self, event: object) -> None:
         pass

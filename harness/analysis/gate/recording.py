@@ -68,7 +68,9 @@ class GateRecording:
                 known = self._continued(writer, contests)
             so_far = EvidenceSoFar.of(contests, known)
             emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore), so_far=so_far)
-            emit(RunOpened(run=writer.id))
+            command = resuming.resumption(writer.record, self.decided, writer.path.parent)
+            kept = _kept(writer, command)
+            emit(RunOpened(run=writer.id, kept=kept))
             each = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
             ahead = sum(max(0, each - _first_readings(known.get(one.key))) for one in contests)
             emit(MeasuringStarted(cells=tuple(cells), launches=ahead, at_most=True))
@@ -80,14 +82,13 @@ class GateRecording:
                 conditions=plan.conditions,
                 limits=plan.host,
             )
-            command = resuming.resumption(writer.record, self.decided, writer.path.parent)
             recorded = RecordedGate(
                 writer=writer, context=context, known=known, so_far=so_far, resumption=command
             )
             try:
                 yield recorded
             except BaseException as error:
-                error.add_note(_kept(writer, command))
+                error.add_note(kept)
                 raise
             writer.finish()
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -47,11 +48,11 @@ class CiTargets:
         """Return the places that options and environment name.
 
         `github` None takes GITHUB_ACTIONS=true for the annotations and GITHUB_STEP_SUMMARY for the
-        job summary; False takes neither. Raises ConfigError for a file in a folder that is not there.
+        job summary; False takes neither. Raises ConfigError for a file that cannot be written.
         """
         for option, path in (("--junit", junit), ("--summary", summary)):
             if path is not None:
-                exports.require_folder(path, option)
+                exports.require_writable(path, option)
         step, workspace = environ.get("GITHUB_STEP_SUMMARY"), environ.get("GITHUB_WORKSPACE")
         return cls(
             junit=junit,
@@ -96,9 +97,11 @@ def write(report: CiReport, targets: CiTargets) -> None:
         for line in github.lines(report.annotations):
             _print(line)
     if targets.junit is not None:
-        _attempt("--junit", targets.junit, lambda path: exports.save(report.junit, path))
+        _attempt("--junit", targets.junit, partial(exports.save, report.junit, option="--junit"))
     if targets.summary is not None:
-        _attempt("--summary", targets.summary, lambda path: exports.save(report.summary, path))
+        _attempt(
+            "--summary", targets.summary, partial(exports.save, report.summary, option="--summary")
+        )
     if targets.step_summary is not None:
         _attempt(
             "GITHUB_STEP_SUMMARY", targets.step_summary, lambda path: _append(report.summary, path)

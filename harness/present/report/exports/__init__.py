@@ -9,6 +9,8 @@ only rows that were measured on a device (:mod:`harness.present.report.exports.e
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +19,7 @@ from harness.errors import ConfigError
 from harness.present.report.exports import bmf, csv, gbench, github, junit, pyperf, summary
 from harness.records.table.rows import Measured
 
-__all__ = ["FORMATS", "encoded", "require_folder", "save", "write"]
+__all__ = ["FORMATS", "encoded", "require_writable", "save", "write"]
 
 
 class Writer(Protocol):
@@ -53,11 +55,14 @@ def write(
     return FORMATS[form](measured, emulated=emulated, include_suspect=include_suspect)
 
 
-def save(text: str, path: Path) -> None:
-    """Write an export to a file, completely or not at all; raises ConfigError if that fails."""
-    require_folder(path, "-o")
+def save(text: str, path: Path, option: str = "-o") -> None:
+    """Write an export to a file, completely or not at all; raises ConfigError if that fails.
+
+    `option` is the option of the command line that names the file, for the error.
+    """
+    _require_folder(path, option)
     path = path.resolve()
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(encoded(text))  # such as /dev/stdout
@@ -65,13 +70,40 @@ def save(text: str, path: Path) -> None:
         part.write_bytes(encoded(text))
         part.replace(path)
     except OSError as error:
-        raise ConfigError(f"-o {path}: cannot be written: {error.strerror or error}") from error
+        raise _unwritable(path, option, error) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def require_folder(path: Path, option: str) -> None:
-    """Raise ConfigError, with the command that makes it, if there is no folder for a file."""
+def require_writable(path: Path, option: str) -> None:
+    """Raise ConfigError if a file cannot be written later, as far as that shows now.
+
+    A missing folder is named with the command that makes it.
+    """
+    _require_folder(path, option)
+    path = path.resolve()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists() or path.is_file():
+            part = _part(path)
+            part.touch()
+            part.unlink()
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(path, option, error) from error
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _unwritable(path: Path, option: str, error: OSError) -> ConfigError:
+    return ConfigError(f"{option} {path}: cannot be written: {error.strerror or error}")
+
+
+def _require_folder(path: Path, option: str) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise ConfigError(
