@@ -1,11 +1,11 @@
-"""Content-addressed files on a device without Python: `blobs/<sha256>` of the work folder.
+"""Files on a device without Python: `blobs/<sha256>` of the work folder, and others with a digest.
 
-    blobs = BlobFolder(transport, device.name, workdir)
-    blobs.deploy({digest: path})
-    blobs.path_of(digest)
+    folder = WorkFolder(files, commands, device.name, workdir)
+    folder.deploy({digest: path})
+    folder.path_of(digest)
 
 A file arrives in `incoming/`, is compared with its digest there, and then gets its name. A file that has the
-name already is compared too before it is used, once per connection: its name is only a claim.
+name already is compared too before it is used: its name is only a claim.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import AgentError, HarnessError, TransferFailed
-from harness.protocols import FullTransport
+from harness.protocols import Commands, Files
 from harness.types import Push
 
 _SECONDS = 60.0
@@ -27,7 +27,7 @@ _BYTES_PER_SECOND = 5e6
 
 _AT_ONCE = 100
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LINE = re.compile(rb"^\\?([0-9a-f]{64}) [ *](?:[^\n]*/)?([0-9a-f]{64})$", re.MULTILINE)
+_LINE = re.compile(rb"^\\?([0-9a-f]{64}) [ *]([^\n]{1,300})$", re.MULTILINE)
 _SHOWN = 300
 
 _LIST = """
@@ -42,19 +42,19 @@ umask 077
 found=$(sha256sum < "$1") || exit 1
 found=${found%% *}
 if [ "$found" != "$3" ]; then rm -f "$1"; echo "its sha256 is $found there" >&2; exit 1; fi
-mkdir -p "${2%/*}" && chmod 700 "$1" && sync && mv -f "$1" "$2" && echo edge-harness-adopted
+mkdir -p "${2%/*}" && chmod "$4" "$1" && { sync "$1" 2>/dev/null || sync; } && mv -f "$1" "$2" && echo edge-harness-adopted
 """
 
 
-class BlobFolder:
-    """The files of one device."""
+class WorkFolder:
+    """The work folder of one device."""
 
-    def __init__(self, transport: FullTransport, device: str, workdir: str) -> None:
+    def __init__(self, files: Files, commands: Commands, device: str, workdir: str) -> None:
         """Nothing is sent yet; `device` is its name for messages."""
-        self._transport = transport
+        self._files = files
+        self._commands = commands
         self._device = device
         self._workdir = workdir
-        self._verified: set[str] = set()
 
     def path_of(self, digest: str) -> str:
         """Return the path of a deployed file on the device."""
@@ -62,16 +62,24 @@ class BlobFolder:
 
     def present(self, digests: Collection[str]) -> set[str]:
         """Return those of the digests whose file is on the device, unchanged."""
-        unknown = sorted(set(digests) - self._verified)
-        for start in range(0, len(unknown), _AT_ONCE):
-            some = unknown[start : start + _AT_ONCE]
-            folder = f"{self._workdir}/blobs"
+        found = self.digests("blobs", sorted(digests))
+        return {one for one in digests if found.get(one) == one}
+
+    def digests(self, folder: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the digests of regular files in a folder of the work folder, by name.
+
+        Raises AgentError if the device cannot compute them.
+        """
+        found: dict[str, str] = {}
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
             # 1 GiB of files is compared at most in this time.
-            reply = self._transport.run(["sh", "-c", _LIST, "sh", folder, *some], 4 * _SECONDS)
+            argv = ["sh", "-c", _LIST, "sh", f"{self._workdir}/{folder}", *some]
+            reply = self._commands.run(argv, 4 * _SECONDS)
             if b"sha256sum" in reply.stderr and b"not found" in reply.stderr:
                 raise AgentError(f"{self._device}: the device has no sha256sum, which checks files")
-            self._verified |= unchanged(reply.stdout, some)
-        return set(digests) & self._verified
+            found |= listed(reply.stdout, some)
+        return found
 
     def deploy(self, files: Mapping[str, Path]) -> tuple[Push, ...]:
         """Send these files (by sha256), except those already there; returns the transfers.
@@ -79,32 +87,35 @@ class BlobFolder:
         Raises TransferFailed if a file does not arrive whole, and what the transport raises.
         """
         missing = sorted(set(files) - self.present(files.keys()))
-        return tuple(self._send(digest, files[digest]) for digest in missing)
+        return tuple(self.push(files[one], self.path_of(one), one) for one in missing)
 
-    def _send(self, digest: str, source: Path) -> Push:
+    def push(self, source: Path, final: str, digest: str, mode: str = "700") -> Push:
+        """Send a file to `incoming/`, check its digest there, and rename it to `final`."""
         if _DIGEST.fullmatch(digest) is None:
             raise TransferFailed(f"{source}: {digest[:80]!r} is not a sha256")
         started = time.monotonic()
         part = f"{self._workdir}/incoming/{digest}.{secrets.token_hex(4)}.part"
         try:
             size = source.stat().st_size
-            self._transport.put(source, part)
+            self._files.put(source, part)
             seconds = _SECONDS + size / _BYTES_PER_SECOND
-            argv = ["sh", "-c", _ADOPT, "sh", part, self.path_of(digest), digest]
-            reply = self._transport.run(argv, seconds)
+            argv = ["sh", "-c", _ADOPT, "sh", part, final, digest, mode]
+            reply = self._commands.run(argv, seconds)
+        except TransferFailed:
+            # Usually the storage is full, and a partial file would keep it full.
+            self._remove(part)
+            raise
         except OSError as error:
             if isinstance(error, HarnessError):
                 raise
             raise TransferFailed(f"{source}: not sent to {self._device}: {error}") from error
-        if reply.exit_code or b"edge-harness-adopted" not in reply.stdout:
-            with suppress(HarnessError):
-                self._transport.run(["rm", "-f", part], _SECONDS)
+        if reply.exit_code or b"edge-harness-adopted" not in reply.stdout.split():
+            self._remove(part)
             reason = reply.stderr.decode(errors="replace").strip()[-_SHOWN:]
             raise TransferFailed(
-                f"{source}: it did not arrive whole on {self._device} ({self.path_of(digest)}): "
-                f"{reason or f'exit code {reply.exit_code}'}"
+                f"{source}: it did not arrive whole on {self._device} ({final}): "
+                f"{reason or f'exit code {reply.exit_code}'}; check its free space"
             )
-        self._verified.add(digest)
         return Push(
             digest=digest,
             file_bytes=size,
@@ -113,8 +124,15 @@ class BlobFolder:
             seconds=time.monotonic() - started,
         )
 
+    def _remove(self, part: str) -> None:
+        with suppress(HarnessError):
+            self._commands.run(["rm", "-f", part], _SECONDS)
 
-def unchanged(listed: bytes, digests: Iterable[str]) -> set[str]:
-    """Return those of the digests that the output of sha256sum has for the file of that name."""
-    found = {name.decode() for digest, name in _LINE.findall(listed) if digest == name}
-    return found & set(digests)
+
+def listed(output: bytes, names: Iterable[str]) -> Mapping[str, str]:
+    """Return the digests that the output of sha256sum has for these names."""
+    known = set(names)
+    found = {
+        name.decode(errors="replace"): digest.decode() for digest, name in _LINE.findall(output)
+    }
+    return {name: digest for name, digest in found.items() if name in known}

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from harness.devices import abilities
+from harness.devices.by_shell.files import WorkFolder
+from harness.devices.by_shell.lease import ShellLease
 from harness.devices.dialects.benchmark_model import (
     bundle_checks,
     endings,
@@ -38,14 +40,14 @@ from harness.devices.dialects.benchmark_model.inference import InferenceRun
 from harness.devices.dialects.benchmark_model.options import RunnerOptions
 from harness.devices.dialects.benchmark_model.programs import LaunchFiles, RunnerProgram
 from harness.devices.dialects.benchmark_model.scripts import ScriptOutput
-from harness.devices.dialects.benchmark_model.store import RunnerFiles
 from harness.errors import (
     AgentError,
     RuntimeMissing,
     TransferFailed,
+    Unreachable,
     Unsupported,
 )
-from harness.protocols import Capabilities, Commands, Transport
+from harness.protocols import Capabilities, Commands, Holder, Reply, Transport
 from harness.tflite.compiled import DISPATCH, stamped_chips
 from harness.types import Device, DeviceFacts, Kind, Launch, LaunchOrder, Push, Samples
 
@@ -70,12 +72,14 @@ class BenchmarkModelDialect:
         self._commands: Commands = abilities.commands(transport, device, RUNNER)
         self._device = device
         self._options = RunnerOptions.of(device)
-        self._store = RunnerFiles(
+        self._folder = WorkFolder(
             abilities.files(transport, device, RUNNER),
             self._commands,
             device.name,
             self._options.workdir,
         )
+        self._lease = ShellLease(self._commands, device.name, f"{self._options.workdir}/leases")
+        self._is_lost = False
         self._sources: dict[str, Path] = {}
         self._survey: SurveyedDevice | None = None
         self._programs: dict[str, RunnerProgram] = {}
@@ -93,23 +97,53 @@ class BenchmarkModelDialect:
         if a file does not arrive whole, and what the transport raises.
         """
         self._sources.update(files)
-        if not files:
-            return ()
-        present = self._store.present("blobs", files)
-        folder = f"{self._options.workdir}/blobs"
-        return tuple(
-            self.push(files[digest], f"{folder}/{digest}", digest)
-            for digest in sorted(files)
-            if present.get(digest) != digest
-        )
+        return self._folder.deploy(files) if files else ()
 
     def path_of(self, digest: str) -> str:
         """Return the path of a deployed file on the device; see protocols.KeepsFiles."""
-        return f"{self._options.workdir}/blobs/{digest}"
+        return self._folder.path_of(digest)
 
-    def push(self, source: Path, final: str, digest: str, mode: str = "600") -> Push:
-        """Copy a file to exactly `final`; see RunnerFiles.push."""
-        return self._store.push(source, final, digest, mode)
+    def push(self, source: Path, final: str, digest: str) -> Push:
+        """Copy a file to exactly `final`; see WorkFolder.push."""
+        return self._folder.push(source, final, digest)
+
+    # --- the lease -------------------------------------------------------------------------------
+
+    def holder(self) -> Holder | None:
+        """Return the user that holds the device; see protocols.Leasing."""
+        return self._lease.holder()
+
+    def hold(self) -> None:
+        """Take the lease, restore what an interrupted connection left, and set what is wanted.
+
+        Raises LeaseError while another user holds it, and what the transport raises.
+        """
+        if self._lease.epoch:
+            return
+        self._lease.hold()
+        self._changed.restore_noted()
+        if self._options.screen == "on":
+            self._changed.keep_screen_on()
+
+    def release(self) -> None:
+        """Restore what was changed and release the lease; never raises."""
+        self._changed.close()
+        self._lease.release()
+
+    def _run_held(
+        self, argv: Sequence[str], timeout_seconds: float, stdin: bytes | None = None
+    ) -> Reply:
+        """Run a command that must not run once another user has the device."""
+        is_held = bool(self._lease.epoch)
+        try:
+            guarded = self._lease.guarded(argv) if is_held else argv
+            reply = self._commands.run(guarded, timeout_seconds, stdin)
+        except Unreachable:
+            self._is_lost = True
+            raise
+        if is_held:
+            self._lease.check(reply)
+        return reply
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -122,9 +156,12 @@ class BenchmarkModelDialect:
     def hello(self) -> DeviceFacts:
         """Return the facts that the device reports; the runtimes are the installed bundles.
 
-        Settings that an earlier, interrupted connection left changed are restored first.
+        Settings that an interrupted connection left changed are restored first, unless another
+        user has the device: they may be that user's.
         """
-        self._changed.restore_noted()
+        holder = self._lease.holder()
+        if holder is None:
+            self._changed.restore_noted()
         self._survey = self.survey()
         program = None
         with suppress(RuntimeMissing):
@@ -137,8 +174,6 @@ class BenchmarkModelDialect:
             places=self._survey.has_taskset,
             caches=True,
         )
-        if self._options.screen == "on":
-            self._changed.keep_screen_on()
         return self._survey.facts
 
     @property
@@ -169,7 +204,7 @@ class BenchmarkModelDialect:
         """
         if bundle.digest in self._programs:
             return self._programs[bundle.digest]
-        found = self._store.present(f"bundles/{bundle.folder}", [one.name for one in bundle.files])
+        found = self._folder.digests(f"bundles/{bundle.folder}", [one.name for one in bundle.files])
         for one in bundle.files:
             if found.get(one.name) != one.digest:
                 state = "changed" if one.name in found else "missing"
@@ -260,7 +295,7 @@ class BenchmarkModelDialect:
             f"{self._folder_of(bundle)}/{RUNNER}",
             *words,
         ]
-        reply = self._commands.run(argv, order.timeout_seconds + _GRACE_SECONDS)
+        reply = self._run_held(argv, order.timeout_seconds + _GRACE_SECONDS)
         output = scripts.parse(reply.stdout)
         if not output.complete:
             text = reply.stderr.decode("utf-8", "replace").strip()[-300:]
@@ -434,7 +469,7 @@ class BenchmarkModelDialect:
             *(files.libraries, *sizes, "--", f"{files.libraries}/{RUNNER}"),
             *(f"--{name}={value}" for name, value in flags.items()),
         ]
-        reply = self._commands.run(argv, seconds + _GRACE_SECONDS)
+        reply = self._run_held(argv, seconds + _GRACE_SECONDS)
         output = scripts.parse(reply.stdout)
         if not output.complete:
             text = reply.stderr.decode("utf-8", "replace").strip()[-300:]
@@ -442,8 +477,15 @@ class BenchmarkModelDialect:
         return output
 
     def close(self) -> None:
-        """Restore what was changed on the device; never raises."""
-        self._changed.close()
+        """Restore what was changed on the device and end the lease; never raises.
+
+        Over a broken connection nothing is sent: the lease ends by itself, and what was changed is
+        noted on the device.
+        """
+        if self._is_lost:
+            self._lease.close()
+        else:
+            self.release()
 
 
 def open_benchmark_model(transport: Transport, device: Device) -> BenchmarkModelDialect:
