@@ -256,6 +256,17 @@ class KeepsFiles(Protocol):
 
 
 @runtime_checkable
+class TimesOperators(Protocol):
+    """A dialect whose device has the vendor's benchmark_model, which can time operators.
+
+    Optional; `layers` uses it. Else a tool in the device's PATH, or truncated graphs.
+    """
+
+    def profiler(self) -> Sequence[str] | None:
+        """Return the words that start the tool on the device; None if it times no operators."""
+
+
+@runtime_checkable
 class Clocked(Protocol):
     """A dialect whose device's monotonic clock can be read.
 

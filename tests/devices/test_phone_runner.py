@@ -108,6 +108,18 @@ def test_a_gate_and_layers_work_on_a_phone(bench: Path) -> None:
     assert [part["operators"] for part in layers["operators"]] == ["0-3", "4-8"]
 
 
+def test_layers_take_the_times_of_the_vendors_program(pixel: Phone, bench: Path) -> None:
+    bundle = make_bundle(bench / "classic", "tflite")
+    edge(bench, "setup", "pixel", "--runtime", str(bundle))
+    edge(bench, "run", "plan.toml", "--device", "pixel", "--recipe", "as_is")
+    (layers,) = edge(bench, "layers", "latest", "--launches", 2, "--json")["layers"]
+    assert (layers["source"], layers["estimate"]) == ("benchmark_model", False)
+    assert len(layers["operators"]) == 9
+    assert shell(pixel, f"ls {WORKDIR}/launches") == ""
+    # Each sample's watchdog has ended with it.
+    assert "sleep" not in shell(pixel, "ps -A -o ARGS | grep '^sleep 1'")
+
+
 def test_two_hosts_do_not_measure_on_one_phone(pixel: Phone, bench: Path) -> None:
     other = lease_of(pixel, "other")
     other.hold()

@@ -30,7 +30,7 @@ from harness.events import LaunchStarted, MeasuringStarted
 from harness.measure import blocks
 from harness.measure.bench import Bench, launch_of
 from harness.measure.sessions import Session
-from harness.protocols import Commands, KeepsFiles, Reply
+from harness.protocols import Commands, KeepsFiles, Reply, TimesOperators
 from harness.types import Dose
 
 NAME = "benchmark_model"
@@ -46,24 +46,26 @@ _SHOWN = 300
 """Characters of the tool's last output in a message."""
 
 
-def find(session: Session, binary: Path | None = None) -> str | None:
-    """Return the tool's path on the device; None if it has none.
+def find(session: Session, binary: Path | None = None) -> Sequence[str] | None:
+    """Return the words that start the tool on the device; None if it has none.
 
     `binary` is a file of this machine that is built for the device; it is sent there. Raises
     ConfigError if there is no such file, Unsupported if the device's transport runs no commands.
     """
     if binary is None:
+        if isinstance(session.dialect, TimesOperators) and (words := session.dialect.profiler()):
+            return words
         if not isinstance(session.transport, Commands):
             return None
         reply = session.transport.run(["sh", "-c", f"command -v {NAME}"], 20.0)
         found = reply.stdout.decode("utf-8", "replace").strip()
-        return found if reply.exit_code == 0 and found else None
+        return (found,) if reply.exit_code == 0 and found else None
     if not binary.is_file():
         raise ConfigError(f"--benchmark-model {binary}: no such file")
     transport = _commands(session)
     path = _send(session, binary, hashlib.sha256(binary.read_bytes()).hexdigest())
     _checked(session, transport.run(["chmod", "u+rx", path], 20.0))
-    return path
+    return (path,)
 
 
 def _send(session: Session, source: Path, digest: str) -> str:
@@ -84,7 +86,7 @@ def _commands(session: Session) -> Commands:
 def measure(
     subjects: Sequence[Subject],
     bench: Bench,
-    tool: str,
+    tool: Sequence[str],
     *,
     launches: int = LAUNCHES,
 ) -> list[Layers]:
@@ -115,7 +117,7 @@ def measure(
     return [_layers(one, found) for one, found in zip(subjects, profiles, strict=True)]
 
 
-def _launch(subject: Subject, bench: Bench, tool: str) -> tool_log.ToolProfile:
+def _launch(subject: Subject, bench: Bench, tool: Sequence[str]) -> tool_log.ToolProfile:
     session = bench.session
     bench.held.settle()
     bench.held.wait()
@@ -126,7 +128,7 @@ def _launch(subject: Subject, bench: Bench, tool: str) -> tool_log.ToolProfile:
         )
     path = _send(session, subject.path, subject.digest)
     argv = [
-        tool,
+        *tool,
         f"--graph={path}",
         f"--num_threads={subject.threads}",
         flag,
@@ -141,7 +143,7 @@ def _launch(subject: Subject, bench: Bench, tool: str) -> tool_log.ToolProfile:
     profile = tool_log.parse(log)
     if not profile.operators:
         raise RuntimeMissing(
-            f"{session.device.name}: {tool} gave no times of operators; is it {NAME}, and does it "
+            f"{session.device.name}: {tool[-1]} gave no times of operators; is it {NAME}, and does it "
             f"know --enable_op_profiling? It ended with: {_last_output(reply)}"
         )
     return profile
@@ -162,8 +164,7 @@ def _check_delegate(subject: Subject, log: str) -> None:
 def _checked(session: Session, reply: Reply) -> Reply:
     if reply.exit_code != 0:
         raise Crashed(
-            f"{session.device.name}: {reply.argv[0]} ended with {reply.exit_code}: "
-            f"{_last_output(reply)}"
+            f"{session.device.name}: {NAME} ended with {reply.exit_code}: {_last_output(reply)}"
         )
     return reply
 

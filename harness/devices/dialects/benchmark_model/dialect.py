@@ -61,6 +61,7 @@ _SURVEY_SECONDS = 60.0
 _COMMAND_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
 _PRIMED = "primed"
+_WITH_LIBRARIES = 'folder=$1 name=$2; shift 2; LD_LIBRARY_PATH=$folder exec "$folder/$name" "$@"'
 _KINDS: frozenset[Kind] = frozenset(("timed", "memory", "cpu"))
 
 
@@ -213,7 +214,7 @@ class BenchmarkModelDialect:
                     f"`{self.setup_command}` installs it again"
                 )
         folder = self._folder_of(bundle)
-        argv = ["sh", "-c", 'LD_LIBRARY_PATH=$1 exec "$1/$2" --help', "sh", folder, RUNNER]
+        argv = ["sh", "-c", _WITH_LIBRARIES, "sh", folder, RUNNER, "--help"]
         reply = self._commands.run(argv, _COMMAND_SECONDS)
         output = (reply.stdout + b"\n" + reply.stderr).decode("utf-8", "replace")
         program = programs.recognise(reply.exit_code, output)
@@ -226,6 +227,20 @@ class BenchmarkModelDialect:
             )
         self._programs[bundle.digest] = program
         return program
+
+    def profiler(self) -> Sequence[str] | None:
+        """Return the words that start TensorFlow Lite's program; see protocols.TimesOperators.
+
+        LiteRT's prints no times of operators.
+        """
+        try:
+            bundle = self._bundle(None)
+            program = self._program(bundle)
+        except RuntimeMissing:
+            return None
+        if program.kind != "tflite" or not program.has("enable_op_profiling"):
+            return None
+        return ("sh", "-c", _WITH_LIBRARIES, "sh", self._folder_of(bundle), RUNNER)
 
     # --- launches --------------------------------------------------------------------------------
 

@@ -149,6 +149,14 @@ dir=$1 count=$2 limit=$3 libraries=$4
 shift 4
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 129' HUP INT TERM
+watch() {  # PID: kill a process that is late; mksh acts on a signal only while it waits
+    trap - EXIT
+    sleep "$limit" &
+    trap 'kill "$!"; exit' HUP INT TERM
+    wait "$!"
+    echo late > "$dir/late"
+    kill -9 "$1"
+}
 inputs=
 while [ "$1" != -- ]; do inputs="$inputs $1:$2"; shift 2; done
 shift
@@ -161,7 +169,7 @@ while [ "$sample" -lt "$count" ]; do
     rm -f "$dir/output"
     LD_LIBRARY_PATH="$libraries" "$@" > "$dir/out" 2> "$dir/err" < /dev/null &
     pid=$!
-    ( sleep "$limit"; echo late > "$dir/late"; kill -9 "$pid" ) > /dev/null 2>&1 &
+    watch "$pid" < /dev/null > /dev/null 2>&1 &
     watch=$!
     wait "$pid"
     code=$?
