@@ -29,6 +29,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 }
 """Commands by module, in the order of `--help`; importing a module registers its commands."""
 
+_LIGHT = ("runs", "show", "profiles", "recipes", "init")
+"""Commands that load no library which might end the process itself."""
+
 
 def main() -> None:
     """Run the command line; docs/exit_codes.md lists the exit codes."""
@@ -46,6 +49,14 @@ def main() -> None:
 
 
 def _program() -> int:
+    import sys
+
+    from harness.cli import ending
+
+    ending.hold()
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if any(command in names for names in COMMANDS.values()) and command not in _LIGHT:
+        ending.guard_exit()  # before the first import of a library
     from harness.cli import program
 
     return program.run()

@@ -1,8 +1,9 @@
 """Report a command to the CI system that runs it, also if it is stopped: `--junit`, `--summary`.
 
     with CiReporting("gate", plan=plan, results=results, options=options) as reporting:
+        ending.deliver()
         found = api.gate(..., progress=reporting.watching(progress(quiet=as_json)))
-        reporting.document = found.plain()
+        reporting.complete(found.plain())
 
 When the block ends, whatever ends it, the report is written from what is stored.
 """
@@ -56,6 +57,12 @@ class CiReporting:
         self._command, self._options = command, options
         self._plan, self._results = plan, results
         self._targets: CiTargets | None = None
+        self._is_complete = False
+
+    def complete(self, document: Mapping[str, Any] | None = None) -> None:
+        """Note that nothing is left to measure; what ends the block later changes no report."""
+        self.document = document
+        self._is_complete = True
 
     def __enter__(self) -> Self:
         """Find the places to write to; raises ConfigError for a folder that is not there."""
@@ -96,10 +103,11 @@ class CiReporting:
 
         if self.run_id is not None:
             run = api.open_run(self.run_id, results=self._results)
-            ci.write_stored(run, targets, complete=error is None, plan=self._plan)
+            complete = self._is_complete or error is None
+            ci.write_stored(run, targets, complete=complete, plan=self._plan)
             return
         file = targets.named(self._plan)
-        if error is not None:
+        if error is not None and not self._is_complete:
             stopped = "it was stopped before anything was measured"
             message = str(error) if isinstance(error, HarnessError) else stopped
             report = ci.of_error(self._command, message, _now(), file=file)

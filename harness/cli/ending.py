@@ -28,6 +28,10 @@ HUNG_UP, INTERRUPTED, CLOSED_PIPE, TERMINATED = 129, 130, 141, 143
 GRACE_SECONDS = 6.0
 """Time from a signal to the end of the process. CI runners kill after 7 s or more."""
 
+_AGAIN_SECONDS = 0.02
+_IMPORTING = ("_frozen_importlib", "importlib._bootstrap")
+"""The module that imports modules; it has the second name once importlib is imported."""
+
 _SIGNALS = {
     signal.SIGINT: "interrupted",
     signal.SIGTERM: "stopped by SIGTERM",
@@ -57,7 +61,11 @@ class _State:
 
     cause: Ended | None = None
     is_signal = False
-    """Whether a signal arrived."""
+    """Whether a signal ends the process."""
+    is_held = False
+    """Whether signals wait: the command has not started."""
+    pending: int | None = None
+    """A signal that waits."""
     is_finishing = False
     advice = ""
     wakeup: int | None = None
@@ -76,6 +84,18 @@ def cause() -> Ended | None:
 def advise(text: str) -> None:
     """Set the line that is printed if the process is ended before it could print its notes."""
     _State.advice = text
+
+
+def hold() -> None:
+    """Let signals wait until `deliver`, for the time that a command needs to start."""
+    _State.is_held = True
+
+
+def deliver() -> None:
+    """Let signals end the process from here on; raises Ended if one has arrived."""
+    _State.is_held = False
+    if _State.pending is not None and not (_State.is_signal or _State.is_finishing):
+        _end_by(_State.pending)
 
 
 def guard_exit() -> None:
@@ -107,6 +127,7 @@ def run(program: Callable[[], int], *, owns_process: bool) -> int:
     """
     _State.owns_process = owns_process
     _State.cause, _State.is_signal, _State.is_finishing, _State.advice = None, False, False, ""
+    _State.is_held, _State.pending = False, None
     try:
         _begin()
         code = program()
@@ -247,11 +268,29 @@ os.register_at_fork(after_in_child=_forget_wakeup)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    """End the process once; what a second signal interrupted would be left half done."""
-    del frame
-    if not _State.is_signal and not _State.is_finishing:
-        _State.is_signal = True
-        _end(128 + number, _SIGNALS[signal.Signals(number)])
+    """End the process once; what a second signal interrupted would be left half done.
+
+    A signal waits for the end of an import: native modules abort, or drop what is raised in them.
+    """
+    if _State.is_signal or _State.is_finishing:
+        return
+    if _State.is_held or _is_importing(frame):
+        _State.pending = _State.pending or number
+    else:
+        _end_by(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end_by(number: int) -> None:
+    _State.is_signal = True
+    _end(128 + number, _SIGNALS[signal.Signals(number)])
 
 
 def _end(code: int, why: str = "") -> None:
@@ -262,7 +301,10 @@ def _end(code: int, why: str = "") -> None:
 
 
 def _limit_ending(reader: int) -> None:
-    """After a signal, end the process when its time is up, whatever it waits for."""
+    """After a signal, end the process when its time is up, whatever it waits for.
+
+    Until then, send a signal that waits for the end of an import again.
+    """
     number = 0
     while number not in _SIGNALS or signal.getsignal(number) is not _on_signal:
         data = os.read(reader, 1)
@@ -270,7 +312,12 @@ def _limit_ending(reader: int) -> None:
             os.close(reader)
             return
         number = data[0]
-    time.sleep(GRACE_SECONDS)
+    deadline = time.monotonic() + GRACE_SECONDS
+    main = threading.main_thread().ident
+    while time.monotonic() < deadline:
+        time.sleep(_AGAIN_SECONDS)
+        if _State.pending and main and not (_State.is_signal or _State.is_held):
+            signal.pthread_kill(main, _State.pending)
     code = _State.cause.code if _State.cause else 128 + number
     late = f"edge-harness: a part had not ended {GRACE_SECONDS:g} s after the signal"
     _write_error("\n".join([late, *filter(None, [_State.advice]), ""]))
@@ -323,6 +370,9 @@ def described(error: BaseException) -> tuple[int, str]:
 def _finish(code: int) -> int:
     """Flush the output and return the exit code; after a signal, end the process."""
     _State.is_finishing = True
+    if _State.pending is not None and _State.cause is None:
+        _State.is_signal = True
+        _State.cause = Ended(128 + _State.pending, _SIGNALS[signal.Signals(_State.pending)])
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from harness.cli import completion
+from harness.cli import completion, ending
 from harness.cli.ci import CiOptions, CiReporting
 from harness.cli.ending import DONE, NO
 from harness.cli.shared import (
@@ -23,6 +23,7 @@ from harness.cli.shared import (
     key_question,
     print_json,
     print_lines,
+    reports,
 )
 
 
@@ -103,6 +104,7 @@ def devices(
 
 
 @app.command()
+@reports
 def doctor(
     device: Annotated[
         list[str] | None,
@@ -123,14 +125,16 @@ def doctor(
 
     options = CiOptions(junit=junit, summary=summary, github=github)
     with CiReporting("doctor", options=options) as reporting:
+        ending.deliver()
         print_lines(f"devices of {api.read_farm(farm).name}")
         found = api.doctor(device or (), farm=farm)
         plain = {name: [check.plain() for check in checks] for name, checks in found.items()}
         reporting.checks = plain
-    if as_json:
-        print_json(plain)
-    else:
-        screen.checks(found)
+        reporting.complete()
+        if as_json:
+            print_json(plain)
+        else:
+            screen.checks(found)
     failed = any(check.status == "fail" for checks in found.values() for check in checks)
     raise typer.Exit(NO if failed else DONE)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from harness.cli.shared import (
     print_json,
     printing,
     progress,
+    reports,
     stored_command,
 )
 
@@ -54,6 +55,7 @@ class ThermalChoice(StrEnum):
 
 
 @app.command()
+@reports
 def gate(
     plan: Annotated[Path, typer.Argument(help="plan.toml")],
     baseline: Annotated[
@@ -106,27 +108,29 @@ def gate(
 
     options = CiOptions(junit=junit, summary=summary, github=github)
     partial: list[Result] = []
-    with (
-        CiReporting("gate", options=options, plan=plan, results=results) as reporting,
-        _printing_partial(partial, baseline, candidate, as_json=as_json),
-    ):
-        found = api.gate(
-            api.read_plan(plan, trust_model=trust_model),
-            baseline=baseline,
-            candidate=candidate,
-            farm=farm,
-            devices=device or (),
-            measure_identical=measure_identical,
-            thermal=thermal.condition if thermal else None,
-            resume=resume,
-            include_suspect=include_suspect,
-            results=results,
-            wait=wait,
-            progress=reporting.watching(progress(quiet=as_json)),
-            on_stopped=partial.append,
-        )
-        reporting.document = found.plain()
-    _print_result(found, results, as_json=as_json)
+    with CiReporting("gate", options=options, plan=plan, results=results) as reporting:
+        with _printing_partial(partial, baseline, candidate, as_json=as_json):
+            ending.deliver()
+            found = api.gate(
+                api.read_plan(plan, trust_model=trust_model),
+                baseline=baseline,
+                candidate=candidate,
+                farm=farm,
+                devices=device or (),
+                measure_identical=measure_identical,
+                thermal=thermal.condition if thermal else None,
+                resume=resume,
+                include_suspect=include_suspect,
+                results=results,
+                wait=wait,
+                progress=reporting.watching(progress(quiet=as_json)),
+                on_stopped=partial.append,
+            )
+            partial.append(found)
+            reporting.complete(found.plain())
+        # A report may wait for its reader; the verdict is printed before.
+        _print_result(found, results, as_json=as_json)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -158,17 +162,17 @@ def judge(
         results=results,
     )
     _print_result(found, results, as_json=as_json)
+    raise typer.Exit(found.exit_code)
 
 
-def _print_result(found: Result, results: Path | None, *, as_json: bool) -> NoReturn:
-    """Print the result of a gate and exit with its code."""
+def _print_result(found: Result, results: Path | None, *, as_json: bool) -> None:
+    """Print the result of a gate."""
     if found.run is None:
         _print(found.plain(), as_json=as_json)
     else:
         command = stored_command("judge", found.run, results)
         with printing(f"gate {found.run} is stored: `{command}` prints its verdict"):
             _print(found.plain(), as_json=as_json)
-    raise typer.Exit(found.exit_code)
 
 
 @contextmanager

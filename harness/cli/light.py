@@ -19,6 +19,11 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from harness.cli import ending
+
+HOLDS_SIGNALS = "holds_signals"
+"""The attribute of a command's function that calls `ending.deliver` itself."""
+
 _MAX_WIDTH = 80
 _MIN_WIDTH = 20
 _MIN_TEXT_WIDTH = 40
@@ -95,7 +100,10 @@ class LightCommand(TyperCommand):
         """Run the command; typer takes EOFError for Ctrl-C, and a broken pipe for an exit with 1.
 
         Stdout and stderr raise no OSError (harness.cli.ending), so it is the pipe of another process.
+        A signal ends the command from here on, unless the command says from where.
         """
+        if not getattr(self.callback, HOLDS_SIGNALS, False):
+            ending.deliver()
         try:
             return super().invoke(ctx)
         except EOFError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import completion
+from harness.cli import completion, ending
 from harness.cli.ci import CiOptions, CiReporting
 from harness.cli.ending import DONE, NO
 from harness.cli.option_names import naming_options, read_shape
@@ -32,6 +32,7 @@ from harness.cli.shared import (
     print_json,
     print_lines,
     progress,
+    reports,
 )
 
 _IN_JSON = ("sha256", "notes", "reason")
@@ -141,6 +142,7 @@ def bench(
 
 
 @app.command()
+@reports
 def run(
     plan: Annotated[Path, typer.Argument(help="plan.toml")],
     farm: FarmOption = None,
@@ -187,6 +189,7 @@ def run(
     from harness.present import screen
 
     if dry_run:
+        ending.deliver()
         read = api.read_plan(plan)
         known = api.read_farm(farm, read)
         if known.path is not None:
@@ -211,6 +214,7 @@ def run(
         raise typer.Exit(NO if any(cell["reason"] for cell in cells) else DONE)
     options = CiOptions(junit=junit, summary=summary, github=github)
     with CiReporting("run", options=options, plan=plan, results=results) as reporting:
+        ending.deliver()
         started = api.run(
             api.read_plan(plan, trust_model=trust_model),
             farm=farm,
@@ -224,7 +228,7 @@ def run(
             progress=progress(quiet=as_json),
         )
         reporting.run_id = started.id
-        code = finish(started, as_json=as_json)
+        code = finish(started, as_json=as_json, on_measured=reporting.complete)
     raise typer.Exit(code)
 
 

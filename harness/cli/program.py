@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _BAD_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 _FOLDERS = ("EDGE_HARNESS_RESULTS", "EDGE_HARNESS_CACHE", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
-_LIGHT = ("runs", "show", "profiles", "recipes", "init")
-"""Commands that load no library which might end the process itself."""
 _BUILDING = ("demo", "bench", "run", "optimize", "gate", "selftest", "search", "bisect")
 
 # typer may bundle click or use the installed one, so get click's base class from typer's subclass.
@@ -40,8 +38,6 @@ def run() -> int:
         print_lines(f"edge-harness: {unusable}")
         return INVALID_INPUT
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if any(command in names for names in cli.COMMANDS.values()) and command not in _LIGHT:
-        ending.guard_exit()
     try:
         return _guarded(command, debug=debug)
     finally:

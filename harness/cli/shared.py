@@ -16,7 +16,7 @@ from typer.models import CommandFunctionType
 
 from harness.cli import completion, ending
 from harness.cli.ending import DONE, NO
-from harness.cli.light import LightCommand, LightGroup
+from harness.cli.light import HOLDS_SIGNALS, LightCommand, LightGroup
 
 if TYPE_CHECKING:
     from harness.api import Progress, Run
@@ -35,6 +35,15 @@ class App(typer.Typer):
     ) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """Register a command, as a LightCommand."""
         return super().command(name, **{"cls": LightCommand, **options})
+
+
+def reports(command: CommandFunctionType) -> CommandFunctionType:
+    """Mark a command that reports to a CI system: it calls `ending.deliver` when it can report.
+
+    A signal before that waits, so that a job which is stopped at its start has its reports too.
+    """
+    setattr(command, HOLDS_SIGNALS, True)
+    return command
 
 
 app = App(
@@ -179,8 +188,8 @@ class _Advising:
         self._shown.close()
 
 
-def finish(run: Run, *, as_json: bool) -> int:
-    """Finish a run, print its rows and return the exit code."""
+def finish(run: Run, *, as_json: bool, on_measured: Callable[[], object] = lambda: None) -> int:
+    """Finish a run, call `on_measured`, print its rows and return the exit code."""
     from harness.present import screen
     from harness.records.table import DAMAGED, display
 
@@ -197,6 +206,7 @@ def finish(run: Run, *, as_json: bool) -> int:
     except BaseException as error:
         error.add_note(kept)
         raise
+    on_measured()
     with printing(f"run {run.id} is stored: `{shown}` prints it"):
         rows = run.rows()
         left_out = display.left_out(rows)

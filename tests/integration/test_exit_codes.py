@@ -87,6 +87,8 @@ class Finder:
             what = os.environ["RAISED"]
             if what.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, what))
+            elif what == "exit(1)":
+                __import__("ctypes").CDLL(None).exit(1)  # as a native library may
             else:
                 raise getattr(__import__("builtins"), what)("at " + name)
 
@@ -104,6 +106,8 @@ AT_IMPORT = [
             *(("ImportError", 70), ("SyntaxError", 70), ("MemoryError", 3)),
         )
     ),
+    ("judge", "typer", "exit(1)", 70),
+    ("gate", "typer", "exit(1)", 70),
     ("judge", "harness.cli.ending", "ImportError", 70),
     ("judge", "harness.cli.ending", "MemoryError", 70),
 ]
@@ -123,7 +127,7 @@ def test_every_command_ends_as_it_must_while_it_imports(tmp_path: Path) -> None:
             timeout=120,
             env={**os.environ, "PYTHONPATH": path, "AT_IMPORT": module, "RAISED": what},
         )
-        is_ok = done.returncode == code and done.stderr.startswith("edge-harness: ")
+        is_ok = done.returncode == code and ("edge-harness: " in done.stderr or what == "exit(1)")
         return None if is_ok and "Traceback" not in done.stderr else f"{case}: {done}"
 
     with ThreadPoolExecutor(2) as pool:
@@ -238,15 +242,19 @@ def test_a_gate_that_was_killed_is_judged_as_incomplete(edge: Zygote, tmp_path: 
     assert (latency["verdict"], latency["pairs"]) == ("INCONCLUSIVE", 2)
 
 
-def test_a_gate_that_is_stopped_before_it_measures_prints_a_document(
-    edge: Zygote, tmp_path: Path
+STARTS = ("harness.cli.program", "harness.cli.gate", "harness.present.ci", "harness.api.gating")
+
+
+@pytest.mark.parametrize("module", STARTS)
+def test_a_gate_that_is_stopped_before_it_measures_leaves_its_documents(
+    edge: Zygote, tmp_path: Path, module: str
 ) -> None:
     prepare(tmp_path)
     whole = edge.edge(tmp_path, *GATE, "--json").json
     (tmp_path / "farm.toml").unlink()
     (tmp_path / "sitecustomize.py").write_text(SITE)
     done = subprocess.run(
-        [*CLI, *GATE, "--json"],
+        [*CLI, *GATE, "--json", "--junit", "gate.xml", "--summary", "gate.md"],
         capture_output=True,
         text=True,
         check=False,
@@ -254,7 +262,7 @@ def test_a_gate_that_is_stopped_before_it_measures_prints_a_document(
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
-            "AT_IMPORT": "harness.api.gating",
+            "AT_IMPORT": module,
             "RAISED": "SIGTERM",
         },
     )
@@ -262,6 +270,64 @@ def test_a_gate_that_is_stopped_before_it_measures_prints_a_document(
     document = json.loads(done.stdout)
     assert set(document) == set(whole)
     assert "before it started (stopped by SIGTERM)" in document["incomplete"]
+    assert "<error" in (tmp_path / "gate.xml").read_text()
+    assert "stopped before anything was measured" in (tmp_path / "gate.md").read_text()
+
+
+IMPORTED = """
+import os, signal
+from pathlib import Path
+
+os.kill(os.getpid(), signal.SIGTERM)
+for number in range(100_000):
+    pass
+Path("imported").touch()
+"""
+
+
+def test_a_signal_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    """Native modules abort, or drop what is raised in them."""
+    (tmp_path / "slow_native.py").write_text(IMPORTED)
+    (tmp_path / "program.py").write_text(
+        "import time\n"
+        "from harness.cli import ending\n"
+        "def program():\n"
+        "    ending.deliver()\n"
+        "    import slow_native\n"
+        "    time.sleep(30)\n"
+        "ending.run(program, owns_process=True)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )
+    assert (done.returncode, done.stderr) == (143, "edge-harness: stopped by SIGTERM\n")
+    assert time.monotonic() - started < ending.GRACE_SECONDS
+    assert (tmp_path / "imported").exists()
+
+
+def test_a_verdict_is_printed_before_a_report_that_nobody_reads(
+    edge: Zygote, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    os.mkfifo(tmp_path / "gate.xml")
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(1) as pool:
+        words = (*GATE, "--json", "--junit", "gate.xml")
+        going = pool.submit(edge.edge, tmp_path, *words, stdout=str(out))
+        deadline = time.monotonic() + 60
+        while not (out.exists() and out.read_text().endswith("}\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert not going.done()
+        assert "<testsuites" in (tmp_path / "gate.xml").read_text()
+        assert going.result().code == 0
+    assert json.loads(out.read_text())["verdict"] == "EQUIVALENT"
 
 
 @pytest.mark.parametrize("words", [RUN, GATE, SELFTEST, SEARCH])

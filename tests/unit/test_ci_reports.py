@@ -26,6 +26,7 @@ from harness.events import RunOpened
 from harness.present import ci
 from harness.present.ci.github import MAX_MESSAGE, MAX_PER_KIND
 from harness.present.ci.targets import SUMMARY_LIMIT_BYTES
+from harness.present.report import exports
 from harness.records.store import Store
 from harness.records.table.rows import read
 
@@ -269,6 +270,26 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
     }[kind]
     with pytest.raises(ConfigError, match=r"--summary .*: cannot be written: "):
         ci.CiTargets.of({}, summary=path)
+
+
+@pytest.mark.parametrize("name", ["plan.toml", "model.tflite", "model.KERAS", "data.npz"])
+def test_a_report_does_not_replace_what_the_user_gave(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    ci.CiTargets.of({}, junit=path)  # a new file may have any name
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"--junit .* would be lost"):
+        ci.CiTargets.of({}, junit=path)
+    with pytest.raises(ConfigError, match=r"-o .* would be lost"):
+        exports.save("<xml/>", path)
+    assert path.read_text() == "mine"
+
+
+def test_two_reports_have_two_files_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the same file"):
+        ci.CiTargets.of({}, junit=tmp_path / "x", summary=tmp_path / "." / "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
+        ci.CiTargets.of({}, junit=tmp_path / "file" / "x")
 
 
 def test_a_report_that_can_be_written_leaves_nothing_before_it_is(tmp_path: Path) -> None:

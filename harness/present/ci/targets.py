@@ -48,8 +48,11 @@ class CiTargets:
         """Return the places that options and environment name.
 
         `github` None takes GITHUB_ACTIONS=true for the annotations and GITHUB_STEP_SUMMARY for the
-        job summary; False takes neither. Raises ConfigError for a file that cannot be written.
+        job summary; False takes neither. Raises ConfigError for a file that cannot be
+        written, and for one file for both.
         """
+        if junit and summary and junit.resolve() == summary.resolve():
+            raise ConfigError(f"--junit and --summary name the same file: {summary}")
         for option, path in (("--junit", junit), ("--summary", summary)):
             if path is not None:
                 exports.require_writable(path, option)

@@ -22,6 +22,22 @@ from harness.records.table.rows import Measured
 __all__ = ["FORMATS", "encoded", "require_writable", "save", "write"]
 
 
+_INPUTS = (
+    ".toml",
+    ".tflite",
+    ".keras",
+    ".h5",
+    ".hdf5",
+    ".pb",
+    ".npz",
+    ".npy",
+    ".py",
+    ".yml",
+    ".yaml",
+)
+"""Endings of the files that a user gives; a slip in a command must not replace one by a report."""
+
+
 class Writer(Protocol):
     """The function that a format provides."""
 
@@ -64,6 +80,7 @@ def save(text: str, path: Path, option: str = "-o") -> None:
     path = path.resolve()
     part = _part(path)
     try:
+        _refuse_input(path, option)
         if path.exists() and not path.is_file():
             path.write_bytes(encoded(text))  # such as /dev/stdout
             return
@@ -78,11 +95,13 @@ def save(text: str, path: Path, option: str = "-o") -> None:
 def require_writable(path: Path, option: str) -> None:
     """Raise ConfigError if a file cannot be written later, as far as that shows now.
 
-    A missing folder is named with the command that makes it.
+    A missing folder is named with the command that makes it. A file of a kind that users give, as a
+    plan or a model, is not replaced.
     """
     _require_folder(path, option)
     path = path.resolve()
     try:
+        _refuse_input(path, option)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not path.exists() or path.is_file():
@@ -95,6 +114,13 @@ def require_writable(path: Path, option: str) -> None:
         raise _unwritable(path, option, error) from error
 
 
+def _refuse_input(path: Path, option: str) -> None:
+    if path.is_file() and path.suffix.lower() in _INPUTS:
+        raise ConfigError(
+            f"{option} {path}: a {path.suffix} file is there already, which would be lost; give another name"
+        )
+
+
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
@@ -105,6 +131,8 @@ def _unwritable(path: Path, option: str, error: OSError) -> ConfigError:
 
 def _require_folder(path: Path, option: str) -> None:
     folder = path.parent
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{option} {path}: {folder} is a file, not a folder; give another name")
     if not folder.is_dir():
         raise ConfigError(
             f"{option} {path}: there is no folder {folder}; "
