@@ -197,8 +197,7 @@ class _Measuring:
             if failure:
                 self._end(Outcome(cell=cell, failure=failure))
             else:
-                self.live[cell.id] = cell
-                self.launches[cell.id] = list(self.work.done.get(cell.id, ()))
+                self._begin(cell)
         if not self.live:
             return
         try:
@@ -217,6 +216,12 @@ class _Measuring:
                 self._fail(cell, error)
         for cell in list(self.live.values()):
             self._finish(cell)
+
+    def _begin(self, cell: Cell) -> None:
+        self.live[cell.id] = cell
+        self.launches[cell.id] = list(self.work.done.get(cell.id, ()))
+        for launch in self.launches[cell.id]:
+            self.bench.watch.expect(None, launch.runtime)
 
     def _impossible(self, cell: Cell) -> Failure | None:
         if cell.cache is not None and not self.bench.session.dialect.can.caches:

@@ -50,8 +50,9 @@ def changed(device: str, differences: Sequence[str]) -> DeviceChanged:
     """Return the error of a device that is not as it was."""
     return DeviceChanged(
         f"{device} changed during the run: {'; '.join(differences)}; launches before and after are "
-        "not one row: continue the run on the device as it was, with --resume RUN --retry-failed, "
-        "or add --other-device to measure the missing rows as those of another device"
+        "not one row: put the device back and continue with `gate ... --resume RUN`, or `run ... "
+        "--resume RUN --retry-failed`; with --other-device, run measures the missing rows as those "
+        "of another device"
     )
 
 

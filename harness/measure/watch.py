@@ -21,6 +21,10 @@ class LaunchWatch:
     _governor: str | None = field(default=None, init=False)
     _left: tuple[str, ...] = field(default=(), init=False)
 
+    def expect(self, ordered: str | None, runtime: str) -> None:
+        """Note the runtime of a stored launch, and the order for it: later ones must have the same."""
+        self._runtimes.setdefault(ordered, runtime)
+
     def see(self, order: LaunchOrder, launch: Launch) -> None:
         """Report what is new; raises DeviceChanged if the launch is of another runtime or kernel.
 

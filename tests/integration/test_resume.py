@@ -100,6 +100,36 @@ def test_another_device_gets_rows_of_its_own_where_the_user_says_so(
     assert edge.edge(tmp_path, *RUN, "--other-device").code == 3
 
 
+def test_a_runtime_that_only_the_launches_show_is_not_pooled(edge: Zygote, tmp_path: Path) -> None:
+    prepare(tmp_path, farm=board())
+    stopped = edge.edge(tmp_path, *RUN, "--json", AT_LAUNCH="6:SIGTERM")
+    assert stopped.code == 143
+    (record,) = (tmp_path / "results").glob("*/run.json")
+    again = (*RUN, "--resume", record.parent.name, "--json")
+    done = edge.edge(tmp_path, *again, AT_RUNTIME="fake 1")
+    reasons = [row["reason"] for row in done.json["rows"] if row["status"] == "changed"]
+    assert reasons
+    assert all("its runtime is fake 1, not fake 0" in reason for reason in reasons)
+    assert "fake 1" not in (record.parent / "launches.jsonl").read_text()
+    whole = edge.edge(tmp_path, *again, "--retry-failed")
+    assert rows(whole) == [("board", "as_is", "ok"), ("board", "float16", "ok")]
+
+
+@pytest.mark.parametrize("stop", [6, 12])
+def test_a_gate_pools_no_runtime_that_only_the_launches_show(
+    edge: Zygote, tmp_path: Path, stop: int
+) -> None:
+    prepare(tmp_path, farm=board())
+    stopped = edge.edge(tmp_path, *GATE, "--json", AT_LAUNCH=f"{stop}:SIGTERM")
+    assert stopped.code == 143
+    run = stopped.json["run"]
+    done = edge.edge(tmp_path, *GATE, "--json", "--resume", run, AT_RUNTIME="fake 1")
+    assert done.code != 0
+    assert "its runtime is fake 1, not fake 0" in json.dumps(done.json)
+    assert "gate ... --resume RUN" in json.dumps(done.json)
+    assert "fake 1" not in (tmp_path / "results" / run / "launches.jsonl").read_text()
+
+
 def test_the_same_machine_at_another_address_continues(edge: Zygote, tmp_path: Path) -> None:
     prepare(tmp_path, farm=board())
     run = killed(edge, tmp_path, *RUN)

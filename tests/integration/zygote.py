@@ -37,7 +37,7 @@ def open_board(device):
 
 
 class Board(FakeDialect):
-    # AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
+    # AT_RUNTIME is the runtime of the launches, whatever hello says; AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
 
     launched = 0
 
@@ -62,6 +62,7 @@ def open_dialect(transport, device):
     return Board(
         device,
         noise=0.004,
+        runtime=lambda order: os.environ.get("AT_RUNTIME", "fake 0"),
         facts=facts,
         can=Capabilities(launches=kinds, infers=False, places=True),
     )

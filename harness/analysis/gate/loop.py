@@ -172,6 +172,13 @@ class ContestWork:
             return replace(evidence, fresh_cut_short=lost)
         return replace(evidence, cut_short=lost)
 
+    def _expect_runtimes(self, bench: Bench) -> None:
+        """Let launches have the runtimes of those that are measured already."""
+        for evidence in self.share:
+            sides = {"baseline": evidence.contest.a, "candidate": evidence.contest.b}
+            for reading in evidence.readings:
+                bench.watch.expect(sides[reading.side].runtime, reading.launch.runtime)
+
     def _measure(self, emit: Emit, stop: StopFlag) -> None:
         lost: str | None = None
         with sessions.reached(self.device, self.ticket, None) as session:
@@ -184,6 +191,7 @@ class ContestWork:
                 stop=stop,
                 timing=self.timing,
             )
+            self._expect_runtimes(bench)
             with bench:
                 for evidence in self.share:
                     if lost is not None:
