@@ -134,11 +134,23 @@ class Workdir:
             return fault
         doing = "the launch ended ({})".format(fault.reason)
         found = self._missing(doing)
-        if found is None and digest is not None and not self.has(digest):
-            found = AgentFault("transfer_failed", doing + ": its file is gone from the device")
+        if found is None and digest is not None:
+            found = self._unsound(digest, doing)
         if found is None and os.strerror(errno.ENOSPC) in fault.reason:
             found = disk.full(doing, self.root)
         return found or fault
+
+    def _unsound(self, digest: str, doing: str) -> Optional[AgentFault]:
+        """Return the fault if a blob is gone or changed, which kills the process that maps it."""
+        if not self.has(digest):
+            return AgentFault("transfer_failed", doing + ": its file is gone from the device")
+        with suppress(OSError):
+            if digests.of_file(self.blob(digest)) == digest:
+                return None
+        _remove(self.blob(digest))
+        return AgentFault(
+            "transfer_failed", doing + ": its file was damaged on the device meanwhile"
+        )
 
     def _missing(self, doing: str) -> Optional[AgentFault]:
         """Return the fault if Python, the agent or a folder of ours is gone."""

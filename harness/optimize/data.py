@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import text_files
+from harness import lfs, text_files
 from harness.errors import ConfigError
 from harness.optimize.beats import BEATS
 from harness.printable import file_name
@@ -273,7 +273,8 @@ def reading(file: Path) -> Iterator[None]:
     except (*_UNREADABLE, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ConfigError(
             f"data {file_name(file)}: cannot be read as .npy or .npz "
-            f"({str(error) or type(error).__name__}); write it with numpy.savez(file, x=..., y=...)"
+            f"({str(error) or type(error).__name__}); "
+            + lfs.advice(file, "write it with numpy.savez(file, x=..., y=...)")
         ) from error
     except MemoryError as error:
         raise ConfigError(

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import assets
+from harness import assets, lfs
 from harness.errors import HarnessError, RecipeError
 from harness.tflite.compiled import COMPILED_FOR, EDGETPU
 from harness.types import Tensor
@@ -172,7 +172,7 @@ def reading(data: bytes, path: Path) -> Iterator[FlatbufferReader]:
     if len(data) < _ROOT_BYTES or data[4:8] != IDENTIFIER:
         raise RecipeError(
             f"{path}: not a .tflite file ({len(data):,} bytes, no TFL3 identifier); "
-            "was the download cut short, or is it another format?"
+            + lfs.advice(path, "was the download cut short, or is it another format?")
         )
     schema = _schema()
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from agent_lab import RawAgent, digest_of
-from conftest import missing
+from conftest import ROOT, missing
 
 from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, _wire
@@ -91,6 +91,38 @@ def test_a_python_that_was_removed_is_named(
             session.reopen()
     finally:
         session.close()
+
+
+def test_a_file_that_was_damaged_under_a_launch_is_no_crash(tmp_path: Path, kws: Path) -> None:
+    """A process that maps a file which is cut short ends by SIGBUS, as a bad model may."""
+    digest = digest_of(kws)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.argv[0] = sys.executable\n"
+        "import wire, workdir\n"
+        "folder = workdir.Workdir(sys.argv[2])\n"
+        "crash = wire.AgentFault('crashed', 'the launch was killed by SIGBUS')\n"
+        "found = folder.explained(crash, sys.argv[3])\n"
+        "print(found.kind, '|', found.reason)\n"
+    )
+
+    def explained() -> str:
+        argv = [
+            sys.executable,
+            "-c",
+            script,
+            str(ROOT / "agents" / "python_tflite"),
+            str(tmp_path / "work"),
+            digest,
+        ]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    assert explained().startswith("transfer_failed | ")
+    blob = tmp_path / "work" / "blobs" / digest
+    shutil.copy(kws, blob)
+    assert explained() == "crashed | the launch was killed by SIGBUS\n"
+    os.truncate(blob, 100)
+    assert "its file was damaged on the device meanwhile" in explained()
+    assert not blob.exists()
 
 
 @pytest.fixture

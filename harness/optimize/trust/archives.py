@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from harness import assets
+from harness import assets, lfs
 from harness.errors import HarnessError, RecipeError
 from harness.optimize.trust import configs
 
@@ -65,7 +65,8 @@ def h5(path: Path) -> Iterator[str]:
 
 def _damaged(path: Path, form: str, error: Exception) -> RecipeError:
     reason = " ".join(str(error).split())
-    return RecipeError(f"{path}: not a whole {form[1:]} file ({reason}); save the model again")
+    advice = lfs.advice(path, "save the model again")
+    return RecipeError(f"{path}: not a whole {form[1:]} file ({reason}); {advice}")
 
 
 def _entries(entries: list[zipfile.ZipInfo]) -> Iterator[str]:

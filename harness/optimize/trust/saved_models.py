@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import lfs
 from harness.errors import RecipeError
 from harness.optimize.trust import configs, operators
 
@@ -75,9 +76,8 @@ def folder(path: Path, *, revived: bool = False) -> Iterator[str]:
             texts = [bytes(v) for node in nodes for n, v in _fields(node) if n == _METADATA_TEXT]
             yield from _metadata(texts, revived=revived)
     except (OSError, ValueError, IndexError) as error:
-        raise RecipeError(
-            f"{path}: not a readable SavedModel ({error}); save the model again"
-        ) from error
+        advice = lfs.advice(path / "saved_model.pb", "save the model again")
+        raise RecipeError(f"{path}: not a readable SavedModel ({error}); {advice}") from error
 
 
 def _meta_graph(data: memoryview) -> _MetaGraph:
