@@ -310,6 +310,16 @@ def test_a_long_push_is_shown_also_beside_json(monkeypatch: pytest.MonkeyPatch) 
     assert stream.getvalue().count("sending") == 1
 
 
+def test_long_work_shows_signs_of_life_also_beside_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.present.screen.progress._QUIET_EVERY_SECONDS", -1.0)
+    stream = io.StringIO()
+    drive(screen.ScreenProgress(file=stream, quiet=True))
+    assert "launch 1 of 2" in stream.getvalue()
+    slow = BuildProgress(model="kws", recipe="qat", stage="qat", status="done", seconds=312.0)
+    screen.ScreenProgress(file=stream, quiet=True)(slow)
+    assert stream.getvalue().endswith("kws qat: qat done in 312.0 s\n")
+
+
 def test_reconnections_are_counted() -> None:
     stream = io.StringIO()
     with screen.ScreenProgress(file=stream) as progress:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _PLAIN_EVERY_SECONDS = 10.0
+_QUIET_EVERY_SECONDS = 30.0
 _SLOW = "convert"
 """The stage that runs TensorFlow, which takes tens of seconds."""
 
@@ -47,7 +48,7 @@ _STAGES = {"frame": "reading the .tflite"}
 class ScreenProgress:
     """Shows the progress of a run; receives events from several threads.
 
-    With `quiet` it shows only failures. Call `close` (or leave the `with` block) at the end.
+    With `quiet`, as for `--json`, it shows failures, and a line in 30 s of work. Call `close` (or leave the `with` block) at the end.
     """
 
     def __init__(self, *, quiet: bool = False, file: IO[str] | None = None) -> None:
@@ -89,7 +90,9 @@ class ScreenProgress:
     def build(self, event: BuildProgress) -> None:
         """Show a stage of a build; its start only if it takes long."""
         status, seconds = event.status, event.seconds
-        if (self._quiet and status != "failed") or (status == "started" and event.stage != _SLOW):
+        if self._quiet and status != "failed" and (seconds or 0.0) < _QUIET_EVERY_SECONDS:
+            return
+        if status == "started" and event.stage != _SLOW:
             return
         took = "" if seconds is None else f" in {seconds:.1f} s"
         endings = {"started": "...", "done": f" done{took}", "cached": " from the cache"}
@@ -134,8 +137,12 @@ class ScreenProgress:
             if self._live is not None and self._task is not None:
                 total = max(self._launches, self._done_launches)
                 self._live.update(self._task, completed=self._done_launches, total=total)
-            elif not self._quiet and time.monotonic() - self._printed_at > _PLAIN_EVERY_SECONDS:
+            elif self._is_line_due():
                 self._print(f"launch {self._done_launches} of {self._bound}{self._launches}")
+
+    def _is_line_due(self) -> bool:
+        every = _QUIET_EVERY_SECONDS if self._quiet else _PLAIN_EVERY_SECONDS
+        return time.monotonic() - self._printed_at > every
 
     def cell_ended(self, event: CellEnded) -> None:
         """Show the outcome of a cell."""
