@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from standins.runner_bundles import make_bundle
 
 from harness import assets
 from harness.config import farm as farms
+from harness.devices.by_shell import android
 from harness.devices.by_shell.lease import ShellLease
 from harness.devices.transports.adb.transport import open_adb
 from harness.errors import LeaseError
@@ -129,6 +131,19 @@ def test_two_hosts_do_not_measure_on_one_phone(pixel: Phone, bench: Path) -> Non
     finally:
         other.release()
     assert edge(bench, "run", "plan.toml", "--device", "pixel", "--json")["rows"]
+
+
+def test_a_phone_is_one_device_for_add_and_for_runs(pixel: Phone, bench: Path) -> None:
+    found = edge(bench, "run", "plan.toml", "--device", "pixel", "--recipe", "as_is", "--json")
+    (record,) = (bench / "results").glob(f"{found['run']}/run.json")
+    stored = json.loads(record.read_text())["devices"]["pixel"]["facts"]
+    transport = open_adb(pixel.device)
+    try:
+        asked = android.survey(transport, "pixel", WORKDIR).facts()
+    finally:
+        transport.close()
+    assert stored["identity"] == asked.identity
+    assert (stored["board"], stored["chip"]) == (asked.board, asked.chip)
 
 
 def test_a_launch_is_not_started_once_the_lease_is_lost(pixel: Phone, bench: Path) -> None:

@@ -114,10 +114,8 @@ class Android:
 
     @property
     def identity(self) -> str:
-        """Return the hash of the serial number; a reboot or another address does not change it."""
-        return hashlib.sha256(
-            f"edge-harness device\nro.serialno:{self.serial}".encode()
-        ).hexdigest()[:32]
+        """Return what identifies the phone; see `identity_of`."""
+        return identity_of(self.serial)
 
     def celsius(self, kind: int) -> float | None:
         """Return the highest temperature of a type; None if the phone reports none."""
@@ -140,6 +138,11 @@ class Android:
             temperature_c=self.celsius(0),
             free_bytes=self.free_bytes,
         )
+
+
+def identity_of(serial: str) -> str:
+    """Return the hash of a serial number; a reboot or another address does not change it."""
+    return hashlib.sha256(f"edge-harness device\nro.serialno:{serial}".encode()).hexdigest()[:32]
 
 
 def survey(transport: Commands, device: str, workdir: str) -> Android:

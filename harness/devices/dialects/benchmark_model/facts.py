@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from harness.devices.by_shell import android
 from harness.devices.dialects.benchmark_model import bundle as bundles
 from harness.devices.dialects.benchmark_model.bundle import RunnerBundle
 from harness.devices.dialects.benchmark_model.scripts import ScriptOutput
@@ -80,12 +81,14 @@ def _bundles(found: ScriptOutput) -> tuple[RunnerBundle, ...]:
 
 
 def _identity(found: ScriptOutput) -> str:
-    """Return the hash that the Python agent reports for the same machine; a phone's is of its serial.
+    """Return a phone's identity, or the hash that the Python agent reports for the same board.
 
     Two devices of a farm with the same identity are never measured at the same time.
     """
     serial = found.text("prop.ro.serialno") or found.text("prop.ro.boot.serialno")
-    source = f"serialno:{serial}" if serial else ""
+    if serial:
+        return android.identity_of(serial)
+    source = ""
     for key in ("serial-number", "machine-id"):
         value = found.text(key)
         if not source and value and value != "uninitialized":
