@@ -34,32 +34,32 @@ def figures() -> Iterator[Figure]:
         raise NotAsked(reason)
     crossed = campaign.crossed()
     random.Random(SEED).shuffle(crossed)
-    wounds = crossed[: _setting("FAULTS_CROSSED", len(crossed))]
-    wounds += islice(campaign.at_random(SEED), _setting("FAULTS_RANDOM", RANDOM))
-    wounds += islice(campaign.bursts(SEED), _setting("FAULTS_BURSTS", BURSTS))
+    planned = crossed[: _setting("FAULTS_CROSSED", len(crossed))]
+    planned += islice(campaign.at_random(SEED), _setting("FAULTS_RANDOM", RANDOM))
+    planned += islice(campaign.bursts(SEED), _setting("FAULTS_BURSTS", BURSTS))
     lanes = _setting("FAULTS_LANES", LANES)
     with tempfile.TemporaryDirectory(prefix="bench-faults-") as name:
         os.environ["EDGE_HARNESS_CACHE"] = f"{name}/cache"
-        with campaign.Campaign(Path(name) / "lab", lanes, report=_tell) as fighting:
-            battles = fighting.run(wounds)
-    yield from of(battles)
+        with campaign.Campaign(Path(name) / "lab", lanes, report=_tell) as running:
+            results = running.run(planned)
+    yield from of(results)
 
 
-def of(battles: Sequence[campaign.FaultRunResult]) -> Iterator[Figure]:
-    """Sum the battles up."""
-    wounds = [wound for battle in battles for wound in battle.planned_faults]
-    made = [wound for wound in wounds if wound.injected_at is not None]
-    states = {(wound.state, wound.fault) for wound in made if not wound.more}
-    cells = sum(battle.cells for battle in battles)
-    problems = Counter(problem.kind for battle in battles for problem in battle.problems)
-    ended = sum((battle.statuses for battle in battles), Counter[tuple[str, str]]())
-    faults = sum(wound.injected for wound in wounds)
-    in_bursts = [wound for wound in made if wound.name == campaign.BURST]
+def of(results: Sequence[campaign.FaultRunResult]) -> Iterator[Figure]:
+    """Sum the results up."""
+    planned = [fault for result in results for fault in result.planned_faults]
+    made = [fault for fault in planned if fault.injected_at is not None]
+    states = {(fault.state, fault.fault) for fault in made if not fault.more}
+    cells = sum(result.cells for result in results)
+    problems = Counter(problem.kind for result in results for problem in result.problems)
+    ended = sum((result.statuses for result in results), Counter[tuple[str, str]]())
+    faults = sum(fault.injected for fault in planned)
+    in_bursts = [fault for fault in made if fault.name == campaign.BURST]
     everything = (
-        f"{faults} faults, {sum(wound.injected for wound in in_bursts)} of them in "
-        f"{len(in_bursts)} bursts, over {cells} cells in {len(battles)} runs"
+        f"{faults} faults, {sum(fault.injected for fault in in_bursts)} of them in "
+        f"{len(in_bursts)} bursts, over {cells} cells in {len(results)} runs"
     )
-    wanted = {(wound.state, wound.fault) for wound in campaign.crossed()}
+    wanted = {(fault.state, fault.fault) for fault in campaign.crossed()}
     yield _count(
         "faults.made",
         faults,
@@ -71,8 +71,8 @@ def of(battles: Sequence[campaign.FaultRunResult]) -> Iterator[Figure]:
     yield _none("faults.outcomes_doubled", problems["doubled"], everything)
     yield _none("faults.wrong_files", problems["wrong file"] + problems["stray"], everything)
     yield _none("faults.orphan_processes", problems["orphan"], everything)
-    noticed = [wound.notice_seconds for wound in made if wound.notice_seconds is not None]
-    overlooked = sum(wound.overlooked for wound in made)
+    noticed = [fault.notice_seconds for fault in made if fault.notice_seconds is not None]
+    overlooked = sum(fault.overlooked for fault in made)
     slowest = max(noticed, default=0.0)
     yield Figure(
         name="faults.dead_link_noticed",
