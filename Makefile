@@ -47,13 +47,13 @@ format: $(MARK)-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# What tests run that pip does not bring, as program:packages of Debian. Installed where that is possible, else one clear line.
-TOOLS := gcc:gcc+libc6-dev sshd:openssh-server dropbear:dropbear-bin zsh:zsh ksh:ksh tcsh:tcsh bsd-csh:csh fish:fish busybox:busybox-static sudo:sudo faketime:faketime ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static adb:adb mksh:mksh toybox:toybox clang++:clang ld.lld:lld patch:patch
+# What tests run that pip does not bring, as program:package,package of Debian. Installed where that is possible, else one clear line.
+TOOLS := gcc:gcc,libc6-dev sshd:openssh-server dropbear:dropbear-bin zsh:zsh ksh:ksh tcsh:tcsh bsd-csh:csh fish:fish busybox:busybox-static sudo:sudo faketime:faketime ssh:openssh-client ip:iproute2 nft:nftables mmdebstrap:mmdebstrap,debian-archive-keyring qemu-aarch64-static:qemu-user-static adb:adb mksh:mksh toybox:toybox clang++:clang ld.lld:lld patch:patch
 # Headers that adbd, the daemon of a phone, is built with (tests/standins/adbd.py); a package without a program is named by a file.
-HEADERS := /usr/include/android/android-base/properties.h:android-libbase-dev+android-libcutils-dev+android-liblog-dev+android-libboringssl-dev /usr/include/sys/capability.h:libcap-dev
-LAB_TOOLS := aarch64-linux-gnu-g++:g++-aarch64-linux-gnu ssh:openssh-client sshd:openssh-server busybox:busybox-static ip:iproute2 nft:nftables mmdebstrap:mmdebstrap+debian-archive-keyring qemu-aarch64-static:qemu-user-static qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
+HEADERS := /usr/include/android/android-base/properties.h:android-libbase-dev,android-libcutils-dev,android-liblog-dev,android-libboringssl-dev /usr/include/sys/capability.h:libcap-dev
+LAB_TOOLS := aarch64-linux-gnu-g++:g++-aarch64-linux-gnu ssh:openssh-client sshd:openssh-server busybox:busybox-static ip:iproute2 nft:nftables mmdebstrap:mmdebstrap,debian-archive-keyring qemu-aarch64-static:qemu-user-static qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs
 install = PATH="$$PATH:/usr/sbin:/sbin"; packages=; for tool in $(1); do command -v "$${tool%%:*}" >/dev/null || [ -e "$${tool%%:*}" ] || packages="$$packages $${tool\#\#*:}"; done; \
-	packages=$$(echo "$$packages" | tr + ' '); \
+	packages=$$(echo "$$packages" | tr , ' '); \
 	if [ -z "$$packages" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$packages ..."; \

@@ -58,4 +58,6 @@ def test_the_page_names_what_there_is() -> None:
         assert f"`{vendor}`" in PAGE
         assert package is None or package in PAGE
     assert build.resolve_target(recipes.parse('aot(soc="SM8750")'), NOWHERE) == "npu"
-    assert build.with_target_step(recipes.parse("int8@edgetpu"), "edgetpu").chain == "int8 > edgetpu"
+    assert (
+        build.with_target_step(recipes.parse("int8@edgetpu"), "edgetpu").chain == "int8 > edgetpu"
+    )

@@ -18,15 +18,13 @@ import pytest
 from harness import api, plugins
 from harness.config import farm, profiles, recipes
 from harness.demo import DATA
-from harness.errors import ConfigError, ModelRejected, Unsupported
-from harness.optimize import catalog, reference
-from harness.protocols import Artifact, StepData
+from harness.devices.transports.local import LocalTransport
+from harness.errors import ConfigError, ModelRejected
 from harness.farm import checks, doctor
 from harness.farm.device_under_test import DeviceUnderTest
-from harness.optimize import catalog
-from harness.protocols import Artifact, Reply, StepData
 from harness.measure.sessions import Session
-from harness.devices.transports.local import LocalTransport
+from harness.optimize import catalog, reference
+from harness.protocols import Artifact, Reply, StepData
 from harness.tflite import flatbuffer
 from harness.types import Device, Dose, LaunchOrder, Profile
 
@@ -223,6 +221,8 @@ def test_a_dialect_gives_a_row_and_a_verdict(vendor: str, tmp_path: Path) -> Non
     )
     (latency,) = (one for one in result.judged if one.metric == "latency")
     assert str(latency.verdict) == "EQUIVALENT"
+
+
 def test_a_check_of_doctor(site: Path, tmp_path: Path) -> None:
     (site / "my_plugins.py").write_text(blocks("A check of doctor")["python"], encoding="utf-8")
     import my_plugins  # type: ignore[import-not-found]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.types import Push
-from harness.tflite import payload
 from harness.cli import app
 from harness.demo import DATA
+from harness.tflite import payload
+from harness.types import Push
 
 PAGE = (Path(__file__).parents[2] / "docs" / "payload.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    edge-harness (.+)$", PAGE, re.MULTILINE)

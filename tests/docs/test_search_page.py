@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness import api
-from harness.config import plans, searches, toml_reading
-from harness.demo import DATA
 from harness.analysis.search import Space
 from harness.analysis.search.columns import RULES
+from harness.config import plans, searches, toml_reading
+from harness.demo import DATA
 from harness.types import Plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
