@@ -188,11 +188,18 @@ def _cross(target: Target) -> tuple[list[str], list[str]]:
     if target is NATIVE:
         return [], [f"-L{folder}/android", *found]
     tree = debian.tree(target.architecture, *target.packages)
+    places = [tree / place for place in _places(target)]
     return [f"--target={target.triple}"], [
-        *(f"-L{_links(tree, target)}", f"-L{tree}{folder}/android", f"-L{tree}{folder}"),
+        *(f"-L{_links(tree, target)}", f"-L{tree}{folder}/android"),
+        *(f"-L{place}" for place in places),
         *found,
-        *("-Wl,--allow-shlib-undefined", f"-Wl,-rpath-link={tree}{folder}"),
+        *("-Wl,--allow-shlib-undefined", *(f"-Wl,-rpath-link={place}" for place in places)),
     ]
+
+
+def _places(target: Target) -> tuple[str, str]:
+    """Return the folders of a tree that have its libraries; they are one where /lib is a link."""
+    return f"usr/lib/{target.triple}", f"lib/{target.triple}"
 
 
 def _links(tree: Path, target: Target) -> Path:
@@ -201,8 +208,8 @@ def _links(tree: Path, target: Target) -> Path:
     def make(folder: Path) -> None:
         for library in _NEEDED:
             name = f"lib{library[2:]}.so"
-            for place in ("android", ""):
-                there = sorted((tree / f"usr/lib/{target.triple}" / place).glob(f"{name}.*"))
+            for place in (f"usr/lib/{target.triple}/android", *_places(target)):
+                there = sorted((tree / place).glob(f"{name}.*"))
                 if there:
                     (folder / name).symlink_to(there[0])
                     break
