@@ -86,7 +86,7 @@ def add(
 def setup(
     name: str,
     *,
-    runtime: str | None = None,
+    runtime: AnyPath | None = None,
     dry_run: bool = False,
     farm: farms.Farm | AnyPath | None = None,
     wait: bool | None = None,
@@ -95,8 +95,8 @@ def setup(
     """Install a runtime on a device, in our folder there; see docs/setup.md.
 
     `name` is a device of the farm, or an address. `runtime` is NAME==VERSION or NAME; on a device
-    that runs benchmark_model it is a folder with the program (docs/phone_runner.md). Without it, the best runtime that fits the device is
-    installed, if none works there yet. `wait` is that of `run`: how long to wait while another user
+    that runs benchmark_model it is a folder with the program (docs/phone_runner.md). Without it, the
+    best runtime that fits the device is installed, if none works there yet. `wait` is that of `run`: how long to wait while another user
     holds the lease; `say` gets a line per step. Raises ConfigError, RuntimeMissing if no wheel fits,
     TransferFailed, and what the connection raises.
     """
@@ -108,7 +108,8 @@ def setup(
     device = farms.select_one(known, name, "setup")
     say(f"{device.name} of {known.name}")
     patience = _patience(wait, say)
-    return install_on(device, runtime, dry_run=dry_run, on_progress=say, patience=patience)
+    wanted = None if runtime is None else os.fspath(runtime)
+    return install_on(device, wanted, dry_run=dry_run, on_progress=say, patience=patience)
 
 
 def doctor(

@@ -41,12 +41,24 @@ class Rooted:
         """Change /proc/sys/kernel/random/boot_id, so that the next start looks like another boot."""
         self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
-    def spec(self, hostname: str, *, outside: str = "", inside: str = "") -> Spec:
-        """Return the box that runs an sshd on this root; the scripts find the root in $ROOT."""
+    def spec(
+        self,
+        hostname: str,
+        *,
+        outside: str = "",
+        inside: str = "",
+        program: Sequence[str] | None = None,
+    ) -> Spec:
+        """Return the box that runs a program on this root, an sshd unless another is given.
+
+        The scripts find the root in $ROOT.
+        """
         root = f"ROOT={quote(str(self.root))}\n"
         return Spec(
             hostname=hostname,
-            program=ssh_server.command(str(self.root)),
+            program=["chroot", str(self.root), *program]
+            if program
+            else ssh_server.command(str(self.root)),
             outside=root + self._mounts() + outside,
             inside=root + self._mounts_inside() + inside,
         )

@@ -246,34 +246,50 @@ exec env -i {environment} ADBD_PROPERTIES=/system/build.prop \\
         """Write the phone's files, which the layer over this machine's holds."""
         rooted = Rooted(self.folder, [Path("/")])
         rooted.make()
-        programs = rooted.layer / "system/bin"
-        (rooted.layer / "system/etc").mkdir(parents=True)
-        (rooted.layer / "data").mkdir()
-        programs.mkdir()
-        shutil.copy(adbd.program(), programs / "adbd")
-        shell = shutil.which("mksh")
-        box = shutil.which("toybox")
+        shell, box = shutil.which("mksh"), shutil.which("toybox")
         assert shell is not None
         assert box is not None
-        shutil.copy(Path(shell).resolve(), programs / "sh")
-        shutil.copy(Path(box).resolve(), programs / "toybox")
-        for name in subprocess.check_output([box], text=True).split():
-            (programs / name).symlink_to("toybox")
-        # adbd of this build starts /bin/sh.
-        (rooted.layer / "usr/bin").mkdir(parents=True)
-        shutil.copy(Path(shell).resolve(), rooted.layer / "usr/bin/sh")
         listen = f"tcp:localhost:{self.port}"
-        properties = {**_PROPERTIES, "service.adb.listen_addrs": listen, **self.properties}
+        properties = {"service.adb.listen_addrs": listen, **self.properties}
         properties["ro.adb.secure"] = "1" if self.secure else "0"
-        lines = "".join(f"{key}={value}\n" for key, value in properties.items())
-        (rooted.layer / "system/build.prop").write_text(lines)
-        dumpsys = "#!/system/bin/sh\ncat /system/etc/standin-dumpsys-$1 2>/dev/null || "
-        dumpsys += 'echo "Can\'t find service: $1"\n'
-        (rooted.layer / "system/etc/standin-dumpsys-thermalservice").write_text(THERMAL)
-        (rooted.layer / "system/etc/standin-dumpsys-battery").write_text(BATTERY)
-        for name, text in {"getprop": _GETPROP, "dumpsys": dumpsys}.items():
-            (programs / name).write_text(text)
-            (programs / name).chmod(0o755)
+        programs = Programs(adbd=adbd.program(), shell=Path(shell), toybox=Path(box))
+        write_files(rooted.layer, programs, properties)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    """The real programs of a phone."""
+
+    adbd: Path
+    shell: Path
+    """mksh."""
+    toybox: Path
+
+
+def write_files(layer: Path, programs: Programs, properties: Mapping[str, str]) -> None:
+    """Write a phone's programs and files into a layer; the stand-ins are shell scripts."""
+    folder = layer / "system/bin"
+    (layer / "system/etc").mkdir(parents=True)
+    (layer / "data").mkdir()
+    folder.mkdir()
+    shutil.copy(programs.adbd, folder / "adbd")
+    shutil.copy(programs.shell.resolve(), folder / "sh")
+    shutil.copy(programs.toybox.resolve(), folder / "toybox")
+    # The names are those of this machine's toybox, which is of the same release.
+    for name in subprocess.check_output(["toybox"], text=True).split():
+        (folder / name).symlink_to("toybox")
+    # adbd of this build starts /bin/sh.
+    (layer / "usr/bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(programs.shell.resolve(), layer / "usr/bin/sh")
+    lines = "".join(f"{key}={value}\n" for key, value in {**_PROPERTIES, **properties}.items())
+    (layer / "system/build.prop").write_text(lines)
+    dumpsys = "#!/system/bin/sh\ncat /system/etc/standin-dumpsys-$1 2>/dev/null || "
+    dumpsys += 'echo "Can\'t find service: $1"\n'
+    (layer / "system/etc/standin-dumpsys-thermalservice").write_text(THERMAL)
+    (layer / "system/etc/standin-dumpsys-battery").write_text(BATTERY)
+    for name, text in {"getprop": _GETPROP, "dumpsys": dumpsys}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import struct
 import sys
 from pathlib import Path
@@ -10,23 +11,25 @@ STANDIN = Path(__file__).with_name("standin_runner.py")
 VERSION = "standin-1"
 
 
-def make_bundle(folder: Path, kind: str = "tflite", fault: str = "") -> Path:
-    """Write a bundle with the stand-in; `fault` is one of its FAULTs."""
+def make_bundle(
+    folder: Path,
+    kind: str = "tflite",
+    fault: str = "",
+    *,
+    python: str = sys.executable,
+    machine: str = platform.machine(),
+) -> Path:
+    """Write a bundle with the stand-in; `fault` is one of its FAULTs, `python` runs it there."""
     folder.mkdir(parents=True)
     program = folder / "benchmark_model"
-    head = f"#!{sys.executable}\nKIND, FAULT = {kind!r}, {fault!r}\n"
+    head = f"#!{python}\nKIND, FAULT = {kind!r}, {fault!r}\n"
     program.write_text(head + STANDIN.read_text(encoding="utf-8"), encoding="utf-8")
     program.chmod(0o755)
     (folder / "VERSION").write_text(f"{VERSION}\n", encoding="ascii")
     if kind == "litert":
-        (folder / "libLiteRt.so").write_bytes(elf_file(soname="libLiteRt.so", machine=_machine()))
+        number = 183 if machine == "aarch64" else 62  # EM_AARCH64, EM_X86_64
+        (folder / "libLiteRt.so").write_bytes(elf_file(soname="libLiteRt.so", machine=number))
     return folder
-
-
-def _machine() -> int:
-    import platform
-
-    return 183 if platform.machine() == "aarch64" else 62
 
 
 def elf_file(
