@@ -161,7 +161,7 @@ class RunInProgress(Iterator[Outcome]):
         return table.rows(self._store.open(self.id))
 
 
-FIRST_SECONDS = 5.0
+FIRST_SECONDS = 20.0
 """How long a run tries to reach a device for the first time; at most the plan's patience."""
 
 R = TypeVar("R", bound=RunInProgress)
@@ -255,10 +255,15 @@ def _resumed(
         continuing.check_sources(record.sources, resuming.model_digests(decided), record.id)
     origins = continuity.farm_names(record)
     wanted = {origins.get(cell.device, cell.device) for cell in pending}
+    waiting = patience(decided.plan, options.wait, options.emit)
+    chosen = [d for d in decided.devices if d.name in wanted]
+    answered = {origins[name] for name, entry in record.devices.items() if entry.facts is not None}
+    # A device that has answered in this run is away, and no slip in an address.
     opened = sessions.open_all(
-        [d for d in decided.devices if d.name in wanted],
-        patience(decided.plan, options.wait, options.emit),
+        [d for d in chosen if d.name in answered],
+        replace(waiting, first_seconds=decided.plan.patience_seconds),
     )
+    opened |= sessions.open_all([d for d in chosen if d.name not in answered], waiting)
     try:
         found = continuity.continued(record, pending, opened, other_device=options.other_device)
         cells = resuming.with_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -31,6 +32,11 @@ from harness.protocols import Dialect, OpenDialect, OpenTransport, ReportsProgre
 from harness.types import Device, DeviceFacts, Push, PushProgress
 
 _log = logging.getLogger(__name__)
+REFUSED_SECONDS = 5.0
+"""How long to try a device whose host refuses the connection, or whose name is not known."""
+
+_QUICK = (ConnectionRefusedError, socket.gaierror)
+
 GREETING_BREAKS, GREETING_SECONDS = 4, 20.0
 """A device whose connection breaks this often, for this long, before it has ever answered `hello` is
 faulty. A device that has answered is tried as long as the patience lasts."""
@@ -103,8 +109,9 @@ class Session:
     def _open(self) -> None:
         """Connect and start the agent; retry for as long as the patience says.
 
-        A device that was never reached is waited for `first_seconds` of the patience. One that was reached but never answered
-        is not waited for that long (GREETING_SECONDS).
+        A device that was never reached is waited for `first_seconds` of the patience, or less if the
+        host refuses the connection (REFUSED_SECONDS). One that was reached but never answered is not
+        waited for that long either (GREETING_SECONDS).
         """
         since, advances = time.monotonic(), self.advances
         pause, breaks = _FIRST_PAUSE_SECONDS, 0
@@ -119,7 +126,7 @@ class Session:
                 if self.advances != advances:
                     since, advances = time.monotonic(), self.advances
                 is_refused = isinstance(error, LoginFailed) and not self._has_connected
-                if is_refused or self._is_too_late(time.monotonic() + pause - since, breaks):
+                if is_refused or self._is_too_late(time.monotonic() + pause - since, breaks, error):
                     raise
                 self._report_failure(error, is_first=pause == _FIRST_PAUSE_SECONDS)
                 if self.patience.over.wait(pause):
@@ -135,14 +142,19 @@ class Session:
         if self._has_connected and not self._has_answered:
             self.patience.emit(Reconnecting(device=name, reason=str(error)))
         elif is_first and not self._has_connected:
-            seconds = f"tried again for {self.patience.first_seconds:.0f} s"
+            seconds = f"tried again for {self._first_seconds(error):.0f} s"
             self.patience.emit(Note(device=name, reason=f"{error}; {seconds}"))
 
-    def _is_too_late(self, seconds: float, breaks: int) -> bool:
+    def _first_seconds(self, error: Unreachable) -> float:
+        """Return how long to try a device that was never reached; a host that refuses is on."""
+        seconds = self.patience.first_seconds
+        return min(seconds, REFUSED_SECONDS) if isinstance(error.__cause__, _QUICK) else seconds
+
+    def _is_too_late(self, seconds: float, breaks: int, error: Unreachable) -> bool:
         """Whether to give up, after this time and this many connections that opened and broke."""
         if not self._has_connected:
             # A device that is away delays no build; it is tried again afterwards.
-            return self.patience.working.is_set() or seconds >= self.patience.first_seconds
+            return self.patience.working.is_set() or seconds >= self._first_seconds(error)
         if seconds >= self.patience.away_seconds:
             return True
         faulty = breaks >= GREETING_BREAKS and seconds >= GREETING_SECONDS
