@@ -305,7 +305,7 @@ def compare(
 ) -> Agreement:
     """Compare a device's outputs with the host's, both in the file's own dtypes, as real values.
 
-    top1 is null if the outputs do not look like classes. Raises RecipeError if an output is
+    top1 is null if the outputs do not look like classes, or the model is scored by an error. Raises RecipeError if an output is
     missing or has another size.
     """
     theirs, ours = [], []
@@ -320,5 +320,5 @@ def compare(
             )
         theirs.append(numeric.dequantise(device, tensor).reshape(len(host), -1))
         ours.append(numeric.dequantise(host, tensor).reshape(len(host), -1))
-    classes = numeric.has_classes(variant.outputs)
+    classes = numeric.has_classes(variant.outputs) and variant.accuracy_better == "higher"
     return numeric.agreement(theirs, ours, classes=classes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.devices.delegation import (
@@ -18,6 +20,7 @@ from harness.devices.delegation import (
     judge,
     kinds,
 )
+from harness.optimize import reference
 from harness.types import (
     Accept,
     Adapter,
@@ -26,6 +29,7 @@ from harness.types import (
     Compiled,
     Delegation,
     Launch,
+    Tensor,
     Uncompiled,
     Variant,
 )
@@ -195,6 +199,32 @@ def test_a_compiled_file_that_answers_otherwise_is_doubted() -> None:
         assert (found.validity, found.status) == (validity, "ok")
     assert found is not None
     assert "on the file it was compiled from: relative error 0.4" in found.reason
+
+
+@pytest.mark.parametrize("error", [0.51, 3.17, 999.0, math.inf])
+def test_values_far_off_are_doubted_though_the_classes_agree(error: float) -> None:
+    wild = Agreement(samples=48, top1=1.0, relative_error=error)
+    found = judge(cell(), [launch(FULL)], agreement=wild)
+    assert found is not None
+    assert found.validity == "SUSPECT"
+    assert "though the classes agree" in found.reason
+    honest = judge(cell(), [launch(FULL)], agreement=replace(wild, relative_error=0.3))
+    assert honest is None or honest.validity == "VALID"
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"), [("mse", "lower"), ("mae", None), ("top1", "higher")]
+)
+def test_a_model_that_is_scored_by_an_error_is_compared_by_value(
+    metric: str, direction: Any
+) -> None:
+    """An output of shape (1, 4) looks like classes; of a regression, the largest value says little."""
+    (output,) = (Tensor(name="y", shape=(1, 4), dtype="float32"),)
+    made = replace(cell().variant, outputs=(output,), metric=metric, metric_direction=direction)
+    host = {"y": np.arange(32, dtype=np.float32).reshape(8, 4)}
+    found = reference.compare({"y": host["y"] * 1000}, host, made)
+    assert (found.top1 is None) == (metric != "top1")
+    assert found.relative_error == pytest.approx(999)
 
 
 def test_a_time_too_good_is_suspect() -> None:

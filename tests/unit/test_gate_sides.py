@@ -46,6 +46,32 @@ def test_a_tflite_file_is_used_as_it_is_and_another_model_is_built_with_every_re
     assert candidates(folder / "c.keras", folder) == [("m0", "float32"), ("m0", "int8")]
 
 
+@pytest.mark.parametrize(
+    ("recipes", "named"),
+    [
+        ('["as_is@gpu"]', ["as_is@gpu"]),
+        ('["float32@gpu", "int8@gpu"]', ["as_is@gpu"]),
+        ('["float32", "int8@edgetpu"]', ["as_is", "as_is@edgetpu"]),
+    ],
+)
+def test_a_tflite_file_is_measured_on_the_targets_of_the_plan(
+    folder: Path, recipes: str, named: list[str]
+) -> None:
+    of_plan = decided(folder, recipes=recipes)
+    both = [
+        sides.resolve(str(folder / name), of_plan, Store(folder / "r"), "--baseline")
+        for name in ("a.tflite", "b.tflite")
+    ]
+    assert [one.recipe for one in both[0]] == named
+    pairs = sides.join(*both, of_plan.plan)
+    assert [(a.recipe, b.recipe) for a, b in pairs] == [(one, one) for one in named]
+    targets = {sides._target(one.a) for one in sides.wanted(pairs, of_plan)}
+    assert targets == {one.partition("@")[2] or "xnnpack" for one in named}
+    recipe = of_plan.plan.models[0].recipes[0].name
+    beside = sides.resolve(recipe, of_plan, Store(folder / "r"), "--candidate")
+    assert sides.join(both[0], beside, of_plan.plan)
+
+
 def test_a_recipe_stands_for_every_model_and_a_path_takes_precedence(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,10 @@ def _from_path(path: Path, plan: Plan, key: str) -> list[Candidate]:
     planned: PlannedModel = (own or list(plan.models))[0]
     source = replace(planned.source, path=path)
     if path.suffix.lower() in {".tflite", ".lite"}:
-        return [_to_build(source, recipe_texts.parse("as_is", {}))]
+        # A file has no recipe; it is measured on the targets that the plan names.
+        targets = dict.fromkeys(recipe.target for recipe in planned.recipes)
+        texts = ["as_is" if target is None else f"as_is@{target}" for target in targets]
+        return [_to_build(source, recipe_texts.parse(text, {})) for text in texts or ["as_is"]]
     return [_to_build(source, recipe) for recipe in planned.recipes]
 
 
@@ -150,7 +153,7 @@ def _from_run(run: StoredRun) -> list[Candidate]:
 def join(
     xs: Sequence[Candidate], ys: Sequence[Candidate], plan: Plan
 ) -> list[tuple[Candidate, Candidate]]:
-    """Pair the candidates of both sides by recipe, or a single one with all of the other side.
+    """Pair the candidates of both sides by recipe, a single one with all of the other side, or by target.
 
     Raises ConfigError if there is nothing to pair.
     """
@@ -160,7 +163,8 @@ def join(
         right = [y for y in ys if y.model == model.source.name]
         common = [(x, y) for x in left for y in right if x.recipe == y.recipe]
         has_single = len(left) == 1 or len(right) == 1
-        made += common or [(x, y) for x in left for y in right if has_single]
+        by_target = [(x, y) for x in left for y in right if _named(x) == _named(y)]
+        made += common or ([(x, y) for x in left for y in right] if has_single else by_target)
     if not made:
         names = [sorted({f"{one.model} {one.recipe}" for one in side}) for side in (xs, ys)]
         raise ConfigError(
@@ -254,6 +258,11 @@ def dose(plan: Plan) -> Dose:
     if "min_seconds" in given:
         return plan.dose
     return replace(plan.dose, min_seconds=min(MIN_SECONDS, plan.dose.max_seconds))
+
+
+def _named(candidate: Candidate) -> str | None:
+    """Return the target that a candidate's recipe names."""
+    return candidate.request.recipe.target if candidate.request is not None else None
 
 
 def _target(candidate: Candidate) -> str:

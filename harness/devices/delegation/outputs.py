@@ -9,6 +9,9 @@ from harness.types import Agreement, Cell, SelfCheck, Variant
 RELATIVE_ERROR_LIMIT = 0.1
 """Outputs without classes agree up to this relative error (INTERFACE: a row)."""
 
+WILD_ERROR_LIMIT = 0.5
+"""No rounding of an honest device goes this far, whatever class it comes to."""
+
 
 def disagreement(agreement: Agreement, cell: Cell) -> str | None:
     """Return why the device's outputs are wrong, or None if they agree with the host's.
@@ -28,7 +31,13 @@ def disagreement(agreement: Agreement, cell: Cell) -> str | None:
             f"(limit {RELATIVE_ERROR_LIMIT})"
         )
     if agreement.top1 >= limit or ("random_inputs" in cell.flags and close):
-        return None
+        if agreement.relative_error <= WILD_ERROR_LIMIT:
+            return None
+        return (
+            f"outputs differ from the host's on {what}: relative error "
+            f"{agreement.relative_error:.3g} over {agreement.samples} inputs, though the classes "
+            f"agree (limit {WILD_ERROR_LIMIT})"
+        )
     return (
         f"outputs differ from the host's on {what}: the same class in "
         f"{agreement.top1:.1%} of {agreement.samples} inputs (accept.min_agreement = {limit})"
