@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.present.report.exports import verdicts
-from harness.present.report.markdown import escape, markdown, records
+from harness.present.report.markdown import escape, markdown, prose, records
 from harness.records.table import MEASURED, PENDING, Row, display, trust
 from harness.records.table.rows import Measured, rows_of
 
@@ -35,7 +35,7 @@ def of_run(measured: Measured, *, incomplete: str = "") -> str:
     rows = rows_of(measured)
     of = " gate" if measured.run.record.kind == "gate" else ""
     state = "incomplete: " if incomplete or not verdicts.is_complete(measured) else ""
-    note = f"**Incomplete:** {_marked(incomplete)}\n\n" if incomplete else ""
+    note = f"**Incomplete:** {prose(incomplete)}\n\n" if incomplete else ""
     heading = f"### edge-harness{of}: {state}{_heading(rows)}\n\n{note}"
     shown = len(rows)
     text = _text(heading, rows, shown, measured.run.id)
@@ -43,14 +43,6 @@ def of_run(measured: Measured, *, incomplete: str = "") -> str:
         shown //= 2
         text = _text(heading, rows, shown, measured.run.id)
     return text
-
-
-def _marked(note: str) -> str:
-    """Escape a note, but for its command between backticks."""
-    return "`".join(
-        display.clean(part) if place % 2 else escape(part)
-        for place, part in enumerate(note.split("`"))
-    )
 
 
 def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -80,7 +72,7 @@ def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def of_error(command: str, message: str) -> str:
     """Write that a command ended before it stored anything."""
-    return f"### edge-harness {command}: nothing was measured\n\n{escape(message)}\n\n"
+    return f"### edge-harness {command}: nothing was measured\n\n{prose(message)}\n\n"
 
 
 def clipped(text: str, limit: int) -> str:
@@ -101,17 +93,17 @@ def judged(gate: Mapping[str, Any]) -> str:
     incomplete = gate.get("incomplete")
     heading = f"{gate['verdict'] or 'no verdict'}{', incomplete' if incomplete else ''}"
     lines = [f"### edge-harness gate: {heading}", "", sides, ""]
-    lines += [escape(incomplete), ""] if incomplete else []
+    lines += [prose(incomplete), ""] if incomplete else []
     if rows:
         lines += [records(rows, list(rows[0]))]
     order = {"REGRESSION": 0, "INCONCLUSIVE": 1}
     for row in sorted(gate["rows"], key=lambda one: order.get(one["verdict"], len(order))):
         where = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
-        lines.append(f"- {escape(where)}: {row['verdict'] or 'shown'}: {escape(row['reason'])}")
+        lines.append(f"- {escape(where)}: {row['verdict'] or 'shown'}: {prose(row['reason'])}")
     for one in gate["failed"]:
         where = f"{one['model']} {one['recipe']} on {one['device']}"
-        lines.append(f"- {escape(where)}: {escape(one['kind'])}: {escape(one['reason'])}")
-    lines += [f"- {escape(one['device'])}: away: {escape(one['reason'])}" for one in gate["away"]]
+        lines.append(f"- {escape(where)}: {escape(one['kind'])}: {prose(one['reason'])}")
+    lines += [f"- {escape(one['device'])}: away: {prose(one['reason'])}" for one in gate["away"]]
     return clipped("\n".join(lines) + "\n\n", LIMIT_BYTES)
 
 
