@@ -180,7 +180,7 @@ def test_a_gate_is_continued_as_a_gate_and_only_as_it_was(edge: Zygote, tmp_path
     before = launches(tmp_path, run)
     for words, code, text in (
         ((*RUN, "--resume", run), 3, "is a gate"),
-        (("judge", run), 2, "the gate was killed before its verdict"),
+        (("judge", run), 2, "the gate was killed or failed before its verdict"),
     ):
         done = edge.edge(tmp_path, *words)
         assert done.code == code

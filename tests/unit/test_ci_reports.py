@@ -14,6 +14,7 @@ import stored_gates
 import synthetic_runs as synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_damage import change_line, nul
 from test_export_formats import HOSTILE, check_junit, hostile_run
 from test_export_gate import result
 
@@ -188,12 +189,36 @@ def test_the_report_of_a_stopped_run_says_so_and_how_it_continues(
     assert "incomplete" in report.summary.splitlines()[0]
     assert f"--resume {run}`" in report.summary
     assert parsed(report)[0][1].startswith("title=incomplete%3A ")
-    # Nothing of a gate without a verdict passes.
-    passed = [case for case in tree.iter("testcase") if case.find("skipped") is None]
-    assert len(passed) == (1 if make is stopped_run else 0)
-    # A later export of it is marked too.
-    assert "incomplete" in api.export("latest", "summary", results=tmp_path).splitlines()[0]
-    assert 'name="complete" value="false"' in api.export("latest", "junit", results=tmp_path)
+    (error,) = tree.iter("error")
+    assert error.get("type") == "incomplete"
+    assert f"--resume {run}`" in (error.text or "")
+    # A later export of it says the same.
+    assert api.export("latest", "summary", results=tmp_path) == report.summary
+    assert api.export("latest", "junit", results=tmp_path) == report.junit
+
+
+def test_a_gate_that_was_killed_is_reported_as_it_is_judged(tmp_path: Path) -> None:
+    run = stopped_gate(tmp_path)
+    judged = api.judge("latest", results=tmp_path).plain()
+    assert judged["verdict"] == "INCONCLUSIVE"
+    assert api.show("latest", results=tmp_path).gate == judged
+    names = {
+        case.get("name"): case for case in ET.fromstring(report_of(tmp_path).junit).iter("testcase")
+    }
+    assert set(names) == {"as_is [1 thread] latency", "as_is [1 thread] size", "is complete"}
+    latency = names["as_is [1 thread] latency"].find("skipped")
+    assert latency is not None
+    assert latency.get("type") == "INCONCLUSIVE"
+    page = api.report("latest", results=tmp_path).read_text(encoding="utf-8")
+    assert "<h2>Verdict: INCONCLUSIVE</h2>" in page
+    assert "was killed" in page
+    # If it is damaged too, it has no verdicts, and says why.
+    change_line(tmp_path / run / "launches.jsonl", 2, nul)
+    damaged = api.show("latest", results=tmp_path).gate
+    assert damaged is not None
+    assert (damaged["verdict"], damaged["rows"]) == ("INCONCLUSIVE", [])
+    assert "not judged: " in damaged["incomplete"]
+    assert "is damaged" in ci.of_run(read(Store(tmp_path).open(run))).junit
 
 
 def test_a_whole_run_is_not_marked(tmp_path: Path) -> None:

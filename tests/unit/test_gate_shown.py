@@ -79,15 +79,6 @@ def test_the_page_has_the_verdict(root: Path) -> None:
     assert "the gate judged the p25 of each launch" in page
 
 
-def test_a_gate_without_a_verdict_says_so(root: Path) -> None:
-    (run,) = api.runs(results=root)
-    (root / run["id"] / FILE).unlink()
-    shown = api.show("latest", results=root)
-    assert shown.gate is None
-    assert any("this gate has no verdict" in line for line in shown.lines)
-    assert "this gate has no verdict" in api.report("latest", results=root).read_text()
-
-
 def test_the_summary_of_a_document_is_that_of_its_result() -> None:
     from harness.analysis.gate import document
 

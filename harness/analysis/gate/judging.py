@@ -9,14 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.gate import loop, verdicts
-from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
+from harness.analysis.gate import loop, stored, verdicts
+from harness.analysis.gate.contest import (
+    Contest,
+    Evidence,
+    Rules,
+    comparison,
+    left_out,
+    rows,
+)
 from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Accuracy, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
+from harness.records.store import StoredRun
 
 
 def gate(
@@ -63,6 +71,32 @@ def judge_again(
     by_key = {one.contest.key: one for one in found}
     first = _FirstLook.of(by_key, rules, accuracies or {})
     return _with_verdicts(first, by_key, list(by_key), result)
+
+
+def judge_stored(
+    run: StoredRun,
+    *,
+    margin: float | None = None,
+    min_effect: float | None = None,
+    include_suspect: bool = False,
+) -> Result:
+    """Judge a stored gate by its own or other limits, also one that was killed before its verdict.
+
+    Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
+    each other.
+    """
+    plain = stored.document(run)
+    included = include_suspect or stored.INCLUDED in run.record.call
+    found = [
+        replace(one, failure=left_out(one, include_suspect=included))
+        for one in stored.evidence(run, plain)
+    ]
+    return judge_again(
+        found,
+        stored.result(run, plain),
+        rules=stored.rules(run, margin=margin, min_effect=min_effect),
+        accuracies=stored.accuracies(plain),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

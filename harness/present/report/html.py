@@ -111,15 +111,12 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 def _gate(run: StoredRun) -> dict[str, Any] | None:
     """Return the verdict of a gate's run: the comparisons, the reasons, and the sides' names."""
-    if run.record.kind != "gate":
-        return None
     from harness.analysis.gate.document import reasons, summary
     from harness.present.report.exports import verdicts
 
     found = verdicts.of(run)
-    remarks = verdicts.remarks(found)
     if found is None:
-        return {"verdict": "no verdict", "rows": [], "reasons": [], "about": remarks}
+        return None
     sides = f"A: {found['baseline']}; B: {found['candidate']}"
     return {
         "verdict": found["verdict"] or "no verdict",
@@ -127,7 +124,9 @@ def _gate(run: StoredRun) -> dict[str, Any] | None:
             {key: display.clean(text) for key, text in row.items()} for row in verdicts.table(found)
         ],
         "reasons": [display.clean(line) for line in reasons(found)],
-        "about": [display.clean(line) for line in (sides, summary(found), *remarks)],
+        "about": [
+            display.clean(line) for line in (sides, summary(found), *verdicts.remarks(found))
+        ],
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.present.report.exports import verdicts
 from harness.present.report.markdown import escape, markdown, prose, records
-from harness.records.table import MEASURED, PENDING, Row, display, trust
+from harness.records.table import MEASURED, PENDING, Row, trust
 from harness.records.table.rows import Measured, rows_of
 
 LIMIT_BYTES = 1_000_000
@@ -24,19 +24,18 @@ def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) 
     For a gate's run, write its verdict and its rows with the reasons.
     """
     del emulated, include_suspect
-    return of_run(measured)
+    return of_run(measured, verdicts.conclusion(measured))
 
 
-def of_run(measured: Measured, *, incomplete: str = "") -> str:
-    """Write the summary of a run or a gate; `incomplete` says that, and how it is continued."""
-    gate = verdicts.of(measured.run)
-    if gate is not None:
-        return judged(gate)
+def of_run(measured: Measured, conclusion: verdicts.Conclusion) -> str:
+    """Write the summary of a run or a gate."""
+    if conclusion.gate is not None:
+        return judged(conclusion.gate)
     rows = rows_of(measured)
-    of = " gate" if measured.run.record.kind == "gate" else ""
-    state = "incomplete: " if incomplete or not verdicts.is_complete(measured) else ""
+    incomplete = conclusion.incomplete
     note = f"**Incomplete:** {prose(incomplete)}\n\n" if incomplete else ""
-    heading = f"### edge-harness{of}: {state}{_heading(rows)}\n\n{note}"
+    state = "incomplete: " if incomplete else ""
+    heading = f"### edge-harness: {state}{_heading(rows)}\n\n{note}"
     shown = len(rows)
     text = _text(heading, rows, shown, measured.run.id)
     while shown > 1 and len(text.encode(errors="replace")) > LIMIT_BYTES:
