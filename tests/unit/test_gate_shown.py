@@ -60,7 +60,9 @@ def test_the_table_of_a_gate_explains_its_metrics_labels_and_flags() -> None:
     stream = io.StringIO()
     screen.gate(plain, file=stream)
     text = stream.getvalue()
-    assert "latency p0.5: the time under which 0.5 % of a launch's inferences are; the" in text
+    line = "latency p0.5: 0.5 % of a launch's inferences take no longer (not the median, p50: "
+    assert line in text
+    assert line in summary.judged({**plain, "run": "20260101-000000-kws-aaaaaa"})
     assert "\nskewed: a few pairs dominate the mean\n" in text
     assert "\nuncontrolled: the processor's frequency" in text
     assert "\nunconfirmed: " not in text, "no row has it"

@@ -89,12 +89,14 @@ def judged(gate: Mapping[str, Any]) -> str:
     """Write a gate's verdict, one row per comparison, and the reasons, regressions first."""
     rows = verdicts.table(gate)
     sides = f"A {escape(gate['baseline'])}, B {escape(gate['candidate'])}"
+    sides += f"; run {escape(gate['run'])}" if gate["run"] else ""
     incomplete = gate.get("incomplete")
     heading = f"{gate['verdict'] or 'no verdict'}{', incomplete' if incomplete else ''}"
     lines = [f"### edge-harness gate: {heading}", "", sides, ""]
     lines += [prose(incomplete), ""] if incomplete else []
     if rows:
         lines += [records(rows, list(rows[0]))]
+    lines += [part for line in verdicts.quantiles(gate) for part in (prose(line), "")]
     order = {"REGRESSION": 0, "INCONCLUSIVE": 1}
     for row in sorted(gate["rows"], key=lambda one: order.get(one["verdict"], len(order))):
         where = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"

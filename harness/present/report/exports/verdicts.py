@@ -108,18 +108,25 @@ LABELS: Mapping[str, str] = {
 
 def legend(gate: Mapping[str, Any]) -> list[str]:
     """Return the lines that explain the metrics, labels and flags of a gate's rows, once each."""
-    quantiles = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
-    lines = [
-        f"latency p{quantile * 100:g}: the time under which {quantile * 100:g} % of a launch's "
-        f"inferences are{_WHY_LOW if quantile < _MEDIAN else ''}"
-        for quantile in sorted(quantiles)
-    ]
     named = {name for row in gate["rows"] for name in (*row["labels"], *row.get("flags", ()))}
     known = {**display.FLAGS, **LABELS}
-    return [*lines, *(f"{name}: {known[name]}" for name in sorted(named & set(known)))]
+    lines = [f"{name}: {known[name]}" for name in sorted(named & set(known))]
+    return [*quantiles(gate), *lines]
 
 
-_WHY_LOW = "; the machine was restless or shared, and the lowest times show it least"
+def quantiles(gate: Mapping[str, Any]) -> list[str]:
+    """Return a line for each quantile that represents a launch in a gate's rows."""
+    found = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
+    return [
+        f"latency p{quantile * 100:g}: {quantile * 100:g} % of a launch's inferences take no "
+        f"longer{_WHY_LOW if quantile < _MEDIAN else ''}"
+        for quantile in sorted(found)
+    ]
+
+
+_WHY_LOW = (
+    " (not the median, p50: the machine was restless or shared, and the lowest times show it least)"
+)
 
 
 def table(gate: Mapping[str, Any]) -> list[dict[str, Any]]:
