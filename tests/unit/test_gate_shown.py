@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import stored_gates
 from synthetic_runs import cell, measure, record
 from test_export_gate import result
 
 from harness import api
+from harness.analysis.gate import document
+from harness.analysis.gate.contest import Rules
 from harness.analysis.gate.document import FILE
 from harness.analysis.gate.findings import CONSTANT, SKEWED, TOO_NOISY
 from harness.analysis.gate.verdicts import UNCONFIRMED
@@ -68,6 +71,25 @@ def test_the_table_of_a_gate_explains_its_metrics_labels_and_flags() -> None:
     assert "\nunconfirmed: " not in text, "no row has it"
 
 
+def test_too_few_pairs_have_no_interval_in_any_form(tmp_path: Path) -> None:
+    rules = Rules(metrics=("latency", "memory", "size", "accuracy"))
+    plain = stored_gates.store(tmp_path, pairs=2, fresh=0, spread=2, rules=rules)
+    rows = {row["metric"]: row for row in plain["rows"]}
+    for metric in ("latency", "load"):
+        row = rows[metric]
+        assert row["ratio"] is not None
+        assert (row["ratio_low"], row["ratio_high"]) == (None, None)
+    assert rows["load"]["reason"] == "+0.0%; gate.metrics does not have it; 2 pairs"
+    assert f"latency {rows['latency']['ratio']:.3f}x (-, 2 pairs); " in document.summary(plain)
+    stream = io.StringIO()
+    screen.gate(plain, file=stream)
+    assert re.search(r"latency p50 .* -  +2 +INCONCLUSIVE", stream.getvalue())
+    ratio = f"{rows['latency']['ratio']:.3f}"
+    assert f"| {ratio} (-) | INCONCLUSIVE |" in api.export("latest", "summary", results=tmp_path)
+    assert f"ratio {ratio} (-), 2 pairs" in api.export("latest", "junit", results=tmp_path)
+    assert f"{ratio} (-)" in api.report("latest", results=tmp_path).read_text(encoding="utf-8")
+
+
 def test_every_label_of_a_gate_has_a_meaning() -> None:
     named = {TOO_NOISY, SKEWED, CONSTANT, UNCONFIRMED, "fixed_performance", "outputs_differ"}
     assert named | {"summary_mean", "summary_median"} == set(LABELS)
@@ -82,8 +104,6 @@ def test_the_page_has_the_verdict(root: Path) -> None:
 
 
 def test_the_summary_of_a_document_is_that_of_its_result() -> None:
-    from harness.analysis.gate import document
-
     made = result(("pi", "phone"))
     assert document.summary(made.plain()) == made.summary()
     assert document.reasons(made.plain()) == list(document.explained(made))

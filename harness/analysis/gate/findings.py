@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.gate.noise import FAR_OUTSIDE, DeviceNoise
 from harness.measure.pairs import FIRST_PAIRS, MAX_DISCARDED, MAX_PAIRS, Pair, log_differences
-from harness.stats import Interval, paired
+from harness.stats import MAX_FACTOR, Interval, paired
 from harness.types import Direction
 
 ALPHA = 0.05
@@ -139,6 +139,18 @@ def find(row: Row) -> Finding:
     if isinstance(row, Accuracy):
         return _accuracy(row)
     return _paired(row)
+
+
+def has_interval(row: Row, finding: Finding) -> bool:
+    """Return whether the interval of an effect says anything.
+
+    That of pairs does if there are as many as a verdict needs, and if it ends within a factor of 100
+    of the estimate: that of two pairs may end at a billion.
+    """
+    if finding.effect is None or not isinstance(row, Comparison):
+        return finding.effect is not None
+    half = finding.effect.high - finding.effect.estimate
+    return finding.n >= FIRST_PAIRS and half <= math.log(MAX_FACTOR)
 
 
 def _paired(row: Comparison) -> Finding:

@@ -6,6 +6,7 @@ every contest is measured once. Rows with the verdict REGRESSION are then measur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -188,5 +189,6 @@ def _shown_only(rules: Rules, row: Row) -> Judged:
     reason = f"gate.metrics does not have it; {count}" if judged.pairs else ""
     if judged.ratio is not None:
         low, high = judged.ratio.low - 1, judged.ratio.high - 1
-        reason = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {reason}"
+        between = f" ({low:+.1%} to {high:+.1%})" if low < high < math.inf else ""
+        reason = f"{judged.ratio.estimate - 1:+.1%}{between}; {reason}"
     return replace(judged, reason=reason.strip("; "), pairs_needed=None, labels=())

@@ -30,6 +30,7 @@ from harness.analysis.gate.findings import (
     Key,
     Row,
     find,
+    has_interval,
 )
 from harness.analysis.gate.noise import NOISY_HALF_WIDTH
 from harness.measure import pairs as fresh_pairs
@@ -87,7 +88,9 @@ class Judged:
     reason: str
     """One sentence with the decisive numbers."""
     ratio: Interval | None = None
-    """B over A with its 95 % interval; null for accuracy and if it cannot be computed."""
+    """B over A with its 95 % interval; null for accuracy and if it cannot be computed.
+
+    The interval is from 0 to infinity if there are fewer than 6 pairs or they bound nothing."""
     drop: Interval | None = None
     """Accuracy only: A minus B, absolute, with its 95 % interval."""
     p_adjusted: float | None = None
@@ -191,7 +194,7 @@ def _judged(row: Row, finding: Finding, limits: _Limits, p_worse: float, p_bette
         metric=row.metric,
         verdict=verdict,
         reason=_reason(row, finding, limits, verdict=verdict, p_worse=p_worse, needed=needed),
-        ratio=None if accuracy or effect is None else _ratio(row, effect),
+        ratio=None if accuracy or effect is None else _ratio(row, finding),
         drop=effect if accuracy else None,
         p_adjusted=p_worse if finding.tested else None,
         hodges_lehmann=None if finding.hodges_lehmann is None else math.exp(finding.hodges_lehmann),
@@ -232,18 +235,17 @@ def _too_noisy(row: Row, finding: Finding) -> bool:
     return finding.effect.high - finding.effect.estimate > NOISY_HALF_WIDTH
 
 
-def _ratio(row: Row, effect: Interval) -> Interval | None:
+def _ratio(row: Row, finding: Finding) -> Interval | None:
     """Return B over A of an effect, for either direction."""
-    if not math.isfinite(effect.estimate):
+    effect = finding.effect
+    if effect is None or not math.isfinite(effect.estimate):
         return None
-    sign, low, high = _sign(row), effect.low, effect.high
-    if sign < 0:
-        low, high = high, low
-    return Interval(
-        estimate=math.exp(sign * effect.estimate),
-        low=math.exp(sign * low),
-        high=math.exp(sign * high),
-    )
+    sign = _sign(row)
+    estimate = math.exp(sign * effect.estimate)
+    if not has_interval(row, finding):
+        return Interval(estimate=estimate, low=0.0, high=math.inf)
+    low, high = sorted((math.exp(sign * effect.low), math.exp(sign * effect.high)))
+    return Interval(estimate=estimate, low=low, high=high)
 
 
 def _sign(row: Row) -> int:
@@ -290,9 +292,13 @@ def _reason(
         Verdict.INCONCLUSIVE: f"; {more} {unit} would decide",
     }
     dropped = f", {finding.discarded} dropped" if finding.discarded else ""
+    between = (
+        f"95 % interval {_change(row, low)} to {_change(row, high)}"
+        if has_interval(row, finding)
+        else "the pairs scatter too much for an interval"
+    )
     return (
-        f"{findings[verdict]}: {_change(row, finding.effect.estimate)} (95 % interval "
-        f"{_change(row, low)} to {_change(row, high)}), "
+        f"{findings[verdict]}: {_change(row, finding.effect.estimate)} ({between}), "
         f"{finding.n} {unit}{dropped}{endings.get(verdict, '')}"
     )
 

@@ -18,6 +18,7 @@ from harness.printable import clean as clean  # noqa: PLC0414 - re-exported
 from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - re-exported
 from harness.records.table import trust
 from harness.records.table.row import MEASURED, better, metric_of
+from harness.stats import MAX_FACTOR
 
 NOTHING = "-"
 
@@ -120,13 +121,15 @@ def milliseconds(value: float | None) -> str:
 def half_width(row: Mapping[str, Any], column: Column | None = None) -> str:
     """Format the distance of a value (p50 by default) to the farther end of its 95 % interval, in %.
 
-    The interval is within value / (1 + x) and value * (1 + x). Empty without an interval.
+    The interval is within value / (1 + x) and value * (1 + x). Empty without an interval, or if it is
+    too wide to say anything.
     """
     of = column or columns_of.get("latency_p50_ms")
     value, low, high = row[of.name], row[of.low or ""], row[of.high or ""]
     if not value or not low or not high:
         return ""
-    return f"±{(max(high / value, value / low) - 1) * 100:.1f}%"
+    factor = max(high / value, value / low)
+    return f"±{(factor - 1) * 100:.1f}%" if factor <= MAX_FACTOR else ""
 
 
 def size(size_bytes: float | None) -> str:

@@ -160,5 +160,5 @@ def interval(row: Mapping[str, Any]) -> str:
     """Format B over A with its 95 % interval; empty if there is no ratio."""
     if row["ratio"] is None:
         return ""
-    low, high = row["ratio_low"], row["ratio_high"]
-    return f"{row['ratio']:.3f}" + (f" ({low:.3f}-{high:.3f})" if low != high else "")
+    is_exact = row["ratio_low"] is not None and row["ratio_low"] == row["ratio_high"]
+    return f"{row['ratio']:.3f}" + ("" if is_exact else f" ({document.between(row)})")
