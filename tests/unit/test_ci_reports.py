@@ -166,7 +166,7 @@ def test_what_xml_allows_is_kept() -> None:
 
 
 def stopped_gate(root: Path) -> str:
-    return str(stored_gates.store(root, with_verdict=False)["run"])
+    return str(stored_gates.store(root, with_verdict=False, with_outcomes=False)["run"])
 
 
 def stopped_run(root: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_run_loop import leaving
 
-from harness.analysis.gate import judging, loop
+from harness.analysis.gate import judging, loop, stopping
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
 from harness.analysis.gate.document import Result, explained
 from harness.analysis.gate.findings import Key
@@ -175,6 +175,27 @@ def test_a_slower_candidate_is_confirmed_by_fresh_pairs_and_fails_the_build() ->
         "recipe": "r",
     }
     assert row.fresh.pairs == 10
+
+
+@pytest.mark.parametrize(("fresh", "verdict"), [(7, "INCONCLUSIVE"), (20, "REGRESSION")])
+def test_a_gate_that_is_stopped_while_it_confirms_says_why(fresh: int, verdict: str) -> None:
+    _, watch = hold(latencies=SLOWER)
+    so_far = stopping.EvidenceSoFar.of([contest()], {})
+    so_far.add(loop.ContestEnded(evidence=watch.evidence[0]))
+    for launch in [one for one in timed(watch) if one.block >= CONFIRMING][:fresh]:
+        so_far.add(LaunchEnded(launch=launch))
+    result = stopping.judged(
+        so_far,
+        Result(baseline="a", candidate="b"),
+        KeyboardInterrupt("stopped by SIGHUP"),
+        rules=LATENCY,
+        accuracies={},
+        noise=lambda _: None,
+        resumption=None,
+    )
+    assert only(result).verdict == verdict
+    why = "only 3 of 10 fresh pairs were measured: the gate ended early (stopped by SIGHUP)"
+    assert only(result).reason.endswith(f"but not confirmed: {why}") is (fresh < 20)
 
 
 @pytest.mark.parametrize(("stretch", "seconds"), [(True, 3.0), (False, 0.15)])

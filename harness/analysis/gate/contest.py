@@ -388,9 +388,8 @@ def comparison(evidence: Evidence, metric: str, *, confirming: bool = False) -> 
             *(("outputs_differ",) if _outputs_differ(evidence) else ()),
             *(f"summary_{kind}" for kind in kinds if kind),
         ),
-        cut_short=(evidence.fresh_cut_short if confirming else None)
-        or evidence.cut_short
-        or (unlike if len(kinds) > 1 else None),
+        cut_short=evidence.cut_short or (unlike if len(kinds) > 1 else None),
+        why_few=evidence.fresh_cut_short if confirming else None,
         noise=evidence.noise if metric == "latency" and not confirming else None,
     )
 

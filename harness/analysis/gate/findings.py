@@ -60,6 +60,8 @@ class Comparison:
     """Labels of the verdict: `hot` if measured on a thermal plateau."""
     cut_short: str | None = None
     """Why measuring ended before the stop rule: `device lost after block 4`."""
+    why_few: str | None = None
+    """Why there may be fewer fresh pairs than were to be measured; those that there are count."""
     noise: DeviceNoise | None = None
     """The noise of the device by its selftest."""
 

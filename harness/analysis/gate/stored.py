@@ -87,6 +87,7 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
                 "a": a.id,
                 "b": b.id,
                 "cut_short": None if len(ended) == len((a, b)) else _NO_VERDICT,
+                "fresh_cut_short": _NO_VERDICT,
                 "pinned_mhz": None,
                 "fixed_performance": False,
                 "hot": False,

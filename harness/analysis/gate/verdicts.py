@@ -367,18 +367,18 @@ def confirm(
         if row.verdict is not Verdict.REGRESSION or row.confirmed:
             made.append(row)
             continue
-        found = again.get((row.key, row.metric))
-        made.append(_confirmed(row, found))
+        key = (row.key, row.metric)
+        why_few = by_row[key].why_few if key in by_row else None
+        made.append(_confirmed(row, again.get(key), why_few))
     return made
 
 
-def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
+def _confirmed(row: Judged, fresh: Judged | None, why_few: str | None) -> Judged:
     wanted = pairs_to_confirm(row)
     blocks = fresh.pairs + fresh.discarded if fresh else 0
     if fresh is None or blocks < wanted:
         doubt = f"only {blocks} of {wanted} fresh pairs were measured"
-        if fresh is not None and fresh.reason:
-            doubt += f" ({fresh.reason})"
+        doubt += f": {why_few}" if why_few else ""
     elif fresh.verdict in {Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN}:
         return replace(
             row,
