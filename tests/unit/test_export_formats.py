@@ -87,6 +87,7 @@ def test_bmf_is_what_bencher_takes(root: Path) -> None:
         assert latency["lower_value"] < latency["value"] < latency["upper_value"]
         assert measures["file-size"] == {"value": row["size_bytes"]}
         assert measures["peak-memory"]["value"] == pytest.approx(62e6)
+        assert isinstance(measures["peak-memory"]["value"], int)
 
 
 def test_github_entries_are_smaller_is_better_and_keep_the_comment_whole(root: Path) -> None:

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from test_run_loop import leaving
 
-from harness.analysis.gate import judging, loop, stopping
+from harness.analysis.gate import judging, loop, stopping, verdicts
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
-from harness.analysis.gate.document import Result, explained
-from harness.analysis.gate.findings import Key
+from harness.analysis.gate.document import GateRow, Result, explained
+from harness.analysis.gate.findings import Comparison, Key
 from harness.analysis.gate.noise import DeviceNoise
 from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
 from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
 from harness.measure.conditions import WaitClock
 from harness.measure.leases import Patience
+from harness.measure.pairs import Pair
 from harness.measure.sessions import Session
 from harness.measure.soaking import SOAKING
 from harness.optimize import reference
@@ -256,6 +257,21 @@ def test_every_metric_has_a_row_and_only_those_of_the_rules_are_judged() -> None
     assert "gate.metrics" in shown["latency"].judged.reason
     assert result.exit_code == 1  # 20 % larger
     assert len([launch for launch in watch.launches if launch.kind == "memory"]) == 12
+
+
+@pytest.mark.parametrize("peaks", [[46616576] * 6, [46616575, 46616577, 46600001]])
+def test_bytes_are_whole_numbers_in_a_document(peaks: list[int]) -> None:
+    row = Comparison(
+        key=contest().key,
+        metric="memory",
+        pairs=tuple(Pair(block=n, a=one, b=one + 4096) for n, one in enumerate(peaks)),
+    )
+    judged = verdicts.judge([row])[0]
+    shown = GateRow(row=row, judged=judged, is_judged=True)
+    (plain,) = Result(baseline="a", candidate="b", shown=(shown,)).plain()["rows"]
+    assert all(isinstance(plain[side], int) for side in "ab")
+    assert min(peaks) <= plain["a"] <= max(peaks)
+    assert plain["a"] < plain["b"]
 
 
 def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None:
