@@ -20,6 +20,7 @@ from test_export_gate import result
 
 from harness import api
 from harness.analysis.gate.contest import Rules
+from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Accuracy
 from harness.cli.ci import CiOptions, CiReporting
 from harness.errors import ConfigError, StoreError
@@ -90,6 +91,18 @@ def test_failures_devices_away_and_warnings_of_a_gate_are_annotated() -> None:
     assert titles[0].startswith("title=REGRESSION%3A kws int8 on pi%2C size")
     assert "title=third was away" in titles
     assert {kind for kind, title, _ in found if "could not be run" in title} == {"error"}
+
+
+def test_identical_files_have_the_same_row_in_every_report() -> None:
+    one = stored_gates.contest()
+    plain = Result(baseline="a", candidate="a", identical=(one,)).plain()
+    assert [row["metric"] for row in plain["rows"]] == ["bytes"]
+    report = ci.of_gate(plain, "2026-11-22T08:00:00+00:00")
+    tree = check_junit(report.junit)
+    assert [case.get("name") for case in tree.iter("testcase")] == ["as_is [1 thread] bytes"]
+    properties = {each.get("name"): each.get("value") for each in tree.iter("property")}
+    assert properties == {"kind": "gate", "complete": "true"}
+    assert "| bytes | 54,321 B | 54,321 B |" in report.summary
 
 
 def test_at_most_ten_of_a_kind_are_written_and_the_last_counts_the_rest() -> None:

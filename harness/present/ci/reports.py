@@ -51,8 +51,9 @@ def of_gate(gate: Mapping[str, Any], created: str, *, file: str | None = None) -
 
     `created` is the time, ISO 8601.
     """
+    properties = {"kind": "gate", "complete": str(not gate.get("incomplete")).lower()}
     return CiReport(
-        junit=junit.document(junit.judged(gate), {"kind": "gate"}, created),
+        junit=junit.document(junit.judged(gate), properties, created),
         summary=summary.judged(gate),
         annotations=tuple(github.of_gate(gate, file)),
     )
