@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_show_prints_the_verdict_and_the_judged_quantile(root: Path) -> None:
     assert re.search(r"int8 +pi +1 +latency p25 +", text)
     assert re.search(r"gate REGRESSION: size 1\.200x .*exit 3\n$", text)
     assert "size: REGRESSION: larger" in text
-    assert any("the gate judged the p25 of each launch" in line for line in shown.lines)
+    assert any("pairs that count, for latency of the p25 of each" in one for one in shown.lines)
     written = summary.judged(shown.gate) + markdown.markdown(shown.rows, shown.lines)
     assert "gate: REGRESSION" in written
     assert "latency p25" in written
@@ -100,7 +101,20 @@ def test_the_page_has_the_verdict(root: Path) -> None:
     assert "<h2>Verdict: REGRESSION</h2>" in page
     assert "latency p25" in page
     assert "A: main.tflite; B: branch.tflite" in page
-    assert "the gate judged the p25 of each launch" in page
+    assert "medians over all launches of one side" in page
+
+
+def test_show_says_why_the_numbers_of_rows_and_gate_differ(tmp_path: Path) -> None:
+    """Fresh pairs with other times change the rows, and their exports, and not the gate's numbers."""
+    plain = stored_gates.store(tmp_path, ratio=1.3)
+    shown = api.show("latest", results=tmp_path)
+    (line,) = [one for one in shown.lines if "so they and their ratio are other numbers" in one]
+    assert "for latency" not in line
+    gate = plain["rows"][0]
+    assert shown.rows[0]["latency_p50_ms"] != gate["a"] / 1e6
+    exported = json.loads(api.export("latest", "bmf", results=tmp_path))
+    a = exported["kws/baseline:as_is/pi/threads:1"]["latency"]["value"]
+    assert a == pytest.approx(shown.rows[0]["latency_p50_ms"] * 1e6)
 
 
 def test_the_summary_of_a_document_is_that_of_its_result() -> None:

@@ -74,16 +74,19 @@ def _stopped(run: StoredRun) -> str:
 
 
 def remarks(gate: Mapping[str, Any]) -> list[str]:
-    """Return what the rows of a gate's run show beside its verdict."""
-    judged = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
-    if judged <= {_MEDIAN}:
+    """Return why the numbers of a gate's run differ from those of its verdict; none without pairs."""
+    if not any(row["pairs"] and row.get("counts") is None for row in gate["rows"]):
         return []
+    judged = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
     names = " and ".join(f"p{quantile * 100:g}" for quantile in sorted(judged))
-    line = (
-        f"the gate judged the {names} of each launch, in pairs of A and B; the p50 of the rows is "
-        "the median of all launches of one side, so its ratio is another one"
-    )
-    return [line]
+    latency = f", for latency of the {names} of each launch" if judged - {_MEDIAN} else ""
+    return [
+        (
+            "a row has medians over all launches of one side, those of fresh pairs and dropped blocks "
+            "too; the gate's A and B are geometric means over its first pairs that count"
+            f"{latency}, so they and their ratio are other numbers"
+        )
+    ]
 
 
 def metric(row: Mapping[str, Any]) -> str:
