@@ -56,7 +56,7 @@ def rows(done: Done) -> list[tuple[Any, ...]]:
         ("identity=two", "another machine answers (identity two; the run has one)"),
         ("kernel=6.9", "its kernel is 6.9, not 0"),
         ("runtime=1", "its runtime is fake 1, not fake 0"),
-        ("cores=2", "it has 2 cores, not 1"),
+        ("cores=2", "its number of cores is 2, not 1"),
         ("usable_cores=2", None),
     ],
 )

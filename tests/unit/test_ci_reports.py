@@ -146,7 +146,7 @@ def test_doctor_is_valid_junit_with_a_case_per_check() -> None:
     (suite,) = tree
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
     assert [kind for kind, *_ in parsed(report)] == ["error", "warning"]
-    assert report.summary.startswith("### edge-harness doctor: 1 failed, 1 warnings, of 4 checks\n")
+    assert report.summary.startswith("### edge-harness doctor: 1 failed, 1 warning, of 4 checks\n")
     assert "| pi | swap | warn | in use | swapoff -a |" in report.summary
 
 

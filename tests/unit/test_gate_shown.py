@@ -22,6 +22,7 @@ from harness.present import screen
 from harness.present.report import markdown
 from harness.present.report.exports import summary
 from harness.present.report.exports.verdicts import LABELS
+from harness.printable import counted
 from harness.records.store import checksums
 
 
@@ -115,6 +116,20 @@ def test_show_says_why_the_numbers_of_rows_and_gate_differ(tmp_path: Path) -> No
     exported = json.loads(api.export("latest", "bmf", results=tmp_path))
     a = exported["kws/baseline:as_is/pi/threads:1"]["latency"]["value"]
     assert a == pytest.approx(shown.rows[0]["latency_p50_ms"] * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [(1, "row", "1 row"), (0, "warning", "0 warnings"), (1234, "launch", "1,234 launches")],
+)
+def test_a_number_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
+    assert counted(count, noun) == text
+
+
+def test_the_summary_line_of_a_gate_counts_one_row_and_one_device() -> None:
+    plain = result(("pi", "phone")).plain()
+    plain["rows"] = [row for row in plain["rows"] if row["metric"] == "latency"]
+    assert "; 1 row judged, 2 could not be run, 1 device away; exit" in document.summary(plain)
 
 
 def test_the_summary_of_a_document_is_that_of_its_result() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import columns
+from harness import columns, printable
 from harness.analysis.gate import verdicts
 from harness.analysis.gate.contest import Contest, Evidence, quantile, side_values, summaries
 from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
@@ -136,15 +136,15 @@ def summary(plain: Mapping[str, Any]) -> str:
     elif worst is not None:
         figure = f": {worst['metric']}"
     more = [
-        f"{len(found)} {text}"
+        text
         for found, text in (
-            (same, "identical, not measured"),
-            (plain["failed"], "could not be run"),
-            (plain["away"], "devices away"),
+            (same, f"{len(same)} identical, not measured"),
+            (plain["failed"], f"{len(plain['failed'])} could not be run"),
+            (plain["away"], f"{printable.counted(len(plain['away']), 'device')} away"),
         )
         if found
     ]
-    counts = ", ".join([f"{len(judged)} rows judged", *more])
+    counts = ", ".join([f"{printable.counted(len(judged), 'row')} judged", *more])
     run = f"; run {plain['run']}" if plain["run"] else ""
     incomplete = ", incomplete" if plain.get("incomplete") else ""
     return f"gate {verdict}{incomplete}{figure}; {counts}{run}; exit {plain['exit_code']}"
@@ -158,9 +158,8 @@ def between(row: Mapping[str, Any]) -> str:
 
 def counted(row: Mapping[str, Any]) -> str:
     """Write what a row counts: pairs, or inputs for accuracy; empty for an exact number."""
-    number = row["pairs"]
     noun = "pair" if row["counts"] is None else "input"
-    return f"{number:,} {noun}{'' if number == 1 else 's'}" if number else ""
+    return printable.counted(row["pairs"], noun) if row["pairs"] else ""
 
 
 def stored(result: Result, key: str) -> str:

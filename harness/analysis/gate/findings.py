@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.gate.noise import FAR_OUTSIDE, DeviceNoise
 from harness.measure.pairs import FIRST_PAIRS, MAX_DISCARDED, MAX_PAIRS, Pair, log_differences
+from harness.printable import counted
 from harness.stats import MAX_FACTOR, Interval, paired
 from harness.types import Direction
 
@@ -45,7 +46,7 @@ class Key:
     def __str__(self) -> str:
         """Write it as `kws int8 on bench-pi, 1 thread`."""
         name = f"{self.model} {self.recipe}".strip()
-        return f"{name} on {self.device}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{name} on {self.device}, {counted(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,11 +209,11 @@ def _obstacle(row: Comparison) -> str | None:
     reasons = [pair.discarded for pair in row.pairs if pair.discarded is not None]
     used = len(row.pairs) - len(reasons)
     if row.cut_short:
-        return f"{row.cut_short}; {used} {'pair was' if used == 1 else 'pairs were'} kept"
+        return f"{row.cut_short}; {counted(used, 'pair')} {'was' if used == 1 else 'were'} kept"
     if len(reasons) > MAX_DISCARDED * len(row.pairs):
         most, _ = Counter(reasons).most_common(1)[0]
         return (
-            f"{len(reasons)} of {len(row.pairs)} blocks dropped, more than {MAX_DISCARDED:.0%}; "
+            f"{len(reasons)} of {counted(len(row.pairs), 'block')} dropped, more than {MAX_DISCARDED:.0%}; "
             f"most often: {most}"
         )
     if used < FIRST_PAIRS:

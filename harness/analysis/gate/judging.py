@@ -25,6 +25,7 @@ from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
+from harness.printable import counted
 from harness.records.store import StoredRun
 
 
@@ -185,7 +186,7 @@ def _shown_only(rules: Rules, row: Row) -> Judged:
     """Return the numbers of a row that does not count for the verdict."""
     judged = _judge(rules, [row])[0]
     noun = "input" if isinstance(row, Accuracy) else "pair"
-    count = f"{judged.pairs} {noun}{'' if judged.pairs == 1 else 's'}"
+    count = counted(judged.pairs, noun)
     reason = f"gate.metrics does not have it; {count}" if judged.pairs else ""
     if judged.ratio is not None:
         low, high = judged.ratio.low - 1, judged.ratio.high - 1

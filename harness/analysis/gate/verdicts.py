@@ -35,6 +35,7 @@ from harness.analysis.gate.findings import (
 from harness.analysis.gate.noise import NOISY_HALF_WIDTH
 from harness.measure import pairs as fresh_pairs
 from harness.measure.pairs import MAX_PAIRS, Pair, discard_reason, needs_more
+from harness.printable import counted
 from harness.stats import Interval, paired
 
 __all__ = [
@@ -270,7 +271,7 @@ def _reason(
     if isinstance(row, Exact):
         return _exact_reason(row, limits, verdict)
     worse, better = _worse_and_better(row.metric)
-    unit = "inputs" if isinstance(row, Accuracy) else "pairs"
+    noun = "input" if isinstance(row, Accuracy) else "pair"
     margin, upper = _change(row, limits.margin), _change(row, finding.upper)
     more = f"about {needed}" if needed else f"more than {paired.MAX_PAIRS_NEEDED:,}"
     findings = {
@@ -289,7 +290,7 @@ def _reason(
         Verdict.REGRESSION: f", adjusted p {p_worse:.2g}",
         Verdict.SLOWER_WITHIN_MARGIN: f", {bound} {upper}",
         Verdict.PASS: f", {bound} {upper}",
-        Verdict.INCONCLUSIVE: f"; {more} {unit} would decide",
+        Verdict.INCONCLUSIVE: f"; {more} {noun}s would decide",
     }
     dropped = f", {finding.discarded} dropped" if finding.discarded else ""
     between = (
@@ -299,7 +300,7 @@ def _reason(
     )
     return (
         f"{findings[verdict]}: {_change(row, finding.effect.estimate)} ({between}), "
-        f"{finding.n} {unit}{dropped}{endings.get(verdict, '')}"
+        f"{counted(finding.n, noun)}{dropped}{endings.get(verdict, '')}"
     )
 
 

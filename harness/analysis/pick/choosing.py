@@ -12,6 +12,7 @@ from harness import columns
 from harness.analysis.pick.chance import probability_lowest
 from harness.analysis.pick.constraints import Constraint, check_column, parse_constraint
 from harness.errors import ConfigError
+from harness.printable import counted
 from harness.records.table import trust
 from harness.records.table.row import better, metric_of
 from harness.types import Direction
@@ -327,7 +328,7 @@ def _name(row: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
     if len({one["device"] for one in among}) > 1:
         parts.append(f"on {row['device']}")
     if len({one["threads"] for one in among}) > 1:
-        parts.append(f"with {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
+        parts.append(f"with {counted(row['threads'], 'thread')}")
     return " ".join(parts)
 
 
@@ -417,4 +418,6 @@ def _none_reason(
         return sum(miss > 0 for miss in misses), max(misses, default=0.0)
 
     row, obstacle = min(able, key=distance)
-    return f"none qualifies of {len(rows)} rows; closest is {_name(row, rows)}: {obstacle}"
+    return (
+        f"none qualifies of {counted(len(rows), 'row')}; closest is {_name(row, rows)}: {obstacle}"
+    )

@@ -14,6 +14,7 @@ from typing import Any
 from harness import assets
 from harness.errors import HarnessError
 from harness.present.report import figures
+from harness.printable import counted
 from harness.records.store import DeviceRecord, StoredRun
 from harness.records.store.journal import appearing
 from harness.records.table import MEASURED, PENDING, Row, display, minutes, trust
@@ -72,6 +73,7 @@ def _context(measured: Measured) -> dict[str, Any]:
     columns = display.columns(rows)
     drawn = figures.drawn(measured, rows)
     return {
+        "counted": counted,
         "run": run.record,
         "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),
         "counts": {
@@ -106,7 +108,7 @@ def _context(measured: Measured) -> dict[str, Any]:
 def _first(lines: Sequence[str]) -> list[str]:
     """Return the first lines, and how many more there are."""
     more = len(lines) - _MAX_REASONS
-    return [*lines[:_MAX_REASONS], *([f"{more} more reasons"] if more > 0 else [])]
+    return [*lines[:_MAX_REASONS], *([counted(more, "more reason")] if more > 0 else [])]
 
 
 def _gate(run: StoredRun) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from harness.columns import Column, Form, Look
 from harness.devices.delegation import CPU_TARGETS
 from harness.printable import clean as clean  # noqa: PLC0414 - re-exported
 from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - re-exported
+from harness.printable import counted as counted  # noqa: PLC0414 - re-exported
 from harness.records.table import trust
 from harness.records.table.row import MEASURED, better, metric_of
 from harness.stats import MAX_FACTOR
@@ -101,12 +102,6 @@ class TableColumn:
 def number(value: float | None, decimals: int) -> str:
     """Format a number with thousands separators; a dash for None."""
     return NOTHING if value is None else f"{value:,.{decimals}f}"
-
-
-def counted(count: int, noun: str) -> str:
-    """Write a number with its noun: `1 cell`, `2 launches`."""
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{count:,} {noun}{plural if count != 1 else ''}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -234,7 +229,7 @@ def left_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = trust.not_valid(rows)
     if not found:
         return []
-    count = f"{len(found)} of {len(rows)} rows {'is' if len(found) == 1 else 'are'} not VALID"
+    count = f"{len(found)} of {counted(len(rows), 'row')} {'is' if len(found) == 1 else 'are'} not VALID"
     return [
         f"{count}; pick, gate, compare and search leave them out unless {trust.OPTION}:",
         *(f"  {name(row)}: {clean(reason)}" for row, reason in found),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
+from harness import printable
 from harness.analysis.gate.contest import LAUNCH_METRICS
 from harness.analysis.gate.document import counted
 from harness.analysis.pick import enough_delegated, key_of
@@ -300,8 +301,7 @@ def _ending(row: Row, *, allowed: bool, limited: bool) -> Ending:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    threads = row["threads"]
-    return f"{row['recipe']} [{threads} thread{'s' if threads > 1 else ''}]"
+    return f"{row['recipe']} [{printable.counted(row['threads'], 'thread')}]"
 
 
 def _counts(found: Sequence[Case]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.present.report.exports import verdicts
 from harness.present.report.markdown import escape, markdown, prose, records
+from harness.printable import counted
 from harness.records.table import MEASURED, PENDING, Row, trust
 from harness.records.table.rows import Measured, rows_of
 
@@ -49,7 +50,7 @@ def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     made = [(device, check) for device, checks in found.items() for check in checks]
     failed = sum(check["status"] == "fail" for _, check in made)
     warned = sum(check["status"] == "warn" for _, check in made)
-    counts = f"{failed} failed, {warned} warnings, of {len(made)} checks"
+    counts = f"{failed} failed, {counted(warned, 'warning')}, of {counted(len(made), 'check')}"
     lines = [f"### edge-harness doctor: {counts}", ""]
     order = {"fail": 0, "warn": 1, "skip": 2}
     shown = [
@@ -110,7 +111,7 @@ def judged(gate: Mapping[str, Any]) -> str:
 
 def _text(heading: str, rows: Sequence[Row], shown: int, run: str) -> str:
     left = len(rows) - shown
-    more = f"\n{left} more rows: edge-harness show {escape(run)}\n" if left else ""
+    more = f"\n{counted(left, 'more row')}: edge-harness show {escape(run)}\n" if left else ""
     return f"{heading}{markdown(rows[:shown])}{more}\n"
 
 
