@@ -27,6 +27,8 @@ SETTLED = 0.95
 MAX_SHOWN = 0.99
 """A higher probability is written as `over 0.99`: 20,000 draws are not precise enough for more."""
 
+_EVALUATION = "`[data] evaluation` in the plan gives it, or --evaluation of `bench` and `optimize`"
+
 _SUSPECT = "suspect"
 _MAX_NAMED = 3
 """The number of suspect rows that a sentence names with their reasons."""
@@ -250,7 +252,13 @@ def _obstacle(
     failed = [one for one in constraints if not one.holds(_known(row, one.column))]
     if failed:
         return "; ".join(_miss(row, one) for one in failed)
-    return f"{objective.column} is not known" if _known(row, objective.column) is None else None
+    return _unknown(objective.column) if _known(row, objective.column) is None else None
+
+
+def _unknown(column: str) -> str:
+    """Return that a value is not known, and what gives it, if it was not asked for."""
+    way = f" ({_EVALUATION})" if columns.get(column).by_metric else ""
+    return f"{column} is not known{way}"
 
 
 def _known(row: Mapping[str, Any], column: str) -> float | str | None:
@@ -280,7 +288,7 @@ def _why_ineligible(row: Mapping[str, Any], exceptions: _Exceptions) -> str | No
 def _miss(row: Mapping[str, Any], constraint: Constraint) -> str:
     found = _known(row, constraint.column)
     if found is None:
-        return f"{constraint.column} is not known, {constraint} is required"
+        return f"{_unknown(constraint.column)}, {constraint} is required"
     if isinstance(found, str) or isinstance(constraint.value, str):
         return f"{constraint.column} is {found}, {constraint} is required"
     by = abs(found - constraint.value)
