@@ -33,6 +33,12 @@ def clean(value: object) -> str:
     return "".join(kept).strip()
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: `1 cell`, `2 launches`."""
+    plural = "es" if noun.endswith(("ch", "s")) else "s"
+    return f"{count:,} {noun}{plural if count != 1 else ''}"
+
+
 def clean_lines(text: str) -> str:
     """Clean a text line by line, and keep the indentation of each line."""
     lines = (clean(line.strip()) for line in text.splitlines())

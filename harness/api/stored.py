@@ -100,7 +100,7 @@ def show(
         from harness.present.report.exports import verdicts
 
         gate = verdicts.of(run)
-        lines += verdicts.remarks(gate)
+        lines += verdicts.remarks(gate) if gate else []
     return ShownRun(id=run.id, rows=rows, lines=lines, gate=gate)
 
 

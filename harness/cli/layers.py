@@ -24,6 +24,7 @@ from harness.cli.shared import (
     print_lines,
     progress,
 )
+from harness.printable import counted
 
 if TYPE_CHECKING:
     from harness.analysis.bisect import Points
@@ -217,7 +218,7 @@ def _print_layers(one: Layers) -> None:
     from harness.present import screen
 
     source = "estimate from truncated graphs" if one.estimate else f"from {one.source}"
-    screen.out(f"{one.subject}: {source}, {one.launches} launches of each")
+    screen.out(f"{one.subject}: {source}, {counted(one.launches, 'launch')} of each")
     screen.records(_short(operators.rows(one.operators, one.sum_ns)))
     screen.out(
         f"sum {one.sum_ns / 1e3:,.1f} us; the whole {one.whole_ns / 1e3:,.1f} us ({one.whole_is})"

@@ -19,6 +19,7 @@ from harness.farm.checks import CheckResult
 from harness.farm.contact import Trust
 from harness.measure import sessions
 from harness.measure.leases import Patience
+from harness.printable import counted
 from harness.types import Device, DeviceFacts
 
 
@@ -40,9 +41,10 @@ class AddedDevice:
         unknown = "unknown"
         named = facts["board"] or facts["chip"] or facts["machine"] or facts["hostname"]
         python = f"Python {facts['python']}" if facts["python"] else "no Python"
+        cores = counted(facts["cores"], "core") if facts["cores"] else "unknown cores"
         lines = (
             f"{self.device.name}: {named or self.device.name}",
-            f"  {facts['cores'] or unknown} cores {facts['machine'] or unknown}, "
+            f"  {cores} {facts['machine'] or unknown}, "
             f"{facts['libc']}, {facts['system'] or unknown} {facts['kernel'] or ''}".rstrip(),
             f"  {python}, runtimes: {runtimes}",
             f"  accelerators: {', '.join(facts['accelerators']) or 'none seen'}",

@@ -26,6 +26,7 @@ from harness.devices.dialects.benchmark_model.facts import SurveyedDevice
 from harness.devices.dialects.benchmark_model.options import RunnerOptions
 from harness.errors import ConfigError, RuntimeMissing, TransferFailed
 from harness.measure.sessions import Session
+from harness.printable import counted
 from harness.protocols import Commands, Files
 
 _SECONDS = 120.0
@@ -107,7 +108,7 @@ def install(
         )
     local = bundles.of_folder(Path(folder).expanduser())
     survey = dialect.survey()
-    on_progress(f"checking {local.bundle.title}: {len(local.bundle.files)} files")
+    on_progress(f"checking {local.bundle.title}: {counted(len(local.bundle.files), 'file')}")
     site = _site(session, survey, local)
     found = bundle_checks.problems(local, site)
     if found:

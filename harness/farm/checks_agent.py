@@ -7,6 +7,7 @@ from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip
 from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import packages, workdir
 from harness.farm.probe import NoPython, probe_python
+from harness.printable import counted
 from harness.protocols import Leasing
 
 MIN_PYTHON = (3, 9)
@@ -126,7 +127,7 @@ def agent(dut: DeviceUnderTest) -> CheckResult:
         return fail(str(error), _agent_fix(dut, str(error)))
     facts = dut.facts
     named = facts.board or facts.chip or facts.machine or facts.hostname or facts.identity
-    cores = None if facts.cores is None else f"{facts.cores} cores"
+    cores = None if facts.cores is None else counted(facts.cores, "core")
     return ok(", ".join(filter(None, (named, cores, facts.kernel))))
 
 

@@ -28,6 +28,7 @@ from harness.farm.wheels import NoWheel, RuntimeRequirement, Site, Wheel
 from harness.measure.leases import Patience
 from harness.measure.recovery import Recovery
 from harness.measure.sessions import Session
+from harness.printable import counted
 from harness.types import Device, DeviceFacts, Runtime
 
 _PURPOSE = "installing a runtime"
@@ -168,7 +169,7 @@ def install(
         if dry_run:
             return made
         recovery = Recovery(session=session, emit=session.patience.emit)
-        on_progress(f"sending {len(found)} wheels, {made.wheel_bytes / 1e6:.1f} MB")
+        on_progress(f"sending {counted(len(found), 'wheel')}, {made.wheel_bytes / 1e6:.1f} MB")
         recovery.run(lambda: session.bring({wheel.digest: wheel.path for wheel in found}))
         on_progress(f"unpacking and importing it on {session.device.name}")
         recovery.run(lambda: _unpack(session, made, found), "unpacking the runtime")

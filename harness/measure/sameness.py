@@ -12,8 +12,8 @@ _TEXTS = {
     "machine": "its processor is {1}, not {0}",
     "system": "its system is {1}, not {0}",
     "kernel": "its kernel is {1}, not {0}",
-    "cores": "it has {1} cores, not {0}",
-    "usable_cores": "it may use {1} processors, not {0}",
+    "cores": "its number of cores is {1}, not {0}",
+    "usable_cores": "its number of usable processors is {1}, not {0}",
     "runtime": "its runtime is {1}, not {0}",
 }
 """What is compared, and how a difference is written. A value that either side lacks is not."""

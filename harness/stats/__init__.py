@@ -30,6 +30,10 @@ class Interval:
     high: float
 
 
+MAX_FACTOR = 100.0
+"""An end of a ratio's interval that is farther from the estimate says nothing: there is no interval."""
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """Return the q-quantile by linear interpolation of order statistics.
 

@@ -111,7 +111,7 @@ def test_one_plan_says_of_every_row_what_ran_where(bench: Path) -> None:
     assert f"RESHAPE x{reshapes}" in rows["pose-tpu", "as_is"]["reason"]
     shown = edge(bench, "show", "latest", code=0, COLUMNS="250")
     assert "6/7" in shown
-    assert "net-tpu as_is on bench: ok, VALID: 1/1 operators on edgetpu; evidence: graph" in shown
+    assert "net-tpu as_is on bench: ok, VALID: 1/1 operator on edgetpu; evidence: graph" in shown
     assert "adds float32 on bench: ok, VALID: xnnpack was made on the CPU, 6/6" in shown
     best = edge(bench, "pick", "latest", "--minimize", "latency_p50_ms", "--json", code=0)
     out = {row["model"] for row in best["rows"] if not row["qualifies"]}

@@ -240,6 +240,24 @@ def test_a_gate_that_was_killed_is_judged_as_incomplete(edge: Zygote, tmp_path: 
     assert "the gate was killed" in judged.json["incomplete"]
     (latency,) = (row for row in judged.json["rows"] if row["metric"] == "latency")
     assert (latency["verdict"], latency["pairs"]) == ("INCONCLUSIVE", 2)
+    assert edge.edge(tmp_path, "show", "latest", "--json").json["gate"] == judged.json
+    junit = edge.edge(tmp_path, "export", "latest", "--format", "junit").out
+    assert 'as_is -&gt; float16 [1 thread] latency"' in junit
+    assert '<error type="incomplete"' in junit
+    summary = edge.edge(tmp_path, "export", "latest", "--format", "summary").out
+    assert summary.startswith("### edge-harness gate: INCONCLUSIVE, incomplete\n")
+    command = shlex.join(["edge-harness", *GATE, "--resume", judged.json["run"]])
+    assert f"`{command}` finishes it" in summary
+
+
+def test_a_run_that_is_stopped_is_no_green_job(edge: Zygote, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    done = edge.edge(tmp_path, *RUN, "--junit", "run.xml", AT_LAUNCH="3:SIGTERM")
+    assert done.code == 143
+    junit = (tmp_path / "run.xml").read_text()
+    assert 'errors="1"' in junit
+    assert '<error type="incomplete"' in junit
+    assert edge.edge(tmp_path, "export", "latest", "--format", "junit").out == junit
 
 
 STARTS = ("harness.cli.program", "harness.cli.gate", "harness.present.ci", "harness.api.gating")

@@ -82,7 +82,7 @@ def test_one_plan_for_the_processor_a_gpu_and_an_edge_tpu(bench: Path) -> None:
     ratio = f"{half['delegated_ops']}/{half['total_ops']}"
     assert ratio in shown
     assert f"float16@gpu on bench: ok, VALID: {ratio} operators on gpu; evidence: is_fully" in shown
-    assert "as_is@edgetpu on bench: ok, VALID: 1/1 operators on edgetpu" in shown
+    assert "as_is@edgetpu on bench: ok, VALID: 1/1 operator on edgetpu" in shown
 
 
 def test_what_a_gpu_cannot_run_is_told_before_it_is_sent(bench: Path) -> None:

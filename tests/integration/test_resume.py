@@ -56,7 +56,7 @@ def rows(done: Done) -> list[tuple[Any, ...]]:
         ("identity=two", "another machine answers (identity two; the run has one)"),
         ("kernel=6.9", "its kernel is 6.9, not 0"),
         ("runtime=1", "its runtime is fake 1, not fake 0"),
-        ("cores=2", "it has 2 cores, not 1"),
+        ("cores=2", "its number of cores is 2, not 1"),
         ("usable_cores=2", None),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_gate_is_continued_as_a_gate_and_only_as_it_was(edge: Zygote, tmp_path
     before = launches(tmp_path, run)
     for words, code, text in (
         ((*RUN, "--resume", run), 3, "is a gate"),
-        (("judge", run), 2, "the gate was killed before its verdict"),
+        (("judge", run), 2, "the gate was killed or failed before its verdict"),
     ):
         done = edge.edge(tmp_path, *words)
         assert done.code == code

@@ -144,7 +144,7 @@ def test_a_strategy_is_used_and_noted(facts: dict[str, Any]) -> None:
 
     assert note.endswith("on 2 stand-ins, mirrored")
     assert accuracy > 0.6
-    assert facts["tpu"] == "TPU, 1 cores"
+    assert facts["tpu"] == "TPU, 1 core"
     assert facts["alone"] == "processors"
 
 

@@ -52,8 +52,12 @@ def store(
     accuracy: Row | None = None,
     rules: Rules | None = None,
     with_verdict: bool = True,
+    with_outcomes: bool = True,
 ) -> dict[str, Any]:
-    """Store a gate of one contest; return its document, or that of no gate without a verdict."""
+    """Store a gate of one contest; return its document.
+
+    Without a verdict, as it is left by a kill, return its id only.
+    """
     one = contest()
     used = rules or Rules(metrics=("latency", "size", "accuracy"))
     record = synthetic.record(
@@ -64,12 +68,12 @@ def store(
     with Store(folder).create(replace(record, call=call)) as writer:
         readings = tuple(_readings(writer, one, ratio, spread, blocks))
         evidence = Evidence(contest=one, readings=readings, noise=noise)
-        if not with_verdict:
-            return {"run": writer.id}
         sides = (("baseline", one.a), ("candidate", one.b))
-        for name, side in sides:
+        for name, side in sides if with_outcomes else ():
             launches = evidence.launches("baseline" if name == "baseline" else "candidate")
             writer.outcome(Outcome(cell=side.cell, launches=launches))
+        if not with_verdict:
+            return {"run": writer.id}
         result = judging.judge_again(
             [evidence],
             Result(baseline="a.tflite", candidate="b.tflite", run=writer.id),

@@ -14,11 +14,13 @@ import stored_gates
 import synthetic_runs as synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_damage import change_line, nul
 from test_export_formats import HOSTILE, check_junit, hostile_run
 from test_export_gate import result
 
 from harness import api
 from harness.analysis.gate.contest import Rules
+from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Accuracy
 from harness.cli.ci import CiOptions, CiReporting
 from harness.errors import ConfigError, StoreError
@@ -92,6 +94,18 @@ def test_failures_devices_away_and_warnings_of_a_gate_are_annotated() -> None:
     assert {kind for kind, title, _ in found if "could not be run" in title} == {"error"}
 
 
+def test_identical_files_have_the_same_row_in_every_report() -> None:
+    one = stored_gates.contest()
+    plain = Result(baseline="a", candidate="a", identical=(one,)).plain()
+    assert [row["metric"] for row in plain["rows"]] == ["bytes"]
+    report = ci.of_gate(plain, "2026-11-22T08:00:00+00:00")
+    tree = check_junit(report.junit)
+    assert [case.get("name") for case in tree.iter("testcase")] == ["as_is [1 thread] bytes"]
+    properties = {each.get("name"): each.get("value") for each in tree.iter("property")}
+    assert properties == {"kind": "gate", "complete": "true"}
+    assert "| bytes | 54,321 B | 54,321 B |" in report.summary
+
+
 def test_at_most_ten_of_a_kind_are_written_and_the_last_counts_the_rest() -> None:
     many = [ci.Annotation(kind="error", title=f"n{n}", message="m") for n in range(25)]
     lines = ci.lines([*many, ci.Annotation(kind="notice", title="t", message="x" * 9999)])
@@ -133,7 +147,7 @@ def test_doctor_is_valid_junit_with_a_case_per_check() -> None:
     (suite,) = tree
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
     assert [kind for kind, *_ in parsed(report)] == ["error", "warning"]
-    assert report.summary.startswith("### edge-harness doctor: 1 failed, 1 warnings, of 4 checks\n")
+    assert report.summary.startswith("### edge-harness doctor: 1 failed, 1 warning, of 4 checks\n")
     assert "| pi | swap | warn | in use | swapoff -a |" in report.summary
 
 
@@ -166,7 +180,7 @@ def test_what_xml_allows_is_kept() -> None:
 
 
 def stopped_gate(root: Path) -> str:
-    return str(stored_gates.store(root, with_verdict=False)["run"])
+    return str(stored_gates.store(root, with_verdict=False, with_outcomes=False)["run"])
 
 
 def stopped_run(root: Path) -> str:
@@ -189,12 +203,36 @@ def test_the_report_of_a_stopped_run_says_so_and_how_it_continues(
     assert "incomplete" in report.summary.splitlines()[0]
     assert f"--resume {run}`" in report.summary
     assert parsed(report)[0][1].startswith("title=incomplete%3A ")
-    # Nothing of a gate without a verdict passes.
-    passed = [case for case in tree.iter("testcase") if case.find("skipped") is None]
-    assert len(passed) == (1 if make is stopped_run else 0)
-    # A later export of it is marked too.
-    assert "incomplete" in api.export("latest", "summary", results=tmp_path).splitlines()[0]
-    assert 'name="complete" value="false"' in api.export("latest", "junit", results=tmp_path)
+    (error,) = tree.iter("error")
+    assert error.get("type") == "incomplete"
+    assert f"--resume {run}`" in (error.text or "")
+    # A later export of it says the same.
+    assert api.export("latest", "summary", results=tmp_path) == report.summary
+    assert api.export("latest", "junit", results=tmp_path) == report.junit
+
+
+def test_a_gate_that_was_killed_is_reported_as_it_is_judged(tmp_path: Path) -> None:
+    run = stopped_gate(tmp_path)
+    judged = api.judge("latest", results=tmp_path).plain()
+    assert judged["verdict"] == "INCONCLUSIVE"
+    assert api.show("latest", results=tmp_path).gate == judged
+    names = {
+        case.get("name"): case for case in ET.fromstring(report_of(tmp_path).junit).iter("testcase")
+    }
+    assert set(names) == {"as_is [1 thread] latency", "as_is [1 thread] size", "is complete"}
+    latency = names["as_is [1 thread] latency"].find("skipped")
+    assert latency is not None
+    assert latency.get("type") == "INCONCLUSIVE"
+    page = api.report("latest", results=tmp_path).read_text(encoding="utf-8")
+    assert "<h2>Verdict: INCONCLUSIVE</h2>" in page
+    assert "was killed" in page
+    # If it is damaged too, it has no verdicts, and says why.
+    change_line(tmp_path / run / "launches.jsonl", 2, nul)
+    damaged = api.show("latest", results=tmp_path).gate
+    assert damaged is not None
+    assert (damaged["verdict"], damaged["rows"]) == ("INCONCLUSIVE", [])
+    assert "not judged: " in damaged["incomplete"]
+    assert "is damaged" in ci.of_run(read(Store(tmp_path).open(run))).junit
 
 
 def test_a_whole_run_is_not_marked(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_fully_mapped_file_has_no_lines_per_device() -> None:
 @pytest.mark.parametrize(
     ("operators", "message"),
     [
-        ({**FILE, EDGETPU: 2}, "1 subgraphs by the log, 2 edgetpu-custom-op in the file"),
+        ({**FILE, EDGETPU: 2}, "1 subgraph by the log, 2 edgetpu-custom-op in the file"),
         ({**FILE, "LOGISTIC": 1}, "2 LOGISTIC left on the CPU by the log, 1 in the file"),
         ({**FILE, "SOFTMAX": 1}, "does not leave on the CPU: SOFTMAX x1, TFLite_Detection"),
         ({EDGETPU: 1}, "left on the CPU by the log, 0 in the file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -46,7 +47,7 @@ def result(devices: tuple[str, str]) -> Result:
 def _root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     run = synthetic.whole_run(tmp_path)
     stored = Store(tmp_path).open(run)
-    text = document.stored(result(request.param), stored.record.key)
+    text = document.stored(replace(result(request.param), run=run), stored.record.key)
     (stored.path / FILE).write_text(text, encoding="utf-8")
     return tmp_path
 
@@ -81,6 +82,7 @@ def test_junit_has_a_case_for_each_judged_row(root: Path) -> None:
 def test_the_summary_tells_the_gravest_first(root: Path) -> None:
     text = api.export("latest", "summary", results=root)
     assert text.startswith("### edge-harness gate: REGRESSION\n")
+    assert "A main.tflite, B branch.tflite; run 2" in text
     reasons = [line for line in text.splitlines() if line.startswith("- ")]
     assert "size: REGRESSION: larger" in reasons[0]
     assert "latency: INCONCLUSIVE: " in reasons[1]

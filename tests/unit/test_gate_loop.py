@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from test_run_loop import leaving
 
-from harness.analysis.gate import judging, loop
+from harness.analysis.gate import judging, loop, stopping, verdicts
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules, Side
-from harness.analysis.gate.document import Result, explained
-from harness.analysis.gate.findings import Key
+from harness.analysis.gate.document import GateRow, Result, explained
+from harness.analysis.gate.findings import Comparison, Key
 from harness.analysis.gate.noise import DeviceNoise
 from harness.demo import DATA
 from harness.errors import Crashed, HarnessError, TransferFailed, Unreachable
 from harness.events import DeviceEvent, Event, LaunchEnded, LaunchStarted
 from harness.measure.conditions import WaitClock
 from harness.measure.leases import Patience
+from harness.measure.pairs import Pair
 from harness.measure.sessions import Session
 from harness.measure.soaking import SOAKING
 from harness.optimize import reference
@@ -177,6 +178,27 @@ def test_a_slower_candidate_is_confirmed_by_fresh_pairs_and_fails_the_build() ->
     assert row.fresh.pairs == 10
 
 
+@pytest.mark.parametrize(("fresh", "verdict"), [(7, "INCONCLUSIVE"), (20, "REGRESSION")])
+def test_a_gate_that_is_stopped_while_it_confirms_says_why(fresh: int, verdict: str) -> None:
+    _, watch = hold(latencies=SLOWER)
+    so_far = stopping.EvidenceSoFar.of([contest()], {})
+    so_far.add(loop.ContestEnded(evidence=watch.evidence[0]))
+    for launch in [one for one in timed(watch) if one.block >= CONFIRMING][:fresh]:
+        so_far.add(LaunchEnded(launch=launch))
+    result = stopping.judged(
+        so_far,
+        Result(baseline="a", candidate="b"),
+        KeyboardInterrupt("stopped by SIGHUP"),
+        rules=LATENCY,
+        accuracies={},
+        noise=lambda _: None,
+        resumption=None,
+    )
+    assert only(result).verdict == verdict
+    why = "only 3 of 10 fresh pairs were measured: the gate ended early (stopped by SIGHUP)"
+    assert only(result).reason.endswith(f"but not confirmed: {why}") is (fresh < 20)
+
+
 @pytest.mark.parametrize(("stretch", "seconds"), [(True, 3.0), (False, 0.15)])
 def test_launches_of_slow_inferences_last_longer_confirmation_included(
     stretch: bool, seconds: float
@@ -235,6 +257,21 @@ def test_every_metric_has_a_row_and_only_those_of_the_rules_are_judged() -> None
     assert "gate.metrics" in shown["latency"].judged.reason
     assert result.exit_code == 1  # 20 % larger
     assert len([launch for launch in watch.launches if launch.kind == "memory"]) == 12
+
+
+@pytest.mark.parametrize("peaks", [[46616576] * 6, [46616575, 46616577, 46600001]])
+def test_bytes_are_whole_numbers_in_a_document(peaks: list[int]) -> None:
+    row = Comparison(
+        key=contest().key,
+        metric="memory",
+        pairs=tuple(Pair(block=n, a=one, b=one + 4096) for n, one in enumerate(peaks)),
+    )
+    judged = verdicts.judge([row])[0]
+    shown = GateRow(row=row, judged=judged, is_judged=True)
+    (plain,) = Result(baseline="a", candidate="b", shown=(shown,)).plain()["rows"]
+    assert all(isinstance(plain[side], int) for side in "ab")
+    assert min(peaks) <= plain["a"] <= max(peaks)
+    assert plain["a"] < plain["b"]
 
 
 def test_a_device_lost_half_way_keeps_its_evidence_and_is_inconclusive() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
+import stored_gates
 from synthetic_runs import cell, measure, record
 from test_export_gate import result
 
 from harness import api
+from harness.analysis.gate import document
+from harness.analysis.gate.contest import Rules
 from harness.analysis.gate.document import FILE
 from harness.analysis.gate.findings import CONSTANT, SKEWED, TOO_NOISY
 from harness.analysis.gate.verdicts import UNCONFIRMED
@@ -18,6 +22,7 @@ from harness.present import screen
 from harness.present.report import markdown
 from harness.present.report.exports import summary
 from harness.present.report.exports.verdicts import LABELS
+from harness.printable import counted
 from harness.records.store import checksums
 
 
@@ -48,7 +53,7 @@ def test_show_prints_the_verdict_and_the_judged_quantile(root: Path) -> None:
     assert re.search(r"int8 +pi +1 +latency p25 +", text)
     assert re.search(r"gate REGRESSION: size 1\.200x .*exit 3\n$", text)
     assert "size: REGRESSION: larger" in text
-    assert any("the gate judged the p25 of each launch" in line for line in shown.lines)
+    assert any("pairs that count, for latency of the p25 of each" in one for one in shown.lines)
     written = summary.judged(shown.gate) + markdown.markdown(shown.rows, shown.lines)
     assert "gate: REGRESSION" in written
     assert "latency p25" in written
@@ -60,10 +65,31 @@ def test_the_table_of_a_gate_explains_its_metrics_labels_and_flags() -> None:
     stream = io.StringIO()
     screen.gate(plain, file=stream)
     text = stream.getvalue()
-    assert "latency p0.5: the time under which 0.5 % of a launch's inferences are; the" in text
+    line = "latency p0.5: 0.5 % of a launch's inferences take no longer (not the median, p50: "
+    assert line in text
+    assert line in summary.judged({**plain, "run": "20260101-000000-kws-aaaaaa"})
     assert "\nskewed: a few pairs dominate the mean\n" in text
     assert "\nuncontrolled: the processor's frequency" in text
     assert "\nunconfirmed: " not in text, "no row has it"
+
+
+def test_too_few_pairs_have_no_interval_in_any_form(tmp_path: Path) -> None:
+    rules = Rules(metrics=("latency", "memory", "size", "accuracy"))
+    plain = stored_gates.store(tmp_path, pairs=2, fresh=0, spread=2, rules=rules)
+    rows = {row["metric"]: row for row in plain["rows"]}
+    for metric in ("latency", "load"):
+        row = rows[metric]
+        assert row["ratio"] is not None
+        assert (row["ratio_low"], row["ratio_high"]) == (None, None)
+    assert rows["load"]["reason"] == "+0.0%; gate.metrics does not have it; 2 pairs"
+    assert f"latency {rows['latency']['ratio']:.3f}x (-, 2 pairs); " in document.summary(plain)
+    stream = io.StringIO()
+    screen.gate(plain, file=stream)
+    assert re.search(r"latency p50 .* -  +2 +INCONCLUSIVE", stream.getvalue())
+    ratio = f"{rows['latency']['ratio']:.3f}"
+    assert f"| {ratio} (-) | INCONCLUSIVE |" in api.export("latest", "summary", results=tmp_path)
+    assert f"ratio {ratio} (-), 2 pairs" in api.export("latest", "junit", results=tmp_path)
+    assert f"{ratio} (-)" in api.report("latest", results=tmp_path).read_text(encoding="utf-8")
 
 
 def test_every_label_of_a_gate_has_a_meaning() -> None:
@@ -76,21 +102,37 @@ def test_the_page_has_the_verdict(root: Path) -> None:
     assert "<h2>Verdict: REGRESSION</h2>" in page
     assert "latency p25" in page
     assert "A: main.tflite; B: branch.tflite" in page
-    assert "the gate judged the p25 of each launch" in page
+    assert "medians over all launches of one side" in page
 
 
-def test_a_gate_without_a_verdict_says_so(root: Path) -> None:
-    (run,) = api.runs(results=root)
-    (root / run["id"] / FILE).unlink()
-    shown = api.show("latest", results=root)
-    assert shown.gate is None
-    assert any("this gate has no verdict" in line for line in shown.lines)
-    assert "this gate has no verdict" in api.report("latest", results=root).read_text()
+def test_show_says_why_the_numbers_of_rows_and_gate_differ(tmp_path: Path) -> None:
+    """Fresh pairs with other times change the rows, and their exports, and not the gate's numbers."""
+    plain = stored_gates.store(tmp_path, ratio=1.3)
+    shown = api.show("latest", results=tmp_path)
+    (line,) = [one for one in shown.lines if "so they and their ratio are other numbers" in one]
+    assert "for latency" not in line
+    gate = plain["rows"][0]
+    assert shown.rows[0]["latency_p50_ms"] != gate["a"] / 1e6
+    exported = json.loads(api.export("latest", "bmf", results=tmp_path))
+    a = exported["kws/baseline:as_is/pi/threads:1"]["latency"]["value"]
+    assert a == pytest.approx(shown.rows[0]["latency_p50_ms"] * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [(1, "row", "1 row"), (0, "warning", "0 warnings"), (1234, "launch", "1,234 launches")],
+)
+def test_a_number_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
+    assert counted(count, noun) == text
+
+
+def test_the_summary_line_of_a_gate_counts_one_row_and_one_device() -> None:
+    plain = result(("pi", "phone")).plain()
+    plain["rows"] = [row for row in plain["rows"] if row["metric"] == "latency"]
+    assert "; 1 row judged, 2 could not be run, 1 device away; exit" in document.summary(plain)
 
 
 def test_the_summary_of_a_document_is_that_of_its_result() -> None:
-    from harness.analysis.gate import document
-
     made = result(("pi", "phone"))
     assert document.summary(made.plain()) == made.summary()
     assert document.reasons(made.plain()) == list(document.explained(made))

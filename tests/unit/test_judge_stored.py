@@ -116,6 +116,17 @@ def test_a_selftest_that_does_not_fit_decides_nothing_and_is_named(tmp_path: Pat
     assert line in document.reasons(api.judge("latest", results=tmp_path).plain())
 
 
+@pytest.mark.parametrize(("fresh", "code"), [(3, 2), (10, 1)])
+def test_a_gate_that_was_killed_while_it_confirmed_says_why(
+    fresh: int, code: int, tmp_path: Path
+) -> None:
+    stored_gates.store(tmp_path, fresh=fresh, with_verdict=False)
+    found = api.judge("latest", results=tmp_path)
+    assert found.exit_code == code
+    why = "only 3 of 10 fresh pairs were measured: the gate was killed or failed before its verdict"
+    assert (why in found.judged[0].reason) is (fresh < 10)
+
+
 def test_a_gate_from_before_selftests_were_stored_is_judged_by_its_half_width(
     tmp_path: Path,
 ) -> None:

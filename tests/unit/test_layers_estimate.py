@@ -154,7 +154,7 @@ def test_negative_and_small_differences_are_reported_and_flagged(tmp_path: Path)
     assert found.operators[3].ns < 0
     assert NEGATIVE in found.operators[3].flags
     assert any(WITHIN_NOISE in one.flags for one in found.operators)
-    assert any("of 9 operators are within noise" in note for note in found.notes)
+    assert any("within noise here: " in note and "of 9 operators" in note for note in found.notes)
 
 
 def test_operators_are_grouped_over_the_cap(tmp_path: Path) -> None:
@@ -270,4 +270,4 @@ def test_two_files_are_paired_by_type_and_name_then_by_type(tmp_path: Path) -> N
     assert rows[1]["flags"] == []
     assert rows[2]["flags"] == [WITHIN_NOISE]
     assert rows[0]["difference_us"] is None
-    assert any("2 of 5 operators are only in one" in remark for remark in found.remarks())
+    assert any("only in one of the two: 2 of 5 operators" in remark for remark in found.remarks())

@@ -44,8 +44,8 @@ def test_an_account_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     ("made", "part", "message"),
     [
         (Facts(DISPATCH_OP=1, SOFTMAX=1), (7, 7, 1), "0 operators on the CPU.* its file has 1"),
-        (Facts(DISPATCH_OP=1), (6, 7, 1), "1 operators on the CPU.* its file has 0"),
-        (Facts(DISPATCH_OP=2), (7, 7, 1), "1 partitions, and its file has 2"),
+        (Facts(DISPATCH_OP=1), (6, 7, 1), "1 operator on the CPU.* its file has 0"),
+        (Facts(DISPATCH_OP=2), (7, 7, 1), "1 partition, and its file has 2"),
     ],
 )
 def test_an_account_that_contradicts_the_file(

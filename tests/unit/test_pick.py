@@ -140,6 +140,18 @@ def test_if_none_qualifies_the_reason_has_the_closest_row_and_its_distance() -> 
     assert "energy_mj is not known, energy_mj<=1 is required" in null.reason
 
 
+def test_an_accuracy_that_is_not_known_is_given_by_evaluation_data() -> None:
+    rows = [row("a", accuracy=None), row("b", accuracy=None)]
+    way = (
+        "accuracy is not known (`[data] evaluation` in the plan gives it, or --evaluation of "
+        "`bench` and `optimize`)"
+    )
+    required = choose(rows, {}, minimize="latency_p50_ms", where=["accuracy>=0.9"])
+    assert f"closest is a: {way}, accuracy>=0.9 is required" in required.reason
+    wanted = choose(rows, {}, maximize="accuracy")
+    assert [one.why for one in wanted.rows] == [way, way]
+
+
 def test_none_qualifies_if_nothing_was_measured() -> None:
     assert choose([], {}, minimize="size_bytes").reason == "none qualifies: the run has no rows"
     rows = [row("a", status="crashed"), row("b", status="crashed"), row("c", flags=["simulated"])]

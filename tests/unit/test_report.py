@@ -213,3 +213,17 @@ def test_charts_of_one_value_are_drawn() -> None:
         page = Page(svg)
         assert page.elements[0][0] == "svg"
         assert "nan" not in svg
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("é_1; `edge-harness run a_b.toml` goes on", "é\\_1; `edge-harness run a_b.toml` goes on"),
+        ("`<b>`", "\\`\\<b\\>\\`"),
+        ("a ` b <i> `c_d`", "a \\` b \\<i\\> `c_d`"),
+        ("``<i>` x_y", "\\`\\`\\<i\\>\\` x\\_y"),
+        ("`[a](http://b)`", "\\`\\[a\\](http://b)\\`"),
+    ],
+)
+def test_a_command_in_a_sentence_stays_one_and_nothing_else_does(text: str, written: str) -> None:
+    assert markdown.prose(text) == written

@@ -41,8 +41,8 @@ def begun(**changes: Any) -> RunRecord:
         ({}, {"kernel": "7"}, "its kernel is 7, not 0"),
         ({}, {"machine": "armv7l"}, "its processor is armv7l, not fake"),
         ({}, {"system": "other"}, "its system is other, not fake"),
-        ({}, {"cores": 2}, "it has 2 cores, not 1"),
-        ({"usable_cores": 4}, {"usable_cores": 2}, "it may use 2 processors, not 4"),
+        ({}, {"cores": 2}, "its number of cores is 2, not 1"),
+        ({"usable_cores": 4}, {"usable_cores": 2}, "its number of usable processors is 2, not 4"),
         ({"processors": (3, 2)}, {"processors": (2, 3)}, None),
         ({"processors": (3, 2)}, {"processors": (1, 0)}, "it may use processors 0,1, not 2,3"),
         (

@@ -352,3 +352,9 @@ def test_covariates_without_sensors_are_null(tmp_path: Path) -> None:
     one = replace(launch(of, [1.0]), before=none, after=none, load_ns=None, first_ns=None)
     row = the_row(tmp_path, of, [one])
     assert (row["temperature_max_c"], row["load_ms"], row["first_ms"]) == (None, None, None)
+
+
+def test_an_interval_wider_than_a_factor_of_a_hundred_is_left_out() -> None:
+    row = {"latency_p50_ms": 1.0, "latency_p50_low_ms": 0.02, "latency_p50_high_ms": 50.0}
+    assert display.half_width(row) == "±4900.0%"
+    assert display.half_width({**row, "latency_p50_high_ms": 101.0}) == ""

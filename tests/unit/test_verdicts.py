@@ -26,6 +26,7 @@ from harness.analysis.gate.verdicts import (
     judge,
     pairs_to_confirm,
 )
+from harness.stats import Interval
 from harness.types import Direction
 
 KEY = Key(model="kws", recipe="int8", device="bench-pi", threads=1)
@@ -134,6 +135,21 @@ def test_one_pair_is_inconclusive() -> None:
     judged = one(comparison(pairs(1.5)))
     assert (judged.verdict, judged.ratio) == (Verdict.INCONCLUSIVE, None)
     assert judged.reason == "only 1 of at least 6 pairs"
+
+
+def test_an_interval_takes_the_pairs_of_a_verdict() -> None:
+    two = one(comparison(pairs(1e-3, 1e3)))
+    assert two.ratio == Interval(estimate=pytest.approx(1), low=0, high=math.inf)
+    assert one(comparison(spread(1.1, 0.01, n=4))).ratio == Interval(
+        estimate=pytest.approx(1.1), low=0, high=math.inf
+    )
+
+
+def test_pairs_that_bound_nothing_have_no_interval_and_keep_their_verdict() -> None:
+    wild = one(comparison(pairs(*[1e-9, 1e9] * 3)))
+    assert wild.verdict is Verdict.INCONCLUSIVE
+    assert wild.ratio == Interval(estimate=pytest.approx(1), low=0, high=math.inf)
+    assert "(the pairs scatter too much for an interval), 6 pairs; " in wild.reason
 
 
 def test_no_pair_at_all_is_inconclusive() -> None:

@@ -388,9 +388,8 @@ def comparison(evidence: Evidence, metric: str, *, confirming: bool = False) -> 
             *(("outputs_differ",) if _outputs_differ(evidence) else ()),
             *(f"summary_{kind}" for kind in kinds if kind),
         ),
-        cut_short=(evidence.fresh_cut_short if confirming else None)
-        or evidence.cut_short
-        or (unlike if len(kinds) > 1 else None),
+        cut_short=evidence.cut_short or (unlike if len(kinds) > 1 else None),
+        why_few=evidence.fresh_cut_short if confirming else None,
         noise=evidence.noise if metric == "latency" and not confirming else None,
     )
 
@@ -413,7 +412,8 @@ def size_row(contest: Contest) -> Exact:
 def side_values(row: Row) -> tuple[float | None, float | None]:
     """Return one value each for A and B of a row, in the metric's base unit; None if unknown.
 
-    For pairs these are the geometric means of the pairs that count, so their quotient is the ratio.
+    For pairs these are the geometric means of the pairs that count, so their quotient is the ratio,
+    but for whole bytes.
     """
     if isinstance(row, Exact):
         return row.a, row.b
@@ -425,8 +425,16 @@ def side_values(row: Row) -> tuple[float | None, float | None]:
         log_differences(used)
     except ValueError:
         return None, None
-    return _geometric([pair.a for pair in used]), _geometric([pair.b for pair in used])
+    a, b = _geometric([pair.a for pair in used]), _geometric([pair.b for pair in used])
+    if columns.base_unit_of(row.metric) == "B":
+        return (None if a is None else round(a)), (None if b is None else round(b))
+    return a, b
 
 
 def _geometric(values: Sequence[float]) -> float | None:
-    return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else None
+    """Return the geometric mean; that of equal values is exactly their value."""
+    if not values:
+        return None
+    first = values[0]
+    logs = (math.log(value / first) for value in values)
+    return first * math.exp(math.fsum(logs) / len(values))

@@ -5,11 +5,12 @@ docs/gate.md has its keys. Values of A and B are in the metric's base unit, name
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import columns
+from harness import columns, printable
 from harness.analysis.gate import verdicts
 from harness.analysis.gate.contest import Contest, Evidence, quantile, side_values, summaries
 from harness.analysis.gate.findings import Accuracy, Comparison, Exact, Key, Row
@@ -130,33 +131,35 @@ def summary(plain: Mapping[str, Any]) -> str:
     worst = next((row for row in judged if row["verdict"] == verdict), None)
     figure = ""
     if worst is not None and worst["ratio"] is not None:
-        count = f", {counted(worst)}" if counted(worst) else ""
-        figure = (
-            f": {worst['metric']} {worst['ratio']:.3f}x "
-            f"({worst['ratio_low']:.3f}-{worst['ratio_high']:.3f}{count})"
-        )
+        known = ", ".join(filter(None, (between(worst), counted(worst))))
+        figure = f": {worst['metric']} {worst['ratio']:.3f}x ({known})"
     elif worst is not None:
         figure = f": {worst['metric']}"
     more = [
-        f"{len(found)} {text}"
+        text
         for found, text in (
-            (same, "identical, not measured"),
-            (plain["failed"], "could not be run"),
-            (plain["away"], "devices away"),
+            (same, f"{len(same)} identical, not measured"),
+            (plain["failed"], f"{len(plain['failed'])} could not be run"),
+            (plain["away"], f"{printable.counted(len(plain['away']), 'device')} away"),
         )
         if found
     ]
-    counts = ", ".join([f"{len(judged)} rows judged", *more])
+    counts = ", ".join([f"{printable.counted(len(judged), 'row')} judged", *more])
     run = f"; run {plain['run']}" if plain["run"] else ""
     incomplete = ", incomplete" if plain.get("incomplete") else ""
     return f"gate {verdict}{incomplete}{figure}; {counts}{run}; exit {plain['exit_code']}"
 
 
+def between(row: Mapping[str, Any]) -> str:
+    """Write the 95 % interval of a row's ratio: `0.98-1.02`, or `-` if the row has none."""
+    low, high = row["ratio_low"], row["ratio_high"]
+    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
+
+
 def counted(row: Mapping[str, Any]) -> str:
     """Write what a row counts: pairs, or inputs for accuracy; empty for an exact number."""
-    number = row["pairs"]
     noun = "pair" if row["counts"] is None else "input"
-    return f"{number:,} {noun}{'' if number == 1 else 's'}" if number else ""
+    return printable.counted(row["pairs"], noun) if row["pairs"] else ""
 
 
 def stored(result: Result, key: str) -> str:
@@ -261,10 +264,12 @@ def _fresh(fresh: Judged | None) -> dict[str, Any] | None:
 
 
 def _interval(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Return a number and its interval; the ends are None if they bound nothing."""
+    is_bounded = interval is not None and math.isfinite(interval.high)
     return {
         name: interval.estimate if interval else None,
-        f"{name}_low": interval.low if interval else None,
-        f"{name}_high": interval.high if interval else None,
+        f"{name}_low": interval.low if interval and is_bounded else None,
+        f"{name}_high": interval.high if interval and is_bounded else None,
     }
 
 

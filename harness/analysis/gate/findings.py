@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.gate.noise import FAR_OUTSIDE, DeviceNoise
 from harness.measure.pairs import FIRST_PAIRS, MAX_DISCARDED, MAX_PAIRS, Pair, log_differences
-from harness.stats import Interval, paired
+from harness.printable import counted
+from harness.stats import MAX_FACTOR, Interval, paired
 from harness.types import Direction
 
 ALPHA = 0.05
@@ -45,7 +46,7 @@ class Key:
     def __str__(self) -> str:
         """Write it as `kws int8 on bench-pi, 1 thread`."""
         name = f"{self.model} {self.recipe}".strip()
-        return f"{name} on {self.device}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{name} on {self.device}, {counted(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Comparison:
     """Labels of the verdict: `hot` if measured on a thermal plateau."""
     cut_short: str | None = None
     """Why measuring ended before the stop rule: `device lost after block 4`."""
+    why_few: str | None = None
+    """Why there may be fewer fresh pairs than were to be measured; those that there are count."""
     noise: DeviceNoise | None = None
     """The noise of the device by its selftest."""
 
@@ -141,6 +144,18 @@ def find(row: Row) -> Finding:
     return _paired(row)
 
 
+def has_interval(row: Row, finding: Finding) -> bool:
+    """Return whether the interval of an effect says anything.
+
+    That of pairs does if there are as many as a verdict needs, and if it ends within a factor of 100
+    of the estimate: that of two pairs may end at a billion.
+    """
+    if finding.effect is None or not isinstance(row, Comparison):
+        return finding.effect is not None
+    half = finding.effect.high - finding.effect.estimate
+    return finding.n >= FIRST_PAIRS and half <= math.log(MAX_FACTOR)
+
+
 def _paired(row: Comparison) -> Finding:
     used = [pair for pair in row.pairs if pair.discarded is None]
     base = Finding(n=len(used), discarded=len(row.pairs) - len(used), labels=row.labels)
@@ -194,11 +209,11 @@ def _obstacle(row: Comparison) -> str | None:
     reasons = [pair.discarded for pair in row.pairs if pair.discarded is not None]
     used = len(row.pairs) - len(reasons)
     if row.cut_short:
-        return f"{row.cut_short}; {used} {'pair was' if used == 1 else 'pairs were'} kept"
+        return f"{row.cut_short}; {counted(used, 'pair')} {'was' if used == 1 else 'were'} kept"
     if len(reasons) > MAX_DISCARDED * len(row.pairs):
         most, _ = Counter(reasons).most_common(1)[0]
         return (
-            f"{len(reasons)} of {len(row.pairs)} blocks dropped, more than {MAX_DISCARDED:.0%}; "
+            f"{len(reasons)} of {counted(len(row.pairs), 'block')} dropped, more than {MAX_DISCARDED:.0%}; "
             f"most often: {most}"
         )
     if used < FIRST_PAIRS:

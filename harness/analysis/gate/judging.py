@@ -6,17 +6,27 @@ every contest is measured once. Rows with the verdict REGRESSION are then measur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.gate import loop, verdicts
-from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
+from harness.analysis.gate import loop, stored, verdicts
+from harness.analysis.gate.contest import (
+    Contest,
+    Evidence,
+    Rules,
+    comparison,
+    left_out,
+    rows,
+)
 from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Accuracy, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
+from harness.printable import counted
+from harness.records.store import StoredRun
 
 
 def gate(
@@ -63,6 +73,32 @@ def judge_again(
     by_key = {one.contest.key: one for one in found}
     first = _FirstLook.of(by_key, rules, accuracies or {})
     return _with_verdicts(first, by_key, list(by_key), result)
+
+
+def judge_stored(
+    run: StoredRun,
+    *,
+    margin: float | None = None,
+    min_effect: float | None = None,
+    include_suspect: bool = False,
+) -> Result:
+    """Judge a stored gate by its own or other limits, also one that was killed before its verdict.
+
+    Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
+    each other.
+    """
+    plain = stored.document(run)
+    included = include_suspect or stored.INCLUDED in run.record.call
+    found = [
+        replace(one, failure=left_out(one, include_suspect=included))
+        for one in stored.evidence(run, plain)
+    ]
+    return judge_again(
+        found,
+        stored.result(run, plain),
+        rules=stored.rules(run, margin=margin, min_effect=min_effect),
+        accuracies=stored.accuracies(plain),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +186,10 @@ def _shown_only(rules: Rules, row: Row) -> Judged:
     """Return the numbers of a row that does not count for the verdict."""
     judged = _judge(rules, [row])[0]
     noun = "input" if isinstance(row, Accuracy) else "pair"
-    count = f"{judged.pairs} {noun}{'' if judged.pairs == 1 else 's'}"
+    count = counted(judged.pairs, noun)
     reason = f"gate.metrics does not have it; {count}" if judged.pairs else ""
     if judged.ratio is not None:
         low, high = judged.ratio.low - 1, judged.ratio.high - 1
-        reason = f"{judged.ratio.estimate - 1:+.1%} ({low:+.1%} to {high:+.1%}); {reason}"
+        between = f" ({low:+.1%} to {high:+.1%})" if low < high < math.inf else ""
+        reason = f"{judged.ratio.estimate - 1:+.1%}{between}; {reason}"
     return replace(judged, reason=reason.strip("; "), pairs_needed=None, labels=())

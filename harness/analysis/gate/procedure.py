@@ -19,13 +19,13 @@ from harness.analysis.gate import (
     selftests,
     sides,
     stopping,
-    stored,
 )
-from harness.analysis.gate.contest import Contest, Evidence, Rules, left_out
+from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.noise import DeviceNoise
 from harness.analysis.gate.recording import GateRecording, digest
+from harness.analysis.gate.stored import INCLUDED
 from harness.config import farm as farms
 from harness.config import plans
 from harness.errors import ConfigError, HarnessError, StoreError
@@ -40,9 +40,6 @@ from harness.types import Device, Failure, Plan, Thermal, Variant
 
 OPTION_OF_THERMAL: Mapping[Thermal, str] = {"cool": "gate", "soak": "soak", "none": "none"}
 """The value of `--thermal` for each thermal condition."""
-
-_INCLUDED = "include_suspect"
-"""The key of a gate's call that says that SUSPECT sides are judged too."""
 
 
 def ignore_result(result: Result) -> None:
@@ -87,9 +84,9 @@ def gate(
         given["thermal"] = OPTION_OF_THERMAL[thermal]
     begun = _begun(stores, resume, plan, given) if resume else None
     if begun is not None:
-        given |= {name: begun.call[name] for name in ("thermal", _INCLUDED) if name in begun.call}
+        given |= {name: begun.call[name] for name in ("thermal", INCLUDED) if name in begun.call}
     if include_suspect:
-        given[_INCLUDED] = "yes"
+        given[INCLUDED] = "yes"
     plan = _under(plan, given.get("thermal"))
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
@@ -122,7 +119,7 @@ def gate(
             kind="gate",
             decided=decided,
             live=live,
-            rules=replace(Rules.of(plan), include_suspect=_INCLUDED in given),
+            rules=replace(Rules.of(plan), include_suspect=INCLUDED in given),
             stores=stores,
             progress=progress,
             call=resuming.call_of(plan, **given),
@@ -282,18 +279,11 @@ def judge(
     Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
     each other.
     """
-    kept = store.Store(results or assets.results_folder()).open(run)
-    plain = stored.document(kept)
-    included = include_suspect or _INCLUDED in kept.record.call
-    found = [
-        replace(one, failure=left_out(one, include_suspect=included))
-        for one in stored.evidence(kept, plain)
-    ]
-    return judging.judge_again(
-        found,
-        stored.result(kept, plain),
-        rules=stored.rules(kept, margin=margin, min_effect=min_effect),
-        accuracies=stored.accuracies(plain),
+    return judging.judge_stored(
+        store.Store(results or assets.results_folder()).open(run),
+        margin=margin,
+        min_effect=min_effect,
+        include_suspect=include_suspect,
     )
 
 

@@ -25,6 +25,7 @@ from harness.analysis.gate.verdicts import Verdict
 from harness.columns import NS_PER_MS
 from harness.errors import StoreError
 from harness.measure.pairs import FIRST_PAIRS, MAX_PAIRS, Pair, needs_more
+from harness.printable import counted
 from harness.records.store import checksums
 from harness.records.store.codec import dump, load
 from harness.records.store.journal import appearing
@@ -233,7 +234,7 @@ def _misfits(made: Selftest, evidence: Evidence, now: datetime) -> Iterator[str]
     """Yield the reasons why a selftest says nothing about a contest."""
     contest = evidence.contest
     if made.threads != contest.key.threads:
-        yield f"it used {made.threads} threads, not {contest.key.threads}"
+        yield f"it used {counted(made.threads, 'thread')}, not {contest.key.threads}"
     timed = [one for one in evidence.readings if one.launch.kind == "timed" and one.quantiles]
     runtimes = {one.launch.runtime for one in timed}
     if made.runtime and runtimes and made.runtime not in runtimes:
@@ -254,7 +255,7 @@ def _misfits(made: Selftest, evidence: Evidence, now: datetime) -> Iterator[str]
     if made.load is not None and made.cores:
         beside = made.load - made.threads
         if beside > MAX_OTHER_LOAD * made.cores:
-            yield f"the device had a load of {made.load:.1f} on {made.cores} cores during it"
+            yield f"the device had a load of {made.load:.1f} on {counted(made.cores, 'core')} during it"
 
 
 def _age(created: str, now: datetime) -> timedelta | None:

@@ -319,7 +319,7 @@ def _why_run_not_comparable(
     cells = [cell for cell in on_device if cell.threads == one.threads]
     if not cells:
         counts = ", ".join(str(count) for count in sorted({cell.threads for cell in on_device}))
-        return f"it was measured with {counts} threads, the plan has {one.threads}"
+        return f"it was measured with threads = {counts}, the plan has {one.threads}"
     damaged = verified(run).damage.cells
     for cell in cells:
         if cell.id in damaged:

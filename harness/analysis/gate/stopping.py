@@ -22,6 +22,9 @@ class EvidenceSoFar:
     found: dict[Key, Evidence]
     """By contest; of a resumed gate with the evidence that it had stored."""
     ended: set[Key] = field(default_factory=set)
+    """The contests whose first pairs ended."""
+    confirmed: set[Key] = field(default_factory=set)
+    """Those whose fresh pairs ended, too."""
     _sides: dict[str, tuple[Key, SideName]] = field(default_factory=dict)
 
     @classmethod
@@ -39,7 +42,8 @@ class EvidenceSoFar:
         """Add a launch, or the evidence of a contest that ended; the contests have threads each."""
         if isinstance(event, ContestEnded):
             self.found[event.evidence.contest.key] = event.evidence
-            self.ended.add(event.evidence.contest.key)
+            key = event.evidence.contest.key
+            (self.confirmed if key in self.ended else self.ended).add(key)
         elif isinstance(event, LaunchEnded) and event.launch.cell_id in self._sides:
             key, side = self._sides[event.launch.cell_id]
             before = self.found[key]
@@ -47,13 +51,15 @@ class EvidenceSoFar:
             self.found[key] = replace(before, readings=(*before.readings, reading))
 
     def cut_short(self, why: str) -> list[Evidence]:
-        """Return the evidence of every contest; those that had not ended are cut short."""
-        return [
-            evidence
-            if key in self.ended
-            else replace(evidence, readings=whole_blocks(evidence.readings), cut_short=why)
-            for key, evidence in self.found.items()
-        ]
+        """Return the evidence of every contest, with why what had not ended is cut short."""
+        return [self._cut_short(key, evidence, why) for key, evidence in self.found.items()]
+
+    def _cut_short(self, key: Key, evidence: Evidence, why: str) -> Evidence:
+        if key in self.confirmed:
+            return evidence
+        if key in self.ended:
+            return replace(evidence, fresh_cut_short=evidence.fresh_cut_short or why)
+        return replace(evidence, readings=whole_blocks(evidence.readings), cut_short=why)
 
 
 @dataclass(slots=True, kw_only=True)

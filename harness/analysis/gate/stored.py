@@ -26,10 +26,14 @@ from harness.records.store.verify import verified
 from harness.stats import paired
 from harness.types import Cell, Direction, GateRules, Launch
 
+INCLUDED = "include_suspect"
+"""The key of a gate's call that says that SUSPECT sides are judged too."""
+
 _QUANTILES = (
     f"SELECT launch, count(*), quantile_cont(value, {list(paired.QUANTILES)}) FROM samples "  # noqa: S608 - our own numbers
     "WHERE kind = 'timed' AND series = 'latency' AND block >= 0 GROUP BY launch"
 )
+_NO_VERDICT = "the gate was killed or failed before its verdict, or is in progress"
 _PEAKS = (
     "SELECT launch, max(value) FROM samples "
     "WHERE kind = 'memory' AND series = 'peak_rss' GROUP BY launch"
@@ -59,7 +63,8 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
 
     It has no accuracy, and no contests that were not to be measured: only the document has these.
     """
-    command = continuing.command(run.id, run.record.kind, run.record.call)
+    options = continuing.results_option(run.path.parent)
+    command = continuing.command(run.id, run.record.kind, run.record.call, options)
     way = f"; `{command}` finishes it" if command else ""
     outcomes = {one.cell.id: one for one in run.outcomes()}
     contests, failed, away = [], [], {}
@@ -81,14 +86,15 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
                 **key,
                 "a": a.id,
                 "b": b.id,
-                "cut_short": None if len(ended) == len((a, b)) else "the gate was killed",
+                "cut_short": None if len(ended) == len((a, b)) else _NO_VERDICT,
+                "fresh_cut_short": _NO_VERDICT,
                 "pinned_mhz": None,
                 "fixed_performance": False,
                 "hot": False,
             }
         )
     return {
-        "incomplete": f"the gate was killed before its verdict, or is in progress{way}",
+        "incomplete": f"{_NO_VERDICT}{way}",
         "baseline": run.record.call.get("baseline", "A"),
         "candidate": run.record.call.get("candidate", "B"),
         "rows": [],

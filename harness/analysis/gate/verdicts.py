@@ -30,10 +30,12 @@ from harness.analysis.gate.findings import (
     Key,
     Row,
     find,
+    has_interval,
 )
 from harness.analysis.gate.noise import NOISY_HALF_WIDTH
 from harness.measure import pairs as fresh_pairs
 from harness.measure.pairs import MAX_PAIRS, Pair, discard_reason, needs_more
+from harness.printable import counted
 from harness.stats import Interval, paired
 
 __all__ = [
@@ -87,7 +89,9 @@ class Judged:
     reason: str
     """One sentence with the decisive numbers."""
     ratio: Interval | None = None
-    """B over A with its 95 % interval; null for accuracy and if it cannot be computed."""
+    """B over A with its 95 % interval; null for accuracy and if it cannot be computed.
+
+    The interval is from 0 to infinity if there are fewer than 6 pairs or they bound nothing."""
     drop: Interval | None = None
     """Accuracy only: A minus B, absolute, with its 95 % interval."""
     p_adjusted: float | None = None
@@ -191,7 +195,7 @@ def _judged(row: Row, finding: Finding, limits: _Limits, p_worse: float, p_bette
         metric=row.metric,
         verdict=verdict,
         reason=_reason(row, finding, limits, verdict=verdict, p_worse=p_worse, needed=needed),
-        ratio=None if accuracy or effect is None else _ratio(row, effect),
+        ratio=None if accuracy or effect is None else _ratio(row, finding),
         drop=effect if accuracy else None,
         p_adjusted=p_worse if finding.tested else None,
         hodges_lehmann=None if finding.hodges_lehmann is None else math.exp(finding.hodges_lehmann),
@@ -232,18 +236,17 @@ def _too_noisy(row: Row, finding: Finding) -> bool:
     return finding.effect.high - finding.effect.estimate > NOISY_HALF_WIDTH
 
 
-def _ratio(row: Row, effect: Interval) -> Interval | None:
+def _ratio(row: Row, finding: Finding) -> Interval | None:
     """Return B over A of an effect, for either direction."""
-    if not math.isfinite(effect.estimate):
+    effect = finding.effect
+    if effect is None or not math.isfinite(effect.estimate):
         return None
-    sign, low, high = _sign(row), effect.low, effect.high
-    if sign < 0:
-        low, high = high, low
-    return Interval(
-        estimate=math.exp(sign * effect.estimate),
-        low=math.exp(sign * low),
-        high=math.exp(sign * high),
-    )
+    sign = _sign(row)
+    estimate = math.exp(sign * effect.estimate)
+    if not has_interval(row, finding):
+        return Interval(estimate=estimate, low=0.0, high=math.inf)
+    low, high = sorted((math.exp(sign * effect.low), math.exp(sign * effect.high)))
+    return Interval(estimate=estimate, low=low, high=high)
 
 
 def _sign(row: Row) -> int:
@@ -268,7 +271,7 @@ def _reason(
     if isinstance(row, Exact):
         return _exact_reason(row, limits, verdict)
     worse, better = _worse_and_better(row.metric)
-    unit = "inputs" if isinstance(row, Accuracy) else "pairs"
+    noun = "input" if isinstance(row, Accuracy) else "pair"
     margin, upper = _change(row, limits.margin), _change(row, finding.upper)
     more = f"about {needed}" if needed else f"more than {paired.MAX_PAIRS_NEEDED:,}"
     findings = {
@@ -287,13 +290,17 @@ def _reason(
         Verdict.REGRESSION: f", adjusted p {p_worse:.2g}",
         Verdict.SLOWER_WITHIN_MARGIN: f", {bound} {upper}",
         Verdict.PASS: f", {bound} {upper}",
-        Verdict.INCONCLUSIVE: f"; {more} {unit} would decide",
+        Verdict.INCONCLUSIVE: f"; {more} {noun}s would decide",
     }
     dropped = f", {finding.discarded} dropped" if finding.discarded else ""
+    between = (
+        f"95 % interval {_change(row, low)} to {_change(row, high)}"
+        if has_interval(row, finding)
+        else "the pairs scatter too much for an interval"
+    )
     return (
-        f"{findings[verdict]}: {_change(row, finding.effect.estimate)} (95 % interval "
-        f"{_change(row, low)} to {_change(row, high)}), "
-        f"{finding.n} {unit}{dropped}{endings.get(verdict, '')}"
+        f"{findings[verdict]}: {_change(row, finding.effect.estimate)} ({between}), "
+        f"{counted(finding.n, noun)}{dropped}{endings.get(verdict, '')}"
     )
 
 
@@ -361,18 +368,18 @@ def confirm(
         if row.verdict is not Verdict.REGRESSION or row.confirmed:
             made.append(row)
             continue
-        found = again.get((row.key, row.metric))
-        made.append(_confirmed(row, found))
+        key = (row.key, row.metric)
+        why_few = by_row[key].why_few if key in by_row else None
+        made.append(_confirmed(row, again.get(key), why_few))
     return made
 
 
-def _confirmed(row: Judged, fresh: Judged | None) -> Judged:
+def _confirmed(row: Judged, fresh: Judged | None, why_few: str | None) -> Judged:
     wanted = pairs_to_confirm(row)
     blocks = fresh.pairs + fresh.discarded if fresh else 0
     if fresh is None or blocks < wanted:
         doubt = f"only {blocks} of {wanted} fresh pairs were measured"
-        if fresh is not None and fresh.reason:
-            doubt += f" ({fresh.reason})"
+        doubt += f": {why_few}" if why_few else ""
     elif fresh.verdict in {Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN}:
         return replace(
             row,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.layers.operators import WITHIN_NOISE, Layers, OperatorTime
+from harness.printable import counted
 
 Pairing = tuple[OperatorTime | None, OperatorTime | None]
 
@@ -46,7 +47,9 @@ class Difference:
             remarks.append(f"A ran on {self.a.subject.device}, B on {self.b.subject.device}")
         alone = sum(a is None or b is None for a, b in self.pairs)
         if alone:
-            remarks.append(f"{alone} of {len(self.pairs)} operators are only in one of the two")
+            remarks.append(
+                f"only in one of the two: {alone} of {counted(len(self.pairs), 'operator')}"
+            )
         return tuple(remarks)
 
 

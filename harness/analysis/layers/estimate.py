@@ -33,6 +33,7 @@ from harness.measure import blocks
 from harness.measure.bench import Bench, launch_of
 from harness.measure.sessions import Session
 from harness.optimize import workers
+from harness.printable import counted
 from harness.tflite.truncate import MAX_PREFIXES, Prefix
 from harness.types import Cell, Dose, Profile
 
@@ -269,7 +270,7 @@ def _noise(operators: Sequence[OperatorTime]) -> tuple[str, ...]:
     if not noisy:
         return ()
     text = (
-        f"{noisy} of {len(operators)} operators are within noise here: use a quieter device, more "
+        f"within noise here: {noisy} of {counted(len(operators), 'operator')}; use a quieter device, more "
         "--launches or coarser groups (--at-most)"
     )
     return (text,)

@@ -30,6 +30,7 @@ from harness.events import LaunchStarted, MeasuringStarted
 from harness.measure import blocks
 from harness.measure.bench import Bench, launch_of
 from harness.measure.sessions import Session
+from harness.printable import counted
 from harness.protocols import Commands, KeepsFiles, Reply, TimesOperators
 from harness.types import Dose
 
@@ -179,7 +180,9 @@ def _layers(subject: Subject, profiles: Sequence[tool_log.ToolProfile]) -> Layer
     shape = [(one.type, one.name) for one in profiles[0].operators]
     same = [p for p in profiles if [(one.type, one.name) for one in p.operators] == shape]
     if len(same) < len(profiles):
-        notes.append(f"{len(profiles) - len(same)} launches listed other operators: left out")
+        notes.append(
+            f"{counted(len(profiles) - len(same), 'launch')} listed other operators: left out"
+        )
     outer, inside = [
         [_times(same, at) for at, one in enumerate(profiles[0].operators) if one.inside is wanted]
         for wanted in (False, True)
@@ -195,7 +198,7 @@ def _layers(subject: Subject, profiles: Sequence[tool_log.ToolProfile]) -> Layer
         source=TOOL,
         operators=tuple(outer),
         whole_ns=stats.median(averages) if averages else total,
-        whole_is=f"median of {len(averages)} launches' averages"
+        whole_is=f"median of the averages of {counted(len(averages), 'launch')}"
         if averages
         else "the sum; the log has no timing of the whole",
         launches=len(same),

@@ -12,6 +12,7 @@ from harness import columns
 from harness.analysis.pick.chance import probability_lowest
 from harness.analysis.pick.constraints import Constraint, check_column, parse_constraint
 from harness.errors import ConfigError
+from harness.printable import counted
 from harness.records.table import trust
 from harness.records.table.row import better, metric_of
 from harness.types import Direction
@@ -25,6 +26,8 @@ NOT_MEASURED = ("emulated", "simulated")
 SETTLED = 0.95
 MAX_SHOWN = 0.99
 """A higher probability is written as `over 0.99`: 20,000 draws are not precise enough for more."""
+
+_EVALUATION = "`[data] evaluation` in the plan gives it, or --evaluation of `bench` and `optimize`"
 
 _SUSPECT = "suspect"
 _MAX_NAMED = 3
@@ -249,7 +252,13 @@ def _obstacle(
     failed = [one for one in constraints if not one.holds(_known(row, one.column))]
     if failed:
         return "; ".join(_miss(row, one) for one in failed)
-    return f"{objective.column} is not known" if _known(row, objective.column) is None else None
+    return _unknown(objective.column) if _known(row, objective.column) is None else None
+
+
+def _unknown(column: str) -> str:
+    """Return that a value is not known, and what gives it, if it was not asked for."""
+    way = f" ({_EVALUATION})" if columns.get(column).by_metric else ""
+    return f"{column} is not known{way}"
 
 
 def _known(row: Mapping[str, Any], column: str) -> float | str | None:
@@ -279,7 +288,7 @@ def _why_ineligible(row: Mapping[str, Any], exceptions: _Exceptions) -> str | No
 def _miss(row: Mapping[str, Any], constraint: Constraint) -> str:
     found = _known(row, constraint.column)
     if found is None:
-        return f"{constraint.column} is not known, {constraint} is required"
+        return f"{_unknown(constraint.column)}, {constraint} is required"
     if isinstance(found, str) or isinstance(constraint.value, str):
         return f"{constraint.column} is {found}, {constraint} is required"
     by = abs(found - constraint.value)
@@ -327,7 +336,7 @@ def _name(row: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
     if len({one["device"] for one in among}) > 1:
         parts.append(f"on {row['device']}")
     if len({one["threads"] for one in among}) > 1:
-        parts.append(f"with {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
+        parts.append(f"with {counted(row['threads'], 'thread')}")
     return " ".join(parts)
 
 
@@ -417,4 +426,6 @@ def _none_reason(
         return sum(miss > 0 for miss in misses), max(misses, default=0.0)
 
     row, obstacle = min(able, key=distance)
-    return f"none qualifies of {len(rows)} rows; closest is {_name(row, rows)}: {obstacle}"
+    return (
+        f"none qualifies of {counted(len(rows), 'row')}; closest is {_name(row, rows)}: {obstacle}"
+    )

@@ -13,6 +13,7 @@ from harness.analysis.search import columns
 from harness.analysis.search.folder import Folder
 from harness.analysis.search.records import Job, TrialResult, TrialStatus
 from harness.config.recipes import parse
+from harness.printable import counted
 from harness.records.table.trust import INCLUDE
 from harness.types import Search
 
@@ -71,25 +72,27 @@ class SearchResult:
         """One sentence: the size of the front, or the constraint that failed and by how much."""
         counts = Counter(trial.status for trial in self.trials)
         others = [f"{counts[status]} {text}" for status, text in _STATUS_TEXTS if counts[status]]
+        count = counted(len(self.trials), "recipe")
         doubted = [] if self.include_suspect else doubted_of(self.trials)
         if doubted:
             others.append(f"{len(doubted)} not VALID and left out")
         if self.front:
-            count = f"{len(self.front)} on the front of {len(self.trials)} recipes"
-            return "; ".join([count, *others])
+            return "; ".join([f"{len(self.front)} on the front of {count}", *others])
         if self.status == "failed":
             first = self.trials[0] if self.trials else None
             why = f": {first.recipe}: {first.reason}" if first else ""
-            return f"all {len(self.trials)} recipes failed{why}"
+            number = len(self.trials)
+            which = "the recipe" if number == 1 else f"all {number} recipes"
+            return f"{which} failed{why}"
         if doubted:
             named = "; ".join(f"{trial.recipe}: {trial.doubt}" for trial in doubted[:_NAMED])
-            none = f"none of {len(self.trials)} recipes holds every constraint and is VALID"
+            none = f"none of {count} holds every constraint and is VALID"
             return f"{none} ({', '.join(others)}); {named}; {INCLUDE}"
         closest = min(
             (trial for trial in self.trials if trial.misses),
             key=lambda trial: (len(trial.misses), max(miss.share for miss in trial.misses)),
         )
-        none = f"none of {len(self.trials)} recipes holds every constraint"
+        none = f"none of {count} holds every constraint"
         return f"{none} ({', '.join(others)}); closest is {closest.recipe}: {closest.reason}"
 
     def rows(self) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Literal
 from harness import stats
 from harness.devices.delegation.evidence import kinds
 from harness.devices.delegation.outputs import outputs_doubt
+from harness.printable import counted
 from harness.tflite.compiled import EDGETPU, compiled_ops
 from harness.types import Agreement, Cell, Compiled, Delegation, Launch, SelfCheck, Variant
 
@@ -326,7 +327,7 @@ def _left_over(case: _Case) -> str | None:
         if done >= total:
             return None
         minimum = case.cell.accept.min_delegated
-        reason = f"{total - done} of {total} operators stayed on the CPU: {names or 'not named'}"
+        reason = f"{total - done} of {counted(total, 'operator')} stayed on the CPU: {names or 'not named'}"
         if minimum is not None and done / total < minimum:
             reason += f" ({done / total:.0%} delegated, under min_delegated = {minimum:g})"
         return reason
@@ -373,4 +374,4 @@ def _counts(delegation: Delegation) -> str:
     partitions = (
         f" in {delegation.partitions} partitions" if (delegation.partitions or 0) > 1 else ""
     )
-    return f"{delegation.delegated_ops}/{delegation.total_ops} operators{partitions}"
+    return f"{delegation.delegated_ops}/{counted(delegation.total_ops, 'operator')}{partitions}"

@@ -14,6 +14,7 @@ from harness.farm.checks import CheckResult, Fix, FixKind, check, fail, ok, skip
 from harness.farm.device_under_test import DeviceUnderTest
 from harness.farm.linux import survey
 from harness.farm.linux.folders import GOOD_FREE_BYTES, MIN_FREE_BYTES, other_workdir
+from harness.printable import counted
 from harness.types import Profile
 
 _CLOCK_SECONDS = 2.0
@@ -290,7 +291,7 @@ def load(dut: DeviceUnderTest) -> CheckResult:
     system = _system(dut)
     if system.load_1m is None or system.cores is None:
         return skip("the device does not report its load")
-    found = f"{system.load_1m:.2f} over the last minute on {system.cores} cores"
+    found = f"{system.load_1m:.2f} over the last minute on {counted(system.cores, 'core')}"
     if system.load_1m <= _BUSY_SHARE * system.cores:
         return ok(found)
     top = dut.remote_command("top -b -n 1")

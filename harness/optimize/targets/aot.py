@@ -20,6 +20,7 @@ from harness import assets
 from harness.errors import RecipeError
 from harness.optimize.targets import programs
 from harness.optimize.targets.compilers import PACKAGES as PACKAGES  # noqa: PLC0414 - also offered here
+from harness.printable import counted
 from harness.tflite import flatbuffer, rewrite
 from harness.tflite.compiled import DISPATCH
 from harness.types import Compiled
@@ -107,9 +108,11 @@ def account(
     total = sum(part.total for part in parts)
     fault = None
     if parts and total - offloaded != sum(left.values()):
-        fault = f"it reports {total - offloaded} operators on the CPU, and its file has {sum(left.values())}"
+        rest = counted(total - offloaded, "operator")
+        fault = f"it reports {rest} on the CPU, and its file has {sum(left.values())}"
     elif parts and sum(part.partitions for part in parts) != compiled:
-        fault = f"it reports {sum(part.partitions for part in parts)} partitions, and its file has {compiled}"
+        partitions = counted(sum(part.partitions for part in parts), "partition")
+        fault = f"it reports {partitions}, and its file has {compiled}"
     return Compiled(
         compiler=f"ai-edge-litert {metadata.version(_RUNTIME)} aot, {settings.vendor} {settings.soc}",
         mapped_ops=offloaded if parts else before - sum(left.values()),

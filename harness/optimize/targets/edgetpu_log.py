@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.printable import counted
+
 MAPPED = "Mapped to Edge TPU"
 CUSTOM = "CUSTOM"
 """The log's common name for all custom operators."""
@@ -137,16 +139,16 @@ def contradiction(account: Account, operators: Mapping[str, int], compiled: str)
     if inconsistent:
         return inconsistent
     if account.mapped_ops and not partitions:
-        return f"{account.mapped_ops} operators mapped by the log, none in the file"
+        return f"{counted(account.mapped_ops, 'operator')} mapped by the log, none in the file"
     if account.mapped_ops == 0 and partitions:
         return f"no operator mapped by the log, {partitions} {compiled} in the file"
     if account.subgraphs is not None and account.subgraphs != partitions:
-        return f"{account.subgraphs} subgraphs by the log, {partitions} {compiled} in the file"
+        return f"{counted(account.subgraphs, 'subgraph')} by the log, {partitions} {compiled} in the file"
     if account.rows:
         return _difference(account.left_counts, inside)
     left = account.stated_left or 0
     if account.stated_total is not None and left != inside.total():
-        return f"{left} operators on the CPU by the log, {inside.total()} in the file"
+        return f"{counted(left, 'operator')} on the CPU by the log, {inside.total()} in the file"
     return None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from harness.errors import HarnessError
 from harness.optimize.training import libraries
 from harness.optimize.training.libraries import Keras
+from harness.printable import counted
 
 TPU_VARIABLE = "TPU_NAME"
 
@@ -57,7 +58,9 @@ def strategy(tpu: Callable[[], Keras] = connect_tpu) -> Place:
     tf = libraries.tensorflow()
     found = tpu()
     if found is not None:
-        return Place(strategy=found, description=f"TPU, {found.num_replicas_in_sync} cores")
+        return Place(
+            strategy=found, description=f"TPU, {counted(found.num_replicas_in_sync, 'core')}"
+        )
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     if len(gpus) > 1:
         return Place(

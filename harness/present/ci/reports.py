@@ -9,7 +9,7 @@ from typing import Any
 from harness.present.ci import github
 from harness.present.ci.github import Annotation
 from harness.present.report.exports import junit, summary, verdicts
-from harness.records.store import StoredRun, continuing
+from harness.records.table import PENDING
 from harness.records.table.rows import Measured, rows_of
 
 
@@ -30,30 +30,20 @@ def of_run(measured: Measured, *, complete: bool = True, file: str | None = None
     With `complete=False`, and for a run that lacks outcomes or a verdict, every text says that it is
     incomplete, and how the run is continued. `file` is the plan, for the annotations.
     """
-    gate, rows = verdicts.of(measured.run), rows_of(measured)
-    whole = complete and verdicts.is_complete(measured)
-    if gate is not None:
-        found = [*github.of_gate(gate, file), *github.of_damage(rows, file)]
+    ended, rows = verdicts.conclusion(measured, stopped=not complete), rows_of(measured)
+    note = ended.incomplete
+    if ended.gate is not None:
+        found = [*github.of_gate(ended.gate, file), *github.of_damage(rows, file)]
     else:
-        found = github.of_rows([row for row in rows if whole or row["status"] != "pending"], file)
-    note = "" if whole else _incomplete(measured.run)
+        found = github.of_rows([row for row in rows if not note or row["status"] != PENDING], file)
     if note:
         title = f"incomplete: {measured.run.record.kind} {measured.run.id}"
         found = [Annotation(kind="warning", title=title, message=note, file=file), *found]
     return CiReport(
-        junit=junit.of_run(measured, complete=complete),
-        summary=summary.of_run(measured, incomplete=note),
+        junit=junit.of_run(measured, ended),
+        summary=summary.of_run(measured, ended),
         annotations=tuple(found),
     )
-
-
-def _incomplete(run: StoredRun) -> str:
-    record = run.record
-    options = continuing.results_option(run.path.parent)
-    command = continuing.command(run.id, record.kind, record.call, options)
-    way = f"; `{command}` continues it" if command else ""
-    without = " before its verdict" if record.kind == "gate" else ""
-    return f"it was stopped{without}, and what was measured is kept{way}"
 
 
 def of_gate(gate: Mapping[str, Any], created: str, *, file: str | None = None) -> CiReport:
@@ -61,8 +51,9 @@ def of_gate(gate: Mapping[str, Any], created: str, *, file: str | None = None) -
 
     `created` is the time, ISO 8601.
     """
+    properties = {"kind": "gate", "complete": str(not gate.get("incomplete")).lower()}
     return CiReport(
-        junit=junit.document(junit.judged(gate), {"kind": "gate"}, created),
+        junit=junit.document(junit.judged(gate), properties, created),
         summary=summary.judged(gate),
         annotations=tuple(github.of_gate(gate, file)),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from harness import assets
 from harness.errors import HarnessError
 from harness.present.report import figures
+from harness.printable import counted
 from harness.records.store import DeviceRecord, StoredRun
 from harness.records.store.journal import appearing
 from harness.records.table import MEASURED, PENDING, Row, display, minutes, trust
@@ -72,6 +73,7 @@ def _context(measured: Measured) -> dict[str, Any]:
     columns = display.columns(rows)
     drawn = figures.drawn(measured, rows)
     return {
+        "counted": counted,
         "run": run.record,
         "models": list(dict.fromkeys(display.clean(row["model"]) for row in rows)),
         "counts": {
@@ -106,20 +108,17 @@ def _context(measured: Measured) -> dict[str, Any]:
 def _first(lines: Sequence[str]) -> list[str]:
     """Return the first lines, and how many more there are."""
     more = len(lines) - _MAX_REASONS
-    return [*lines[:_MAX_REASONS], *([f"{more} more reasons"] if more > 0 else [])]
+    return [*lines[:_MAX_REASONS], *([counted(more, "more reason")] if more > 0 else [])]
 
 
 def _gate(run: StoredRun) -> dict[str, Any] | None:
     """Return the verdict of a gate's run: the comparisons, the reasons, and the sides' names."""
-    if run.record.kind != "gate":
-        return None
     from harness.analysis.gate.document import reasons, summary
     from harness.present.report.exports import verdicts
 
     found = verdicts.of(run)
-    remarks = verdicts.remarks(found)
     if found is None:
-        return {"verdict": "no verdict", "rows": [], "reasons": [], "about": remarks}
+        return None
     sides = f"A: {found['baseline']}; B: {found['candidate']}"
     return {
         "verdict": found["verdict"] or "no verdict",
@@ -127,7 +126,9 @@ def _gate(run: StoredRun) -> dict[str, Any] | None:
             {key: display.clean(text) for key, text in row.items()} for row in verdicts.table(found)
         ],
         "reasons": [display.clean(line) for line in reasons(found)],
-        "about": [display.clean(line) for line in (sides, summary(found), *remarks)],
+        "about": [
+            display.clean(line) for line in (sides, summary(found), *verdicts.remarks(found))
+        ],
     }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from harness.records.table import Row, display
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&])")
+_CODE = re.compile(r"((?<!`)`[^`<>\[\]]+`(?!`))")
+"""A command between backticks; what could be HTML or a link is no command of ours."""
 
 
 def markdown(rows: Sequence[Row], places: Sequence[str] = ()) -> str:
@@ -25,7 +27,7 @@ def markdown(rows: Sequence[Row], places: Sequence[str] = ()) -> str:
         *display.legend(rows).splitlines(),
         *places,
     ):
-        lines += ["", escape(text)]
+        lines += ["", prose(text)]
     return "\n".join(lines) + "\n"
 
 
@@ -42,6 +44,14 @@ def records(plain: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 def escape(text: str) -> str:
     """Escape a text so that Markdown (and HTML in Markdown) shows it unchanged."""
     return _SPECIAL.sub(r"\\\1", display.clean(text))
+
+
+def prose(text: str) -> str:
+    """Escape a sentence, but leave its commands between backticks as code, to be copied."""
+    parts = _CODE.split(display.clean(text))
+    return "".join(
+        part if place % 2 else _SPECIAL.sub(r"\\\1", part) for place, part in enumerate(parts)
+    )
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, Any
 
-from harness.analysis.gate.document import reasons, summary
+from harness.analysis.gate.document import between, reasons, summary
 from harness.columns import NS_PER_MS
 from harness.present.report.exports import verdicts
 from harness.present.screen.printing import out, records
@@ -37,7 +37,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "B": _number(row["b"], scale),
         "unit": unit,
         "ratio": "-" if ratio is None else f"{ratio:.3f}",
-        "95 %": "" if ratio is None else f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}",
+        "95 %": "" if ratio is None else between(row),
         "pairs": str(row["pairs"] or ""),
         "verdict": row["verdict"] or "(shown)",
         "device noise": "" if noise is None else f"+-{noise:.1%}",

@@ -16,8 +16,10 @@ from harness.columns import Column, Form, Look
 from harness.devices.delegation import CPU_TARGETS
 from harness.printable import clean as clean  # noqa: PLC0414 - re-exported
 from harness.printable import clean_lines as clean_lines  # noqa: PLC0414 - re-exported
+from harness.printable import counted as counted  # noqa: PLC0414 - re-exported
 from harness.records.table import trust
 from harness.records.table.row import MEASURED, better, metric_of
+from harness.stats import MAX_FACTOR
 
 NOTHING = "-"
 
@@ -102,12 +104,6 @@ def number(value: float | None, decimals: int) -> str:
     return NOTHING if value is None else f"{value:,.{decimals}f}"
 
 
-def counted(count: int, noun: str) -> str:
-    """Write a number with its noun: `1 cell`, `2 launches`."""
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{count:,} {noun}{plural if count != 1 else ''}"
-
-
 def milliseconds(value: float | None) -> str:
     """Format milliseconds with three significant digits and at most four decimals."""
     if value is None:
@@ -120,13 +116,15 @@ def milliseconds(value: float | None) -> str:
 def half_width(row: Mapping[str, Any], column: Column | None = None) -> str:
     """Format the distance of a value (p50 by default) to the farther end of its 95 % interval, in %.
 
-    The interval is within value / (1 + x) and value * (1 + x). Empty without an interval.
+    The interval is within value / (1 + x) and value * (1 + x). Empty without an interval, or if it is
+    too wide to say anything.
     """
     of = column or columns_of.get("latency_p50_ms")
     value, low, high = row[of.name], row[of.low or ""], row[of.high or ""]
     if not value or not low or not high:
         return ""
-    return f"±{(max(high / value, value / low) - 1) * 100:.1f}%"
+    factor = max(high / value, value / low)
+    return f"±{(factor - 1) * 100:.1f}%" if factor <= MAX_FACTOR else ""
 
 
 def size(size_bytes: float | None) -> str:
@@ -231,7 +229,7 @@ def left_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = trust.not_valid(rows)
     if not found:
         return []
-    count = f"{len(found)} of {len(rows)} rows {'is' if len(found) == 1 else 'are'} not VALID"
+    count = f"{len(found)} of {counted(len(rows), 'row')} {'is' if len(found) == 1 else 'are'} not VALID"
     return [
         f"{count}; pick, gate, compare and search leave them out unless {trust.OPTION}:",
         *(f"  {name(row)}: {clean(reason)}" for row, reason in found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.printable import counted
 from harness.records.store import DeviceRecord, StoredRun
 from harness.types import DeviceFacts
 
@@ -20,7 +21,7 @@ def _text(entry: DeviceRecord) -> str:
 def _machine(facts: DeviceFacts) -> list[str]:
     runtime = facts.runtimes[0] if facts.runtimes else None
     named = facts.board or facts.chip or facts.machine or facts.hostname or facts.identity
-    cores = "cores unknown" if facts.cores is None else f"{facts.cores} cores"
+    cores = "cores unknown" if facts.cores is None else counted(facts.cores, "core")
     return [
         " ".join(filter(None, (f"{named},", cores, facts.machine))),
         " ".join(filter(None, (facts.system, facts.kernel))) or "system unknown",

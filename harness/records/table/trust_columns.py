@@ -15,6 +15,7 @@ from harness.errors import (
     OutOfMemory,
     Unproven,
 )
+from harness.printable import counted
 from harness.types import Failure
 
 if TYPE_CHECKING:
@@ -71,5 +72,5 @@ def conditions(reading: CellReading) -> str | None:
     launches = reading.measured.launches.get(reading.cell.id, ())
     timed = [one for one in launches if one.kind == "timed"]
     counts = {flag: sum(flag in one.flags for one in timed) for flag in STATE_FLAGS}
-    found = [f"{flag} ({n} of {len(timed)} launches)" for flag, n in counts.items() if n]
+    found = [f"{flag} ({n} of {counted(len(timed), 'launch')})" for flag, n in counts.items() if n]
     return ", ".join(found) or None

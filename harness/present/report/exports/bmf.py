@@ -38,7 +38,10 @@ def _measures(row: Row) -> dict[str, Any]:
 def _measure(row: Row, column: Column) -> dict[str, Any]:
     def based(name: str | None) -> float | None:
         value = row[name] if name else None
-        return None if value is None else value * column.scale
+        if value is None:
+            return None
+        scaled = float(value) * column.scale
+        return round(scaled) if column.base_unit == "B" else scaled
 
     return known(
         {

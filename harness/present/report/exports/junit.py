@@ -8,8 +8,8 @@ It conforms to the schema of Jenkins' xUnit plug-in (junit-10.xsd). The result o
 - no fault (pending, unsupported, partly measured without a limit): `skipped`.
 
 A gate's run has one case per judged row instead: a regression is a `failure`, inconclusive is
-`skipped`, and a device that was away is an `error`. So are a gate that was stopped before its
-verdict, and a damaged row in a run of any kind.
+`skipped`, and a device that was away is an `error`. So are a damaged row, and a run or gate as a whole
+that was stopped before its end.
 
 `time` is that of the launches on the device; the cases of a gate that are computed from the same
 launches share it. A case without launches has none.
@@ -18,10 +18,11 @@ launches share it. A case without launches has none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
+from harness import printable
 from harness.analysis.gate.contest import LAUNCH_METRICS
 from harness.analysis.gate.document import counted
 from harness.analysis.pick import enough_delegated, key_of
@@ -81,34 +82,39 @@ def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) 
     A row that is not VALID is skipped with its reason; with `include_suspect` a SUSPECT one passes.
     """
     del emulated
-    return of_run(measured, include_suspect=include_suspect)
+    return of_run(measured, verdicts.conclusion(measured), include_suspect=include_suspect)
 
 
-def of_run(measured: Measured, *, complete: bool = True, include_suspect: bool = False) -> str:
-    """Write every row of a run, or the verdicts of a gate; `complete` is false if it was stopped."""
-    record = measured.run.record
-    gate = verdicts.of(measured.run)
+def of_run(
+    measured: Measured, conclusion: verdicts.Conclusion, *, include_suspect: bool = False
+) -> str:
+    """Write every row of a run, or the verdicts of a gate, and an error if it is incomplete."""
+    record, gate = measured.run.record, conclusion.gate
     found = cases(measured, include_suspect=include_suspect)
     if gate is not None:
         damaged = (case for case in found if case.kind == DAMAGED)
-        found = [*judged(gate, _seconds_of(measured)), *damaged]
-    elif record.kind == "gate":
-        found = [_without_verdict(case) for case in found]
+        found = [*judged(gate, _seconds_of(measured, gate)), *damaged]
+    elif conclusion.incomplete:
+        found = [*found, _incomplete(record.kind, conclusion.incomplete)]
     properties = {
         "run": record.id,
         "kind": record.kind,
         "plan": record.plan_digest,
-        "complete": str(complete and verdicts.is_complete(measured)).lower(),
+        "complete": str(not conclusion.incomplete).lower(),
     }
     return document(found, properties, record.created)
 
 
-def _without_verdict(case: Case) -> Case:
-    """Return the case of a side of a gate that has no verdict: measured is not passed."""
-    if case.ending != "passed":
-        return case
-    reason = "measured, and the gate was stopped before its verdict"
-    return replace(case, ending="skipped", kind="no_verdict", reason=reason)
+def _incomplete(kind: str, reason: str) -> Case:
+    """Return the case of a run as a whole that was stopped before its end."""
+    return Case(
+        suite="edge-harness",
+        group=kind,
+        name="is complete",
+        ending="error",
+        kind="incomplete",
+        reason=reason,
+    )
 
 
 def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]], created: str) -> str:
@@ -170,10 +176,8 @@ Place = tuple[str, str, str, int, str]
 """Model, recipe, device, threads and metric of a gate's row."""
 
 
-def _seconds_of(measured: Measured) -> dict[Place, float]:
+def _seconds_of(measured: Measured, gate: Mapping[str, Any]) -> dict[Place, float]:
     """Return the seconds of a gate's rows: of their launches, or of the evaluation on the host."""
-    gate = verdicts.of(measured.run)
-    assert gate is not None
     rows = [row for row in gate["rows"] if row["judged"]]
     found = {_place(row): row["seconds"] for row in rows if row.get("seconds") is not None}
     for contest in gate["contests"]:
@@ -233,17 +237,8 @@ def judged(gate: Mapping[str, Any], seconds: Mapping[Place, float] | None = None
         )
         for one in gate["away"]
     ]
-    stopped = [
-        Case(
-            suite="edge-harness",
-            group="gate",
-            name="is complete",
-            ending="error",
-            kind="incomplete",
-            reason=gate["incomplete"],
-        )
-    ]
-    return [*rows, *failed, *away, *(stopped if gate.get("incomplete") else [])]
+    why = gate.get("incomplete")
+    return [*rows, *failed, *away, *([_incomplete("gate", why)] if why else [])]
 
 
 def _numbers(row: Mapping[str, Any]) -> Iterable[str]:
@@ -306,8 +301,7 @@ def _ending(row: Row, *, allowed: bool, limited: bool) -> Ending:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    threads = row["threads"]
-    return f"{row['recipe']} [{threads} thread{'s' if threads > 1 else ''}]"
+    return f"{row['recipe']} [{printable.counted(row['threads'], 'thread')}]"
 
 
 def _counts(found: Sequence[Case]) -> dict[str, str]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.present.report.exports import verdicts
-from harness.present.report.markdown import escape, markdown, records
-from harness.records.table import MEASURED, PENDING, Row, display, trust
+from harness.present.report.markdown import escape, markdown, prose, records
+from harness.printable import counted
+from harness.records.table import MEASURED, PENDING, Row, trust
 from harness.records.table.rows import Measured, rows_of
 
 LIMIT_BYTES = 1_000_000
@@ -24,19 +25,18 @@ def write(measured: Measured, *, emulated: bool, include_suspect: bool = False) 
     For a gate's run, write its verdict and its rows with the reasons.
     """
     del emulated, include_suspect
-    return of_run(measured)
+    return of_run(measured, verdicts.conclusion(measured))
 
 
-def of_run(measured: Measured, *, incomplete: str = "") -> str:
-    """Write the summary of a run or a gate; `incomplete` says that, and how it is continued."""
-    gate = verdicts.of(measured.run)
-    if gate is not None:
-        return judged(gate)
+def of_run(measured: Measured, conclusion: verdicts.Conclusion) -> str:
+    """Write the summary of a run or a gate."""
+    if conclusion.gate is not None:
+        return judged(conclusion.gate)
     rows = rows_of(measured)
-    of = " gate" if measured.run.record.kind == "gate" else ""
-    state = "incomplete: " if incomplete or not verdicts.is_complete(measured) else ""
-    note = f"**Incomplete:** {_marked(incomplete)}\n\n" if incomplete else ""
-    heading = f"### edge-harness{of}: {state}{_heading(rows)}\n\n{note}"
+    incomplete = conclusion.incomplete
+    note = f"**Incomplete:** {prose(incomplete)}\n\n" if incomplete else ""
+    state = "incomplete: " if incomplete else ""
+    heading = f"### edge-harness: {state}{_heading(rows)}\n\n{note}"
     shown = len(rows)
     text = _text(heading, rows, shown, measured.run.id)
     while shown > 1 and len(text.encode(errors="replace")) > LIMIT_BYTES:
@@ -45,20 +45,12 @@ def of_run(measured: Measured, *, incomplete: str = "") -> str:
     return text
 
 
-def _marked(note: str) -> str:
-    """Escape a note, but for its command between backticks."""
-    return "`".join(
-        display.clean(part) if place % 2 else escape(part)
-        for place, part in enumerate(note.split("`"))
-    )
-
-
 def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Write the checks of `doctor --json`, by device: a table of those that did not pass."""
     made = [(device, check) for device, checks in found.items() for check in checks]
     failed = sum(check["status"] == "fail" for _, check in made)
     warned = sum(check["status"] == "warn" for _, check in made)
-    counts = f"{failed} failed, {warned} warnings, of {len(made)} checks"
+    counts = f"{failed} failed, {counted(warned, 'warning')}, of {counted(len(made), 'check')}"
     lines = [f"### edge-harness doctor: {counts}", ""]
     order = {"fail": 0, "warn": 1, "skip": 2}
     shown = [
@@ -80,7 +72,7 @@ def of_checks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def of_error(command: str, message: str) -> str:
     """Write that a command ended before it stored anything."""
-    return f"### edge-harness {command}: nothing was measured\n\n{escape(message)}\n\n"
+    return f"### edge-harness {command}: nothing was measured\n\n{prose(message)}\n\n"
 
 
 def clipped(text: str, limit: int) -> str:
@@ -98,26 +90,28 @@ def judged(gate: Mapping[str, Any]) -> str:
     """Write a gate's verdict, one row per comparison, and the reasons, regressions first."""
     rows = verdicts.table(gate)
     sides = f"A {escape(gate['baseline'])}, B {escape(gate['candidate'])}"
+    sides += f"; run {escape(gate['run'])}" if gate["run"] else ""
     incomplete = gate.get("incomplete")
     heading = f"{gate['verdict'] or 'no verdict'}{', incomplete' if incomplete else ''}"
     lines = [f"### edge-harness gate: {heading}", "", sides, ""]
-    lines += [escape(incomplete), ""] if incomplete else []
+    lines += [prose(incomplete), ""] if incomplete else []
     if rows:
         lines += [records(rows, list(rows[0]))]
+    lines += [part for line in verdicts.quantiles(gate) for part in (prose(line), "")]
     order = {"REGRESSION": 0, "INCONCLUSIVE": 1}
     for row in sorted(gate["rows"], key=lambda one: order.get(one["verdict"], len(order))):
         where = f"{row['model']} {row['recipe']} on {row['device']}, {row['metric']}"
-        lines.append(f"- {escape(where)}: {row['verdict'] or 'shown'}: {escape(row['reason'])}")
+        lines.append(f"- {escape(where)}: {row['verdict'] or 'shown'}: {prose(row['reason'])}")
     for one in gate["failed"]:
         where = f"{one['model']} {one['recipe']} on {one['device']}"
-        lines.append(f"- {escape(where)}: {escape(one['kind'])}: {escape(one['reason'])}")
-    lines += [f"- {escape(one['device'])}: away: {escape(one['reason'])}" for one in gate["away"]]
+        lines.append(f"- {escape(where)}: {escape(one['kind'])}: {prose(one['reason'])}")
+    lines += [f"- {escape(one['device'])}: away: {prose(one['reason'])}" for one in gate["away"]]
     return clipped("\n".join(lines) + "\n\n", LIMIT_BYTES)
 
 
 def _text(heading: str, rows: Sequence[Row], shown: int, run: str) -> str:
     left = len(rows) - shown
-    more = f"\n{left} more rows: edge-harness show {escape(run)}\n" if left else ""
+    more = f"\n{counted(left, 'more row')}: edge-harness show {escape(run)}\n" if left else ""
     return f"{heading}{markdown(rows[:shown])}{more}\n"
 
 

@@ -1,13 +1,15 @@
-"""Read a gate's verdict from its run's folder (gate.json; docs/gate.md has its keys)."""
+"""The verdicts of a gate's run, and whether a run is complete (docs/gate.md has the keys)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.gate import document
+from harness.analysis.gate import document, judging, stored
 from harness.columns import NS_PER_MS
 from harness.errors import StoreError
+from harness.records.store import continuing
 from harness.records.store.read import StoredRun
 from harness.records.table import display
 from harness.records.table.measured import Measured
@@ -16,13 +18,14 @@ _MEDIAN = 0.5
 
 
 def of(run: StoredRun) -> Mapping[str, Any] | None:
-    """Return the gate's document; None for a run of another kind or a gate that was killed.
+    """Return the gate's document; None for a run of another kind.
 
-    Raises StoreError if the file cannot be read.
+    A gate that was killed stored none: its launches are judged now, as `judge` does. Raises
+    StoreError if the file cannot be read.
     """
     found = document.read(run)
     if found is None:
-        return None
+        return _judged_now(run) if run.record.kind == "gate" else None
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
         raise StoreError(
             f"{run.path / document.FILE} is not the document of a gate; restore it from a copy"
@@ -30,29 +33,60 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
     return found
 
 
-def is_complete(measured: Measured) -> bool:
-    """Return whether a run has all its outcomes, and a gate its verdict."""
+def _judged_now(run: StoredRun) -> Mapping[str, Any]:
+    """Judge a gate without a document; one that is damaged has no verdicts, and says why."""
+    try:
+        return judging.judge_stored(run).plain()
+    except StoreError as error:
+        plain = stored.result(run, stored.document(run)).plain()
+        return {**plain, "incomplete": f"{plain['incomplete']}; not judged: {error}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """How a run ended."""
+
+    gate: Mapping[str, Any] | None
+    """The document of a gate; None for a run of another kind."""
+    incomplete: str = ""
+    """Why it lacks outcomes or its verdict, and the command that continues it; empty if complete."""
+
+
+def conclusion(measured: Measured, *, stopped: bool = False) -> Conclusion:
+    """Return how a run ended; `stopped` is whether the command that measured it was stopped."""
     run = measured.run
+    gate = of(run)
+    if gate is not None:
+        return Conclusion(gate=gate, incomplete=gate.get("incomplete") or "")
     ended = all(
         cell.id in measured.outcomes or cell.id in measured.damage.cells
         for cell in run.record.cells
     )
-    return of(run) is not None if run.record.kind == "gate" else ended
+    return Conclusion(gate=None, incomplete="" if ended and not stopped else _stopped(run))
 
 
-def remarks(gate: Mapping[str, Any] | None) -> list[str]:
-    """Return what the rows of a gate's run show beside its verdict; `gate` is None without one."""
-    if gate is None:
-        return ["this gate has no verdict: it is in progress, or was interrupted"]
-    judged = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
-    if judged <= {_MEDIAN}:
+def _stopped(run: StoredRun) -> str:
+    record = run.record
+    options = continuing.results_option(run.path.parent)
+    command = continuing.command(run.id, record.kind, record.call, options)
+    way = f"; `{command}` continues it" if command else ""
+    return f"it was stopped or is in progress, and what was measured is kept{way}"
+
+
+def remarks(gate: Mapping[str, Any]) -> list[str]:
+    """Return why the numbers of a gate's run differ from those of its verdict; none without pairs."""
+    if not any(row["pairs"] and row.get("counts") is None for row in gate["rows"]):
         return []
+    judged = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
     names = " and ".join(f"p{quantile * 100:g}" for quantile in sorted(judged))
-    line = (
-        f"the gate judged the {names} of each launch, in pairs of A and B; the p50 of the rows is "
-        "the median of all launches of one side, so its ratio is another one"
-    )
-    return [line]
+    latency = f", for latency of the {names} of each launch" if judged - {_MEDIAN} else ""
+    return [
+        (
+            "a row has medians over all launches of one side, those of fresh pairs and dropped blocks "
+            "too; the gate's A and B are geometric means over its first pairs that count"
+            f"{latency}, so they and their ratio are other numbers"
+        )
+    ]
 
 
 def metric(row: Mapping[str, Any]) -> str:
@@ -77,18 +111,25 @@ LABELS: Mapping[str, str] = {
 
 def legend(gate: Mapping[str, Any]) -> list[str]:
     """Return the lines that explain the metrics, labels and flags of a gate's rows, once each."""
-    quantiles = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
-    lines = [
-        f"latency p{quantile * 100:g}: the time under which {quantile * 100:g} % of a launch's "
-        f"inferences are{_WHY_LOW if quantile < _MEDIAN else ''}"
-        for quantile in sorted(quantiles)
-    ]
     named = {name for row in gate["rows"] for name in (*row["labels"], *row.get("flags", ()))}
     known = {**display.FLAGS, **LABELS}
-    return [*lines, *(f"{name}: {known[name]}" for name in sorted(named & set(known)))]
+    lines = [f"{name}: {known[name]}" for name in sorted(named & set(known))]
+    return [*quantiles(gate), *lines]
 
 
-_WHY_LOW = "; the machine was restless or shared, and the lowest times show it least"
+def quantiles(gate: Mapping[str, Any]) -> list[str]:
+    """Return a line for each quantile that represents a launch in a gate's rows."""
+    found = {row["quantile"] for row in gate["rows"] if row.get("quantile") is not None}
+    return [
+        f"latency p{quantile * 100:g}: {quantile * 100:g} % of a launch's inferences take no "
+        f"longer{_WHY_LOW if quantile < _MEDIAN else ''}"
+        for quantile in sorted(found)
+    ]
+
+
+_WHY_LOW = (
+    " (not the median, p50: the machine was restless or shared, and the lowest times show it least)"
+)
 
 
 def table(gate: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -122,5 +163,5 @@ def interval(row: Mapping[str, Any]) -> str:
     """Format B over A with its 95 % interval; empty if there is no ratio."""
     if row["ratio"] is None:
         return ""
-    low, high = row["ratio_low"], row["ratio_high"]
-    return f"{row['ratio']:.3f}" + (f" ({low:.3f}-{high:.3f})" if low != high else "")
+    is_exact = row["ratio_low"] is not None and row["ratio_low"] == row["ratio_high"]
+    return f"{row['ratio']:.3f}" + ("" if is_exact else f" ({document.between(row)})")
