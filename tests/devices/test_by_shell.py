@@ -16,7 +16,7 @@ from standins import phones
 from standins.phones import WORKDIR, Phone
 
 from harness.devices.by_shell import files, lease
-from harness.devices.by_shell.files import WorkFolder
+from harness.devices.by_shell.files import ShellFolder
 from harness.devices.by_shell.lease import LOST_EXIT, ShellLease
 from harness.devices.transports.adb.transport import AdbTransport, open_adb
 from harness.errors import AgentError, LeaseError, TransferFailed
@@ -195,11 +195,11 @@ def named(path: Path, data: bytes) -> tuple[str, Path]:
 
 def test_a_file_travels_once(transport: AdbTransport, tmp_path: Path) -> None:
     digest, path = named(tmp_path / "runner", b"#!/system/bin/sh\necho ran\n")
-    blobs = WorkFolder(transport, transport, "pixel", WORKDIR)
+    blobs = ShellFolder(transport, transport, "pixel", WORKDIR)
     (sent,) = blobs.deploy({digest: path})
     assert (sent.digest, sent.travelled_bytes) == (digest, path.stat().st_size)
     assert blobs.deploy({digest: path}) == ()
-    again = WorkFolder(transport, transport, "pixel", WORKDIR)
+    again = ShellFolder(transport, transport, "pixel", WORKDIR)
     assert again.deploy({digest: path}) == ()
     assert transport.run([again.path_of(digest)], 10).stdout == b"ran\n"
     assert shell(transport, f"ls {WORKDIR}/incoming") == ""
@@ -209,11 +209,11 @@ def test_a_file_of_that_name_with_other_content_is_not_taken(
     transport: AdbTransport, tmp_path: Path
 ) -> None:
     digest, path = named(tmp_path / "model", os.urandom(50_000))
-    blobs = WorkFolder(transport, transport, "pixel", WORKDIR)
+    blobs = ShellFolder(transport, transport, "pixel", WORKDIR)
     shell(transport, f"mkdir -p {WORKDIR}/blobs; echo other > {blobs.path_of(digest)}")
     assert len(blobs.deploy({digest: path})) == 1
     shell(transport, f"rm {blobs.path_of(digest)}; ln -s /system/bin/sh {blobs.path_of(digest)}")
-    assert len(WorkFolder(transport, transport, "pixel", WORKDIR).deploy({digest: path})) == 1
+    assert len(ShellFolder(transport, transport, "pixel", WORKDIR).deploy({digest: path})) == 1
     found = shell(transport, f"sha256sum {blobs.path_of(digest)}")
     assert found.startswith(digest)
 
@@ -222,7 +222,7 @@ def test_a_file_that_is_not_what_it_is_called_is_refused(
     transport: AdbTransport, tmp_path: Path
 ) -> None:
     _, path = named(tmp_path / "model", b"something")
-    blobs = WorkFolder(transport, transport, "pixel", WORKDIR)
+    blobs = ShellFolder(transport, transport, "pixel", WORKDIR)
     with pytest.raises(TransferFailed, match="its sha256 is"):
         blobs.deploy({"0" * 64: path})
     with pytest.raises(TransferFailed, match="not a sha256"):

@@ -1,6 +1,6 @@
 """Files on a device without Python: `blobs/<sha256>` of the work folder, and others with a digest.
 
-    folder = WorkFolder(files, commands, device.name, workdir)
+    folder = ShellFolder(files, commands, device.name, workdir)
     folder.deploy({digest: path})
     folder.path_of(digest)
 
@@ -46,7 +46,7 @@ mkdir -p "${2%/*}" && chmod "$4" "$1" && { sync "$1" 2>/dev/null || sync; } && m
 """
 
 
-class WorkFolder:
+class ShellFolder:
     """The work folder of one device."""
 
     def __init__(self, files: Files, commands: Commands, device: str, workdir: str) -> None:

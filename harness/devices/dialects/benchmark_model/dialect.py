@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from harness.devices import abilities
-from harness.devices.by_shell.files import WorkFolder
+from harness.devices.by_shell.files import ShellFolder
 from harness.devices.by_shell.lease import ShellLease
 from harness.devices.dialects.benchmark_model import (
     bundle_checks,
@@ -73,7 +73,7 @@ class BenchmarkModelDialect:
         self._commands: Commands = abilities.commands(transport, device, RUNNER)
         self._device = device
         self._options = RunnerOptions.of(device)
-        self._folder = WorkFolder(
+        self._folder = ShellFolder(
             abilities.files(transport, device, RUNNER),
             self._commands,
             device.name,
@@ -105,7 +105,7 @@ class BenchmarkModelDialect:
         return self._folder.path_of(digest)
 
     def push(self, source: Path, final: str, digest: str) -> Push:
-        """Copy a file to exactly `final`; see WorkFolder.push."""
+        """Copy a file to exactly `final`; see ShellFolder.push."""
         return self._folder.push(source, final, digest)
 
     # --- the lease -------------------------------------------------------------------------------
