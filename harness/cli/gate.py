@@ -227,7 +227,8 @@ def selftest(
 ) -> None:
     """Measure a file against itself to test the gate on a device.
 
-    Print its false-alarm rate and smallest detectable effect. Exit 2 if the device is too noisy.
+    Print its false-alarm rate and smallest detectable effect. Exit 2 if the device is too noisy, or
+    too busy for the selftest to count.
 
     Example: edge-harness selftest bench-pi --model model.tflite
     """
@@ -267,7 +268,13 @@ def _print_selftest(found: Selftest, *, as_json: bool) -> None:
                 for arm in found.arms
             ]
         )
-        fitness = "fit for the gate" if found.fit else "too noisy for the gate (at most 3 %)"
+        if found.unfit is not None:
+            fitness = (
+                f"does not count for gates: {found.unfit}; run it again when the device has no "
+                "other work"
+            )
+        else:
+            fitness = "fit for the gate" if found.fit else "too noisy for the gate (at most 3 %)"
         screen.out(
             f"{found.device}, {found.model}, p50 {found.p50_ns / NS_PER_MS:.4g} ms: "
             f"+-{found.half_width:.2%} with 20 pairs, smallest detectable effect "

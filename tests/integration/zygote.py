@@ -29,7 +29,7 @@ import time
 
 from harness.protocols import Capabilities
 from harness.testing import FakeDialect, FakeTransport
-from harness.types import Runtime
+from harness.types import Covariates, Runtime
 
 
 def open_board(device):
@@ -38,6 +38,7 @@ def open_board(device):
 
 class Board(FakeDialect):
     # AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
+    # LOAD is the load average of the device.
 
     launched = 0
 
@@ -59,10 +60,12 @@ def open_dialect(transport, device):
         facts["runtimes"] = (Runtime(name="fake", version=facts.pop("runtime")),)
     for name in {"cores", "usable_cores"} & set(facts):
         facts[name] = int(facts[name])
+    load = Covariates(load_1m=float(os.environ.get("LOAD", "0")))
     return Board(
         device,
         noise=0.004,
         facts=facts,
+        covariates=lambda _: (load, load),
         can=Capabilities(launches=kinds, infers=False, places=True),
     )
 """

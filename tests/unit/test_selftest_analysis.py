@@ -153,3 +153,26 @@ def test_a_selftest_that_no_longer_fits_says_why(
 def test_a_selftest_under_its_own_load_only_fits() -> None:
     known = dataclasses.replace(found(0.05), load=1.6)
     assert applied([known], evidence(0.01)) == (known.half_width, None)
+
+
+def test_a_selftest_in_a_busy_hour_says_itself_that_no_gate_counts_it() -> None:
+    quiet = found(0.005)
+    assert (quiet.plain()["fit"], quiet.plain()["unfit"]) == (True, None)
+    busy = dataclasses.replace(quiet, load=4.1)
+    assert busy.plain()["fit"] is False
+    assert busy.plain()["unfit"] == (
+        "the device had a load of 4.1 on 2 cores during it, 2.0 is the most"
+    )
+    assert applied([busy], evidence(0.01)) == (busy.half_width, busy.unfit)
+
+
+def test_a_selftest_in_a_busy_hour_does_not_replace_one_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    quiet, busy = found(0.005), dataclasses.replace(found(0.05), load=4.1)
+    for made in (quiet, busy, busy):
+        selftests.keep(made)
+    assert applied(list(selftests.read("one")), evidence(0.01)) == (quiet.half_width, None)
+    selftests.keep(quiet)
+    assert selftests.read("one") == (quiet,)

@@ -1,0 +1,34 @@
+"""Gates and selftests of a fake board, whose launches take as long as a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_campaign import FARM, prepare
+from zygote import Zygote, zygote
+
+GATE = ("gate", "plan.toml", "--baseline", "as_is", "--candidate", "float16")
+SELFTEST = ("selftest", "board", "--model", "digits.tflite")
+
+
+@pytest.fixture(name="edge", scope="module")
+def _edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with zygote(tmp_path_factory.mktemp("zygote")) as made:
+        yield made
+
+
+def test_a_selftest_that_no_gate_counts_says_so(edge: Zygote, tmp_path: Path) -> None:
+    prepare(tmp_path, farm=f'{FARM}tags = ["cores=2"]\n')
+    busy = edge.edge(tmp_path, *SELFTEST, LOAD="4.1")
+    assert busy.code == 2
+    reason = "the device had a load of 4.1 on 2 cores during it, 2.0 is the most"
+    assert f"does not count for gates: {reason}; run it again" in busy.out
+    assert "fit for the gate" not in busy.out
+    plain = edge.edge(tmp_path, *SELFTEST, "--json", LOAD="4.1")
+    assert (plain.code, plain.json["fit"], plain.json["unfit"]) == (2, False, reason)
+    assert f"does not count: {reason}" in edge.edge(tmp_path, *GATE).out
+    quiet = edge.edge(tmp_path, *SELFTEST, LOAD="1.1")
+    assert (quiet.code, "fit for the gate" in quiet.out) == (0, True)
+    assert "does not count" not in edge.edge(tmp_path, *GATE).out
