@@ -227,8 +227,8 @@ def selftest(
 ) -> None:
     """Measure a file against itself to test the gate on a device.
 
-    Print its false-alarm rate and smallest detectable effect. Exit 2 if the device is too noisy, or
-    too busy for the selftest to count.
+    Print its false-alarm rate and the slowdown that it finds in 95 % of gates. Exit 2 if the device
+    is too noisy, or too busy for the selftest to count.
 
     Example: edge-harness selftest bench-pi --model model.tflite
     """
@@ -277,7 +277,7 @@ def _print_selftest(found: Selftest, *, as_json: bool) -> None:
             fitness = "fit for the gate" if found.fit else "too noisy for the gate (at most 3 %)"
         screen.out(
             f"{found.device}, {found.model}, p50 {found.p50_ns / NS_PER_MS:.4g} ms: "
-            f"+-{found.half_width:.2%} with 20 pairs, smallest detectable effect "
-            f"{found.smallest_effect:+.1%}, pairs vary by {found.spread:.1%}: {fitness}; "
-            f"run {found.run}"
+            f"with 20 pairs the interval is +-{found.half_width:.2%}, and "
+            f"{found.smallest_effect:+.1%} is judged slower in 95 % of gates; "
+            f"pairs vary by {found.spread:.1%}: {fitness}; run {found.run}"
         )

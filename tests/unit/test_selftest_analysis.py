@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.gate import selftests
+from harness.analysis.gate import selftests, verdicts
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side
-from harness.analysis.gate.findings import Key
+from harness.analysis.gate.findings import Comparison, Key
 from harness.errors import StoreError
+from harness.measure.pairs import Pair
 from harness.stats import paired
 from harness.types import Cell, Delegation, Launch, Variant
 
@@ -68,12 +70,28 @@ def found(spread: float, **changes: Any) -> selftests.Selftest:
 def test_a_quiet_device_shows_two_per_cent_without_false_alarms() -> None:
     made = found(0.005)
     assert made.fit
-    assert made.smallest_effect == pytest.approx(0.02)
+    assert made.smallest_effect == pytest.approx(0.0227, abs=0.0005)
     same, two, five, ten = made.arms
     assert same.red == same.told == 0
     assert two.told > 0.3
     assert five.told > 0.99
     assert ten.red > 0.99
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.005, 0.03])
+def test_the_smallest_effect_is_judged_slower_in_95_of_100_gates(spread: float) -> None:
+    made = found(spread)
+    assert made.smallest_effect > RULES.min_effect
+    chance = random.Random(1)
+
+    def slower() -> bool:
+        shifts = [chance.gauss(math.log1p(made.smallest_effect), made.spread) for _ in range(20)]
+        pairs = tuple(Pair(block=at, a=1.0, b=math.exp(one)) for at, one in enumerate(shifts))
+        row = Comparison(key=Key(model="m", device="d"), metric="latency", pairs=pairs)
+        (judged,) = verdicts.judge([row])
+        return judged.verdict in {"REGRESSION", "SLOWER_WITHIN_MARGIN"}
+
+    assert sum(slower() for _ in range(600)) / 600 == pytest.approx(0.95, abs=0.03)
 
 
 def test_a_noisy_device_is_too_noisy_to_gate() -> None:

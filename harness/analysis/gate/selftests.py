@@ -80,7 +80,7 @@ class Selftest:
     half_width: float
     """Half-width of the 95 % interval at 20 pairs, on the log scale."""
     smallest_effect: float
-    """The smallest slowdown that 20 pairs show in 95 % of gates."""
+    """The smallest slowdown that 95 % of gates of 20 pairs judge slower."""
     arms: tuple[Arm, ...]
     runtime: str = ""
     """The runtime of its launches; empty in selftests from before it was stored."""
@@ -144,7 +144,8 @@ def analyse(
     spread = paired.deviation(differences)
     df = MAX_PAIRS - 1
     error = spread / math.sqrt(MAX_PAIRS)
-    seen = (stats.t_quantile(0.975, df) + stats.t_quantile(POWER, df)) * error
+    # Judged slower: the interval is above 0, and the estimate is at least min_effect.
+    least = max(stats.t_quantile(0.975, df) * error, math.log1p(rules.min_effect))
     timed = [one for one in evidence.readings if one.launch.kind == "timed"]
     loads = [one.launch.before.load_1m for one in timed if one.launch.before.load_1m is not None]
     return Selftest(
@@ -160,7 +161,7 @@ def analyse(
         pairs=len(used),
         spread=spread,
         half_width=stats.t_quantile(0.975, df) * error,
-        smallest_effect=math.exp(max(seen, math.log(1 + rules.min_effect))) - 1,
+        smallest_effect=math.expm1(least + stats.t_quantile(POWER, df) * error),
         arms=tuple(arm(differences, scale, rules, seed=seed) for scale in SCALES),
         runtime=timed[0].launch.runtime,
         load=stats.median(loads) if loads else None,
