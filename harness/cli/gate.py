@@ -150,13 +150,14 @@ def judge(
     """
     from harness import api
 
-    found = api.judge(
-        run,
-        margin=margin,
-        min_effect=min_effect,
-        include_suspect=include_suspect,
-        results=results,
-    )
+    with naming_options([]):
+        found = api.judge(
+            run,
+            margin=margin,
+            min_effect=min_effect,
+            include_suspect=include_suspect,
+            results=results,
+        )
     _print_result(found, results, as_json=as_json)
 
 

@@ -103,9 +103,9 @@ def rules(run: StoredRun, **limits: float | None) -> Rules:
 
     Raises ConfigError for invalid limits, as for a plan.
     """
-    given = dict(run.record.plan.get("gate", {}))
-    given |= {name: value for name, value in limits.items() if value is not None}
-    name = f"run {run.id}"
+    replaced = {name: value for name, value in limits.items() if value is not None}
+    given = {**run.record.plan.get("gate", {}), **replaced}
+    name = "command line" if replaced else f"run {run.id}"
     table = toml_reading.check(given, GateRules, name, ("gate",))
     return Rules.from_table(checks.gate(table, f"{name}: gate"))
 
