@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +33,14 @@ def test_a_selftest_that_no_gate_counts_says_so(edge: Zygote, tmp_path: Path) ->
     quiet = edge.edge(tmp_path, *SELFTEST, LOAD="1.1")
     assert (quiet.code, "fit for the gate" in quiet.out) == (0, True)
     assert "does not count" not in edge.edge(tmp_path, *GATE).out
+
+
+def test_each_side_is_shown_once_also_if_it_is_measured_again(edge: Zygote, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    done = edge.edge(tmp_path, *GATE, SLOWER="1.3")
+    assert done.code == 1, done.err
+    assert "looks worse; measuring fresh pairs" in done.err
+    shown = re.findall(r"^\[(\d)/2\] digits (\w+):", done.err, re.MULTILINE)
+    assert shown == [("1", "baseline"), ("2", "candidate")]
+    rows = edge.edge(tmp_path, "show", "latest", "--json").json["rows"]
+    assert [row["launches"] for row in rows] == [16, 16]

@@ -26,6 +26,8 @@ BOARD = """
 import os
 import signal
 import time
+from hashlib import sha256
+from pathlib import Path
 
 from harness.protocols import Capabilities
 from harness.testing import FakeDialect, FakeTransport
@@ -38,7 +40,7 @@ def open_board(device):
 
 class Board(FakeDialect):
     # AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
-    # LOAD is the load average of the device.
+    # LOAD is the load average of the device, SLOWER the ratio of float16 to digits.tflite.
 
     launched = 0
 
@@ -51,6 +53,11 @@ class Board(FakeDialect):
             if "AND_HANG" in os.environ:
                 time.sleep(60)
         return super().launch(order)
+
+    def _latency(self, order):
+        is_source = order.variant_digest == sha256(Path("digits.tflite").read_bytes()).hexdigest()
+        ratio = 1.0 if is_source else float(os.environ.get("SLOWER", "1"))
+        return super()._latency(order) * ratio
 
 
 def open_dialect(transport, device):

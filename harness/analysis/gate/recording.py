@@ -67,7 +67,9 @@ class GateRecording:
             if self.resume:
                 known = self._continued(writer, contests)
             so_far = EvidenceSoFar.of(contests, known)
-            emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore), so_far=so_far)
+            emit = OutcomeEmitter(
+                store=Recorder(writer), show=self.progress or ignore, so_far=so_far
+            )
             command = resuming.resumption(writer.record, self.decided, writer.path.parent)
             kept = _kept(writer, command)
             emit(RunOpened(run=writer.id, kept=kept))
@@ -130,17 +132,27 @@ class GateRecording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeEmitter:
-    """Emits the outcomes of both cells when their contest ends, and keeps the evidence so far."""
+    """Stores and shows the events, and keeps the evidence so far.
 
-    emit: Emit
+    The outcomes of both cells are stored whenever their contest ends. They are shown once: not again
+    when it ends with fresh pairs, unless these failed.
+    """
+
+    store: Emit
+    show: Emit
     so_far: EvidenceSoFar
 
     def __call__(self, event: Event) -> None:
         """Emit the event, and the outcomes of a contest that ended before it."""
         if isinstance(event, loop.ContestEnded):
+            is_known = event.evidence.contest.key in self.so_far.ended
             for outcome in _outcomes(event.evidence):
-                self.emit(CellEnded(outcome=outcome))
-        self.emit(event)
+                ended = CellEnded(outcome=outcome)
+                self.store(ended)
+                if outcome.failure is not None or not is_known:
+                    self.show(ended)
+        self.store(event)
+        self.show(event)
         self.so_far.add(event)
 
 

@@ -19,6 +19,7 @@ from harness.analysis.gate.contest import (
     pairs,
     unfit,
 )
+from harness.analysis.gate.findings import Key
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Note, NotMeasured
 from harness.measure import blocks
@@ -244,7 +245,7 @@ class RunningContest:
             return False
         if least > budget.seconds:
             reason = (
-                f"{self.evidence.contest.key}: {self._budget_text} is too short to confirm a "
+                f"{_name(self.evidence.contest.key)}: {self._budget_text} is too short to confirm a "
                 f"regression with {CONFIRM_PAIRS} fresh pairs ({each}); {way}"
             )
             self.bench.emit(Note(device=self.bench.name, reason=reason))
@@ -350,3 +351,9 @@ class RunningContest:
         """Return the inner loop of the first pairs; None before them."""
         timed = [one.launch for one in self.evidence.readings if one.launch.kind == "timed"]
         return timed[0].inner_loop if timed else None
+
+
+def _name(key: Key) -> str:
+    """Write a contest's key without its device, for an event that names that itself."""
+    threads = f", {key.threads} threads" if key.threads > 1 else ""
+    return f"{key.model} {key.recipe}{threads}"
