@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_campaign import FARM, prepare
@@ -44,3 +45,26 @@ def test_each_side_is_shown_once_also_if_it_is_measured_again(edge: Zygote, tmp_
     assert shown == [("1", "baseline"), ("2", "candidate")]
     rows = edge.edge(tmp_path, "show", "latest", "--json").json["rows"]
     assert [row["launches"] for row in rows] == [16, 16]
+
+
+# --- what a gate used of its budget -----------------------------------------------------------------
+
+
+def seconds_of(document: Any) -> float:
+    (contest,) = document["contests"]
+    return float(contest["seconds"])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_the_time_of_an_attempt_counts_also_if_it_is_ended(
+    edge: Zygote, tmp_path: Path, name: str
+) -> None:
+    prepare(tmp_path)
+    done = edge.edge(tmp_path, *GATE, "--json", AT_LAUNCH=f"9:{name}", PACE="0.05")
+    assert done.code in (143, -9)
+    # Two pilots, two launches for the memory, at least four of the first pairs.
+    first = seconds_of(edge.edge(tmp_path, "judge", "latest", "--json").json)
+    assert first >= 6 * 0.05
+    resumed = edge.edge(tmp_path, *GATE, "--json", "--resume", "latest", PACE="0.05")
+    assert resumed.code == 0, resumed.err
+    assert seconds_of(resumed.json) >= first + 10 * 0.05

@@ -40,7 +40,8 @@ def open_board(device):
 
 class Board(FakeDialect):
     # AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
-    # LOAD is the load average of the device, SLOWER the ratio of float16 to digits.tflite.
+    # LOAD is the load average of the device, SLOWER the ratio of float16 to digits.tflite, PACE the
+    # seconds that a timed launch takes.
 
     launched = 0
 
@@ -73,6 +74,7 @@ def open_dialect(transport, device):
         noise=0.004,
         facts=facts,
         covariates=lambda _: (load, load),
+        spend=lambda _: time.sleep(float(os.environ.get("PACE", "0"))),
         can=Capabilities(launches=kinds, infers=False, places=True),
     )
 """

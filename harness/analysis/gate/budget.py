@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
+from harness.analysis.gate.findings import Key
+from harness.events import Event
 from harness.measure.pairs import FIRST_PAIRS, pairs_to_confirm
 
 SLACK = 1.1
@@ -13,6 +16,19 @@ SLACK = 1.1
 
 _ROUND_UP_TO = 5
 """Seconds: a least budget is only known so well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUsed(Event):
+    """A contest has used so many seconds of its budget, in all phases and attempts of its gate."""
+
+    name: ClassVar[str] = "budget"
+    key: Key
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """Return the contest's key and the seconds."""
+        return {"event": self.name, **asdict(self.key), "seconds": round(self.seconds, 3)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,7 +39,7 @@ class TimeBudget:
     seconds: float
     """The whole budget."""
     spent: float = 0.0
-    """What an earlier phase used of it."""
+    """What earlier phases and attempts used of it."""
     confirms: bool = True
     """Whether timed pairs may have to be confirmed."""
     began: float = 0.0
@@ -40,8 +56,8 @@ class TimeBudget:
 
     @property
     def used(self) -> float:
-        """Seconds of this phase so far."""
-        return self.clock() - self.began
+        """Seconds so far, those of earlier phases and attempts included."""
+        return self.spent + self.clock() - self.began
 
     @property
     def deadline(self) -> float:
@@ -74,5 +90,5 @@ class TimeBudget:
 
     def least(self, more: int = FIRST_PAIRS, pairs: int = FIRST_PAIRS) -> int:
         """Return the least budget for so many more pairs and the confirmation of all `pairs`."""
-        needed = self.spent + self.used + more * self.pair_seconds + self.reserve(pairs)
+        needed = self.used + more * self.pair_seconds + self.reserve(pairs)
         return _ROUND_UP_TO * math.ceil(needed / _ROUND_UP_TO)

@@ -194,7 +194,7 @@ class Evidence:
     fresh_cut_short: str | None = None
     """Why measuring the fresh pairs ended early."""
     seconds: float = 0.0
-    """What it used of its budget of time, waits included and soaking excluded."""
+    """What it used of its budget of time, waits and earlier attempts included, soaking excluded."""
     failure: Failure | None = None
     """Why a side cannot be measured: refused, crashed, inaccurate."""
     away: str | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness.analysis.gate import loop, stored
+from harness.analysis.gate.budget import BudgetUsed
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
 from harness.analysis.gate.findings import Key
 from harness.analysis.gate.stopping import EvidenceSoFar
@@ -67,8 +69,11 @@ class GateRecording:
             if self.resume:
                 known = self._continued(writer, contests)
             so_far = EvidenceSoFar.of(contests, known)
-            emit = OutcomeEmitter(
-                store=Recorder(writer), show=self.progress or ignore, so_far=so_far
+            emit = GateEmitter(
+                store=Recorder(writer),
+                log=writer.log,
+                show=self.progress or ignore,
+                so_far=so_far,
             )
             command = resuming.resumption(writer.record, self.decided, writer.path.parent)
             kept = _kept(writer, command)
@@ -131,7 +136,7 @@ class GateRecording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeEmitter:
+class GateEmitter:
     """Stores and shows the events, and keeps the evidence so far.
 
     The outcomes of both cells are stored whenever their contest ends. They are shown once: not again
@@ -139,6 +144,8 @@ class OutcomeEmitter:
     """
 
     store: Emit
+    log: Callable[[Mapping[str, Any]], None]
+    """Stores the used time, which a gate that is continued has to know."""
     show: Emit
     so_far: EvidenceSoFar
 
@@ -151,6 +158,8 @@ class OutcomeEmitter:
                 self.store(ended)
                 if outcome.failure is not None or not is_known:
                     self.show(ended)
+        if isinstance(event, BudgetUsed):
+            self.log(event.plain())
         self.store(event)
         self.show(event)
         self.so_far.add(event)

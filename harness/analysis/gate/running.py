@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.analysis.gate.budget import TimeBudget
+from harness.analysis.gate.budget import BudgetUsed, TimeBudget
 from harness.analysis.gate.contest import (
     CONFIRMING,
     Evidence,
@@ -91,8 +91,7 @@ class RunningContest:
         try:
             return self._measure(fresh)
         finally:
-            spent = self.budget.spent + self.budget.used
-            self.evidence = replace(self.evidence, seconds=spent)
+            self._count_time()
 
     def _measure(self, fresh: FreshPairs | None) -> str | None:
         bench, contest = self.bench, self.evidence.contest
@@ -125,6 +124,12 @@ class RunningContest:
             except HarnessError as another:
                 return f"{contest.key.device} was lost ({another})"
         return None
+
+    def _count_time(self) -> None:
+        """Note what the contest used of its budget, also for a gate that is stopped or killed."""
+        self.evidence = replace(self.evidence, seconds=self.budget.used)
+        key = self.evidence.contest.key
+        self.bench.emit(BudgetUsed(key=key, seconds=self.evidence.seconds))
 
     # --- before the first block -------------------------------------------------------------
 
@@ -343,6 +348,7 @@ class RunningContest:
             )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
+        self._count_time()
         failure = unfit(side.cell, launch, include_suspect=self.rules.include_suspect)
         if failure is not None:
             raise _Unfit(failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.analysis.gate.budget import BudgetUsed
 from harness.analysis.gate.contest import (
     Contest,
     Evidence,
@@ -63,6 +64,7 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
     way = f"; `{command}` finishes it" if command else ""
     outcomes = {one.cell.id: one for one in run.outcomes()}
     contests, failed, away = [], [], {}
+    seconds = _used_seconds(run)
     for a, b in zip(run.record.cells[::2], run.record.cells[1::2], strict=False):
         key = {
             "model": a.model,
@@ -82,6 +84,7 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
                 "a": a.id,
                 "b": b.id,
                 "cut_short": None if len(ended) == len((a, b)) else "the gate was killed",
+                "seconds": seconds.get(_key(key), 0.0),
                 "pinned_mhz": None,
                 "fixed_performance": False,
                 "hot": False,
@@ -190,7 +193,7 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
     """
     cells = {cell.id: cell for cell in run.record.cells}
     readings, launches = _readings(run), run.launches()
-    checked = _checked(run)
+    checked, seconds = _checked(run), _used_seconds(run)
     found = {}
     for contest in contests:
         for side in (contest.a, contest.b):
@@ -200,10 +203,17 @@ def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> di
         found[contest.key] = Evidence(
             contest=contest,
             readings=whole_blocks(own),
+            seconds=seconds.get(contest.key, 0.0),
             hot=hot and bool(own),
             **checked,
         )
     return found
+
+
+def _used_seconds(run: StoredRun) -> dict[Key, float]:
+    """Return what each contest has used of its budget; gates from before it was stored have none."""
+    lines = (line for line in run.log() if line.get("event") == BudgetUsed.name)
+    return {_key(line): line["seconds"] for line in lines}
 
 
 def _checked(run: StoredRun) -> dict[str, Any]:
