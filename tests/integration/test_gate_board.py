@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_campaign import FARM, prepare
+from fault_campaign import FARM, PLAN, prepare
 from zygote import Zygote, zygote
+
+from harness.records.store import Store
 
 GATE = ("gate", "plan.toml", "--baseline", "as_is", "--candidate", "float16")
 SELFTEST = ("selftest", "board", "--model", "digits.tflite")
@@ -28,11 +31,9 @@ def test_a_selftest_that_no_gate_counts_says_so(edge: Zygote, tmp_path: Path) ->
     reason = "the device had a load of 4.1 on 2 cores during it, 2.0 is the most"
     assert f"does not count for gates: {reason}; run it again" in busy.out
     assert "fit for the gate" not in busy.out
-    plain = edge.edge(tmp_path, *SELFTEST, "--json", LOAD="4.1")
-    assert (plain.code, plain.json["fit"], plain.json["unfit"]) == (2, False, reason)
     assert f"does not count: {reason}" in edge.edge(tmp_path, *GATE).out
-    quiet = edge.edge(tmp_path, *SELFTEST, LOAD="1.1")
-    assert (quiet.code, "fit for the gate" in quiet.out) == (0, True)
+    quiet = edge.edge(tmp_path, *SELFTEST, "--json", LOAD="1.1")
+    assert (quiet.code, quiet.json["fit"], quiet.json["unfit"]) == (0, True, None)
     assert "does not count" not in edge.edge(tmp_path, *GATE).out
 
 
@@ -68,3 +69,53 @@ def test_the_time_of_an_attempt_counts_also_if_it_is_ended(
     resumed = edge.edge(tmp_path, *GATE, "--json", "--resume", "latest", PACE="0.05")
     assert resumed.code == 0, resumed.err
     assert seconds_of(resumed.json) >= first + 10 * 0.05
+
+
+# --- a gate that goes on with a larger budget -------------------------------------------------------
+
+SHORT = "[dose]\nmin_seconds = 0.01\nwarmup_seconds = 0.0\n[gate]\nmetrics = ['latency']\n"
+
+
+def prepare_with(home: Path, gate: str) -> None:
+    plan = PLAN[: PLAN.index("[dose]")]
+    prepare(home, plan=f"{plan}{SHORT}{gate}\n")
+
+
+@pytest.mark.parametrize("budget", [1, 3])
+def test_the_hint_of_a_budget_is_followed_as_typed(
+    edge: Zygote, tmp_path: Path, budget: int
+) -> None:
+    prepare_with(tmp_path, f"budget_seconds = {budget}")
+    done = edge.edge(tmp_path, *GATE, "--json", SLOWER="1.3", PACE="0.11")
+    launched: set[str] = set()
+    for _ in range(4):
+        if done.code != 2:
+            break
+        (contest,) = done.json["contests"]
+        assert contest["out_of_budget"] == budget
+        (row,) = [row for row in done.json["rows"] if row["judged"]]
+        hint = re.search(
+            r"set gate.budget_seconds to (\d+) or more, and `(.*?)` goes", row["reason"]
+        )
+        assert hint is not None, row["reason"]
+        before = {one.id for one in Store(tmp_path / "results").open("latest").launches()}
+        assert launched <= before
+        budget, launched = int(hint[1]), before
+        prepare_with(tmp_path, f"budget_seconds = {budget}\nmax_pairs = 18")
+        words = shlex.split(hint[2])[1:]
+        done = edge.edge(tmp_path, *words, "--json", SLOWER="1.3", PACE="0.11")
+    assert (done.code, done.json["contests"][0]["out_of_budget"]) == (1, None), done.err
+    assert done.json["rows"][0]["fresh"]["pairs"] == 10
+    assert len(edge.edge(tmp_path, "runs", "--json").json["runs"]) == 1
+
+
+@pytest.mark.parametrize("change", ["margin = 0.1", "metrics = ['size']"])
+def test_a_gate_goes_on_with_the_rules_that_it_began_with(
+    edge: Zygote, tmp_path: Path, change: str
+) -> None:
+    prepare_with(tmp_path, "budget_seconds = 1")
+    assert edge.edge(tmp_path, *GATE, PACE="0.2").code == 2
+    plan = (tmp_path / "plan.toml").read_text().replace("metrics = ['latency']\n", "")
+    (tmp_path / "plan.toml").write_text(f"{plan}{change}\n")
+    done = edge.edge(tmp_path, *GATE, "--resume", "latest")
+    assert (done.code, "was made from another plan" in done.err) == (3, True)

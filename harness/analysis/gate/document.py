@@ -240,6 +240,8 @@ def _contest(evidence: Evidence) -> dict[str, Any]:
         "b": evidence.contest.b.cell.id,
         "cut_short": evidence.cut_short,
         "fresh_cut_short": evidence.fresh_cut_short,
+        "ended_early": evidence.ended_early,
+        "out_of_budget": evidence.out_of_budget,
         "seconds": round(evidence.seconds, 3),
         "pinned_mhz": evidence.pinned_mhz,
         "fixed_performance": evidence.fixed_performance,

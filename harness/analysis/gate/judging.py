@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.analysis.gate import loop, verdicts
-from harness.analysis.gate.contest import Contest, Evidence, Rules, comparison, rows
+from harness.analysis.gate.contest import LAUNCH_METRICS, Contest, Evidence, Rules, comparison, rows
 from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Accuracy, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
@@ -122,7 +122,9 @@ def _with_verdicts(
     shown = tuple(
         GateRow(
             row=row,
-            judged=by_row.get((row.key, row.metric)) or _shown_only(rules, row),
+            judged=_with_hint(by_row[row.key, row.metric], found[row.key])
+            if (row.key, row.metric) in by_row
+            else _shown_only(rules, row),
             is_judged=(row.key, row.metric) in by_row,
             evidence=found[row.key],
         )
@@ -140,6 +142,15 @@ def _with_verdicts(
         failed=(*result.failed, *failed),
         away={**result.away, **away},
     )
+
+
+def _with_hint(judged: Judged, evidence: Evidence) -> Judged:
+    """Add to a row that more pairs would decide that the budget ended them."""
+    if judged.pairs_needed is None or judged.metric not in LAUNCH_METRICS:
+        return judged
+    if evidence.ended_early is None:
+        return judged
+    return replace(judged, reason=f"{judged.reason}; {evidence.ended_early}")
 
 
 def _judge(rules: Rules, found: Sequence[Row]) -> list[Judged]:

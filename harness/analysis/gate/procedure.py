@@ -25,7 +25,7 @@ from harness.analysis.gate.contest import Contest, Evidence, Rules, left_out
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.noise import DeviceNoise
-from harness.analysis.gate.recording import GateRecording, digest
+from harness.analysis.gate.recording import GateRecording, digest_to_continue
 from harness.config import farm as farms
 from harness.config import plans
 from harness.errors import ConfigError, HarnessError, StoreError
@@ -91,6 +91,9 @@ def gate(
     if include_suspect:
         given[_INCLUDED] = "yes"
     plan = _under(plan, given.get("thermal"))
+    # A gate that began has been let through; what it still needs is known better then.
+    rules = Rules.of(plan) if begun is None else Rules.from_table(plan.gate)
+    rules = replace(rules, include_suspect=_INCLUDED in given)
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
@@ -122,7 +125,7 @@ def gate(
             kind="gate",
             decided=decided,
             live=live,
-            rules=replace(Rules.of(plan), include_suspect=_INCLUDED in given),
+            rules=rules,
             stores=stores,
             progress=progress,
             call=resuming.call_of(plan, **given),
@@ -139,7 +142,7 @@ def _begun(
 ) -> store.RunRecord:
     """Return the record of a gate to resume; raises StoreError if it is another one."""
     begun = stores.open(resume).record
-    continuing.check(begun, digest("gate", plan), "gate")
+    continuing.check(begun, digest_to_continue("gate", plan, begun), "gate")
     _check_sides(begun, given)
     return begun
 
@@ -396,7 +399,7 @@ def selftest(
     plan = plans.quick([model], devices=[name], threads=[threads])
     decided = prepare.decide(plan, farm_file)
     # A half-width of 0 is never reached, so all 20 pairs are measured.
-    rules = Rules(metrics=("latency",), half_width=0.0)
+    rules = Rules(metrics=("latency",), half_width=0.0, is_selftest=True)
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
     xs = sides.resolve(str(model), decided, stores, "--model")

@@ -14,6 +14,7 @@ from harness.analysis.gate.budget import BudgetUsed
 from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
 from harness.analysis.gate.findings import Key
 from harness.analysis.gate.stopping import EvidenceSoFar
+from harness.config import plans
 from harness.config import profiles as known_profiles
 from harness.events import CellEnded, Emit, Event, MeasuringStarted, RunOpened, ignore
 from harness.measure import continuity, prepare, resuming, runs, sessions
@@ -23,10 +24,25 @@ from harness.records.store import continuing
 from harness.records.store.recorder import Recorder
 from harness.types import Device, Failure, Outcome, Plan
 
+CHANGEABLE = ("budget_seconds", "max_pairs")
+"""Keys of [gate] that a gate may be continued with other values of: how much is measured depends on
+them, and no launch."""
+
 
 def digest(kind: str, plan: Plan) -> str:
     """Return the digest of a gate's or selftest's run: `run --resume` must not continue it."""
     return hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+
+
+def digest_to_continue(kind: str, plan: Plan, begun: store.RunRecord) -> str:
+    """Return the digest that the plan would have with the changeable limits of a stored gate."""
+    if plan.path is None:
+        return digest(kind, plan)
+    before, now = begun.plan.get("gate", {}), plan.text.get("gate", {})
+    limits = {key: value for key, value in now.items() if key not in CHANGEABLE}
+    limits |= {key: before[key] for key in CHANGEABLE if key in before}
+    text = {**plan.text, "gate": limits}
+    return digest(kind, plans.from_mapping(text, plan.path.parent, plan.path.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +104,7 @@ class GateRecording:
                 rules=self.rules,
                 conditions=plan.conditions,
                 limits=plan.host,
+                resumption=command,
             )
             recorded = RecordedGate(
                 writer=writer, context=context, known=known, so_far=so_far, resumption=command
@@ -102,7 +119,9 @@ class GateRecording:
     def _writer(self, contests: Sequence[Contest]) -> store.RunWriter:
         plan = self.decided.plan
         if self.resume:
-            return self.stores.resume(self.resume, digest(self.kind, plan), self.kind)
+            begun = self.stores.open(self.resume).record
+            wanted = digest_to_continue(self.kind, plan, begun)
+            return self.stores.resume(self.resume, wanted, self.kind)
         cells = [side.cell for one in contests for side in (one.a, one.b)]
         record = store.RunRecord.new(
             plan=plan,

@@ -158,6 +158,8 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
                 ),
                 cut_short=one["cut_short"],
                 fresh_cut_short=one.get("fresh_cut_short"),
+                ended_early=one.get("ended_early"),
+                out_of_budget=one.get("out_of_budget"),
                 seconds=one.get("seconds", 0.0),
                 pinned_mhz=one["pinned_mhz"],
                 fixed_performance=one["fixed_performance"],
