@@ -28,6 +28,7 @@ from harness.cli.shared import (
     WaitOption,
     app,
     print_json,
+    print_lines,
     printing,
     progress,
     stored_command,
@@ -126,6 +127,8 @@ def gate(
             on_stopped=partial.append,
         )
         reporting.document = found.plain()
+    if found.notice:
+        print_lines(found.notice)
     _print_result(found, results, as_json=as_json)
 
 

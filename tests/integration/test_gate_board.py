@@ -119,3 +119,55 @@ def test_a_gate_goes_on_with_the_rules_that_it_began_with(
     (tmp_path / "plan.toml").write_text(f"{plan}{change}\n")
     done = edge.edge(tmp_path, *GATE, "--resume", "latest")
     assert (done.code, "was made from another plan" in done.err) == (3, True)
+
+
+# --- a gate of which nothing is left to measure -----------------------------------------------------
+
+
+@pytest.mark.parametrize(("slower", "code"), [("1", 0), ("1.3", 1)])
+def test_a_finished_gate_prints_its_stored_verdict(
+    edge: Zygote, tmp_path: Path, slower: str, code: int
+) -> None:
+    prepare(tmp_path)
+    done = edge.edge(tmp_path, *GATE, "--json", SLOWER=slower)
+    assert done.code == code
+    again = edge.edge(tmp_path, *GATE, "--json", "--resume", "latest", AT_LAUNCH="1:SIGKILL")
+    assert (again.code, again.json) == (code, done.json)
+    run = done.json["run"]
+    text = edge.edge(
+        *(tmp_path, *GATE, "--resume", "latest", "--junit", "gate.xml"), AT_LAUNCH="1:SIGKILL"
+    )
+    assert text.code == code
+    assert f"nothing is left to measure of gate {run}: this is its stored verdict" in text.err
+    assert not re.search("measuring|board: ", text.err), text.err
+    assert f"run {run}; exit {code}" in text.out
+    assert run in (tmp_path / "gate.xml").read_text()
+
+
+def test_a_gate_whose_budget_is_used_goes_on_with_a_larger_one_only(
+    edge: Zygote, tmp_path: Path
+) -> None:
+    prepare_with(tmp_path, "budget_seconds = 1")
+    first = edge.edge(tmp_path, *GATE, "--json", PACE="0.2")
+    same = edge.edge(tmp_path, *GATE, "--json", "--resume", "latest", AT_LAUNCH="1:SIGKILL")
+    assert (same.code, same.json) == (2, first.json)
+    prepare_with(tmp_path, "budget_seconds = 100")
+    assert edge.edge(tmp_path, *GATE, "--resume", "latest").code == 0
+
+
+def test_more_pairs_go_on_with_a_gate_that_their_number_ended(edge: Zygote, tmp_path: Path) -> None:
+    prepare(tmp_path, plan=PLAN.replace("max_pairs = 6", "max_pairs = 4"))
+    assert edge.edge(tmp_path, *GATE).code == 2
+    prepare(tmp_path)
+    done = edge.edge(tmp_path, *GATE, "--json", "--resume", "latest")
+    assert (done.code, done.json["rows"][0]["pairs"]) == (0, 6)
+
+
+def test_only_the_missing_fresh_launches_are_announced(edge: Zygote, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    # Two pilots, two launches for the memory, twelve of the first pairs, five of the fresh ones.
+    killed = edge.edge(tmp_path, *GATE, SLOWER="1.3", AT_LAUNCH="22:SIGKILL")
+    assert killed.code == -9
+    done = edge.edge(tmp_path, *GATE, "--resume", "latest", SLOWER="1.3")
+    assert done.code == 1, done.err
+    assert "measuring 2 cells, at most 16 launches" in done.err

@@ -48,7 +48,7 @@ class BudgetUsed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class ContestPace:
     """How long the parts of a contest take by what was measured so far, in seconds; 0 if unknown."""
 
     prepared: float = 0.0
@@ -68,7 +68,7 @@ class TimeBudget:
     """The whole budget."""
     spent: float = 0.0
     """What earlier phases and attempts used of it."""
-    pace: Pace = field(default_factory=Pace)
+    pace: ContestPace = field(default_factory=ContestPace)
     confirms: bool = True
     """Whether timed pairs may have to be confirmed."""
     confirms_memory: bool = False

@@ -15,7 +15,7 @@ from typing import Literal
 
 from harness import columns, stats
 from harness.analysis.gate import budget
-from harness.analysis.gate.budget import Pace
+from harness.analysis.gate.budget import ContestPace
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
 from harness.devices.delegation import CPU_TARGETS, judge, outputs_doubt
@@ -190,8 +190,8 @@ class Evidence:
     ended_early: str | None = None
     """Why the first pairs ended before the stop rule, though they may allow a verdict: the budget."""
     out_of_budget: float | None = None
-    """The budget, s, that ended its pairs early; None if none did."""
-    pace: Pace = field(default_factory=Pace)
+    """The budget, s, that ended its pairs early; None if something else did, or nothing."""
+    pace: ContestPace = field(default_factory=ContestPace)
     """How long its parts take."""
     seconds: float = 0.0
     """What it used of its budget of time, waits and earlier attempts included, soaking excluded."""

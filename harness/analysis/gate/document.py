@@ -68,6 +68,8 @@ class Result:
     """Contests that could not be measured: key, kind of failure, reason."""
     incomplete: str | None = None
     """Why the gate ended before its verdict, and the command that finishes it."""
+    notice: str | None = None
+    """What to say beside the verdict; it is not in the document."""
 
     @property
     def judged(self) -> list[Judged]:

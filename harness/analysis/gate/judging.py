@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.analysis.gate import loop, verdicts
-from harness.analysis.gate.contest import LAUNCH_METRICS, Contest, Evidence, Rules, comparison, rows
+from harness.analysis.gate.contest import (
+    CONFIRMING,
+    LAUNCH_METRICS,
+    Contest,
+    Evidence,
+    Rules,
+    comparison,
+    rows,
+)
 from harness.analysis.gate.document import GateRow, Result
 from harness.analysis.gate.findings import Accuracy, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
@@ -106,8 +114,10 @@ def _to_confirm(
     for one in first.to_confirm:
         before = counts.get(one.key, FreshPairs())
         counts[one.key] = wanted = before.also(one.metric, verdicts.pairs_to_confirm(one))
-        more = wanted.launches - before.launches
-        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=more))
+        stored = sum(reading.launch.block >= CONFIRMING for reading in found[one.key].readings)
+        more = max(0, wanted.launches - stored) - max(0, before.launches - stored)
+        if wanted.launches > stored:
+            context.emit(Confirming(row=str(one.key), reason=one.reason, launches=more))
     return [(found[key], count) for key, count in counts.items()]
 
 

@@ -173,7 +173,7 @@ class ContestWork:
     def _cut_short(self, evidence: Evidence, lost: str) -> Evidence:
         """Return the evidence of a contest that was not reached before the device was lost."""
         if evidence.contest.key in self.fresh:
-            return replace(evidence, fresh_cut_short=lost)
+            return replace(evidence, fresh_cut_short=lost, out_of_budget=None)
         return replace(evidence, cut_short=lost)
 
     def _measure(self, emit: Emit, stop: StopFlag) -> None:

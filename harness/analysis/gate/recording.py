@@ -11,13 +11,21 @@ from typing import Any
 
 from harness.analysis.gate import loop, stored
 from harness.analysis.gate.budget import BudgetUsed
-from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
+from harness.analysis.gate.contest import (
+    CONFIRMING,
+    Contest,
+    Evidence,
+    Rules,
+    pairs,
+    wants_more,
+)
 from harness.analysis.gate.findings import Key
 from harness.analysis.gate.stopping import EvidenceSoFar
 from harness.config import plans
 from harness.config import profiles as known_profiles
 from harness.events import CellEnded, Emit, Event, MeasuringStarted, RunOpened, ignore
 from harness.measure import continuity, prepare, resuming, runs, sessions
+from harness.measure.pairs import pairs_to_confirm
 from harness.measure.runs import Live, Progress
 from harness.records import store
 from harness.records.store import continuing
@@ -94,8 +102,7 @@ class GateRecording:
             command = resuming.resumption(writer.record, self.decided, writer.path.parent)
             kept = _kept(writer, command)
             emit(RunOpened(run=writer.id, kept=kept))
-            each = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
-            ahead = sum(max(0, each - _first_readings(known.get(one.key))) for one in contests)
+            ahead = sum(self._launches_ahead(known.get(one.key)) for one in contests)
             emit(MeasuringStarted(cells=tuple(cells), launches=ahead, at_most=True))
             context = loop.GateContext(
                 sessions=self.live,
@@ -115,6 +122,16 @@ class GateRecording:
                 error.add_note(kept)
                 raise
             writer.finish()
+
+    def _launches_ahead(self, known: Evidence | None) -> int:
+        """Return how many launches a contest may still take: of its first pairs, else fresh ones."""
+        first = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
+        if known is None:
+            return first
+        fresh = sum(one.launch.block >= CONFIRMING for one in known.readings)
+        if known.out_of_budget is None and wants_more(known, self.rules):
+            return max(0, first - (len(known.readings) - fresh))
+        return max(0, 2 * pairs_to_confirm(len(pairs(known, "latency"))) - fresh)
 
     def _writer(self, contests: Sequence[Contest]) -> store.RunWriter:
         plan = self.decided.plan
@@ -140,7 +157,12 @@ class GateRecording:
         hot = self.decided.plan.conditions.thermal == "soak"
         names = {contest.key.device for contest in contests}
         continuity.require_same(writer.record, self.live, names)
-        known = stored.interrupted(self.stores.open(writer.id), contests, hot=hot)
+        known = stored.interrupted(
+            self.stores.open(writer.id),
+            contests,
+            budget_seconds=self.rules.budget_seconds,
+            hot=hot,
+        )
         writer.extend(
             devices={
                 name: one
@@ -193,12 +215,6 @@ def _kept(writer: store.RunWriter, command: str | None) -> str:
     ]
     shown = shlex.join(["edge-harness", "show", writer.id, *more])
     return f"finished launches are kept: `{shown}` prints them; the same command starts again"
-
-
-def _first_readings(evidence: Evidence | None) -> int:
-    """Count the launches that an interrupted gate has, without those of a confirmation."""
-    readings = evidence.readings if evidence else ()
-    return sum(one.launch.block < CONFIRMING for one in readings)
 
 
 def _devices(live: Live) -> list[Device]:

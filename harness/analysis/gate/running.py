@@ -92,6 +92,8 @@ class RunningContest:
 
         Returns why the device is lost for the contests after this one, or None.
         """
+        if self._was_ended_by_budget(confirming=fresh is not None):
+            return None
         self.budget.start()
         try:
             return self._measure(fresh)
@@ -118,6 +120,7 @@ class RunningContest:
             last = max((one.launch.block for one in self.evidence.readings), default=None)
             after = "before the first block" if last is None else f"after block {last % CONFIRMING}"
             reason = f"{contest.key.device} was lost {after} ({error})"
+            self.evidence = replace(self.evidence, out_of_budget=None)
             self._cut_short(reason, confirming=fresh is not None)
             return reason
         except _Unfit as error:
@@ -129,6 +132,12 @@ class RunningContest:
             except HarnessError as another:
                 return f"{contest.key.device} was lost ({another})"
         return None
+
+    def _was_ended_by_budget(self, *, confirming: bool) -> bool:
+        """Return whether an earlier attempt of the gate used up the same budget here."""
+        if confirming:
+            return self.evidence.fresh_cut_short is not None
+        return self.evidence.out_of_budget is not None
 
     def _count_time(self) -> None:
         """Note what the contest used of its budget, also for a gate that is stopped or killed."""

@@ -187,25 +187,29 @@ def _refuse_damaged(run: StoredRun) -> None:
         )
 
 
-def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> dict[Key, Evidence]:
+def interrupted(
+    run: StoredRun, contests: Iterable[Contest], *, budget_seconds: float, hot: bool
+) -> dict[Key, Evidence]:
     """Return the evidence that an interrupted gate has, by key, without blocks that lack a side.
 
-    `hot` is whether the gate soaks its devices. Raises StoreError if a side is not the file that the
-    gate measured.
+    A contest that was ended by a budget stays so, unless `budget_seconds` is larger. `hot` is whether
+    the gate soaks its devices. Raises StoreError if a side is not the file that the gate measured.
     """
     cells = {cell.id: cell for cell in run.record.cells}
     readings, launches = _readings(run), run.launches()
-    checked, seconds = _checked(run), _used_seconds(run)
+    checked, seconds, ended = _checked(run), _used_seconds(run), _known_contests(run)
     found = {}
     for contest in contests:
         for side in (contest.a, contest.b):
             _require_same_file(run, cells, side)
         a, b = contest.a.cell, contest.b.cell
+        before = ended.get(contest.key, {})
         own = [item for one in launches for item in _readings_of(one, a, b, readings)]
         found[contest.key] = Evidence(
             contest=contest,
             readings=whole_blocks(own),
-            seconds=seconds.get(contest.key, 0.0),
+            seconds=seconds.get(contest.key, before.get("seconds", 0.0)),
+            **_ended_by_budget(before, budget_seconds),
             hot=hot and bool(own),
             **checked,
         )
@@ -216,6 +220,23 @@ def _used_seconds(run: StoredRun) -> dict[Key, float]:
     """Return what each contest has used of its budget; gates from before it was stored have none."""
     lines = (line for line in run.log() if line.get("event") == BudgetUsed.name)
     return {_key(line): line["seconds"] for line in lines}
+
+
+def _known_contests(run: StoredRun) -> dict[Key, Mapping[str, Any]]:
+    """Return the contests in the document of a gate; none if it has none, or a damaged one."""
+    try:
+        return {_key(one): one for one in document(run)["contests"]}
+    except StoreError:  # the gate that is continued writes it again
+        return {}
+
+
+def _ended_by_budget(plain: Mapping[str, Any], budget_seconds: float) -> dict[str, Any]:
+    """Return how its budget ended a contest, as fields of an Evidence; empty if there is more now."""
+    budget = plain.get("out_of_budget")
+    if budget is None or budget_seconds > budget:
+        return {}
+    names = ("cut_short", "fresh_cut_short", "ended_early", "out_of_budget")
+    return {name: plain.get(name) for name in names}
 
 
 def _checked(run: StoredRun) -> dict[str, Any]:
