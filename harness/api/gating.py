@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from harness.analysis.gate import procedure
+from harness.analysis.gate import procedure, stored_results
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.selftests import Selftest
 from harness.api import arguments
@@ -63,8 +63,8 @@ def judge(
     include_suspect: bool = False,
     results: AnyPath | None = None,
 ) -> Result:
-    """Judge a stored gate again; see :func:`harness.analysis.gate.procedure.judge`."""
-    return procedure.judge(
+    """Judge a stored gate again; see :func:`harness.analysis.gate.stored_results.judge`."""
+    return stored_results.judge(
         run,
         margin=margin,
         min_effect=min_effect,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import completion
+from harness.cli.option_names import naming_options
 from harness.cli.shared import (
     HostMemoryOption,
     HostSecondsOption,
@@ -61,9 +62,10 @@ def inspect(
 
     del trust_model  # inspecting loads no code; taken so that a script can pass it to every command
     host = {"seconds": host_seconds, "memory_mb": host_memory_mb}
-    found = api.inspect(file, host=host)
-    if payload or old is not None:
-        found["payload"] = api.payload(file, old, host=host)
+    with naming_options([file]):
+        found = api.inspect(file, host=host)
+        if payload or old is not None:
+            found["payload"] = api.payload(file, old, host=host)
     if as_json:
         print_json(found)
     else:

@@ -28,6 +28,7 @@ from harness.cli.shared import (
     WaitOption,
     app,
     print_json,
+    print_lines,
     printing,
     progress,
     reports,
@@ -128,6 +129,8 @@ def gate(
             )
             partial.append(found)
             reporting.complete(found.plain())
+        if found.notice:
+            print_lines(found.notice)
         # A report may wait for its reader; the verdict is printed before.
         _print_result(found, results, as_json=as_json)
     raise typer.Exit(found.exit_code)
@@ -154,13 +157,14 @@ def judge(
     """
     from harness import api
 
-    found = api.judge(
-        run,
-        margin=margin,
-        min_effect=min_effect,
-        include_suspect=include_suspect,
-        results=results,
-    )
+    with naming_options([]):
+        found = api.judge(
+            run,
+            margin=margin,
+            min_effect=min_effect,
+            include_suspect=include_suspect,
+            results=results,
+        )
     _print_result(found, results, as_json=as_json)
     raise typer.Exit(found.exit_code)
 
@@ -231,7 +235,8 @@ def selftest(
 ) -> None:
     """Measure a file against itself to test the gate on a device.
 
-    Print its false-alarm rate and smallest detectable effect. Exit 2 if the device is too noisy.
+    Print its false-alarm rate and the slowdown that it finds in 95 % of gates. Exit 2 if the device
+    is too noisy, or too busy for the selftest to count.
 
     Example: edge-harness selftest bench-pi --model model.tflite
     """
@@ -271,10 +276,16 @@ def _print_selftest(found: Selftest, *, as_json: bool) -> None:
                 for arm in found.arms
             ]
         )
-        fitness = "fit for the gate" if found.fit else "too noisy for the gate (at most 3 %)"
+        if found.unfit is not None:
+            fitness = (
+                f"does not count for gates: {found.unfit}; run it again when the device has no "
+                "other work"
+            )
+        else:
+            fitness = "fit for the gate" if found.fit else "too noisy for the gate (at most 3 %)"
         screen.out(
             f"{found.device}, {found.model}, p50 {found.p50_ns / NS_PER_MS:.4g} ms: "
-            f"+-{found.half_width:.2%} with 20 pairs, smallest detectable effect "
-            f"{found.smallest_effect:+.1%}, pairs vary by {found.spread:.1%}: {fitness}; "
-            f"run {found.run}"
+            f"with 20 pairs the interval is +-{found.half_width:.2%}, and "
+            f"{found.smallest_effect:+.1%} is judged slower in 95 % of gates; "
+            f"pairs vary by {found.spread:.1%}: {fitness}; run {found.run}"
         )

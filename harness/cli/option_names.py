@@ -19,8 +19,11 @@ _OWN_NAMES = "give each its own name"
 _KEYS = {"run.recipes": "--recipe", "run.devices": "--on", "run.threads": "--threads"}
 _MODEL = re.compile(r"\bmodel(?:\[(\d+)\])?\.(path|name|shape|signature|allow_flex)\b[\w.\[\]*]*")
 _LIST = re.compile(r"\b(run\.(?:recipes|devices|threads))(?:\[\d+\])?")
-_OPTIONS = "launches|scenario|period_ms|training|calibration|evaluation|metric"
-_TABLE = re.compile(rf"\b(?:dose|data)\.({_OPTIONS})\b(?:\[\d+\])?")
+_OPTIONS = "launches|scenario|period_ms|training|calibration|evaluation|metric|margin|min_effect"
+_TABLE = re.compile(rf"\b(?:dose|data|gate)\.({_OPTIONS})\b(?:\[\d+\])?")
+_HOST = re.compile(r"\bhost\.(?:seconds|memory_mb)\b")
+_LIMITS = re.compile(r"\b(min_effect|margin)\b(?= \()")
+"""Limits of [gate] in a message about the table."""
 _WRITTEN = re.compile(r'\b(launches|scenario|period_ms|metric) = "?([\w.]+)"?')
 _TWICE = re.compile(r"means the same as number \d+ of that list")
 
@@ -52,6 +55,10 @@ def option_names(message: str, models: Sequence[Path]) -> str:
     place = _MODEL.sub(of_model, place)
     place = _LIST.sub(lambda match: _KEYS[match[1]], place)
     place = _TABLE.sub(lambda match: _option(match[1]), place)
+    place = _HOST.sub(lambda match: _option(match[0].replace(".", "-")), place)
+    if place == "gate":
+        place, colon = "", ""
+        rest = _LIMITS.sub(lambda match: _option(match[1]), rest)
     rest = _TABLE.sub(lambda match: _option(match[1]), rest)
     rest = _WRITTEN.sub(lambda match: f"{_option(match[1])} {match[2]}", rest)
     rest = _TWICE.sub("the same value is given twice", rest)

@@ -113,7 +113,9 @@ def test_a_real_gate_is_stored_and_shown_with_reasons(tmp_path: Path) -> None:
             value = before[name]
             assert after[name] == (value if value is None else pytest.approx(value, rel=1e-9))
     strict = edge(tmp_path, "judge", "latest", "--margin", "0.001", code=3)
-    assert "min_effect (0.02) must be under margin (0.001)" in strict
+    assert "--min-effect (0.02) must be under --margin (0.001)" in strict
+    wide = edge(tmp_path, "judge", "latest", "--margin", "3", code=3)
+    assert "edge-harness: --margin: must be at least 0 and at most 1, not 3.0" in wide
     shown = edge(tmp_path, "show", "latest", "--json", code=0)["rows"]
     assert {row["status"] for row in shown} == {"ok"}
     (run,) = edge(tmp_path, "runs", "--json", code=0)["runs"]

@@ -26,10 +26,12 @@ BOARD = """
 import os
 import signal
 import time
+from hashlib import sha256
+from pathlib import Path
 
 from harness.protocols import Capabilities
 from harness.testing import FakeDialect, FakeTransport
-from harness.types import Runtime
+from harness.types import Covariates, Runtime
 
 
 def open_board(device):
@@ -37,7 +39,10 @@ def open_board(device):
 
 
 class Board(FakeDialect):
-    # AT_RUNTIME is the runtime of the launches, whatever hello says; AT_LAUNCH is "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
+    # AT_RUNTIME is the runtime of the launches, whatever hello says; AT_LAUNCH is
+    # "NUMBER:SIGNAL+SIGNAL": that launch signals the controller, and hangs if AND_HANG.
+    # LOAD is the load average of the device, SLOWER the ratio of float16 to digits.tflite, PACE the
+    # seconds that a timed launch takes.
 
     launched = 0
 
@@ -51,6 +56,11 @@ class Board(FakeDialect):
                 time.sleep(60)
         return super().launch(order)
 
+    def _latency(self, order):
+        is_source = order.variant_digest == sha256(Path("digits.tflite").read_bytes()).hexdigest()
+        ratio = 1.0 if is_source else float(os.environ.get("SLOWER", "1"))
+        return super()._latency(order) * ratio
+
 
 def open_dialect(transport, device):
     kinds = frozenset({"timed", "memory", "bare"})
@@ -59,11 +69,14 @@ def open_dialect(transport, device):
         facts["runtimes"] = (Runtime(name="fake", version=facts.pop("runtime")),)
     for name in {"cores", "usable_cores"} & set(facts):
         facts[name] = int(facts[name])
+    load = Covariates(load_1m=float(os.environ.get("LOAD", "0")))
     return Board(
         device,
         noise=0.004,
         runtime=lambda order: os.environ.get("AT_RUNTIME", "fake 0"),
         facts=facts,
+        covariates=lambda _: (load, load),
+        spend=lambda _: time.sleep(float(os.environ.get("PACE", "0"))),
         can=Capabilities(launches=kinds, infers=False, places=True),
     )
 """

@@ -5,20 +5,26 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from test_gate_loop import SAME, SLOWER, A, B, Watch, contest, hold, only, session, timed
+from test_gate_loop import DEVICE, SAME, SLOWER, A, B, Watch, contest, hold, only, session, timed
 
+from harness.analysis.gate import budget as gate_budget
 from harness.analysis.gate import judging, loop
 from harness.analysis.gate.contest import CONFIRMING, Rules
 from harness.analysis.gate.document import Result
 from harness.config import plans
 from harness.errors import ConfigError
 from harness.events import Event, MeasuringStarted, Note
+from harness.measure import blocks
 from harness.measure.conditions import WaitClock
 from harness.measure.pairs import MAX_PAIRS
+from harness.measure.sessions import Session
 from harness.present.screen import ScreenProgress
+from harness.testing import FakeDialect, FakeTransport
+from harness.types import Launch, LaunchOrder, Plan
 
 MUCH_SLOWER = {A: 1e6, B: 1.25e6}
 
@@ -55,15 +61,16 @@ def test_the_first_pairs_leave_time_to_confirm() -> None:
 
 
 def test_a_budget_too_short_to_confirm_is_announced_with_the_least_that_is_not() -> None:
-    result, watch, _ = held(50)
+    result, watch, clock = held(50)
     (note,) = [event for event in watch.events if isinstance(event, Note)]
-    assert "the budget of 50 s is too short to confirm a regression" in note.reason
+    assert note.reason.startswith("m r: the budget of 50 s is too short to confirm a regression")
     least = re.search(r"set gate.budget_seconds to (\d+) or more", note.reason)
     assert least is not None
     assert only(result).verdict == "INCONCLUSIVE"
     assert re.search(
         r"only \d of 10 fresh pairs .* set gate.budget_seconds to", only(result).reason
     )
+    assert clock.now <= 50
     again, watch, _ = held(float(least[1]))
     assert (only(again).verdict, watch.events) == ("REGRESSION", [])
 
@@ -83,25 +90,136 @@ def test_an_equal_pair_needs_no_time_to_confirm() -> None:
     assert (only(result).verdict, clock.now < 60) == ("EQUIVALENT", True)
 
 
+PLAN = '[model]\nname = "m"\npath = "m.tflite"\n[run]\nrecipes = ["as_is"]\n'
+
+
+def planned(folder: Path, dose: str, budget: float) -> Plan:
+    (folder / "m.tflite").write_bytes(b"")
+    path = folder / "plan.toml"
+    path.write_text(f"{PLAN}[dose]\n{dose}\n[gate]\nbudget_seconds = {budget}\n")
+    return plans.load(path)
+
+
 @pytest.mark.parametrize(
-    ("dose", "budget", "least"),
+    ("dose", "budget", "least", "enough"),
     [
-        ("", 20, 21),
-        ("min_seconds = 3\nwarmup_seconds = 1", 100, 128),
-        ('scenario = "sustained"\nsustained_minutes = 1', 300, 1920),
+        ("", 47, 48, 195),
+        ("min_seconds = 1", 47, 48, 115),
+        ("min_seconds = 3\nwarmup_seconds = 1", 100, 128, 215),
+        ('scenario = "sustained"\nsustained_minutes = 1', 300, 1920, 2475),
     ],
 )
 def test_a_plan_whose_launches_alone_take_longer_is_refused(
-    dose: str, budget: float, least: int, tmp_path: Any
+    dose: str, budget: float, least: int, enough: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "m.tflite").write_bytes(b"")
-    text = f'[model]\nname = "m"\npath = "m.tflite"\n[run]\nrecipes = ["as_is"]\n[dose]\n{dose}\n'
-    path = tmp_path / "plan.toml"
-    path.write_text(f"{text}[gate]\nbudget_seconds = {budget}\n")
-    with pytest.raises(ConfigError, match=f"take at least {least} s; raise it to {least} or more"):
-        Rules.of(plans.load(path))
-    path.write_text(f"{text}[gate]\nbudget_seconds = {least}\n")
-    assert Rules.of(plans.load(path)).budget_seconds == least
+    with pytest.raises(
+        ConfigError,
+        match=f"take at least {least} s, and more with their starts; raise it to {enough} or more",
+    ):
+        Rules.of(planned(tmp_path, dose, budget))
+    assert Rules.of(planned(tmp_path, dose, least)).budget_seconds == least
+
+
+class Paced(FakeDialect):
+    """A device whose launches take as long as their dose says, and the start of a process."""
+
+    clock: Clock
+    start: float
+    pace = 1.0
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        launch = super().launch(order)
+        lasted = blocks.seconds(order.dose, self.latencies[order.variant_digest])
+        self.clock.now += self.pace * (self.start + lasted)
+        return launch
+
+
+def on_paced(
+    plan: Plan, *, start: float, latency_ns: float, pace: float = 1.0, slower: float = 1.3
+) -> tuple[Result, Watch, Clock]:
+    """Run a plan's gate on a device with this pace."""
+
+    class Device(Paced):
+        clock = Clock()
+
+    Device.start, Device.pace = start, pace
+    latencies = {A: latency_ns, B: slower * latency_ns}
+    dialect = Device.opener(latencies=latencies, noise=0.002)
+    live = {"d": Session(DEVICE, transport=FakeTransport, dialect=dialect)}
+    one = contest()
+    sides = {
+        name: replace(side, cell=replace(side.cell, dose=gate_budget.dose(plan)))
+        for name, side in (("a", one.a), ("b", one.b))
+    }
+    one = replace(one, **sides, stretch=gate_budget.stretches(plan))
+    rules = replace(Rules.of(plan), metrics=("latency",))
+    result, watch = hold([one], rules=rules, sessions=live, clock=Device.clock)
+    return result, watch, Device.clock
+
+
+def hinted(text: str) -> float:
+    found = re.search(r"(?:raise it|set gate.budget_seconds) to (\d+) or more", text)
+    assert found, text
+    return float(found[1])
+
+
+DEVICES = pytest.mark.parametrize(
+    ("start", "latency_ns"), [(0.25, 4e4), (1.0, 4e4), (2.0, 4e4), (0.3, 3.2e6)]
+)
+
+
+@DEVICES
+def test_the_budget_that_a_refusal_names_holds_as_typed(
+    start: float, latency_ns: float, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Rules.of(planned(tmp_path, "", 12))
+    plan = planned(tmp_path, "", hinted(str(refused.value)))
+    result, watch, _ = on_paced(plan, start=start, latency_ns=latency_ns)
+    assert (only(result).verdict, only(result).confirmed, watch.events) == ("REGRESSION", True, [])
+
+
+@DEVICES
+@pytest.mark.parametrize("budget", [48, 60, 70])
+@pytest.mark.parametrize("pace", [1.0, 1.15])
+def test_the_budget_that_a_gate_names_holds_as_typed(
+    start: float, latency_ns: float, budget: float, pace: float, tmp_path: Path
+) -> None:
+    result, watch, clock = on_paced(
+        planned(tmp_path, "", budget), start=start, latency_ns=latency_ns
+    )
+    assert clock.now <= budget
+    if only(result).confirmed:
+        return
+    after = hinted(only(result).reason)
+    for event in watch.events:
+        assert hinted(event.reason) == pytest.approx(after, abs=15)  # type: ignore[attr-defined]
+    plan = planned(tmp_path, "", after)
+    again, watch, clock = on_paced(plan, start=start, latency_ns=latency_ns, pace=pace)
+    assert (only(again).verdict, only(again).confirmed) == ("REGRESSION", True)
+    assert (watch.events, clock.now <= after) == ([], True)
+
+
+def test_a_row_that_more_pairs_would_decide_names_the_budget_that_ended_them() -> None:
+    given: Any = {"latencies": {A: 1e6, B: 1.08e6}, "noise_of_launches": 0.08}
+    result, _, clock = held(60, **given)
+    assert (only(result).verdict, clock.now <= 60) == ("INCONCLUSIVE", True)
+    reason = only(result).reason
+    assert (
+        "pairs would decide; the budget of 60 s ended the first pairs at 6 of at most 20, with time "
+        "left to confirm them; set gate.budget_seconds to "
+    ) in reason
+    again, _, _ = held(hinted(reason), **given)
+    assert "budget" not in only(again).reason
+    assert result.plain()["contests"][0]["out_of_budget"] == 60
+    assert again.plain()["contests"][0]["out_of_budget"] is None
+
+
+def test_a_selftest_keeps_no_time_to_confirm() -> None:
+    rules = Rules(metrics=("latency",), budget_seconds=90, half_width=0.0, is_selftest=True)
+    clock = Clock()
+    hold(rules=rules, latencies=SAME, noise_of_launches=0.1, clock=clock, spend=clock.spend)
+    assert 80 <= clock.now <= 90
 
 
 def test_a_clear_difference_needs_six_pairs_and_ten_that_confirm() -> None:

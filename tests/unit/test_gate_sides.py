@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.gate import sides
+from harness.analysis.gate import budget, sides
 from harness.config import farm as farms
 from harness.config import plans
 from harness.errors import ConfigError
@@ -152,5 +152,5 @@ def test_a_contest_has_a_cell_per_side_and_the_plans_threads(folder: Path) -> No
     assert (made.a.cell.recipe, made.b.cell.recipe) == ("baseline:float32", "candidate:float32")
     assert made.a.cell.id != made.b.cell.id
     assert made.key.threads == 1
-    assert made.a.cell.dose.min_seconds == sides.MIN_SECONDS
+    assert made.a.cell.dose.min_seconds == budget.MIN_SECONDS
     assert made.stretch

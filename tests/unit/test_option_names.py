@@ -35,6 +35,14 @@ MODELS = [Path("a.tflite"), Path("b.keras")]
             "dose.period_ms: a stream needs one, such as period_ms = 33.3",
             "--period-ms: a stream needs one, such as --period-ms 33.3",
         ),
+        ("gate.margin: must be at most 1, not 3.0", "--margin: must be at most 1, not 3.0"),
+        ("gate.min_effect: must be a number", "--min-effect: must be a number"),
+        (
+            "gate: min_effect (0.5) must be under margin (0.05)",
+            "--min-effect (0.5) must be under --margin (0.05)",
+        ),
+        ("host.seconds: must be at least 1", "--host-seconds: must be at least 1"),
+        ("host.memory_mb: must be at least 256", "--host-memory-mb: must be at least 256"),
         ("dose.max_seconds: x", "dose.max_seconds: x"),
         ("dose.launches: must be at least 1", "--launches: must be at least 1"),
         (
@@ -81,6 +89,8 @@ def test_errors_of_other_files_stay() -> None:
         ({"dose": {"period_ms": 5.0}}, "--period-ms: "),
         ({"dose": {"scenario": "x"}}, "--scenario: "),
         ({"model": {"shape": [0.5]}}, "--shape: "),
+        ({"host": {"seconds": 0}}, "--host-seconds: "),
+        ({"host": {"memory_mb": 1}}, "--host-memory-mb: "),
         ({"model": {"signature": 3}}, "--signature: "),
     ],
 )
@@ -95,7 +105,7 @@ def test_no_key_of_a_plan_is_in_the_error(
         plans.quick(models, **options)  # type: ignore[arg-type]
     shown = str(caught.value)
     assert shown.startswith(option)
-    assert not any(word in shown for word in ("[data]", "model[", "dose.", "run.", "None"))
+    assert not any(word in shown for word in ("[data]", "model[", "dose.", "run.", "host.", "None"))
 
 
 @pytest.mark.parametrize(

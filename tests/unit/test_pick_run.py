@@ -81,7 +81,7 @@ def test_the_table_shows_which_rows_qualify_and_why(root: Path) -> None:
         (["--minimize", "latency_p50"], "did you mean 'latency_p50_ms'"),
         (["--minimize", "device"], "that column is text"),
         (["--minimize", "load_ms", "--where", "accuracy=>1"], "is not a constraint"),
-        (["--minimize", "load_ms", "--min-delegated", "2"], "is not a share"),
+        (["--minimize", "load_ms", "--min-delegated", "2"], "--min-delegated 2 is not a share"),
     ],
 )
 def test_an_invalid_option_is_refused(root: Path, options: list[str], why: str) -> None:

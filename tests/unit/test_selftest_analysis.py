@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.gate import selftests
+from harness.analysis.gate import selftests, verdicts
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, Side
-from harness.analysis.gate.findings import Key
+from harness.analysis.gate.findings import Comparison, Key
 from harness.errors import StoreError
+from harness.measure.pairs import Pair
 from harness.stats import paired
 from harness.types import Cell, Delegation, Launch, Variant
 
@@ -68,12 +70,28 @@ def found(spread: float, **changes: Any) -> selftests.Selftest:
 def test_a_quiet_device_shows_two_per_cent_without_false_alarms() -> None:
     made = found(0.005)
     assert made.fit
-    assert made.smallest_effect == pytest.approx(0.02)
+    assert made.smallest_effect == pytest.approx(0.0227, abs=0.0005)
     same, two, five, ten = made.arms
     assert same.red == same.told == 0
     assert two.told > 0.3
     assert five.told > 0.99
     assert ten.red > 0.99
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.005, 0.03])
+def test_the_smallest_effect_is_judged_slower_in_95_of_100_gates(spread: float) -> None:
+    made = found(spread)
+    assert made.smallest_effect > RULES.min_effect
+    chance = random.Random(1)
+
+    def slower() -> bool:
+        shifts = [chance.gauss(math.log1p(made.smallest_effect), made.spread) for _ in range(20)]
+        pairs = tuple(Pair(block=at, a=1.0, b=math.exp(one)) for at, one in enumerate(shifts))
+        row = Comparison(key=Key(model="m", device="d"), metric="latency", pairs=pairs)
+        (judged,) = verdicts.judge([row])
+        return judged.verdict in {"REGRESSION", "SLOWER_WITHIN_MARGIN"}
+
+    assert sum(slower() for _ in range(600)) / 600 == pytest.approx(0.95, abs=0.03)
 
 
 def test_a_noisy_device_is_too_noisy_to_gate() -> None:
@@ -153,3 +171,26 @@ def test_a_selftest_that_no_longer_fits_says_why(
 def test_a_selftest_under_its_own_load_only_fits() -> None:
     known = dataclasses.replace(found(0.05), load=1.6)
     assert applied([known], evidence(0.01)) == (known.half_width, None)
+
+
+def test_a_selftest_in_a_busy_hour_says_itself_that_no_gate_counts_it() -> None:
+    quiet = found(0.005)
+    assert (quiet.plain()["fit"], quiet.plain()["unfit"]) == (True, None)
+    busy = dataclasses.replace(quiet, load=4.1)
+    assert busy.plain()["fit"] is False
+    assert busy.plain()["unfit"] == (
+        "the device had a load of 4.1 on 2 cores during it, 2.0 is the most"
+    )
+    assert applied([busy], evidence(0.01)) == (busy.half_width, busy.unfit)
+
+
+def test_a_selftest_in_a_busy_hour_does_not_replace_one_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    quiet, busy = found(0.005), dataclasses.replace(found(0.05), load=4.1)
+    for made in (quiet, busy, busy):
+        selftests.keep(made)
+    assert applied(list(selftests.read("one")), evidence(0.01)) == (quiet.half_width, None)
+    selftests.keep(quiet)
+    assert selftests.read("one") == (quiet,)

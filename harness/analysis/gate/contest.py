@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from harness import columns, stats
+from harness.analysis.gate import budget
+from harness.analysis.gate.budget import ContestPace
 from harness.analysis.gate.findings import HOT, Accuracy, Comparison, Exact, Key, Row
 from harness.analysis.gate.noise import DeviceNoise
 from harness.devices.delegation import CPU_TARGETS, judge, outputs_doubt
-from harness.errors import ConfigError
-from harness.measure import blocks
 from harness.measure.output_check import CheckedOutputs
 from harness.measure.pairs import (
-    CONFIRM_PAIRS,
     FIRST_PAIRS,
     WANTED_HALF_WIDTH,
     Pair,
     discard_reason,
     log_differences,
+    needs_more,
 )
 from harness.records.table.trust import INCLUDE, why_left_out
 from harness.stats import paired
@@ -59,27 +59,16 @@ class Rules(GateRules):
     half_width: float = WANTED_HALF_WIDTH
     include_suspect: bool = False
     """Whether sides whose verdict is SUSPECT are measured and judged too."""
+    is_selftest: bool = False
+    """Whether A is measured against itself: nothing is confirmed, and no plan has the budget."""
 
     @classmethod
     def of(cls, plan: Plan) -> Rules:
         """Return a plan's rules; raises ConfigError if the budget is too small for its launches."""
         rules = cls.from_table(plan.gate)
-        dose = plan.dose
-        is_sustained = dose.scenario == "sustained"
-        # How long one inference takes is not known yet: this is the least that launches take.
-        each = dose.sustained_minutes * 60 if is_sustained else blocks.seconds(dose, 0.0)
-        pairs_needed = FIRST_PAIRS + (CONFIRM_PAIRS if rules.timed_metrics else 0)
-        least = math.ceil(2 * pairs_needed * each)
-        if rules.budget_seconds < least:
-            confirmed = (
-                f" and {CONFIRM_PAIRS} that confirm a regression" if rules.timed_metrics else ""
-            )
-            key = "sustained_minutes" if is_sustained else "min_seconds and dose.warmup_seconds"
-            raise ConfigError(
-                f"{plan.path or 'plan'}: gate.budget_seconds: {rules.budget_seconds:g} s are not "
-                f"enough: {FIRST_PAIRS} pairs of launches{confirmed} take at least {least} s; raise "
-                f"it to {least} or more, or lower dose.{key}"
-            )
+        budget.require_enough(
+            plan, confirms=rules.confirms, confirms_memory="memory" in rules.metrics
+        )
         return rules
 
     @classmethod
@@ -92,6 +81,11 @@ class Rules(GateRules):
     def timed_metrics(self) -> tuple[str, ...]:
         """The judged metrics of timed launches."""
         return tuple(metric for metric in LAUNCH_METRICS if metric in self.metrics)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether timed pairs may have to be confirmed."""
+        return bool(self.timed_metrics) and not self.is_selftest
 
     @property
     def timed_pairs(self) -> int:
@@ -193,8 +187,14 @@ class Evidence:
     """Why measuring ended early; the earlier readings are kept."""
     fresh_cut_short: str | None = None
     """Why measuring the fresh pairs ended early."""
+    ended_early: str | None = None
+    """Why the first pairs ended before the stop rule, though they may allow a verdict: the budget."""
+    out_of_budget: float | None = None
+    """The budget, s, that ended its pairs early; None if something else did, or nothing."""
+    pace: ContestPace = field(default_factory=ContestPace)
+    """How long its parts take."""
     seconds: float = 0.0
-    """What it used of its budget of time, waits included and soaking excluded."""
+    """What it used of its budget of time, waits and earlier attempts included, soaking excluded."""
     failure: Failure | None = None
     """Why a side cannot be measured: refused, crashed, inaccurate."""
     away: str | None = None
@@ -349,6 +349,19 @@ def pairs(evidence: Evidence, metric: str, *, confirming: bool = False) -> tuple
             )
         )
     return tuple(made)
+
+
+def wants_more(evidence: Evidence, rules: Rules) -> bool:
+    """Return whether the stop rule wants another first pair of timed launches."""
+    return any(
+        needs_more(
+            pairs(evidence, metric),
+            max_pairs=rules.timed_pairs,
+            half_width=rules.half_width,
+            margin=rules.margin,
+        )
+        for metric in rules.timed_metrics or ("latency",)
+    )
 
 
 def rows(evidence: Evidence, rules: Rules, *, accuracy: Row | None = None) -> list[Row]:

@@ -69,6 +69,8 @@ class Result:
     """Contests that could not be measured: key, kind of failure, reason."""
     incomplete: str | None = None
     """Why the gate ended before its verdict, and the command that finishes it."""
+    notice: str | None = None
+    """What to say beside the verdict; it is not in the document."""
 
     @property
     def judged(self) -> list[Judged]:
@@ -243,6 +245,8 @@ def _contest(evidence: Evidence) -> dict[str, Any]:
         "b": evidence.contest.b.cell.id,
         "cut_short": evidence.cut_short,
         "fresh_cut_short": evidence.fresh_cut_short,
+        "ended_early": evidence.ended_early,
+        "out_of_budget": evidence.out_of_budget,
         "seconds": round(evidence.seconds, 3),
         "pinned_mhz": evidence.pinned_mhz,
         "fixed_performance": evidence.fixed_performance,

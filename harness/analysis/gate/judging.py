@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.gate import loop, stored, verdicts
+from harness.analysis.gate import loop, verdicts
 from harness.analysis.gate.contest import (
+    CONFIRMING,
+    LAUNCH_METRICS,
     Contest,
     Evidence,
     Rules,
     comparison,
-    left_out,
     rows,
 )
 from harness.analysis.gate.document import GateRow, Result
@@ -26,7 +27,6 @@ from harness.analysis.gate.running import FreshPairs
 from harness.analysis.gate.verdicts import Judged, Verdict
 from harness.events import Confirming
 from harness.printable import counted
-from harness.records.store import StoredRun
 
 
 def gate(
@@ -75,32 +75,6 @@ def judge_again(
     return _with_verdicts(first, by_key, list(by_key), result)
 
 
-def judge_stored(
-    run: StoredRun,
-    *,
-    margin: float | None = None,
-    min_effect: float | None = None,
-    include_suspect: bool = False,
-) -> Result:
-    """Judge a stored gate by its own or other limits, also one that was killed before its verdict.
-
-    Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
-    each other.
-    """
-    plain = stored.document(run)
-    included = include_suspect or stored.INCLUDED in run.record.call
-    found = [
-        replace(one, failure=left_out(one, include_suspect=included))
-        for one in stored.evidence(run, plain)
-    ]
-    return judge_again(
-        found,
-        stored.result(run, plain),
-        rules=stored.rules(run, margin=margin, min_effect=min_effect),
-        accuracies=stored.accuracies(plain),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FirstLook:
     """Rows of the first pairs, judged together."""
@@ -142,8 +116,10 @@ def _to_confirm(
     for one in first.to_confirm:
         before = counts.get(one.key, FreshPairs())
         counts[one.key] = wanted = before.also(one.metric, verdicts.pairs_to_confirm(one))
-        more = wanted.launches - before.launches
-        context.emit(Confirming(row=str(one.key), reason=one.reason, launches=more))
+        stored = sum(reading.launch.block >= CONFIRMING for reading in found[one.key].readings)
+        more = max(0, wanted.launches - stored) - max(0, before.launches - stored)
+        if wanted.launches > stored:
+            context.emit(Confirming(row=str(one.key), reason=one.reason, launches=more))
     return [(found[key], count) for key, count in counts.items()]
 
 
@@ -158,7 +134,9 @@ def _with_verdicts(
     shown = tuple(
         GateRow(
             row=row,
-            judged=by_row.get((row.key, row.metric)) or _shown_only(rules, row),
+            judged=_with_hint(by_row[row.key, row.metric], found[row.key])
+            if (row.key, row.metric) in by_row
+            else _shown_only(rules, row),
             is_judged=(row.key, row.metric) in by_row,
             evidence=found[row.key],
         )
@@ -176,6 +154,15 @@ def _with_verdicts(
         failed=(*result.failed, *failed),
         away={**result.away, **away},
     )
+
+
+def _with_hint(judged: Judged, evidence: Evidence) -> Judged:
+    """Add to a row that more pairs would decide that the budget ended them."""
+    if judged.pairs_needed is None or judged.metric not in LAUNCH_METRICS:
+        return judged
+    if evidence.ended_early is None:
+        return judged
+    return replace(judged, reason=f"{judged.reason}; {evidence.ended_early}")
 
 
 def _judge(rules: Rules, found: Sequence[Row]) -> list[Judged]:

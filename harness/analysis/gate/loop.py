@@ -58,6 +58,8 @@ class GateContext:
     limits: HostLimits = DEFAULT_HOST
     timing: WaitClock = REAL_TIME
     engine: Engine | None = None
+    resumption: str | None = None
+    """The command that continues the gate, as it is typed; None if none does."""
 
     def close(self) -> None:
         """Close every session."""
@@ -112,6 +114,7 @@ def _measure(
                 conditions=context.conditions,
                 limits=context.limits,
                 timing=context.timing,
+                resumption=context.resumption,
             )
         machines[scheduling.machine_of(name, session)].append(work)
     engine = context.engine or open_engine()
@@ -147,6 +150,7 @@ class ContestWork:
     conditions: Conditions = DEFAULT_CONDITIONS
     limits: HostLimits = DEFAULT_HOST
     timing: WaitClock = REAL_TIME
+    resumption: str | None = None
 
     def __call__(self, emit: Emit, stop: StopFlag) -> None:
         """Measure the contests one after the other; emit the evidence of each."""
@@ -169,7 +173,7 @@ class ContestWork:
     def _cut_short(self, evidence: Evidence, lost: str) -> Evidence:
         """Return the evidence of a contest that was not reached before the device was lost."""
         if evidence.contest.key in self.fresh:
-            return replace(evidence, fresh_cut_short=lost)
+            return replace(evidence, fresh_cut_short=lost, out_of_budget=None)
         return replace(evidence, cut_short=lost)
 
     def _expect_runtimes(self, bench: Bench) -> None:
@@ -197,7 +201,12 @@ class ContestWork:
                     if lost is not None:
                         emit(ContestEnded(evidence=self._cut_short(evidence, lost)))
                         continue
-                    running = RunningContest(rules=self.rules, bench=bench, evidence=evidence)
+                    running = RunningContest(
+                        rules=self.rules,
+                        bench=bench,
+                        evidence=evidence,
+                        resumption=self.resumption,
+                    )
                     lost = running.measure(self.fresh.get(evidence.contest.key))
                     if stop.is_set() and (lost or running.evidence.failure):
                         raise Stopped  # what ended the controller may have ended the agent, too

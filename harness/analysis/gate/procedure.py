@@ -19,17 +19,18 @@ from harness.analysis.gate import (
     selftests,
     sides,
     stopping,
+    stored_results,
 )
 from harness.analysis.gate.contest import Contest, Evidence, Rules
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.noise import DeviceNoise
-from harness.analysis.gate.recording import GateRecording, digest
+from harness.analysis.gate.recording import GateRecording, digest_to_continue
 from harness.analysis.gate.stored import INCLUDED
 from harness.config import farm as farms
 from harness.config import plans
 from harness.errors import ConfigError, HarnessError, StoreError
-from harness.events import Emit, ignore
+from harness.events import Emit, RunOpened, ignore
 from harness.measure import prepare, resuming, runs, sessions
 from harness.measure.runs import Live, Progress
 from harness.optimize import reference
@@ -69,7 +70,8 @@ def gate(
     run. Files of the same bytes are measured only with `measure_identical`; `thermal` replaces the
     plan's: "soak" heats every device to a plateau first. A comparison with a side whose verdict is
     SUSPECT fails unless `include_suspect`, which a resumed gate keeps. `resume` finishes an interrupted gate of
-    the same plan and sides. `wait` is that of `run`: how long to wait while another user holds the
+    the same plan and sides; a larger `budget_seconds` or `max_pairs` goes on with one that these ended.
+    If nothing is left to measure, it returns the stored result, with a `notice`. `wait` is that of `run`: how long to wait while another user holds the
     lease. The launches are a stored run of kind gate. If the gate is stopped (Ctrl-C), `on_stopped`
     gets the result of what was measured, which is stored too, before KeyboardInterrupt is raised.
 
@@ -82,12 +84,18 @@ def gate(
     given = {"baseline": baseline, "candidate": candidate}
     if thermal is not None:
         given["thermal"] = OPTION_OF_THERMAL[thermal]
-    begun = _begun(stores, resume, plan, given) if resume else None
+    kept = _begun(stores, resume, plan, given) if resume else None
+    begun = kept.record if kept else None
     if begun is not None:
         given |= {name: begun.call[name] for name in ("thermal", INCLUDED) if name in begun.call}
     if include_suspect:
         given[INCLUDED] = "yes"
     plan = _under(plan, given.get("thermal"))
+    # A gate that began has been let through; what it still needs is known better then.
+    rules = Rules.of(plan) if begun is None else Rules.from_table(plan.gate)
+    rules = replace(rules, include_suspect=INCLUDED in given)
+    if kept is not None and (result := stored_results.finished(kept, rules)) is not None:
+        return _reported(result, progress)
     decided = prepare.decide(plan, runs.farm_of(farm, plan), devices=devices)
     xs = sides.resolve(baseline, decided, stores, "--baseline")
     ys = sides.resolve(candidate, decided, stores, "--candidate")
@@ -119,7 +127,7 @@ def gate(
             kind="gate",
             decided=decided,
             live=live,
-            rules=replace(Rules.of(plan), include_suspect=INCLUDED in given),
+            rules=rules,
             stores=stores,
             progress=progress,
             call=resuming.call_of(plan, **given),
@@ -133,12 +141,20 @@ def gate(
 
 def _begun(
     stores: store.Store, resume: str, plan: Plan, given: Mapping[str, str]
-) -> store.RunRecord:
-    """Return the record of a gate to resume; raises StoreError if it is another one."""
-    begun = stores.open(resume).record
-    continuing.check(begun, digest("gate", plan), "gate")
-    _check_sides(begun, given)
-    return begun
+) -> store.StoredRun:
+    """Return a gate to resume; raises StoreError if it is another one."""
+    kept = stores.open(resume)
+    continuing.check(kept.record, digest_to_continue("gate", plan, kept.record), "gate")
+    _check_sides(kept.record, given)
+    return kept
+
+
+def _reported(result: Result, progress: Progress | None) -> Result:
+    """Report the run of a result that is stored already, and return the result."""
+    with _closing(progress):
+        if progress and result.run:
+            progress(RunOpened(run=result.run))
+    return result
 
 
 @contextmanager
@@ -265,28 +281,6 @@ def _settled(
     )
 
 
-def judge(
-    run: str,
-    *,
-    margin: float | None = None,
-    min_effect: float | None = None,
-    include_suspect: bool = False,
-    results: Path | None = None,
-) -> Result:
-    """Judge a stored gate again by its own or other limits, without measuring.
-
-    A comparison with a SUSPECT side fails unless `include_suspect`, or unless the gate included it.
-    Raises StoreError if the run is no gate or is damaged, ConfigError for limits that contradict
-    each other.
-    """
-    return judging.judge_stored(
-        store.Store(results or assets.results_folder()).open(run),
-        margin=margin,
-        min_effect=min_effect,
-        include_suspect=include_suspect,
-    )
-
-
 def _build_and_bind(
     wanted: Sequence[sides.PlannedContest], plan: Plan, emit: Emit
 ) -> list[Contest]:
@@ -386,7 +380,7 @@ def selftest(
     plan = plans.quick([model], devices=[name], threads=[threads])
     decided = prepare.decide(plan, farm_file)
     # A half-width of 0 is never reached, so all 20 pairs are measured.
-    rules = Rules(metrics=("latency",), half_width=0.0)
+    rules = Rules(metrics=("latency",), half_width=0.0, is_selftest=True)
     stores = store.Store(results or assets.results_folder())
     stores.check_writable()
     xs = sides.resolve(str(model), decided, stores, "--model")

@@ -4,27 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness.analysis.gate import loop, stored
-from harness.analysis.gate.contest import CONFIRMING, Contest, Evidence, Rules
+from harness.analysis.gate.budget import BudgetUsed
+from harness.analysis.gate.contest import (
+    CONFIRMING,
+    Contest,
+    Evidence,
+    Rules,
+    pairs,
+    wants_more,
+)
 from harness.analysis.gate.findings import Key
 from harness.analysis.gate.stopping import EvidenceSoFar
+from harness.config import plans
 from harness.config import profiles as known_profiles
 from harness.events import CellEnded, Emit, Event, MeasuringStarted, RunOpened, ignore
 from harness.measure import continuity, prepare, resuming, runs, sessions
+from harness.measure.pairs import pairs_to_confirm
 from harness.measure.runs import Live, Progress
 from harness.records import store
 from harness.records.store import continuing
 from harness.records.store.recorder import Recorder
 from harness.types import Device, Failure, Outcome, Plan
 
+CHANGEABLE = ("budget_seconds", "max_pairs")
+"""Keys of [gate] that a gate may be continued with other values of: how much is measured depends on
+them, and no launch."""
+
 
 def digest(kind: str, plan: Plan) -> str:
     """Return the digest of a gate's or selftest's run: `run --resume` must not continue it."""
     return hashlib.sha256(f"{kind} {plan.digest}".encode()).hexdigest()
+
+
+def digest_to_continue(kind: str, plan: Plan, begun: store.RunRecord) -> str:
+    """Return the digest that the plan would have with the changeable limits of a stored gate."""
+    if plan.path is None:
+        return digest(kind, plan)
+    before, now = begun.plan.get("gate", {}), plan.text.get("gate", {})
+    limits = {key: value for key, value in now.items() if key not in CHANGEABLE}
+    limits |= {key: before[key] for key in CHANGEABLE if key in before}
+    text = {**plan.text, "gate": limits}
+    return digest(kind, plans.from_mapping(text, plan.path.parent, plan.path.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +93,16 @@ class GateRecording:
             if self.resume:
                 known = self._continued(writer, contests)
             so_far = EvidenceSoFar.of(contests, known)
-            emit = OutcomeEmitter(emit=Recorder(writer, self.progress or ignore), so_far=so_far)
+            emit = GateEmitter(
+                store=Recorder(writer),
+                log=writer.log,
+                show=self.progress or ignore,
+                so_far=so_far,
+            )
             command = resuming.resumption(writer.record, self.decided, writer.path.parent)
             kept = _kept(writer, command)
             emit(RunOpened(run=writer.id, kept=kept))
-            each = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
-            ahead = sum(max(0, each - _first_readings(known.get(one.key))) for one in contests)
+            ahead = sum(self._launches_ahead(known.get(one.key)) for one in contests)
             emit(MeasuringStarted(cells=tuple(cells), launches=ahead, at_most=True))
             context = loop.GateContext(
                 sessions=self.live,
@@ -81,6 +111,7 @@ class GateRecording:
                 rules=self.rules,
                 conditions=plan.conditions,
                 limits=plan.host,
+                resumption=command,
             )
             recorded = RecordedGate(
                 writer=writer, context=context, known=known, so_far=so_far, resumption=command
@@ -92,10 +123,22 @@ class GateRecording:
                 raise
             writer.finish()
 
+    def _launches_ahead(self, known: Evidence | None) -> int:
+        """Return how many launches a contest may still take: of its first pairs, else fresh ones."""
+        first = 2 * (self.rules.timed_pairs + self.rules.memory_pairs)
+        if known is None:
+            return first
+        fresh = sum(one.launch.block >= CONFIRMING for one in known.readings)
+        if known.out_of_budget is None and wants_more(known, self.rules):
+            return max(0, first - (len(known.readings) - fresh))
+        return max(0, 2 * pairs_to_confirm(len(pairs(known, "latency"))) - fresh)
+
     def _writer(self, contests: Sequence[Contest]) -> store.RunWriter:
         plan = self.decided.plan
         if self.resume:
-            return self.stores.resume(self.resume, digest(self.kind, plan), self.kind)
+            begun = self.stores.open(self.resume).record
+            wanted = digest_to_continue(self.kind, plan, begun)
+            return self.stores.resume(self.resume, wanted, self.kind)
         cells = [side.cell for one in contests for side in (one.a, one.b)]
         record = store.RunRecord.new(
             plan=plan,
@@ -114,7 +157,12 @@ class GateRecording:
         hot = self.decided.plan.conditions.thermal == "soak"
         names = {contest.key.device for contest in contests}
         continuity.require_same(writer.record, self.live, names)
-        known = stored.interrupted(self.stores.open(writer.id), contests, hot=hot)
+        known = stored.interrupted(
+            self.stores.open(writer.id),
+            contests,
+            budget_seconds=self.rules.budget_seconds,
+            hot=hot,
+        )
         writer.extend(
             devices={
                 name: one
@@ -129,18 +177,32 @@ class GateRecording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeEmitter:
-    """Emits the outcomes of both cells when their contest ends, and keeps the evidence so far."""
+class GateEmitter:
+    """Stores and shows the events, and keeps the evidence so far.
 
-    emit: Emit
+    The outcomes of both cells are stored whenever their contest ends. They are shown once: not again
+    when it ends with fresh pairs, unless these failed.
+    """
+
+    store: Emit
+    log: Callable[[Mapping[str, Any]], None]
+    """Stores the used time, which a gate that is continued has to know."""
+    show: Emit
     so_far: EvidenceSoFar
 
     def __call__(self, event: Event) -> None:
         """Emit the event, and the outcomes of a contest that ended before it."""
         if isinstance(event, loop.ContestEnded):
+            is_known = event.evidence.contest.key in self.so_far.ended
             for outcome in _outcomes(event.evidence):
-                self.emit(CellEnded(outcome=outcome))
-        self.emit(event)
+                ended = CellEnded(outcome=outcome)
+                self.store(ended)
+                if outcome.failure is not None or not is_known:
+                    self.show(ended)
+        if isinstance(event, BudgetUsed):
+            self.log(event.plain())
+        self.store(event)
+        self.show(event)
         self.so_far.add(event)
 
 
@@ -153,12 +215,6 @@ def _kept(writer: store.RunWriter, command: str | None) -> str:
     ]
     shown = shlex.join(["edge-harness", "show", writer.id, *more])
     return f"finished launches are kept: `{shown}` prints them; the same command starts again"
-
-
-def _first_readings(evidence: Evidence | None) -> int:
-    """Count the launches that an interrupted gate has, without those of a confirmation."""
-    readings = evidence.readings if evidence else ()
-    return sum(one.launch.block < CONFIRMING for one in readings)
 
 
 def _devices(live: Live) -> list[Device]:

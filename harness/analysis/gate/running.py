@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.analysis.gate.budget import TimeBudget
+from harness.analysis.gate.budget import BudgetUsed, TimeBudget
 from harness.analysis.gate.contest import (
     CONFIRMING,
     Evidence,
@@ -18,14 +18,16 @@ from harness.analysis.gate.contest import (
     doubted,
     pairs,
     unfit,
+    wants_more,
 )
+from harness.analysis.gate.findings import Key
 from harness.errors import HarnessError, LeaseError, TransportError
 from harness.events import Note, NotMeasured
 from harness.measure import blocks
 from harness.measure.bench import Bench, launch_of
 from harness.measure.failures import failure_of, refused
 from harness.measure.output_check import InaccurateOutputs
-from harness.measure.pairs import CONFIRM_PAIRS, FIRST_PAIRS, needs_more
+from harness.measure.pairs import CONFIRM_PAIRS, FIRST_PAIRS
 from harness.measure.soaking import soak
 from harness.types import Cell, Failure, LaunchOrder
 
@@ -66,6 +68,8 @@ class RunningContest:
     rules: Rules
     bench: Bench
     evidence: Evidence
+    resumption: str | None = None
+    """The command that continues the gate; None if none does."""
     loops: int = 1
     order_cells: tuple[Cell, Cell] = field(init=False)
     budget: TimeBudget = field(init=False)
@@ -78,7 +82,9 @@ class RunningContest:
             clock=self.bench.timing.clock,
             seconds=self.rules.budget_seconds,
             spent=self.evidence.seconds,
-            confirms=bool(self.rules.timed_metrics),
+            pace=self.evidence.pace,
+            confirms=self.rules.confirms,
+            confirms_memory="memory" in self.rules.metrics and not self.rules.is_selftest,
         )
 
     def measure(self, fresh: FreshPairs | None) -> str | None:
@@ -86,12 +92,13 @@ class RunningContest:
 
         Returns why the device is lost for the contests after this one, or None.
         """
+        if self._was_ended_by_budget(confirming=fresh is not None):
+            return None
         self.budget.start()
         try:
             return self._measure(fresh)
         finally:
-            spent = self.budget.spent + self.budget.used
-            self.evidence = replace(self.evidence, seconds=spent)
+            self._count_time()
 
     def _measure(self, fresh: FreshPairs | None) -> str | None:
         bench, contest = self.bench, self.evidence.contest
@@ -113,6 +120,7 @@ class RunningContest:
             last = max((one.launch.block for one in self.evidence.readings), default=None)
             after = "before the first block" if last is None else f"after block {last % CONFIRMING}"
             reason = f"{contest.key.device} was lost {after} ({error})"
+            self.evidence = replace(self.evidence, out_of_budget=None)
             self._cut_short(reason, confirming=fresh is not None)
             return reason
         except _Unfit as error:
@@ -124,6 +132,18 @@ class RunningContest:
             except HarnessError as another:
                 return f"{contest.key.device} was lost ({another})"
         return None
+
+    def _was_ended_by_budget(self, *, confirming: bool) -> bool:
+        """Return whether an earlier attempt of the gate used up the same budget here."""
+        if confirming:
+            return self.evidence.fresh_cut_short is not None
+        return self.evidence.out_of_budget is not None
+
+    def _count_time(self) -> None:
+        """Note what the contest used of its budget, also for a gate that is stopped or killed."""
+        self.evidence = replace(self.evidence, seconds=self.budget.used, pace=self.budget.pace)
+        key = self.evidence.contest.key
+        self.bench.emit(BudgetUsed(key=key, seconds=self.evidence.seconds))
 
     # --- before the first block -------------------------------------------------------------
 
@@ -141,11 +161,7 @@ class RunningContest:
             raise _Unfit(doubt)
         self._set_dose()
         self.loops = self._loops_before() or self.loops
-        began = self.budget.clock()
         self._memory(self.rules.memory_pairs, 0)
-        if "memory" in self.rules.metrics:
-            each = (self.budget.clock() - began) / self.rules.memory_pairs
-            self.budget.memory_seconds = CONFIRM_PAIRS * each
         if bench.conditions.thermal == "soak":
             soak(bench, contest.a.cell, loops=self.loops, runtime=contest.a.runtime)
             self.budget.start()
@@ -195,12 +211,26 @@ class RunningContest:
             for cell in self.order_cells:
                 self.bench.emit(NotMeasured(cell=cell.id, what="memory", reason=reason))
             return
-        for block in self._turns(count, start):
+        began, made = self.budget.clock(), 0
+        for left, block in zip(range(count, 0, -1), self._turns(count, start), strict=True):
             if self._has(block, "memory"):
                 continue
+            if not self.budget.has_time(self.budget.pace.memory_pair):
+                self._stop_memory(left, confirming=start == CONFIRMING)
+                return
             for turn in block:
                 order = replace(blocks.memory(turn.cell, turn.block), position=turn.position)
                 self._launch(turn.cell, order)
+            made += 1
+            self.budget.count_memory_pair((self.budget.clock() - began) / made)
+
+    def _stop_memory(self, left: int, *, confirming: bool) -> None:
+        """End a contest whose budget has no time for so many pairs of memory launches."""
+        budget = self.budget
+        timed = 0 if confirming else FIRST_PAIRS + budget.fresh(FIRST_PAIRS)
+        memory = left if confirming else left + budget.fresh_memory
+        what = f"{self._budget_text} is used before {left} pairs of memory launches"
+        self._cut_by_budget(what, budget.enough(timed, memory), confirming=confirming)
 
     # --- blocks -------------------------------------------------------------------------------
 
@@ -209,43 +239,63 @@ class RunningContest:
 
         The time that it takes to confirm a regression is left.
         """
-        if self.evidence.failure is not None or not self._fits():
+        if self.evidence.failure is not None or self.evidence.cut_short or not self._fits():
             return
-        self.budget.start_pairs(self.budget.pair_seconds)
+        self.budget.start_pairs()
         for count, block in enumerate(self._turns(self.rules.timed_pairs, 0)):
             if self._has(block, "timed"):
                 continue
-            if not self._needs_more():
-                return
-            if count >= FIRST_PAIRS and count % 2 == 0 and not self.budget.holds(2, count + 2):
+            if not wants_more(self.evidence, self.rules) or not self._has_time(count):
                 return
             self._block(block)
             self.budget.count_pair()
-            if self.budget.is_over:
-                if count + 1 < FIRST_PAIRS:
-                    self._cut_short(f"{self._budget_text} was over after block {count}")
-                return
+
+    def _has_time(self, count: int) -> bool:
+        """Return whether the budget holds another first pair after so many; if not, note the end.
+
+        A mirrored pair of blocks is not split, and the time to confirm a regression is left.
+        """
+        budget = self.budget
+        if count < FIRST_PAIRS:
+            if budget.has_time(budget.pace.pair):
+                return True
+            enough = budget.enough(
+                FIRST_PAIRS - count + budget.fresh(FIRST_PAIRS), budget.fresh_memory
+            )
+            self._cut_by_budget(f"{self._budget_text} is used after block {count - 1}", enough)
+            return False
+        if count % 2 or budget.holds(2, count + 2):
+            return True
+        most = self.rules.timed_pairs
+        enough = budget.enough(most - count + budget.fresh(most), budget.fresh_memory)
+        reserved = ", with time left to confirm them" if budget.confirms else ""
+        reason = f"{self._budget_text} ended the first pairs at {count} of at most {most}{reserved}"
+        self.evidence = replace(
+            self.evidence,
+            ended_early=self._with_way(reason, enough),
+            out_of_budget=budget.seconds,
+        )
+        return False
 
     def _fits(self) -> bool:
         """Return whether the first pairs fit into the budget, before the first one is measured.
 
         If only their confirmation does not fit, that is a note: most gates have nothing to confirm.
         """
-        missing = FIRST_PAIRS - len(pairs(self.evidence, "latency"))
-        if missing <= 0 or self.budget.pair_seconds == 0:
+        budget, missing = self.budget, FIRST_PAIRS - len(pairs(self.evidence, "latency"))
+        if missing <= 0 or budget.pace.pair == 0:
             return True
-        budget, least = self.budget, self.budget.least(missing)
-        way = f"set gate.budget_seconds to {least} or more"
-        each = f"a pair takes about {budget.pair_seconds:.2g} s"
-        if budget.used + missing * budget.pair_seconds > budget.seconds:
-            self._cut_short(
-                f"{self._budget_text} is too short for {FIRST_PAIRS} pairs ({each}); {way}"
-            )
+        enough = budget.enough(missing + budget.fresh(FIRST_PAIRS), budget.fresh_memory)
+        each = f"a pair takes about {budget.pace.pair:.2g} s"
+        if budget.used + missing * budget.pace.pair > budget.seconds:
+            what = f"{self._budget_text} is too short for {FIRST_PAIRS} pairs ({each})"
+            self._cut_by_budget(what, enough)
             return False
-        if least > budget.seconds:
+        if not budget.holds(missing, FIRST_PAIRS):
             reason = (
-                f"{self.evidence.contest.key}: {self._budget_text} is too short to confirm a "
-                f"regression with {CONFIRM_PAIRS} fresh pairs ({each}); {way}"
+                f"{_name(self.evidence.contest.key)}: {self._budget_text} is too short to confirm a "
+                f"regression with {CONFIRM_PAIRS} fresh pairs ({each}); set gate.budget_seconds to "
+                f"{enough} or more"
             )
             self.bench.emit(Note(device=self.bench.name, reason=reason))
         return True
@@ -254,28 +304,33 @@ class RunningContest:
     def _budget_text(self) -> str:
         return f"the budget of {self.rules.budget_seconds:g} s"
 
+    def _with_way(self, reason: str, enough: int) -> str:
+        """Add what budget is enough, and how the gate goes on with it."""
+        if self.rules.is_selftest:
+            return reason
+        way = f"{reason}; set gate.budget_seconds to {enough} or more"
+        return (
+            f"{way}, and `{self.resumption}` goes on with what is measured"
+            if self.resumption
+            else way
+        )
+
+    def _cut_by_budget(self, reason: str, enough: int, *, confirming: bool = False) -> None:
+        self.evidence = replace(self.evidence, out_of_budget=self.rules.budget_seconds)
+        self._cut_short(self._with_way(reason, enough), confirming=confirming)
+
     def _cut_short(self, reason: str, *, confirming: bool = False) -> None:
         if confirming:
             self.evidence = replace(self.evidence, fresh_cut_short=reason)
         else:
             self.evidence = replace(self.evidence, cut_short=reason)
 
-    def _needs_more(self) -> bool:
-        """Return whether the stop rule wants another block."""
-        return any(
-            needs_more(
-                pairs(self.evidence, metric),
-                max_pairs=self.rules.timed_pairs,
-                half_width=self.rules.half_width,
-                margin=self.rules.margin,
-            )
-            for metric in self.rules.timed_metrics or ("latency",)
-        )
-
     def _lacks_blocks(self) -> bool:
         """Return whether first blocks are missing: all of them, unless a gate is resumed."""
         timed = [one for one in self.evidence.readings if one.launch.kind == "timed"]
-        return not timed or (self._needs_more() and self._lacks(self.rules.timed_pairs, 0))
+        return not timed or (
+            wants_more(self.evidence, self.rules) and self._lacks(self.rules.timed_pairs, 0)
+        )
 
     def _lacks(self, count: int, start: int) -> bool:
         return not all(self._has(block, "timed") for block in self._turns(count, start))
@@ -294,18 +349,17 @@ class RunningContest:
         if self.evidence.dose is None and self._lacks(fresh.timed, CONFIRMING):
             self._set_dose()
         else:
-            self.budget.start_pairs(0.0)
+            self.budget.start_pairs()
         self.loops = self._loops_before() or self.loops
-        for count, block in enumerate(self._turns(fresh.timed, CONFIRMING), start=1):
+        for count, block in enumerate(self._turns(fresh.timed, CONFIRMING)):
             if self._has(block, "timed"):
                 continue
+            if not self.budget.has_time(self.budget.pace.pair):
+                enough = self.budget.enough(fresh.timed - count, fresh.memory)
+                self._cut_by_budget(f"{self._budget_text} is used", enough, confirming=True)
+                return
             self._block(block)
             self.budget.count_pair()
-            if self.budget.is_over and count < fresh.timed:
-                least = self.budget.least(fresh.timed - count, 0)
-                way = f"set gate.budget_seconds to {least} or more"
-                self._cut_short(f"{self._budget_text} was over; {way}", confirming=True)
-                return
         self._memory(fresh.memory, CONFIRMING)
 
     def _block(self, block: Sequence[blocks.Turn]) -> None:
@@ -342,6 +396,7 @@ class RunningContest:
             )
         reading = Reading.of(name, launch)
         self.evidence = replace(self.evidence, readings=(*self.evidence.readings, reading))
+        self._count_time()
         failure = unfit(side.cell, launch, include_suspect=self.rules.include_suspect)
         if failure is not None:
             raise _Unfit(failure)
@@ -350,3 +405,9 @@ class RunningContest:
         """Return the inner loop of the first pairs; None before them."""
         timed = [one.launch for one in self.evidence.readings if one.launch.kind == "timed"]
         return timed[0].inner_loop if timed else None
+
+
+def _name(key: Key) -> str:
+    """Write a contest's key without its device, for an event that names that itself."""
+    threads = f", {key.threads} threads" if key.threads > 1 else ""
+    return f"{key.model} {key.recipe}{threads}"

@@ -43,7 +43,7 @@ LATENCY_RANGE = 4.0
 """A selftest of another file counts if that takes as long as this one, and at most 4 times as long."""
 
 MAX_OTHER_LOAD = 0.5
-"""Per core: with a higher load beside its own, a selftest was taken in a busy hour."""
+"""Per core: with a higher load beside its own threads, a selftest was taken in a busy hour."""
 
 _SLOWER = frozenset({Verdict.REGRESSION, Verdict.SLOWER_WITHIN_MARGIN})
 
@@ -81,7 +81,7 @@ class Selftest:
     half_width: float
     """Half-width of the 95 % interval at 20 pairs, on the log scale."""
     smallest_effect: float
-    """The smallest slowdown that 20 pairs show in 95 % of gates."""
+    """The smallest slowdown that 95 % of gates of 20 pairs judge slower."""
     arms: tuple[Arm, ...]
     runtime: str = ""
     """The runtime of its launches; empty in selftests from before it was stored."""
@@ -90,13 +90,26 @@ class Selftest:
     cores: int | None = None
 
     @property
+    def unfit(self) -> str | None:
+        """Why it counts for no gate, whatever is measured there; None if it may count."""
+        if self.load is None or not self.cores:
+            return None
+        most = self.threads + MAX_OTHER_LOAD * self.cores
+        if self.load <= most:
+            return None
+        return (
+            f"the device had a load of {self.load:.1f} on {self.cores} cores during it, "
+            f"{most:.1f} is the most"
+        )
+
+    @property
     def fit(self) -> bool:
-        """Whether the device is quiet enough to gate."""
-        return self.half_width <= NOISY_HALF_WIDTH
+        """Whether it counts for gates, and the device is quiet enough for them."""
+        return self.unfit is None and self.half_width <= NOISY_HALF_WIDTH
 
     def plain(self) -> dict[str, Any]:
         """Return plain data, for JSON."""
-        return {**dump(self), "fit": self.fit}
+        return {**dump(self), "fit": self.fit, "unfit": self.unfit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +145,8 @@ def analyse(
     spread = paired.deviation(differences)
     df = MAX_PAIRS - 1
     error = spread / math.sqrt(MAX_PAIRS)
-    seen = (stats.t_quantile(0.975, df) + stats.t_quantile(POWER, df)) * error
+    # Judged slower: the interval is above 0, and the estimate is at least min_effect.
+    least = max(stats.t_quantile(0.975, df) * error, math.log1p(rules.min_effect))
     timed = [one for one in evidence.readings if one.launch.kind == "timed"]
     loads = [one.launch.before.load_1m for one in timed if one.launch.before.load_1m is not None]
     return Selftest(
@@ -148,7 +162,7 @@ def analyse(
         pairs=len(used),
         spread=spread,
         half_width=stats.t_quantile(0.975, df) * error,
-        smallest_effect=math.exp(max(seen, math.log(1 + rules.min_effect))) - 1,
+        smallest_effect=math.expm1(least + stats.t_quantile(POWER, df) * error),
         arms=tuple(arm(differences, scale, rules, seed=seed) for scale in SCALES),
         runtime=timed[0].launch.runtime,
         load=stats.median(loads) if loads else None,
@@ -252,10 +266,8 @@ def _misfits(made: Selftest, evidence: Evidence, now: datetime) -> Iterator[str]
         yield f"{old}, {MAX_AGE.days} days are the most"
     elif age < -_CLOCKS_DIFFER:
         yield f"its time, {made.created[:10]}, is in the future"
-    if made.load is not None and made.cores:
-        beside = made.load - made.threads
-        if beside > MAX_OTHER_LOAD * made.cores:
-            yield f"the device had a load of {made.load:.1f} on {counted(made.cores, 'core')} during it"
+    if made.unfit is not None:
+        yield made.unfit
 
 
 def _age(created: str, now: datetime) -> timedelta | None:
@@ -289,11 +301,15 @@ def read(identity: str) -> tuple[Selftest, ...]:
 
 
 def keep(made: Selftest) -> Path:
-    """Store a selftest; it replaces an earlier one with the same file and threads."""
+    """Store a selftest; it replaces an earlier one with the same file and threads.
+
+    One that may count is not replaced by one that counts for no gate.
+    """
     known = [
         one
         for one in read(made.identity)
         if (one.digest, one.threads) != (made.digest, made.threads)
+        or (one.unfit is None and made.unfit is not None)
     ]
     path = path_of(made.identity)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from harness.analysis.gate import budget
 from harness.analysis.gate.contest import Contest, Side
 from harness.analysis.gate.findings import Key
 from harness.config import paths
@@ -26,7 +26,6 @@ from harness.tflite.numeric import sample_shape
 from harness.types import (
     Cell,
     DeviceFacts,
-    Dose,
     Failure,
     ModelSource,
     Plan,
@@ -36,8 +35,6 @@ from harness.types import (
 )
 
 RUNTIME = "runtime:"
-MIN_SECONDS = 1.0
-"""Length of a timed launch if the plan does not say: long enough for undisturbed inferences."""
 
 Built = Mapping[int, Variant | Failure]
 """Build results by the id() of a Candidate's request."""
@@ -236,7 +233,7 @@ def contest(
             device=one.device,
             threads=one.threads,
             variant=variant,
-            dose=dose(plan),
+            dose=budget.dose(plan),
             accept=plan.accept,
             seed=plan.seed,
             **(check.of_cell if check else {}),
@@ -245,19 +242,10 @@ def contest(
         runtime = candidate.runtime.replace(" ", "=") if candidate.runtime else None
         sides.append(Side(cell=cell, runtime=runtime))
     key = Key(model=one.a.model, device=one.device, threads=one.threads, recipe=label)
-    stretch = "min_seconds" not in plan.text.get("dose", {})
-    made = Contest(key=key, a=sides[0], b=sides[1], stretch=stretch)
+    made = Contest(key=key, a=sides[0], b=sides[1], stretch=budget.stretches(plan))
     if made.failure is None:
         _check_same_inputs(made)
     return made
-
-
-def dose(plan: Plan) -> Dose:
-    """Return the dose of a gate's launches: the plan's, with a second as the default length."""
-    given: Mapping[str, Any] = plan.text.get("dose", {})
-    if "min_seconds" in given:
-        return plan.dose
-    return replace(plan.dose, min_seconds=min(MIN_SECONDS, plan.dose.max_seconds))
 
 
 def _named(candidate: Candidate) -> str | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from harness.analysis.gate import judging
+from harness.analysis.gate.budget import BudgetUsed
 from harness.analysis.gate.contest import Contest, Evidence, Reading, Rules, SideName, whole_blocks
 from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
@@ -40,7 +41,9 @@ class EvidenceSoFar:
 
     def add(self, event: Event) -> None:
         """Add a launch, or the evidence of a contest that ended; the contests have threads each."""
-        if isinstance(event, ContestEnded):
+        if isinstance(event, BudgetUsed):
+            self.found[event.key] = replace(self.found[event.key], seconds=event.seconds)
+        elif isinstance(event, ContestEnded):
             self.found[event.evidence.contest.key] = event.evidence
             key = event.evidence.contest.key
             (self.confirmed if key in self.ended else self.ended).add(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.analysis.gate.budget import BudgetUsed
 from harness.analysis.gate.contest import (
     Contest,
     Evidence,
@@ -68,6 +69,7 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
     way = f"; `{command}` finishes it" if command else ""
     outcomes = {one.cell.id: one for one in run.outcomes()}
     contests, failed, away = [], [], {}
+    seconds = _used_seconds(run)
     for a, b in zip(run.record.cells[::2], run.record.cells[1::2], strict=False):
         key = {
             "model": a.model,
@@ -88,6 +90,7 @@ def _unfinished(run: StoredRun) -> Mapping[str, Any]:
                 "b": b.id,
                 "cut_short": None if len(ended) == len((a, b)) else _NO_VERDICT,
                 "fresh_cut_short": _NO_VERDICT,
+                "seconds": seconds.get(_key(key), 0.0),
                 "pinned_mhz": None,
                 "fixed_performance": False,
                 "hot": False,
@@ -109,9 +112,9 @@ def rules(run: StoredRun, **limits: float | None) -> Rules:
 
     Raises ConfigError for invalid limits, as for a plan.
     """
-    given = dict(run.record.plan.get("gate", {}))
-    given |= {name: value for name, value in limits.items() if value is not None}
-    name = f"run {run.id}"
+    replaced = {name: value for name, value in limits.items() if value is not None}
+    given = {**run.record.plan.get("gate", {}), **replaced}
+    name = "command line" if replaced else f"run {run.id}"
     table = toml_reading.check(given, GateRules, name, ("gate",))
     return Rules.from_table(checks.gate(table, f"{name}: gate"))
 
@@ -161,6 +164,8 @@ def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:
                 ),
                 cut_short=one["cut_short"],
                 fresh_cut_short=one.get("fresh_cut_short"),
+                ended_early=one.get("ended_early"),
+                out_of_budget=one.get("out_of_budget"),
                 seconds=one.get("seconds", 0.0),
                 pinned_mhz=one["pinned_mhz"],
                 fixed_performance=one["fixed_performance"],
@@ -188,28 +193,56 @@ def _refuse_damaged(run: StoredRun) -> None:
         )
 
 
-def interrupted(run: StoredRun, contests: Iterable[Contest], *, hot: bool) -> dict[Key, Evidence]:
+def interrupted(
+    run: StoredRun, contests: Iterable[Contest], *, budget_seconds: float, hot: bool
+) -> dict[Key, Evidence]:
     """Return the evidence that an interrupted gate has, by key, without blocks that lack a side.
 
-    `hot` is whether the gate soaks its devices. Raises StoreError if a side is not the file that the
-    gate measured.
+    A contest that was ended by a budget stays so, unless `budget_seconds` is larger. `hot` is whether
+    the gate soaks its devices. Raises StoreError if a side is not the file that the gate measured.
     """
     cells = {cell.id: cell for cell in run.record.cells}
     readings, launches = _readings(run), run.launches()
-    checked = _checked(run)
+    checked, seconds, ended = _checked(run), _used_seconds(run), _known_contests(run)
     found = {}
     for contest in contests:
         for side in (contest.a, contest.b):
             _require_same_file(run, cells, side)
         a, b = contest.a.cell, contest.b.cell
+        before = ended.get(contest.key, {})
         own = [item for one in launches for item in _readings_of(one, a, b, readings)]
         found[contest.key] = Evidence(
             contest=contest,
             readings=whole_blocks(own),
+            seconds=seconds.get(contest.key, before.get("seconds", 0.0)),
+            **_ended_by_budget(before, budget_seconds),
             hot=hot and bool(own),
             **checked,
         )
     return found
+
+
+def _used_seconds(run: StoredRun) -> dict[Key, float]:
+    """Return what each contest has used of its budget; gates from before it was stored have none."""
+    lines = (line for line in run.log() if line.get("event") == BudgetUsed.name)
+    return {_key(line): line["seconds"] for line in lines}
+
+
+def _known_contests(run: StoredRun) -> dict[Key, Mapping[str, Any]]:
+    """Return the contests in the document of a gate; none if it has none, or a damaged one."""
+    try:
+        return {_key(one): one for one in document(run)["contests"]}
+    except StoreError:  # the gate that is continued writes it again
+        return {}
+
+
+def _ended_by_budget(plain: Mapping[str, Any], budget_seconds: float) -> dict[str, Any]:
+    """Return how its budget ended a contest, as fields of an Evidence; empty if there is more now."""
+    budget = plain.get("out_of_budget")
+    if budget is None or budget_seconds > budget:
+        return {}
+    names = ("cut_short", "fresh_cut_short", "ended_early", "out_of_budget")
+    return {name: plain.get(name) for name in names}
 
 
 def _checked(run: StoredRun) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def enough_delegated(
     Raises ConfigError unless 0 <= minimum <= 1.
     """
     if minimum is not None and not 0 <= minimum <= 1:
-        raise ConfigError(f"min_delegated {minimum:g} is not a share: give a number from 0 to 1")
+        raise ConfigError(f"--min-delegated {minimum:g} is not a share: give a number from 0 to 1")
     allowed = set()
     for row, cell in zip(rows, measured.run.record.cells, strict=True):
         limit = cell.accept.min_delegated if minimum is None else minimum

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.gate import document, judging, stored
+from harness.analysis.gate import document, stored, stored_results
 from harness.columns import NS_PER_MS
 from harness.errors import StoreError
 from harness.records.store import continuing
@@ -36,7 +36,7 @@ def of(run: StoredRun) -> Mapping[str, Any] | None:
 def _judged_now(run: StoredRun) -> Mapping[str, Any]:
     """Judge a gate without a document; one that is damaged has no verdicts, and says why."""
     try:
-        return judging.judge_stored(run).plain()
+        return stored_results.judge_stored(run).plain()
     except StoreError as error:
         plain = stored.result(run, stored.document(run)).plain()
         return {**plain, "incomplete": f"{plain['incomplete']}; not judged: {error}"}
