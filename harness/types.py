@@ -786,7 +786,9 @@ class Launch:
     window: TimeWindow | None = None
     """The time of a timed launch, if the device reports it."""
     left_running: tuple[str, ...] = ()
-    """Processes that this launch or earlier ones left running beside it: `name (pid 1234)`."""
+    """Processes that this launch or earlier ones left running beside it: `name (pid 1234)`.
+
+    The first eight; of more, the last item is their number: `3 more`."""
     flags: tuple[str, ...] = ()
     samples: tuple[Samples, ...] = ()
     """Stored separately (Parquet); empty in a launch that is read from its journal line."""

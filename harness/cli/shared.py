@@ -220,7 +220,8 @@ def finish(run: Run, *, as_json: bool, on_measured: Callable[[], object] = lambd
                 screen.out(line)
             screen.out(run.closing())
     is_done = all(outcome.failure is None for outcome in outcomes)
-    return DONE if is_done and all(row.status != DAMAGED for row in rows) else NO
+    is_whole = not any(row.missing or row.status == DAMAGED for row in rows)
+    return DONE if is_done and is_whole else NO
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from harness import assets
 from harness.config import farm as farms
 from harness.config import paths
 from harness.config import profiles as known_profiles
-from harness.errors import ConfigError, HarnessError, StoreError
+from harness.errors import ConfigError, DeviceChanged, HarnessError, StoreError
 from harness.events import Emit, Event, MeasuringStarted, ignore
 from harness.measure import continuity, prepare, resuming, sessions
 from harness.measure import run as loop
@@ -150,11 +150,28 @@ class RunInProgress(Iterator[Outcome]):
     def closing(self) -> str:
         """Return the text that a command prints at the end: the run's folder and the next commands."""
         lines = [f"run {self.id} in {self.path}"]
-        if self.resumption and any(row["status"] == "pending" for row in self.rows()):
-            lines.append(f"`{self.resumption}` measures what is missing")
+        lines += self._next_steps(self.rows())
         results = () if self._is_default else ("--results", self.path.parent)
         command = shlex.join(map(str, ("edge-harness", "report", self.id, *results)))
         return "\n".join([*lines, f"`{command}` writes its page"])
+
+    def _next_steps(self, rows: Sequence[table.Row]) -> list[str]:
+        """Return what is missing or was stopped by a change of its device, and the commands for it."""
+        missing = [row for row in rows if row.missing]
+        changed = [row for row in rows if row.status == DeviceChanged.kind]
+        way, again = "", ""
+        if self.resumption:
+            way = f": `{self.resumption}` measures what is missing"
+            again = (
+                f": `{self.resumption} --retry-failed` measures them on the device as it was, with "
+                "--other-device as rows of another device"
+            )
+        lines = []
+        if missing:
+            lines.append(f"{len(missing)} of {len(rows)} rows pending{way}")
+        if changed:
+            lines.append(f"{len(changed)} of {len(rows)} rows stopped: the device changed{again}")
+        return lines
 
     def rows(self) -> list[table.Row]:
         """Return the rows so far, computed from the stored samples."""

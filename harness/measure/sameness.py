@@ -50,9 +50,8 @@ def changed(device: str, differences: Sequence[str]) -> DeviceChanged:
     """Return the error of a device that is not as it was."""
     return DeviceChanged(
         f"{device} changed during the run: {'; '.join(differences)}; launches before and after are "
-        "not one row: put the device back and continue with `gate ... --resume RUN`, or `run ... "
-        "--resume RUN --retry-failed`; with --other-device, run measures the missing rows as those "
-        "of another device"
+        "not one row (a run can measure it as rows of another device with --retry-failed "
+        "--other-device); put the device back and continue with --resume"
     )
 
 

@@ -41,7 +41,8 @@ class LaunchWatch:
                 self.emit(Note(device=name, reason=f"{reason} {moment} launch {launch.id}"))
             self._governor = found.governor or self._governor
         if set(launch.left_running) - set(self._left):
-            left = ", ".join(launch.left_running)
+            *names, last = launch.left_running
+            left = f"{', '.join(names)} and {last}" if names else last
             self.emit(
                 Note(
                     device=name,

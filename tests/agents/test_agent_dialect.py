@@ -182,6 +182,14 @@ def no_file(digest: str, size: int) -> bytes:
     raise TransferFailed(digest)
 
 
+def test_of_many_processes_left_running_the_others_are_counted() -> None:
+    names = [f"tool (pid {number})" for number in range(11)]
+    for count, others in ((8, ()), (9, ("1 more",)), (11, ("3 more",))):
+        answer = {"launch": {**GOOD_LAUNCH["launch"], "left_running": names[:count]}}
+        launch = answers.launch(ORDER, Fields("dut", answer), no_file)
+        assert launch.left_running == (*names[:8], *others)
+
+
 def test_a_good_launch_is_read() -> None:
     launch = answers.launch(ORDER, Fields("dut", GOOD_LAUNCH), no_file)
     assert list(launch.samples[0].at_ns) == [1]

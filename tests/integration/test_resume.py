@@ -45,8 +45,8 @@ def launches(home: Path, run: str) -> int:
     return len((home / "results" / run / "launches.jsonl").read_text().splitlines())
 
 
-def rows(done: Done) -> list[tuple[Any, ...]]:
-    assert done.code == 0, (done.out, done.err)
+def rows(done: Done, code: int = 0) -> list[tuple[Any, ...]]:
+    assert done.code == code, (done.out, done.err)
     return [(row["device"], row["recipe"], row["status"]) for row in done.json["rows"]]
 
 
@@ -90,6 +90,8 @@ def test_another_device_gets_rows_of_its_own_where_the_user_says_so(
     found = rows(done)
     assert found[:2] == [("board", "as_is", "pending"), ("board", "float16", "pending")]
     (alias,) = {device for device, _, _ in found[2:]}
+    for row in done.json["rows"][:2]:
+        assert f"not measured on board as it was: the run continued as {alias}; `" in row["reason"]
     assert re.fullmatch("board-[0-9a-f]{6}", alias)
     assert [status for _, _, status in found[2:]] == ["ok", "ok"]
     again = edge.edge(tmp_path, *RUN, "--resume", run, "--json")
@@ -110,8 +112,11 @@ def test_a_runtime_that_only_the_launches_show_is_not_pooled(edge: Zygote, tmp_p
     reasons = [row["reason"] for row in done.json["rows"] if row["status"] == "changed"]
     assert reasons
     assert all("its runtime is fake 1, not fake 0" in reason for reason in reasons)
+    text = edge.edge(tmp_path, *again[:-1], AT_RUNTIME="fake 1").out
+    (hint,) = re.findall(r"rows stopped: the device changed: `edge-harness (.*?)`", text)
+    assert hint.split()[-3:] == ["--resume", record.parent.name, "--retry-failed"]
     assert "fake 1" not in (record.parent / "launches.jsonl").read_text()
-    whole = edge.edge(tmp_path, *again, "--retry-failed")
+    whole = edge.edge(tmp_path, *shlex.split(hint), "--json")
     assert rows(whole) == [("board", "as_is", "ok"), ("board", "float16", "ok")]
 
 
@@ -126,7 +131,11 @@ def test_a_gate_pools_no_runtime_that_only_the_launches_show(
     done = edge.edge(tmp_path, *GATE, "--json", "--resume", run, AT_RUNTIME="fake 1")
     assert done.code != 0
     assert "its runtime is fake 1, not fake 0" in json.dumps(done.json)
-    assert "gate ... --resume RUN" in json.dumps(done.json)
+    (reason,) = {one["reason"] for one in done.json["failed"]}
+    assert reason.endswith(
+        f"put the device back and continue with --resume: `edge-harness {shlex.join(GATE)} "
+        f"--resume {run}`"
+    )
     assert "fake 1" not in (tmp_path / "results" / run / "launches.jsonl").read_text()
 
 
@@ -157,12 +166,17 @@ TWO = board("identity=one", name="a") + board("identity=two", name="b", address=
 def test_one_of_two_devices_is_continued_alone(edge: Zygote, tmp_path: Path) -> None:
     prepare(tmp_path, farm=TWO, plan=PLAN.replace('["board"]', '["a", "b"]'))
     run = killed(edge, tmp_path, *RUN, at="open log.jsonl")
-    found = rows(edge.edge(tmp_path, *RUN, "--resume", run, "--device", "a", "--json"))
+    done = edge.edge(tmp_path, *RUN, "--resume", run, "--device", "a", "--json")
+    found = rows(done, 1)  # the rows of the other device are missing
     assert [status for device, _, status in found if device == "a"] == ["ok", "ok"]
     assert [status for device, _, status in found if device == "b"] == ["pending", "pending"]
     assert edge.edge(tmp_path, *RUN, "--resume", run, "--device", "board").code == 3
-    found = rows(edge.edge(tmp_path, *RUN, "--resume", run, "--recipe", "as_is", "--json"))
+    found = rows(edge.edge(tmp_path, *RUN, "--resume", run, "--recipe", "as_is", "--json"), 1)
     assert [status for _, _, status in found] == ["ok", "ok", "ok", "pending"]
+    text = edge.edge(tmp_path, *RUN, "--resume", run, "--recipe", "as_is")
+    assert text.code == 1
+    assert "1 of 4 rows pending: `edge-harness run plan.toml" in text.out
+    assert f"--resume {run}` measures what is missing" in text.out
     found = rows(edge.edge(tmp_path, *RUN, "--resume", run, "--json"))
     assert [status for _, _, status in found] == ["ok"] * 4
 

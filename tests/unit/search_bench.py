@@ -35,6 +35,10 @@ class FakeTrialRunner:
     """`mse` makes the same numbers errors."""
     one_file: bool = False
     """Whether every recipe gives the same bytes."""
+    absent: str | None = None
+    """The target that the device does not have: its rows fail."""
+    suspect: str = ""
+    """Recipes with this text in their name have a SUSPECT row."""
 
     def calls(self, verb: str) -> list[str]:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
@@ -58,7 +62,7 @@ class FakeTrialRunner:
         return Variant(
             model="fake",
             recipe=recipe.name,
-            target="xnnpack",
+            target=recipe.target or "xnnpack",
             path=Path("none"),
             digest=hashlib.sha256(text.encode()).hexdigest(),
             size_bytes=size,
@@ -74,7 +78,17 @@ class FakeTrialRunner:
             raise Unreachable("the board is away")
         self._note("measure", recipe)
         run = f"run-{len(self.calls('measure'))}"
-        return {"run": run, "status": "ok", "reason": None, "latency_p50_ms": formula(recipe)[2]}
+        if self.absent and recipe.target == self.absent:
+            return {"run": run, "status": "unsupported", "reason": f"no {self.absent} here"}
+        doubt = self.suspect and self.suspect in recipe.name
+        return {
+            "run": run,
+            "status": "ok",
+            "reason": None,
+            "verdict": "SUSPECT" if doubt else "VALID",
+            "verdict_reason": "its outputs were not checked" if doubt else None,
+            "latency_p50_ms": formula(recipe)[2] + (recipe.target == "coral"),
+        }
 
     def plan_text(self, recipe: Recipe) -> str:
         return f"[run]\nrecipes = ['{recipe.name}']\n"

@@ -15,7 +15,7 @@ from test_selftest_analysis import found as selftest
 from typer.testing import CliRunner
 
 from harness import api
-from harness.analysis.gate import document, selftests
+from harness.analysis.gate import document, selftests, stored
 from harness.cli import app
 from harness.records.store import Store, checksums
 
@@ -143,6 +143,29 @@ def test_a_gate_from_before_selftests_were_stored_is_judged_by_its_half_width(
     assert [row["verdict"] for row in again["rows"]] == [row["verdict"] for row in plain["rows"]]
     assert again["rows"][0]["device_half_width"] == 0.06
     assert again["contests"][0]["selftest"]["run"] is None
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_what_the_gate_refused_as_suspect_only_the_gate_can_measure(
+    tmp_path: Path, *, typed: bool
+) -> None:
+    stored_gates.store(tmp_path)
+    run = Store(tmp_path).open("latest")
+    call = {"plan": "plan.toml", "baseline": "a", "candidate": "b"}
+    run = replace(run, record=replace(run.record, call=call if typed else {}))
+    key = {"model": "kws", "recipe": "b", "device": "pi", "threads": 1}
+    reason = "b: a mean of outputs differs"
+    failed = [{**key, "kind": "suspect", "reason": f"{reason}; --include-suspect includes it"}]
+    plain = {**document.read(run), "failed": failed}
+    ((_, _, text),) = stored.result(run, plain).failed
+    command = (
+        f"gate plan.toml --baseline a --candidate b --results {tmp_path} --resume {run.id} "
+        "--include-suspect` measures it"
+        if typed
+        else "measure again with gate --include-suspect"
+    )
+    assert text.startswith(f"{reason}; the gate did not measure it for that: ")
+    assert text.endswith(command)
 
 
 def test_the_verification_of_a_profile_is_that_of_the_run(tmp_path: Path) -> None:

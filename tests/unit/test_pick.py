@@ -152,6 +152,29 @@ def test_an_accuracy_that_is_not_known_is_given_by_evaluation_data() -> None:
     assert [one.why for one in wanted.rows] == [way, way]
 
 
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        (
+            {"latency_p50_ms": 0.1, "verdict": "SUSPECT", "verdict_reason": "a mean of outputs"},
+            "SUSPECT: a mean of outputs; --include-suspect includes it",
+        ),
+        (
+            {"latency_p50_ms": 0.1, "flags": ["emulated"]},
+            "emulated: its speed is not a device's; --emulated includes it",
+        ),
+        ({"status": "crashed", "reason": "signal 11"}, "crashed: signal 11"),
+    ],
+)
+def test_the_only_row_that_meets_the_constraints_is_the_closest(
+    fields: dict[str, Any], end: str
+) -> None:
+    rows = [INT8, row("as_is@g-zero", **fields), FLOAT]
+    pick = choose(rows, {}, minimize="latency_p50_ms", where=["recipe==as_is@g-zero"])
+    assert pick.winner is None
+    assert pick.reason == f"none qualifies of 3 rows; closest is as_is@g-zero: {end}"
+
+
 def test_none_qualifies_if_nothing_was_measured() -> None:
     assert choose([], {}, minimize="size_bytes").reason == "none qualifies: the run has no rows"
     rows = [row("a", status="crashed"), row("b", status="crashed"), row("c", flags=["simulated"])]

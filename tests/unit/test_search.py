@@ -23,6 +23,7 @@ from harness.analysis.search import (
     resume,
     run,
 )
+from harness.analysis.search.answers import front
 from harness.analysis.search.processes import CountedTrials, work
 from harness.config.recipes import parse
 from harness.errors import StoreError, Unreachable
@@ -162,6 +163,49 @@ def test_a_file_that_two_recipes_give_is_measured_once(tmp_path: Path) -> None:
     assert len(fake(job).calls("measure")) == 1
     assert {trial.run for trial in found.trials} == {"run-1"}
     assert len(found.front) == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("space", [("int8", "int8@gpu"), ("int8@gpu", "int8")])
+def test_a_target_that_the_device_lacks_neither_takes_nor_gives_numbers(
+    tmp_path: Path, space: tuple[str, ...], processes: int
+) -> None:
+    job = job_of(tmp_path, search_of(*space), absent="gpu", one_file=True)
+    found = searched(job, processes=processes)
+    by_recipe = {trial.recipe: trial for trial in found.trials}
+    assert by_recipe["int8"].status == "ok"
+    assert by_recipe["int8@gpu"].status == "failed"
+    assert by_recipe["int8@gpu"].reason == "unsupported: no gpu here"
+    assert [point.trial.recipe for point in found.front] == ["int8"]
+
+
+def test_one_file_on_two_targets_has_two_measurements_and_may_be_two_points(tmp_path: Path) -> None:
+    # The other target is slower, so its point is dominated, but it has its own number.
+    job = job_of(tmp_path, search_of("int8", "int8@coral", "int8@xnnpack"), one_file=True)
+    found = searched(job)
+    assert sorted(fake(job).calls("measure")) == ["int8", "int8@coral"]
+    numbers = {trial.recipe: trial.values["latency_p50_ms"] for trial in found.trials}
+    assert numbers == {"int8": 0.5, "int8@coral": 1.5, "int8@xnnpack": 0.5}
+    assert [point.trial.recipe for point in found.front] == ["int8"]
+    alike = [replace(trial, values=found.trials[0].values) for trial in found.trials]
+    assert [trial.recipe for trial in front(job.search, alike)] == ["int8", "int8@coral"]
+
+
+def test_a_row_that_is_not_valid_gives_no_other_recipe_its_numbers(tmp_path: Path) -> None:
+    job = job_of(tmp_path, search_of("int8", "float16"), suspect="int8", one_file=True)
+    found = searched(job)
+    assert fake(job).calls("measure") == ["int8", "float16"]
+    assert [bool(trial.doubt) for trial in found.trials] == [True, False]
+    assert [point.trial.recipe for point in found.front] == ["float16"]
+
+
+def test_a_record_without_a_target_gives_no_numbers_to_a_resumed_search(tmp_path: Path) -> None:
+    job = job_of(tmp_path, search_of("int8", "float16", trials=1), one_file=True)
+    (old,) = searched(job).trials
+    plain = {name: value for name, value in old.plain().items() if name != "target"}
+    Folder(path=job.folder).keep(TrialResult.from_plain(plain))
+    more = replace(job, search=replace(job.search, trials=2))
+    assert [trial.run for trial in searched(more).trials] == ["run-1", "run-2"]
 
 
 def test_ctrl_c_keeps_finished_trials_and_the_search_continues(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def _judged(
                 noise=noise,
                 known=recorded.known,
             )
-            so_far.result = found
+            so_far.result = found = stopping.with_command(found, recorded.resumption)
             _store(found, recorded.writer)
         except KeyboardInterrupt as error:
             so_far.result = stopping.judged(

@@ -13,6 +13,7 @@ from harness.analysis.gate.document import Result
 from harness.analysis.gate.findings import Key, Row
 from harness.analysis.gate.loop import ContestEnded
 from harness.analysis.gate.noise import DeviceNoise
+from harness.errors import DeviceChanged
 from harness.events import Event, LaunchEnded
 
 
@@ -115,3 +116,15 @@ def _reason(error: KeyboardInterrupt, resumption: str | None = None) -> str:
 
 def _cause(error: KeyboardInterrupt) -> str:
     return str(error) or "interrupted"
+
+
+def with_command(result: Result, resumption: str | None) -> Result:
+    """Add to each contest whose device changed the command that finishes the gate."""
+    if resumption is None:
+        return result
+    way = f": `{resumption}`"
+    failed = tuple(
+        (key, kind, f"{why}{way}" if kind == DeviceChanged.kind else why)
+        for key, kind, why in result.failed
+    )
+    return replace(result, failed=failed)

@@ -24,6 +24,7 @@ from harness.errors import StoreError
 from harness.records.store import StoredRun, continuing
 from harness.records.store.codec import load
 from harness.records.store.verify import verified
+from harness.records.table.trust import INCLUDE, OPTION
 from harness.stats import paired
 from harness.types import Cell, Direction, GateRules, Launch
 
@@ -120,16 +121,30 @@ def rules(run: StoredRun, **limits: float | None) -> Rules:
 
 
 def result(run: StoredRun, plain: Mapping[str, Any]) -> Result:
-    """Return the parts of the document that need no evidence: names, absent devices, failures."""
+    """Return the parts of the document that need no evidence: names, absent devices, failures.
+
+    A contest that the gate refused as SUSPECT was not measured, so only the gate can include it.
+    """
     return Result(
         baseline=plain["baseline"],
         candidate=plain["candidate"],
         run=run.id,
         away={one["device"]: one["reason"] for one in plain["away"]},
-        failed=tuple((_key(one), one["kind"], one["reason"]) for one in plain["failed"]),
+        failed=tuple((_key(one), one["kind"], _failure(run, one)) for one in plain["failed"]),
         kept=tuple(row for row in plain["rows"] if row["metric"] == SAME_BYTES),
         incomplete=plain.get("incomplete"),
     )
+
+
+def _failure(run: StoredRun, plain: Mapping[str, Any]) -> str:
+    reason = str(plain["reason"])
+    if plain["kind"] != "suspect":
+        return reason
+    record = run.record
+    options = continuing.results_option(run.path.parent)
+    command = continuing.command(run.id, record.kind, record.call, options)
+    way = f"`{command} {OPTION}` measures it" if command else f"measure again with gate {OPTION}"
+    return f"{reason.removesuffix(f'; {INCLUDE}')}; the gate did not measure it for that: {way}"
 
 
 def evidence(run: StoredRun, plain: Mapping[str, Any]) -> list[Evidence]:

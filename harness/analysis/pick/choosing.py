@@ -31,7 +31,7 @@ _EVALUATION = "`[data] evaluation` in the plan gives it, or --evaluation of `ben
 
 _SUSPECT = "suspect"
 _MAX_NAMED = 3
-"""The number of suspect rows that a sentence names with their reasons."""
+"""The number of rows that a sentence names with their reasons."""
 
 _MIN_WITHOUT_DECIMALS = 1_000
 _MIN_FACTOR = 2.0
@@ -172,7 +172,7 @@ def choose(
     if not qualifying:
         return Pick(
             winner=None,
-            reason=_none_reason(rows, obstacles, constraints, exceptions),
+            reason=_none_reason(rows, obstacles, constraints, objective, exceptions),
             probability=None,
             rows=tuple(
                 RankedRow(row=row, qualifies=False, why=obstacle or "")
@@ -398,34 +398,62 @@ def _none_reason(
     rows: Sequence[Mapping[str, Any]],
     obstacles: Sequence[str | None],
     constraints: Sequence[Constraint],
+    objective: _Objective,
     exceptions: _Exceptions,
 ) -> str:
-    """Name the closest row, the constraint it breaks, and by how much."""
+    """Name the closest row and why it does not qualify: the constraint it breaks, and by how much.
+
+    A row that meets every constraint but cannot qualify is closer than one that breaks any.
+    """
     if not rows:
         return "none qualifies: the run has no rows"
-    able = [
+    pairs = [
         (row, obstacle)
         for row, obstacle in zip(rows, obstacles, strict=True)
-        if obstacle is not None and _why_ineligible(row, exceptions) is None
+        if obstacle is not None
     ]
+    able = [pair for pair in pairs if _why_ineligible(pair[0], exceptions) is None]
     if not able:
-        kinds = Counter(_kind(row) for row in rows)
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        suspects = [row for row in rows if _kind(row) == _SUSPECT]
-        if not suspects:
-            return f"none qualifies: no row is ok and measured on a device ({counts})"
-        found = "none qualifies: no row is ok, VALID and measured on a device"
-        reasons = "; ".join(
-            f"{_name(row, rows)}: {trust.doubt(row)}" for row in suspects[:_MAX_NAMED]
-        )
-        more = f"; {len(suspects) - _MAX_NAMED} more" if len(suspects) > _MAX_NAMED else ""
-        return f"{found} ({counts}); {reasons}{more}; {trust.INCLUDE}"
+        return _none_able(rows)
+    head = f"none qualifies of {counted(len(rows), 'row')}; closest is"
+    for option, wider in (
+        (trust.INCLUDE, replace(exceptions, suspect=True)),
+        ("--emulated includes it", replace(exceptions, emulated=True)),
+    ):
+        allowed = [
+            pair for pair in pairs if _obstacle(pair[0], constraints, objective, wider) is None
+        ]
+        if allowed:
+            allowed.sort(key=lambda pair: objective.order(pair[0]))
+            return f"{head} {_named(allowed, rows)}; {option}"
+    meeting = [
+        pair for pair in pairs if all(one.holds(_known(pair[0], one.column)) for one in constraints)
+    ]
+    if constraints and meeting:
+        return f"{head} {_named(meeting, rows)}"
 
     def distance(entry: tuple[Mapping[str, Any], str]) -> tuple[int, float]:
         misses = [one.shortfall(_known(entry[0], one.column)) for one in constraints]
         return sum(miss > 0 for miss in misses), max(misses, default=0.0)
 
-    row, obstacle = min(able, key=distance)
-    return (
-        f"none qualifies of {counted(len(rows), 'row')}; closest is {_name(row, rows)}: {obstacle}"
-    )
+    return f"{head} {_named([min(able, key=distance)], rows)}"
+
+
+def _none_able(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Count the rows by what keeps them from qualifying; name those that are not VALID."""
+    kinds = Counter(_kind(row) for row in rows)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    suspects = [(row, str(trust.doubt(row))) for row in rows if _kind(row) == _SUSPECT]
+    if not suspects:
+        return f"none qualifies: no row is ok and measured on a device ({counts})"
+    found = f"none qualifies: no row is ok, VALID and measured on a device ({counts})"
+    return f"{found}; {_named(suspects, rows)}; {trust.INCLUDE}"
+
+
+def _named(
+    pairs: Sequence[tuple[Mapping[str, Any], str]], rows: Sequence[Mapping[str, Any]]
+) -> str:
+    """Name the first rows, each with its obstacle, and count the others."""
+    named = [f"{_name(row, rows)}: {obstacle}" for row, obstacle in pairs[:_MAX_NAMED]]
+    left = len(pairs) - _MAX_NAMED
+    return "; ".join([*named, *([f"{left} more"] if left > 0 else [])])

@@ -156,11 +156,11 @@ def front(
 ) -> list[TrialResult]:
     """Return the trials that hold every constraint and that no other dominates.
 
-    If several recipes gave the same file, only the first is kept. Trials that are not VALID are left
+    If several recipes gave the same file for one target, only the first is kept. Trials that are not VALID are left
     out unless `include_suspect`.
     """
     candidates = {
-        trial.digest: trial
+        trial.subject: trial
         for trial in reversed(trials)
         if trial.status == "ok" and (include_suspect or trial.doubt is None)
     }

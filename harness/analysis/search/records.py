@@ -65,11 +65,27 @@ class TrialResult:
     misses: tuple[Miss, ...] = ()
     digest: str | None = None
     """sha256 of the file."""
+    target: str | None = None
+    """Target that the file was built for and runs on; None in old records and if not built."""
     run: str | None = None
-    """Id of the run that measured it; another recipe's run if that gave the same file."""
+    """Id of the run that measured it; that of another recipe with the same file and target."""
     doubt: str | None = None
     """Why its row is not VALID: it is not on the front unless suspect trials are included."""
     seconds: float = 0.0
+
+    @property
+    def subject(self) -> tuple[str | None, str | None]:
+        """What was measured: the file and its target. All else is the same for a whole search."""
+        return self.digest, self.target
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether its measurement succeeded and is VALID, so that it counts for the same subject.
+
+        The target of an old record is unknown, so it does not.
+        """
+        measured = self.run is not None and self.status in ("ok", "misses")
+        return measured and self.doubt is None and self.target is not None
 
     def plain(self) -> dict[str, Any]:
         """Return the JSON form."""

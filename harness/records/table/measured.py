@@ -69,6 +69,26 @@ class Measured:
         return found
 
     @cached_property
+    def continued(self) -> Mapping[str, str]:
+        """Return, by the id of a cell without an outcome, the device measured in place of its own.
+
+        A resumed run measures a device that changed as another device, if it is asked to.
+        """
+        record = self.run.record
+        origins = {name: entry.device.name for name, entry in record.devices.items()}
+        ended = {
+            _subject(cell, origins): cell.device
+            for cell in record.cells
+            if cell.id in self.outcomes
+        }
+        found = {
+            cell.id: ended.get(_subject(cell, origins))
+            for cell in record.cells
+            if cell.id not in self.outcomes
+        }
+        return {cell_id: device for cell_id, device in found.items() if device is not None}
+
+    @cached_property
     def _bare_peaks(self) -> Mapping[Place, Mapping[str, list[float]]]:
         """The peaks of the launches without a model, by place and runtime."""
         peaks = self.quantiles.peak_rss_bytes
@@ -92,6 +112,12 @@ class Measured:
     @cached_property
     def _bare_medians(self) -> dict[tuple[Place, frozenset[str]], float | None]:
         return {}
+
+
+def _subject(cell: Cell, origins: Mapping[str, str]) -> tuple[str, str, str, int, str]:
+    """Return what a cell measures, and the farm's name of its device."""
+    origin = origins.get(cell.device, cell.device)
+    return cell.model, cell.recipe, cell.target, cell.threads, origin
 
 
 def cpu_place(cell: Cell) -> CpuPlace:

@@ -23,7 +23,7 @@ class Row(Mapping[str, Any]):
     A row is immutable. `plain()` is a dictionary for JSON; pandas accepts rows directly.
     """
 
-    __slots__ = ("_metric", "_metric_direction", "_values")
+    __slots__ = ("_continued_as", "_metric", "_metric_direction", "_values")
 
     def __init__(
         self,
@@ -31,8 +31,13 @@ class Row(Mapping[str, Any]):
         *,
         metric: str | None = None,
         metric_direction: Direction = "higher",
+        continued_as: str | None = None,
     ) -> None:
-        """Take the values in the order of the columns, the metric, and its better direction."""
+        """Take the values in the order of the columns, the metric, and its better direction.
+
+        `continued_as` is the device of the row that was measured in place of this one.
+        """
+        self._continued_as = continued_as
         self._values = values
         self._metric = metric
         self._metric_direction = metric_direction
@@ -57,6 +62,11 @@ class Row(Mapping[str, Any]):
     def status(self) -> str:
         """`ok`, `partial`, `pending`, `damaged`, or the kind of failure."""
         return str(self._values["status"])
+
+    @property
+    def missing(self) -> bool:
+        """Whether the row is pending and no other device was measured in its place."""
+        return self.status == PENDING and self._continued_as is None
 
     @property
     def measured(self) -> bool:

@@ -55,5 +55,10 @@ def _row(measured: Measured, cell: Cell) -> Row:
     }
     variant = reading.variant
     if variant is None:
-        return Row(values)
-    return Row(values, metric=variant.metric, metric_direction=variant.accuracy_better)
+        return Row(values, continued_as=reading.continued_as)
+    return Row(
+        values,
+        metric=variant.metric,
+        metric_direction=variant.accuracy_better,
+        continued_as=reading.continued_as,
+    )

@@ -51,6 +51,11 @@ class CellReading:
         return self.measured.damage.cells.get(self.cell.id)
 
     @property
+    def continued_as(self) -> str | None:
+        """The device that was measured in place of this cell's, if the cell has no outcome."""
+        return self.measured.continued.get(self.cell.id)
+
+    @property
     def answered(self) -> bool:
         """Whether there are launches to read."""
         return self.outcome is not None and self.outcome.failure is None
@@ -140,6 +145,12 @@ def _reason(reading: CellReading) -> str | None:
         run = reading.measured.run
         options = continuing.results_option(run.path.parent)
         command = continuing.command(run.id, run.record.kind, run.record.call, options)
+        if reading.continued_as is not None:
+            way = f"; `{command}` on the device as it was measures it" if command else ""
+            return (
+                f"not measured on {reading.cell.device} as it was: the run continued as "
+                f"{reading.continued_as}{way}"
+            )
         way = f"; `{command}` continues it" if command else ""
         return f"not measured yet: the run is in progress, or was interrupted{way}"
     if reading.failure is not None:

@@ -291,7 +291,9 @@ def launch(order: LaunchOrder, answer: Fields, fetch: Fetch) -> Launch:
 def _left_running(found: Fields) -> tuple[str, ...]:
     if found.value.get("left_running") is None:
         return ()
-    return found.names("left_running")[:_MAX_LEFT]
+    names = found.names("left_running")
+    left = len(names) - _MAX_LEFT
+    return names if left <= 0 else (*names[:_MAX_LEFT], f"{left} more")
 
 
 def stamps(answer: Fields, sent_ns: int, received_ns: int) -> LaunchStamps | None:
