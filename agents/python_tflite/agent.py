@@ -27,6 +27,9 @@ _MAX_WAITING = 64
 _HELLO_SECONDS = 120.0
 _IDLE_SECONDS = 900.0
 _MIN_DISK_BYTES_PER_SECOND = 1e6
+_MAX_REASON_CHARACTERS = 16_000
+_WRONG_SHAPE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading or repeating a launch's answer raises if child.py did not write it."""
 _XNNPACK_LINE = "tensorflow lite xnnpack delegate"
 
 
@@ -127,6 +130,8 @@ class Agent:
             self._result(self._job_id, **answer)
         except AgentFault as fault:
             self._error(self._job_id, self._workdir.explained(fault, digest))
+        except _WRONG_SHAPE as error:
+            self._error(self._job_id, jobs.unreadable(error))
 
     def _read(self) -> None:
         if not self._lines.fill():
@@ -255,7 +260,7 @@ class Agent:
         order["n"], order["inputs"] = request.get("n"), request.get("inputs")
         job = jobs.Job("child", order, self._spool(), self._leftovers.mark())
         self._start(identity, job, order["timeout_seconds"])
-        self._finish = lambda answer: answer
+        self._finish = lambda answer: {key: answer[key] for key in ("outputs", "wall_ns")}
 
     def _on_lease(self, request: Dict[str, Any]) -> None:
         try:
@@ -328,8 +333,10 @@ class Agent:
         self._write(dict({"id": identity, "event": "result"}, **fields))
 
     def _error(self, identity: Any, fault: AgentFault) -> None:
-        answer = {"id": identity, "event": "error", "kind": fault.kind, "reason": fault.reason}
-        self._write(answer)
+        reason, half = fault.reason, _MAX_REASON_CHARACTERS // 2
+        if len(reason) > _MAX_REASON_CHARACTERS:
+            reason = "{} ... {}".format(reason[:half], reason[-half:])
+        self._write({"id": identity, "event": "error", "kind": fault.kind, "reason": reason})
 
     def _write(self, answer: Dict[str, Any]) -> None:
         wire.write_line(self._answers, answer)

@@ -128,7 +128,11 @@ def _allocation_fault(interpreter: Any, fault: AgentFault) -> AgentFault:
 
 
 def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
-    """Load, run the first inference, warm up and take samples; then read the delegation."""
+    """Load, run the first inference, warm up and take samples; then read the delegation.
+
+    The outputs are compared before the warm-up and after the samples, outside of what is timed.
+    """
+    import repeating
     import timing
 
     model = Model(order, runtime)
@@ -141,6 +145,9 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         reason = "this agent does not support scenario {!r} with {} inferences per sample"
         raise AgentFault("unsupported", reason.format(scenario, inner))
     invoke = model.interpreter.invoke
+    first = repeating.outputs(model.interpreter)
+    model.first()
+    second = repeating.outputs(model.interpreter)
     gc.collect()
     gc.disable()
     warmup, expected_ns = model.call("invoke", timing.warm_up, invoke, dose)
@@ -152,6 +159,9 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         timing.columns("latency", measured["at"], each, inner),
         timing.columns("set_input", at, taken, 1),
     ]
+    model.first()
+    last = repeating.outputs(model.interpreter)
+    drifted = [repeating.FLAG] if repeating.drifted(first, second, last) else []
     stream = {}
     if scenario == "stream":
         begun, served = measured["service"]
@@ -169,7 +179,7 @@ def timed(order: Dict[str, Any], runtime: runtimes.Runtime) -> Dict[str, Any]:
         # With an accelerator the CPU only waits, so its share means nothing.
         "cpu_share": measured["cpu_share"] if order["target"] == "xnnpack" else None,
         "involuntary_switches": measured["involuntary_switches"],
-        "flags": measured["flags"] + ([] if warmup["steady"] else ["unsteady"]),
+        "flags": measured["flags"] + drifted + ([] if warmup["steady"] else ["unsteady"]),
         "delegation": model.backend.delegation(model.interpreter),
         "series": series,
     }

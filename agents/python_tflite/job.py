@@ -17,15 +17,20 @@ from typing import Any, Dict, List, Optional, Set
 
 import sysfs
 from leftovers import MARK
-from wire import MAX_LINE_BYTES, AgentFault
+from wire import MAX_LINE_BYTES, AgentFault, refuse_constant
 
 _CHUNK = 1 << 16
+_ENVELOPE_BYTES = 1 << 16
+"""What the agent itself adds to the child's answer fits this."""
 _LOG_PART = 8192
 _TAIL = 1500
 _GPU_TAIL = 400
 _ERROR_LINES = 4
 _MAX_READS = 256
 """A daemon may go on writing while the rest of the child's output is read."""
+_EXIT_SECONDS = 1.0
+"""How long a child may take to end after it closed its answer's pipe."""
+_EXIT_CHECK_SECONDS = 0.002
 _MEMORY_ERRORS = (
     "bad_alloc",
     "MemoryError",
@@ -67,6 +72,7 @@ class Job:
         so that the stack has another address in every launch. Raises OSError.
         """
         self._killed: Optional[AgentFault] = None
+        self._closed_early = False
         self.log = Log()
         self.log_open = True
         self.held_pipes: Set[str] = set()
@@ -107,8 +113,8 @@ class Job:
         """Read the child's answer; returns False at its end."""
         data = os.read(self.result_fd, _CHUNK)
         self._result += data
-        if len(self._result) > 2 * MAX_LINE_BYTES:
-            self.kill("crashed", "the launch answered more than 2 MiB and was killed")
+        if len(self._result) > MAX_LINE_BYTES - _ENVELOPE_BYTES:
+            self.kill("crashed", "the launch's answer is over 1 MiB; the launch was killed")
         return bool(data)
 
     def read_log(self) -> bool:
@@ -132,13 +138,17 @@ class Job:
 
         Raises AgentFault: the child's own error, or the reason of its end.
         """
-        # The child closed its answer and is about to end; this kills its own child processes.
-        self._end_group()
+        # The child closed its answer and is about to end, unless a library closed the pipe.
+        until = time.monotonic() + _EXIT_SECONDS
+        while not self.ended() and self._killed is None and time.monotonic() < until:
+            time.sleep(_EXIT_CHECK_SECONDS)
+        self._closed_early = not self.ended()
+        self._end_group()  # also the child's own child processes
         _, status = os.waitpid(self.pid, 0)
         wall_ns = time.monotonic_ns() - self.started_ns
         self._drain()
         self._close()
-        answer = self._answer()
+        answer = self._answer(status)
         if self._killed is not None or answer is None:
             raise self._fault(status)
         if "error" in answer:
@@ -179,11 +189,19 @@ class Job:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def _answer(self) -> Optional[Dict[str, Any]]:
-        if not self._result.endswith(b"\n"):
+    def _answer(self, status: int) -> Optional[Dict[str, Any]]:
+        """Return the child's answer, None without one; raises AgentFault if it cannot be read.
+
+        A library in the child's process may write to the pipe, too.
+        """
+        if not self._result:
             return None
-        answer = json.loads(self._result.decode("utf-8"))
-        return answer if isinstance(answer, dict) else None
+        try:
+            return _parsed(self._result.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if status:
+                return None  # the way in which the child ended says more
+            raise unreadable(error) from error
 
     def _explained(self, fault: AgentFault) -> AgentFault:
         """Add the error lines that a GPU's runtime prints; a missing adapter is `unsupported`."""
@@ -212,10 +230,31 @@ class Job:
         if number == signal.SIGKILL and sysfs.oom_kills() > self._oom_before:
             reason += " while the kernel's count of out-of-memory kills rose"
             return AgentFault("out_of_memory", reason + output_end)
-        if number == signal.SIGKILL:
+        if number == signal.SIGKILL and self._closed_early:
+            reason = "the launch closed its answer's pipe without an answer and went on, so the agent ended it"
+        elif number == signal.SIGKILL:
             reason += " (often the out-of-memory killer)"
         kind = "out_of_memory" if any(one in output_end for one in _MEMORY_ERRORS) else "crashed"
         return AgentFault(kind, reason + output_end)
+
+
+def unreadable(error: Exception) -> AgentFault:
+    """Return the fault for an answer that the child did not write, or not alone."""
+    reason = "the launch's answer cannot be read: {}: {}".format(type(error).__name__, error)
+    return AgentFault("crashed", reason)
+
+
+def _parsed(text: str) -> Dict[str, Any]:
+    """Return the answer; raises ValueError or RecursionError if it is not as child.py writes it."""
+    answer = json.loads(text, parse_constant=refuse_constant)
+    if not isinstance(answer, dict) or not text.endswith("\n"):
+        raise ValueError("it is not one line with a JSON object")
+    if "error" in answer:
+        error = answer["error"]
+        known = isinstance(error, dict) and (error.get("kind"), error.get("reason"))
+        if not known or not all(isinstance(one, str) for one in known):
+            raise ValueError("its error has no kind and reason")
+    return answer
 
 
 def pad_bytes(order: Dict[str, Any]) -> int:

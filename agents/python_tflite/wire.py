@@ -64,7 +64,7 @@ class Lines:
 def parse(line: bytes) -> Dict[str, Any]:
     """Read one request; raises AgentFault (protocol) for anything that is not a JSON object."""
     try:
-        request = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+        request = json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise AgentFault("protocol", "a request is not JSON: {}".format(error)) from error
     if not isinstance(request, dict):
@@ -75,7 +75,8 @@ def parse(line: bytes) -> Dict[str, Any]:
     return request
 
 
-def _refuse(constant: str) -> float:
+def refuse_constant(constant: str) -> float:
+    """Raise ValueError for NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError("{} is not JSON".format(constant))
 
 

@@ -106,7 +106,11 @@ class Workdir:
             _sync(os.path.join(self.root, "blobs"))
         except OSError as error:
             fault = self.fault(error, "incoming/{} cannot be kept".format(part))
-            raise AgentFault("transfer_failed", fault.reason) from error
+            if fault.kind != "no_space":
+                fault = AgentFault("transfer_failed", fault.reason)
+            for path in (source, self._incoming(part)):
+                _remove(path)
+            raise fault from error
         self._in_use.add(digest)
         self._evict()
         # Removes the leftovers of broken connections and power cuts.

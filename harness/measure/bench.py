@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from harness.devices import throttling
-from harness.devices.delegation import is_software
+from harness.devices.delegation import OUTPUTS_DRIFTED, is_software
 from harness.errors import (
     AgentError,
     AgentSilent,
@@ -181,7 +181,7 @@ class Bench:
         self.emit(LaunchStarted(cell=cell, order=order))
         launch = self._launched(order)
         self.watch.see(order, launch)
-        known = (*launch.flags, *self._flags(launch), *heat, *flags)
+        known = (*_own_flags(cell, launch), *self._flags(launch), *heat, *flags)
         launch = replace(launch, flags=tuple(dict.fromkeys(known)))
         self.emit(LaunchEnded(launch=launch))
         return launch
@@ -316,6 +316,15 @@ class Bench:
     def _no_outputs(self, cell: Cell, reason: str) -> CheckedOutputs:
         self.emit(NotMeasured(cell=cell.id, what="outputs", reason=reason))
         return UNCHECKED
+
+
+def _own_flags(cell: Cell, launch: Launch) -> tuple[str, ...]:
+    """Return the flags of a launch's answer; a file with a state changes its outputs by design."""
+    if OUTPUTS_DRIFTED not in launch.flags:
+        return launch.flags
+    if "unrepeatable" not in output_check.expected_findings(blocks.built(cell)):
+        return launch.flags
+    return tuple(flag for flag in launch.flags if flag != OUTPUTS_DRIFTED)
 
 
 def launch_of(cell: Cell) -> str:

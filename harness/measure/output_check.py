@@ -92,7 +92,7 @@ def evaluate(
     outputs = reference.in_order(outputs, variant, len(sequence.order))
     own = selfcheck.of(sequence.inputs, outputs)
     if file is None:
-        own = replace(own, expected=_by_nature(variant))
+        own = replace(own, expected=expected_findings(variant))
         labels = _labels(cell, sequence.first)
         if labels:
             own = selfcheck.scored(
@@ -122,7 +122,8 @@ def _beginning(arrays: Mapping[str, Array], count: int) -> dict[str, Array]:
     return {name: array[:count] for name, array in arrays.items()}
 
 
-def _by_nature(variant: Variant) -> tuple[str, ...]:
+def expected_findings(variant: Variant) -> tuple[str, ...]:
+    """Return the findings about outputs that are no fault of a device for this file."""
     try:
         has_state = flatbuffer.keeps_state(variant.path)
     except HarnessError:  # the file is gone or damaged, which the launch itself reports

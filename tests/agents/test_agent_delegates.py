@@ -173,6 +173,34 @@ def test_a_library_that_cannot_be_loaded(
         assert f"the delegate {library} for edgetpu is not usable here" in str(caught.value)
 
 
+def test_a_library_that_writes_to_the_answers_pipe_fails_only_its_launch(
+    dialect: JsonLinesDialect, order: LaunchOrder, standin_delegate: Path, tmp_path: Path
+) -> None:
+    model = graphs.chain(tmp_path / "chain.tflite", ["ADD"])
+    beside: list[dict[str, Any]] = [{"junk": "junk"}, {"junk": "{}"}, {"bytes": 9}]
+    alone = (
+        *("[1]", "{}", '{"delegation": NaN}', '{"delegation": null, "x": 1e999}', "[" * 9999),
+        *('{"error": "text"}', '{"error": {"kind": 3, "reason": []}}'),
+        '{"delegation": 3, "window": 4}',
+    )
+    for options in [*beside, *({"junk": text, "exits": 1} for text in alone)]:
+        with pytest.raises(Crashed, match="the launch's answer cannot be read"):
+            run(dialect, order, model, standin_delegate, target="npu", take="add", **options)
+    with pytest.raises(Crashed, match="answer is over 1 MiB"):
+        run(dialect, order, model, standin_delegate, target="npu", take="add", junk_mib=2)
+    # The same agent goes on: nothing was connected again.
+    assert run(dialect, order, model, standin_delegate, target="npu", take="add").samples
+
+
+def test_a_library_that_closes_the_answers_pipe_is_named_for_it(
+    dialect: JsonLinesDialect, order: LaunchOrder, standin_delegate: Path, tmp_path: Path
+) -> None:
+    model = graphs.chain(tmp_path / "chain.tflite", ["ADD"])
+    with pytest.raises(Crashed, match="closed its answer's pipe .* the agent ended it") as caught:
+        run(dialect, order, model, standin_delegate, target="npu", take="add", closes=1)
+    assert "out-of-memory" not in str(caught.value)
+
+
 @pytest.mark.parametrize("options", [{"fail": "crash"}, {"crash_at": 1}, {"crash_at": 30}])
 def test_a_delegate_that_segfaults_takes_only_its_launch(
     dialect: JsonLinesDialect,

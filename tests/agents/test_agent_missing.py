@@ -17,7 +17,7 @@ from conftest import ROOT, missing
 
 from harness.devices import opening
 from harness.devices.dialects.python_agent.dialect import JsonLinesDialect, _wire
-from harness.errors import NoSpace, RuntimeMissing, TransferFailed
+from harness.errors import NoSpace, RuntimeMissing
 from harness.events import Event, Reconnected
 from harness.measure.bench import Bench
 from harness.measure.sessions import Session
@@ -155,7 +155,10 @@ def test_a_full_disk_is_no_space_with_the_disk_and_what_is_free(
         dialect.launch(order)
     model = tmp_path / "other"
     model.write_bytes(os.urandom(100_000))
-    with pytest.raises(TransferFailed):
+    with pytest.raises(
+        NoSpace, match=r"disk is full: 100000 bytes do not fit .* bytes that are free"
+    ):
         dialect.deploy({digest_of(model): model})
+    assert not list((small_disk / "incoming").iterdir())
     (small_disk / "filler").unlink()
     assert dialect.launch(order).inferences

@@ -45,7 +45,7 @@ def test_the_page_names_what_there_is() -> None:
     for column in ("verdict", "verdict_reason", "adapter", "delegated_ops", "evidence"):
         assert column in COLUMNS
         assert f"`{column}`" in PAGE
-    for flag in ("suspect", "off_chip", "no_xnnpack", "emulated"):
+    for flag in ("suspect", "off_chip", "no_xnnpack", "emulated", "outputs_drifted"):
         assert flag in FLAGS
         assert f"`{flag}`" in PAGE
     for status in ("partial", "fell_back", "invalid", "inaccurate"):

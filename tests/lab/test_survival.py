@@ -387,7 +387,7 @@ def test_a_disk_that_is_full(
     course = Course(tmp_path, [small_disk, x86_hosts[1]], pushes, exit_code=1)
     rows = course.run(Once(small_disk, "never", lambda: None))
     assert statuses(rows[x86_hosts[1].name]) == ["ok", "ok"]
-    assert statuses(rows[small_disk.name]) == ["transfer_failed", "transfer_failed"]
+    assert statuses(rows[small_disk.name]) == ["no_space", "no_space"]
     assert "bytes are free there" in rows[small_disk.name][0]["reason"]
     course.check()
     # The file that did not fit does not block the one that fits.

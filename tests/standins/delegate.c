@@ -8,7 +8,10 @@
  *   fail = message, empty, crash (when the library is loaded); pulled = a file without which an inference aborts;
  *   crash_at = the inference that crashes; work_us = how long an inference takes at least;
  *   lie = nothing (outputs are not written), constant, copied (from the inputs), nan, late (those of `late` inferences
- *   before), glitch (every fifth is that of the inference before).
+ *   before), zeros (from inference `after` on), glitch (every fifth is that of the inference before).
+ *   junk = a text that it writes, with a newline, to the descriptors 3-63 when it is loaded; junk_mib writes MiB of x.
+ *   bytes = how many bytes of 0xff it writes so; exits = 1: it ends its process well after that.
+ *   closes = 1: it closes all descriptors when it is loaded, and hangs.
  *   daemon = a file for the pid of a daemon that it leaves running for a minute, with all that it inherits;
  *   daemon_hides = 1: the daemon closes its descriptors, 2: it clears its environment (exec of sleep).
  *
@@ -89,7 +92,7 @@ typedef struct { Delegate *delegate; Ints *nodes, *inputs, *outputs; } Partition
 typedef struct {
   Delegate delegate;
   char take[16], pulled[512], lie[16];
-  long crash_at, work_us, inferences, late;
+  long crash_at, work_us, inferences, late, after;
 } Standin;
 
 /* A partition: its additions in order, and memory for the tensors between them. */
@@ -187,6 +190,7 @@ static void lie(Context *context, Kernel *kernel, const Node *node) {
     Tensor *out = &context->tensors[node->outputs->data[i]];
     memcpy(kept + at, out->data, out->bytes);
     if (!strcmp(how, "constant")) memset(out->data, 42, out->bytes);
+    if (!strcmp(how, "zeros") && standin->inferences >= standin->after) memset(out->data, 0, out->bytes);
     if (!strcmp(how, "nan")) memset(out->data, 0xff, out->bytes);
     if (!strcmp(how, "late") || (!strcmp(how, "glitch") && kernel->runs % 5 == 0))
       memcpy(out->data, old + at, out->bytes);
@@ -271,6 +275,20 @@ static void leave_daemon(const char *path, int hides) {
   waitpid(first, NULL, 0);
 }
 
+static void write_everywhere(const char *text, long times) {
+  for (int fd = 3; fd < 64; fd++) {
+    if (lseek(fd, 0, SEEK_CUR) != -1) continue; /* a file */
+    for (long i = 0; i < times; i++)
+      if (write(fd, text, strlen(text)) < 0) break;
+    if (write(fd, "\n", 1) < 0) continue;
+  }
+}
+
+static void close_everything(void) {
+  for (int fd = 0; fd < 256; fd++) close(fd);
+  sleep(60);
+}
+
 const char *edgetpu_version(void) { return "stand-in of the tests, no Edge TPU"; }
 
 Delegate *tflite_plugin_create_delegate(const char *const *keys, const char *const *words, size_t count,
@@ -287,7 +305,13 @@ Delegate *tflite_plugin_create_delegate(const char *const *keys, const char *con
     if (!strcmp(keys[i], "pulled")) snprintf(standin->pulled, sizeof standin->pulled, "%s", words[i]);
     if (!strcmp(keys[i], "lie")) snprintf(standin->lie, sizeof standin->lie, "%s", words[i]);
     if (!strcmp(keys[i], "late")) standin->late = atol(words[i]);
+    if (!strcmp(keys[i], "after")) standin->after = atol(words[i]);
     if (!strcmp(keys[i], "daemon")) leave_daemon(words[i], hides);
+    if (!strcmp(keys[i], "junk")) write_everywhere(words[i], 1);
+    if (!strcmp(keys[i], "junk_mib")) write_everywhere("xxxxxxxxxxxxxxxx", atol(words[i]) << 16);
+    if (!strcmp(keys[i], "bytes")) write_everywhere("\xff", atol(words[i]));
+    if (!strcmp(keys[i], "exits")) _exit(0);
+    if (!strcmp(keys[i], "closes")) close_everything();
     if (!strcmp(keys[i], "crash_at")) standin->crash_at = atol(words[i]);
     if (!strcmp(keys[i], "work_us")) standin->work_us = atol(words[i]);
     if (strcmp(keys[i], "fail")) continue;

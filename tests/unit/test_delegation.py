@@ -90,6 +90,16 @@ def test_all_operators_with_evidence_are_valid() -> None:
     assert found.reason == "20/20 operators on npu; evidence: graph walk"
 
 
+@pytest.mark.parametrize("target", ["npu", "xnnpack"])
+def test_outputs_that_drifted_are_suspect(target: str) -> None:
+    good = launch(replace(FULL, delegate=target))
+    wrong = replace(good, flags=("outputs_drifted",))
+    found = judge(cell(target), [good, wrong, replace(good, kind="memory")])
+    assert found is not None
+    assert (found.validity, found.status) == ("SUSPECT", "ok")
+    assert found.reason.startswith("outputs drifted in 1 of 2 timed launches")
+
+
 @pytest.mark.parametrize(
     ("told", "status", "words"),
     [

@@ -11,6 +11,7 @@ from harness.devices.delegation.coverage import GraphNode, graph_walk
 from harness.devices.delegation.evidence import KINDS, kinds
 from harness.devices.delegation.judging import (
     CPU_TARGETS,
+    OUTPUTS_DRIFTED,
     SHOWN,
     DelegationVerdict,
     Timing,
@@ -22,6 +23,7 @@ from harness.devices.delegation.outputs import disagreement, findings, outputs_d
 __all__ = [
     "CPU_TARGETS",
     "KINDS",
+    "OUTPUTS_DRIFTED",
     "SHOWN",
     "DelegationVerdict",
     "GraphNode",

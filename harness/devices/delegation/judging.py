@@ -39,6 +39,9 @@ MAX_ENQUEUE_SHARE = 0.5
 measured. On a discrete GPU the correct medians were 1.03 to 1.39 times the shortest whole inference, over
 all launches of a cell."""
 
+OUTPUTS_DRIFTED = "outputs_drifted"
+"""The flag of a timed launch whose outputs for the same input changed during the timed inferences."""
+
 Validity = Literal["VALID", "SUSPECT", "INVALID"]
 Status = Literal["ok", "partial", "fell_back", "invalid"]
 
@@ -110,7 +113,8 @@ def judge(
     if not delegations:
         return None
     flags = {flag for one in launches for flag in one.flags}
-    outputs = outputs_doubt(cell, agreement, selfcheck)
+    doubts = (outputs_doubt(cell, agreement, selfcheck), _drifted(launches))
+    outputs = "; ".join(doubt for doubt in doubts if doubt) or None
     if cell.target in CPU_TARGETS:
         on_cpu = _on_cpu(delegations, promises_xnnpack="no_xnnpack" in flags)
         return on_cpu if outputs is None else _doubted(on_cpu, outputs)
@@ -345,6 +349,17 @@ def _allowed(case: _Case) -> bool:
     if minimum is None:
         return False
     return (share(case.worst) or 0.0) >= minimum
+
+
+def _drifted(launches: Sequence[Launch]) -> str | None:
+    timed = [one for one in launches if one.kind == "timed"]
+    wrong = sum(OUTPUTS_DRIFTED in one.flags for one in timed)
+    if not wrong:
+        return None
+    return (
+        f"outputs drifted in {wrong} of {len(timed)} timed launches: after the timed inferences the "
+        "same input gave other outputs"
+    )
 
 
 def _implausible(timing: Timing | None, *, has_whole_times: bool) -> str | None:

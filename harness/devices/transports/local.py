@@ -10,6 +10,7 @@ processes, and a Ctrl-C for the controller does not reach it.
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import selectors
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from harness import assets, spawning
+from harness.devices.transports.space import free_space
 from harness.devices.transports.streams import (
     END_GRACE_SECONDS,
     SEND_STALL_SECONDS,
@@ -40,6 +42,7 @@ from harness.types import Device
 
 _CHUNK = 1 << 18
 _COPY_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A missing program gives exit code 127 and a line on stderr, as over SSH, not an exception. With exec
 # no shell stays, and the shell interprets no argument.
 _EXEC = ("/bin/sh", "-c", 'exec "$@"', "sh")
@@ -63,9 +66,12 @@ class LocalTransport:
             arrived = 0
             with suppress(OSError, ValueError):
                 arrived = target.stat().st_size
+            hint = "check that the folder is writable and the disk has space"
+            if isinstance(error, OSError) and error.errno in _FULL:
+                hint = free_space(self.run, str(target.parent))
             message = (
                 f"{source}: not copied to {destination} on this machine after {arrived} bytes: "
-                f"{_error_text(error)}; check that the folder is writable and the disk has space"
+                f"{_error_text(error)}; {hint}"
             )
             raise TransferFailed(message) from error
 

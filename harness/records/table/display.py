@@ -35,6 +35,7 @@ FLAGS: Mapping[str, str] = {
     "left_running": "a process that a launch left running ran beside it: the log has its name",
     "no_xnnpack": "the XNNPACK delegate was not made: not comparable with runs that had it",
     "off_chip": "weights that do not fit the Edge TPU's memory are sent with every inference",
+    "outputs_drifted": "after the timed inferences of a launch the same input gave other outputs",
     "outputs_unchecked": "no outputs were checked, so nothing shows that they are right",
     "outputs_unreferenced": "no host can run the file: its outputs were checked by themselves, not "
     "against a reference",

@@ -8,6 +8,7 @@ import secrets
 import shlex
 from pathlib import Path
 
+from harness.devices.dialects.python_agent import transfer
 from harness.devices.dialects.python_agent.options import AgentOptions
 from harness.errors import AgentError, RuntimeMissing, TransferFailed, Unreachable
 from harness.protocols import Commands, FullTransport, Reply
@@ -106,8 +107,8 @@ def install(transport: FullTransport, device: Device, archive: Path, digest: str
     """Copy the agent to the device unless it is there; returns its path on the device.
 
     If it is there, this takes one command. Raises RuntimeMissing if the device's `python` is missing
-    or too old, WorkdirRefused if other users could change files in its `workdir`, TransferFailed if
-    the zip does not arrive whole.
+    or too old, WorkdirRefused if other users could change files in its `workdir`, NoSpace if its disk
+    is full, TransferFailed if the zip does not arrive whole.
     """
     agent = AgentOptions.of(device)
     path = f"{agent.workdir}/agents/{digest}.zip"
@@ -115,7 +116,7 @@ def install(transport: FullTransport, device: Device, archive: Path, digest: str
     if _inspect(transport, device, path) == wanted:
         return path
     part = f"{path}.{secrets.token_hex(4)}.part"
-    transport.put(archive, part)
+    transfer.put(transport, device, archive, part)
     reply = transport.run(agent.script(_FINISH, part, path, wanted), _SECONDS)
     if reply.exit_code != 0 or b"edge-harness done" not in reply.stdout:
         message = f"{device.name}: the agent did not arrive whole at {path}: {_failure_text(reply)}"

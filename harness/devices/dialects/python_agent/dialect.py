@@ -102,7 +102,8 @@ class JsonLinesDialect:
         """Copy the agent and these files (by sha256) to the device, except those already there.
 
         Returns the size and time of each transfer. Raises RuntimeMissing if the device has no usable
-        Python, TransferFailed if a file does not arrive whole, and what the transport raises.
+        Python, NoSpace if a file does not fit on its disk, TransferFailed if one does not arrive
+        whole, and what the transport raises.
         """
         self._start()
         if not files:
@@ -252,7 +253,8 @@ class JsonLinesDialect:
         part = f"{digest}.{secrets.token_hex(4)}.part"
         with tempfile.TemporaryDirectory(prefix="edge-harness-") as folder:
             sent = transfer.encode(source, self._device, unpacks, Path(folder))
-            self._put(sent.path, f"{self._options.workdir}/incoming/{part}")
+            place = f"{self._options.workdir}/incoming/{part}"
+            transfer.put(self._transport, self._device, sent.path, place)
         size = sent.file_bytes
         packing = {} if sent.codec is None else {"codec": sent.codec, "bytes": size}
         seconds = _ANSWER_SECONDS + size / _MIN_DISK_BYTES_PER_SECOND
@@ -264,16 +266,6 @@ class JsonLinesDialect:
             codec=sent.codec,
             seconds=time.monotonic() - began,
         )
-
-    def _put(self, source: Path, part: str) -> None:
-        try:
-            self._transport.put(source, part)
-        except TransferFailed:
-            # Usually the disk is full, and a partial file would keep it full. If the connection broke,
-            # the partial file stays until the agent removes it a day later.
-            with suppress(HarnessError):
-                self._transport.run(["rm", "-f", part], _ANSWER_SECONDS)
-            raise
 
     def _fetch(self, digest: str, size: int) -> bytes:
         """Copy the output file of this digest and size here, and remove it on the device."""

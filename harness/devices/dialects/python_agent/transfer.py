@@ -8,12 +8,16 @@ describes how the agent unpacks.
 
 from __future__ import annotations
 
+import posixpath
 import zlib
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import TransferFailed
+from harness.devices.transports.space import free_bytes
+from harness.errors import HarnessError, NoSpace, TransferFailed
+from harness.protocols import FullTransport
 from harness.tflite import payload
 from harness.types import Device
 
@@ -31,6 +35,7 @@ MIN_BYTES = 4096
 MAX_RATIO = 0.9
 """Packed bytes over original bytes; above this, packing is not worth its time."""
 
+_SECONDS = 30.0
 _PROBES = 4
 _PROBE_BYTES = 1 << 18
 
@@ -44,6 +49,28 @@ class EncodedFile:
     """None if the file is sent as it is."""
     file_bytes: int
     """Size of the original file."""
+
+
+def put(transport: FullTransport, device: Device, source: Path, destination: str) -> None:
+    """Copy a file to the device; if it does not arrive whole, remove its part there.
+
+    Raises NoSpace if the file does not fit on the device's disk, and what `Files.put` raises.
+    """
+    try:
+        transport.put(source, destination)
+    except TransferFailed as error:
+        # A partial file would keep a full disk full. If the connection broke, the partial file stays
+        # until the agent removes it a day later.
+        with suppress(HarnessError):
+            transport.run(["rm", "-f", destination], _SECONDS)
+        folder = posixpath.dirname(destination)
+        free = free_bytes(transport.run, folder)
+        if free is None or not source.is_file() or free >= source.stat().st_size:
+            raise
+        raise NoSpace(
+            f"{device.name}: the disk is full: {source.stat().st_size} bytes do not fit into the "
+            f"{free} bytes that are free for {folder} (`df {folder}`); {error}"
+        ) from error
 
 
 def encode(source: Path, device: Device, unpacks: Collection[str], folder: Path) -> EncodedFile:
