@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, HarnessError, RecipeError
+from harness.errors import ConfigError, HarnessError, RecipeError, StoreError
 from harness.events import BuildProgress
 from harness.optimize import catalog, data_check, graph, workers
 from harness.optimize.cache import Cache, CacheEntry
@@ -171,7 +171,8 @@ def build_all(
         seed: Seed of random calibration, random check inputs and steps that train.
         on_event: Called with the progress of each stage.
 
-    Raises ConfigError if the cache folder cannot be written; every other error is yielded.
+    Raises ConfigError if the cache folder cannot be written and StoreError if its disk is full; every
+    other error is yielded.
     """
     kept = Cache(cache)
     with Pool(workers, limits) as pool:
@@ -212,6 +213,8 @@ def _run(
         still = []
         for request, chain in waiting:
             failed = [schedule.errors[key] for key in chain.results if key in schedule.errors]
+            if failed and isinstance(failed[0], StoreError):
+                raise failed[0]  # the cache's fault, which no other variant escapes
             if failed:
                 yield request, failed[0]
             elif all(key in schedule.entries for key in chain.results):

@@ -85,8 +85,14 @@ class Cache:
         return None
 
     def workspace(self) -> Path:
-        """Return a new folder for unfinished work; `discard` it when done."""
-        return Path(tempfile.mkdtemp(dir=self._tmp))
+        """Return a new folder for unfinished work; `discard` it when done.
+
+        Raises StoreError if it cannot be made (a full disk).
+        """
+        try:
+            return Path(tempfile.mkdtemp(dir=self._tmp))
+        except OSError as error:
+            raise unwritable(self.root, error.strerror or str(error)) from error
 
     @staticmethod
     def discard(workspace: Path) -> None:
@@ -112,10 +118,7 @@ class Cache:
             durable.sync_tree(folder)
             self._rename(folder, self.root / key)
         except OSError as error:
-            raise StoreError(
-                f"cache {self.root}: {key}: {error.strerror or error}; free disk space or give "
-                "write permission there, or set EDGE_HARNESS_CACHE to another folder"
-            ) from error
+            raise unwritable(self.root, f"{key}: {error.strerror or error}") from error
         finally:
             self.discard(folder)
         kept = self.get(key)
@@ -130,6 +133,14 @@ class Cache:
             if self.get(final.name) is None:  # no other run made it: the old entry is damaged
                 durable.remove(final)
                 durable.move(folder, final)
+
+
+def unwritable(root: Path, reason: str) -> StoreError:
+    """Return the error of a cache that cannot be written."""
+    return StoreError(
+        f"cache {root}: {reason}; free disk space or give write permission there, or set "
+        "EDGE_HARNESS_CACHE to another folder"
+    )
 
 
 def _seal(of: str, record: Mapping[str, Any]) -> str:

@@ -11,19 +11,24 @@ never outlives its controller.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
 import resource
 import sys
+import tempfile
 import threading
 import traceback
+from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import HarnessError
-from harness.optimize import jobs, library_errors
+from harness.optimize import cache, jobs, library_errors
 from harness.optimize.beats import BEATS
 from harness.tflite import rewrite
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -96,17 +101,42 @@ def _read_jobs(lines: queue.Queue[str]) -> None:
 def _answer(verb: str, order: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": jobs.VERBS[verb](order)}
-    except HarnessError as error:
-        return {"error": {"class": type(error).__name__, "message": str(error)}}
-    except MemoryError as error:
-        message = rewrite.NO_REASON if str(error) == rewrite.NO_REASON else ""
-        return {"error": {"class": "MemoryError", "message": message}}
     except Exception as error:  # noqa: BLE001 - the edge of the process: the controller raises it again
-        traceback.print_exc()
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119 - a name, not a path
-        message = f"{type(error).__name__}: {library_errors.brief(error)} (at {where})"
-        return {"error": {"class": "RecipeError", "message": message}}
+        kind, message = _described(error, order)
+        return {"error": {"class": kind, "message": message}}
+
+
+def _described(error: Exception, order: dict[str, Any]) -> tuple[str, str]:
+    """Return the name of the controller's exception and its text."""
+    if full := _full_disk(error, order):
+        return "StoreError", full
+    if isinstance(error, HarnessError):
+        return type(error).__name__, str(error)
+    if isinstance(error, MemoryError):
+        return "MemoryError", rewrite.NO_REASON if str(error) == rewrite.NO_REASON else ""
+    traceback.print_exception(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119 - a name, not a path
+    return "RecipeError", f"{type(error).__name__}: {library_errors.brief(error)} (at {where})"
+
+
+def _full_disk(error: Exception, order: dict[str, Any]) -> str | None:
+    """Return the text for a disk that is full, which is no fault of the model; None for others.
+
+    Libraries put the system's text into errors of their own.
+    """
+    reasons = [os.strerror(number) for number in _FULL]
+    text = f"{os.strerror(error.errno or 0) if isinstance(error, OSError) else ''} {error}"
+    reason = next((one for one in reasons if one in text), None)
+    if reason is None:
+        return None
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    named = named if isinstance(named, str) else None
+    workdir = order.get("workdir")
+    if workdir and (named is None or named.startswith(workdir)):
+        return str(cache.unwritable(Path(workdir).parent.parent, reason))
+    folder = os.path.dirname(named or order.get("out") or "") or tempfile.gettempdir()  # noqa: PTH120
+    return f"temporary folder {folder}: {reason}; free disk space there, or set TMPDIR"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import pytest
 from fault_campaign import prepare
 from zygote import Zygote, zygote
 
+from harness.demo import DATA
+
 _KB = 1024
 
 
@@ -64,3 +66,16 @@ def test_a_full_results_disk_is_one_line_and_the_run_goes_on_with_space(
         assert [row["launches"] for row in done.json["rows"]] == [2, 2]
     else:
         assert done.json["verdict"] == "EQUIVALENT"
+
+
+def test_a_full_cache_is_no_fault_of_the_model(edge: Zygote, tmp_path: Path, small: Path) -> None:
+    (small / "filler").write_bytes(b"x" * ((2048 - 100) * _KB))
+    words = ["optimize", DATA / "digits.tflite", "--recipe", "as_is", "--out", tmp_path / "built"]
+    done = edge.edge(tmp_path, *words, EDGE_HARNESS_CACHE=str(small / "cache"))
+    assert done.code == 3, (done.out, done.err)
+    (line,) = [line for line in done.err.splitlines() if line.startswith("edge-harness:")]
+    assert f"cache {small / 'cache' / 'build'}: No space left on device" in line
+    assert "EDGE_HARNESS_CACHE" in line
+    (small / "filler").unlink()
+    done = edge.edge(tmp_path, *words, EDGE_HARNESS_CACHE=str(small / "cache"))
+    assert done.code == 0, (done.out, done.err)

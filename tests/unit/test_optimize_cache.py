@@ -60,6 +60,13 @@ def test_a_missing_file_cannot_be_kept(tmp_path: Path) -> None:
         Cache(tmp_path).keep("one", tmp_path / "nothing", {})
 
 
+def test_a_workspace_that_cannot_be_made_names_the_cache(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    (tmp_path / "tmp").rmdir()
+    with pytest.raises(StoreError, match=f"cache {tmp_path}: .*EDGE_HARNESS_CACHE"):
+        cache.workspace()
+
+
 def test_keys_follow_every_part() -> None:
     assert key(a=1, b={"c": [1]}) == key(b={"c": [1]}, a=1)
     assert key(a=1) != key(a=2)

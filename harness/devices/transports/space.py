@@ -13,10 +13,10 @@ _AVAILABLE = 3
 """Column of `df -Pk` with the free blocks of 1024 bytes."""
 
 
-Run = Callable[[Sequence[str], float], Reply]
+RunCommand = Callable[[Sequence[str], float], Reply]
 
 
-def free_space(run: Run, folder: str) -> str:
+def free_space(run: RunCommand, folder: str) -> str:
     """Return a sentence about the free space of a folder on the device; never raises."""
     free = free_bytes(run, folder)
     if free is None:
@@ -24,7 +24,7 @@ def free_space(run: Run, folder: str) -> str:
     return f"{free} bytes are free there (`df {folder}`)"
 
 
-def free_bytes(run: Run, folder: str) -> int | None:
+def free_bytes(run: RunCommand, folder: str) -> int | None:
     """Return the free space of a folder on the device, bytes; None if unknown. Never raises."""
     try:
         reply = run(["df", "-Pk", folder], _SECONDS)
