@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .subnets import Subnet
-from .tools import LabError, run
+from .tools import LabError, own_namespace, run
 
 _INIT = Path(__file__).with_name("init.py")
 _SECONDS = 20.0
@@ -49,6 +49,12 @@ class Box:
     pid: int = 0
     """Process 1, as a process id of the machine; 0 while the box is off."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _network: int = field(default=-1, repr=False)
+    """The box's network namespace, as an open file; -1 while it has none of its own.
+
+    A process id would not do: before the process has left the machine's network, and after another
+    process got its number, faults would be made in the network of the machine.
+    """
 
     def switch_on(self) -> None:
         """Make the namespaces, plug the cable in, start the program; raises LabError."""
@@ -77,6 +83,7 @@ class Box:
         try:
             self._expect("unshared")
             outer = self._process.pid
+            self._network = own_namespace(outer, "net")
             for kind in ("uid_map", "gid_map"):
                 Path(f"/proc/{outer}/{kind}").write_text(_IDS)
             self._plug(outer)
@@ -102,6 +109,9 @@ class Box:
     def switch_off(self) -> None:
         """Kill every process at once and remove the cable; no effect if the box is off."""
         self.kill()
+        network, self._network = self._network, -1
+        if network >= 0:
+            os.close(network)
         process, self._process = self._process, None
         if process is None:
             return
@@ -116,9 +126,9 @@ class Box:
 
     def in_network(self, argv: Sequence[str], stdin: str = "") -> str:
         """Run a program of the machine in the box's network; returns what it printed."""
-        if self._process is None:
-            raise LabError(f"{self.spec.hostname} has no network: it was never switched on")
-        return run(["nsenter", f"--target={self._process.pid}", "--net", "--", *argv], stdin)
+        if self._network < 0:
+            raise LabError(f"{self.spec.hostname} has no network: it is not switched on")
+        return run(["nsenter", f"--net=/proc/{os.getpid()}/fd/{self._network}", "--", *argv], stdin)
 
     def processes(self) -> dict[int, str]:
         """List the processes of the box except its first: process id of the machine to name."""
@@ -150,8 +160,8 @@ class Box:
             f"link add {here} type veth peer name eth0 netns {outer}\n"
             f"address add {self.subnet.machine}/30 dev {here}\nlink set {here} up\n",
         )
-        run(
-            ["nsenter", f"--target={outer}", "--net", "--", "ip", "-batch", "-"],
+        self.in_network(
+            ["ip", "-batch", "-"],
             f"link set lo up\naddress add {self.subnet.device}/30 dev eth0\nlink set eth0 up\n",
         )
 

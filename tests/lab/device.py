@@ -18,7 +18,7 @@ from harness.types import Device
 from . import ssh_server
 from .box import Box
 from .faults import Cable
-from .tools import LabError, run
+from .tools import LabError, own_namespace, run
 
 
 @dataclass(slots=True)
@@ -236,6 +236,7 @@ class Hosted(LabDevice):
 
     def as_root(self, argv: Sequence[str]) -> str:
         """Run a command as root of the device; returns what it printed, raises LabError."""
+        os.close(own_namespace(self.box.pid, "mnt"))
         enter = ["nsenter", f"--target={self.box.pid}", "--all", "--", "chroot", str(self.root)]
         return run([*enter, *argv])
 

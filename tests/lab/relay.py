@@ -65,6 +65,8 @@ def main(argv: list[str]) -> int:
     process, name, delay = argv
     own = os.open("/proc/self/ns/net", os.O_RDONLY)
     other = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
+    if os.fstat(own).st_ino == os.fstat(other).st_ino:
+        return 1  # the process is not in a network of its own
     here = _open_end(name)
     _enter(other)
     peer = _open_end("late0")

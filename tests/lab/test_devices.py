@@ -16,7 +16,7 @@ from .box import Box, Spec
 from .device import Hosted
 from .lab import Lab
 from .subnets import take
-from .tools import LabError, why_not
+from .tools import LabError, own_namespace, why_not
 
 
 def interfaces() -> set[str]:
@@ -111,3 +111,28 @@ def test_a_fresh_board_has_no_runtime(fresh_arm64_board: Hosted) -> None:
 def test_the_32_bit_board_is_one(armv7_board: Hosted) -> None:
     look = "import platform, sys, numpy; print(platform.machine(), sys.maxsize > 2**32, numpy.__version__)"
     assert armv7_board.ssh("python3", "-c", look) == "armv7l False 1.24.2\n"
+
+
+def test_nothing_is_changed_in_the_network_of_the_machine(lab: Lab, tmp_path: Path) -> None:
+    """A fault in the moment of a start would otherwise switch off the machine's own interface."""
+    before = interfaces()
+    box = Box(Spec(hostname="late", program=["sleep", "60"]), take(), tmp_path / "log")
+    try:
+        with pytest.raises(LabError, match="has no network"):
+            box.in_network(["ip", "link", "set", "eth0", "down"])
+        box.begin()
+        with pytest.raises(LabError, match="has no network"):
+            box.in_network(["ip", "link", "set", "eth0", "down"])
+        box.finish()
+        listed = box.in_network(["ip", "-brief", "link"])
+        assert {line.split("@")[0].split()[0] for line in listed.splitlines()} >= {"lo", "eth0"}
+        box.kill()
+        box.in_network(["ip", "link", "set", "eth0", "down"])
+    finally:
+        box.switch_off()
+        box.subnet.give_back()
+    with pytest.raises(LabError, match="has no network"):
+        box.in_network(["ip", "link", "set", "eth0", "down"])
+    with pytest.raises(LabError, match="the machine's own net namespace"):
+        own_namespace(os.getppid(), "net")
+    assert interfaces() == before

@@ -40,6 +40,21 @@ def run(argv: Sequence[str], stdin: str = "", timeout_seconds: float = 600.0) ->
     return reply.stdout
 
 
+def own_namespace(pid: int, kind: str) -> int:
+    """Open a process's namespace (`net`, `mnt`), which the caller closes.
+
+    Raises LabError if it is the machine's own, in which the lab must change nothing.
+    """
+    try:
+        found = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+    except OSError as error:
+        raise LabError(f"process {pid} has no namespace: {error.strerror}") from error
+    if os.fstat(found).st_ino == Path(f"/proc/self/ns/{kind}").stat().st_ino:
+        os.close(found)
+        raise LabError(f"process {pid} is in the machine's own {kind} namespace")
+    return found
+
+
 def why_not(tools: Iterable[str]) -> str | None:
     """Return why a lab that needs these programs cannot run here; None if it can."""
     if os.geteuid() != 0:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from conftest import missing
+from lab.tools import own_namespace
 
 from harness.config import farm as farms
 from harness.demo.loopback_sshd import SFTP, sshd_path
@@ -119,8 +120,12 @@ class Board:
 
     def as_root(self, command: str) -> str:
         """Run a command as root of the board."""
-        argv = ["nsenter", f"--target={self.pid}", "--mount", "--", "sh", "-c", command]
-        return _run(argv, os.environ, "")
+        mounts = own_namespace(self.pid, "mnt")
+        try:
+            enter = ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{mounts}", "--"]
+            return _run([*enter, "sh", "-c", command], os.environ, "")
+        finally:
+            os.close(mounts)
 
     def type(self, command: str, answer: str = "") -> str:
         """Run a command in a shell of this host, with the home folder of the board's user."""
