@@ -242,11 +242,14 @@ def test_a_time_of_handing_over_alone_is_invalid(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """A seeded lie: an agent that does not read the outputs, and reports that it does."""
+    """A seeded lie: an agent that reads the outputs once, and reports that it always does."""
     agents = tmp_path / "agents"
     shutil.copytree(ROOT / "agents", agents)
     source = agents / "python_tflite" / "gpu.py"
-    honest, lie = "        self._values = self.read()\n", "        self._values = {}\n"
+    honest, lie = (
+        "        self._values = self.read()\n",
+        "        self._values = self._values or self.read()\n",
+    )
     text = source.read_text("utf-8")
     assert text.count(honest) == 1
     source.write_text(text.replace(honest, lie), "utf-8")

@@ -264,7 +264,7 @@ def test_a_full_disk_on_the_device_is_a_row_with_the_reason(
     plan = digits_plan(home, recipes='["float32"]', devices='["board"]')
     farm_of(home, sshd, workdir=str(full_disk / "w"))
     row = edge(home, "run", plan, "--json", code=1)["rows"][0]
-    assert row["status"] == "transfer_failed"
+    assert row["status"] == "no_space"
     assert "bytes are free" in row["reason"]
     assert row["latency_p50_ms"] is None
 

@@ -38,15 +38,15 @@ def test_the_tool_and_the_graphs_run_on_the_device(ssh_device: Device, tmp_path:
     session = Session(opening.with_options(ssh_device, python=sys.executable))
     try:
         assert tool.find(session) is None, "no such tool in the PATH of this machine"
-        path = tool.find(session, STANDIN)
-        assert path is not None
-        assert path.startswith(AgentOptions.of(ssh_device).workdir)
+        words = tool.find(session, STANDIN)
+        assert words is not None
+        assert words[0].startswith(AgentOptions.of(ssh_device).workdir)
         with Bench(session=session) as bench:
-            (found,) = tool.measure([subject()], bench, path, launches=3)
+            (found,) = tool.measure([subject()], bench, words, launches=3)
             with pytest.raises(Crashed, match="Failed to load the model"):
-                tool.measure([subject(path=other)], bench, path, launches=1)
+                tool.measure([subject(path=other)], bench, words, launches=1)
             with pytest.raises(Unsupported, match="not edgetpu"):
-                tool.measure([subject("edgetpu")], bench, path)
+                tool.measure([subject("edgetpu")], bench, words)
         (cut,) = estimate.measure([subject()], session, tmp_path, launches=1, at_most=2)
     finally:
         session.close()

@@ -29,9 +29,6 @@ FUZZERS: dict[str, tuple[str, ...]] = {
     "harness/devices/dialects/benchmark_model/dialect.py": (
         "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
     ),
-    "harness/devices/dialects/benchmark_model/store.py": (
-        "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
-    ),
     "harness/devices/dialects/benchmark_model/restoring.py": (
         "unit/test_runner_dialect.py::test_a_phone_that_answers_anything_gives_facts_or_our_errors",
     ),

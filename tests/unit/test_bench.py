@@ -315,7 +315,7 @@ def test_a_gate_may_order_two_runtimes() -> None:
     [
         ({}, {"kernel": "7"}, DeviceChanged, "its kernel is 7, not 0"),
         ({}, {"runtimes": (Runtime(name="fake", version="1"),)}, DeviceChanged, "is fake 1"),
-        ({"usable_cores": 4}, {"usable_cores": 2}, DeviceChanged, "2 processors, not 4"),
+        ({"usable_cores": 4}, {"usable_cores": 2}, DeviceChanged, "usable processors is 2, not 4"),
         ({}, {"identity": "other"}, Unreachable, "another machine answers"),
     ],
 )
