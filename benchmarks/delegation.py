@@ -5,7 +5,7 @@ The runs are real: the command, the agent, a delegate library of the tests that 
 INVALID; a lie in part (half of the operators) keeps its number in a row `partial` that is INVALID, out of
 pick and gate. A lie about what a time covers cannot be made by a library, so those launches are made up.
 
-Lies about outputs (not written, constant, copied, late, single ones late) are told by a library that takes
+Lies about outputs (not written, constant, copied, late, single ones late) come from a delegate that takes
 every operator, for files built here and for files given compiled, which have no reference on the host;
 `outputs_valid` counts those whose row is VALID, and those of a row VALID without its flag.
 """

@@ -132,7 +132,7 @@ class NoSpace(AgentError):
 
 
 class LeaseFileError(AgentError):
-    """The device's lease file cannot be read or written, so nobody can take the device."""
+    """The device's lease file cannot be read or written, so the device cannot be taken."""
 
     kind = "lease_file"
 

@@ -129,7 +129,7 @@ def _profile(facts: DeviceFacts) -> tuple[str, Path | None]:
     """Return the name of the profile that fits, and the file if a new one was written."""
     known = known_profiles.load_all()
     if facts.libc == android.LIBC:
-        # Only its model tells a phone from a board with the same kind of processor.
+        # Only the model distinguishes a phone from a board with the same kind of processor.
         known = {name: one for name, one in known.items() if one.detect.model}
     chosen = contact.survey(facts, known)
     if chosen is not None:

@@ -301,7 +301,7 @@ def open_all(
     try:
         return {one.name: each.result() for one, each in zip(wanted, opening, strict=True)}
     except BaseException:
-        # A device may answer late or never: nobody waits for it, and its session is closed.
+        # A device may answer late or never: it is not waited for, and its session is closed.
         patience.over.set()
         for each in opening:
             each.add_done_callback(_close_opened)
@@ -391,7 +391,7 @@ class OpeningSessions:
         if error is not None:
             self.abandon()
         self._patience.working.clear()
-        # On Ctrl-C nobody waits for a device that does not answer.
+        # On Ctrl-C a device that does not answer is not waited for.
         self._pool.shutdown(wait=not isinstance(error, KeyboardInterrupt))
 
 
